@@ -1,0 +1,38 @@
+"""The settings as the DAG shows them: its schedule, its params and the table in its documentation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from include.kpo_cleanup.airflow_compat import Param, read_config
+from include.kpo_cleanup.errors import SettingsError
+from include.kpo_cleanup.settings import DEFAULT_SCHEDULE, OPTIONS, Settings, json_schema
+
+
+def schedule() -> str | None:
+    """The option ``schedule``: cron, preset, or None for runs by hand only."""
+    text = read_config().get("schedule", DEFAULT_SCHEDULE).strip()
+    return None if text.lower() in ("", "none") else text
+
+
+def params() -> dict[str, Any]:
+    """A param for each option, with the configured value as its default.
+
+    A configured value that is not allowed makes no import error, which people overlook: the params then have
+    the built-in defaults, and every run fails on the value before it touches anything.
+    """
+    config = {name: value for name, value in read_config().items() if name in OPTIONS}
+    try:
+        settings = Settings.from_options(config, "")
+    except SettingsError:
+        settings = Settings()
+    return {name: Param(getattr(settings, name), **json_schema(name)) for name in OPTIONS}
+
+
+def settings_table() -> str:
+    """The options in Markdown; each is set in ``[kpo_cleanup]`` and can be overridden when a run is triggered."""
+    rows = [
+        f"| `{name}` | `{getattr(Settings(), name)!r}` | {option.metadata['meaning']} |"
+        for name, option in OPTIONS.items()
+    ]
+    return "\n".join(["| setting | default | meaning |", "| --- | --- | --- |", *rows])

@@ -1,0 +1,149 @@
+"""One request to the Kubernetes API: timeout, retries and explained errors.
+
+The only module that imports the Kubernetes client or the provider. The provider's own helpers are not used for the
+calls: its ``delete_pod`` sends no preconditions, and its retry takes 409 for transient, which for a failed
+precondition is the opposite of what is wanted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from include.kpo_cleanup.errors import KubernetesError
+from include.kpo_cleanup.pod import Pod
+
+if TYPE_CHECKING:
+    from kubernetes.client import CoreV1Api
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT, READ_TIMEOUT = 10, 60  # seconds; the API server itself gives up on a request after 60
+ATTEMPTS = 5
+MAX_WAIT = 30  # seconds between two attempts; also the longest Retry-After that is honoured
+
+
+class Refused(KubernetesError):
+    """An answer that a second attempt will not change."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Transient(KubernetesError):
+    """No answer, or one that says to come back later."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+def connect(conn_id: str, concurrency: int) -> tuple[CoreV1Api, str | None]:
+    """The client that an Airflow connection gives, and the connection's namespace.
+
+    :raises KubernetesError: where it gives none.
+    """
+    import urllib3
+    from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+
+    try:
+        hook = KubernetesHook(conn_id=conn_id)
+        core, namespace = hook.core_v1_client, hook.get_namespace()
+    except Exception as error:  # whatever the hook, its connection or its kube config can raise
+        raise KubernetesError(
+            f"connection {conn_id!r} gives no Kubernetes client: {error}; check the connection "
+            "(in_cluster, kube_config_path or kube_config) or set kubernetes_conn_id to another one"
+        ) from error
+    # The client would retry by itself, at once and three times over, on top of the attempts made here.
+    core.api_client.rest_client.pool_manager.connection_pool_kw.update(retries=urllib3.Retry(0), maxsize=concurrency)
+    return core, namespace
+
+
+def total_requests(pods: Iterable[Pod]) -> tuple[float, int]:
+    """The CPU (cores) and memory (bytes) that these pods request."""
+    from kubernetes.utils.quantity import parse_quantity
+
+    def total(quantities: str) -> Any:
+        return sum(parse_quantity(quantity) for quantity in quantities.split("+")) if quantities else 0
+
+    pods = list(pods)
+    return round(float(sum(total(pod.cpu) for pod in pods)), 3), int(sum(total(pod.memory) for pod in pods))
+
+
+def request(what: str, call: Callable[..., Any]) -> dict[str, Any]:
+    """Make one API call with timeout and retries, and give its body as JSON.
+
+    :raises Refused: for an answer that is final; :raises Transient: when all attempts were in vain.
+    """
+    attempts = Retrying(
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=_wait,
+        retry=retry_if_exception_type(Transient),
+        before_sleep=_log_retry,
+        reraise=True,
+    )
+    answer: dict[str, Any] = attempts(_attempt, what, call)
+    return answer
+
+
+_backoff = wait_random_exponential(multiplier=0.5, max=MAX_WAIT)
+
+
+def _wait(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, Transient) and error.retry_after is not None:
+        return min(error.retry_after, MAX_WAIT)
+    return _backoff(state)
+
+
+def _log_retry(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    log.warning("%s; attempt %s of %s", error, state.attempt_number + 1, ATTEMPTS)
+
+
+def _attempt(what: str, call: Callable[..., Any]) -> dict[str, Any]:
+    from kubernetes.client.rest import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        # Typed models are what makes a listing slow, so the body is taken as it comes.
+        response = call(_preload_content=False, _request_timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
+        body = response.data
+    except ApiException as error:
+        _raise_for_status(what, error)
+    except HTTPError as error:
+        raise Transient(f"{what}: no answer from the API server: {error}") from error
+    except UnicodeDecodeError as error:  # the client decodes the body of every error as UTF-8
+        raise Transient(f"{what}: an error whose body is not text") from error
+    try:
+        answer = json.loads(body)
+    except ValueError as error:
+        raise Transient(f"{what}: the answer is not JSON: {bytes(body[:80])!r}") from error
+    if not isinstance(answer, dict):
+        raise Transient(f"{what}: the answer is not a JSON object: {bytes(body[:80])!r}")
+    return answer
+
+
+def _raise_for_status(what: str, error: Any) -> None:
+    """Turn the client's exception into ours, with the API server's own words."""
+    status = None
+    with suppress(TypeError, ValueError):  # not from the API server; what it is goes into the message
+        status = json.loads(error.body)
+    message = status.get("message") if isinstance(status, dict) else None
+    text = f"{what}: {error.status} {error.reason}: {message or str(error.body or '')[:200]}"
+    if error.status == 429 or error.status >= 500 or error.status == 0:
+        try:
+            retry_after: float | None = max(float((error.headers or {}).get("Retry-After", "")), 0)
+        except ValueError:
+            retry_after = None
+        raise Transient(text, retry_after) from error
+    if error.status == 404 and message is None:
+        # Only the API server can say that something is gone; a gateway's 404 says that the address is wrong.
+        raise Refused(0, f"{text} (this does not come from a Kubernetes API server)") from error
+    raise Refused(error.status, text) from error

@@ -1,0 +1,176 @@
+"""Task instances by SQL: from Airflow 2's session, or over an Airflow connection to the metadata database."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime, timezone
+from typing import Any
+
+from sqlalchemy import column, or_, select, table, tuple_, union_all
+from sqlalchemy.exc import SQLAlchemyError
+
+from include.kpo_cleanup.errors import TaskInstanceSourceError
+from include.kpo_cleanup.identity import TaskInstanceKey, key_of, may_be_cleaned, rebuild_run_id, safe_label
+from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances, merge
+from include.kpo_cleanup.vocabulary import FINISHED_STATES
+
+log = logging.getLogger(__name__)
+
+STATEMENT_TIMEOUT = 120  # seconds
+CHUNK = 1_000  # runs in one statement: SQLite and PostgreSQL's server-side drivers limit the bind parameters
+
+# The tables and columns that are read, SELECT on which is all that a database role needs. They are spelt out
+# here, and not taken from Airflow's models, because tasks of Airflow 3 must not import those.
+TASK_INSTANCE = table(
+    "task_instance",
+    column("dag_id"),
+    column("task_id"),
+    column("run_id"),
+    column("map_index"),
+    column("state"),
+    column("try_number"),
+    column("end_date"),
+    column("operator"),
+)
+DAG_RUN = table("dag_run", column("dag_id"), column("run_id"))
+
+Execute = Callable[[Any], Iterable[Any]]
+
+
+class SqlSource:
+    """One batch query for all pods, scoped by the DAGs that they name.
+
+    It finds all active task instances of those DAGs, whatever their run_id, so that none can be missed because
+    a label hides the raw id; and those that are over where they belong to a run that a pod names.
+    """
+
+    def __init__(self, connect: Callable[[], AbstractContextManager[Execute]], description: str) -> None:
+        self._connect = connect
+        self.description = description
+
+    def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+        """See :class:`~include.kpo_cleanup.task_instances.TaskInstanceSource`."""
+        if not keys:
+            return TaskInstances()
+        try:
+            with self._connect() as execute:
+                return TaskInstances(merge(self._find(execute, frozenset(keys))))
+        except SQLAlchemyError as error:
+            raise TaskInstanceSourceError(
+                f"task instances could not be read ({self.description}): {error}; the database must be reachable "
+                f"and allow SELECT on {TASK_INSTANCE.name} and {DAG_RUN.name}"
+            ) from error
+
+    def _find(
+        self, execute: Execute, keys: frozenset[TaskInstanceKey]
+    ) -> Iterator[tuple[TaskInstanceKey, TaskInstance]]:
+        runs = _raw_runs(execute, {(key.dag_id, key.run_id) for key in keys})
+        for start in range(0, len(runs), CHUNK):
+            for row in execute(_statement(runs[start : start + CHUNK])):
+                key = key_of(row.dag_id, row.task_id, row.run_id, row.map_index)
+                if key in keys:
+                    yield key, TaskInstance(row.state, row.try_number, _epoch(row.end_date), row.operator)
+
+
+def _statement(runs: list[tuple[str, str]]) -> Any:
+    """Active task instances of these DAGs, and finished ones of these runs: two halves with an index each."""
+    ti = TASK_INSTANCE.c
+    rows = select(*ti)
+    dag_ids = sorted({dag_id for dag_id, _ in runs})
+    # The index needs the states by name. A state that only a newer Airflow knows is found by the other half.
+    active = rows.where(ti.dag_id.in_(dag_ids), or_(ti.state.is_(None), ti.state.in_(_active_states())))
+    of_runs = rows.where(
+        tuple_(ti.dag_id, ti.run_id).in_(runs), ti.state.is_not(None), ti.state.not_in(_active_states())
+    )
+    return union_all(active, of_runs)
+
+
+def _active_states() -> list[str]:
+    from airflow.utils.state import TaskInstanceState
+
+    return sorted({state.value for state in TaskInstanceState} - FINISHED_STATES)
+
+
+def _raw_runs(execute: Execute, labels: set[tuple[str, str]]) -> list[tuple[str, str]]:
+    """All raw (dag_id, run_id) that these pairs of labels may stand for."""
+    cleaned_dags = {dag for dag, _ in labels if may_be_cleaned(dag)}
+    raw_dags: dict[str, set[str]] = {dag: {dag} for dag, _ in labels}
+    if cleaned_dags:
+        for (dag_id,) in execute(select(DAG_RUN.c.dag_id).distinct()):
+            if safe_label(dag_id) in cleaned_dags:
+                raw_dags[safe_label(dag_id)].add(dag_id)
+
+    runs, hidden = set(), set()
+    for dag, run in labels:
+        rebuilt = rebuild_run_id(run)
+        for dag_id in raw_dags[dag]:
+            runs.add((dag_id, run))
+            if rebuilt:
+                runs.add((dag_id, rebuilt))
+            elif may_be_cleaned(run):
+                hidden.add((dag_id, run))
+    if hidden:
+        dag_ids = sorted({dag_id for dag_id, _ in hidden})
+        log.debug("Looking up the run_ids of %s DAGs whose pods do not tell theirs", len(dag_ids))
+        for dag_id, run_id in execute(select(*DAG_RUN.c).where(DAG_RUN.c.dag_id.in_(dag_ids))):
+            if (dag_id, safe_label(run_id)) in hidden:
+                runs.add((dag_id, run_id))
+    return sorted(runs)
+
+
+def _epoch(value: datetime | str | None) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, str):  # SQLite has no type for times
+        value = datetime.fromisoformat(value)
+    if value.tzinfo is None:  # Airflow stores UTC; MySQL and SQLite lose the offset
+        value = value.replace(tzinfo=timezone.utc)
+    return int(value.timestamp())
+
+
+@contextmanager
+def airflow_session() -> Iterator[Execute]:
+    """Airflow's own session; only Airflow 2 lets a task have it."""
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        _limit_statements(session.execute, session.get_bind().dialect.name)
+        yield session.execute
+
+
+def metadata_connection(conn_id: str) -> Callable[[], AbstractContextManager[Execute]]:
+    """An Airflow connection to the metadata database, by the hook of its own provider."""
+
+    @contextmanager
+    def connect() -> Iterator[Execute]:
+        from include.kpo_cleanup.airflow_compat import BaseHook
+
+        try:
+            engine = BaseHook.get_hook(conn_id).get_sqlalchemy_engine()
+        except Exception as error:  # whatever a missing connection, a missing provider or a driver raises
+            raise TaskInstanceSourceError(
+                f"metadata_conn_id={conn_id!r} gives no database connection: {error}; it must name an Airflow "
+                "connection to the metadata database whose provider (postgres or mysql) is installed"
+            ) from error
+        try:
+            with engine.connect() as connection:
+                _limit_statements(connection.execute, engine.dialect.name)
+                yield connection.execute
+        finally:
+            engine.dispose()
+
+    return connect
+
+
+def _limit_statements(execute: Execute, dialect: str) -> None:
+    """Have the database itself give up: a driver that waits in C does not see the task's execution_timeout."""
+    from sqlalchemy import text
+
+    limits = {
+        "postgresql": f"SET statement_timeout = {STATEMENT_TIMEOUT * 1000}",
+        "mysql": f"SET SESSION max_execution_time = {STATEMENT_TIMEOUT * 1000}",
+    }
+    if dialect in limits:
+        execute(text(limits[dialect]))
