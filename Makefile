@@ -1,4 +1,4 @@
-# Everything installs what it needs into .work/, which `make clean` removes. Python 3.10 to 3.12 must be there.
+# Everything installs what it needs into .work/, which `make clean` removes. Python 3.11 or 3.12 must be there.
 AIRFLOW_2 := 2.11.2
 AIRFLOW_3 := 3.3.2
 DATE := 2026-11-20
@@ -16,16 +16,19 @@ help:
 	@echo "make test-cluster  the tests against a real kube-apiserver (built with Go the first time)"
 	@echo "make lint types format clean"
 
+# Only what was given to make itself: an exported KUBECONFIG must not lead the demo to somebody's cluster.
+given = $(if $(filter command line,$(origin $(1))),$(2))
+
 demo:
-	@python=$$($(ENV_3)) && exec $$python -m demo $(if $(KEEP),--keep) \
-		$(if $(KUBECONFIG),--kubeconfig "$(KUBECONFIG)") $(if $(NAMESPACE),--namespace "$(NAMESPACE)")
+	@python=$$($(ENV_3)) && exec $$python -m demo $(call given,KEEP,--keep) \
+		$(call given,KUBECONFIG,--kubeconfig "$(KUBECONFIG)") $(call given,NAMESPACE,--namespace "$(NAMESPACE)")
 
 test:
 	@python=$$($(ENV_2)) && echo "Tests on Airflow $(AIRFLOW_2)" && $$python -m pytest tests -m "not cluster"
 	@python=$$($(ENV_3)) && echo "Tests on Airflow $(AIRFLOW_3)" && $$python -m pytest tests -m "not cluster"
 
 test-cluster:
-	@python=$$($(ENV_3)) && $$python -m pytest tests -m cluster
+	@python=$$($(ENV_3)) && $$python -m tests.control_plane && $$python -m pytest tests -m cluster
 
 lint:
 	@python=$$($(ENV_3)) && $$python -m ruff check . && $$python -m ruff format --check .

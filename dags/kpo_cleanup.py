@@ -2,15 +2,25 @@
 ### Remove zombie KubernetesPodOperator pods
 
 Finds pods of the `KubernetesPodOperator` that are still in the cluster although their task instance is over, and
-deletes them. Never touched: a pod that a live task uses (a retry may be attached to the pod of an earlier try), a
-pod with a controller such as a Job, a protected pod (annotation or label `kpo-cleanup/protect: "true"`), and a pod
-of which this Airflow knows nothing.
+deletes them. Pause the DAG to disable it; trigger it with `dry_run` to see what it would delete.
 
-**How to read a run.** `reap` green: pods were deleted, see its log or its XCom. `reap` skipped (pink): there was
-nothing to do. `reap` red: something could not be listed or deleted; the last line of its log says what and what
-to do. `classify` shows every zombie with its reason, and what was kept and why.
+#### How to read a run
 
-**How to try it.** Trigger with `dry_run`: it reports what it would delete. **To disable it**, pause the DAG.
+- `reap` green: pods were deleted. Its log has a line for each, its XCom the report.
+- `reap` skipped: there was nothing to do.
+- `reap` red: something could not be listed or deleted, and everything else was done. The error says what to do.
+- `classify` shows every zombie with its reason and the evidence, and counts what was kept.
+
+#### What is never touched
+
+- a pod that a live task uses; a retry may be attached to the pod of an earlier try
+- a pod with a controller, such as a Job
+- a pod with the annotation or label `kpo-cleanup/protect: "true"`
+- a pod of which this Airflow knows nothing, unless `delete_unknown_pods` is set
+
+#### Settings
+
+Options of the config section `[kpo_cleanup]`; triggering with params of the same names overrides them for one run.
 """
 
 from __future__ import annotations

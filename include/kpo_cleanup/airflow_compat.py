@@ -40,23 +40,21 @@ __all__ = [
 ]
 
 _ENV_PREFIX = f"AIRFLOW__{CONFIG_SECTION.upper()}__"
-_INDIRECT = ("_cmd", "_secret")  # Airflow's suffixes for values that a command or a secrets backend gives
 
 
 def read_config() -> dict[str, str]:
-    """The options that are set in ``[kpo_cleanup]``, by file, environment, command or secret; raw text.
+    """The options that are set in ``[kpo_cleanup]``, by file or environment; raw text.
 
-    :raises SettingsError: for an option that does not exist.
+    :raises SettingsError: for an option that does not exist. That goes for names with ``_CMD`` or ``_SECRET``, too:
+        Airflow follows those for options of its own only, and DRY_RUN_CMD must not end in a run that deletes.
     """
-    # getsection() does not see a section that stands in the environment only, so that is read as well.
+    known = ["schedule", *OPTIONS]
+    # getsection() does not see a section that stands in the environment only, and takes suffixes off.
     names = {name[len(_ENV_PREFIX) :].lower() for name in os.environ if name.startswith(_ENV_PREFIX)}
-    names.update(conf.getsection(CONFIG_SECTION) or {})
-    known = {"schedule": None, **OPTIONS}
-    for suffix in _INDIRECT:
-        names = {name[: -len(suffix)] if name.endswith(suffix) else name for name in names}
     reject_unknown(sorted(names), known, f"config section [{CONFIG_SECTION}]")
-    values = {name: conf.get(CONFIG_SECTION, name, fallback=None) for name in known if name in names}
-    return {name: value for name, value in values.items() if value is not None}
+    names.update(conf.getsection(CONFIG_SECTION) or {})
+    reject_unknown(sorted(names), known, f"config section [{CONFIG_SECTION}]")
+    return {name: conf.get(CONFIG_SECTION, name) for name in known if name in names}
 
 
 def count_metric(name: str, counts: Mapping[str, int]) -> None:

@@ -13,7 +13,14 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from include.kpo_cleanup.errors import KubernetesError
 from include.kpo_cleanup.pod import Pod
@@ -25,6 +32,7 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 10, 60  # seconds; the API server itself gives up on a request after 60
 ATTEMPTS = 5
+GIVE_UP_AFTER = 90  # seconds, after which no further attempt is made
 MAX_WAIT = 30  # seconds between two attempts; also the longest Retry-After that is honoured
 
 
@@ -82,7 +90,7 @@ def request(what: str, call: Callable[..., Any]) -> dict[str, Any]:
     :raises Refused: for an answer that is final; :raises Transient: when all attempts were in vain.
     """
     attempts = Retrying(
-        stop=stop_after_attempt(ATTEMPTS),
+        stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(GIVE_UP_AFTER),
         wait=_wait,
         retry=retry_if_exception_type(Transient),
         before_sleep=_log_retry,

@@ -7,18 +7,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from include.kpo_cleanup.classify import Verdict, find_successors, judge
 from include.kpo_cleanup.errors import KubernetesError, TaskInstanceSourceError
+from include.kpo_cleanup.kube import Transient
 from include.kpo_cleanup.pod import Pod
 from include.kpo_cleanup.pods import CONCURRENT_DELETES, Deletion
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instances import TaskInstanceSource
+from include.kpo_cleanup.task_instances import TaskInstances, TaskInstanceSource
 from include.kpo_cleanup.vocabulary import Outcome, Reason
 
 log = logging.getLogger(__name__)
 
+NO_ANSWER = "the API server does not answer any more"
 BATCH = 100  # pods that share one second look; small, so that the look is seconds old when the last of them goes
 
 
@@ -41,6 +44,23 @@ class Result:
     detail: str = ""
 
 
+class _Breaker:
+    """Trips when as many requests in a row as run at once were answered by nobody: then none is tried any more.
+
+    Each of them has had all its attempts by then, and thousands more would take hours.
+    """
+
+    def __init__(self) -> None:
+        self._in_vain = 0
+
+    @property
+    def has_tripped(self) -> bool:
+        return self._in_vain >= CONCURRENT_DELETES
+
+    def note(self, is_transient: bool) -> None:
+        self._in_vain = self._in_vain + 1 if is_transient else 0
+
+
 def reap(
     zombies: Iterable[Verdict],
     api: PodDeleter,
@@ -50,41 +70,38 @@ def reap(
 ) -> list[Result]:
     """Delete the zombies in their order, at most ``max_deletes`` of them.
 
-    Where the second look fails, or the API server answers to none of a whole batch, the rest is left alone, with
-    that as the reason.
+    Where the second look fails, or the API server does not answer any more, the rest is left alone, with that as
+    the reason.
 
     :param clock: gives epoch seconds.
     """
     queue = list(zombies)
     results: list[Result] = []
-    deleted = 0
+    done = 0
+    breaker = _Breaker()
     why_left = f"max_deletes={settings.max_deletes} was reached"
-    while queue and deleted < settings.max_deletes:
-        batch = queue[: min(BATCH, settings.max_deletes - deleted)]
-        del queue[: len(batch)]
-        try:
-            looked = _look_again(batch, api, source, settings, int(clock()))
-        except TaskInstanceSourceError as error:
-            log.error("The second look failed, so no more is deleted: %s", error)
-            results += [Result(verdict, Outcome.FAILED, f"not deleted: {error}") for verdict in batch]
-            why_left = f"the second look failed: {error}"
-            break
-        results += [result for result in looked if isinstance(result, Result)]
-        doomed = [verdict for verdict in looked if isinstance(verdict, Verdict)]
-        if settings.dry_run:
-            results += [Result(verdict, Outcome.DRY_RUN) for verdict in doomed]
-            deleted += len(doomed)
-            continue
-        deletions = _delete(doomed, api, settings)
-        for verdict, deletion in deletions:
-            _log_deletion(verdict, deletion)
-            results.append(Result(verdict, deletion.outcome, deletion.detail))
-        deleted += sum(deletion.outcome is Outcome.DELETED for _, deletion in deletions)
-        if queue:
-            log.info("%s deleted so far, %s pods to go", deleted, len(queue))
-        if deletions and all(deletion.is_transient for _, deletion in deletions):
-            why_left = "the API server answered to none of a whole batch"
-            break
+    with ThreadPoolExecutor(CONCURRENT_DELETES, thread_name_prefix="reap") as pool:
+        while queue and done < settings.max_deletes:
+            batch = queue[: min(BATCH, settings.max_deletes - done)]
+            del queue[: len(batch)]
+            try:
+                fresh = source.fetch([verdict.pod.key for verdict in batch])
+            except TaskInstanceSourceError as error:
+                log.error("The second look failed, so no more is deleted: %s", error)
+                results += [Result(verdict, Outcome.FAILED, f"not deleted: {error}") for verdict in batch]
+                why_left = f"the second look failed: {error}"
+                break
+            look_and_delete = partial(
+                _look_and_delete, api=api, fresh=fresh, settings=settings, now=int(clock()), breaker=breaker
+            )
+            of_batch = list(pool.map(look_and_delete, batch))
+            results += of_batch
+            done += sum(result.outcome in (Outcome.DELETED, Outcome.DRY_RUN) for result in of_batch)
+            if queue and not settings.dry_run:
+                log.info("%s deleted so far, %s pods to go", done, len(queue))
+            if breaker.has_tripped:
+                why_left = NO_ANSWER
+                break
     return results + [Result(verdict, Outcome.LEFT_FOR_NEXT_RUN, why_left) for verdict in queue]
 
 
@@ -94,40 +111,35 @@ def count_outcomes(results: Iterable[Result]) -> dict[str, int]:
     return {outcome.value: counts[outcome] for outcome in Outcome if counts[outcome]}
 
 
-def _look_again(
-    batch: list[Verdict], api: PodDeleter, source: TaskInstanceSource, settings: Settings, now: int
-) -> list[Verdict | Result]:
-    """Judge once more with what Airflow says now; what is no zombie any more is spared."""
-    fresh = source.fetch([verdict.pod.key for verdict in batch])
-    looked: list[Verdict | Result] = []
-    for verdict in batch:
-        successor = None
-        if verdict.reason is Reason.SUPERSEDED:
-            # What makes it dead is another pod. Is that pod gone or checked off, the next try uses this one.
-            try:
-                siblings = api.siblings(verdict.pod)
-            except KubernetesError as error:
-                looked.append(Result(verdict, Outcome.FAILED, str(error)))
-                continue
-            successor = find_successors([verdict.pod, *siblings]).get(verdict.pod.uid)
-        again = judge(verdict.pod, successor, fresh, settings, now)
-        if again.is_zombie:
-            looked.append(again)
-        else:
-            detail = f"{again.reason.value} now: {again.evidence}"
-            log.warning("Spared %s/%s, %s", verdict.pod.namespace, verdict.pod.name, detail)
-            looked.append(Result(verdict, Outcome.SPARED, detail))
-    return looked
+def _look_and_delete(
+    verdict: Verdict, api: PodDeleter, fresh: TaskInstances, settings: Settings, now: int, breaker: _Breaker
+) -> Result:
+    """Judge once more with what Airflow says now, and delete what still is a zombie."""
+    if breaker.has_tripped:
+        return Result(verdict, Outcome.LEFT_FOR_NEXT_RUN, NO_ANSWER)
+    pod, successor = verdict.pod, None
+    if verdict.reason is Reason.SUPERSEDED:
+        # What makes it dead is another pod. Is that pod gone or checked off, the next try uses this one.
+        try:
+            siblings = api.siblings(pod)
+        except KubernetesError as error:
+            breaker.note(isinstance(error, Transient))
+            return _logged(Result(verdict, Outcome.FAILED, str(error)))
+        successor = find_successors([pod, *siblings]).get(pod.uid)
+    again = judge(pod, successor, fresh, settings, now)
+    if not again.is_zombie:
+        return _logged(Result(verdict, Outcome.SPARED, f"{again.reason.value} now: {again.evidence}"))
+    if settings.dry_run:
+        return Result(again, Outcome.DRY_RUN)
+    deletion = api.delete(pod, settings.grace_period_seconds)
+    breaker.note(deletion.is_transient)
+    return _logged(Result(again, deletion.outcome, deletion.detail))
 
 
-def _delete(doomed: list[Verdict], api: PodDeleter, settings: Settings) -> list[tuple[Verdict, Deletion]]:
-    with ThreadPoolExecutor(CONCURRENT_DELETES, thread_name_prefix="reap") as pool:
-        deletions = pool.map(lambda verdict: api.delete(verdict.pod, settings.grace_period_seconds), doomed)
-        return list(zip(doomed, deletions))
-
-
-def _log_deletion(verdict: Verdict, deletion: Deletion) -> None:
-    level = logging.ERROR if deletion.outcome is Outcome.FAILED else logging.INFO
-    pod, why = verdict.pod, f"{verdict.reason.value}: {verdict.evidence}"
-    detail = f" ({deletion.detail})" if deletion.detail else ""
-    log.log(level, "%s %s/%s, %s%s", deletion.outcome.value, pod.namespace, pod.name, why, detail)
+def _logged(result: Result) -> Result:
+    """One line for each pod, when it happens: a run that is killed half-way has still said what it did."""
+    level = {Outcome.FAILED: logging.ERROR, Outcome.SPARED: logging.WARNING}.get(result.outcome, logging.INFO)
+    pod, why = result.verdict.pod, f"{result.verdict.reason.value}: {result.verdict.evidence}"
+    detail = f" ({result.detail})" if result.detail else ""
+    log.log(level, "%s %s/%s, %s%s", result.outcome.value, pod.namespace, pod.name, why, detail)
+    return result

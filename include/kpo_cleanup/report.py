@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 from tabulate import tabulate
@@ -22,7 +22,7 @@ def classification_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
     """The log of a classification: a table of the zombies with why, then the kept pods counted by reason."""
     zombies = [verdict for verdict in verdicts if verdict.is_zombie]
     kept = [verdict for verdict in verdicts if not verdict.is_zombie]
-    lines = [f"{len(zombies)} zombies among {len(verdicts)} pods"]
+    lines = [f"{count(zombies, 'zombie')} among {count(verdicts, 'pod')}"]
     if zombies:
         table = tabulate([_row(verdict, now) for verdict in zombies[:MAX_ROWS]], COLUMNS, disable_numparse=True)
         lines += table.splitlines()
@@ -40,16 +40,16 @@ def warnings_of(verdicts: Sequence[Verdict], settings: Settings) -> list[str]:
         for v in verdicts
         if v.reason is Reason.STALLED
     ]
-    unknown = sum(v.reason is Reason.UNKNOWN and not v.is_zombie for v in verdicts)
+    unknown = [v for v in verdicts if v.reason is Reason.UNKNOWN and not v.is_zombie]
     if unknown and not settings.delete_unknown_pods:
         lines.append(
-            f"{unknown} unknown pods were kept: this Airflow has no task instance for them. If no other Airflow uses "
-            "these namespaces, delete_unknown_pods=True removes them"
+            f"kept {count(unknown, 'unknown pod')}: this Airflow has no task instance for them. "
+            "If no other Airflow uses these namespaces, delete_unknown_pods=True removes them"
         )
-    unresolved = sum(v.reason is Reason.UNRESOLVED for v in verdicts)
+    unresolved = [v for v in verdicts if v.reason is Reason.UNRESOLVED]
     if unresolved:
         lines.append(
-            f"{unresolved} unresolved pods were kept: their dag_id label does not tell the dag_id; "
+            f"kept {count(unresolved, 'unresolved pod')}: their dag_id label does not tell the dag_id; "
             "set metadata_conn_id to find their task instances in the database"
         )
     return lines
@@ -63,10 +63,10 @@ def reap_lines(results: Sequence[Result]) -> list[str]:
         for r in would
     ]
     if would:
-        lines.append(f"DRY RUN: {len(would)} pods would be deleted, none was")
+        lines.append(f"DRY RUN: {count(would, 'pod')} would be deleted, none was")
     left = [r for r in results if r.outcome is Outcome.LEFT_FOR_NEXT_RUN]
     if left:
-        lines.append(f"{len(left)} zombies are left for the next run: {left[0].detail}")
+        lines.append(f"left for the next run: {count(left, 'zombie')}, for {left[0].detail}")
     return lines
 
 
@@ -75,8 +75,9 @@ def reap_report(results: Sequence[Result], freed: tuple[float, int]) -> dict[str
     outcomes = count_outcomes(results)
     cpu, memory = freed
     verb = "would free" if Outcome.DRY_RUN.value in outcomes else "freed"
+    requests = f"; {verb} cpu={cpu:g} memory={memory / 2**20:.0f}Mi" if cpu or memory else ""
     return {
-        "summary": f"{key_values(outcomes) or 'nothing to do'}; {verb} cpu={cpu:g} memory={memory / 2**20:.0f}Mi",
+        "summary": f"{key_values(outcomes) or 'nothing to do'}{requests}",
         "outcomes": outcomes,
         "freed": {"cpu_cores": cpu, "memory_bytes": memory},
         "pods": [
@@ -96,6 +97,11 @@ def failures(results: Iterable[Result]) -> list[str]:
     """One line for each pod that should have gone and did not."""
     failed = [r for r in results if r.outcome is Outcome.FAILED]
     return [f"{r.verdict.pod.namespace}/{r.verdict.pod.name}: {r.detail}" for r in failed]
+
+
+def count(things: Sized, noun: str) -> str:
+    """Such as ``1 pod`` or ``2 pods``."""
+    return f"{len(things)} {noun}" if len(things) == 1 else f"{len(things)} {noun}s"
 
 
 def key_values(counts: Mapping[str, int]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Optional, TypeVar
 from urllib.parse import quote_plus
 
 from include.kpo_cleanup.errors import TaskInstanceSourceError
@@ -15,7 +15,7 @@ from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances, merg
 # Characters of ids in one request. They travel in a URL, and common reverse proxies accept no more than 8,192.
 MAX_QUERY = 7_000
 
-States = dict[str, dict[str, Any]]  # by run_id: state by task_id, or by task_id_mapindex
+States = dict[str, Optional[str]]  # of one run: state by task_id, or by task_id_mapindex
 _Item = TypeVar("_Item")
 _MAPPED = re.compile(r"(.*)_(0|[1-9][0-9]*)", re.DOTALL)
 
@@ -30,7 +30,7 @@ class TaskSdkSource:
     :param get_task_states: ``ti.get_task_states`` of the running task.
     """
 
-    def __init__(self, get_task_states: Callable[..., States], description: str) -> None:
+    def __init__(self, get_task_states: Callable[..., dict[str, States]], description: str) -> None:
         self._get_task_states = get_task_states
         self.description = description
 
@@ -53,12 +53,12 @@ class TaskSdkSource:
         for (knows_run, _), group in sorted(groups.items()):
             for part in _parts(group, lambda pair: {pair[1], *_raw_run_ids(pair[0])}):
                 run_ids = {run for key, _ in part for run in _raw_run_ids(key)} if knows_run else set()
-                states = self._ask(dag_id, {task_id for _, task_id in part}, run_ids)
+                answer = self._ask(dag_id, {task_id for _, task_id in part}, run_ids)
                 for key, task_id in part:
                     name = task_id if key.map_index == UNMAPPED else f"{task_id}_{key.map_index}"
-                    for tasks in _runs_of(states, key):
-                        if name in tasks:
-                            yield key, TaskInstance(tasks[name])
+                    for states in answer[key.run_id]:
+                        if name in states:
+                            yield key, TaskInstance(states[name])
 
     def _hidden_tasks(self, dag_id: str, keys: list[TaskInstanceKey]) -> list[tuple[TaskInstanceKey, str]]:
         """The raw task ids behind cleaned labels, found in what their runs consist of.
@@ -71,24 +71,32 @@ class TaskSdkSource:
             group = [key for key in keys if _knows_run(key) == knows_run]
             for part in _parts(group, _raw_run_ids) if knows_run else filter(None, [group]):
                 run_ids = {run for key in part for run in _raw_run_ids(key)} if knows_run else set()
-                states = self._ask(dag_id, set(), run_ids)
+                answer = self._ask(dag_id, set(), run_ids)
                 for key in part:
-                    names = {name for tasks in _runs_of(states, key) for name in tasks}
+                    names = {name for states in answer[key.run_id] for name in states}
                     found += [(key, task_id) for task_id in sorted(_task_ids(names, key))]
         return found
 
-    def _ask(self, dag_id: str, task_ids: set[str], run_ids: set[str]) -> States:
+    def _ask(self, dag_id: str, task_ids: set[str], run_ids: set[str]) -> dict[str, list[States]]:
+        """The states of the runs that the answer has, by the label value of their run_id."""
         # An empty list means "all" to the API server, as None does.
         question = {"dag_id": dag_id, "task_ids": sorted(task_ids) or None, "run_ids": sorted(run_ids) or None}
         try:
-            states = self._get_task_states(**question)
+            answer = self._get_task_states(**question)
         except Exception as error:  # its errors differ between the versions; all of them mean "no answer"
             raise TaskInstanceSourceError(
                 f"the Task SDK gave no task states for {question}: {error}; see the API server's log"
             ) from error
-        if not isinstance(states, dict) or not all(isinstance(tasks, dict) for tasks in states.values()):
-            raise TaskInstanceSourceError(f"the Task SDK answered {str(states)[:200]!r} to {question}")
-        return states
+        if not isinstance(answer, dict) or not all(map(_are_states, answer.values())):
+            raise TaskInstanceSourceError(f"the Task SDK answered {str(answer)[:200]!r} to {question}")
+        by_label: dict[str, list[States]] = defaultdict(list)
+        for run_id, states in answer.items():
+            by_label[safe_label(run_id)].append(states)
+        return by_label
+
+
+def _are_states(value: Any) -> bool:
+    return isinstance(value, dict) and all(state is None or isinstance(state, str) for state in value.values())
 
 
 def _knows_run(key: TaskInstanceKey) -> bool:
@@ -97,10 +105,6 @@ def _knows_run(key: TaskInstanceKey) -> bool:
 
 def _raw_run_ids(key: TaskInstanceKey) -> set[str]:
     return {key.run_id, rebuild_run_id(key.run_id) or key.run_id}
-
-
-def _runs_of(states: States, key: TaskInstanceKey) -> list[dict[str, Any]]:
-    return [tasks for run_id, tasks in states.items() if safe_label(run_id) == key.run_id]
 
 
 def _task_ids(names: Iterable[str], key: TaskInstanceKey) -> set[str]:

@@ -130,7 +130,8 @@ def json_schema(name: str) -> dict[str, Any]:
     kind, optional = metadata.pop("kind"), metadata.pop("optional", False)
     # The trigger form asks for a value wherever the type excludes null; an empty string is a value here.
     nullable = optional or (kind == "string" and "minLength" not in metadata)
-    return {"type": ["null", kind] if nullable else kind, "description": metadata.pop("meaning"), **metadata}
+    description = metadata.pop("meaning").replace("`", "")  # the form does not render Markdown
+    return {"type": ["null", kind] if nullable else kind, "description": description, **metadata}
 
 
 def reject_unknown(options: Iterable[str], known: Iterable[str], origin: str) -> None:
@@ -142,7 +143,7 @@ def reject_unknown(options: Iterable[str], known: Iterable[str], origin: str) ->
     for name in options:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = f"; did you mean {close[0]!r}?" if close else "."
             raise SettingsError(f"{origin}: there is no option {name!r}{hint} The options are: {', '.join(known)}")
 
 
@@ -155,11 +156,11 @@ def _parse(name: str, value: Any, origin: str) -> Any:
             return text.strip()
         allowed = "a text that is not empty" if metadata.get("minLength") else "a text"
     elif kind == "boolean":
-        word = value.strip().lower() if isinstance(value, str) else value
-        if word is True or word in _TRUE:
-            return True
-        if word is False or word in _FALSE:
-            return False
+        if isinstance(value, bool):
+            return value
+        word = value.strip().lower() if isinstance(value, str) else ""
+        if word in _TRUE or word in _FALSE:
+            return word in _TRUE
         allowed = "True or False"
     else:
         low, high, optional = metadata["minimum"], metadata["maximum"], metadata.get("optional", False)

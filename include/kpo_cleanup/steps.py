@@ -100,7 +100,9 @@ def reap(listing: dict[str, Any], classification: dict[str, Any]) -> dict[str, A
     loaded = xcom.load_listing(listing)
     zombies = xcom.load_zombies(classification["zombies"], loaded)
     if not zombies and not loaded.problems:
-        raise AirflowSkipException(f"Nothing to reap: {classification['summary']}")
+        nothing = f"Nothing to reap: {classification['summary']}"
+        log.info(nothing)  # the exception's own text is folded away in the UI
+        raise AirflowSkipException(nothing)
     if settings.dry_run:
         log.warning("DRY RUN: nothing is deleted")
     api = PodApi(settings.kubernetes_conn_id)

@@ -43,9 +43,9 @@ def dump_listing(listing: Listing) -> dict[str, Any]:
             [*row, extras] if extras else row
         )
     return {
-        "summary": f"{len(listing.pods)} pods in {len(tree)} namespaces",
+        "summary": f"pods: {len(listing.pods)}, in: {', '.join(tree) or 'no namespace'}",
         "problems": listing.problems,
-        "columns": [*_POD_COLUMNS, "containers (name/state/detail/since)", "other"],
+        "columns": ", ".join([*_POD_COLUMNS, "containers (name/state/detail/since)", "other"]),
         "pods": tree,
     }
 
@@ -74,7 +74,7 @@ def dump_task_instances(task_instances: TaskInstances) -> dict[str, Any]:
     active = sum(ti.is_active for ti in task_instances.found.values())
     return {
         "summary": f"{active} active and {len(task_instances.found) - active} finished task instances of these pods",
-        "columns": ["map_index", "state", "try_number", "ended", "operator"],
+        "columns": "map_index, state, try_number, ended, operator",
         "task_instances": tree,
         "unresolved": sorted(list(key) for key in task_instances.unresolved),
     }
