@@ -1,0 +1,27 @@
+"""A scratch Airflow for the test session: its home is chosen before anything imports Airflow."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+REPO = Path(__file__).parent.parent
+HOME = Path(tempfile.mkdtemp(prefix="kpo-cleanup-tests-"))
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
+
+for name in [name for name in os.environ if name.startswith("AIRFLOW_")]:
+    del os.environ[name]  # a developer's own settings must not decide what the tests see
+os.environ.update(
+    AIRFLOW_HOME=str(HOME),
+    AIRFLOW__CORE__DAGS_FOLDER=str(HOME / "dags"),
+    AIRFLOW__CORE__LOAD_EXAMPLES="False",
+    AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{HOME}/airflow.db",
+    AIRFLOW__LOGGING__BASE_LOG_FOLDER=str(HOME / "logs"),
+    AIRFLOW__WORKERS__EXECUTION_API_RETRIES="1",  # a source that is down on purpose need not be asked for a minute
+    AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
+)
+
+pytest_plugins = ["tests.control_plane.fixture"]

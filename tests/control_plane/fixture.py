@@ -1,0 +1,43 @@
+"""The pytest fixture `control_plane`, and the marker `cluster` on each test that uses it.
+
+A pytest plugin: load it with `pytest_plugins = ["tests.control_plane.fixture"]`. Importing the fixture into
+several modules instead would start a control plane for each.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from . import ControlPlane, ControlPlaneUnavailable, find_or_build
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cluster: needs a real etcd and kube-apiserver")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest itself applies -m
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "control_plane" in getattr(item, "fixturenames", ()):
+            item.add_marker("cluster")
+
+
+@pytest.fixture(scope="session")
+def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
+    """One etcd and kube-apiserver for the whole session; tests keep apart by namespaces of their own.
+
+    Skips where there are no binaries and none can be built; with REQUIRE_CLUSTER=1 that is a failure.
+    """
+    try:
+        # Building takes minutes: say so at once rather than with the captured output of a failed test.
+        with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            binaries = find_or_build()
+    except ControlPlaneUnavailable as error:
+        if os.environ.get("REQUIRE_CLUSTER") == "1":
+            pytest.fail(f"REQUIRE_CLUSTER=1, but: {error}", pytrace=False)
+        pytest.skip(str(error))
+    with ControlPlane(binaries) as running:
+        yield running

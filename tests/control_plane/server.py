@@ -1,0 +1,161 @@
+"""etcd and kube-apiserver as one context manager."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import requests
+import yaml
+
+from .binaries import Binaries, find_or_build
+from .certificates import LOOPBACK, CertificateAuthority, write_key
+from .errors import ControlPlaneError
+from .flags import KUBELET_CLIENT, SERVER, SERVICE_ACCOUNT, apiserver_flags, etcd_flags
+from .processes import Process, free_ports
+
+START_SECONDS = 90
+STOP_SECONDS = 3  # then it is killed: kube-apiserver would wait a minute for the clients of open watches
+REQUEST_SECONDS = 10
+_ADMIN = "kpo-cleanup-admin"
+
+
+class ControlPlane:
+    """Starts both on entering and stops them on leaving; its files go with it.
+
+    `apiserver_flags` come after, and so override, the flags that are set here.
+    """
+
+    url: str
+    """Of the API server."""
+    kubeconfig: dict[str, Any]
+    """For the admin, a member of system:masters."""
+    version: str
+    """Of the API server, such as `v1.36.3`."""
+
+    def __init__(self, binaries: Binaries | None = None, apiserver_flags: Sequence[str] = ()) -> None:
+        self._binaries = binaries
+        self._apiserver_flags = apiserver_flags
+        self._running = ExitStack()
+
+    def __enter__(self) -> ControlPlane:
+        binaries = self._binaries or find_or_build()
+        for last_attempt in (False, False, True):
+            try:
+                self._start(binaries)
+                break
+            except BaseException as error:
+                self._running.close()
+                # Somebody else took one of the free ports between choosing it and listening on it.
+                if last_attempt or "address already in use" not in str(error):
+                    raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
+
+    def kubeconfig_for_service_account(self, namespace: str, name: str) -> dict[str, Any]:
+        """With a token that the API server makes for it, valid for an hour. The account must exist."""
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+        token = self._answer(self._session.post(f"{self.url}{path}", json=body, timeout=REQUEST_SECONDS))
+        return self._kubeconfig(namespace, {"token": token["status"]["token"]})
+
+    def write_kubeconfig(self, path: str | Path, kubeconfig: dict[str, Any] | None = None) -> Path:
+        """Write the admin's kubeconfig, or the given one, readable by its owner only; return `path`."""
+        path = Path(path)
+        path.touch(mode=0o600)
+        path.write_text(yaml.safe_dump(kubeconfig or self.kubeconfig, sort_keys=False))
+        return path
+
+    def compact(self) -> None:
+        """Make etcd forget the past: each continue token from before now is answered 410 Expired.
+
+        So is each watch, or list, from an earlier resourceVersion that the API server doesn't hold in memory.
+        """
+        # A write first: the present revision itself is never compacted, and a token may be of that one.
+        written = self._etcd("put", key="kpo-cleanup/compacted", value="")
+        self._etcd("compaction", revision=int(written["header"]["revision"]))
+
+    def _start(self, binaries: Binaries) -> None:
+        folder = Path(self._running.enter_context(tempfile.TemporaryDirectory(prefix="control-plane-")))
+        self._issue_certificates(folder)
+        etcd_port, port = free_ports(2)
+        self._etcd_url = f"http://{LOOPBACK}:{etcd_port}"
+        self.url = f"https://{LOOPBACK}:{port}"
+        self._session = self._running.enter_context(requests.Session())
+        self._session.trust_env = False  # no proxy to loopback
+        self._session.verify = str(folder / "ca.crt")
+        self._session.cert = (str(folder / f"{_ADMIN}.crt"), str(folder / f"{_ADMIN}.key"))
+
+        etcd = self._run([binaries.etcd, *etcd_flags(folder, self._etcd_url)], folder)
+        etcd.wait_until(lambda: self._is_ok(f"{self._etcd_url}/health"), "healthy", START_SECONDS)
+        flags = [*apiserver_flags(folder, self._etcd_url, port), *self._apiserver_flags]
+        apiserver = self._run([binaries.kube_apiserver, *flags], folder)
+        apiserver.wait_until(lambda: self._is_ok(f"{self.url}/readyz"), "ready", START_SECONDS)
+        default = f"{self.url}/api/v1/namespaces/default"
+        apiserver.wait_until(lambda: self._is_ok(default), "serving its default namespace", START_SECONDS)
+        # Had the port been taken, another etcd would have answered before ours gave up.
+        etcd.wait_until(lambda: self._is_ok(f"{self._etcd_url}/health"), "still healthy", START_SECONDS)
+
+        self._ca = _base64(folder / "ca.crt")
+        self.kubeconfig = self._kubeconfig(
+            "default",
+            {
+                "client-certificate-data": _base64(folder / f"{_ADMIN}.crt"),
+                "client-key-data": _base64(folder / f"{_ADMIN}.key"),
+            },
+        )
+        self.version = self._answer(self._session.get(f"{self.url}/version", timeout=REQUEST_SECONDS))["gitVersion"]
+
+    def _run(self, command: Sequence[str | Path], folder: Path) -> Process:
+        process = Process(command, folder)
+        self._running.callback(process.stop, STOP_SECONDS)
+        return process
+
+    @staticmethod
+    def _issue_certificates(folder: Path) -> None:
+        authority = CertificateAuthority(folder)
+        authority.issue_server(SERVER)
+        authority.issue_client(_ADMIN, group="system:masters")
+        authority.issue_client(KUBELET_CLIENT, group="system:masters")
+        write_key(folder / f"{SERVICE_ACCOUNT}.key")
+
+    def _is_ok(self, url: str) -> bool:
+        return self._session.get(url, timeout=REQUEST_SECONDS).ok
+
+    def _etcd(self, call: str, **body: Any) -> dict[str, Any]:
+        """A call of etcd's JSON API, in which keys and values are base64."""
+        encoded = {
+            key: base64.b64encode(value.encode()).decode() if isinstance(value, str) else value
+            for key, value in body.items()
+        }
+        url = f"{self._etcd_url}/v3/kv/{call}"
+        return self._answer(self._session.post(url, json=encoded, timeout=REQUEST_SECONDS))
+
+    @staticmethod
+    def _answer(response: requests.Response) -> dict[str, Any]:
+        if not response.ok:
+            raise ControlPlaneError(f"{response.request.method} {response.url}: {response.text}")
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def _kubeconfig(self, namespace: str, user: dict[str, str]) -> dict[str, Any]:
+        cluster = {"server": self.url, "certificate-authority-data": self._ca}
+        context = {"cluster": "test", "user": "test", "namespace": namespace}
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "users": [{"name": "test", "user": user}],
+            "contexts": [{"name": "test", "context": context}],
+            "current-context": "test",
+        }
+
+
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()

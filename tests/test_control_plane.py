@@ -1,0 +1,338 @@
+"""The real control plane for other tests: it is one, and where it can't be had it says why."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from kubernetes import client, config
+
+from tests.control_plane import (
+    Binaries,
+    ControlPlane,
+    ControlPlaneError,
+    ControlPlaneUnavailable,
+    find_or_build,
+)
+from tests.control_plane import binaries as binaries_module
+from tests.control_plane import server as server_module
+from tests.control_plane.certificates import CertificateAuthority
+from tests.control_plane.processes import free_ports
+
+pytest_plugins = ["tests.control_plane.fixture"]
+
+REPOSITORY = Path(__file__).parent.parent
+WAIT_SECONDS = 20
+
+
+def core(kubeconfig: dict[str, Any]) -> client.CoreV1Api:
+    return client.CoreV1Api(config.new_client_from_config_dict(kubeconfig))
+
+
+def make_pod(name: str, **spec: Any) -> dict[str, Any]:
+    containers = [{"name": "base", "image": "example.org/none"}]
+    return {"metadata": {"name": name}, "spec": {"containers": containers, **spec}}
+
+
+def status_of(call: Callable[[], object]) -> int:
+    """The HTTP status by which the API server answers `call`."""
+    try:
+        call()
+    except client.ApiException as error:
+        return int(error.status)
+    return 200
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {WAIT_SECONDS} s"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def admin(control_plane: ControlPlane) -> client.CoreV1Api:
+    return core(control_plane.kubeconfig)
+
+
+@pytest.fixture
+def namespace(admin: client.CoreV1Api) -> str:
+    created = admin.create_namespace({"metadata": {"generateName": "control-plane-"}})
+    return str(created.metadata.name)
+
+
+class TestServer:
+    def test_is_ready_and_tells_its_version(self, control_plane: ControlPlane) -> None:
+        version = client.VersionApi(config.new_client_from_config_dict(control_plane.kubeconfig)).get_code()
+        assert version.git_version == control_plane.version
+        assert control_plane.version.startswith("v1.")
+
+    def test_a_pod_is_created_listed_and_deleted(self, admin: client.CoreV1Api, namespace: str) -> None:
+        created = admin.create_namespaced_pod(namespace, make_pod("one"))
+        listed = admin.list_namespaced_pod(namespace).items
+        assert [pod.metadata.uid for pod in listed] == [created.metadata.uid]
+        admin.delete_namespaced_pod("one", namespace)
+        assert status_of(lambda: admin.read_namespaced_pod("one", namespace)) == 404
+
+    def test_a_written_kubeconfig_works(self, control_plane: ControlPlane, tmp_path: Path) -> None:
+        path = control_plane.write_kubeconfig(tmp_path / "kubeconfig")
+        assert path.stat().st_mode & 0o077 == 0
+        api = client.CoreV1Api(config.new_client_from_config(str(path)))
+        assert api.read_namespace("default").metadata.name == "default"
+
+
+class TestServiceAccounts:
+    @pytest.fixture
+    def janitor(self, control_plane: ControlPlane, admin: client.CoreV1Api, namespace: str) -> client.CoreV1Api:
+        admin.create_namespaced_service_account(namespace, {"metadata": {"name": "janitor"}})
+        return core(control_plane.kubeconfig_for_service_account(namespace, "janitor"))
+
+    def test_without_a_role_nothing_is_allowed(self, janitor: client.CoreV1Api, namespace: str) -> None:
+        with pytest.raises(client.ApiException, match=f"system:serviceaccount:{namespace}:janitor") as caught:
+            janitor.list_namespaced_pod(namespace)
+        assert caught.value.status == 403
+
+    def test_a_role_allows_what_it_names_and_no_more(
+        self, admin: client.CoreV1Api, janitor: client.CoreV1Api, namespace: str
+    ) -> None:
+        admin.create_namespaced_pod(namespace, make_pod("one"))
+        rbac = client.RbacAuthorizationV1Api(admin.api_client)
+        rule = {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}
+        rbac.create_namespaced_role(namespace, {"metadata": {"name": "lister"}, "rules": [rule]})
+        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "lister"}
+        subject = {"kind": "ServiceAccount", "name": "janitor", "namespace": namespace}
+        rbac.create_namespaced_role_binding(
+            namespace, {"metadata": {"name": "lister"}, "roleRef": role, "subjects": [subject]}
+        )
+        # The authorizer learns of it by a watch.
+        wait_until(lambda: status_of(lambda: janitor.list_namespaced_pod(namespace)) == 200)
+        assert status_of(lambda: janitor.delete_namespaced_pod("one", namespace)) == 403
+
+    def test_an_account_that_is_not_there_gets_no_token(self, control_plane: ControlPlane) -> None:
+        with pytest.raises(ControlPlaneError, match='"nobody\\\\" not found'):
+            control_plane.kubeconfig_for_service_account("default", "nobody")
+
+
+class TestCompact:
+    def test_expires_earlier_continue_tokens_and_those_only(
+        self, control_plane: ControlPlane, admin: client.CoreV1Api, namespace: str
+    ) -> None:
+        for name in ("one", "two"):
+            admin.create_namespaced_pod(namespace, make_pod(name))
+
+        def token() -> str:
+            return str(admin.list_namespaced_pod(namespace, limit=1).metadata._continue)
+
+        def next_page(token: str) -> list[str]:
+            page = admin.list_namespaced_pod(namespace, limit=1, _continue=token)
+            return [pod.metadata.name for pod in page.items]
+
+        before = token()
+        assert next_page(before) == ["two"]
+        control_plane.compact()
+        with pytest.raises(client.ApiException, match='"reason":"Expired"') as caught:
+            next_page(before)
+        assert caught.value.status == 410
+        assert next_page(token()) == ["two"]
+
+
+class Kubelet(http.server.BaseHTTPRequestHandler):
+    """Of the kubelet's API, the log of a container."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(f"log of {self.path.split('?')[0]}".encode())
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def kubelet_port(tmp_path: Path) -> Iterator[int]:
+    """A kubelet on loopback with a certificate of its own making."""
+    CertificateAuthority(tmp_path).issue_server("kubelet")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "kubelet.crt", tmp_path / "kubelet.key")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Kubelet) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def test_logs_come_from_a_kubelet_on_loopback(admin: client.CoreV1Api, namespace: str, kubelet_port: int) -> None:
+    endpoint = {"kubeletEndpoint": {"Port": kubelet_port}}
+    status = {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}], "daemonEndpoints": endpoint}
+    admin.create_node({"metadata": {"name": namespace}, "status": status})
+    admin.create_namespaced_pod(namespace, make_pod("one", nodeName=namespace))
+    # Unparsed, because release 36 of the client makes a str of the bytes, "b'" and all.
+    log = admin.read_namespaced_pod_log("one", namespace, _preload_content=False)
+    assert log.data.decode() == f"log of /containerLogs/{namespace}/one/base"
+
+
+class TestLifecycle:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Where a control plane of this test keeps its files."""
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        return tmp_path
+
+    @pytest.fixture
+    def found(self, control_plane: ControlPlane) -> Binaries:
+        """The binaries, if there are any."""
+        return find_or_build()
+
+    def test_nothing_is_left_behind(self, found: Binaries, folder: Path) -> None:
+        with ControlPlane(found) as running:
+            assert list(folder.iterdir())
+        assert not list(folder.iterdir())
+        with pytest.raises(requests.ConnectionError):
+            requests.get(running.url, timeout=5)
+
+    def test_nothing_is_left_behind_even_if_killed(self, found: Binaries, tmp_path: Path) -> None:
+        if found.etcd.resolve() != found.kube_apiserver.resolve():
+            pytest.skip("only the binary that is built here watches its parent")
+        script = (
+            "from tests.control_plane import ControlPlane\n"
+            "with ControlPlane() as running: print(running.url, flush=True); input()"
+        )
+        command = [sys.executable, "-c", script]
+        with subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout
+            url = process.stdout.readline().strip()
+            assert list(tmp_path.iterdir())
+            process.send_signal(signal.SIGKILL)
+        wait_until(lambda: not list(tmp_path.iterdir()))
+        with pytest.raises(requests.ConnectionError):
+            requests.get(url, timeout=5)
+
+    def test_a_port_that_was_taken_meanwhile_is_no_problem(
+        self, found: Binaries, control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken = int(control_plane.url.rpartition(":")[2])
+        choices = iter([[taken, taken], free_ports(2)])
+        monkeypatch.setattr(server_module, "free_ports", lambda count: next(choices))
+        with ControlPlane(found) as running:
+            assert running.version == control_plane.version
+
+    def test_a_server_that_does_not_start_shows_its_log(self, found: Binaries, folder: Path) -> None:
+        with pytest.raises(ControlPlaneError, match="unknown flag: --nonsense"):
+            ControlPlane(found, apiserver_flags=["--nonsense"]).__enter__()
+        assert not list(folder.iterdir())
+
+
+class TestBinaries:
+    """With a stand-in for Go, whose build takes no time."""
+
+    @pytest.fixture(autouse=True)
+    def cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+        monkeypatch.setenv("KPO_CLEANUP_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("PATH", str(tmp_path))
+        return tmp_path / "cache"
+
+    @pytest.fixture
+    def builds(self, tmp_path: Path) -> Path:
+        """One line for each build by the Go on PATH."""
+        self.make_program(
+            tmp_path / "go",
+            f'echo build >>{tmp_path}/builds; /bin/sleep 0.2; while [ "$1" != -o ]; do shift; done\n'
+            'echo >"$2"; /bin/chmod +x "$2"',
+        )
+        return tmp_path / "builds"
+
+    @staticmethod
+    def make_program(path: Path, script: str = "") -> None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    def test_from_kubebuilder_assets(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("etcd", "kube-apiserver"):
+            self.make_program(tmp_path / "assets" / name)
+        monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path / "assets"))
+        assert find_or_build() == Binaries(tmp_path / "assets/etcd", tmp_path / "assets/kube-apiserver")
+
+    def test_from_path(self, tmp_path: Path) -> None:
+        for name in ("etcd", "kube-apiserver"):
+            self.make_program(tmp_path / name)
+        assert find_or_build() == Binaries(tmp_path / "etcd", tmp_path / "kube-apiserver")
+
+    def test_built_once_even_when_asked_for_at_once(self, builds: Path, cache: Path) -> None:
+        with ThreadPoolExecutor() as pool:
+            found = set(pool.map(lambda _: find_or_build(), range(4)))
+        assert builds.read_text() == "build\n"
+        assert found == {find_or_build()}
+        assert [path for path in cache.iterdir() if path.name.startswith("building-")] == []
+
+    def test_built_again_when_the_sources_change(
+        self, builds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = find_or_build()
+        changed = tmp_path / "go-sources"
+        changed.mkdir()
+        for name in ("go.mod", "go.sum", "main.go"):
+            (changed / name).write_bytes((binaries_module.GO_SOURCES / name).read_bytes())
+        (changed / "go.sum").write_text("other")
+        monkeypatch.setattr(binaries_module, "GO_SOURCES", changed)
+        assert find_or_build() != first
+        assert builds.read_text() == "build\nbuild\n"
+
+    @pytest.mark.parametrize(
+        ("go", "message"),
+        [
+            pytest.param(None, "no Go. Install Go 1.26", id="no Go"),
+            pytest.param("echo network is down >&2; exit 1", "network is down\nInstall Go", id="build fails"),
+        ],
+    )
+    def test_unavailable(self, tmp_path: Path, go: str | None, message: str) -> None:
+        if go:
+            self.make_program(tmp_path / "go", go)
+        with pytest.raises(ControlPlaneUnavailable, match=message):
+            find_or_build()
+
+    def test_kubebuilder_assets_without_binaries(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
+        with pytest.raises(ControlPlaneUnavailable, match=f"KUBEBUILDER_ASSETS={tmp_path} has no etcd"):
+            find_or_build()
+
+
+class TestFixture:
+    @pytest.mark.parametrize(
+        ("required", "outcome"),
+        [pytest.param("0", "1 skipped", id="skip"), pytest.param("1", "1 error", id="CI")],
+    )
+    def test_without_binaries(self, tmp_path: Path, required: str, outcome: str) -> None:
+        test = "tests/test_control_plane.py::TestServer::test_is_ready_and_tells_its_version"
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", test],
+            cwd=REPOSITORY,
+            env={**os.environ, "REQUIRE_CLUSTER": required, "KUBEBUILDER_ASSETS": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert outcome in run.stdout
+        assert "Install Go 1.26 or newer" in run.stdout

@@ -1,0 +1,1 @@
+"""The pure logic and the small interfaces: no cluster, no Airflow database."""

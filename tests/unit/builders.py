@@ -1,0 +1,124 @@
+"""Small builders: each gives a plain, valid thing, and a test names only what it is about."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from include.kpo_cleanup.classify import Verdict
+from include.kpo_cleanup.identity import TaskInstanceKey
+from include.kpo_cleanup.pod import Container, Pod
+from include.kpo_cleanup.settings import Settings
+from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
+from include.kpo_cleanup.vocabulary import Reason
+
+NOW = int(datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp())
+MINUTE, HOUR, DAY = 60, 3_600, 86_400
+SETTLE = Settings().settle_seconds
+
+_serial = itertools.count(1)
+
+
+def make_pod(**overrides: Any) -> Pod:
+    """A running pod of try 1, two hours old, that the verdict can be about."""
+    number = next(_serial)
+    values: dict[str, Any] = {
+        "namespace": "airflow",
+        "name": f"extract-{number:08d}",
+        "uid": f"00000000-0000-4000-8000-{number:012d}",
+        "created": NOW - 2 * HOUR,
+        "phase": "Running",
+        "dag_id": "orders",
+        "task_id": "extract",
+        "run_id": "run_1",
+        "try_number": 1,
+        "containers": (Container("base", "running", "", NOW - 2 * HOUR),),
+    }
+    return Pod(**{**values, **overrides})
+
+
+def make_ti(**overrides: Any) -> TaskInstance:
+    """A task instance that failed an hour ago, in its first try."""
+    values: dict[str, Any] = {
+        "state": "failed",
+        "try_number": 1,
+        "ended": NOW - HOUR,
+        "operator": "KubernetesPodOperator",
+    }
+    return TaskInstance(**{**values, **overrides})
+
+
+def answer(found: Mapping[TaskInstanceKey, TaskInstance | None], *unresolved: TaskInstanceKey) -> TaskInstances:
+    """A source's answer; a task instance that is None was not found."""
+    return TaskInstances({key: ti for key, ti in found.items() if ti is not None}, frozenset(unresolved))
+
+
+def make_verdict(**overrides: Any) -> Verdict:
+    """A zombie."""
+    values: dict[str, Any] = {
+        "pod": make_pod(),
+        "is_zombie": True,
+        "reason": Reason.FINISHED,
+        "evidence": "TI failed 1 h ago",
+    }
+    return Verdict(**{**values, **overrides})
+
+
+def timestamp(epoch: int) -> str:
+    """A time as the Kubernetes API writes it."""
+    return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def make_item(
+    *,
+    labels: Any = None,
+    metadata: Mapping[str, Any] | None = None,
+    spec: Any = None,
+    status: Any = None,
+) -> dict[str, Any]:
+    """One item of a pod list, as a real API server gives it for a pod of the operator.
+
+    :param labels: changes to the operator's labels, None removes one; what is no mapping replaces them all.
+    """
+    own_labels: Any = {
+        "airflow_kpo_in_cluster": "True",
+        "airflow_version": "3.3.2",
+        "dag_id": "orders",
+        "kubernetes_pod_operator": "True",
+        "run_id": "run_1",
+        "task_id": "extract",
+        "try_number": "1",
+    }
+    if labels is None or isinstance(labels, Mapping):
+        changed = {**own_labels, **(labels or {})}
+        own_labels = {name: value for name, value in changed.items() if value is not None}
+    else:
+        own_labels = labels
+    return {
+        "metadata": {
+            "name": "extract-ab12cd34",
+            "namespace": "airflow",
+            "uid": "6f9619ff-8b86-4011-b42d-00c04fc964ff",
+            "resourceVersion": "4711",
+            "creationTimestamp": timestamp(NOW - 2 * HOUR),
+            "labels": own_labels,
+            "annotations": {},
+            **(metadata or {}),
+        },
+        "spec": {
+            "containers": [{"name": "base", "image": "busybox", "resources": {}}],
+            "restartPolicy": "Never",
+        }
+        if spec is None
+        else spec,
+        "status": {
+            "phase": "Running",
+            "containerStatuses": [
+                {"name": "base", "ready": True, "state": {"running": {"startedAt": timestamp(NOW - HOUR)}}}
+            ],
+        }
+        if status is None
+        else status,
+    }

@@ -1,0 +1,853 @@
+"""The specification of the verdict: each rule, their order, their boundaries, and what holds whatever comes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from include.kpo_cleanup.classify import Verdict, classify, count_reasons, find_successors
+from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
+from include.kpo_cleanup.pod import Container, Pod
+from include.kpo_cleanup.settings import Settings
+from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
+from include.kpo_cleanup.vocabulary import FINISHED_STATES, Reason
+from tests.unit.builders import DAY, HOUR, MINUTE, NOW, SETTLE, answer, make_pod, make_ti
+
+FINISHED = make_ti()
+ACTIVE = make_ti(state="running", ended=None)
+NO_TI = None
+
+ACTIVE_STATES = [
+    None,
+    "scheduled",
+    "queued",
+    "running",
+    "restarting",
+    "up_for_retry",
+    "up_for_reschedule",
+    "deferred",
+    "shutdown",
+    "awaiting_input",
+    "a_state_of_a_later_airflow",
+    "",
+    "Success",
+]
+
+
+def ended(name: str = "base", since: int | None = NOW - HOUR, code: str = "0") -> Container:
+    return Container(name, "terminated", code, since)
+
+
+def running(name: str = "base", since: int | None = NOW - 2 * HOUR) -> Container:
+    return Container(name, "running", "", since)
+
+
+def verdict_on(
+    pod: Pod, ti: TaskInstance | None = FINISHED, *others: Pod, unresolved: bool = False, **settings: Any
+) -> Verdict:
+    """The verdict on one pod, among others of the same listing."""
+    task_instances = answer({pod.key: ti}, *([pod.key] if unresolved else []))
+    verdicts = classify([pod, *others], task_instances, Settings(**settings), NOW)
+    return next(verdict for verdict in verdicts if verdict.pod is pod)
+
+
+def assert_kept(verdict: Verdict, reason: Reason) -> None:
+    assert (verdict.reason, verdict.is_zombie) == (reason, False), verdict.evidence
+    assert verdict.evidence
+
+
+def assert_zombie(verdict: Verdict, reason: Reason) -> None:
+    assert (verdict.reason, verdict.is_zombie) == (reason, True), verdict.evidence
+    assert verdict.evidence
+
+
+# Each row: what keeps the pod, what in a twin that differs in that one thing lets it go, and the twin's reason.
+# All of it on top of a running pod whose task instance failed an hour ago.
+KEEP_RULES = [
+    pytest.param(
+        Reason.UNIDENTIFIED,
+        {"pod": {"unidentified": "label task_id is missing"}},
+        {"pod": {"unidentified": ""}},
+        Reason.FINISHED,
+        id="a pod that an identifying label is missing on is kept",
+    ),
+    pytest.param(
+        Reason.PROTECTED,
+        {"pod": {"protected": "kpo-cleanup/protect=true"}},
+        {"pod": {"protected": ""}},
+        Reason.FINISHED,
+        id="a protected pod is kept",
+    ),
+    pytest.param(
+        Reason.OWNED,
+        {"pod": {"owner": "Job/nightly"}},
+        {"pod": {"owner": ""}},
+        Reason.FINISHED,
+        id="a pod with a controller is left to it",
+    ),
+    pytest.param(
+        Reason.TERMINATING,
+        {"pod": {"deletion_deadline": NOW - SETTLE}},
+        {"pod": {"deletion_deadline": NOW - SETTLE - 1}},
+        Reason.FINISHED,
+        id="a pod that is being deleted is kept until its deadline and the margin have passed",
+    ),
+    pytest.param(
+        Reason.TERMINATING,
+        {"pod": {"deletion_deadline": NOW + DAY}},
+        {"pod": {"deletion_deadline": None}},
+        Reason.FINISHED,
+        id="a pod with a long grace period is kept while that lasts",
+    ),
+    pytest.param(
+        Reason.UNRESOLVED,
+        {"ti": NO_TI, "unresolved": True, "delete_unknown_pods": True},
+        {"ti": NO_TI, "unresolved": False, "delete_unknown_pods": True},
+        Reason.UNKNOWN,
+        id="a pod whose task instance the source cannot look up is kept even where unknown pods go",
+    ),
+    pytest.param(
+        Reason.UNKNOWN,
+        {"ti": NO_TI},
+        {"ti": FINISHED},
+        Reason.FINISHED,
+        id="not knowing a task instance is not knowing that it is over",
+    ),
+    pytest.param(
+        Reason.UNKNOWN,
+        {"ti": NO_TI, "delete_unknown_pods": False},
+        {"ti": NO_TI, "delete_unknown_pods": True},
+        Reason.UNKNOWN,
+        id="an unknown pod is kept unless the settings let it go",
+    ),
+    pytest.param(
+        Reason.UNKNOWN,
+        {"ti": NO_TI, "delete_unknown_pods": True, "pod": {"created": NOW - SETTLE}},
+        {"ti": NO_TI, "delete_unknown_pods": True, "pod": {"created": NOW - SETTLE - 1}},
+        Reason.UNKNOWN,
+        id="an unknown pod must be older than the settling time",
+    ),
+    pytest.param(
+        Reason.UNKNOWN,
+        {"ti": NO_TI, "delete_unknown_pods": True, "pod": {"created": NOW + HOUR}},
+        {"ti": NO_TI, "delete_unknown_pods": True, "pod": {"created": NOW - HOUR}},
+        Reason.UNKNOWN,
+        id="an unknown pod from the future is kept",
+    ),
+    pytest.param(
+        Reason.STALLED,
+        {"ti": ACTIVE, "pod": {"containers": (ended(), running("sidecar"))}},
+        {"ti": FINISHED, "pod": {"containers": (ended(), running("sidecar"))}},
+        Reason.FINISHED,
+        id="a task that hangs on its sidecar is warned about and becomes a zombie when it has failed",
+    ),
+    pytest.param(
+        Reason.ACTIVE, {"ti": ACTIVE}, {"ti": FINISHED}, Reason.FINISHED, id="the pod of an active task is kept"
+    ),
+    pytest.param(
+        Reason.ACTIVE,
+        {"ti": replace(ACTIVE, try_number=2), "pod": {"checked": False}},
+        {"ti": replace(ACTIVE, try_number=2), "pod": {"checked": True}},
+        Reason.SUPERSEDED,
+        id="the reattach trap: a retry uses its first try's pod until the operator has checked that off",
+    ),
+    pytest.param(
+        Reason.ACTIVE,
+        {"ti": replace(ACTIVE, try_number=1), "pod": {"checked": True}},
+        {"ti": replace(ACTIVE, try_number=2), "pod": {"checked": True}},
+        Reason.SUPERSEDED,
+        id="a pod that is checked off in its own try is kept until the next one",
+    ),
+    pytest.param(
+        Reason.ACTIVE,
+        {"ti": replace(ACTIVE, try_number=1), "pod": {"checked": True, "try_number": 2}},
+        {"ti": replace(ACTIVE, try_number=3), "pod": {"checked": True, "try_number": 2}},
+        Reason.SUPERSEDED,
+        id="a pod of a later try than the task instance's is no old pod",
+    ),
+    pytest.param(
+        Reason.ACTIVE,
+        {"ti": TaskInstance("running"), "pod": {"checked": True}},
+        {"ti": TaskInstance("running", try_number=2), "pod": {"checked": True}},
+        Reason.SUPERSEDED,
+        id="where the source gives no try number a checked pod is kept",
+    ),
+    pytest.param(
+        Reason.SETTLING,
+        {"ti": make_ti(ended=NOW - SETTLE + 1)},
+        {"ti": make_ti(ended=NOW - SETTLE)},
+        Reason.FINISHED,
+        id="a task instance settles before its pod is a zombie",
+    ),
+    pytest.param(
+        Reason.SETTLING,
+        {"ti": make_ti(ended=NOW)},
+        {"ti": make_ti(ended=NOW), "settle_seconds": 0},
+        Reason.FINISHED,
+        id="nothing settles where settle_seconds is zero",
+    ),
+    pytest.param(
+        Reason.SETTLING,
+        {"ti": make_ti(ended=NOW + DAY)},
+        {"ti": make_ti(ended=NOW - DAY)},
+        Reason.FINISHED,
+        id="an end in the future has not settled",
+    ),
+    pytest.param(
+        Reason.SETTLING,
+        {"ti": TaskInstance("success"), "pod": {"created": NOW - DAY, "containers": (ended(since=NOW - 1),)}},
+        {"ti": TaskInstance("success"), "pod": {"created": NOW - DAY, "containers": (ended(since=NOW - SETTLE),)}},
+        Reason.FINISHED,
+        id="without an end on record the end of a container counts",
+    ),
+    pytest.param(
+        Reason.SETTLING,
+        {"ti": TaskInstance("success"), "pod": {"created": NOW - DAY, "containers": (running(since=NOW - 1),)}},
+        {"ti": TaskInstance("success"), "pod": {"created": NOW - DAY, "containers": (running(since=NOW - SETTLE),)}},
+        Reason.FINISHED,
+        id="without any end the start of a container counts",
+    ),
+    pytest.param(
+        Reason.SETTLING,
+        {"ti": TaskInstance("success"), "pod": {"created": NOW - SETTLE + 1, "containers": ()}},
+        {"ti": TaskInstance("success"), "pod": {"created": NOW - SETTLE, "containers": ()}},
+        Reason.FINISHED,
+        id="without any container the creation of the pod counts",
+    ),
+    pytest.param(
+        Reason.SETTLING,
+        {"ti": TaskInstance("success"), "pod": {"containers": (ended(since=NOW + DAY),)}},
+        {"ti": TaskInstance("success"), "pod": {"containers": (ended(since=NOW - DAY),)}},
+        Reason.FINISHED,
+        id="a kubelet whose clock is ahead does not make a task instance settle",
+    ),
+    pytest.param(
+        Reason.COMPLETED,
+        {"pod": {"phase": "Succeeded"}, "delete_completed_pods": False},
+        {"pod": {"phase": "Succeeded"}, "delete_completed_pods": True},
+        Reason.COMPLETED,
+        id="a succeeded pod goes only where the settings let it",
+    ),
+    pytest.param(
+        Reason.COMPLETED,
+        {"pod": {"phase": "Failed"}},
+        {"pod": {"phase": "Running"}},
+        Reason.FINISHED,
+        id="a failed pod is kept for debugging",
+    ),
+    pytest.param(
+        Reason.COMPLETED,
+        {"pod": {"phase": "Failed"}, "delete_pods_on_failure": False},
+        {"pod": {"phase": "Failed"}, "delete_pods_on_failure": True},
+        Reason.COMPLETED,
+        id="a failed pod goes only where the settings let it",
+    ),
+    pytest.param(
+        Reason.COMPLETED,
+        {"pod": {"phase": "Succeeded", "checked": True}},
+        {"pod": {"phase": "Succeeded", "checked": False}},
+        Reason.COMPLETED,
+        id="a succeeded pod that its operator kept on purpose is kept",
+    ),
+    pytest.param(
+        Reason.COMPLETED,
+        {"pod": {"phase": "Succeeded", "checked": True}, "ttl_seconds_after_finished": HOUR},
+        {"pod": {"phase": "Succeeded", "checked": True}, "ttl_seconds_after_finished": HOUR - 1},
+        Reason.COMPLETED,
+        id="a pod that was kept on purpose goes once its ttl has passed",
+    ),
+    pytest.param(
+        Reason.SUPERSEDED,
+        {"ti": replace(ACTIVE, try_number=2), "pod": {"checked": True, "phase": "Failed"}},
+        {"ti": replace(ACTIVE, try_number=2), "pod": {"checked": True, "phase": "Running"}},
+        Reason.SUPERSEDED,
+        id="a superseded pod that is completed is kept where a completed one would be",
+    ),
+]
+
+
+def verdict_of_case(case: dict[str, Any]) -> Verdict:
+    case = dict(case)
+    return verdict_on(make_pod(**case.pop("pod", {})), case.pop("ti", FINISHED), **case)
+
+
+class TestEveryKeepRule:
+    @pytest.mark.parametrize(("reason", "kept", "twin", "twins_reason"), KEEP_RULES)
+    def test_keeps_a_pod_and_lets_its_twin_go(
+        self, reason: Reason, kept: dict[str, Any], twin: dict[str, Any], twins_reason: Reason
+    ) -> None:
+        assert_kept(verdict_of_case(kept), reason)
+        assert_zombie(verdict_of_case(twin), twins_reason)
+
+    def test_is_in_the_table(self) -> None:
+        with_a_keep = {row.values[0] for row in KEEP_RULES}
+        assert with_a_keep == set(Reason) - {Reason.FINISHED}  # the only reason that never keeps
+
+
+class TestOrder:
+    """A pod that several rows fit gets the first of them."""
+
+    @pytest.mark.parametrize("first", range(4))
+    def test_of_the_rules_about_the_pod_itself(self, first: int) -> None:
+        marks: list[tuple[Reason, dict[str, Any]]] = [
+            (Reason.UNIDENTIFIED, {"unidentified": "label task_id is missing"}),
+            (Reason.PROTECTED, {"protected": "kpo-cleanup/protect=true"}),
+            (Reason.OWNED, {"owner": "Job/nightly"}),
+            (Reason.TERMINATING, {"deletion_deadline": NOW}),
+        ]
+        everything_after = {name: value for _, mark in marks[first:] for name, value in mark.items()}
+        pod = make_pod(**everything_after)
+        for ti in (FINISHED, ACTIVE, NO_TI):
+            assert_kept(verdict_on(pod, ti, unresolved=True, delete_unknown_pods=True), marks[first][0])
+
+    def test_a_pod_that_is_late_in_terminating_is_judged_like_any_other(self) -> None:
+        late = {"deletion_deadline": NOW - DAY}
+        assert_kept(verdict_on(make_pod(**late), ACTIVE), Reason.ACTIVE)
+        assert_kept(verdict_on(make_pod(**late), NO_TI), Reason.UNKNOWN)
+        assert_kept(verdict_on(make_pod(**late), make_ti(ended=NOW)), Reason.SETTLING)
+        assert_zombie(verdict_on(make_pod(**late)), Reason.FINISHED)
+
+    def test_unresolved_comes_before_everything_about_the_task_instance(self) -> None:
+        for ti in (FINISHED, ACTIVE, NO_TI):
+            assert_kept(verdict_on(make_pod(), ti, unresolved=True), Reason.UNRESOLVED)
+
+    def test_superseded_comes_before_stalled(self) -> None:
+        pod = make_pod(containers=(ended(), running("sidecar")), checked=True)
+        assert_zombie(verdict_on(pod, replace(ACTIVE, try_number=2)), Reason.SUPERSEDED)
+
+    def test_active_comes_before_completed(self) -> None:
+        pod = make_pod(phase="Succeeded", containers=(ended(),))
+        assert_kept(verdict_on(pod, ACTIVE, ttl_seconds_after_finished=0), Reason.ACTIVE)
+
+    @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+    def test_settling_comes_before_completed(self, phase: str) -> None:
+        pod = make_pod(phase=phase)
+        verdict = verdict_on(pod, make_ti(ended=NOW - 10), ttl_seconds_after_finished=1, delete_pods_on_failure=True)
+        assert_kept(verdict, Reason.SETTLING)
+
+
+class TestActive:
+    @pytest.mark.parametrize("state", ACTIVE_STATES, ids=repr)
+    def test_is_every_state_that_is_not_known_to_be_terminal(self, state: str | None) -> None:
+        assert_kept(verdict_on(make_pod(), TaskInstance(state)), Reason.ACTIVE)
+
+    @pytest.mark.parametrize("state", sorted(FINISHED_STATES))
+    def test_is_no_terminal_state(self, state: str) -> None:
+        assert_zombie(verdict_on(make_pod(), make_ti(state=state)), Reason.FINISHED)
+
+    @pytest.mark.parametrize("state", ACTIVE_STATES, ids=repr)
+    def test_holds_although_an_end_of_the_last_try_is_on_record(self, state: str | None) -> None:
+        assert_kept(verdict_on(make_pod(), make_ti(state=state, ended=NOW - DAY)), Reason.ACTIVE)
+
+    @pytest.mark.parametrize("phase", ["Pending", "Running", "Unknown", "Succeeded", "Failed", ""])
+    def test_keeps_a_pod_in_any_phase(self, phase: str) -> None:
+        assert_kept(verdict_on(make_pod(phase=phase), ACTIVE), Reason.ACTIVE)
+
+
+class TestSuperseded:
+    def test_needs_a_newer_pod_of_the_same_task_instance(self) -> None:
+        old, new = make_pod(), make_pod(try_number=2)
+        verdict = verdict_on(old, ACTIVE, new)
+        assert_zombie(verdict, Reason.SUPERSEDED)
+        assert f"replaced by {new.name} of try 2" in verdict.evidence
+        assert_kept(verdict_on(new, ACTIVE, old), Reason.ACTIVE)
+
+    @pytest.mark.parametrize("try_number", [None, 1, 2, 3])
+    def test_does_not_need_the_try_number_of_the_task_instance(self, try_number: int | None) -> None:
+        ti = replace(ACTIVE, try_number=try_number)
+        assert_zombie(verdict_on(make_pod(), ti, make_pod(try_number=2)), Reason.SUPERSEDED)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            pytest.param({"checked": True}, id="is checked off"),
+            pytest.param({"deletion_deadline": NOW + 30}, id="is being deleted"),
+            pytest.param({"deletion_deadline": NOW - DAY}, id="should have been deleted long ago"),
+            pytest.param({"namespace": "staging"}, id="is in another namespace"),
+            pytest.param({"map_index": 0}, id="has another map index"),
+            pytest.param({"run_id": "run_2"}, id="is of another run"),
+            pytest.param({"task_id": "load"}, id="is of another task"),
+            pytest.param({"dag_id": "invoices"}, id="is of another DAG"),
+            pytest.param({"try_number": 1}, id="is of the same try"),
+            pytest.param({"unidentified": "label task_id is missing"}, id="is unidentified"),
+        ],
+    )
+    def test_does_not_count_a_newer_pod_that(self, changes: dict[str, Any]) -> None:
+        newer = make_pod(**{"try_number": 2, **changes})
+        assert_kept(verdict_on(make_pod(), replace(ACTIVE, try_number=2), newer), Reason.ACTIVE)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            pytest.param({"phase": "Pending", "containers": ()}, id="is pending"),
+            pytest.param({"phase": "Succeeded"}, id="is completed and not checked off"),
+            pytest.param({"protected": "kpo-cleanup/protect=true"}, id="is protected"),
+            pytest.param({"created": NOW - DAY}, id="looks older"),
+        ],
+    )
+    def test_counts_a_newer_pod_that(self, changes: dict[str, Any]) -> None:
+        newer = make_pod(**{"try_number": 2, **changes})
+        assert_zombie(verdict_on(make_pod(), replace(ACTIVE, try_number=2), newer), Reason.SUPERSEDED)
+
+    def test_finds_the_newest_that_can_be_attached_to_behind_a_newer_one_that_cannot(self) -> None:
+        pods = [make_pod(try_number=1), make_pod(try_number=2), make_pod(try_number=3, checked=True)]
+        assert find_successors(pods) == {pods[0].uid: pods[1]}
+
+    def test_leaves_the_newest_of_many(self) -> None:
+        pods = [make_pod(try_number=number) for number in (3, 1, 4, 2)]
+        assert {uid: pod.try_number for uid, pod in find_successors(pods).items()} == {
+            pods[index].uid: 4 for index in (0, 1, 3)
+        }
+
+    def test_says_nothing_about_two_pods_of_one_try(self) -> None:
+        assert find_successors([make_pod(try_number=2), make_pod(try_number=2)]) == {}
+
+    def test_is_not_a_reason_where_the_task_instance_is_over(self) -> None:
+        assert_zombie(verdict_on(make_pod(), FINISHED, make_pod(try_number=2)), Reason.FINISHED)
+
+    def test_is_not_a_reason_where_the_task_instance_is_unknown(self) -> None:
+        assert_kept(verdict_on(make_pod(), NO_TI, make_pod(try_number=2)), Reason.UNKNOWN)
+
+    def test_does_not_wait_for_anything_to_settle(self) -> None:
+        old = make_pod(created=NOW - 5, containers=(running(since=NOW - 5),))
+        assert_zombie(verdict_on(old, ACTIVE, make_pod(try_number=2, created=NOW)), Reason.SUPERSEDED)
+
+    @pytest.mark.parametrize(
+        ("changes", "settings", "goes"),
+        [
+            pytest.param({"phase": "Succeeded"}, {}, True, id="succeeded"),
+            pytest.param({"phase": "Succeeded"}, {"delete_completed_pods": False}, False, id="succeeded, gate closed"),
+            pytest.param({"phase": "Failed"}, {}, False, id="failed"),
+            pytest.param({"phase": "Failed"}, {"delete_pods_on_failure": True}, True, id="failed, gate open"),
+            pytest.param({"phase": "Succeeded", "checked": True}, {}, False, id="kept on purpose"),
+            pytest.param({"phase": "Failed"}, {"ttl_seconds_after_finished": 2 * HOUR}, False, id="ttl not over"),
+            pytest.param({"phase": "Failed"}, {"ttl_seconds_after_finished": HOUR}, False, id="ttl just not over"),
+            pytest.param({"phase": "Failed"}, {"ttl_seconds_after_finished": HOUR - 1}, True, id="ttl over"),
+            pytest.param(
+                {"phase": "Failed", "containers": (ended(since=NOW + HOUR),)},
+                {"ttl_seconds_after_finished": 0},
+                False,
+                id="ttl with an end in the future",
+            ),
+        ],
+    )
+    def test_falls_under_the_completed_gates_where_the_pod_is_completed(
+        self, changes: dict[str, Any], settings: dict[str, Any], goes: bool
+    ) -> None:
+        old = make_pod(**{"containers": (ended(since=NOW - HOUR),), **changes})
+        verdict = verdict_on(old, ACTIVE, make_pod(try_number=2), **settings)
+        assert (verdict.reason, verdict.is_zombie) == (Reason.SUPERSEDED, goes)
+
+
+class TestStalled:
+    @pytest.mark.parametrize(
+        ("containers", "stalled"),
+        [
+            pytest.param((ended(), running("sidecar")), True, id="a sidecar runs on"),
+            pytest.param((ended(code="1"), running("sidecar")), True, id="a sidecar runs on after a failure"),
+            pytest.param((ended(since=NOW - SETTLE - 1), running("sidecar")), True, id="for just long enough"),
+            pytest.param((ended(since=NOW - SETTLE), running("sidecar")), False, id="for just not long enough"),
+            pytest.param((ended(since=NOW + HOUR), running("sidecar")), False, id="by a clock that is ahead"),
+            pytest.param((ended(since=None), running("sidecar")), False, id="since nobody knows when"),
+            pytest.param((ended(), ended("sidecar")), False, id="the sidecar has ended too"),
+            pytest.param((ended(), Container("sidecar", "waiting", "CrashLoopBackOff")), False, id="it waits"),
+            pytest.param((ended(),), False, id="there is no sidecar"),
+            pytest.param((running(), running("sidecar")), False, id="the base container runs"),
+            pytest.param((running("base"), ended("sidecar")), False, id="only the sidecar has ended"),
+            pytest.param((ended("work"), running("sidecar")), False, id="no container is called base"),
+            pytest.param((), False, id="no container has a state"),
+        ],
+    )
+    def test_is_a_task_that_waits_for_a_sidecar(self, containers: tuple[Container, ...], stalled: bool) -> None:
+        verdict = verdict_on(make_pod(containers=containers), ACTIVE)
+        assert_kept(verdict, Reason.STALLED if stalled else Reason.ACTIVE)
+
+    def test_says_which_containers_it_waits_for_and_since_when(self) -> None:
+        containers = (ended(), running("airflow-xcom-sidecar"), running("proxy"), ended("init"))
+        evidence = verdict_on(make_pod(containers=containers), ACTIVE).evidence
+        assert "container airflow-xcom-sidecar and container proxy keeps its task waiting" in evidence
+        assert "base exited 0 60 min ago" in evidence
+        assert "TI running (try 1)" in evidence
+
+
+class TestSettling:
+    @pytest.mark.parametrize(
+        ("seconds_ago", "settles"), [(0, True), (SETTLE - 1, True), (SETTLE, False), (SETTLE + 1, False)]
+    )
+    @pytest.mark.parametrize("settle_seconds", [SETTLE, 10 * MINUTE])
+    def test_lasts_for_settle_seconds(self, seconds_ago: int, settles: bool, settle_seconds: int) -> None:
+        ti = make_ti(ended=NOW - seconds_ago - settle_seconds + SETTLE)
+        verdict = verdict_on(make_pod(), ti, settle_seconds=settle_seconds)
+        assert (verdict.reason, verdict.is_zombie) == ((Reason.SETTLING, False) if settles else (Reason.FINISHED, True))
+
+    @pytest.mark.parametrize("ti", [make_ti(ended=NOW + HOUR), TaskInstance("failed")], ids=["of the TI", "of the pod"])
+    def test_counts_from_now_where_an_end_is_in_the_future(self, ti: TaskInstance) -> None:
+        pod = make_pod(containers=(ended(since=NOW + HOUR),))
+        assert_zombie(verdict_on(pod, ti, settle_seconds=0), Reason.FINISHED)
+        assert_kept(verdict_on(pod, ti, settle_seconds=1), Reason.SETTLING)
+
+    def test_believes_the_task_instance_before_the_pod(self) -> None:
+        just_ended = make_pod(containers=(ended(since=NOW - 1), running("sidecar")))
+        assert_zombie(verdict_on(just_ended, make_ti(ended=NOW - HOUR)), Reason.FINISHED)
+        long_ended = make_pod(containers=(ended(since=NOW - DAY), running("sidecar")))
+        assert_kept(verdict_on(long_ended, make_ti(ended=NOW - 1)), Reason.SETTLING)
+
+    def test_prefers_the_latest_end_of_a_container_to_a_later_start(self) -> None:
+        containers = (ended(since=NOW - DAY), ended("init", since=NOW - HOUR), running("sidecar", since=NOW - 1))
+        assert_zombie(verdict_on(make_pod(containers=containers), TaskInstance("failed")), Reason.FINISHED)
+
+
+GATES = [
+    # phase, checked, delete_completed_pods, delete_pods_on_failure, ttl, goes; the task instance ended an hour ago
+    ("Succeeded", False, True, False, None, True),
+    ("Succeeded", False, True, True, None, True),
+    ("Succeeded", False, False, False, None, False),
+    ("Succeeded", False, False, True, None, False),
+    ("Succeeded", True, True, False, None, False),
+    ("Succeeded", True, True, True, None, False),
+    ("Succeeded", True, False, False, None, False),
+    ("Succeeded", True, False, True, None, False),
+    ("Failed", False, True, False, None, False),
+    ("Failed", False, True, True, None, True),
+    ("Failed", False, False, False, None, False),
+    ("Failed", False, False, True, None, True),
+    ("Failed", True, True, False, None, False),
+    ("Failed", True, True, True, None, True),
+    ("Failed", True, False, False, None, False),
+    ("Failed", True, False, True, None, True),
+]
+
+
+class TestCompleted:
+    @pytest.mark.parametrize(("phase", "checked", "completed", "on_failure", "ttl", "goes"), GATES)
+    def test_goes_through_the_gates(
+        self, phase: str, checked: bool, completed: bool, on_failure: bool, ttl: int | None, goes: bool
+    ) -> None:
+        verdict = verdict_on(
+            make_pod(phase=phase, checked=checked),
+            delete_completed_pods=completed,
+            delete_pods_on_failure=on_failure,
+            ttl_seconds_after_finished=ttl,
+        )
+        assert (verdict.reason, verdict.is_zombie) == (Reason.COMPLETED, goes)
+
+    @pytest.mark.parametrize(("phase", "checked", "completed", "on_failure", "ttl", "goes"), GATES)
+    def test_goes_through_every_gate_once_its_ttl_is_over(
+        self, phase: str, checked: bool, completed: bool, on_failure: bool, ttl: int | None, goes: bool
+    ) -> None:
+        gates: dict[str, Any] = {"delete_completed_pods": completed, "delete_pods_on_failure": on_failure}
+        pod = make_pod(phase=phase, checked=checked)
+        assert_zombie(verdict_on(pod, ttl_seconds_after_finished=HOUR - 1, **gates), Reason.COMPLETED)
+        # A ttl that is not over closes no gate that is open.
+        assert verdict_on(pod, ttl_seconds_after_finished=HOUR, **gates).is_zombie == goes
+
+    @pytest.mark.parametrize("phase", ["Pending", "Running", "Unknown", "", "A phase to come"])
+    def test_is_no_pod_in_another_phase(self, phase: str) -> None:
+        verdict = verdict_on(make_pod(phase=phase, checked=True), delete_completed_pods=False)
+        assert_zombie(verdict, Reason.FINISHED)
+
+    @pytest.mark.parametrize("state", sorted(FINISHED_STATES))
+    def test_goes_by_the_phase_of_the_pod_and_not_by_the_state_of_the_task(self, state: str) -> None:
+        assert_zombie(verdict_on(make_pod(phase="Succeeded"), make_ti(state=state)), Reason.COMPLETED)
+        assert_kept(verdict_on(make_pod(phase="Failed"), make_ti(state=state)), Reason.COMPLETED)
+
+    def test_counts_its_ttl_from_the_pod_where_the_source_gives_no_end(self) -> None:
+        pod = make_pod(phase="Succeeded", checked=True, containers=(ended(since=NOW - HOUR),))
+        ti = TaskInstance("success")
+        assert_kept(verdict_on(pod, ti, ttl_seconds_after_finished=HOUR), Reason.COMPLETED)
+        assert_zombie(verdict_on(pod, ti, ttl_seconds_after_finished=HOUR - 1), Reason.COMPLETED)
+
+
+class TestTaskSdk:
+    """Its task instances have a state, and no try number, end or operator."""
+
+    def test_gives_enough_for_a_zombie(self) -> None:
+        assert_zombie(verdict_on(make_pod(), TaskInstance("failed")), Reason.FINISHED)
+
+    def test_gives_enough_for_a_superseded_pod_with_a_successor(self) -> None:
+        assert_zombie(verdict_on(make_pod(), TaskInstance("running"), make_pod(try_number=2)), Reason.SUPERSEDED)
+
+    def test_gives_enough_for_a_stalled_task(self) -> None:
+        pod = make_pod(containers=(ended(), running("sidecar")))
+        assert_kept(verdict_on(pod, TaskInstance("running")), Reason.STALLED)
+
+
+class TestEvidence:
+    @pytest.mark.parametrize(
+        ("pod", "ti", "expected"),
+        [
+            pytest.param({"unidentified": "label dag_id is missing"}, NO_TI, "label dag_id is missing", id="labels"),
+            pytest.param({"protected": "kpo-cleanup/protect=yes"}, NO_TI, "kpo-cleanup/protect=yes", id="protection"),
+            pytest.param({"owner": "Job/nightly"}, NO_TI, "controlled by Job/nightly", id="the owner"),
+            pytest.param(
+                {"deletion_deadline": NOW + 5}, NO_TI, "being deleted, within its grace period", id="being deleted"
+            ),
+            pytest.param(
+                {"deletion_deadline": NOW - 40, "finalizers": "example.com/hold"},
+                NO_TI,
+                "being deleted, deadline 40 s ago, finalizers example.com/hold",
+                id="being deleted, and what holds it",
+            ),
+            pytest.param(
+                {}, NO_TI, "no task instance on record; created 2 h ago; base running 2 h", id="an unknown pod"
+            ),
+            pytest.param({}, FINISHED, "TI failed (try 1) 60 min ago; base running 2 h", id="a finished task instance"),
+            pytest.param({}, ACTIVE, "TI running (try 1); base running 2 h", id="an active task instance"),
+            pytest.param({}, TaskInstance(None), "TI cleared; base running 2 h", id="a cleared task instance"),
+            pytest.param(
+                {"deletion_deadline": NOW - DAY},
+                FINISHED,
+                "TI failed (try 1) 60 min ago; base running 2 h; being deleted, deadline 24 h ago",
+                id="a pod that does not go",
+            ),
+            pytest.param(
+                {"phase": "Failed", "containers": (ended(code="137"),)},
+                FINISHED,
+                "pod Failed, delete_pods_on_failure=False; TI failed (try 1) 60 min ago; base exited 137 60 min ago",
+                id="the gate that keeps it",
+            ),
+            pytest.param(
+                {"phase": "Pending", "containers": (Container("base", "waiting", "ImagePullBackOff"),)},
+                FINISHED,
+                "TI failed (try 1) 60 min ago; base waiting (ImagePullBackOff)",
+                id="a container that waits",
+            ),
+        ],
+    )
+    def test_says_in_short_what_the_verdict_rests_on(
+        self, pod: dict[str, Any], ti: TaskInstance | None, expected: str
+    ) -> None:
+        assert verdict_on(make_pod(**pod), ti).evidence == expected
+
+
+class TestOrderOfVerdicts:
+    def test_has_the_zombies_first_and_the_oldest_first_among_them(self) -> None:
+        young, old, kept = make_pod(created=NOW - DAY), make_pod(created=NOW - 2 * DAY), make_pod(owner="Job/a")
+        verdicts = classify([kept, young, old], answer({young.key: FINISHED}), Settings(), NOW)
+        assert [verdict.pod for verdict in verdicts] == [old, young, kept]
+
+    def test_counts_reasons_in_the_order_of_the_rules(self) -> None:
+        pods = [make_pod(), make_pod(owner="Job/a"), make_pod(), make_pod(protected="x")]
+        verdicts = classify(pods, answer({pods[0].key: FINISHED}), Settings(), NOW)
+        assert list(count_reasons(verdicts).items()) == [("protected", 1), ("owned", 1), ("finished", 2)]
+
+    def test_of_nothing_is_nothing(self) -> None:
+        assert classify([], TaskInstances(), Settings(), NOW) == []
+        assert count_reasons([]) == {}
+
+
+# Random clusters: few keys, so that pods meet each other and their task instances, and times around the boundaries.
+OFFSETS = st.sampled_from([-DAY, -HOUR, -301, -300, -299, -1, 0, 1, 299, 300, 301, HOUR])
+TIMES = OFFSETS.map(lambda offset: NOW + offset)
+KEYS = st.builds(
+    TaskInstanceKey,
+    st.just("d"),
+    st.sampled_from(["a", "b"]),
+    st.sampled_from(["r1", "r2"]),
+    st.sampled_from([UNMAPPED, 0]),
+)
+MOSTLY_EMPTY = {"unidentified": "label x is missing", "protected": "kpo-cleanup/protect=true", "owner": "Job/a"}
+CONTAINERS = st.builds(
+    Container,
+    st.sampled_from(["base", "sidecar"]),
+    st.sampled_from(["running", "waiting", "terminated"]),
+    st.sampled_from(["", "0", "137"]),
+    st.none() | TIMES,
+)
+STATES = st.sampled_from([*sorted(FINISHED_STATES), *ACTIVE_STATES])
+TIS = st.builds(TaskInstance, STATES, st.none() | st.integers(0, 4), st.none() | TIMES)
+ACTIVE_TIS = st.builds(TaskInstance, st.sampled_from(ACTIVE_STATES), st.none() | st.integers(0, 4), st.none() | TIMES)
+ANSWERS = st.builds(
+    TaskInstances,
+    st.dictionaries(KEYS, TIS, max_size=8),
+    st.frozensets(KEYS, max_size=2),
+)
+SETTINGS = st.builds(
+    Settings,
+    settle_seconds=st.sampled_from([0, 300, HOUR]),
+    delete_completed_pods=st.booleans(),
+    delete_pods_on_failure=st.booleans(),
+    ttl_seconds_after_finished=st.sampled_from([None, 0, 300, DAY]),
+    delete_unknown_pods=st.booleans(),
+    dry_run=st.booleans(),
+    max_deletes=st.integers(1, 3),
+)
+
+
+@st.composite
+def pods_of_a_cluster(draw: st.DrawFn) -> list[Pod]:
+    pods = []
+    for number in range(draw(st.integers(0, 6))):
+        key = draw(KEYS)
+        marks = {name: mark for name, mark in MOSTLY_EMPTY.items() if draw(st.integers(0, 9)) == 0}
+        pods.append(
+            make_pod(
+                name=f"pod-{number}",
+                uid=f"uid-{number}",
+                namespace=draw(st.sampled_from(["one", "one", "two"])),
+                created=draw(TIMES),
+                phase=draw(st.sampled_from(["Pending", "Running", "Running", "Succeeded", "Failed", "Unknown"])),
+                try_number=draw(st.integers(1, 3)),
+                checked=draw(st.booleans()),
+                deletion_deadline=draw(st.none() | st.none() | TIMES),
+                containers=tuple(draw(st.lists(CONTAINERS, max_size=2))),
+                **key._asdict(),
+                **marks,
+            )
+        )
+    return pods
+
+
+PODS = pods_of_a_cluster()
+
+
+def by_uid(verdicts: Sequence[Verdict]) -> dict[str, Verdict]:
+    return {verdict.pod.uid: verdict for verdict in verdicts}
+
+
+class TestWhateverComes:
+    """Invariants over random clusters."""
+
+    @given(PODS, ANSWERS, SETTINGS, TIMES)
+    def test_every_pod_has_one_verdict_with_evidence(
+        self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
+    ) -> None:
+        verdicts = classify(pods, answers, settings, now)
+        assert sorted(verdict.pod.uid for verdict in verdicts) == sorted(pod.uid for pod in pods)
+        assert all(verdict.evidence for verdict in verdicts)
+
+    @given(PODS, ANSWERS, SETTINGS, TIMES)
+    def test_the_only_pod_of_an_active_task_instance_is_never_a_zombie_unless_it_was_checked_off(
+        self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
+    ) -> None:
+        verdicts = classify(pods, answers, settings, now)
+        keys = [pod.key for pod in pods]
+        for verdict in verdicts:
+            ti = answers.found.get(verdict.pod.key)
+            if ti is not None and ti.is_active and not verdict.pod.checked and keys.count(verdict.pod.key) == 1:
+                assert not verdict.is_zombie
+
+    @given(PODS, ANSWERS, SETTINGS, TIMES)
+    def test_the_pod_that_an_active_task_instance_can_attach_to_is_never_a_zombie(
+        self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
+    ) -> None:
+        verdicts = by_uid(classify(pods, answers, settings, now))
+        attachable = [pod for pod in pods if not (pod.checked or pod.unidentified or pod.deletion_deadline)]
+        for place in {(pod.namespace, pod.key) for pod in attachable}:
+            ti = answers.found.get(place[1])
+            if ti is None or not ti.is_active:
+                continue
+            of_the_place = [pod for pod in attachable if (pod.namespace, pod.key) == place]
+            newest = max(pod.try_number for pod in of_the_place)
+            assert not any(verdicts[pod.uid].is_zombie for pod in of_the_place if pod.try_number == newest)
+
+    @given(PODS, ANSWERS, SETTINGS, TIMES)
+    def test_a_zombie_of_an_active_task_instance_is_superseded(
+        self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
+    ) -> None:
+        for verdict in classify(pods, answers, settings, now):
+            ti = answers.found.get(verdict.pod.key)
+            if verdict.is_zombie and ti is not None and ti.is_active:
+                assert verdict.reason is Reason.SUPERSEDED
+
+    @given(PODS, ANSWERS, st.dictionaries(KEYS, ACTIVE_TIS, min_size=1), SETTINGS, TIMES)
+    def test_more_active_task_instances_make_no_zombie_that_is_not_superseded(
+        self,
+        pods: list[Pod],
+        answers: TaskInstances,
+        active: dict[TaskInstanceKey, TaskInstance],
+        settings: Settings,
+        now: int,
+    ) -> None:
+        before = by_uid(classify(pods, answers, settings, now))
+        more = replace(answers, found={**answers.found, **active})
+        for verdict in classify(pods, more, settings, now):
+            if verdict.is_zombie and not before[verdict.pod.uid].is_zombie:
+                assert verdict.reason is Reason.SUPERSEDED
+
+    @given(PODS, ANSWERS, st.dictionaries(KEYS, TIS, min_size=1), SETTINGS, TIMES)
+    def test_more_task_instances_make_a_zombie_only_of_a_pod_whose_own_was_found_at_last(
+        self,
+        pods: list[Pod],
+        answers: TaskInstances,
+        more: dict[TaskInstanceKey, TaskInstance],
+        settings: Settings,
+        now: int,
+    ) -> None:
+        before = by_uid(classify(pods, answers, settings, now))
+        for verdict in classify(pods, replace(answers, found={**more, **answers.found}), settings, now):
+            if verdict.is_zombie and not before[verdict.pod.uid].is_zombie:
+                key = verdict.pod.key
+                assert key not in answers.found
+                assert not more[key].is_active or verdict.reason is Reason.SUPERSEDED
+
+    @given(PODS, PODS, ANSWERS, SETTINGS, TIMES)
+    def test_more_pods_make_no_zombie_that_is_not_superseded(
+        self, pods: list[Pod], others: list[Pod], answers: TaskInstances, settings: Settings, now: int
+    ) -> None:
+        others = [replace(pod, uid=f"other-{pod.uid}") for pod in others]
+        before = by_uid(classify(pods, answers, settings, now))
+        after = by_uid(classify(pods + others, answers, settings, now))
+        for uid, verdict in before.items():
+            if after[uid] != verdict:
+                assert Reason.SUPERSEDED in (after[uid].reason, verdict.reason)
+
+    @given(PODS, ANSWERS, SETTINGS, TIMES, st.randoms(use_true_random=False))
+    def test_the_order_of_pods_and_task_instances_does_not_matter(
+        self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int, random: Any
+    ) -> None:
+        shuffled, found = list(pods), list(answers.found.items())
+        random.shuffle(shuffled)
+        random.shuffle(found)
+        assert classify(shuffled, replace(answers, found=dict(found)), settings, now) == classify(
+            pods, answers, settings, now
+        )
+
+    @given(PODS, ANSWERS, SETTINGS, TIMES)
+    def test_unidentified_protected_owned_and_unresolved_pods_are_never_zombies(
+        self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
+    ) -> None:
+        for verdict in classify(pods, answers, settings, now):
+            pod = verdict.pod
+            if pod.unidentified or pod.protected or pod.owner or pod.key in answers.unresolved:
+                assert not verdict.is_zombie
+
+    @given(PODS, ANSWERS, TIMES)
+    def test_unknown_pods_are_never_zombies_by_default(self, pods: list[Pod], answers: TaskInstances, now: int) -> None:
+        for verdict in classify(pods, answers, Settings(), now):
+            assert not (verdict.is_zombie and verdict.pod.key not in answers.found)
+
+    @given(PODS, SETTINGS, TIMES)
+    def test_an_answer_without_task_instances_makes_no_zombie_but_unknown_ones(
+        self, pods: list[Pod], settings: Settings, now: int
+    ) -> None:
+        zombies = [verdict for verdict in classify(pods, TaskInstances(), settings, now) if verdict.is_zombie]
+        assert {verdict.reason for verdict in zombies} <= {Reason.UNKNOWN}
+        assert settings.delete_unknown_pods or not zombies
+
+    @given(PODS, ANSWERS, SETTINGS, TIMES)
+    def test_stricter_gates_never_make_a_zombie(
+        self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
+    ) -> None:
+        strict = replace(
+            settings,
+            delete_completed_pods=False,
+            delete_pods_on_failure=False,
+            ttl_seconds_after_finished=None,
+            delete_unknown_pods=False,
+        )
+        loose = by_uid(classify(pods, answers, settings, now))
+        for verdict in classify(pods, answers, strict, now):
+            assert loose[verdict.pod.uid].is_zombie or not verdict.is_zombie
+
+    @given(PODS, ANSWERS, SETTINGS)
+    def test_time_alone_turns_no_zombie_back(self, pods: list[Pod], answers: TaskInstances, settings: Settings) -> None:
+        assume(any(pod.key in answers.found for pod in pods))
+        later = by_uid(classify(pods, answers, settings, NOW + 30 * DAY))
+        for verdict in classify(pods, answers, settings, NOW):
+            assert later[verdict.pod.uid].is_zombie or not verdict.is_zombie

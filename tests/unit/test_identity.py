@@ -1,0 +1,159 @@
+"""From pod labels to task instances and back: what a label is, and what is proved about the id behind it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from include.kpo_cleanup.identity import key_of, may_be_cleaned, rebuild_run_id, safe_label
+from include.kpo_cleanup.pod import Pod
+from tests.unit.builders import make_item
+
+LABEL_CHARACTERS = "abcxyzABCXYZ0123456789_-."
+LONGEST_ID = 250
+CUT = 53  # characters that are left of an id when its label has a hash
+
+any_id = st.one_of(
+    st.text(min_size=1, max_size=LONGEST_ID),
+    st.text(LABEL_CHARACTERS, min_size=1, max_size=LONGEST_ID),
+    st.text(LABEL_CHARACTERS + " :+/é日", min_size=1, max_size=80),
+)
+
+DEFAULT_RUN_IDS = [
+    "scheduled__2024-01-01T00:00:00+00:00",
+    "scheduled__2026-11-24T02:13:14.000001+00:00",
+    "manual__2026-11-24T02:13:14.123456+00:00",
+    "manual__2026-11-24T02:13:14.123456-05:00",
+    "manual__2026-11-24T02:13:14+05:45",
+    "backfill__2026-11-24T02:13:14-03:30",
+    "dataset_triggered__2026-11-24T02:13:14.123456+00:00",
+    "asset_triggered__2026-11-24T02:13:14.123456+00:00",
+    "asset_triggered__2026-11-24T02:13:14+00:00_AbCdEfGh",
+    "operator_triggered__2026-11-24T02:13:14.123456+00:00",
+    "asset_materialization__2026-11-24T02:13:14.123456+00:00",
+    "manual__2026-11-24T02:13:14.123456+00:00_a1B2c3D4",
+    "scheduled__2026-11-24T02:13:14.123456-11:00_a1B2c3D4",
+]
+
+NOT_A_DEFAULT_RUN_ID = [
+    pytest.param("run_1", id="a label that is the raw id"),
+    pytest.param("run-0123456ab", id="a raw id that ends like a hash"),
+    pytest.param(safe_label("my run"), id="an id of one's own that was cleaned"),
+    pytest.param(safe_label("r" * 250), id="an id of one's own that was cut"),
+    pytest.param(safe_label("manual__2026-11-24"), id="a date without a time"),
+    pytest.param(safe_label("manual__2026-11-24T02:13:14Z"), id="a time with a Z for its offset"),
+    pytest.param(safe_label("manual__2026-11-24 02:13:14+00:00"), id="a time with a blank in the middle"),
+    pytest.param("manual__2026-11-24T0213140000", id="a flattened time without a hash"),
+    pytest.param("", id="nothing"),
+    pytest.param("-012345678", id="nothing but a hash"),
+]
+
+CUT_RUN_IDS = [
+    "asset_triggered__2026-11-24T02:13:14.123456+00:00_AbCdEfGh",
+    "operator_triggered__2026-11-24T02:13:14.123456+00:00_AbCdEfGh",
+    "asset_materialization__2026-11-24T02:13:14.123456+00:00_AbCdEfGh",
+    "my_timetable_with_a_long_name__2026-11-24T02:13:14.123456+00:00",
+    "manual__2026-11-24T02:13:14.123456+00:00" + "_again" * 10,
+]
+
+
+@st.composite
+def default_run_ids(draw: st.DrawFn) -> str:
+    """What Airflow 2 and 3 name a run themselves."""
+    prefix = draw(st.sampled_from(["scheduled", "manual", "backfill", "dataset_triggered", "asset_triggered"]))
+    minutes = draw(st.integers(-14 * 4, 14 * 4)) * 15
+    time = draw(st.datetimes(timezones=st.just(timezone(timedelta(minutes=minutes)))))
+    if draw(st.booleans()):
+        time = time.replace(microsecond=0)
+    random_suffix = draw(st.one_of(st.just(""), st.from_regex(r"\A_[a-zA-Z0-9]{8}\Z")))
+    return f"{prefix}__{time.isoformat()}{random_suffix}"
+
+
+class TestSafeLabel:
+    @given(any_id)
+    @example("")
+    @example("a" * 63)
+    @example("a" * 64)
+    @example("a" * 250)
+    @example("-a-")
+    @example("!" * 250)
+    @example("a\n")
+    @example("tâche")
+    def test_is_what_the_provider_writes(self, value: str) -> None:
+        from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_value
+
+        assert safe_label(value) == make_safe_label_value(value)
+
+    @given(any_id)
+    def test_fits_into_a_label(self, value: str) -> None:
+        assert len(safe_label(value)) <= 63
+
+    @given(any_id)
+    def test_says_that_it_may_be_cleaned_whenever_it_differs_from_the_id(self, value: str) -> None:
+        assert safe_label(value) == value or may_be_cleaned(safe_label(value))
+
+    @given(any_id, any_id)
+    def test_tells_two_ids_apart(self, one: str, other: str) -> None:
+        assert (safe_label(one) == safe_label(other)) == (one == other)
+
+
+@given(dag_id=any_id, task_id=any_id, run_id=st.one_of(any_id, default_run_ids()), map_index=st.integers(-1, 2**31 - 1))
+def test_labels_made_from_any_ids_are_found_again(dag_id: str, task_id: str, run_id: str, map_index: int) -> None:
+    from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_value
+
+    ids: dict[str, Any] = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id, "try_number": 1}
+    if map_index >= 0:  # the operator labels mapped tasks only
+        ids["map_index"] = map_index
+    labels = {name: make_safe_label_value(str(value)) for name, value in ids.items()}
+    pod = Pod.from_api(make_item(labels=labels))
+    assert not pod.unidentified
+    assert pod.key == key_of(dag_id, task_id, run_id, map_index)
+
+
+class TestRebuildRunId:
+    @pytest.mark.parametrize("run_id", DEFAULT_RUN_IDS)
+    def test_gives_back_a_default_run_id(self, run_id: str) -> None:
+        label = safe_label(run_id)
+        assert label != run_id
+        assert rebuild_run_id(label) == run_id
+
+    @given(default_run_ids())
+    def test_gives_back_every_default_run_id_that_was_not_cut(self, run_id: str) -> None:
+        was_cut = len(run_id.replace(":", "").replace("+", "")) > CUT
+        assert rebuild_run_id(safe_label(run_id)) == (None if was_cut else run_id)
+
+    @pytest.mark.parametrize("label", NOT_A_DEFAULT_RUN_ID)
+    def test_gives_nothing_for_what_is_no_default_run_id(self, label: str) -> None:
+        assert rebuild_run_id(label) is None
+
+    @pytest.mark.parametrize("run_id", CUT_RUN_IDS)
+    def test_gives_nothing_for_a_label_that_was_cut(self, run_id: str) -> None:
+        assert rebuild_run_id(safe_label(run_id)) is None
+
+    @pytest.mark.parametrize("position", range(-9, 0))
+    def test_gives_nothing_where_one_digit_of_the_hash_is_wrong(self, position: int) -> None:
+        label = list(safe_label("scheduled__2024-01-01T00:00:00+00:00"))
+        label[position] = "0" if label[position] != "0" else "1"
+        assert rebuild_run_id("".join(label)) is None
+
+    def test_gives_nothing_where_the_text_is_that_of_another_time(self) -> None:
+        label = safe_label("scheduled__2024-01-01T00:00:00+00:00")
+        assert rebuild_run_id(label.replace("T00", "T01")) is None
+
+    @given(
+        st.one_of(
+            st.from_regex(r"\A[a-z_]{0,20}\d{4}-\d\d-\d\dT\d{6}(\.\d{1,6})?-?\d{4}(_[a-zA-Z0-9]{1,8})?-[0-9a-f]{9}\Z"),
+            st.text(LABEL_CHARACTERS + "T:+", max_size=63),
+            st.text(max_size=63),
+            any_id.map(safe_label),
+            default_run_ids().map(safe_label),
+            st.datetimes().map(lambda time: safe_label(f"{datetime.isoformat(time)}+00:00")),
+        )
+    )
+    def test_is_proved_by_the_hash_or_gives_nothing(self, label: str) -> None:
+        rebuilt = rebuild_run_id(label)
+        assert rebuilt is None or safe_label(rebuilt) == label

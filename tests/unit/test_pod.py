@@ -1,0 +1,332 @@
+"""What is read from the API's JSON of a pod, however odd it is."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
+from include.kpo_cleanup.pod import BASE_CONTAINER, PROTECT_KEY, Container, Pod
+from tests.unit.builders import DAY, HOUR, NOW, make_item, make_pod, timestamp
+
+REALISTIC = make_item(
+    labels={
+        "dag_id": "orders",
+        "task_id": "load.extract",
+        "run_id": "scheduled__2024-01-01T0000000000-abcdef012",
+        "map_index": "3",
+        "try_number": "2",
+        "already_checked": "True",
+        "team": "sales",
+    },
+    metadata={
+        "annotations": {"autoscaler/safe": "false"},
+        "ownerReferences": [{"kind": "ConfigMap", "name": "not-a-controller", "uid": "1"}],
+        "deletionTimestamp": timestamp(NOW + 30),
+        "deletionGracePeriodSeconds": 30,
+        "finalizers": ["example.com/a", "example.com/b"],
+    },
+    spec={
+        "containers": [
+            {"name": "base", "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"cpu": "2"}}},
+            {"name": "airflow-xcom-sidecar", "resources": {"requests": {"cpu": "1m", "memory": "10Mi"}}},
+            {"name": "proxy", "resources": {}},
+            {"name": "logs"},
+        ]
+    },
+    status={
+        "phase": "Running",
+        "startTime": timestamp(NOW - 2 * HOUR),
+        "containerStatuses": [
+            {
+                "name": "base",
+                "state": {
+                    "terminated": {"exitCode": 0, "reason": "Completed", "finishedAt": timestamp(NOW - HOUR)},
+                },
+            },
+            {"name": "airflow-xcom-sidecar", "state": {"running": {"startedAt": timestamp(NOW - 2 * HOUR)}}},
+            {"name": "proxy", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off"}}},
+            {"name": "logs", "state": {}},
+        ],
+    },
+)
+
+
+def from_labels(**labels: Any) -> Pod:
+    return Pod.from_api(make_item(labels=labels))
+
+
+def from_metadata(**metadata: Any) -> Pod:
+    return Pod.from_api(make_item(metadata=metadata))
+
+
+class TestARealisticPod:
+    def test_is_read_whole(self) -> None:
+        assert Pod.from_api(REALISTIC) == Pod(
+            namespace="airflow",
+            name="extract-ab12cd34",
+            uid="6f9619ff-8b86-4011-b42d-00c04fc964ff",
+            created=NOW - 2 * HOUR,
+            phase="Running",
+            dag_id="orders",
+            task_id="load.extract",
+            run_id="scheduled__2024-01-01T0000000000-abcdef012",
+            map_index=3,
+            try_number=2,
+            checked=True,
+            deletion_deadline=NOW + 30,
+            finalizers="example.com/a, example.com/b",
+            containers=(
+                Container("base", "terminated", "0", NOW - HOUR),
+                Container("airflow-xcom-sidecar", "running", "", NOW - 2 * HOUR),
+                Container("proxy", "waiting", "ImagePullBackOff"),
+                Container("logs", "waiting"),
+            ),
+            cpu="250m+1m",
+            memory="512Mi+10Mi",
+        )
+
+    def test_belongs_to_the_task_instance_on_its_labels(self) -> None:
+        run_id = "scheduled__2024-01-01T0000000000-abcdef012"
+        assert Pod.from_api(REALISTIC).key == TaskInstanceKey("orders", "load.extract", run_id, 3)
+
+    def test_of_a_task_that_is_not_mapped_has_no_map_index(self) -> None:
+        assert Pod.from_api(make_item()).map_index == UNMAPPED
+
+    def test_that_was_just_created_has_neither_containers_nor_a_deadline(self) -> None:
+        pod = Pod.from_api(make_item(status={"phase": "Pending"}))
+        assert (pod.phase, pod.containers, pod.deletion_deadline) == ("Pending", (), None)
+
+    def test_without_a_phase_is_unknown(self) -> None:
+        assert Pod.from_api(make_item(status={})).phase == "Unknown"
+
+    def test_speaks_the_operators_words(self) -> None:
+        from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+
+        assert KubernetesPodOperator.BASE_CONTAINER_NAME == BASE_CONTAINER
+        assert from_labels(**{KubernetesPodOperator.POD_CHECKED_KEY: "True"}).checked
+
+
+class TestNoPodAtAll:
+    @pytest.mark.parametrize("field", ["name", "namespace", "uid", "creationTimestamp"])
+    @pytest.mark.parametrize("value", [None, ""], ids=repr)
+    def test_is_an_item_without(self, field: str, value: Any) -> None:
+        with pytest.raises(ValueError, match="an item without namespace, name, uid or creationTimestamp"):
+            from_metadata(**{field: value})
+
+    @pytest.mark.parametrize("value", ["yesterday", "2026-11-24", "2026-11-24T12:00:00+00:00", 5, NOW, [], "NaN"])
+    def test_is_an_item_that_was_created_at_no_time(self, value: Any) -> None:
+        with pytest.raises(ValueError, match="creationTimestamp"):
+            from_metadata(creationTimestamp=value)
+
+    @pytest.mark.parametrize("metadata", [None, [], "pod", 5], ids=repr)
+    def test_is_an_item_whose_metadata_is(self, metadata: Any) -> None:
+        with pytest.raises(ValueError, match="an item without"):
+            Pod.from_api({**make_item(), "metadata": metadata})
+
+
+class TestUnidentified:
+    @pytest.mark.parametrize("name", ["dag_id", "task_id", "run_id", "try_number"])
+    @pytest.mark.parametrize("value", [None, ""], ids=["missing", "empty"])
+    def test_is_a_pod_without_the_label(self, name: str, value: Any) -> None:
+        assert from_labels(**{name: value}).unidentified == f"label {name} is missing"
+
+    @pytest.mark.parametrize("value", [None, "", "true", "False", "1"], ids=repr)
+    def test_is_a_pod_that_is_not_the_operators(self, value: Any) -> None:
+        pod = from_labels(kubernetes_pod_operator=value)
+        assert pod.unidentified == f"label kubernetes_pod_operator is {value!r}, not 'True'"
+
+    @pytest.mark.parametrize("name", ["try_number", "map_index"])
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "one",
+            "1.0",
+            "01",
+            "-1",
+            "+1",
+            " 1",
+            "1 ",
+            "1_0",
+            "0x1",
+            "٣",
+            "²",
+            "\uff11",
+            "1e3",
+            "9" * 11,
+            "9" * 63,
+            "2147483648",
+        ],
+    )
+    def test_is_a_pod_whose_number_is_none_that_airflow_writes(self, name: str, value: str) -> None:
+        assert (
+            from_labels(**{name: value}).unidentified == f"label {name}={value!r} is not a number that Airflow writes"
+        )
+
+    def test_is_a_pod_with_an_empty_map_index(self) -> None:
+        assert from_labels(map_index="").unidentified == "label map_index='' is not a number that Airflow writes"
+
+    @pytest.mark.parametrize("value", ["0", "1", "10", "2147483647"])
+    def test_is_no_pod_with_a_number_that_airflow_writes(self, value: str) -> None:
+        pod = from_labels(try_number=value, map_index=value)
+        assert (pod.unidentified, pod.try_number, pod.map_index) == ("", int(value), int(value))
+
+    @pytest.mark.parametrize("labels", ["dag_id=orders", 5, ["dag_id"], True])
+    def test_is_a_pod_whose_labels_are_no_mapping(self, labels: Any) -> None:
+        assert Pod.from_api(make_item(labels=labels)).unidentified
+
+    def test_is_a_pod_without_labels(self) -> None:
+        item = make_item()
+        del item["metadata"]["labels"]
+        assert Pod.from_api(item).unidentified
+
+    def test_is_no_pod_with_labels_of_the_greatest_length(self) -> None:
+        longest = "a" * 63
+        pod = from_labels(dag_id=longest, task_id=longest, run_id=longest)
+        assert (pod.unidentified, pod.key) == ("", TaskInstanceKey(longest, longest, longest))
+
+
+class TestProtection:
+    @pytest.mark.parametrize(
+        "value", ["true", "True", "TRUE", "yes", "1", "", " ", "keep until Friday", "falsch", "ja ✓"]
+    )
+    @pytest.mark.parametrize("place", ["labels", "annotations"])
+    def test_is_given_by_whatever_is_no_clear_false(self, place: str, value: str) -> None:
+        item = make_item()
+        item["metadata"][place][PROTECT_KEY] = value
+        assert Pod.from_api(item).protected == f"{PROTECT_KEY}={value}"
+
+    @pytest.mark.parametrize("value", ["false", "False", " FALSE ", None])
+    @pytest.mark.parametrize("place", ["labels", "annotations"])
+    def test_is_taken_away_by_a_clear_false(self, place: str, value: Any) -> None:
+        item = make_item()
+        item["metadata"][place][PROTECT_KEY] = value
+        assert Pod.from_api(item).protected == ""
+
+    def test_by_the_annotation_holds_although_the_label_says_false(self) -> None:
+        item = make_item(labels={PROTECT_KEY: "false"}, metadata={"annotations": {PROTECT_KEY: "true"}})
+        assert Pod.from_api(item).protected
+
+    @pytest.mark.parametrize(
+        "annotations", [None, {}, [], "text", {"note": "grüße 日本 🎉"}, {"kpo-cleanup/protected": "true"}], ids=repr
+    )
+    def test_is_not_given_by_other_annotations(self, annotations: Any) -> None:
+        assert from_metadata(annotations=annotations).protected == ""
+
+
+class TestOwner:
+    @pytest.mark.parametrize(
+        ("owners", "expected"),
+        [
+            pytest.param(None, "", id="nobody"),
+            pytest.param([], "", id="an empty list"),
+            pytest.param([{"kind": "Job", "name": "nightly", "controller": True}], "Job/nightly", id="a Job"),
+            pytest.param([{"kind": "ConfigMap", "name": "x"}], "", id="an owner that does not control"),
+            pytest.param([{"kind": "ConfigMap", "name": "x", "controller": False}], "", id="one that says so"),
+            pytest.param(
+                [{"kind": "ConfigMap", "name": "x"}, {"kind": "SparkApplication", "name": "s", "controller": True}],
+                "SparkApplication/s",
+                id="a controller among others",
+            ),
+            pytest.param([None, "x", {"controller": True}], "None/None", id="a controller without a name"),
+        ],
+    )
+    def test_is_the_controller(self, owners: Any, expected: str) -> None:
+        assert from_metadata(ownerReferences=owners).owner == expected
+
+
+class TestChecked:
+    @pytest.mark.parametrize(("value", "checked"), [("True", True), ("true", False), ("False", False), (None, False)])
+    def test_is_what_find_pod_passes_over(self, value: Any, checked: bool) -> None:
+        # Its selector is already_checked!=True, to the letter.
+        assert from_labels(already_checked=value).checked is checked
+
+
+class TestContainers:
+    @pytest.mark.parametrize(
+        ("state", "expected"),
+        [
+            pytest.param({"terminated": {"exitCode": 137}}, ("terminated", "137", None), id="an end without a time"),
+            pytest.param({"terminated": {}}, ("terminated", "?", None), id="an end without anything"),
+            pytest.param({"terminated": None}, ("terminated", "?", None), id="an end that is null"),
+            pytest.param({"running": {}}, ("running", "", None), id="a start without a time"),
+            pytest.param({"waiting": {}}, ("waiting", "", None), id="a wait without a reason"),
+            pytest.param({}, ("waiting", "", None), id="no state, which means waiting"),
+            pytest.param(None, ("waiting", "", None), id="a state that is null"),
+            pytest.param(
+                {"terminated": {"exitCode": 0, "finishedAt": None}}, ("terminated", "0", None), id="an end at null"
+            ),
+        ],
+    )
+    def test_have_the_state_that_the_api_gives(self, state: Any, expected: tuple[str, str, int | None]) -> None:
+        pod = Pod.from_api(make_item(status={"containerStatuses": [{"name": "base", "state": state}]}))
+        assert pod.containers == (Container("base", *expected),)
+
+
+class TestLatestSignOfLife:
+    ENDED = Container("base", "terminated", "0", NOW - DAY)
+    ENDED_LATER = Container("init", "terminated", "0", NOW - HOUR)
+    STARTED = Container("sidecar", "running", "", NOW - 60)
+
+    @pytest.mark.parametrize(
+        ("containers", "expected"),
+        [
+            pytest.param((ENDED, ENDED_LATER, STARTED), NOW - HOUR, id="the last end of a container"),
+            pytest.param((STARTED, replace(STARTED, since=NOW - 90)), NOW - 60, id="else the last start"),
+            pytest.param((replace(ENDED, since=None), STARTED), NOW - 60, id="an end without a time is none"),
+            pytest.param((Container("base", "waiting"),), NOW - 2 * DAY, id="else the creation of the pod"),
+            pytest.param((), NOW - 2 * DAY, id="without containers the creation of the pod"),
+        ],
+    )
+    def test_is(self, containers: tuple[Container, ...], expected: int) -> None:
+        assert make_pod(created=NOW - 2 * DAY, containers=containers).latest_sign_of_life == expected
+
+
+@pytest.mark.parametrize(
+    ("phase", "completed"), [("Succeeded", True), ("Failed", True), ("Running", False), ("", False)]
+)
+def test_a_pod_is_completed_in_its_terminal_phases(phase: str, completed: bool) -> None:
+    assert make_pod(phase=phase).is_completed is completed
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+JSON = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
+)
+
+
+def absurd(value: Any, random: Any, junk: list[Any]) -> Any:
+    """The same JSON with some of its parts replaced by junk."""
+    if random.random() < 0.06:
+        return random.choice(junk)
+    if isinstance(value, dict):
+        return {name: absurd(inner, random, junk) for name, inner in value.items() if random.random() > 0.03}
+    if isinstance(value, list):
+        return [absurd(inner, random, junk) for inner in value]
+    return value
+
+
+class TestWhateverTheApiSays:
+    @given(JSON)
+    def test_any_json_is_refused_or_read(self, item: Any) -> None:
+        # pods.py turns these three into a KubernetesError.
+        with suppress(ValueError, TypeError, AttributeError):
+            assert isinstance(Pod.from_api(item), Pod)
+
+    @given(st.lists(JSON, min_size=1, max_size=5), st.randoms(use_true_random=False))
+    def test_a_pod_with_absurd_parts_is_refused_or_read(self, junk: list[Any], random: Any) -> None:
+        item = absurd(REALISTIC, random, junk)
+        with suppress(ValueError, TypeError, AttributeError):
+            pod = Pod.from_api(item)
+            assert all(isinstance(text, str) for text in (pod.namespace, pod.name, pod.uid, *pod.key[:3]))
+            assert pod.unidentified or all(pod.key[:3])
+
+    @given(st.dictionaries(st.sampled_from(sorted(REALISTIC["metadata"]["labels"])), SCALARS))
+    def test_absurd_labels_make_an_unidentified_pod_and_no_error(self, labels: dict[str, Any]) -> None:
+        pod = from_labels(**labels)
+        assert pod.unidentified or (pod.dag_id and pod.task_id and pod.run_id)

@@ -1,0 +1,207 @@
+"""The Task SDK as a source: what it asks of the API server, and that its answers are true."""
+
+from __future__ import annotations
+
+import time
+from random import Random
+from typing import Any
+from urllib.parse import quote_plus
+
+import pytest
+from hypothesis import given
+
+from include.kpo_cleanup import sdk_source
+from include.kpo_cleanup.errors import TaskInstanceSourceError
+from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, key_of, safe_label
+from include.kpo_cleanup.sdk_source import TaskSdkSource
+from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
+from tests.unit.worlds import LONG_ID, ODD_ID, SCHEDULED, Row, World, api_server, assert_true_answer, worlds
+
+Questions = list[dict[str, Any]]
+
+
+def ask(rows: list[Row], *keys: TaskInstanceKey, seed: int = 0) -> tuple[TaskInstances, Questions]:
+    """The source's answer, and the questions that it asked."""
+    questions: Questions = []
+    source = TaskSdkSource(api_server(rows, Random(seed), questions), "test")
+    return source.fetch(keys), questions
+
+
+def row(task_id: str = "a", map_index: int = UNMAPPED, state: str | None = "running", **ids: str) -> Row:
+    return Row(ids.get("dag_id", "orders"), task_id, ids.get("run_id", SCHEDULED), map_index, state)
+
+
+@given(worlds())
+def test_the_answer_is_true_in_any_world(world: World) -> None:
+    source = TaskSdkSource(api_server(world.rows, world.random), "test")
+    assert_true_answer(world, source.fetch(world.keys), may_not_know_dags=True)
+
+
+class TestFinding:
+    @pytest.mark.parametrize(
+        ("found", "ids"),
+        [
+            pytest.param(row(), {}, id="a default run_id"),
+            pytest.param(row(run_id="run_1"), {}, id="a raw run_id"),
+            pytest.param(row(run_id="my run!"), {}, id="a cleaned run_id of one's own"),
+            pytest.param(row(run_id="run-0123456ab"), {}, id="a raw run_id that ends like a hash"),
+            pytest.param(row(run_id=safe_label(SCHEDULED)), {}, id="a raw run_id that looks like a cleaned one"),
+            pytest.param(row(task_id=ODD_ID), {}, id="a cleaned task_id"),
+            pytest.param(row(task_id=LONG_ID), {}, id="a task_id that was cut"),
+            pytest.param(row(task_id=LONG_ID, map_index=7), {}, id="a mapped task_id that was cut"),
+            pytest.param(row(task_id=ODD_ID, run_id="my run!"), {}, id="both of them cleaned"),
+            pytest.param(row(task_id="a-0123456ab"), {}, id="a raw task_id that ends like a hash"),
+            pytest.param(row(dag_id="orders-0123456ab"), {}, id="a raw dag_id that ends like a hash"),
+            pytest.param(row(map_index=0), {}, id="the first of a mapped task"),
+            pytest.param(row(map_index=4_711), {}, id="a late one of a mapped task"),
+            pytest.param(row(state=None), {}, id="a cleared task"),
+            pytest.param(row(state="a_state_of_a_later_airflow"), {}, id="a state that nobody knows yet"),
+        ],
+    )
+    def test_works_for(self, found: Row, ids: dict[str, str]) -> None:
+        others = [row("b"), row("a", 3, "success"), row(run_id="another", state="success")]
+        answer, _ = ask([found, *others], found.key)
+        assert answer == TaskInstances({found.key: TaskInstance(found.state)})
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_tells_a_mapped_task_from_one_whose_id_ends_like_a_map_index(self, seed: int) -> None:
+        rows = [row("a", 1, "running"), row("a_1", UNMAPPED, "success")]
+        answer, _ = ask(rows, *(each.key for each in rows), seed=seed)
+        assert {key.task_id: ti.state for key, ti in answer.found.items()} == {"a": "running", "a_1": "success"}
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_tells_three_of_a_kind_apart(self, seed: int) -> None:
+        rows = [
+            row("a", 1, "queued"),
+            row("a_1", UNMAPPED, "failed"),
+            row("a_1", 2, None),
+            row("a_1_2", state="success"),
+        ]
+        answer, _ = ask(rows, *(each.key for each in rows), seed=seed)
+        assert {key: ti.state for key, ti in answer.found.items()} == {each.key: each.state for each in rows}
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_tells_cleaned_ids_that_collide_apart(self, seed: int) -> None:
+        rows = [row(ODD_ID, 1, "running"), row(f"{ODD_ID}_1", UNMAPPED, "success")]
+        answer, _ = ask(rows, *(each.key for each in rows), seed=seed)
+        assert {key: ti.state for key, ti in answer.found.items()} == {each.key: each.state for each in rows}
+
+    @pytest.mark.parametrize("states", [("running", "success"), ("success", "running")])
+    def test_lets_the_active_one_count_where_two_ids_have_one_label(self, states: tuple[str, str]) -> None:
+        rows = [row(ODD_ID, state=states[0]), row(safe_label(ODD_ID), state=states[1])]
+        answer, _ = ask(rows, rows[0].key)
+        assert answer.found == {rows[0].key: TaskInstance("running")}
+
+    def test_gives_nothing_for_what_is_not_there(self) -> None:
+        answer, _ = ask([row()], key_of("orders", "b", SCHEDULED, UNMAPPED), key_of("orders", "a", SCHEDULED, 0))
+        assert answer == TaskInstances()
+
+    @pytest.mark.parametrize("dag_id", ["commandes_à_faire", "d" * 250])
+    def test_is_unresolved_for_a_cleaned_dag_id(self, dag_id: str) -> None:
+        there = row(dag_id=dag_id, state="success")
+        answer, _ = ask([there], there.key)
+        assert answer == TaskInstances({}, frozenset([there.key]))
+
+    def test_is_unresolved_for_a_dag_id_that_ends_like_a_hash_and_is_not_there(self) -> None:
+        key = key_of("orders-0123456ab", "a", SCHEDULED, UNMAPPED)
+        assert ask([row()], key)[0].unresolved == frozenset([key])
+
+
+class TestQuestions:
+    def test_are_none_where_nothing_is_asked(self) -> None:
+        assert ask([row()]) == (TaskInstances(), [])
+
+    def test_are_one_for_each_dag_with_default_run_ids(self) -> None:
+        rows = [
+            row(f"task{task}", map_index, dag_id=f"dag{dag}", run_id=f"scheduled__2026-11-{day:02d}T00:00:00+00:00")
+            for dag in range(3)
+            for task in range(4)
+            for day in (1, 2)
+            for map_index in (UNMAPPED, 0, 1)
+        ]
+        answer, questions = ask(rows, *(each.key for each in rows))
+        assert len(answer.found) == len(rows)
+        assert [question["dag_id"] for question in questions] == ["dag0", "dag1", "dag2"]
+
+    def test_name_the_rebuilt_run_and_the_task(self) -> None:
+        _, questions = ask([row()], row().key)
+        assert questions == [
+            {"dag_id": "orders", "task_ids": ["a"], "run_ids": sorted([SCHEDULED, safe_label(SCHEDULED)])}
+        ]
+
+    def test_name_the_task_alone_where_the_run_is_not_known(self) -> None:
+        _, questions = ask([], row(run_id="my run!").key)
+        assert questions == [{"dag_id": "orders", "task_ids": ["a"], "run_ids": None}]
+
+    @pytest.mark.parametrize(
+        ("task_id", "run_id"),
+        [
+            pytest.param("task_{0:04d}_" + "t" * 40, "run_{1:04d}", id="ids of an ordinary length"),
+            pytest.param("task_{0:04d}_" + "t" * 40, SCHEDULED, id="one default run"),
+            pytest.param("t{0:04d}" + "é日" * 120, SCHEDULED, id="long ids of characters that a URL writes at length"),
+            pytest.param("t{0:04d}" + "t" * 245, "my run! {1}", id="long ids and runs of one's own"),
+        ],
+    )
+    def test_are_no_longer_than_a_proxy_takes(self, task_id: str, run_id: str) -> None:
+        rows = [row(task_id.format(number, number), run_id=run_id.format(number, number)) for number in range(150)]
+        answer, questions = ask(rows, *(each.key for each in rows))
+        assert len(answer.found) == len(rows)
+        for question in questions:
+            ids = [("task_ids", value) for value in question["task_ids"] or ()]
+            ids += [("run_ids", value) for value in question["run_ids"] or ()]
+            assert sum(len(f"&{name}={quote_plus(value)}") for name, value in ids) <= sdk_source.MAX_QUERY
+
+    def test_are_not_split_more_than_their_length_asks_for(self) -> None:
+        rows = [row(f"task_{number:04d}") for number in range(400)]  # 20 characters each in the URL
+        _, questions = ask(rows, *(each.key for each in rows))
+        assert len(questions) == 2
+
+    def test_about_runs_that_are_not_known_are_answered_in_time_with_a_long_history(self) -> None:
+        # Airflow 3's own asset_triggered run ids are cut in a label, so that this is nothing rare.
+        def run_id(number: int) -> str:
+            return f"asset_triggered__2026-11-24T02:13:14.{number:06d}+00:00_AbCdEfGh"
+
+        history = [row(run_id=run_id(number), state="success") for number in range(3_000)]
+        started = time.process_time()
+        answer, _ = ask(history, *(each.key for each in history[:200]))
+        assert len(answer.found) == 200
+        assert time.process_time() - started < 1
+
+
+class TestNoAnswer:
+    def test_is_an_error_that_names_the_question(self) -> None:
+        def get_task_states(**question: Any) -> Any:
+            raise RuntimeError("API_SERVER_ERROR 503")
+
+        with pytest.raises(TaskInstanceSourceError) as caught:
+            TaskSdkSource(get_task_states, "test").fetch([row().key])
+        question = {"dag_id": "orders", "task_ids": ["a"], "run_ids": sorted([SCHEDULED, safe_label(SCHEDULED)])}
+        assert str(caught.value) == (
+            f"the Task SDK gave no task states for {question}: API_SERVER_ERROR 503; see the API server's log"
+        )
+        assert isinstance(caught.value.__cause__, RuntimeError)
+
+    @pytest.mark.parametrize("malformed", [None, [], "{}", {"run_1": None}, {"run_1": ["a"]}, 5], ids=repr)
+    def test_is_an_answer_that_makes_no_sense(self, malformed: Any) -> None:
+        with pytest.raises(TaskInstanceSourceError, match=r"the Task SDK answered .* to \{'dag_id': 'orders'"):
+            TaskSdkSource(lambda **question: malformed, "test").fetch([row().key])
+
+    @pytest.mark.parametrize("state", [5, True, ["success"], {"state": "success"}], ids=repr)
+    def test_is_an_answer_with_a_state_that_is_no_word(self, state: Any) -> None:
+        source = TaskSdkSource(lambda **question: {SCHEDULED: {"a": state}}, "test")
+        try:
+            answer = source.fetch([row().key])
+        except TaskInstanceSourceError:
+            return
+        assert answer.found[row().key].is_active
+
+    def test_to_a_later_question_spoils_the_whole(self) -> None:
+        answer_of = api_server([row(dag_id="a"), row(dag_id="b")], Random(0))
+
+        def get_task_states(**question: Any) -> Any:
+            if question["dag_id"] == "b":
+                raise TimeoutError("too slow")
+            return answer_of(**question)
+
+        with pytest.raises(TaskInstanceSourceError, match="too slow"):
+            TaskSdkSource(get_task_states, "test").fetch([row(dag_id="a").key, row(dag_id="b").key])

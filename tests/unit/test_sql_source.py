@@ -1,0 +1,264 @@
+"""The metadata database as a source: the batch query over a real (SQLite) database, and that its answers are true."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from sqlalchemy import Column, DateTime, Index, Integer, MetaData, String, Table, create_engine
+from sqlalchemy.pool import StaticPool
+
+from include.kpo_cleanup import sql_source
+from include.kpo_cleanup.errors import TaskInstanceSourceError
+from include.kpo_cleanup.identity import UNMAPPED, key_of, safe_label
+from include.kpo_cleanup.sql_source import Execute, SqlSource
+from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
+from tests.unit.worlds import (
+    CLEAN_DAG_IDS,
+    CLEANED_DAG_IDS,
+    LONG_ID,
+    ODD_ID,
+    SCHEDULED,
+    Row,
+    World,
+    assert_true_answer,
+    worlds,
+)
+
+METADATA = MetaData()
+# The columns that Airflow's own tables have and this project reads, and one that it does not; Airflow's indexes.
+TASK_INSTANCE = Table(
+    "task_instance",
+    METADATA,
+    Column("dag_id", String(250), primary_key=True),
+    Column("task_id", String(250), primary_key=True),
+    Column("run_id", String(250), primary_key=True),
+    Column("map_index", Integer, primary_key=True),
+    Column("state", String(20)),
+    Column("try_number", Integer),
+    Column("end_date", DateTime),
+    Column("operator", String(1000)),
+    Column("hostname", String(1000)),
+    Index("ti_dag_state", "dag_id", "state"),
+    Index("ti_dag_run", "dag_id", "run_id"),
+)
+DAG_RUN = Table(
+    "dag_run",
+    METADATA,
+    Column("dag_id", String(250), primary_key=True),
+    Column("run_id", String(250), primary_key=True),
+    Column("state", String(50)),
+)
+
+ENDED = datetime(2026, 11, 24, 11, 30, 15, 500_000)
+ENDED_EPOCH = int(ENDED.replace(tzinfo=UTC).timestamp())
+
+
+class Database:
+    """An Airflow metadata database with nothing but what a test puts in."""
+
+    def __init__(self) -> None:
+        self._engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+        METADATA.create_all(self._engine)
+        self.statements: list[str] = []
+        self.rows_read = 0
+
+    def fill(self, rows: Iterable[Row]) -> None:
+        rows = list(rows)
+        runs = sorted({(row.dag_id, row.run_id) for row in rows})
+        with self._engine.begin() as connection:
+            connection.execute(TASK_INSTANCE.delete())
+            connection.execute(DAG_RUN.delete())
+            if rows:
+                values = [{**row._asdict(), "try_number": 2, "end_date": ENDED, "operator": "Mine"} for row in rows]
+                connection.execute(TASK_INSTANCE.insert(), values)
+                connection.execute(DAG_RUN.insert(), [{"dag_id": dag, "run_id": run} for dag, run in runs])
+
+    def drop(self) -> None:
+        METADATA.drop_all(self._engine)
+
+    @contextmanager
+    def connect(self) -> Iterator[Execute]:
+        with self._engine.connect() as connection:
+
+            def execute(statement: Any) -> list[Any]:
+                rows = list(connection.execute(statement))
+                self.statements.append(str(statement))
+                self.rows_read += len(rows)
+                return rows
+
+            yield execute
+
+    @property
+    def source(self) -> SqlSource:
+        return SqlSource(self.connect, "test")
+
+
+@pytest.fixture
+def database() -> Database:
+    return Database()
+
+
+@pytest.fixture(scope="module")
+def shared_database() -> Database:
+    """For property tests, which fill it afresh for each example."""
+    return Database()
+
+
+def row(task_id: str = "a", map_index: int = UNMAPPED, state: str | None = "running", **ids: str) -> Row:
+    return Row(ids.get("dag_id", "orders"), task_id, ids.get("run_id", SCHEDULED), map_index, state)
+
+
+def states(answer: TaskInstances) -> dict[Any, str | None]:
+    return {key: ti.state for key, ti in answer.found.items()}
+
+
+# Unlike the Task SDK, SQL finds cleaned dag_ids, and even tells one from a dag_id that is its label.
+ALL_DAG_IDS = (*CLEAN_DAG_IDS, *CLEANED_DAG_IDS, *map(safe_label, CLEANED_DAG_IDS))
+
+
+@given(world=worlds(dag_ids=ALL_DAG_IDS))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_answer_is_true_in_any_world(shared_database: Database, world: World) -> None:
+    shared_database.fill(world.rows)
+    answer = shared_database.source.fetch(world.keys)
+    assert_true_answer(world, answer)
+    assert not answer.unresolved
+
+
+class TestFinding:
+    @pytest.mark.parametrize("state", [None, "running", "success", "removed", "a_state_of_a_later_airflow"])
+    @pytest.mark.parametrize(
+        "ids",
+        [
+            pytest.param({}, id="a default run_id"),
+            pytest.param({"run_id": "run_1"}, id="a raw run_id"),
+            pytest.param({"run_id": "my run!"}, id="a cleaned run_id of one's own"),
+            pytest.param({"run_id": "r" * 250}, id="a run_id of 250 characters"),
+            pytest.param({"run_id": "run-0123456ab"}, id="a raw run_id that ends like a hash"),
+            pytest.param({"run_id": safe_label(SCHEDULED)}, id="a raw run_id that looks like a cleaned one"),
+            pytest.param({"task_id": ODD_ID}, id="a cleaned task_id"),
+            pytest.param({"task_id": LONG_ID, "map_index": 3}, id="a mapped task_id that was cut"),
+            pytest.param({"dag_id": "commandes_à_faire"}, id="a cleaned dag_id"),
+            pytest.param({"dag_id": "d" * 250, "task_id": "t" * 250, "run_id": "r" * 250}, id="all at their longest"),
+            pytest.param({"dag_id": "orders-0123456ab"}, id="a raw dag_id that ends like a hash"),
+        ],
+    )
+    def test_works_for(self, database: Database, ids: dict[str, Any], state: str | None) -> None:
+        there = row(state=state, **ids)
+        database.fill([there, row("b"), row(run_id="another", state="success")])
+        answer = database.source.fetch([there.key])
+        assert answer == TaskInstances({there.key: TaskInstance(state, 2, ENDED_EPOCH, "Mine")})
+
+    def test_gives_a_cleared_task_as_active(self, database: Database) -> None:
+        database.fill([row(state=None)])
+        assert database.source.fetch([row().key]).found[row().key].is_active
+
+    def test_keeps_what_is_not_on_record_open(self, database: Database) -> None:
+        database.fill([row(state="success")])
+        with database._engine.begin() as connection:
+            connection.execute(TASK_INSTANCE.update().values(end_date=None, try_number=None, operator=None))
+        assert database.source.fetch([row().key]).found == {row().key: TaskInstance("success")}
+
+    def test_gives_nothing_for_what_is_not_there(self, database: Database) -> None:
+        database.fill([row()])
+        keys = [
+            key_of("orders", "b", SCHEDULED, UNMAPPED),
+            key_of("orders", "a", SCHEDULED, 0),
+            key_of("x", "y", "z", 0),
+        ]
+        assert database.source.fetch(keys) == TaskInstances()
+
+    def test_lets_the_active_one_count_where_two_dag_ids_have_one_label(self, database: Database) -> None:
+        odd = "commandes_à_faire"
+        database.fill([row(dag_id=odd, state="running"), row(dag_id=safe_label(odd), state="success")])
+        key = row(dag_id=odd).key
+        assert states(database.source.fetch([key])) == {key: "running"}
+
+
+class TestQuery:
+    def test_is_not_sent_where_nothing_is_asked(self, database: Database) -> None:
+        assert database.source.fetch([]) == TaskInstances()
+        assert database.statements == []
+
+    def test_is_one_for_many_dags_with_default_run_ids(self, database: Database) -> None:
+        rows = [
+            row(f"t{task}", dag_id=f"dag{dag}", state=state)
+            for dag in range(20)
+            for task, state in enumerate(["success", "running", None])
+        ]
+        database.fill(rows)
+        assert states(database.source.fetch([each.key for each in rows])) == {each.key: each.state for each in rows}
+        assert len(database.statements) == 1
+
+    def test_does_not_read_the_finished_task_instances_of_other_runs_or_dags(self, database: Database) -> None:
+        history = [row(run_id=f"scheduled__2025-01-{day:02d}T00:00:00+00:00", state="success") for day in range(1, 29)]
+        others = [row(dag_id="invoices", state=state) for state in ("running",)]
+        database.fill([row(state="failed"), *history, *others])
+        assert states(database.source.fetch([row().key])) == {row().key: "failed"}
+        assert database.rows_read == 1
+
+    def test_reads_two_tables_only(self, database: Database) -> None:
+        database.fill([row(run_id="my run!", dag_id="commandes_à_faire")])
+        database.source.fetch([row(run_id="my run!", dag_id="commandes_à_faire").key])
+        words = " ".join(database.statements).replace("\n", " ").split()
+        tables = {after for before, after in itertools.pairwise(words) if before == "FROM"}
+        assert tables == {"task_instance", "dag_run"}
+        assert not {"INSERT", "UPDATE", "DELETE", "LOCK"} & set(words)
+
+    @pytest.mark.parametrize("beyond", [0, 1])
+    def test_is_sent_in_chunks(self, database: Database, beyond: int) -> None:
+        count = 2 * (sql_source.CHUNK // 2) + beyond  # each rebuilt run_id is asked for in both spellings
+        rows = [
+            row(run_id=f"scheduled__2026-11-24T00:00:00.{number:06d}+00:00", state="success" if number % 2 else None)
+            for number in range(1, count + 1)
+        ]
+        database.fill(rows)
+        assert states(database.source.fetch([each.key for each in rows])) == {each.key: each.state for each in rows}
+        assert len(database.statements) == 2 + beyond
+
+
+class TestNoAnswer:
+    def test_is_an_error_that_says_what_must_be_allowed(self, database: Database) -> None:
+        database.drop()
+        with pytest.raises(TaskInstanceSourceError) as caught:
+            database.source.fetch([row().key])
+        assert str(caught.value).startswith("task instances could not be read (test): ")
+        assert "no such table: task_instance" in str(caught.value)
+        assert str(caught.value).endswith(
+            "; the database must be reachable and allow SELECT on task_instance and dag_run"
+        )
+
+    def test_is_a_database_that_is_not_there(self) -> None:
+        engine = create_engine("sqlite:////nonexistent/airflow.db")
+
+        @contextmanager
+        def connect() -> Iterator[Execute]:
+            with engine.connect() as connection:
+                yield connection.execute
+
+        with pytest.raises(TaskInstanceSourceError, match="could not be read"):
+            SqlSource(connect, "test").fetch([row().key])
+
+    def test_to_a_later_statement_spoils_the_whole(self, database: Database) -> None:
+        rows = [row(run_id=f"run_{number}", state="success") for number in range(sql_source.CHUNK + 1)]
+        database.fill(rows)
+
+        @contextmanager
+        def connect() -> Iterator[Execute]:
+            with database.connect() as execute:
+
+                def fragile(statement: Any) -> Iterable[Any]:
+                    if database.statements:
+                        database.drop()
+                    return execute(statement)
+
+                yield fragile
+
+        with pytest.raises(TaskInstanceSourceError):
+            SqlSource(connect, "test").fetch([each.key for each in rows])

@@ -1,0 +1,54 @@
+"""What the sources have in common: which states are over, and which of two task instances counts."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from airflow.utils.state import State
+
+from include.kpo_cleanup.identity import TaskInstanceKey
+from include.kpo_cleanup.task_instances import TaskInstance, merge
+from include.kpo_cleanup.vocabulary import FINISHED_STATES
+from tests.unit.builders import NOW
+
+KEY = TaskInstanceKey("orders", "extract", "run_1")
+OTHER = TaskInstanceKey("orders", "extract", "run_1", 0)
+RUNNING, CLEARED = TaskInstance("running"), TaskInstance(None)
+FAILED, FAILED_LATER = TaskInstance("failed", ended=NOW - 10), TaskInstance("success", ended=NOW)
+
+
+def test_the_finished_states_are_airflows() -> None:
+    assert {str(state.value) for state in State.finished if state is not None} == FINISHED_STATES
+
+
+def test_all_other_states_of_this_airflow_are_active() -> None:
+    unfinished = {None if state is None else str(state.value) for state in State.unfinished}
+    assert None in unfinished
+    assert all(TaskInstance(state).is_active for state in unfinished)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "counts"),
+    [
+        pytest.param(RUNNING, FAILED, RUNNING, id="an active one before a finished one"),
+        pytest.param(CLEARED, FAILED_LATER, CLEARED, id="a cleared one before a finished one"),
+        pytest.param(
+            TaskInstance("running", ended=1), FAILED_LATER, TaskInstance("running", ended=1), id="in any time"
+        ),
+        pytest.param(FAILED, FAILED_LATER, FAILED_LATER, id="the one that ended last of two finished ones"),
+        pytest.param(TaskInstance("failed"), FAILED, FAILED, id="one with an end before one without"),
+    ],
+)
+def test_of_two_with_one_key_counts(one: TaskInstance, other: TaskInstance, counts: TaskInstance) -> None:
+    assert merge([(KEY, one), (KEY, other)]) == {KEY: counts}
+    assert merge([(KEY, other), (KEY, one)]) == {KEY: counts}
+
+
+def test_an_active_one_counts_in_every_order_of_many() -> None:
+    for order in itertools.permutations([FAILED, RUNNING, FAILED_LATER]):
+        assert merge((KEY, ti) for ti in order) == {KEY: RUNNING}
+
+
+def test_two_keys_do_not_meet() -> None:
+    assert merge([(KEY, RUNNING), (OTHER, FAILED)]) == {KEY: RUNNING, OTHER: FAILED}

@@ -1,0 +1,167 @@
+"""What passes between the tasks: nothing is lost as JSON, and ten thousand pods fit."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from include.kpo_cleanup.classify import Verdict
+from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, safe_label
+from include.kpo_cleanup.pod import Container, Pod
+from include.kpo_cleanup.pods import Listing
+from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
+from include.kpo_cleanup.vocabulary import Reason
+from include.kpo_cleanup.xcom import (
+    dump_listing,
+    dump_task_instances,
+    dump_zombies,
+    load_listing,
+    load_task_instances,
+    load_zombies,
+)
+from tests.unit.builders import HOUR, NOW, make_pod, make_verdict
+
+TEXT = st.text(max_size=12)
+TIMES = st.integers(0, 2**33)
+NAMES = st.from_regex(r"\A[a-z]([-a-z0-9]{0,8}[a-z0-9])?\Z")
+CONTAINERS = st.builds(
+    Container,
+    NAMES,
+    st.sampled_from(["running", "waiting", "terminated"]),
+    TEXT | st.sampled_from(["", "0", "a/b", "/", "//", "137/OOMKilled/1"]),
+    st.none() | TIMES,
+)
+KEYS = st.builds(TaskInstanceKey, TEXT, TEXT, TEXT, st.integers(UNMAPPED, 2**31 - 1))
+PODS = st.builds(
+    Pod,
+    namespace=st.sampled_from(["one", "two"]),
+    name=NAMES,
+    uid=st.uuids().map(str),
+    created=TIMES,
+    phase=st.sampled_from(["Pending", "Running", "Succeeded", "Failed", "Unknown"]),
+    dag_id=st.sampled_from(["", "a", "b"]) | TEXT,
+    task_id=st.sampled_from(["", "a", "b"]) | TEXT,
+    run_id=st.sampled_from(["", "a", "b"]) | TEXT,
+    map_index=st.integers(UNMAPPED, 2**31 - 1),
+    try_number=st.integers(0, 2**31 - 1),
+    unidentified=TEXT,
+    protected=TEXT,
+    owner=TEXT,
+    checked=st.booleans(),
+    deletion_deadline=st.none() | TIMES,
+    finalizers=TEXT,
+    containers=st.lists(CONTAINERS, max_size=3).map(tuple),
+    cpu=st.sampled_from(["", "250m", "1+250m"]),
+    memory=st.sampled_from(["", "64Mi", "1Gi+64Mi"]),
+)
+TIS = st.builds(
+    TaskInstance,
+    st.none() | st.sampled_from(["success", "running"]),
+    st.none() | st.integers(0, 9),
+    st.none() | TIMES,
+    st.none() | TEXT,
+)
+
+
+def through_json(data: Any) -> Any:
+    return json.loads(json.dumps(data))
+
+
+class TestListing:
+    @given(st.lists(PODS, max_size=6), st.lists(TEXT, max_size=2))
+    def test_comes_back_as_it_was(self, pods: list[Pod], problems: list[str]) -> None:
+        loaded = load_listing(through_json(dump_listing(Listing(pods, problems))))
+        assert Counter(loaded.pods) == Counter(pods)
+        assert loaded.problems == problems
+
+    @given(CONTAINERS)
+    def test_keeps_every_container(self, container: Container) -> None:
+        listing = Listing([make_pod(containers=(container,))])
+        assert load_listing(through_json(dump_listing(listing))).pods[0].containers == (container,)
+
+    def test_writes_each_id_once(self) -> None:
+        pods = [make_pod(map_index=index) for index in range(20)]
+        text = json.dumps(dump_listing(Listing(pods)))
+        assert [text.count(f'"{word}"') for word in ("airflow", "orders", "extract", "run_1")] == [1, 1, 1, 1]
+
+    def test_says_in_words_what_it_is(self) -> None:
+        data = dump_listing(Listing([make_pod(), make_pod(namespace="other")], ["namespace 'x' is forbidden"]))
+        assert data["summary"] == "pods: 2, in: airflow, other"
+        assert data["problems"] == ["namespace 'x' is forbidden"]
+        row = data["pods"]["airflow"]["orders"]["extract"]["run_1"][0]
+        assert len(data["columns"]) >= len(row)
+
+    @pytest.mark.parametrize(
+        ("runs", "limit"),
+        [
+            pytest.param(1, 250, id="when ten tasks share a run"),
+            pytest.param(5, 290, id="when each is alone in its run"),
+        ],
+    )
+    def test_of_a_thousand_pods_is_small(self, runs: int, limit: int) -> None:
+        pods = [
+            make_pod(
+                name=f"load-customer-orders-{number:08x}",
+                dag_id=f"customer_orders_{number // 50}",
+                task_id=f"load_customer_orders_{number % 10}",
+                run_id=safe_label(f"scheduled__2026-11-{number // 10 % runs + 1:02d}T00:00:00+00:00"),
+                containers=(
+                    Container("base", "terminated", "0", NOW - HOUR),
+                    Container("airflow-xcom-sidecar", "running", "", NOW - 2 * HOUR),
+                ),
+                cpu="250m+1m",
+                memory="512Mi+10Mi",
+            )
+            for number in range(1_000)
+        ]
+        assert len(json.dumps(dump_listing(Listing(pods)))) / len(pods) <= limit
+
+
+class TestTaskInstances:
+    @given(st.dictionaries(KEYS, TIS, max_size=6), st.frozensets(KEYS, max_size=3))
+    def test_come_back_as_they_were(
+        self, found: dict[TaskInstanceKey, TaskInstance], unresolved: frozenset[TaskInstanceKey]
+    ) -> None:
+        before = TaskInstances(found, unresolved)
+        assert load_task_instances(through_json(dump_task_instances(before))) == before
+
+    def test_say_how_many_are_active(self) -> None:
+        keys = [TaskInstanceKey("d", "t", "r", index) for index in range(3)]
+        found = {keys[0]: TaskInstance(None), keys[1]: TaskInstance("running"), keys[2]: TaskInstance("failed")}
+        summary = dump_task_instances(TaskInstances(found))["summary"]
+        assert summary == "2 active and 1 finished task instances of these pods"
+
+    @pytest.mark.parametrize(
+        ("ti", "row"),
+        [
+            (TaskInstance(None), [UNMAPPED, None]),
+            (TaskInstance("running"), [UNMAPPED, "running"]),
+            (TaskInstance(None, 2), [UNMAPPED, None, 2]),
+            (TaskInstance("failed", None, NOW), [UNMAPPED, "failed", None, NOW]),
+        ],
+    )
+    def test_leave_out_what_is_not_known(self, ti: TaskInstance, row: list[Any]) -> None:
+        data = through_json(dump_task_instances(TaskInstances({TaskInstanceKey("d", "t", "r"): ti})))
+        assert data["task_instances"]["d"]["t"]["r"] == [row]
+
+
+class TestZombies:
+    @given(st.lists(st.tuples(PODS, st.booleans(), st.sampled_from(Reason), TEXT), max_size=6), st.randoms())
+    def test_come_back_in_their_order(self, drawn: list[tuple[Pod, bool, Reason, str]], random: Any) -> None:
+        verdicts = [Verdict(*each) for each in drawn]
+        listed = [verdict.pod for verdict in verdicts]
+        random.shuffle(listed)
+        listing = load_listing(through_json(dump_listing(Listing(listed))))
+        zombies = [verdict for verdict in verdicts if verdict.is_zombie]
+        assert load_zombies(through_json(dump_zombies(verdicts)), listing) == zombies
+
+    def test_are_readable(self) -> None:
+        verdict = make_verdict(pod=make_pod(name="extract-1", uid="uid-1"))
+        assert dump_zombies([verdict]) == [
+            {"pod": "airflow/extract-1", "uid": "uid-1", "reason": "finished", "evidence": "TI failed 1 h ago"}
+        ]

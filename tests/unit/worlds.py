@@ -1,0 +1,150 @@
+"""Random worlds of DAG runs and task instances, and what a true answer about them is."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any, NamedTuple
+
+from hypothesis import strategies as st
+
+from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, key_of, safe_label
+from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
+from include.kpo_cleanup.vocabulary import FINISHED_STATES
+
+STATES = [
+    None,
+    "running",
+    "up_for_retry",
+    "deferred",
+    "a_state_of_a_later_airflow",
+    *sorted(FINISHED_STATES),
+]
+
+# An id whose label was cleaned, next to an id that is that label: two task instances under one key.
+ODD_ID = "tâche à faire"
+LONG_ID = "l" * 248  # with a map index or a digit behind it still an id that Airflow takes
+TASK_IDS = [
+    "a",
+    "a_1",
+    "a_1_2",
+    "a_2",
+    "a_01",
+    "group.a",
+    ODD_ID,
+    f"{ODD_ID}_1",
+    safe_label(ODD_ID),
+    f"{safe_label(ODD_ID)}_1",
+    "a-0123456ab",
+    LONG_ID,
+    f"{LONG_ID}_1",
+    safe_label(LONG_ID),
+    "_a_",
+]
+
+SCHEDULED = "scheduled__2026-11-24T00:00:00+00:00"
+RUN_IDS = [
+    "run_1",
+    "run-0123456ab",
+    "my run!",
+    safe_label("my run!"),
+    "r" * 250,
+    SCHEDULED,
+    safe_label(SCHEDULED),
+    "manual__2026-11-24T02:13:14.123456-05:00",
+    "asset_triggered__2026-11-24T02:13:14.123456+00:00_AbCdEfGh",  # its label is cut
+]
+
+CLEAN_DAG_IDS = ["orders", "orders-0123456ab"]
+CLEANED_DAG_IDS = ["commandes_à_faire", "d" * 250]
+
+
+class Row(NamedTuple):
+    """A task instance as Airflow's database has it."""
+
+    dag_id: str
+    task_id: str
+    run_id: str
+    map_index: int
+    state: str | None
+
+    @property
+    def key(self) -> TaskInstanceKey:
+        return key_of(*self[:4])
+
+    @property
+    def is_active(self) -> bool:
+        return TaskInstance(self.state).is_active
+
+
+class World(NamedTuple):
+    """What there is, and what is asked."""
+
+    rows: list[Row]
+    keys: frozenset[TaskInstanceKey]
+    random: Random
+
+
+@st.composite
+def worlds(draw: st.DrawFn, dag_ids: tuple[str, ...] = (*CLEAN_DAG_IDS, *CLEANED_DAG_IDS)) -> World:
+    """Task instances whose names collide in every way there is, and keys of some of them and of none."""
+    # Few of each, so that they meet.
+    dags = st.sampled_from(draw(st.lists(st.sampled_from(dag_ids), min_size=1, max_size=2, unique=True)))
+    tasks = st.sampled_from(draw(st.lists(st.sampled_from(TASK_IDS), min_size=1, max_size=5, unique=True)))
+    runs = st.sampled_from(draw(st.lists(st.sampled_from(RUN_IDS), min_size=1, max_size=3, unique=True)))
+    map_indexes = st.sampled_from([UNMAPPED, UNMAPPED, 1, 2])
+    places = st.tuples(dags, tasks, runs, map_indexes)
+    rows = [
+        Row(*place, draw(st.sampled_from(STATES)))
+        for place in draw(st.lists(places, min_size=1, max_size=12, unique=True))
+    ]
+    asked = {row.key for row in rows if draw(st.integers(0, 3))}
+    asked |= {key_of(*place) for place in draw(st.lists(places, max_size=4))}
+    return World(rows, frozenset(asked), draw(st.randoms(use_true_random=False)))
+
+
+def assert_true_answer(world: World, answer: TaskInstances, may_not_know_dags: bool = False) -> None:
+    """The first law: what is active is never said to be finished or absent. And nothing is made up."""
+    by_key: dict[TaskInstanceKey, list[Row]] = defaultdict(list)
+    for row in world.rows:
+        by_key[row.key].append(row)
+    assert set(answer.found) <= world.keys
+    for key in world.keys:
+        real, found = by_key[key], answer.found.get(key)
+        if may_not_know_dags and key.dag_id in map(safe_label, CLEANED_DAG_IDS):
+            assert found is None, key
+            assert key in answer.unresolved, key
+        elif not real:
+            assert found is None, key
+        else:
+            # Ids that are cleaned to one label share a key, and an active one among them counts.
+            counting = [row for row in real if row.is_active] or real
+            assert found is not None, key
+            assert found.state in [row.state for row in counting], key
+
+
+def api_server(
+    rows: Iterable[Row], random: Random, log: list[dict[str, Any]] | None = None
+) -> Callable[..., dict[str, dict[str, str | None]]]:
+    """``ti.get_task_states``, as ``get_task_instance_states`` of Airflow 3.3's execution API answers it."""
+    rows = list(rows)
+
+    def get_task_states(
+        dag_id: str, task_ids: list[str] | None = None, run_ids: list[str] | None = None
+    ) -> dict[str, dict[str, str | None]]:
+        if log is not None:
+            log.append({"dag_id": dag_id, "task_ids": task_ids, "run_ids": run_ids})
+        selected = [row for row in rows if row.dag_id == dag_id]
+        if task_ids:  # an empty list asks for all, too
+            selected = [row for row in selected if row.task_id in task_ids]
+        if run_ids:
+            selected = [row for row in selected if row.run_id in run_ids]
+        random.shuffle(selected)  # its query has no ORDER BY
+        states: dict[str, dict[str, str | None]] = defaultdict(dict)
+        for row in selected:
+            name = row.task_id if row.map_index < 0 else f"{row.task_id}_{row.map_index}"
+            states[row.run_id][name] = row.state  # the second one read replaces the first
+        return dict(states)
+
+    return get_task_states
