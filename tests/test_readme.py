@@ -1,0 +1,54 @@
+"""The README says what the code does."""
+
+from __future__ import annotations
+
+import re
+
+import yaml
+
+from include.kpo_cleanup.settings import DEFAULT_SCHEDULE, OPTIONS, Settings
+from include.kpo_cleanup.sql_source import DAG_RUN, TASK_INSTANCE
+from include.kpo_cleanup.vocabulary import Outcome, Reason
+from tests.conftest import REPO
+
+README = (REPO / "README.md").read_text()
+
+
+def test_the_settings_table_is_that_of_the_code() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.+?) \| (.+) \|$", README.partition("## Settings")[2].partition("\n## ")[0], re.M
+    )
+    in_code = {
+        name: (f"`{default}`" if (default := getattr(Settings(), name)) not in ("", None) else "empty", meaning)
+        for name, meaning in ((name, option.metadata["meaning"]) for name, option in OPTIONS.items())
+    }
+    in_readme = {name: (default, meaning) for name, default, meaning in rows}
+    assert in_readme.pop("schedule")[0] == f"`{DEFAULT_SCHEDULE}`"
+    assert in_readme == in_code
+
+
+def test_the_verdict_table_has_the_reasons_in_the_order_of_the_rules() -> None:
+    section = README.partition("## What is a zombie")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.M) == [reason.value for reason in Reason]
+
+
+def test_every_outcome_is_explained() -> None:
+    section = README.partition("## How to read a run")[2].partition("\n## ")[0]
+    assert all(f"`{outcome.value}`" in section for outcome in Outcome)
+
+
+def test_the_tables_that_need_select_are_named() -> None:
+    assert f"SELECT on `{TASK_INSTANCE.name}` and `{DAG_RUN.name}`" in README
+
+
+def test_the_permissions_are_those_of_the_manifest() -> None:
+    section = README.partition("## Permissions")[2].partition("\n## ")[0]
+    in_readme = set(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", section, re.M))
+    documents = yaml.safe_load_all((REPO / "manifests/rbac.yaml").read_text())
+    rules = next(document["rules"] for document in documents if document["kind"] == "Role")
+    assert in_readme == {(verb, resource) for rule in rules for verb in rule["verbs"] for resource in rule["resources"]}
+
+
+def test_every_file_that_is_linked_exists() -> None:
+    for path in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (REPO / path).exists(), path
