@@ -1,0 +1,108 @@
+"""`python -m demo`: zombie pods of a real KubernetesPodOperator go, and live ones stay."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import FrameType
+
+from demo.airflow import USER, Airflow
+from demo.cluster import EmbeddedCluster
+from demo.pods import Namespace, dag_selector, run_selector
+from demo.processes import end_processes_of
+from demo.scenario import DAG_ID
+from demo.scratch import scratch_folder
+from demo.story import STEPS, Story
+from demo.terminal import DemoError, Terminal
+
+NAMESPACE = "airflow"
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(BaseException):
+    """Somebody wants the demo to stop; no error."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave Airflow and the pods up until Ctrl-C")
+    parser.add_argument("--kubeconfig", type=Path, help="your own cluster in place of the embedded one")
+    parser.add_argument("--namespace", help="in your own cluster: the only namespace that is touched")
+    options = parser.parse_args()
+    if bool(options.kubeconfig) != bool(options.namespace):
+        parser.error("--kubeconfig and --namespace (KUBECONFIG=… NAMESPACE=…) go together")
+    for number in STOP_SIGNALS:
+        signal.signal(number, _interrupt)
+
+    terminal = Terminal(STEPS)
+    stack = ExitStack()
+    try:
+        right = _play(terminal, stack, options)
+        print(f"\n{'PASSED' if right else 'FAILED'} after {terminal.elapsed:.0f} s: ", end="")
+        print("exactly the zombies are gone." if right else "see the verdict above.", flush=True)
+        if options.keep:
+            print("Ctrl-C stops everything and removes it.", flush=True)
+            with suppress(Interrupted):
+                signal.pause()
+        return 0 if right else 1
+    except DemoError as error:
+        print(f"\nFAILED after {terminal.elapsed:.0f} s: {error}", file=sys.stderr, flush=True)
+        return 1
+    except Interrupted:
+        print("\nInterrupted.", file=sys.stderr, flush=True)
+        return 130
+    finally:
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        print("Stopping Airflow and removing what the demo made.", flush=True)
+        stack.close()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted
+
+
+def _play(terminal: Terminal, stack: ExitStack, options: argparse.Namespace) -> bool:
+    """Set the stage and tell the story; what has to be undone is put on the stack."""
+    terminal.step("start a cluster and Airflow")
+    folder = stack.enter_context(scratch_folder())
+    if options.kubeconfig:
+        kubeconfig, name = options.kubeconfig.resolve(), options.namespace
+        terminal.say(f"your own cluster ({kubeconfig}), only its namespace {name}")
+        # Other pods in there are none of our business.
+        cleanup_options = {"label_selector": dag_selector(DAG_ID)}
+    else:
+        cluster = stack.enter_context(EmbeddedCluster([NAMESPACE], speed=1))
+        kubeconfig, name = cluster.write_kubeconfig(folder / "kubeconfig"), NAMESPACE
+        terminal.say(f"embedded Kubernetes cluster: {cluster.url}")
+        cleanup_options = {}
+    namespace = Namespace(kubeconfig, name)
+    namespace.check()
+    # Only the runs that the demo starts: one by the schedule would get in its way.
+    airflow = Airflow(folder, kubeconfig, name, {"schedule": "None", **cleanup_options})
+    story = Story(airflow, namespace, terminal)
+    stack.callback(_remove_pods, namespace, story)
+    stack.callback(end_processes_of, folder)  # first, or the retries would make new pods
+    airflow.install_dags()
+    airflow.start(terminal)
+    terminal.say(f"Airflow is up: {airflow.url} (user {USER}, password {airflow.password})")
+    right = story.tell()
+    if options.keep:
+        print(f"\nAirflow: {airflow.url}   user: {USER}   password: {airflow.password}")
+    return right
+
+
+def _remove_pods(namespace: Namespace, story: Story) -> None:
+    if story.run_id:
+        try:
+            namespace.remove_pods(DAG_ID, story.run_id)
+        except Exception as error:  # the rest must still be undone
+            selector = run_selector(DAG_ID, story.run_id)
+            print(f"Pods may be left in namespace {namespace.name} (-l {selector}): {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""The pods of one DAG run: listing, showing and, in somebody's own cluster, removing them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kubernetes import client, config
+from urllib3.exceptions import HTTPError
+
+from demo.terminal import DemoError
+from include.kpo_cleanup.identity import safe_label
+
+COLUMNS = ("pod", "try", "phase", "containers")
+REQUEST_TIMEOUT = 15  # seconds
+
+
+@dataclass(frozen=True)
+class PodView:
+    """What the demo needs to know of a pod."""
+
+    name: str
+    uid: str
+    task_id: str
+    map_index: int
+    try_number: int
+    phase: str
+    containers: str
+    is_running: bool  # its base container is
+    base_ended: float | None  # epoch seconds
+    is_terminating: bool
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        phase = f"{self.phase}, terminating" if self.is_terminating else self.phase
+        return (self.name, str(self.try_number), phase, self.containers)
+
+    def base_ended_for(self, seconds: float) -> bool:
+        return self.base_ended is not None and time.time() - self.base_ended > seconds
+
+
+class Namespace:
+    """One namespace of a cluster; nothing outside of it is read or touched."""
+
+    def __init__(self, kubeconfig: Path, namespace: str) -> None:
+        self.name = namespace
+        try:
+            self._api = client.CoreV1Api(config.new_client_from_config(str(kubeconfig)))
+        except config.ConfigException as error:
+            raise DemoError(f"{kubeconfig} is no usable kubeconfig: {error}") from error
+
+    def check(self) -> None:
+        """:raises DemoError: if its pods cannot be listed."""
+        self._list(limit=1)
+
+    def pods(self, dag_id: str, run_id: str) -> list[PodView]:
+        """The pods of a run, by task.
+
+        :raises DemoError: if they cannot be listed.
+        """
+        items = self._list(label_selector=run_selector(dag_id, run_id))
+        return sorted(map(_view, items), key=lambda pod: (pod.task_id, pod.map_index, pod.try_number))
+
+    def remove_pods(self, dag_id: str, run_id: str) -> None:
+        """At once, whatever their grace period: nothing works in them."""
+        self._api.delete_collection_namespaced_pod(
+            self.name,
+            label_selector=run_selector(dag_id, run_id),
+            grace_period_seconds=0,
+            _request_timeout=REQUEST_TIMEOUT,
+        )
+
+    def _list(self, **options: Any) -> list[Any]:
+        try:
+            answer = self._api.list_namespaced_pod(self.name, _request_timeout=REQUEST_TIMEOUT, **options)
+        except client.ApiException as error:
+            raise DemoError(f"cannot list the pods of namespace {self.name}: {error.status} {error.reason}") from error
+        except HTTPError as error:
+            raise DemoError(f"the cluster does not answer: {error}") from error
+        return list(answer.items)
+
+
+def dag_selector(dag_id: str) -> str:
+    """The label selector for the pods that the operator made for a DAG."""
+    return f"kubernetes_pod_operator=True,dag_id={safe_label(dag_id)}"
+
+
+def run_selector(dag_id: str, run_id: str) -> str:
+    """The label selector for the pods that the operator made in a run."""
+    return f"{dag_selector(dag_id)},run_id={safe_label(run_id)}"
+
+
+def _view(pod: Any) -> PodView:
+    labels = pod.metadata.labels
+    states = {status.name: status.state for status in pod.status.container_statuses or ()}
+    base = states.get("base")
+    ended = base.terminated.finished_at if base and base.terminated else None
+    return PodView(
+        name=pod.metadata.name,
+        uid=pod.metadata.uid,
+        task_id=labels["task_id"],
+        map_index=int(labels.get("map_index", -1)),
+        try_number=int(labels["try_number"]),
+        phase=pod.status.phase,
+        containers=", ".join(f"{name} {_state(state)}" for name, state in states.items()),
+        is_running=bool(base and base.running),
+        base_ended=ended.astimezone(UTC).timestamp() if isinstance(ended, datetime) else None,
+        is_terminating=pod.metadata.deletion_timestamp is not None,
+    )
+
+
+def _state(state: Any) -> str:
+    if state.terminated:
+        return f"exited {state.terminated.exit_code}"
+    return "running" if state.running else f"waiting ({state.waiting.reason})" if state.waiting else "unknown"

@@ -1,0 +1,119 @@
+"""Child processes that leave nothing behind, whatever becomes of the demo.
+
+Each child has a session of its own, so that Ctrl-C in the terminal reaches the demo alone. All that a child starts
+stays in its session, even when its parent is killed; the sessions are on file, so that a later demo can end what one
+that was killed had to leave.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+from demo.terminal import DemoError
+
+SESSIONS = "sessions"
+KILL_ROUNDS = 20
+
+
+def start(name: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Child:
+    """Start a Python module below `folder`; its output goes to NAME.log there."""
+    log = folder / f"{name}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=folder,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    with (folder / SESSIONS).open("a") as sessions:
+        sessions.write(f"{process.pid}\n")
+    return Child(name, process, log)
+
+
+class Child:
+    """One started process."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.name = name
+        self.log = log
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def check(self) -> None:
+        """:raises DemoError: if it has ended, which none should do by itself."""
+        code = self._process.poll()
+        if code is not None:
+            raise DemoError(f"{self.name} has ended with exit status {code}", self.log)
+
+    def finish(self, seconds: float) -> None:
+        """Wait for it to end well.
+
+        :raises DemoError: if it takes longer, or fails.
+        """
+        try:
+            code = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise DemoError(f"{self.name} has not ended within {seconds:.0f} s", self.log) from None
+        if code:
+            raise DemoError(f"{self.name} failed with exit status {code}", self.log)
+
+
+def end_processes_of(folder: Path) -> None:
+    """Kill what was started in this folder: there is nothing in it worth saving."""
+    for _ in range(KILL_ROUNDS):  # more may be started while the list is made
+        processes = _processes_of(folder)
+        if not processes:
+            return
+        for process in processes:
+            process.kill()
+        psutil.wait_procs(processes, timeout=1)
+
+
+def _processes_of(folder: Path) -> list[psutil.Process]:
+    path = folder / SESSIONS
+    sessions = {int(line) for line in path.read_text().split()} if path.exists() else set()
+    # A child that was started just now may not be on file yet.
+    mine = {process.pid for process in psutil.Process().children()}
+    return [process for process in psutil.process_iter() if _belongs(process, folder, sessions | mine)]
+
+
+def _belongs(process: psutil.Process, folder: Path, sessions: set[int]) -> bool:
+    try:
+        # Both, for a number may be another session's by now, and a person's shell may stand in the folder.
+        return (
+            os.getsid(process.pid) in sessions
+            and process.status() != psutil.STATUS_ZOMBIE
+            and Path(process.cwd()).is_relative_to(folder)
+        )
+    except (psutil.Error, ProcessLookupError, PermissionError):
+        return False
+
+
+def kill_worker(runner_pid: int, scheduler_pid: int) -> None:
+    """Kill the process of a running task and its supervisor, as when a worker node dies: no word to anybody.
+
+    :raises DemoError: if that process is not one that our scheduler started.
+    """
+    try:
+        runner = psutil.Process(runner_pid)
+        ancestors = [process.pid for process in runner.parents()]
+        if scheduler_pid not in ancestors[1:]:
+            raise DemoError(f"process {runner_pid} is not a worker of the scheduler {scheduler_pid}")
+        supervisor = runner.parent()
+        runner.suspend()  # or it would see its supervisor die, and tidy up
+        supervisor.kill()
+        runner.kill()
+    except psutil.NoSuchProcess as error:
+        raise DemoError(f"the worker process {runner_pid} ended before it was killed") from error

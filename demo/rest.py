@@ -1,0 +1,99 @@
+"""The few requests of Airflow's REST API that the demo makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from demo.terminal import DemoError
+
+OUR_LOGGERS = "include.kpo_cleanup"
+
+
+@dataclass(frozen=True)
+class TaskInstance:
+    """A task instance as the API shows it; `pid` is that of the process in which the task itself runs."""
+
+    task_id: str
+    map_index: int
+    state: str | None
+    try_number: int
+    pid: int | None
+
+
+class AirflowApi:
+    """Logs in when it is first needed."""
+
+    def __init__(self, url: str, user: str, password: str) -> None:
+        # Proxies are for the outside.
+        self._client = httpx.Client(base_url=url, trust_env=False, timeout=30)
+        self._login = {"username": user, "password": password}
+
+    def health(self) -> dict[str, str]:
+        """The state of each component; nothing while the API server itself does not answer."""
+        try:
+            answer = self._client.get("/api/v2/monitor/health", timeout=5)
+        except httpx.TransportError:
+            return {}
+        if answer.is_error:
+            return {}
+        states = {name: (part or {}).get("status") or "" for name, part in answer.json().items()}
+        return {"api_server": "healthy", **states}
+
+    def has_dag(self, dag_id: str) -> bool:
+        """:raises DemoError: if Airflow could not import a DAG file."""
+        if self._request("GET", f"/dags/{dag_id}", may_be_missing=True):
+            return True
+        for error in self._request("GET", "/importErrors")["import_errors"]:
+            raise DemoError(f"Airflow cannot import {error['filename']}:\n{error['stack_trace']}")
+        return False
+
+    def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
+        """Start a run now; returns its run_id."""
+        body = {"logical_date": None, "conf": conf}
+        return str(self._request("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
+
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        return str(self._request("GET", _run(dag_id, run_id))["state"])
+
+    def task_instances(self, dag_id: str, run_id: str) -> list[TaskInstance]:
+        found = self._request("GET", f"{_run(dag_id, run_id)}/taskInstances")["task_instances"]
+        return [TaskInstance(**{name: ti[name] for name in TaskInstance.__annotations__}) for ti in found]
+
+    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> list[dict[str, Any]]:
+        """The messages in a task's log."""
+        path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/logs/{try_number}"
+        answer = self._request("GET", path, params={"full_content": True}, may_be_missing=True)
+        return [entry for entry in (answer or {}).get("content", []) if isinstance(entry, dict)]
+
+    def our_log(self, run_id: str, task_id: str) -> list[str]:
+        """What kpo_cleanup itself wrote into a task's log, without what Airflow adds."""
+        entries = self.log("kpo_cleanup", run_id, task_id)
+        ours = (entry for entry in entries if str(entry.get("logger", "")).startswith(OUR_LOGGERS))
+        return [f"{'' if entry['level'] == 'info' else entry['level'].upper() + ' '}{entry['event']}" for entry in ours]
+
+    def returned(self, dag_id: str, run_id: str, task_id: str) -> Any:
+        """What a task returned; None if it returned nothing."""
+        path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
+        return (self._request("GET", path, params={"deserialize": True}, may_be_missing=True) or {}).get("value")
+
+    def _request(self, method: str, path: str, *, may_be_missing: bool = False, **options: Any) -> Any:
+        try:
+            if "Authorization" not in self._client.headers:
+                token = self._client.post("/auth/token", json=self._login).raise_for_status().json()["access_token"]
+                self._client.headers["Authorization"] = f"Bearer {token}"
+            answer = self._client.request(method, f"/api/v2{path}", **options)
+        except httpx.HTTPError as error:
+            raise DemoError(f"{method} {path} of Airflow's REST API failed: {error}") from error
+        if may_be_missing and answer.status_code == httpx.codes.NOT_FOUND:
+            return None
+        if answer.is_error:
+            raise DemoError(f"Airflow answers {answer.status_code} to {method} {path}: {answer.text}")
+        return answer.json()
+
+
+def _run(dag_id: str, run_id: str) -> str:
+    return f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}"

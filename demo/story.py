@@ -1,0 +1,166 @@
+"""The story that the demo tells, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from demo.airflow import HEARTBEAT_TIMEOUT, Airflow
+from demo.pods import COLUMNS, Namespace, PodView
+from demo.processes import kill_worker
+from demo.rest import TaskInstance
+from demo.scenario import DAG_ID, ROLES, Role, role_of, title
+from demo.terminal import DemoError, Terminal
+
+STEPS = 7
+SETTLE_SECONDS = 5
+# Seconds. Images may have to be pulled in somebody's own cluster.
+PODS_TIMEOUT = 180
+TASKS_TIMEOUT = 120
+
+
+class Story:
+    """Tells steps 2 to 7 of the demo, once Airflow and the cluster are there."""
+
+    def __init__(self, airflow: Airflow, namespace: Namespace, terminal: Terminal) -> None:
+        self._airflow = airflow
+        self._namespace = namespace
+        self._terminal = terminal
+        self.run_id = ""
+
+    def tell(self) -> bool:
+        """:returns: whether exactly the zombies are gone."""
+        self.make_pods()
+        before_anything = {pod.uid for pod in self._pods()}
+        self.try_a_dry_run()
+        if {pod.uid for pod in self._pods()} != before_anything:
+            raise DemoError("pods came or went during the dry run")
+        self.kill_workers()
+        self.wait_for_heartbeats()
+        before = self._pods()
+        self._show_pods(before)
+        self.clean_up()
+        return self.compare(before)
+
+    def make_pods(self) -> None:
+        self._terminal.step("run tasks that make pods (DAG kpo_zombies)")
+        self.run_id = self._airflow.checked().trigger(DAG_ID, {})
+        self._terminal.table([(title(role), role.story) for role in ROLES], ("task", "what its pod does"))
+        self._wait("all pods do what they should", self._pods_play_their_roles, PODS_TIMEOUT)
+        self._wait(
+            "the triggerer has taken over the deferred task",
+            lambda: any(ti.state == "deferred" for ti in self._task_instances()),
+            TASKS_TIMEOUT,
+        )
+        self._show_pods(self._pods())
+
+    def try_a_dry_run(self) -> None:
+        self._terminal.step("a dry run of kpo_cleanup, while all tasks are still running")
+        classified = self._run_cleanup(dry_run=True)
+        hanging = sum(role.is_zombie for role in ROLES)
+        if classified["zombies"] or classified["kept_by_reason"].get("stalled") != hanging:
+            raise DemoError(f"expected no zombies and {hanging} stalled pods, but: {classified['summary']}")
+        self._terminal.say("no zombies yet: two tasks are stalled, they wait for a sidecar that never ends")
+
+    def kill_workers(self) -> None:
+        self._terminal.step("the workers of three tasks die (SIGKILL, as when a node goes)")
+        for ti in self._task_instances():
+            if role_of(ti).loses_worker:
+                if ti.pid is None:
+                    raise DemoError(f"{title(ti)} is {ti.state} and has no process")
+                kill_worker(ti.pid, self._airflow.scheduler_pid)
+                self._terminal.say(f"killed process {ti.pid} of {title(ti)}, and its supervisor")
+
+    def wait_for_heartbeats(self) -> None:
+        self._terminal.step(f"Airflow misses their heartbeats (after {HEARTBEAT_TIMEOUT} s; usually 5 minutes)")
+        for role in ROLES:
+            if role.loses_worker:
+                again = f" again, as try {role.try_number}" if role.try_number > 1 else ""
+                self._wait(
+                    f"{title(role)} is {role.state}{again}",
+                    partial(self._has_come_true, role),
+                    TASKS_TIMEOUT,
+                )
+        retried = next(role for role in ROLES if role.try_number > 1)
+        [pod] = [pod for pod in self._pods() if retried.plays(pod)]
+        self._wait(f"try 2 finds the pod of try 1, {pod.name}", lambda: self._has_reattached(pod), TASKS_TIMEOUT)
+
+    def clean_up(self) -> None:
+        self._terminal.step("kpo_cleanup, in earnest")
+        self._run_cleanup(dry_run=False)
+
+    def compare(self, before: list[PodView]) -> bool:
+        self._terminal.step("what is left")
+        after = {pod.uid: pod for pod in self._pods()}
+        self._show_pods(list(after.values()))
+        self._terminal.say("the verdict:")
+        rows, task_instances = [], self._task_instances()
+        for pod in before:
+            role, now = role_of(pod), after.pop(pod.uid, None)
+            survives = now is not None and now.is_running and not now.is_terminating
+            right = (now is None) if role.is_zombie else (survives and role.has_come_to(task_instances))
+            state = ", ".join(f"{ti.state}, try {ti.try_number}" for ti in task_instances if role.plays(ti))
+            is_left = "gone" if now is None else "alive" if survives else "dying"
+            rows.append((title(pod), state, "go" if role.is_zombie else "stay", is_left, "yes" if right else "NO"))
+        self._terminal.table(rows, ("task", "Airflow says", "its pod must", "and is", "right?"))
+        for pod in after.values():
+            self._terminal.say(f"{pod.name} is new, which no pod should be")
+        return not after and all(row[-1] == "yes" for row in rows) and len(rows) == len(ROLES)
+
+    def _run_cleanup(self, *, dry_run: bool) -> dict[str, Any]:
+        """:returns: what `classify` returned."""
+        conf = {"dry_run": dry_run, "settle_seconds": SETTLE_SECONDS}
+        run_id = self._airflow.checked().trigger("kpo_cleanup", conf)
+        self._terminal.say(f"triggered with {conf}")
+
+        def is_over() -> bool:
+            return self._airflow.checked().run_state("kpo_cleanup", run_id) in ("success", "failed")
+
+        self._wait("the run is over", is_over, TASKS_TIMEOUT)
+        states = {ti.task_id: ti.state for ti in self._airflow.api.task_instances("kpo_cleanup", run_id)}
+        for task_id in ("list_pods", "fetch_active_tis", "classify", "reap"):
+            self._terminal.say(f"{task_id}: {states.get(task_id)}")
+            self._terminal.show(self._airflow.api.our_log(run_id, task_id))
+        if "failed" in states.values():
+            raise DemoError("kpo_cleanup failed", self._airflow.log("scheduler"))
+        classified: dict[str, Any] = self._airflow.api.returned("kpo_cleanup", run_id, "classify")
+        return classified
+
+    def _pods_play_their_roles(self) -> bool:
+        for ti in self._task_instances():
+            if ti.state == "failed":
+                raise DemoError(f"{title(ti)} has failed too early", self._airflow.log("scheduler"))
+        pods = self._pods()
+        return len(pods) == len(ROLES) and all(
+            pod.base_ended_for(SETTLE_SECONDS) if role_of(pod).is_zombie else pod.is_running for pod in pods
+        )
+
+    def _has_come_true(self, role: Role) -> bool:
+        return role.has_come_to(self._task_instances())
+
+    def _has_reattached(self, pod: PodView) -> bool:
+        log = self._airflow.checked().log(DAG_ID, self.run_id, pod.task_id, try_number=2)
+        return any(pod.name in str(entry["event"]) for entry in log)
+
+    def _pods(self) -> list[PodView]:
+        return self._namespace.pods(DAG_ID, self.run_id)
+
+    def _task_instances(self) -> list[TaskInstance]:
+        return self._airflow.checked().task_instances(DAG_ID, self.run_id)
+
+    def _show_pods(self, pods: list[PodView]) -> None:
+        self._terminal.say(f"pods in namespace {self._namespace.name}:{'' if pods else ' none'}")
+        if pods:
+            self._terminal.table([(title(pod), *pod.row) for pod in pods], ("task", *COLUMNS))
+
+    def _wait(self, what: str, look: Callable[[], bool], seconds: float) -> None:
+        def look_at_both() -> bool:
+            self._airflow.checked()
+            return look()
+
+        try:
+            self._terminal.wait_for(what, look_at_both, seconds, log=self._airflow.log("scheduler"))
+        except DemoError:
+            self._show_pods(self._pods())
+            raise

@@ -1,0 +1,83 @@
+"""What a person sees: headings, lines with the seconds so far, tables, and waiting with a deadline."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from tabulate import tabulate
+
+Found = TypeVar("Found")
+
+POLL_SECONDS = 0.5
+TAIL_LINES = 25
+WIDTH = 116
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the message says what, and `log` has the rest of the story."""
+
+    def __init__(self, message: str, log: Path | None = None) -> None:
+        super().__init__(message)
+        self.log = log
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        if self.log is None or not self.log.exists():
+            return message
+        tail = self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+        return "\n".join([message, f"The last lines of {self.log.name}:", *(f"  | {line}" for line in tail)])
+
+
+class Terminal:
+    """Prints the story as it goes on; every line tells how many seconds have passed since the start."""
+
+    def __init__(self, steps: int) -> None:
+        self._started = time.monotonic()
+        self._steps = steps
+        self._step = 0
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+    def step(self, title: str) -> None:
+        self._step += 1
+        print(f"\nStep {self._step} of {self._steps}: {title}", flush=True)
+
+    def say(self, text: str) -> None:
+        print(f"  [{self.elapsed:3.0f} s] {text}", flush=True)
+
+    def show(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            # Tables of this width are legible; settings in one line are not.
+            for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ", drop_whitespace=False) or [""]:
+                print(f"    {part}".rstrip(), flush=True)
+
+    def table(self, rows: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
+        self.show(tabulate(rows, columns, disable_numparse=True).splitlines())
+
+    def wait_for(
+        self,
+        what: str,
+        look: Callable[[], Found | None],
+        seconds: float,
+        *,
+        log: Path | None = None,
+    ) -> Found:
+        """What `look` finds, as soon as it is not None and not False.
+
+        :raises DemoError: when it finds nothing for so many seconds.
+        """
+        self.say(f"waiting: {what}")
+        deadline = time.monotonic() + seconds
+        while True:
+            found = look()
+            if found is not None and found is not False:
+                return found
+            if time.monotonic() > deadline:
+                raise DemoError(f"Still waiting after {seconds:.0f} s: {what}", log)
+            time.sleep(POLL_SECONDS)
