@@ -1,0 +1,100 @@
+"""A Kubernetes cluster in one Python process: an API server that speaks real HTTP, and a simulated node.
+
+No library does this: kmock 0.8, the nearest, has no label selectors, no pagination and no graceful deletion.
+The API server (`api`) only stores; what happens to pods is done by the kubelet (`kubelet`), a client like any
+other, which works against a real kube-apiserver too. There is no authorization and there are no controllers.
+That both servers behave alike, as far as clients rely on it, is what `tests/contract` proves.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+
+from aiohttp import web
+
+from .api import Api
+from .background import InBackground
+from .certificates import server_context
+from .kubelet import Kubelet
+from .resources import RESOURCES, Json
+from .store import Store
+
+__all__ = ["EmbeddedCluster", "Kubelet"]
+
+
+class EmbeddedCluster(InBackground):
+    """Runs as long as its `with` block, on a free port of 127.0.0.1.
+
+    `speed`: simulated seconds per second, for what containers do and for grace periods.
+    """
+
+    def __init__(
+        self,
+        namespaces: Sequence[str] = ("default", "airflow"),
+        *,
+        speed: float = 10.0,
+        kubelet: bool = True,
+        tls: bool = False,
+    ) -> None:
+        self.url = ""
+        self._namespaces = tuple(namespaces)
+        self._tls: ssl.SSLContext | None = None
+        self._certificate = ""
+        if tls:
+            self._tls, self._certificate = server_context("embedded-cluster")
+        self._store = Store(tuple(RESOURCES))
+        self._speed = speed
+        self._with_kubelet = kubelet
+        self._kubelet: Kubelet | None = None
+        self._runner: web.AppRunner
+
+    @property
+    def kubeconfig(self) -> Json:
+        cluster: Json = {"server": self.url}
+        if self._certificate:
+            cluster["certificate-authority-data"] = base64.b64encode(self._certificate.encode()).decode()
+        context = {"cluster": "embedded", "user": "embedded", "namespace": self._namespaces[-1]}
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "embedded",
+            "clusters": [{"name": "embedded", "cluster": cluster}],
+            # Everybody is let in; clients just want to have a token.
+            "users": [{"name": "embedded", "user": {"token": "embedded"}}],
+            "contexts": [{"name": "embedded", "context": context}],
+        }
+
+    def write_kubeconfig(self, path: Path | str) -> Path:
+        """As JSON, which is YAML too."""
+        path = Path(path)
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(self.kubeconfig, indent=2))
+        return path
+
+    def expire_continue_tokens(self) -> None:
+        """Makes every token handed out so far answer 410, and a watch from any earlier version too."""
+        self._background.run(self._compact())
+
+    async def _compact(self) -> None:
+        self._store.compact()
+
+    async def start(self) -> None:
+        api = Api(self._store, self._namespaces)
+        self._runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls).start()
+        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self._runner.addresses[0][1]}"
+        if self._with_kubelet:
+            trust = ssl.create_default_context(cadata=self._certificate) if self._tls else None
+            self._kubelet = Kubelet(self.url, ssl_context=trust, speed=self._speed)
+            api.node = self._kubelet.server
+            await self._kubelet.start()
+
+    async def stop(self) -> None:
+        if self._kubelet:
+            await self._kubelet.stop()
+        await self._runner.cleanup()

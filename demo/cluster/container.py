@@ -1,0 +1,130 @@
+"""A simulated container: its process, its log and its state, and what a pod's status makes of the states of several."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from .resources import Json
+from .shell import Lines, Process, Write
+
+
+@dataclass
+class Log:
+    """The lines that one run of a container has written."""
+
+    lines: list[tuple[datetime, str]] = field(default_factory=list)
+    closed: bool = False
+
+    def write(self, text: str) -> None:
+        """`text` consists of whole lines."""
+        self.lines += [(datetime.now(UTC), line) for line in text.splitlines()]
+
+
+class Container:
+    """Runs as often as its pod's worker wants. `files` are the pod's: all its containers share one folder tree."""
+
+    def __init__(self, spec: Json, files: dict[str, str], sleep: Callable[[float], Awaitable[None]]) -> None:
+        self.name: str = spec["name"]
+        self.image: str = spec["image"]
+        self.state: Json = {"waiting": {"reason": "ContainerCreating"}}
+        self.last_state: Json = {}
+        self.restarts = 0
+        self.log: Log | None = None
+        self.process: Process | None = None  # while it runs
+        self._command = [*(spec.get("command") or []), *(spec.get("args") or [])]
+        self._files = files
+        self._sleep = sleep
+
+    @property
+    def running(self) -> bool:
+        return "running" in self.state
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of its last run, unless it runs again."""
+        last = self.last_state if "waiting" in self.state else self.state
+        code: int | None = last.get("terminated", {}).get("exitCode")
+        return code
+
+    def start(self) -> asyncio.Task[int]:
+        """Answers the exit code. An image's own entry point is not known here, and taken to succeed."""
+        self._archive()
+        self.log, self.state = Log(), {"running": {"startedAt": timestamp()}}
+        self.process = self.execute(self._command, self.log.write)
+        return asyncio.create_task(self._run(self.process, self.log))
+
+    async def _run(self, process: Process, log: Log) -> int:
+        code = await process.wait()
+        self.process = None
+        log.closed = True
+        reason = "Error" if code else "Completed"
+        self.state = {
+            "terminated": {"exitCode": code, "reason": reason, **self.state["running"], "finishedAt": timestamp()}
+        }
+        return code
+
+    def execute(self, command: list[str], write: Write, lines: Lines | None = None) -> Process:
+        """Begins PID 1, or a process beside it."""
+        return Process(command, self._files, write, self._sleep, self.process, lines)
+
+    def wait(self, reason: str, message: str) -> None:
+        """For its start, or for another one."""
+        self._archive()
+        self.state = {"waiting": {"reason": reason, "message": message}}
+
+    def _archive(self) -> None:
+        if "terminated" in self.state:
+            self.last_state, self.restarts = self.state, self.restarts + 1
+
+    def status(self) -> Json:
+        return {
+            "name": self.name,
+            "state": self.state,
+            "lastState": self.last_state,
+            "ready": self.running,
+            "started": self.running,
+            "restartCount": self.restarts,
+            "image": self.image,
+            "imageID": f"simulated://{self.image}" if self.log else "",
+        }
+
+
+def phase(policy: str, inits: list[Container], containers: list[Container], *, ended: bool) -> str:
+    """As in the kubelet's `getPhase`. `ended`: nothing will be started any more, whatever the restart policy."""
+    if any(c.exit_code for c in inits) and (policy == "Never" or ended):
+        return "Failed"
+    if any(c.exit_code is None for c in inits) or any("waiting" in c.state and not c.last_state for c in containers):
+        return "Pending"
+    if any(c.running for c in containers):
+        return "Running"
+    succeeded = all(c.exit_code == 0 for c in containers)
+    if ended or policy == "Never" or (policy == "OnFailure" and succeeded):
+        return "Succeeded" if succeeded else "Failed"
+    return "Running"  # between two runs
+
+
+def conditions(phase: str, inits: list[Container], containers: list[Container], before: Json) -> list[Json]:
+    """`before` is the last status: a condition that has not changed keeps its time."""
+    unready = [c.name for c in containers if not c.running]
+    reason = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}.get(phase, "ContainersNotReady")
+    not_ready = {"reason": reason, "message": f"containers with unready status: [{' '.join(unready)}]"}
+    since = {(c["type"], c["status"]): c["lastTransitionTime"] for c in before.get("conditions", ())}
+    found = []
+    for kind, holds in (
+        ("Initialized", all(c.exit_code == 0 for c in inits)),
+        ("Ready", not unready),
+        ("ContainersReady", not unready),
+        ("PodScheduled", True),
+    ):
+        value = str(holds)
+        why = not_ready if kind.endswith("Ready") and unready else {}
+        changed = since.get((kind, value)) or timestamp()
+        found.append({"type": kind, "status": value, "lastProbeTime": None, "lastTransitionTime": changed, **why})
+    return found
+
+
+def timestamp() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

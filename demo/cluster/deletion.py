@@ -1,0 +1,86 @@
+"""What a DELETE does, above all to a pod: preconditions, grace, finalizers (as in `registry.Store.Delete`)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from .errors import conflict
+from .resources import Json
+from .store import Store, Stored
+
+
+def delete(store: Store, pod: Stored, options: Json) -> Stored:
+    """Deletes, or begins to; answers the pod's new (or last) state."""
+    metadata = pod.object["metadata"]
+    _check_preconditions(metadata, options)
+    finalizers, left = metadata.get("finalizers"), metadata.get("deletionGracePeriodSeconds")
+    mark: Json
+    if left is None:
+        grace = _first_grace(pod.object, options)
+        mark = {"generation": metadata["generation"] + 1}
+        deadline = now() + timedelta(seconds=grace)
+    else:
+        grace = _grace(options, left)
+        if left == 0 or grace >= left:
+            return pod  # a grace period that runs may be shortened, never lengthened
+        mark = {}
+        deadline = datetime.fromisoformat(metadata["deletionTimestamp"]) + timedelta(seconds=grace - left)
+        if deadline < now():
+            deadline, grace = now(), min(grace, 1)
+    mark |= {"deletionTimestamp": timestamp(deadline), "deletionGracePeriodSeconds": grace}
+    # Watchers see the mark first, even when the removal follows at once.
+    marked = store.put("pods", pod.key, {**pod.object, "metadata": {**metadata, **mark}})
+    return marked if grace or finalizers else store.remove("pods", pod.key)
+
+
+def delete_namespace(store: Store, namespace: Stored) -> Stored:
+    """There is no controller that would empty it first: its content goes with it, at once."""
+    for resource, table in store.tables.items():
+        for key in [key for key in table.objects if key.startswith(f"{namespace.key}/")]:
+            store.remove(resource, key)
+    return store.remove("namespaces", namespace.key)
+
+
+def is_over(pod: Json) -> bool:
+    """Whether nothing keeps the pod any more."""
+    return pod["metadata"].get("deletionGracePeriodSeconds") == 0 and not pod["metadata"].get("finalizers")
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def timestamp(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _check_preconditions(metadata: Json, options: Json) -> None:
+    wanted = options.get("preconditions") or {}
+    why = ""
+    if wanted.get("uid") not in (None, metadata["uid"]):
+        why = (
+            f"the UID in the precondition ({wanted['uid']}) does not match the UID in record "
+            f"({metadata['uid']}). The object might have been deleted and then recreated"
+        )
+    elif wanted.get("resourceVersion") not in (None, metadata["resourceVersion"]):
+        why = (
+            f"the ResourceVersion in the precondition ({wanted['resourceVersion']}) does not match the "
+            f"ResourceVersion in record ({metadata['resourceVersion']}). The object might have been modified"
+        )
+    if why:
+        # It names the kind where other errors name the resource; the API server does so too.
+        raise conflict("Pod", metadata["name"], why)
+
+
+def _first_grace(pod: Json, options: Json) -> int:
+    """In seconds."""
+    # Nobody has to stop a pod that no node runs, nor one that has ended.
+    if not pod["spec"].get("nodeName") or pod["status"].get("phase") in ("Succeeded", "Failed"):
+        return 0
+    return _grace(options, pod["spec"]["terminationGracePeriodSeconds"])
+
+
+def _grace(options: Json, default: int) -> int:
+    grace = options.get("gracePeriodSeconds")
+    seconds = int(default if grace is None else grace)
+    return 1 if seconds < 0 else seconds

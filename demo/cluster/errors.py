@@ -1,0 +1,70 @@
+"""The Status errors of the Kubernetes API, worded as apimachinery's `api/errors` words them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .resources import Json
+
+
+class ApiError(Exception):
+    """A request that failed; `status` is the body that the client gets."""
+
+    def __init__(self, code: int, reason: str, message: str, details: Json | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status: Json = {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": message,
+            **({"reason": reason} if reason else {}),
+            **({} if details is None else {"details": details}),
+            "code": code,
+        }
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One field that validation refused."""
+
+    reason: str
+    field: str
+    message: str
+
+    @classmethod
+    def invalid(cls, field: str, value: str, why: str) -> Cause:
+        return cls("FieldValueInvalid", field, f'Invalid value: "{value}": {why}')
+
+    @classmethod
+    def required(cls, field: str, why: str = "") -> Cause:
+        return cls("FieldValueRequired", field, f"Required value: {why}" if why else "Required value")
+
+
+def bad_request(message: str) -> ApiError:
+    return ApiError(400, "BadRequest", message)
+
+
+def not_found(resource: str, name: str) -> ApiError:
+    return ApiError(404, "NotFound", f'{resource} "{name}" not found', {"name": name, "kind": resource})
+
+
+def already_exists(resource: str, name: str) -> ApiError:
+    return ApiError(409, "AlreadyExists", f'{resource} "{name}" already exists', {"name": name, "kind": resource})
+
+
+def conflict(resource: str, name: str, why: str) -> ApiError:
+    message = f'Operation cannot be fulfilled on {resource} "{name}": {why}'
+    return ApiError(409, "Conflict", message, {"name": name, "kind": resource})
+
+
+def invalid(kind: str, name: str, causes: list[Cause]) -> ApiError:
+    listed = list(dict.fromkeys(f"{cause.field}: {cause.message}" for cause in causes))
+    text = listed[0] if len(listed) == 1 else f"[{', '.join(listed)}]"
+    details = {**({"name": name} if name else {}), "kind": kind, "causes": [vars(cause) for cause in causes]}
+    return ApiError(422, "Invalid", f'{kind} "{name}" is invalid: {text}', details)
+
+
+def expired(message: str) -> ApiError:
+    return ApiError(410, "Expired", message)

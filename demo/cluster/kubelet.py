@@ -1,0 +1,196 @@
+"""A simulated node: takes pods from any API server, embedded or real, and acts out their containers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import ssl
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from .background import InBackground
+from .certificates import server_context
+from .container import timestamp
+from .kubelet_http import KubeletServer
+from .pod_worker import PodWorker
+from .resources import Json
+
+log = logging.getLogger(__name__)
+
+
+class Kubelet(InBackground):
+    """A pure client of the API server: what it does to pods, it does through the real API's requests.
+
+    `ssl_context` is for an https URL; `speed` says how many simulated seconds pass in one. The kubelet is its
+    own scheduler: it binds every unbound pod that asks for the default one.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        speed: float = 1.0,
+        node_name: str = "demo-node",
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.speed = speed
+        self.server = KubeletServer(self._find)
+        self._name = node_name
+        self._ssl = ssl_context
+        self._workers: dict[str, PodWorker] = {}  # by pod UID
+        self._count = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._client: aiohttp.ClientSession
+        self._runner: web.AppRunner
+
+    async def start(self) -> None:
+        self._client = aiohttp.ClientSession(
+            self.url,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+            connector=aiohttp.TCPConnector(ssl=self._ssl if self._ssl else True, limit=32),
+            read_bufsize=4 * 1024 * 1024,  # a watched pod is one line, which may be long
+        )
+        self._runner = web.AppRunner(self.server.application(), access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=server_context(self._name)[0]).start()
+        await self._register(self._runner.addresses[0][1])
+        self._begin(self._follow_pods())
+
+    async def stop(self) -> None:
+        for worker in self._workers.values():
+            worker.abandon()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._runner.cleanup()
+        await self._client.close()
+
+    async def report(self, pod: Json, status: Json) -> None:
+        # The UID makes the patch fail if another pod has taken the name.
+        body = {"metadata": {"uid": pod["metadata"]["uid"]}, "status": status}
+        await self._request("PATCH", f"{_path(pod)}/status", body)
+
+    async def strike_off(self, pod: Json) -> None:
+        await self._request(
+            "DELETE", _path(pod), {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}}
+        )
+
+    async def tell(self, pod: Json, reason: str, message: str, *, container: str = "") -> None:
+        """Posts an Event about the pod."""
+        metadata, now = pod["metadata"], timestamp()
+        involved = {key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion")}
+        field = {"fieldPath": f"spec.containers{{{container}}}"} if container else {}
+        event = {
+            "metadata": {"name": f"{metadata['name']}.{time.time_ns():x}"},
+            "involvedObject": {"apiVersion": "v1", "kind": "Pod", **involved, **field},
+            "reason": reason,
+            "message": message,
+            "type": "Warning" if reason == "BackOff" else "Normal",
+            "count": 1,
+            "source": {"component": "kubelet" if container else "default-scheduler", "host": self._name},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+        }
+        await self._request("POST", f"/api/v1/namespaces/{metadata['namespace']}/events", event)
+
+    def _find(self, namespace: str, name: str) -> PodWorker | None:
+        path = _path({"metadata": {"namespace": namespace, "name": name}})
+        return next((worker for worker in reversed(self._workers.values()) if _path(worker.pod) == path), None)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _request(self, method: str, path: str, body: Json) -> bool:
+        """Tried again until there is an answer; False is a refusal, and the watch will say what happened."""
+        content_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        while True:
+            try:
+                async with self._client.request(
+                    method, path, data=json.dumps(body), headers={"Content-Type": content_type}
+                ) as answer:
+                    if answer.status < 400:
+                        return True
+                    log.debug("%s %s: %s", method, path, await answer.text())
+                    if answer.status < 429:
+                        return False
+            except aiohttp.ClientConnectionError as error:
+                log.debug("%s %s: %s", method, path, error)
+            await asyncio.sleep(0.5)
+
+    async def _register(self, port: int) -> None:
+        """Ready once and for all: there is no node controller that would miss a heartbeat."""
+        await self._request("POST", "/api/v1/nodes", {"metadata": {"name": self._name}})
+        now = timestamp()
+        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "simulated"}
+        status = {
+            "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+            "conditions": [{**ready, "lastHeartbeatTime": now, "lastTransitionTime": now}],
+        }
+        await self._request("PATCH", f"/api/v1/nodes/{self._name}/status", {"status": status})
+
+    async def _follow_pods(self) -> None:
+        """Lists, then watches; lists again whenever the watch cannot go on."""
+        while True:
+            try:
+                async with self._client.get("/api/v1/pods") as answer:
+                    answer.raise_for_status()
+                    pods = await answer.json()
+                present = {pod["metadata"]["uid"] for pod in pods["items"]}
+                for uid in self._workers.keys() - present:
+                    self._workers.pop(uid).abandon()
+                for pod in pods["items"]:
+                    self._observe(pod)
+                await self._watch_from(pods["metadata"]["resourceVersion"])
+            except (aiohttp.ClientError, OSError) as error:
+                log.debug("the watch of pods broke: %s", error)
+                await asyncio.sleep(0.2)
+
+    async def _watch_from(self, version: str) -> None:
+        """Until the server ends it: in half an hour, or because it has forgotten the version."""
+        query = {"watch": "true", "resourceVersion": version}
+        async with self._client.get("/api/v1/pods", params=query) as answer:
+            answer.raise_for_status()
+            async for line in answer.content:
+                event = json.loads(line)
+                pod = event["object"]
+                if event["type"] == "ERROR":
+                    return
+                if event["type"] == "DELETED":
+                    if worker := self._workers.pop(pod["metadata"]["uid"], None):
+                        worker.abandon()
+                else:
+                    self._observe(pod)
+
+    def _observe(self, pod: Json) -> None:
+        uid, spec = pod["metadata"]["uid"], pod["spec"]
+        if "nodeName" not in spec:
+            if spec["schedulerName"] == "default-scheduler":
+                self._begin(self._bind(pod))
+            return
+        if uid not in self._workers:
+            if spec["nodeName"] != self._name or pod["status"].get("phase") in ("Succeeded", "Failed"):
+                return
+            self._count += 1
+            self._workers[uid] = PodWorker(self, pod, self._count)
+        self._workers[uid].observe(pod)
+
+    async def _bind(self, pod: Json) -> None:
+        """Refused, and rightly, for a pod that is bound or gone by now."""
+        name, namespace, uid = (pod["metadata"][key] for key in ("name", "namespace", "uid"))
+        target = {"apiVersion": "v1", "kind": "Node", "name": self._name}
+        binding = {"metadata": {"name": name, "uid": uid}, "target": target}
+        if await self._request("POST", f"{_path(pod)}/binding", binding):
+            await self.tell(pod, "Scheduled", f"Successfully assigned {namespace}/{name} to {self._name}")
+
+
+def _path(pod: Json) -> str:
+    return f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"

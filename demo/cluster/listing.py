@@ -1,0 +1,151 @@
+"""LIST and WATCH: pages that show one moment, and the changes of a selection from a version on."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from .errors import ApiError, bad_request, expired
+from .resources import Json, Target
+from .selectors import field_terms, field_value, label_requirements
+from .store import Change, Store, Stored
+
+Query = Mapping[str, str]
+
+_DEFAULT_WATCH = 1800  # seconds; the API server takes 30 to 60 minutes
+_EXPIRED_PAGE = (
+    "The provided continue parameter is too old to display a consistent list result. You can start a "
+    "new list without the continue parameter, or use the continue token in this response to retrieve "
+    "the remainder of the results. Continuing with the provided token results in an inconsistent list -"
+    " objects that were created, modified, or deleted between the time the first chunk was returned and"
+    " now may show up in the list."
+)
+
+
+class Selection:
+    """Which objects a LIST or WATCH is about."""
+
+    def __init__(self, target: Target, query: Query) -> None:
+        self._labels = label_requirements(query.get("labelSelector", ""))
+        self._fields = field_terms(query.get("fieldSelector", ""), target.resource.fields)
+        self.prefix = f"{target.namespace}/" if target.namespace else ""
+        self.is_narrow = bool(self._labels or self._fields)
+
+    def includes(self, stored: Stored | None) -> bool:
+        if stored is None or not stored.key.startswith(self.prefix):
+            return False
+        labels = stored.object["metadata"].get("labels") or {}
+        return all(holds(labels) for holds in self._labels) and all(
+            (field_value(stored.object, field) == value) is equal for field, value, equal in self._fields
+        )
+
+
+def page(store: Store, target: Target, query: Query) -> bytes:
+    """The JSON of one page."""
+    selection, limit = Selection(target, query), integer(query, "limit")
+    resource, version, start = target.resource.plural, store.version, ""
+    integer(query, "resourceVersion")  # whatever it is: the newest version is not older
+    if token := query.get("continue"):
+        version, start = _decode(token, selection.prefix)
+        version = store.version if version == -1 else version  # -1: the newest, inconsistent with earlier pages
+    elif query.get("resourceVersion") == "0":
+        limit = 0  # "any version will do" is answered from a cache, which does not page
+    items = store.snapshot(resource, version)
+    if items is None:
+        error = expired(_EXPIRED_PAGE)
+        error.status["metadata"] = {"continue": _encode(-1, start, selection.prefix)}
+        raise error
+    candidates = [item for item in items if item.key.startswith(selection.prefix) and item.key >= start]
+    chosen: list[Stored] = []
+    metadata: Json = {"resourceVersion": str(version)}
+    for index, candidate in enumerate(candidates):
+        if selection.includes(candidate):
+            chosen.append(candidate)
+        if limit and len(chosen) >= limit:
+            if rest := len(candidates) - index - 1:
+                # Whether any of the rest matches is not looked at, so the last page may be empty; and only
+                # without selectors is the number of the rest known.
+                metadata["continue"] = _encode(version, candidate.key + "\0", selection.prefix)
+                metadata |= {} if selection.is_narrow else {"remainingItemCount": rest}
+                store.keep_snapshot(resource, items, version)
+            break
+    head = {"kind": f"{target.resource.kind}List", "apiVersion": "v1", "metadata": metadata}
+    return json.dumps(head)[:-1].encode() + b',"items":[' + b",".join(item.raw for item in chosen) + b"]}"
+
+
+async def watch(store: Store, request: web.Request, target: Target) -> web.StreamResponse:
+    query, table = request.query, store.tables[target.resource.plural]
+    selection, since = Selection(target, query), integer(query, "resourceVersion")
+    timeout = integer(query, "timeoutSeconds") or _DEFAULT_WATCH
+    if "sendInitialEvents" in query:  # a client that is refused lists and then watches
+        raise ApiError(422, "Invalid", "sendInitialEvents: Forbidden: not simulated")
+    # No await between reading the state and subscribing: no change can fall between.
+    queue: asyncio.Queue[Change] = asyncio.Queue()
+    if since == 0:
+        events = [_event("ADDED", target, item.raw) for item in table.all() if selection.includes(item)]
+    elif since < table.forgotten:
+        error = expired(f"too old resource version: {since} ({table.forgotten})")
+        events, timeout = [b'{"type":"ERROR","object":' + json.dumps(error.status).encode() + b"}\n"], 0
+    else:
+        events = [_seen(change, selection, target) for change in table.history if change.version > since]
+    table.watchers.add(queue)
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    try:
+        await response.prepare(request)
+        await response.write(b"".join(events))
+        async with asyncio.timeout(timeout):
+            while True:
+                await response.write(_seen(await queue.get(), selection, target))
+    except (TimeoutError, ConnectionResetError):
+        pass  # its time is over, or the watcher has gone
+    finally:
+        table.watchers.discard(queue)
+    return response
+
+
+def integer(query: Query, name: str) -> int:
+    text = query.get(name) or "0"
+    try:
+        return int(text)
+    except ValueError as error:
+        raise bad_request(f'strconv.ParseInt: parsing "{text}": invalid syntax') from error
+
+
+def flag(query: Query, name: str) -> bool:
+    """A boolean as Go reads it: the Python clients send `True`."""
+    return query.get(name) in ("1", "t", "T", "true", "TRUE", "True")
+
+
+def _encode(version: int, start: str, prefix: str) -> str:
+    token = {"v": "meta.k8s.io/v1", "rv": version, "start": start.removeprefix(prefix)}
+    return base64.urlsafe_b64encode(json.dumps(token).encode()).decode().rstrip("=")
+
+
+def _decode(token: str, prefix: str) -> tuple[int, str]:
+    try:
+        fields = json.loads(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
+        if fields["v"] != "meta.k8s.io/v1":
+            raise ValueError("not a token of this server")
+        return int(fields["rv"]), prefix + fields["start"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise bad_request(f"invalid continue token: continue key is not valid: {error}") from error
+
+
+def _seen(change: Change, selection: Selection, target: Target) -> bytes:
+    """The change as this selection sees it: what leaves it counts as deleted, what enters as added."""
+    before, after = selection.includes(change.before), selection.includes(change.after)
+    if after and change.after:
+        return _event("MODIFIED" if before else "ADDED", target, change.after.raw)
+    if before and change.before:
+        # The last state that matched, under the version at which it stopped matching.
+        return _event("DELETED", target, Stored.make("", change.before.object, change.version).raw)
+    return b""
+
+
+def _event(kind: str, target: Target, raw: bytes) -> bytes:
+    head = f'{{"type":"{kind}","object":{{"kind":"{target.resource.kind}","apiVersion":"v1",'
+    return head.encode() + raw[1:] + b"}\n"

@@ -1,0 +1,44 @@
+"""Two kinds of PATCH body: merge patch and, as the Python clients send it, strategic merge patch."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .errors import ApiError, bad_request
+from .resources import Json
+
+_MERGE = "application/merge-patch+json"
+_STRATEGIC = "application/strategic-merge-patch+json"
+
+
+def apply(content_type: str, body: bytes, target: Json) -> Json:
+    """The patched copy of `target`."""
+    if content_type not in (_MERGE, _STRATEGIC):
+        raise ApiError(415, "UnsupportedMediaType", "415: Unsupported Media Type", {})
+    try:
+        patch = json.loads(body)
+    except ValueError as error:
+        raise bad_request(f"error decoding patch: {error}") from error
+    if not isinstance(patch, dict):
+        raise bad_request("error decoding patch: not an object")
+    merged: Json = _merge(target, patch, strategic=content_type == _STRATEGIC)
+    return merged
+
+
+def _merge(target: Any, patch: Any, *, strategic: bool) -> Any:
+    """RFC 7386. The strategic kind also merges lists; here, of those that a client of ours patches, `finalizers`."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        elif strategic and key.startswith("$"):
+            continue  # kubectl's `$setElementOrder/…` only orders what is sent anyway
+        elif strategic and key == "finalizers":
+            known = merged.get(key) or []
+            merged[key] = [*(item for item in value if item not in known), *known]
+        else:
+            merged[key] = _merge(merged.get(key), value, strategic=strategic)
+    return merged

@@ -1,0 +1,85 @@
+"""Label and field selectors: parsed once a request, then asked of every object."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .errors import bad_request
+from .resources import Json
+from .validation import label_key_problems, label_value_problems
+
+Requirement = Callable[[Mapping[str, str]], bool]
+
+_WORD = r"[^\s=!,()<>]+"
+_REQUIREMENT = re.compile(
+    rf"""\s*(?:
+        !\s*(?P<absent>{_WORD})
+        | (?P<key>{_WORD}) (?:
+            \s*(?P<comparison>==?|!=)\s*(?P<value>{_WORD})?
+            | \s+(?P<membership>in|notin)\s*\((?P<values>[^=!()<>]*)\)
+        )?
+    )\s*(?P<end>,|$)""",
+    re.X,
+)
+_TERM = re.compile(r"(?P<field>[^=!]*?)(?P<operator>!=|==?)(?P<value>.*)", re.S)
+
+
+def label_requirements(text: str) -> list[Requirement]:
+    """All of them have to hold; none is met by everything."""
+    requirements: list[Requirement] = []
+    place = 0
+    while place < len(text.rstrip()) or text[:place].endswith(","):
+        found = _REQUIREMENT.match(text, place)
+        if not found:
+            raise _unparsable(f"found '{text[place:].strip()}', expected: identifier, '=', '==', '!=', in or notin")
+        requirements.append(_requirement(found))
+        place = found.end()
+    return requirements
+
+
+def _requirement(found: re.Match[str]) -> Requirement:
+    key: str = found["absent"] or found["key"]
+    if problems := label_key_problems(key):
+        raise _unparsable(f'key: Invalid value: "{key}": {"; ".join(problems)}')
+    if found["absent"]:
+        return lambda labels: key not in labels
+    if not (found["comparison"] or found["membership"]):
+        return lambda labels: key in labels
+    # `key=` asks for the empty value, and `in (a,)` allows it.
+    listed = found["value"] or "" if found["comparison"] else found["values"]
+    values = [value.strip() for value in listed.split(",")]
+    for index, value in enumerate(values):
+        if problems := label_value_problems(value):
+            raise _unparsable(f'values[{index}][{key}]: Invalid value: "{value}": {"; ".join(problems)}')
+    # Negations hold for objects without the label too.
+    if found["comparison"] == "!=" or found["membership"] == "notin":
+        return lambda labels: labels.get(key) not in values
+    return lambda labels: labels.get(key) in values
+
+
+def _unparsable(why: str) -> Exception:
+    return bad_request(f"unable to parse requirement: {why}")
+
+
+def field_terms(text: str, offered: frozenset[str]) -> list[tuple[str, str, bool]]:
+    """Field, value, and whether they have to be equal or different."""
+    terms = []
+    for part in filter(None, text.split(",")):
+        term = _TERM.fullmatch(part)
+        if not term:
+            raise bad_request(f"invalid selector: '{text}'; can't understand '{part}'")
+        field = term["field"].strip()
+        if field not in offered:
+            raise bad_request(f"field label not supported: {field}")
+        terms.append((field, term["value"], term["operator"] != "!="))
+    return terms
+
+
+def field_value(obj: Json, path: str) -> str:
+    """What the API compares: an absent field is the empty string."""
+    node: Any = obj
+    for part in path.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return "" if node is None else str(node)

@@ -1,0 +1,119 @@
+"""Create, update and bind: what the API server makes of an object before it is stored."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+
+from . import deletion
+from .errors import Cause, already_exists, bad_request, conflict, invalid, not_found
+from .resources import NAMESPACES, PODS, Json, Target
+from .store import Store, Stored
+from .validation import metadata_problems, spec_problems
+
+# The API server's own letters: no vowels, so that no words come out.
+_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
+# Set when an object is made, and no client's to change.
+_SYSTEM_FIELDS = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
+_POD_DEFAULTS: Json = {
+    "restartPolicy": "Always",
+    "terminationGracePeriodSeconds": 30,
+    "dnsPolicy": "ClusterFirst",
+    "schedulerName": "default-scheduler",
+}
+
+
+def create(store: Store, target: Target, body: Json) -> Stored:
+    resource = target.resource
+    metadata = _metadata(target, body)
+    metadata = {key: value for key, value in metadata.items() if key not in _SYSTEM_FIELDS}
+    if not metadata.get("name") and metadata.get("generateName"):
+        metadata["name"] = _free_name(store, target, metadata["generateName"])
+    metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": deletion.timestamp(deletion.now())}
+    obj = {**_payload(body), "metadata": metadata}
+    if resource.namespaced and not store.get("namespaces", target.namespace):
+        raise not_found("namespaces", target.namespace)
+    causes = metadata_problems(metadata)
+    if resource is PODS:
+        metadata["generation"] = 1
+        obj |= {"spec": {**_POD_DEFAULTS, **(body.get("spec") or {})}, "status": {"phase": "Pending"}}
+        causes += spec_problems(obj["spec"])
+    elif resource is NAMESPACES:
+        obj |= {"spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}
+    if causes:
+        raise invalid(resource.kind, metadata.get("name") or "", causes)
+    key = Target(resource, target.namespace, metadata["name"]).key
+    if store.get(resource.plural, key):
+        raise already_exists(resource.plural, metadata["name"])
+    return store.put(resource.plural, key, obj)
+
+
+def update(store: Store, target: Target, old: Stored, wanted: Json) -> Stored:
+    """A PATCH of an object or of its status; answers the object as it then is."""
+    resource, before = target.resource, old.object
+    metadata, known = _metadata(target, wanted), before["metadata"]
+    if metadata.get("name") != target.name:
+        raise bad_request(
+            f"the name of the object ({metadata.get('name') or ''}) does not match the name on the URL ({target.name})"
+        )
+    if metadata.get("resourceVersion") not in (None, known["resourceVersion"]):
+        why = "the object has been modified; please apply your changes to the latest version and try again"
+        raise conflict(resource.plural, target.name, why)
+    causes = metadata_problems(metadata)
+    if (uid := metadata.get("uid", known["uid"])) != known["uid"]:
+        causes.append(Cause.invalid("metadata.uid", uid, "field is immutable"))
+    system = {key: known[key] for key in ("resourceVersion", *_SYSTEM_FIELDS) if key in known}
+    after = {**_payload(wanted), "metadata": {**metadata, **system}}
+    # The object's own path can't write the status, and the status path nothing else.
+    if target.subresource == "status":
+        after = {**before, "metadata": after["metadata"], "status": after.get("status")}
+    elif "status" in before:
+        after["status"] = before["status"]
+    if resource is PODS and after["spec"] != before["spec"]:
+        # A real API server allows a few changes, but none that the operator would make.
+        causes.append(Cause("FieldValueForbidden", "spec", "Forbidden: pod updates may not change the spec"))
+    if causes:
+        raise invalid(resource.kind, target.name, causes)
+    if after == before:
+        return old  # nothing to write: the version stays, as in the API server
+    stored = store.put(resource.plural, old.key, after)
+    return store.remove(resource.plural, old.key) if deletion.is_over(after) else stored
+
+
+def bind(store: Store, target: Target, old: Stored, binding: Json) -> None:
+    """The scheduler's decision: gives a pod its node, once."""
+    pod, wanted = old.object, binding.get("metadata") or {}
+    why, uid = "", pod["metadata"]["uid"]
+    if wanted.get("uid", uid) != uid:
+        why = f"Precondition failed: UID in precondition: {wanted['uid']}, UID in object meta: {uid}"
+        storage = f"StorageError: invalid object, Code: 4, Key: /registry/pods/{old.key}, ResourceVersion: 0"
+        raise conflict("pods", target.name, f"{storage}, AdditionalErrorMsg: {why}")
+    if pod["metadata"].get("deletionTimestamp"):
+        why = f"pod {target.name} is being deleted, cannot be assigned to a host"
+    elif node := pod["spec"].get("nodeName"):
+        why = f'pod {target.name} is already assigned to node "{node}"'
+    if why:
+        raise conflict("pods/binding", target.name, why)
+    store.put("pods", old.key, {**pod, "spec": {**pod["spec"], "nodeName": binding["target"]["name"]}})
+
+
+def _free_name(store: Store, target: Target, base: str) -> str:
+    name = ""
+    for _ in range(8):  # as often as the API server tries before it answers AlreadyExists
+        name = base[:58] + "".join(secrets.choice(_LETTERS) for _ in range(5))
+        if not store.get(target.resource.plural, Target(target.resource, target.namespace, name).key):
+            break
+    return name
+
+
+def _metadata(target: Target, body: Json) -> Json:
+    metadata = {key: value for key, value in (body.get("metadata") or {}).items() if value not in (None, "")}
+    if target.resource.namespaced:
+        if metadata.get("namespace", target.namespace) != target.namespace:
+            raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
+        metadata["namespace"] = target.namespace
+    return metadata
+
+
+def _payload(body: Json) -> Json:
+    return {key: value for key, value in body.items() if key not in ("kind", "apiVersion")}
