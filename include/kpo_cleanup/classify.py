@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 
 from include.kpo_cleanup.evidence import ago, container_states, task_instance_state
 from include.kpo_cleanup.identity import TaskInstanceKey
@@ -41,19 +42,27 @@ def find_successors(pods: Iterable[Pod]) -> dict[str, Pod]:
     Only a pod to which the operator can attach counts: the next try's ``find_pod`` passes over one that is
     ``already_checked``, and one that is being deleted is about to vanish; with either of them as the only newer
     pod, that try would attach to the older one. Pods in other namespaces do not count either: ``find_pod`` looks
-    into one namespace, and the other may belong to another Airflow with the same DAGs.
+    into one namespace, and the other may belong to another Airflow with the same DAGs. Nor does one that is older:
+    a DAG run that was deleted and made anew under its run_id counts its tries from 1 again.
     """
-    newest: dict[tuple[str, TaskInstanceKey], Pod] = {}
-    pods = [pod for pod in pods if not pod.unidentified]
+    groups: dict[tuple[str, TaskInstanceKey], list[Pod]] = defaultdict(list)
     for pod in pods:
-        if pod.checked or pod.deletion_deadline is not None:
-            continue
-        place = (pod.namespace, pod.key)
-        other = newest.get(place)
-        if other is None or (pod.try_number, pod.uid) > (other.try_number, other.uid):
-            newest[place] = pod
-    candidates = ((pod, newest.get((pod.namespace, pod.key))) for pod in pods)
-    return {pod.uid: new for pod, new in candidates if new is not None and new.try_number > pod.try_number}
+        if not pod.unidentified:
+            groups[pod.namespace, pod.key].append(pod)
+    successors: dict[str, Pod] = {}
+    for group in groups.values():
+        latest: Pod | None = None  # of the tries above the one at hand
+        group.sort(key=lambda pod: -pod.try_number)
+        for _, of_try in groupby(group, key=lambda pod: pod.try_number):
+            pods_of_try = list(of_try)
+            successors.update({pod.uid: latest for pod in pods_of_try if latest and latest.created >= pod.created})
+            in_use = [pod for pod in pods_of_try if not pod.checked and pod.deletion_deadline is None]
+            latest = max([*in_use, *([latest] if latest else [])], key=_age_order, default=None)
+    return successors
+
+
+def _age_order(pod: Pod) -> tuple[int, int, str]:
+    return pod.created, pod.try_number, pod.uid
 
 
 def judge(pod: Pod, successor: Pod | None, task_instances: TaskInstances, settings: Settings, now: int) -> Verdict:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from tenacity import (
@@ -143,15 +144,21 @@ def _raise_for_status(what: str, error: Any) -> None:
     status = None
     with suppress(TypeError, ValueError):  # not from the API server; what it is goes into the message
         status = json.loads(error.body)
-    message = status.get("message") if isinstance(status, dict) else None
-    text = f"{what}: {error.status} {error.reason}: {message or str(error.body or '')[:200]}"
+    answer: dict[str, Any] = status if isinstance(status, dict) else {}
+    message = answer.get("message") or str(error.body or "").strip()[:200]
+    text = f"{what}: {error.status} {error.reason}: {message}"
     if error.status == 429 or error.status >= 500 or error.status == 0:
-        try:
-            retry_after: float | None = max(float((error.headers or {}).get("Retry-After", "")), 0)
-        except ValueError:
-            retry_after = None
-        raise Transient(text, retry_after) from error
-    if error.status == 404 and message is None:
-        # Only the API server can say that something is gone; a gateway's 404 says that the address is wrong.
+        raise Transient(text, _retry_after(error.headers or {})) from error
+    if answer.get("kind") != "Status":
+        # Only the API server can say that a pod is gone or replaced; a gateway's 404 says that the address is wrong.
         raise Refused(0, f"{text} (this does not come from a Kubernetes API server)") from error
     raise Refused(error.status, text) from error
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds; None for what is no number of them (the API server sends no dates)."""
+    try:
+        seconds = float(headers.get("Retry-After", ""))
+    except ValueError:
+        return None
+    return None if isnan(seconds) else max(seconds, 0)

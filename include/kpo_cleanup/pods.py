@@ -70,6 +70,7 @@ class PodApi:
         A namespace that cannot be listed is a problem in the answer and does not stop the others.
 
         :raises KubernetesError: where not one namespace could be listed.
+        :raises SettingsError: where the API server refuses the selector.
         """
         listing = Listing()
         namespaces = self.namespaces(settings)
@@ -77,6 +78,9 @@ class PodApi:
             try:
                 listing.pods.extend(self._list_namespace(namespace, settings.label_selector))
             except KubernetesError as problem:
+                if isinstance(problem, Refused) and problem.status == 400:
+                    selector = f"label_selector={settings.label_selector!r}"
+                    raise SettingsError(f"{selector} was refused ({problem}); correct its syntax") from problem
                 log.error("%s", problem)
                 listing.problems.append(str(problem))
         if len(listing.problems) == len(namespaces):
@@ -119,7 +123,7 @@ class PodApi:
                 if refusal.status == 410 and restart < MAX_RESTARTS:
                     log.warning("%s; the listing starts again (%s of %s)", refusal, restart + 1, MAX_RESTARTS)
                     continue
-                raise _explained(refusal, namespace, selector) from refusal
+                raise _explained(refusal, namespace) from refusal
             if not pods and namespace != ALL_NAMESPACES:
                 self._check_exists(namespace)
             return pods
@@ -136,7 +140,11 @@ class PodApi:
             what = f"listing pods in {_place(namespace)}"
             answer = request(what, partial(call, label_selector=selector, limit=PAGE_SIZE, **paging))
             page = _read_page(answer, what)
-            token = (answer.get("metadata") or {}).get("continue")
+            previous, token = token, (answer.get("metadata") or {}).get("continue")
+            if token and token == previous:
+                raise KubernetesError(
+                    f"{what}: the same page was served twice; does a cache stand before the API server?"
+                )
             remaining = (answer.get("metadata") or {}).get("remainingItemCount")
             del answer  # never more than one page of raw data at a time
             count, pages = count + len(page), pages + 1
@@ -174,10 +182,8 @@ def _read_page(answer: dict[str, Any], what: str) -> list[Pod]:
         raise KubernetesError(f"{what}: {error}") from error
 
 
-def _explained(refusal: Refused, namespace: str, selector: str) -> Exception:
+def _explained(refusal: Refused, namespace: str) -> KubernetesError:
     """Add the remedy to a refused listing."""
-    if refusal.status == 400:
-        return SettingsError(f"label_selector={selector!r} was refused ({refusal}); correct its syntax")
     if refusal.status == 401:
         return KubernetesError(f"{refusal}; the connection's credentials are missing, wrong or expired")
     if refusal.status == 403:

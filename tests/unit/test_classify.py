@@ -387,7 +387,6 @@ class TestSuperseded:
             pytest.param({"phase": "Pending", "containers": ()}, id="is pending"),
             pytest.param({"phase": "Succeeded"}, id="is completed and not checked off"),
             pytest.param({"protected": "kpo-cleanup/protect=true"}, id="is protected"),
-            pytest.param({"created": NOW - DAY}, id="looks older"),
         ],
     )
     def test_counts_a_newer_pod_that(self, changes: dict[str, Any]) -> None:
@@ -397,6 +396,11 @@ class TestSuperseded:
     def test_finds_the_newest_that_can_be_attached_to_behind_a_newer_one_that_cannot(self) -> None:
         pods = [make_pod(try_number=1), make_pod(try_number=2), make_pod(try_number=3, checked=True)]
         assert find_successors(pods) == {pods[0].uid: pods[1]}
+
+    def test_does_not_count_an_older_pod_of_a_run_that_was_made_anew(self) -> None:
+        # Its DAG run was deleted and made again under its run_id, and the tries began with 1 again.
+        dead = make_pod(try_number=3, created=NOW - DAY)
+        assert_kept(verdict_on(make_pod(created=NOW - HOUR), ACTIVE, dead), Reason.ACTIVE)
 
     def test_leaves_the_newest_of_many(self) -> None:
         pods = [make_pod(try_number=number) for number in (3, 1, 4, 2)]

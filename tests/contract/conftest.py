@@ -1,0 +1,33 @@
+"""The two servers that have to behave alike, each with the same simulated node."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+
+import pytest
+from kubernetes import config
+
+from demo.cluster import EmbeddedCluster, Kubelet
+from tests.contract.space import SPEED, Server, Space
+
+
+@pytest.fixture(scope="session", params=["embedded", pytest.param("real", marks=pytest.mark.cluster)])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    if request.param == "embedded":
+        with EmbeddedCluster(speed=SPEED) as cluster:
+            yield Server(cluster.kubeconfig, "demo-node", cluster.expire_continue_tokens)
+        return
+    control_plane = request.getfixturevalue("control_plane")
+    settings = config.new_client_from_config_dict(control_plane.kubeconfig).configuration
+    trust = ssl.create_default_context(cafile=settings.ssl_ca_cert)
+    trust.load_cert_chain(settings.cert_file, settings.key_file)
+    # A node of its own: other tests may have one at the same server.
+    with Kubelet(control_plane.url, ssl_context=trust, speed=SPEED, node_name="contract-node"):
+        yield Server(control_plane.kubeconfig, "contract-node", control_plane.compact)
+
+
+@pytest.fixture
+def space(server: Server) -> Space:
+    """A namespace of the test's own."""
+    return Space(server)

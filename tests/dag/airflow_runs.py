@@ -1,0 +1,109 @@
+"""Run DAGs in this process as ``airflow dags test`` does, and read and change what they leave in the database."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import HOME, REPO
+
+try:
+    from airflow.dag_processing.dagbag import DagBag  # since Airflow 3.2
+except ImportError:
+    from airflow.models.dagbag import DagBag
+from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance, clear_task_instances
+from airflow.utils.session import create_session
+
+from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
+
+
+@cache
+def prepare() -> None:
+    """Copy the DAG into a plain dags folder, as the README says, and make the database."""
+    dags = HOME / "dags"
+    shutil.copytree(REPO / "dags", dags, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(REPO / "include", dags / "include", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPO / "tests/dag/workload.py", dags)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("airflow"), "db", "migrate"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    with closing(sqlite3.connect(HOME / "airflow.db")) as database:
+        # Readers must not lock out the several processes of a real Airflow.
+        database.execute("PRAGMA journal_mode=WAL")
+
+
+def load(dag_id: str) -> Any:
+    """The DAG, parsed afresh: a run in this process leaves its conf in the params of the DAG object."""
+    prepare()
+    bag = DagBag(str(HOME / "dags"))  # the examples are off by configuration
+    assert not bag.import_errors
+    return bag.dags[dag_id]
+
+
+def run(dag_id: str, before: tuple[str, Callable[[], object]] | None = None, **conf: Any) -> DagRun:
+    """One run of a DAG from beginning to end; gives the run as the database has it afterwards.
+
+    :param before: a task id, and what is to happen just before that task starts.
+    """
+    dag = load(dag_id)
+    for task in dag.tasks:
+        task.retry_delay = timedelta(0)
+    if before:
+        task_id, do = before
+        dag.task_dict[task_id]._pre_execute_hook = lambda _context: do()
+    dag.test(run_conf=conf)
+    with create_session() as session:
+        last = session.query(DagRun).filter(DagRun.dag_id == dag_id).order_by(DagRun.id.desc()).first()
+        assert last is not None
+        session.expunge_all()
+        return last
+
+
+def states(dag_run: DagRun) -> dict[str, str | None]:
+    """The state of each task of a run that is not mapped."""
+    with create_session() as session:
+        rows = session.query(TaskInstance.task_id, TaskInstance.state).filter(
+            TaskInstance.dag_id == dag_run.dag_id, TaskInstance.run_id == dag_run.run_id
+        )
+        return {task_id: state and str(state) for task_id, state in rows}
+
+
+def set_state(dag_run: DagRun, task_id: str, state: str | None, map_index: int = -1) -> None:
+    """Put a task instance into a state, as the scheduler, a trigger or a person would; None clears it."""
+    with create_session() as session:
+        ti = (
+            session.query(TaskInstance)
+            .filter_by(dag_id=dag_run.dag_id, run_id=dag_run.run_id, task_id=task_id, map_index=map_index)
+            .one()
+        )
+        if state is None:
+            clear_task_instances([ti], session)
+        else:
+            ti.set_state(state, session=session)
+
+
+def result(dag_run: DagRun, task_id: str) -> Any:
+    """What a task returned, from its XCom."""
+    with create_session() as session:
+        if IS_AIRFLOW_3:
+            from airflow.models.xcom import XComModel
+
+            row = session.query(XComModel).filter_by(
+                dag_id=dag_run.dag_id, run_id=dag_run.run_id, task_id=task_id, key="return_value"
+            )
+            return XComModel.deserialize_value(row.one())
+        from airflow.models.xcom import XCom
+
+        return XCom.get_one(
+            dag_id=dag_run.dag_id, run_id=dag_run.run_id, task_id=task_id, key="return_value", session=session
+        )

@@ -1,0 +1,99 @@
+"""The cluster of the DAG tests and the proxy in front of it; the connection of the cleanup points to the proxy."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import pytest
+from kubernetes import client, config
+
+from demo.cluster import EmbeddedCluster, Kubelet
+from tests.conftest import HOME
+from tests.dag import airflow_runs
+from tests.proxy import FaultProxy
+
+NAMESPACES = ("default", "other", "airflow")
+SPEED = 20.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running cluster as the tests see it: as its administrator, past the proxy."""
+
+    kubeconfig: dict[str, Any]
+    ssl_context: ssl.SSLContext | None
+
+    @property
+    def url(self) -> str:
+        return str(self.kubeconfig["clusters"][0]["cluster"]["server"])
+
+
+@pytest.fixture(scope="session", params=["embedded", pytest.param("real", marks=pytest.mark.cluster)])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """The embedded cluster, or a real kube-apiserver whose one node is the same simulated kubelet."""
+    if request.param == "embedded":
+        with EmbeddedCluster(NAMESPACES, speed=SPEED) as embedded:
+            yield Cluster(embedded.kubeconfig, None)
+        return
+    control_plane = request.getfixturevalue("control_plane")
+    context = admin_context(control_plane.kubeconfig)
+    core = client.CoreV1Api(config.new_client_from_config_dict(control_plane.kubeconfig))
+    for namespace in set(NAMESPACES) - {item.metadata.name for item in core.list_namespace().items}:
+        core.create_namespace({"metadata": {"name": namespace}})
+    with Kubelet(control_plane.url, ssl_context=context, speed=SPEED):
+        yield Cluster(control_plane.kubeconfig, context)
+
+
+def admin_context(kubeconfig: dict[str, Any]) -> ssl.SSLContext:
+    """TLS with the client certificate of a kubeconfig."""
+    user, cluster = kubeconfig["users"][0]["user"], kubeconfig["clusters"][0]["cluster"]
+    context = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
+    with NamedTemporaryFile() as both:
+        both.write(base64.b64decode(user["client-certificate-data"]) + base64.b64decode(user["client-key-data"]))
+        both.flush()
+        context.load_cert_chain(both.name)
+    return context
+
+
+@pytest.fixture(scope="session")
+def core(cluster: Cluster) -> client.CoreV1Api:
+    return client.CoreV1Api(config.new_client_from_config_dict(cluster.kubeconfig))
+
+
+def point_connection_at(url: str, user: dict[str, Any]) -> None:
+    """Have the connection ``kubernetes_default`` lead to this URL, as this user of a kubeconfig."""
+    path = HOME / "kubeconfig.json"
+    kubeconfig = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "proxy",
+        "clusters": [{"name": "proxy", "cluster": {"server": url}}],
+        "users": [{"name": "user", "user": user}],
+        "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "user"}}],
+    }
+    path.write_text(json.dumps(kubeconfig))
+    extra = {"kube_config_path": str(path), "namespace": "airflow"}
+    os.environ["AIRFLOW_CONN_KUBERNETES_DEFAULT"] = json.dumps({"conn_type": "kubernetes", "extra": extra})
+
+
+@pytest.fixture(scope="session")
+def _proxy(cluster: Cluster) -> Iterator[FaultProxy]:
+    os.environ["AIRFLOW_CONN_METADATA"] = json.dumps({"conn_type": "sqlite", "host": f"{HOME}/airflow.db"})
+    airflow_runs.prepare()
+    with FaultProxy(cluster.url, cluster.ssl_context) as proxy:
+        point_connection_at(proxy.url, {})
+        yield proxy
+
+
+@pytest.fixture
+def proxy(_proxy: FaultProxy) -> FaultProxy:
+    """With no rule and no request in it."""
+    _proxy.heal()
+    return _proxy

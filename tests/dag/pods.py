@@ -1,0 +1,80 @@
+"""Pods of the test cluster: found by what made them, kept for another round."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from kubernetes import client
+from tenacity import retry, retry_if_result, stop_after_delay, wait_fixed
+
+from include.kpo_cleanup.identity import safe_label
+from include.kpo_cleanup.pod import ID_LABELS
+
+Pods = dict[str, Any]
+
+
+def pods_by_role(core: client.CoreV1Api, namespace: str = "airflow") -> Pods:
+    """All pods by a readable name: ``dag.task[map index]#try``, so that tests need not know the random suffixes."""
+    pods = core.list_namespaced_pod(namespace).items
+    return {role(pod.metadata.labels or {}, pod.metadata.name): pod for pod in pods}
+
+
+def role(labels: dict[str, str], name: str) -> str:
+    if "try_number" not in labels:
+        return name
+    index = f"[{labels['map_index']}]" if "map_index" in labels else ""
+    return f"{labels['dag_id']}.{labels['task_id']}{index}#{labels['try_number']}"
+
+
+def labels_of(dag_id: str, task_id: str, run_id: str, try_number: int = 1) -> dict[str, str]:
+    """The labels that the operator writes, for pods that it does not make here."""
+    ids = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id}
+    return {
+        **{name: safe_label(value) for name, value in ids.items()},
+        "try_number": str(try_number),
+        "kubernetes_pod_operator": "True",
+    }
+
+
+def create(core: client.CoreV1Api, name: str, labels: dict[str, str], namespace: str = "airflow", **meta: Any) -> Any:
+    """A pod that runs for ever."""
+    body = {
+        "metadata": {"name": name, "labels": labels, **meta},
+        "spec": {
+            "containers": [{"name": "base", "image": "busybox", "command": ["sleep", "infinity"]}],
+            "restartPolicy": "Never",
+        },
+    }
+    return core.create_namespaced_pod(namespace, body)
+
+
+def restore(core: client.CoreV1Api, pods: Iterable[Any]) -> None:
+    """Make pods that were deleted anew, with the same names, labels and commands.
+
+    With them the other pods of their task instances, for those of later tries must not be the older ones then.
+    """
+    there = {pod.metadata.name for pod in core.list_namespaced_pod("airflow").items}
+    by_task_instance = defaultdict(list)
+    for pod in sorted(pods, key=lambda pod: (pod.metadata.labels or {}).get("try_number", "")):
+        labels = pod.metadata.labels or {}
+        by_task_instance[tuple(labels.get(name) for name in (*ID_LABELS, "map_index"))].append(pod)
+    for of_one in by_task_instance.values():
+        if all(pod.metadata.name in there for pod in of_one):
+            continue
+        for pod in of_one:
+            if pod.metadata.name in there:
+                core.delete_namespaced_pod(pod.metadata.name, "airflow", grace_period_seconds=0)
+            spec = core.api_client.sanitize_for_serialization(pod.spec)
+            spec.pop("nodeName", None)
+            core.create_namespaced_pod(
+                "airflow", {"metadata": {"name": pod.metadata.name, "labels": pod.metadata.labels}, "spec": spec}
+            )
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Await a condition; fails the test where it does not come true."""
+    retry(stop=stop_after_delay(seconds), wait=wait_fixed(0.2), retry=retry_if_result(lambda true: not true))(
+        condition
+    )()

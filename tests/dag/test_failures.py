@@ -1,0 +1,299 @@
+"""What goes wrong, and what the run then says and does: nothing live is deleted, nothing is passed over."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from airflow import settings as airflow_settings
+from airflow.models.dagrun import DagRun
+from kubernetes import client
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
+
+from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
+from tests.dag import airflow_runs
+from tests.dag.pods import create, labels_of, wait_until
+from tests.proxy import FaultProxy, first, forbidden, status
+
+NAMESPACE = "other"  # the scenarios have the other one
+DELETE = f"DELETE /api/v1/namespaces/{NAMESPACE}/pods/"
+
+
+@pytest.fixture(scope="module")
+def collisions(core: client.CoreV1Api, _proxy: FaultProxy) -> DagRun:
+    """A run whose task instances are all over; the pods are made by each test."""
+    run = airflow_runs.run("collisions")
+    core.delete_collection_namespaced_pod("airflow", label_selector="dag_id=collisions", grace_period_seconds=0)
+    return run
+
+
+@pytest.fixture
+def zombie(proxy: FaultProxy, core: client.CoreV1Api, collisions: DagRun) -> Iterator[Any]:
+    airflow_runs.set_state(collisions, "a_1", "failed")
+    yield create(core, "zombie", labels_of("collisions", "a_1", collisions.run_id), NAMESPACE)
+    core.delete_collection_namespaced_pod(NAMESPACE, grace_period_seconds=0)
+    wait_until(lambda: names(core) == set())
+
+
+def names(core: client.CoreV1Api) -> set[str]:
+    return {pod.metadata.name for pod in core.list_namespaced_pod(NAMESPACE).items}
+
+
+def clean_up(**conf: Any) -> DagRun:
+    return airflow_runs.run("kpo_cleanup", **{"settle_seconds": 0, "namespaces": NAMESPACE, **conf})
+
+
+def outcome(run: DagRun) -> dict[str, str]:
+    return {row["pod"]: row["outcome"] for row in airflow_runs.result(run, "reap")["pods"]}
+
+
+def replace(core: client.CoreV1Api, pod: Any) -> None:
+    core.delete_namespaced_pod(pod.metadata.name, NAMESPACE, grace_period_seconds=0)
+    create(core, pod.metadata.name, pod.metadata.labels, NAMESPACE)
+
+
+@contextmanager
+def database_down_for(statement: str) -> Iterator[None]:
+    """Have the database fail on the statements that match, as it does when it goes away in between."""
+
+    def fail(_conn: Any, _cursor: Any, sql: str, *_: Any) -> None:
+        if re.search(statement, sql, re.DOTALL):
+            raise OperationalError(sql, {}, Exception("the database went away"))
+
+    event.listen(airflow_settings.engine, "before_cursor_execute", fail)
+    try:
+        yield
+    finally:
+        event.remove(airflow_settings.engine, "before_cursor_execute", fail)
+
+
+# What the source of this generation sends to the database: our own query, or that of the API server behind the SDK.
+SDK_QUERY = r"WHERE task_instance\.dag_id = \S+ AND task_instance\.task_id IN .* AND task_instance\.run_id IN"
+SOURCE_QUERY = SDK_QUERY if IS_AIRFLOW_3 else "UNION ALL"
+
+
+def test_a_forbidden_namespace_does_not_stop_the_others_but_fails_the_run(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    proxy.spoil("GET /api/v1/namespaces/default/pods", forbidden("list", "default"))
+    run = clean_up(namespaces=f"default,{NAMESPACE}")
+    assert run.state == "failed"
+    assert airflow_runs.states(run)["reap"] == "failed"
+    assert outcome(run) == {"other/zombie": "deleted"}
+    assert names(core) == set()
+    assert "a Role for namespace 'default' must allow verb 'list' on resource 'pods'" in capfd.readouterr().out
+
+
+def test_a_forbidden_namespace_fails_the_run_even_where_there_is_nothing_to_reap(proxy: FaultProxy) -> None:
+    proxy.spoil("GET /api/v1/namespaces/default/pods", forbidden("list", "default"))
+    run = clean_up(namespaces=f"default,{NAMESPACE}")
+    assert airflow_runs.states(run)["reap"] == "failed"
+
+
+def test_where_no_namespace_can_be_listed_the_run_fails_at_once(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    proxy.spoil("GET ", forbidden("list", NAMESPACE))
+    run = clean_up()
+    assert airflow_runs.states(run) == {
+        "list_pods": "failed",
+        "fetch_active_tis": "upstream_failed",
+        "classify": "upstream_failed",
+        "reap": "upstream_failed",
+    }
+    assert "must allow verb 'list'" in capfd.readouterr().out
+    assert names(core) == {"zombie"}
+
+
+def test_a_missing_namespace_is_named_and_does_not_stop_the_others(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = clean_up(namespaces=f"nowhere,{NAMESPACE}")
+    assert airflow_runs.states(run)["reap"] == "failed"
+    assert names(core) == set()
+    assert "namespace 'nowhere' does not exist" in capfd.readouterr().out
+
+
+def test_a_source_that_is_down_is_never_read_as_no_task_instances(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with database_down_for(SOURCE_QUERY):
+        run = clean_up(delete_unknown_pods=True)
+    assert airflow_runs.states(run)["fetch_active_tis"] == "failed"
+    assert airflow_runs.states(run)["reap"] == "upstream_failed"
+    assert names(core) == {"zombie"}
+    out = capfd.readouterr().out
+    assert "task instances could not be read" in out or "the Task SDK gave no task states" in out
+
+
+@pytest.mark.skipif(not IS_AIRFLOW_3, reason="Airflow 2 has its session")
+def test_a_metadata_connection_that_does_not_exist_is_named(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = clean_up(metadata_conn_id="nowhere")
+    assert airflow_runs.states(run)["fetch_active_tis"] == "failed"
+    assert "metadata_conn_id='nowhere' gives no database connection" in capfd.readouterr().out
+    assert names(core) == {"zombie"}
+
+
+def test_a_source_that_fails_at_the_second_look_spares_all(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any
+) -> None:
+    down = database_down_for(SOURCE_QUERY)
+    try:
+        run = clean_up(before=("reap", down.__enter__))
+    finally:
+        down.__exit__(None, None, None)
+    assert airflow_runs.states(run)["reap"] == "failed"
+    assert outcome(run) == {"other/zombie": "failed"}
+    assert names(core) == {"zombie"}
+
+
+def test_a_pod_that_has_gone_by_itself_is_reported_as_gone(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any
+) -> None:
+    proxy.spoil(DELETE, first(lambda: core.delete_namespaced_pod("zombie", NAMESPACE, grace_period_seconds=0)))
+    run = clean_up()
+    assert run.state == "success"
+    assert outcome(run) == {"other/zombie": "gone"}
+
+
+def test_a_new_pod_of_the_same_name_is_spared(proxy: FaultProxy, core: client.CoreV1Api, zombie: Any) -> None:
+    proxy.spoil(DELETE, first(lambda: replace(core, zombie)))
+    run = clean_up()
+    assert run.state == "success"
+    assert outcome(run) == {"other/zombie": "spared"}
+    assert core.read_namespaced_pod("zombie", NAMESPACE).metadata.uid != zombie.metadata.uid
+
+
+def test_a_task_instance_that_is_cleared_after_classify_spares_its_pod(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, collisions: DagRun
+) -> None:
+    run = clean_up(before=("reap", lambda: airflow_runs.set_state(collisions, "a_1", None)))
+    assert airflow_runs.result(run, "classify")["zombies_by_reason"] == {"finished": 1}
+    assert run.state == "success"
+    assert outcome(run) == {"other/zombie": "spared"}
+    assert core.read_namespaced_pod("zombie", NAMESPACE).metadata.uid == zombie.metadata.uid
+
+
+def test_a_pod_whose_successor_vanishes_after_classify_is_spared(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, collisions: DagRun
+) -> None:
+    create(core, "newer", labels_of("collisions", "a_1", collisions.run_id, try_number=2), NAMESPACE)
+    airflow_runs.set_state(collisions, "a_1", "running")
+    remove = ("reap", lambda: core.delete_namespaced_pod("newer", NAMESPACE, grace_period_seconds=0))
+    run = clean_up(before=remove)
+    assert airflow_runs.result(run, "classify")["zombies_by_reason"] == {"superseded": 1}
+    assert outcome(run) == {"other/zombie": "spared"}
+    assert names(core) == {"zombie"}
+
+
+def test_a_pod_that_must_not_be_deleted_fails_the_run_after_the_others_were_tried(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    create(core, "zombie-2", zombie.metadata.labels, NAMESPACE)
+    proxy.spoil(f"{DELETE}zombie$", forbidden("delete", NAMESPACE))
+    run = clean_up()
+    assert airflow_runs.states(run)["reap"] == "failed"
+    assert outcome(run) == {"other/zombie": "failed", "other/zombie-2": "deleted"}
+    assert names(core) == {"zombie"}
+    assert f"a Role for namespace '{NAMESPACE}' must allow verb 'delete'" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        status(429, "TooManyRequests", "slow down", Retry_After="1"),
+        status(500, "InternalError", "etcdserver: leader changed"),
+        status(503, "ServiceUnavailable", "apiserver not ready"),
+    ],
+    ids=["too many requests", "internal error", "unavailable"],
+)
+@pytest.mark.parametrize("request_line", ["GET ", DELETE], ids=["listing", "deleting"])
+def test_a_passing_fault_is_sat_out(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, fault: Any, request_line: str
+) -> None:
+    proxy.spoil(request_line, fault, times=2)
+    run = clean_up()
+    assert run.state == "success"
+    assert outcome(run) == {"other/zombie": "deleted"}
+
+
+@pytest.mark.parametrize(
+    ("conf", "message"),
+    [
+        ({"dryrun": True}, "there is no option 'dryrun'; did you mean 'dry_run'?"),
+        ({"namespaces": "Team_A"}, "'Team_A' is not a namespace name"),
+        ({"label_selector": "a in ("}, "label_selector='a in (' was refused"),
+        ({"kubernetes_conn_id": "nowhere"}, "connection 'nowhere' gives no Kubernetes client"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_bad_setting_fails_the_run_before_anything_is_touched(
+    proxy: FaultProxy,
+    core: client.CoreV1Api,
+    zombie: Any,
+    conf: dict[str, Any],
+    message: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run = clean_up(**conf)
+    assert run.state == "failed"
+    assert airflow_runs.states(run)["reap"] == "upstream_failed"
+    assert message in capfd.readouterr().out
+    assert names(core) == {"zombie"}
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_deletes", 0), ("settle_seconds", "soon"), ("dry_run", "yes")])
+def test_airflow_itself_refuses_a_run_with_a_value_out_of_bounds(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, name: str, value: Any
+) -> None:
+    with pytest.raises(Exception, match=f"Invalid input for param {name}"):  # its class differs between the versions
+        clean_up(**{name: value})
+    assert names(core) == {"zombie"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("MAX_DELETES=many", "max_deletes='many' is not allowed; give a whole number from 1 to 100000"),
+        ("DRY_RUN=maybe", "dry_run='maybe' is not allowed; give True or False"),
+    ],
+)
+def test_a_bad_value_in_the_config_fails_every_run(
+    proxy: FaultProxy,
+    core: client.CoreV1Api,
+    zombie: Any,
+    variable: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    name, _, value = variable.partition("=")
+    monkeypatch.setenv(f"AIRFLOW__KPO_CLEANUP__{name}", value)
+    run = clean_up()
+    assert airflow_runs.states(run)["list_pods"] == "failed"
+    assert message in capfd.readouterr().out
+    assert names(core) == {"zombie"}
+
+
+def test_dry_run_holds_even_where_airflow_keeps_the_conf_out_of_the_params(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__DAG_RUN_CONF_OVERRIDES_PARAMS", "False")
+    run = clean_up(dry_run=True)
+    assert outcome(run) == {"other/zombie": "dry_run"}
+    assert names(core) == {"zombie"}
+
+
+def test_the_config_is_in_force_without_a_conf(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__KPO_CLEANUP__DRY_RUN", "True")
+    run = clean_up()
+    assert outcome(run) == {"other/zombie": "dry_run"}
+    assert names(core) == {"zombie"}

@@ -1,0 +1,179 @@
+"""The cleanup under a service account that is bound to the shipped manifest and to nothing else."""
+
+from __future__ import annotations
+
+import copy
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from airflow.models.dagrun import DagRun
+from kubernetes import client, config
+
+from tests.conftest import REPO
+from tests.control_plane import ControlPlane
+from tests.dag import airflow_runs
+from tests.dag.conftest import Cluster, point_connection_at
+from tests.dag.pods import create, labels_of, wait_until
+from tests.proxy import FaultProxy
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.parametrize("cluster", ["real"], indirect=True, scope="session"),
+]
+
+ACCOUNT = "airflow-worker"
+MANIFESTS = {
+    "one namespace": ("rbac.yaml", "airflow"),
+    "all namespaces": ("rbac-all-namespaces.yaml", "*"),
+}
+
+
+def manifest(file: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((REPO / "manifests" / file).read_text()))
+
+
+def verbs(file: str) -> list[tuple[str, str]]:
+    (role,) = (document for document in manifest(file) if document["kind"].endswith("Role"))
+    return [(verb, resource) for rule in role["rules"] for verb in rule["verbs"] for resource in rule["resources"]]
+
+
+def without(documents: list[dict[str, Any]], verb: str, resource: str) -> list[dict[str, Any]]:
+    documents = copy.deepcopy(documents)
+    for role in (document for document in documents if "rules" in document):
+        for rule in role["rules"]:
+            if resource in rule["resources"]:
+                rule["verbs"].remove(verb)
+        role["rules"] = [rule for rule in role["rules"] if rule["verbs"]]
+    return documents
+
+
+class Grants:
+    """What is granted to the account at the moment."""
+
+    def __init__(self, api: client.ApiClient) -> None:
+        self._rbac, self._authorization = client.RbacAuthorizationV1Api(api), client.AuthorizationV1Api(api)
+
+    def give(self, documents: list[dict[str, Any]]) -> None:
+        for document in documents:
+            if document["kind"].startswith("Cluster"):
+                getattr(self._rbac, f"create_{_snake(document['kind'])}")(document)
+            else:
+                namespace = document["metadata"]["namespace"]
+                getattr(self._rbac, f"create_namespaced_{_snake(document['kind'])}")(namespace, document)
+        for document in documents:
+            namespace = document["metadata"].get("namespace", "")
+            for rule in document.get("rules", ()):
+                for verb in rule["verbs"]:
+                    self._await(verb, rule["resources"][0], namespace, allowed=True)
+
+    def take_all(self) -> None:
+        self._rbac.delete_collection_namespaced_role_binding("airflow")
+        self._rbac.delete_collection_namespaced_role("airflow")
+        for kind in ("cluster_role_binding", "cluster_role"):
+            if any(item.metadata.name == "kpo-cleanup" for item in getattr(self._rbac, f"list_{kind}")().items):
+                getattr(self._rbac, f"delete_{kind}")("kpo-cleanup")
+        for verb, resource in (("list", "pods"), ("delete", "pods"), ("get", "namespaces")):
+            self._await(verb, resource, "airflow", allowed=False)
+
+    def _await(self, verb: str, resource: str, namespace: str, allowed: bool) -> None:
+        """The API server learns of a grant a moment after it is made."""
+        review = {
+            "spec": {
+                "user": f"system:serviceaccount:airflow:{ACCOUNT}",
+                "resourceAttributes": {"verb": verb, "resource": resource, "namespace": namespace},
+            }
+        }
+        wait_until(lambda: self._authorization.create_subject_access_review(review).status.allowed == allowed)
+
+
+def _snake(kind: str) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in kind).lstrip("_")
+
+
+@pytest.fixture(scope="module")
+def run_of_zombie(_proxy: FaultProxy) -> DagRun:
+    return airflow_runs.run("collisions")
+
+
+@pytest.fixture
+def zombie(core: client.CoreV1Api, run_of_zombie: DagRun) -> Iterator[None]:
+    core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
+    create(core, "zombie", labels_of("collisions", "a_1", run_of_zombie.run_id))
+    yield
+    core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
+
+
+@pytest.fixture
+def grants(
+    cluster: Cluster, control_plane: ControlPlane, core: client.CoreV1Api, proxy: FaultProxy
+) -> Iterator[Grants]:
+    """The connection leads to the API server as the service account for as long as the test lasts."""
+    accounts = core.list_namespaced_service_account("airflow").items
+    if ACCOUNT not in {account.metadata.name for account in accounts}:
+        core.create_namespaced_service_account("airflow", {"metadata": {"name": ACCOUNT}})
+    user = control_plane.kubeconfig_for_service_account("airflow", ACCOUNT)["users"][0]["user"]
+    assert cluster.ssl_context
+    anonymous = ssl.create_default_context(cadata=_certificates(cluster.ssl_context))
+    grants = Grants(config.new_client_from_config_dict(cluster.kubeconfig))
+    with FaultProxy(cluster.url, anonymous) as as_account:
+        point_connection_at(as_account.url, user)
+        try:
+            yield grants
+        finally:
+            grants.take_all()
+            point_connection_at(proxy.url, {})
+
+
+def _certificates(context: ssl.SSLContext) -> str:
+    return "".join(ssl.DER_cert_to_PEM_cert(der) for der in context.get_ca_certs(binary_form=True))
+
+
+def clean_up(namespaces: str) -> DagRun:
+    return airflow_runs.run("kpo_cleanup", settle_seconds=0, namespaces=namespaces)
+
+
+def names(core: client.CoreV1Api) -> set[str]:
+    return {pod.metadata.name for pod in core.list_namespaced_pod("airflow").items}
+
+
+@pytest.mark.parametrize(("file", "namespaces"), MANIFESTS.values(), ids=MANIFESTS)
+def test_the_shipped_manifest_is_enough(
+    grants: Grants, core: client.CoreV1Api, zombie: None, file: str, namespaces: str
+) -> None:
+    grants.give(manifest(file))
+    assert clean_up(namespaces).state == "success"
+    assert names(core) == set()
+    assert airflow_runs.states(clean_up(namespaces))["reap"] == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("file", "namespaces", "verb", "resource"),
+    [(file, namespaces, *rule) for file, namespaces in MANIFESTS.values() for rule in verbs(file)],
+)
+def test_a_verb_that_is_missing_is_named_and_no_verb_is_unused(
+    grants: Grants,
+    core: client.CoreV1Api,
+    zombie: None,
+    file: str,
+    namespaces: str,
+    verb: str,
+    resource: str,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    grants.give(without(manifest(file), verb, resource))
+    if (verb, resource) == ("get", "namespaces"):
+        caplog.set_level("INFO")
+        core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
+        wait_until(lambda: names(core) == set())
+        assert clean_up(namespaces).state == "success"
+        assert "whether it exists could not be checked" in caplog.text
+        return
+    run = clean_up(namespaces)
+    place = "all namespaces" if (verb, namespaces) == ("list", "*") else "namespace 'airflow'"
+    assert run.state == "failed"
+    assert f"for {place} must allow verb '{verb}' on resource '{resource}'" in capfd.readouterr().out
+    assert names(core) == {"zombie"}

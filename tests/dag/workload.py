@@ -1,0 +1,105 @@
+"""A DAG file for the tests: real operators make the pods, real runs make the task instances.
+
+`Abandoned` is what a killed worker leaves behind: the operator has made or found its pod, and then is gone without
+a word. The pods themselves run on a simulated kubelet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.exceptions import AirflowException
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from kubernetes.client import models as k8s
+
+from include.kpo_cleanup.airflow_compat import dag, task
+
+try:
+    from airflow.sdk import TaskGroup
+except ImportError:
+    from airflow.utils.task_group import TaskGroup
+
+LONG = "a_long_id_" * 25  # 250 characters, the most that Airflow takes
+DEFAULTS: dict[str, Any] = {
+    "namespace": "airflow",
+    "image": "busybox",
+    "startup_check_interval_seconds": 1,
+    "base_container_status_polling_interval": 0.2,
+    "retries": 0,
+    "retry_delay": timedelta(0),
+}
+
+
+class Abandoned(KubernetesPodOperator):  # type: ignore[misc]
+    """A company's own subclass, whose worker dies as soon as the pod is there."""
+
+    def await_pod_start(self, pod: k8s.V1Pod) -> None:
+        self._killed = True  # cleanup() then leaves the pod alone, as it does when the process is gone
+        raise AirflowException("the worker died")
+
+
+class EksPodOperator(Abandoned):
+    """Named like the operator for external clusters, but aimed at this one."""
+
+
+FOREVER: dict[str, Any] = {"cmds": ["sleep"], "arguments": ["infinity"]}
+
+
+def with_sidecar(base: str) -> k8s.V1Pod:
+    """The pod of the user's report: a base container that ends and a sidecar that does not."""
+    containers = [
+        k8s.V1Container(name=name, image="busybox", command=["sh", "-c"], args=[command])
+        for name, command in (("base", base), ("sidecar", "sleep infinity"))
+    ]
+    return k8s.V1Pod(metadata=k8s.V1ObjectMeta(), spec=k8s.V1PodSpec(containers=containers, restart_policy="Never"))
+
+
+def make(dag_id: str, define: Callable[[], object]) -> None:
+    @dag(  # type: ignore[untyped-decorator]
+        dag_id=dag_id,
+        schedule=None,
+        start_date=datetime(2024, 1, 1, tzinfo=UTC),
+        catchup=False,
+        default_args=DEFAULTS,
+    )
+    def tasks() -> None:
+        define()
+
+    tasks()
+
+
+def colliding() -> None:
+    """In the Task SDK's answer the second map index of one and the other are both ``a_1``."""
+    Abandoned.partial(task_id="a", **FOREVER).expand(env_vars=[{"N": "0"}, {"N": "1"}])
+    Abandoned(task_id="a_1", **FOREVER)
+
+
+def everything() -> None:
+    Abandoned(task_id="sidecar", full_pod_spec=with_sidecar("sleep 1"))
+    Abandoned(task_id="stalled", full_pod_spec=with_sidecar("sleep 1"))
+    Abandoned(task_id="subclass", **FOREVER)
+    EksPodOperator(task_id="eks", **FOREVER)
+    Abandoned(task_id="retrying", **FOREVER)
+    Abandoned(task_id="reattached", retries=1, **FOREVER)
+    Abandoned(task_id="replaced", retries=1, reattach_on_restart=False, on_finish_action="keep_pod", **FOREVER)
+    Abandoned(task_id=LONG, **FOREVER)
+    Abandoned.partial(task_id="mapped", **FOREVER).expand(env_vars=[{"N": "0"}, {"N": "1"}])
+    KubernetesPodOperator(task_id="kept", cmds=["true"], on_finish_action="keep_pod")
+    KubernetesPodOperator(task_id="broken", cmds=["false"], on_finish_action="keep_pod")
+    KubernetesPodOperator(task_id="tidy", cmds=["true"])
+    colliding()
+    with TaskGroup(group_id="group"):
+        Abandoned(task_id="member", **FOREVER)
+
+    @task.kubernetes(image="python:3.12", namespace="airflow", on_finish_action="keep_pod")  # type: ignore[untyped-decorator]
+    def decorated() -> None:
+        """Never run: the simulated kubelet has no Python."""
+
+    decorated()
+
+
+make("workload", everything)
+make("collisions", colliding)
+make(LONG, lambda: Abandoned(task_id="task", **FOREVER))

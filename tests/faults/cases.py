@@ -1,0 +1,624 @@
+"""Every fault there is a promise about: the tests inject it, and docs/faults.md is made of the same table.
+
+    python -m tests.faults.cases > docs/faults.md
+
+``says`` is the message, where ``…`` stands for any text and ``{namespace}`` and ``{pod}`` for names.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from include.kpo_cleanup.kube import ATTEMPTS, CONNECT_TIMEOUT, GIVE_UP_AFTER, MAX_WAIT, READ_TIMEOUT
+from include.kpo_cleanup.pod import PROTECT_KEY
+from include.kpo_cleanup.pods import CONCURRENT_DELETES, MAX_RESTARTS
+from include.kpo_cleanup.reap import BATCH
+from include.kpo_cleanup.sdk_source import TaskSdkSource
+from include.kpo_cleanup.sql_source import SqlSource, metadata_connection
+from include.kpo_cleanup.task_instances import TaskInstanceSource
+from include.kpo_cleanup.vocabulary import Reason
+from tests import proxy
+from tests.proxy import Fault
+
+LISTING, DELETING = "listing pods in namespace '{namespace}': ", "deleting pod {namespace}/{pod}: "
+NO_ANSWER = "no answer from the API server: …"
+LOGIN_PAGE = "<html><body>Please log in</body></html>"
+
+
+class Does(StrEnum):
+    """What a run does about a fault that lasts."""
+
+    LIST_RETRIES = f"Up to {ATTEMPTS} tries, then gives the namespace up."
+    LIST_GIVES_UP = "Gives the namespace up at once."
+    LIST_RESTARTS = f"Starts the listing again, {MAX_RESTARTS} times at most. Then gives the namespace up."
+    RUN_FAILS = "`list_pods` fails at once and is not tried again. Nothing is deleted."
+    DELETE_RETRIES = f"Up to {ATTEMPTS} tries, then the pod is `failed`."
+    DELETE_FAILS = "The pod is `failed` at once."
+    GONE = "The pod is `gone`. The run is green."
+    SPARED = "The pod is `spared`. The run is green."
+    FETCH_FAILS = "`fetch_active_tis` fails. Nothing is deleted."
+
+
+@dataclass(frozen=True)
+class Case:
+    """One fault of one request. ``to_do`` is for the person on call."""
+
+    id: str
+    wrong: str
+    does: Does
+    says: str
+    to_do: str
+    fault: Fault = field(repr=False)
+
+
+@dataclass(frozen=True)
+class ConnectionCase:
+    """An address that is wrong; ``cluster`` makes the kubeconfig's cluster of the right one."""
+
+    id: str
+    wrong: str
+    says: str
+    to_do: str
+    cluster: Callable[[Mapping[str, Any]], dict[str, Any]] = field(repr=False)
+    does = Does.LIST_RETRIES
+
+
+@dataclass(frozen=True)
+class SourceCase:
+    """A source of task instances that does not answer."""
+
+    id: str
+    wrong: str
+    says: str
+    to_do: str
+    source: Callable[[], TaskInstanceSource] = field(repr=False)
+    does = Does.FETCH_FAILS
+
+
+@dataclass(frozen=True)
+class PodCase:
+    """What is odd about a pod which is a zombie otherwise: its task instance failed long ago, and it still runs."""
+
+    id: str
+    odd: str
+    reason: Reason
+    labels: Mapping[str, str | None] = field(default_factory=dict)  # None = without that label
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_zombie(self) -> bool:
+        return self.reason is Reason.FINISHED
+
+
+def says_pattern(says: str, **names: str) -> re.Pattern[str]:
+    """What the message must match."""
+    for name, value in names.items():
+        says = says.replace("{" + name + "}", value)
+    return re.compile(".*".join(re.escape(part) for part in says.split("…")), re.DOTALL)
+
+
+def _json(value: object, code: int = 200) -> Fault:
+    return proxy.answer(code, json.dumps(value), "application/json")
+
+
+def _too_many_requests() -> Fault:
+    return proxy.status(429, "TooManyRequests", "the server has received too many requests", Retry_After="0")
+
+
+_OVERLOADED = "The API server is overloaded. Look at its priority and fairness metrics. The next run tries again."
+_SERVER_DOWN = "The control plane is ill or restarting. See its own logs. The next run tries again."
+_NETWORK = "Look at the network, the load balancer and the proxies on the way. The next run tries again."
+_NOT_KUBERNETES = (
+    "Something else than the API server answers: a gateway, a login page. Correct the host of the connection "
+    "`kubernetes_conn_id`."
+)
+_CREDENTIALS = "Renew the credentials of the connection `kubernetes_conn_id`."
+
+# What can happen to any request: the fault, the end of the message, and what to do. All of it is tried again.
+_PASSING: list[tuple[str, str, Fault, str, str]] = [
+    (
+        "429",
+        "429 Too Many Requests",
+        _too_many_requests(),
+        "429 Too Many Requests: the server has received too many requests",
+        _OVERLOADED,
+    ),
+    (
+        "500",
+        "500 Internal Server Error",
+        proxy.status(500, "InternalError", "etcdserver: leader changed"),
+        "500 Internal Server Error: etcdserver: leader changed",
+        _SERVER_DOWN,
+    ),
+    (
+        "500-not-text",
+        "an error whose body is not text",
+        proxy.answer(500, b"\xff\xfe\x00"),
+        "an error whose body is not text",
+        _NETWORK,
+    ),
+    ("502-gateway", "502 from a gateway", proxy.answer(502, "<h1>Bad Gateway</h1>"), "502 Bad Gateway: …", _NETWORK),
+    (
+        "503",
+        "503 Service Unavailable",
+        proxy.status(503, "ServiceUnavailable", "apiserver is shutting down"),
+        "503 Service Unavailable: apiserver is shutting down",
+        _SERVER_DOWN,
+    ),
+    (
+        "504",
+        "504 Gateway Timeout",
+        proxy.status(504, "Timeout", "request did not complete within the allotted timeout"),
+        "504 Gateway Timeout: request did not complete",
+        _OVERLOADED,
+    ),
+    ("reset", "the connection is reset", proxy.reset, f"{NO_ANSWER}Connection", _NETWORK),
+    (
+        "reset-midway",
+        "the connection is reset in the middle of the answer",
+        proxy.reset_midway,
+        f"{NO_ANSWER}Connection",
+        _NETWORK,
+    ),
+    ("truncated", "the answer is cut off", proxy.truncated, f"{NO_ANSWER}IncompleteRead", _NETWORK),
+    (
+        "silent",
+        f"no answer within {READ_TIMEOUT} s",
+        proxy.silent,
+        f"{NO_ANSWER}Read timed out",
+        "The API server or the network is too slow. See the load of the API server. The next run tries again.",
+    ),
+    (
+        "login-page",
+        "an HTML page in place of JSON",
+        proxy.answer(200, LOGIN_PAGE),
+        "the answer is not JSON: …Please log in",
+        _NOT_KUBERNETES,
+    ),
+    (
+        "json-list",
+        "JSON that is no object (`[]`)",
+        _json([]),
+        "the answer is not a JSON object: b'[]'",
+        _NOT_KUBERNETES,
+    ),
+    (
+        "redirect",
+        "a redirect to another page",
+        proxy.answer(302, "", Location="/login"),
+        f"{NO_ANSWER}too many redirects",
+        _NOT_KUBERNETES,
+    ),
+]
+
+
+def _passing(prefix: str, does: Does) -> list[Case]:
+    return [Case(name, wrong, does, prefix + end, to_do, fault) for name, wrong, fault, end, to_do in _PASSING]
+
+
+LIST_CASES = [
+    *_passing(LISTING, Does.LIST_RETRIES),
+    Case(
+        "other-json",
+        "JSON of another kind",
+        Does.LIST_GIVES_UP,
+        LISTING + "the answer is a None, not a PodList; is the connection's host a Kubernetes API server?",
+        _NOT_KUBERNETES,
+        _json({"login": "https://sso.example.org"}),
+    ),
+    Case(
+        "not-a-pod",
+        "a list of things that are no pods",
+        Does.LIST_GIVES_UP,
+        LISTING + "an item without namespace, name, uid or creationTimestamp",
+        _NOT_KUBERNETES,
+        _json({"kind": "PodList", "items": [{"metadata": {"name": "odd"}}]}),
+    ),
+    Case(
+        "401",
+        "401 Unauthorized",
+        Does.LIST_GIVES_UP,
+        LISTING + "401 Unauthorized: …; the connection's credentials are missing, wrong or expired",
+        _CREDENTIALS,
+        proxy.status(401, "Unauthorized", "Unauthorized"),
+    ),
+    Case(
+        "403",
+        "403 Forbidden",
+        Does.LIST_GIVES_UP,
+        LISTING + "403 Forbidden: …; a Role for namespace '{namespace}' must allow verb 'list' on resource 'pods' "
+        "(see manifests/rbac.yaml), and check that the namespace exists",
+        "Apply the RBAC manifest to that namespace, or correct `namespaces`.",
+        proxy.forbidden("list", "airflow"),
+    ),
+    Case(
+        "404-gateway",
+        "404 from a gateway",
+        Does.LIST_GIVES_UP,
+        LISTING + "404 Not Found: …(this does not come from a Kubernetes API server)",
+        _NOT_KUBERNETES,
+        proxy.answer(404, "<h1>Not Found</h1>"),
+    ),
+    Case(
+        "404-gateway-json",
+        "404 from a gateway, as JSON with a message",
+        Does.LIST_GIVES_UP,
+        LISTING + "404 Not Found: no Route matched with those values (this does not come from a Kubernetes API server)",
+        _NOT_KUBERNETES,
+        _json({"message": "no Route matched with those values"}, 404),
+    ),
+    Case(
+        "http-to-https",
+        "an http address for an https port",
+        Does.LIST_GIVES_UP,
+        LISTING + "400 Bad Request: Client sent an HTTP request to an HTTPS server.",
+        "Write `https://` into the host of the connection `kubernetes_conn_id`.",
+        proxy.answer(400, "Client sent an HTTP request to an HTTPS server.\n", "text/plain"),
+    ),
+    Case(
+        "bad-selector",
+        "a label selector that is not one",
+        Does.RUN_FAILS,
+        "label_selector=… was refused (" + LISTING + "400 Bad Request: unable to parse requirement: …); correct its "
+        "syntax",
+        "Correct `label_selector`.",
+        proxy.status(400, "BadRequest", "unable to parse requirement: found 'x', expected: ')'"),
+    ),
+    Case(
+        "410",
+        "the continue token has expired (410)",
+        Does.LIST_RESTARTS,
+        LISTING + "410 Gone: The provided continue parameter is too old",
+        "Listing takes longer than etcd keeps the past. Narrow `namespaces` or `label_selector`.",
+        proxy.status(410, "Expired", "The provided continue parameter is too old to display a consistent list"),
+    ),
+]
+
+DELETE_CASES = [
+    *_passing(DELETING, Does.DELETE_RETRIES),
+    Case(
+        "other-json",
+        "JSON of another kind",
+        Does.DELETE_FAILS,
+        DELETING + "the answer is a None, not a Pod or Status",
+        _NOT_KUBERNETES,
+        _json({"login": "https://sso.example.org"}),
+    ),
+    Case(
+        "400",
+        "400 Bad Request",
+        Does.DELETE_FAILS,
+        DELETING + "400 Bad Request: the body of the request was in an unknown format",
+        "The API server does not take what is sent to it. Report it as a bug.",
+        proxy.status(400, "BadRequest", "the body of the request was in an unknown format"),
+    ),
+    Case(
+        "401",
+        "401 Unauthorized",
+        Does.DELETE_FAILS,
+        DELETING + "401 Unauthorized: Unauthorized",
+        _CREDENTIALS,
+        proxy.status(401, "Unauthorized", "Unauthorized"),
+    ),
+    Case(
+        "403",
+        "403 Forbidden",
+        Does.DELETE_FAILS,
+        DELETING + "403 Forbidden: …; a Role for namespace '{namespace}' must allow verb 'delete' on resource 'pods' "
+        "(see manifests/rbac.yaml)",
+        "Apply the RBAC manifest to that namespace.",
+        proxy.forbidden("delete", "airflow"),
+    ),
+    Case(
+        "404-gateway",
+        "404 from a gateway",
+        Does.DELETE_FAILS,
+        DELETING + "404 Not Found: …(this does not come from a Kubernetes API server)",
+        _NOT_KUBERNETES,
+        proxy.answer(404, "<h1>Not Found</h1>"),
+    ),
+    Case(
+        "404-gateway-json",
+        "404 from a gateway, as JSON with a message",
+        Does.DELETE_FAILS,
+        DELETING
+        + "404 Not Found: no Route matched with those values (this does not come from a Kubernetes API server)",
+        _NOT_KUBERNETES,
+        _json({"message": "no Route matched with those values"}, 404),
+    ),
+    Case(
+        "409-gateway",
+        "409 from a gateway",
+        Does.DELETE_FAILS,
+        DELETING + "409 Conflict: …",
+        _NOT_KUBERNETES,
+        proxy.answer(409, "<h1>Conflict</h1>"),
+    ),
+    Case(
+        "410",
+        "410 Gone from a gateway",
+        Does.DELETE_FAILS,
+        DELETING + "410 Gone: …",
+        _NOT_KUBERNETES,
+        proxy.answer(410, "<h1>Gone</h1>"),
+    ),
+    Case(
+        "deed-done-reset",
+        "the connection is reset after the API server has deleted the pod",
+        Does.GONE,
+        "the API server has no such pod any more",
+        "Nothing.",
+        proxy.too_late(proxy.reset),
+    ),
+    Case(
+        "deed-done-silent",
+        "the API server deletes the pod, but its answer gets lost",
+        Does.GONE,
+        "the API server has no such pod any more",
+        "Nothing.",
+        proxy.too_late(proxy.silent),
+    ),
+    Case(
+        "deed-done-garbled",
+        "the API server deletes the pod, but its answer is not JSON",
+        Does.GONE,
+        "the API server has no such pod any more",
+        "Nothing.",
+        proxy.too_late(proxy.answer(200, LOGIN_PAGE)),
+    ),
+    Case(
+        "404",
+        "the pod is gone already (404)",
+        Does.GONE,
+        "the API server has no such pod any more",
+        "Nothing.",
+        proxy.status(404, "NotFound", 'pods "zombie" not found'),
+    ),
+    Case(
+        "409",
+        "the pod was replaced by another one of its name (409)",
+        Does.SPARED,
+        "precondition: " + DELETING + "409 Conflict: …the UID in the precondition",
+        "Nothing.",
+        proxy.status(
+            409,
+            "Conflict",
+            'Operation cannot be fulfilled on Pod "zombie": the UID in the precondition (1) does not match the UID in '
+            "record (2). The object might have been deleted and then recreated",
+        ),
+    ),
+]
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+_HOST_WRONG = "Correct the host of the connection `kubernetes_conn_id`."
+CONNECTION_CASES = [
+    ConnectionCase(
+        "refused",
+        "nobody listens at the address",
+        LISTING + NO_ANSWER + "Connection refused",
+        "See whether the API server runs. " + _HOST_WRONG,
+        lambda _right: {"server": f"https://127.0.0.1:{free_port()}"},
+    ),
+    ConnectionCase(
+        "no-such-host",
+        "the host's name is not known",
+        LISTING + NO_ANSWER + "Failed to resolve 'no-such-host.invalid'",
+        "See whether DNS works. " + _HOST_WRONG,
+        lambda _right: {"server": "https://no-such-host.invalid"},
+    ),
+    ConnectionCase(
+        "untrusted",
+        "the certificate is not trusted",
+        LISTING + NO_ANSWER + "certificate verify failed: …",
+        "Give the cluster's CA in the kubeconfig of the connection. It changes when a cluster is made anew.",
+        lambda right: {"server": right["server"]},
+    ),
+    ConnectionCase(
+        "other-name",
+        "the certificate is for another name",
+        LISTING + NO_ANSWER + "certificate is not valid for 'elsewhere.example.org'",
+        "Use a name for which the API server has a certificate.",
+        lambda right: {**right, "tls-server-name": "elsewhere.example.org"},
+    ),
+    ConnectionCase(
+        "https-to-http",
+        "an https address for an http port",
+        LISTING + NO_ANSWER + "SSLError",
+        _HOST_WRONG,
+        lambda right: {"server": right["plain"].replace("http://", "https://")},
+    ),
+]
+
+
+class Broken(Exception):
+    """Something that went wrong in Airflow."""
+
+
+def _sdk(get_task_states: Callable[..., Any]) -> TaskInstanceSource:
+    return TaskSdkSource(get_task_states, "the Task SDK")
+
+
+def _sdk_raises(**_question: object) -> Any:
+    raise Broken("API_SERVER_ERROR: 500")
+
+
+def _sqlite() -> AbstractContextManager[Any]:
+    @contextmanager
+    def connect() -> Any:
+        from sqlalchemy import create_engine
+
+        with create_engine("sqlite://").connect() as connection:
+            yield connection.execute
+
+    return connect()
+
+
+SOURCE_CASES = [
+    SourceCase(
+        "sdk-error",
+        "the Task SDK raises an error",
+        "the Task SDK gave no task states for {'dag_id': …: API_SERVER_ERROR: 500; see the API server's log",
+        "See the log of Airflow's API server.",
+        lambda: _sdk(_sdk_raises),
+    ),
+    SourceCase(
+        "sdk-nonsense",
+        "the Task SDK answers something else",
+        "the Task SDK answered 'None' to {'dag_id': …",
+        "This Airflow may be too new. Set `metadata_conn_id`, and report it as a bug.",
+        lambda: _sdk(lambda **_: None),
+    ),
+    SourceCase(
+        "sql-error",
+        "the database refuses the query, or is not there",
+        "task instances could not be read (the metadata connection): …no such table: task_instance…; the database must "
+        "be reachable and allow SELECT on task_instance and dag_run",
+        "See whether the database runs. Grant SELECT on both tables.",
+        lambda: SqlSource(_sqlite, "the metadata connection"),
+    ),
+    SourceCase(
+        "no-such-connection",
+        "the metadata connection does not exist",
+        "metadata_conn_id='nowhere' gives no database connection: …; it must name an Airflow connection to the "
+        "metadata database whose provider (postgres or mysql) is installed",
+        "Create the connection, or correct `metadata_conn_id`.",
+        lambda: SqlSource(metadata_connection("nowhere"), "the metadata connection"),
+    ),
+]
+
+
+_OWNER = {"apiVersion": "batch/v1", "kind": "Job", "name": "nightly", "uid": "7f0b2c1e-5f1c-4c3e-9d53-9a1b2c3d4e5f"}
+POD_CASES = [
+    *(
+        PodCase(f"{name}-{how}", f"label `{name}` is {how}", Reason.UNIDENTIFIED, {name: value})
+        for name in ("dag_id", "task_id", "run_id", "try_number")
+        for how, value in (("missing", None), ("empty", ""))
+    ),
+    *(
+        PodCase(f"{name}-{value or 'empty'}", f"label `{name}` is `{value}`", Reason.UNIDENTIFIED, {name: value})
+        for name in ("try_number", "map_index")
+        for value in ("one", "1.0", "01", "1e3", "0x1", "2147483648", "9" * 63)
+    ),
+    PodCase("map_index-empty", "label `map_index` is empty", Reason.UNIDENTIFIED, {"map_index": ""}),
+    PodCase("no-kpo", "not labelled as a pod of the operator", Reason.UNIDENTIFIED, {"kubernetes_pod_operator": None}),
+    PodCase(
+        "kpo-true",
+        "label `kubernetes_pod_operator` is `true`, not `True`",
+        Reason.UNIDENTIFIED,
+        {"kubernetes_pod_operator": "true"},
+    ),
+    PodCase("try-0", "label `try_number` is `0`", Reason.FINISHED, {"try_number": "0"}),
+    PodCase("try-max", "the largest try number", Reason.FINISHED, {"try_number": "2147483647"}),
+    PodCase("map_index-other", "a map index that its task does not have", Reason.UNKNOWN, {"map_index": "7"}),
+    PodCase("no-such-dag", "a DAG that this Airflow does not know", Reason.UNKNOWN, {"dag_id": "elsewhere"}),
+    PodCase("case-matters", "an id that differs in upper and lower case", Reason.UNKNOWN, {"dag_id": "Orders"}),
+    PodCase("63-characters", "an id of 63 characters", Reason.FINISHED, {"task_id": "t" * 63}),
+    PodCase("like-a-hash", "an id that ends like a hash", Reason.FINISHED, {"dag_id": "orders-0123456ab"}),
+    PodCase("checked", "checked off by its operator, but still running", Reason.FINISHED, {"already_checked": "True"}),
+    PodCase("checked-odd", "label `already_checked` is `maybe`", Reason.FINISHED, {"already_checked": "maybe"}),
+    *(
+        PodCase(
+            f"protect-{value or 'empty'}",
+            f"annotation `{PROTECT_KEY}` is `{value}`" if value else f"annotation `{PROTECT_KEY}` is empty",
+            Reason.PROTECTED,
+            metadata={"annotations": {PROTECT_KEY: value}},
+        )
+        for value in ("true", "TRUE", "yes", "0", "ja, bitte", "")
+    ),
+    PodCase("protect-label", f"label `{PROTECT_KEY}` is `true`", Reason.PROTECTED, {PROTECT_KEY: "true"}),
+    PodCase(
+        "protect-false",
+        f"annotation `{PROTECT_KEY}` is `False`",
+        Reason.FINISHED,
+        metadata={"annotations": {PROTECT_KEY: " False "}},
+    ),
+    PodCase(
+        "unicode",
+        "annotations with any Unicode",
+        Reason.FINISHED,
+        metadata={"annotations": {"note": "Ünïcödé 🚀 \u202e\u200b ‮ \\ \" ' \t\n </script> %s {0} ${HOME}"}},
+    ),
+    PodCase(
+        "large-annotation",
+        "an annotation of 200 kB",
+        Reason.FINISHED,
+        metadata={"annotations": {"spec": "{[" * 100_000}},
+    ),
+    PodCase("owned", "a controller", Reason.OWNED, metadata={"ownerReferences": [{**_OWNER, "controller": True}]}),
+    PodCase("owner", "an owner that is no controller", Reason.FINISHED, metadata={"ownerReferences": [_OWNER]}),
+]
+
+_INTRODUCTION = f"""# What goes wrong, and what the run then does
+
+For people on call. Made by `python -m tests.faults.cases > docs/faults.md`; the tests inject every fault of these
+tables and look for every message.
+
+- A fault that passes is sat out: a request is tried up to {ATTEMPTS} times. No new try begins after {GIVE_UP_AFTER} s.
+  An answer may take {READ_TIMEOUT} s and a connection {CONNECT_TIMEOUT} s.
+- The tables say what happens when a fault lasts.
+- Between two tries the run waits as long as the API server asks for (`Retry-After`, in seconds), {MAX_WAIT} s at most;
+  else half a second, doubled each time, by chance shorter.
+- `…` in a message stands for details.
+- No fault ever makes a pod a zombie. What cannot be found out keeps the pod.
+"""
+_LIST_INTRODUCTION = """A namespace that is given up does not stop the others: their zombies are deleted, and `reap`
+ends failed with the message. Where no namespace is left, `list_pods` fails, and nothing is deleted. Airflow tries
+`list_pods` again twice."""
+_DELETE_INTRODUCTION = f"""The other pods are tried, too. Then `reap` fails and names each pod that is `failed`. The
+next run tries again. When {CONCURRENT_DELETES} requests in a row get no answer, no more is sent: the rest is
+`left_for_next_run`."""
+_SOURCE_INTRODUCTION = f"""No answer is never read as "there are no task instances". Airflow tries `fetch_active_tis`
+again twice. The same faults at the second look, in `reap`: the pods of that look (up to {BATCH}) are `failed`, the
+rest are `left_for_next_run`, and `reap` fails. What was deleted before stays deleted, rightly."""
+_POD_INTRODUCTION = """What a pod with odd labels is taken for, if it runs and its task instance failed long ago. A
+pod that is not `finished` is kept."""
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _table(cases: Iterable[Case | ConnectionCase | SourceCase]) -> list[str]:
+    rows = [_row(("what goes wrong", "what the run does", "what it says", "what to do")), _row(["---"] * 4)]
+    for case in cases:
+        says = case.says.replace("{namespace}", "airflow").replace("{pod}", "extract-x1y2z3")
+        rows.append(_row((case.wrong, case.does.value, f"`{says}`", case.to_do)))
+    return rows
+
+
+def render() -> str:
+    """The text of docs/faults.md."""
+    sections: list[tuple[str, str, list[str]]] = [
+        ("Reaching the API server", "As for listing, below.", _table(CONNECTION_CASES)),
+        ("Listing pods (`list_pods`)", _LIST_INTRODUCTION, _table(LIST_CASES)),
+        ("Deleting pods (`reap`)", _DELETE_INTRODUCTION, _table(DELETE_CASES)),
+        ("Asking Airflow (`fetch_active_tis`, `reap`)", _SOURCE_INTRODUCTION, _table(SOURCE_CASES)),
+        (
+            "Odd pods (`classify`)",
+            _POD_INTRODUCTION,
+            [_row(("what is odd", "reason")), _row(["---"] * 2)]
+            + [_row((case.odd, f"`{case.reason.value}`")) for case in POD_CASES],
+        ),
+    ]
+    parts = [_INTRODUCTION]
+    for title, introduction, table in sections:
+        parts.append("\n".join([f"## {title}", "", introduction, "", *table, ""]))
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(render(), end="")

@@ -1,0 +1,102 @@
+"""The API servers that the product meets here: the embedded one and the real one, each behind a proxy."""
+
+from __future__ import annotations
+
+import base64
+import ssl
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tests.proxy import FaultProxy
+
+SECONDS = 30  # for any request that is made here
+
+
+class Server:
+    """An API server, seen from both sides of its proxy: what the tests do goes past it."""
+
+    def __init__(self, kubeconfig: Mapping[str, Any], proxy: FaultProxy, files: Path) -> None:
+        self.proxy = proxy
+        self.url: str = _cluster(kubeconfig)["server"]
+        self.cluster: dict[str, Any] = {**_cluster(kubeconfig), "plain": proxy.url}
+        self._http = requests.Session()
+        self._http.trust_env = False
+        self._http.verify = str(files / "ca") if (files / "ca").exists() else True
+        if (files / "client").exists():
+            self._http.cert = str(files / "client")
+
+    def call(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
+        """One request, which must succeed."""
+        answer = self._http.request(
+            method, f"{self.url}/api/v1/{path}", json=body, headers={"Content-Type": content_type}, timeout=SECONDS
+        )
+        assert answer.ok, answer.text
+        return answer.json()
+
+    def create_namespace(self) -> str:
+        """One of its own for each test."""
+        created = self.call("POST", "namespaces", {"metadata": {"generateName": "faults-"}})
+        return str(created["metadata"]["name"])
+
+    def create_pod(self, namespace: str, name: str, labels: Mapping[str, str], **metadata: Any) -> dict[str, Any]:
+        """A pod; it is Pending, as no kubelet runs."""
+        body = {
+            "metadata": {"name": name, "labels": dict(labels), **metadata},
+            "spec": {"containers": [{"name": "base", "image": "busybox"}], "restartPolicy": "Never"},
+        }
+        pod: dict[str, Any] = self.call("POST", f"namespaces/{namespace}/pods", body)
+        return pod
+
+    def set_status(self, namespace: str, name: str, **status: Any) -> None:
+        """As a kubelet would."""
+        path = f"namespaces/{namespace}/pods/{name}/status"
+        self.call("PATCH", path, {"status": status}, "application/merge-patch+json")
+
+    def pods(self, namespace: str) -> dict[str, dict[str, Any]]:
+        """What there is, by name."""
+        items = self.call("GET", f"namespaces/{namespace}/pods")["items"]
+        return {item["metadata"]["name"]: item for item in items}
+
+    def delete(self, namespace: str, name: str, **options: Any) -> None:
+        """By default at once."""
+        self.call("DELETE", f"namespaces/{namespace}/pods/{name}", {"gracePeriodSeconds": 0, **options})
+
+
+@contextmanager
+def behind_proxy(kubeconfig: Mapping[str, Any]) -> Iterator[Server]:
+    """Put a proxy before the API server of a kubeconfig; it is the proxy that has the credentials."""
+    with tempfile.TemporaryDirectory() as folder:
+        files, context = Path(folder), None
+        if authority := _cluster(kubeconfig).get("certificate-authority-data"):
+            (files / "ca").write_bytes(base64.b64decode(authority))
+            context = ssl.create_default_context(cafile=files / "ca")
+            user = kubeconfig["users"][0]["user"]
+            if "client-key-data" in user:
+                pair = (base64.b64decode(user[f"client-{part}-data"]) for part in ("certificate", "key"))
+                (files / "client").write_bytes(b"\n".join(pair))
+                context.load_cert_chain(files / "client")
+        with FaultProxy(_cluster(kubeconfig)["server"], context) as proxy:
+            yield Server(kubeconfig, proxy, files)
+
+
+def connection(cluster: Mapping[str, Any], namespace: str = "default") -> dict[str, Any]:
+    """An Airflow connection to the API server at such an address, without credentials."""
+    kubeconfig = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "it",
+        "clusters": [{"name": "it", "cluster": {k: v for k, v in cluster.items() if k != "plain"}}],
+        "users": [{"name": "it", "user": {}}],
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+    }
+    return {"conn_type": "kubernetes", "extra": {"kube_config": kubeconfig, "namespace": namespace}}
+
+
+def _cluster(kubeconfig: Mapping[str, Any]) -> dict[str, Any]:
+    cluster: dict[str, Any] = kubeconfig["clusters"][0]["cluster"]
+    return cluster

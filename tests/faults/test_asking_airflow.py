@@ -1,0 +1,150 @@
+"""A source of task instances that fails, on each of its calls: no answer is never read as "there are none"."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from include.kpo_cleanup import reap as reap_module
+from include.kpo_cleanup.classify import classify
+from include.kpo_cleanup.errors import TaskInstanceSourceError
+from include.kpo_cleanup.identity import TaskInstanceKey
+from include.kpo_cleanup.pods import PodApi
+from include.kpo_cleanup.reap import reap
+from include.kpo_cleanup.report import failures
+from include.kpo_cleanup.sdk_source import TaskSdkSource
+from include.kpo_cleanup.settings import Settings
+from include.kpo_cleanup.sql_source import SqlSource
+from include.kpo_cleanup.task_instances import TaskInstanceSource
+from include.kpo_cleanup.vocabulary import Outcome
+from tests.faults.cases import SOURCE_CASES, Broken, SourceCase, says_pattern
+from tests.faults.servers import Server
+
+pytest_plugins = ["tests.control_plane.fixture"]
+
+KEY = TaskInstanceKey("orders", "extract", "run_1")
+PODS, BATCH = 5, 2
+LOOKS = 1 + -(-PODS // BATCH)  # one before the verdict, and one before each batch of deletions
+
+
+class Row:
+    """A task instance that failed an hour ago, as the database has it."""
+
+    def __init__(self, task_id: str) -> None:
+        self.dag_id, self.task_id, self.run_id, self.map_index = "orders", task_id, "run_1", -1
+        self.state, self.try_number, self.end_date, self.operator = "failed", 1, "2026-11-24 00:00:00", "Operator"
+
+
+TASKS = [f"task_{number}" for number in range(PODS)]
+
+
+def failing_on(call: int, answer: Any, error: Exception) -> Callable[..., Any]:
+    """Something that gives the answer each time but one (0 is the first)."""
+    calls = iter(range(1_000))
+
+    def ask(*_args: object, **_kwargs: object) -> Any:
+        if next(calls) == call:
+            raise error
+        return answer
+
+    return ask
+
+
+def sdk_source(fails_on: int) -> TaskInstanceSource:
+    answer = {"run_1": dict.fromkeys(TASKS, "failed")}
+    return TaskSdkSource(failing_on(fails_on, answer, Broken("API_SERVER_ERROR")), "the Task SDK")
+
+
+def sql_source(fails_on: int) -> TaskInstanceSource:
+    error = OperationalError("SELECT", {}, Exception("server closed the connection unexpectedly"))
+    execute = failing_on(fails_on, [Row(task) for task in TASKS], error)
+    return SqlSource(lambda: nullcontext(execute), "the metadata connection")
+
+
+def sql_source_without_connection(fails_on: int) -> TaskInstanceSource:
+    def execute(_statement: object) -> list[Row]:
+        return [Row(task) for task in TASKS]
+
+    error = OperationalError("connect", {}, Exception("could not translate host name"))
+    connect: Callable[[], AbstractContextManager[Any]] = failing_on(fails_on, nullcontext(execute), error)
+    return SqlSource(connect, "the metadata connection")
+
+
+SOURCES = {
+    "the Task SDK": (
+        sdk_source,
+        "(?s)the Task SDK gave no task states for .*API_SERVER_ERROR; see the API server's log",
+    ),
+    "SQL": (sql_source, "(?s)task instances could not be read .*server closed the connection .*allow SELECT on"),
+    "connecting": (
+        sql_source_without_connection,
+        "(?s)task instances could not be read .*could not translate host name",
+    ),
+}
+
+
+@pytest.fixture
+def pods(server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(reap_module, "BATCH", BATCH)
+    for task in TASKS:
+        labels = {"dag_id": "orders", "task_id": task, "run_id": "run_1", "try_number": "1"}
+        name = task.replace("_", "-")
+        server.create_pod(namespace, name, {**labels, "kubernetes_pod_operator": "True"})
+    return sorted(server.pods(namespace))
+
+
+def clean_up(api: PodApi, namespace: str, source: TaskInstanceSource) -> list[reap_module.Result]:
+    """The steps of a run, where every pod found unknown would go at once."""
+    settings = Settings(namespaces=namespace, settle_seconds=0, delete_unknown_pods=True)
+    listed = api.list_pods(settings).pods
+    verdicts = classify(listed, source.fetch({pod.key for pod in listed}), settings, int(time.time()) + 1)
+    doomed = [verdict for verdict in verdicts if verdict.is_zombie]
+    assert len(doomed) == PODS
+    return reap(doomed, api, source, settings, lambda: time.time() + 1)
+
+
+def of(outcome: Outcome, results: Collection[reap_module.Result]) -> list[reap_module.Result]:
+    return [result for result in results if result.outcome is outcome]
+
+
+@pytest.mark.parametrize(("make", "message"), SOURCES.values(), ids=SOURCES)
+class TestFailsOn:
+    def test_none_of_its_calls(
+        self, server: Server, api: PodApi, namespace: str, pods: list[str], make: Any, message: str
+    ) -> None:
+        assert len(of(Outcome.DELETED, clean_up(api, namespace, make(fails_on=LOOKS)))) == PODS
+        assert server.pods(namespace) == {}
+
+    def test_the_first_look(
+        self, server: Server, api: PodApi, namespace: str, pods: list[str], make: Any, message: str
+    ) -> None:
+        with pytest.raises(TaskInstanceSourceError, match=message):
+            clean_up(api, namespace, make(fails_on=0))
+        assert sorted(server.pods(namespace)) == pods
+
+    @pytest.mark.parametrize("look", range(1, LOOKS))
+    def test_the_look_before_a_batch(
+        self, server: Server, api: PodApi, namespace: str, pods: list[str], make: Any, message: str, look: int
+    ) -> None:
+        results = clean_up(api, namespace, make(fails_on=look))
+        deleted = (look - 1) * BATCH
+        failed = of(Outcome.FAILED, results)
+        assert len(of(Outcome.DELETED, results)) == deleted
+        assert len(failed) == min(BATCH, PODS - deleted)
+        assert len(of(Outcome.LEFT_FOR_NEXT_RUN, results)) == PODS - deleted - len(failed)
+        assert len(server.pods(namespace)) == PODS - deleted
+        for line in failures(results):
+            assert re.search(message, line)
+
+
+@pytest.mark.parametrize("case", SOURCE_CASES, ids=lambda case: case.id)
+def test_what_is_wrong_with_the_source_is_named(case: SourceCase) -> None:
+    with pytest.raises(TaskInstanceSourceError) as caught:
+        case.source().fetch([KEY])
+    assert says_pattern(case.says).search(str(caught.value))

@@ -1,0 +1,223 @@
+"""Pods with hostile or absurd labels and annotations: each gets its documented reason, and only zombies go."""
+
+from __future__ import annotations
+
+import random
+import string
+import time
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from include.kpo_cleanup import pods as pods_module
+from include.kpo_cleanup import xcom
+from include.kpo_cleanup.classify import Verdict, classify
+from include.kpo_cleanup.identity import TaskInstanceKey, key_of, safe_label
+from include.kpo_cleanup.pods import PodApi
+from include.kpo_cleanup.reap import reap
+from include.kpo_cleanup.settings import Settings
+from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
+from include.kpo_cleanup.vocabulary import Outcome, Reason
+from tests.faults.cases import POD_CASES, PodCase
+from tests.faults.servers import Server
+
+pytest_plugins = ["tests.control_plane.fixture"]
+
+MARK = {"listed-by": "this-test"}  # so that pods without any label of the operator are listed, too
+LABELS = {
+    "dag_id": "orders",
+    "task_id": "extract",
+    "run_id": "run_1",
+    "try_number": "1",
+    "kubernetes_pod_operator": "True",
+    **MARK,
+}
+RANDOM_PODS = {"embedded": 1_000, "real": 250}
+LONG_IDS = ["d" * 250, "long-id." * 31, "Ünïcödé-" * 31, "日本a" * 83]  # nothing but "-" makes no valid label
+
+# Never a number that Airflow writes; what the API server takes as a label all the same.
+NOT_NUMBERS = [
+    "",
+    "one",
+    "1.0",
+    "01",
+    "00",
+    "1e3",
+    "0x1",
+    "1_000",
+    "2147483648",
+    "9" * 63,
+    "1-1",
+    "True",
+    "None",
+    "NaN",
+]
+
+
+class AllFailed:
+    """An Airflow in which the task instances of some DAGs failed long ago; the others do not exist."""
+
+    description = "the memory of the test"
+
+    def __init__(self, dag_ids: Collection[str], indexes: Collection[int] = (-1,)) -> None:
+        self._dag_ids, self._indexes = dag_ids, indexes
+
+    def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+        known = [key for key in keys if key.dag_id in self._dag_ids and key.map_index in self._indexes]
+        return TaskInstances({key: TaskInstance("failed", 3, int(time.time()) - 7_200) for key in known})
+
+
+@pytest.fixture
+def settings(namespace: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(pods_module, "PAGE_SIZE", 200)
+    return Settings(namespaces=namespace, label_selector="listed-by", settle_seconds=0)
+
+
+def judge(api: PodApi, settings: Settings, source: AllFailed) -> dict[str, Verdict]:
+    """The verdicts by pod name; all goes through JSON, as between the tasks of the DAG."""
+    listing = xcom.load_listing(xcom.dump_listing(api.list_pods(settings)))
+    assert not listing.problems
+    told = source.fetch({pod.key for pod in listing.pods if not pod.unidentified})
+    verdicts = classify(listing.pods, xcom.load_task_instances(xcom.dump_task_instances(told)), settings, in_a_minute())
+    assert len({verdict.pod.uid for verdict in verdicts}) == len(verdicts)
+    return {verdict.pod.name: verdict for verdict in verdicts}
+
+
+def in_a_minute() -> int:
+    return int(time.time()) + 60
+
+
+def changed(labels: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in {**labels, **changes}.items() if value is not None}
+
+
+def assert_only_these_go(server: Server, api: PodApi, settings: Settings, source: AllFailed, zombies: set[str]) -> None:
+    verdicts = judge(api, settings, source)
+    doomed = [verdict for verdict in verdicts.values() if verdict.is_zombie]
+    results = reap(doomed, api, source, settings, in_a_minute)
+    assert {result.verdict.pod.name: result.outcome for result in results} == dict.fromkeys(zombies, Outcome.DELETED)
+    assert set(server.pods(settings.namespaces)) == set(verdicts) - zombies
+
+
+def test_each_odd_pod_has_its_documented_reason_and_only_zombies_go(
+    server: Server, api: PodApi, settings: Settings
+) -> None:
+    cases = {f"pod-{number}": case for number, case in enumerate(POD_CASES)}
+    for name, case in cases.items():
+        server.create_pod(settings.namespaces, name, changed(LABELS, case.labels), **case.metadata)
+        server.set_status(settings.namespaces, name, phase="Running")
+    source = AllFailed(["orders", "orders-0123456ab"])
+
+    found = {cases[name].id: verdict.reason.value for name, verdict in judge(api, settings, source).items()}
+    assert found == {case.id: case.reason.value for case in POD_CASES}
+    zombies = {name for name, case in cases.items() if case.is_zombie}
+    assert_only_these_go(server, api, settings, source, zombies)
+
+
+@pytest.mark.parametrize("case", [case for case in POD_CASES if case.reason is Reason.UNIDENTIFIED], ids=lambda c: c.id)
+def test_the_evidence_names_the_label_that_is_wrong(
+    server: Server, api: PodApi, settings: Settings, case: PodCase
+) -> None:
+    server.create_pod(settings.namespaces, "odd", changed(LABELS, case.labels))
+    (verdict,) = judge(api, settings, AllFailed(["orders"])).values()
+    (wrong,) = case.labels
+    assert f"label {wrong}" in verdict.evidence
+
+
+@pytest.mark.parametrize("raw_id", LONG_IDS, ids=["letters", "dots", "umlauts", "kanji"])
+def test_an_id_of_250_characters_is_found_by_its_cleaned_label(
+    server: Server, api: PodApi, settings: Settings, raw_id: str
+) -> None:
+    ids = {"dag_id": safe_label(raw_id), "run_id": safe_label(raw_id)}
+    for name in ("over", "live"):
+        server.create_pod(settings.namespaces, name, {**LABELS, **ids, "task_id": safe_label(raw_id + name)})
+    told = TaskInstances(
+        {
+            key_of(raw_id, raw_id + "over", raw_id, -1): TaskInstance("failed", 1, 0),
+            key_of(raw_id, raw_id + "live", raw_id, -1): TaskInstance("running", 1),
+        }
+    )
+    verdicts = classify(api.list_pods(settings).pods, told, settings, in_a_minute())
+    assert {verdict.pod.name: verdict.reason for verdict in verdicts} == {
+        "over": Reason.FINISHED,
+        "live": Reason.ACTIVE,
+    }
+
+
+@pytest.mark.parametrize("value", ["t" * 64, "über", "a b", "-1", "a/b", "1\n"], ids=repr)
+def test_what_does_not_fit_into_a_label_never_gets_into_the_cluster(server: Server, namespace: str, value: str) -> None:
+    """So nothing needs to be promised about it."""
+    with pytest.raises(AssertionError, match=r"metadata\.labels: Invalid value"):
+        server.create_pod(namespace, "refused", {**LABELS, "task_id": value})
+
+
+def random_pods(seed: int, count: int) -> Iterator[tuple[str, dict[str, str], dict[str, Any], Reason]]:
+    """Name, labels and metadata of pods, each with the reason that it must get."""
+    choose = random.Random(seed)
+    text = string.ascii_letters + string.digits
+    annotation = text + " \t\n\r\0\"'\\{}[]<>&%$#äßπ漢🚀\u202e\u200b\ufeff\u2028"
+    for number in range(count):
+        labels, reason = dict(LABELS), Reason.FINISHED
+        metadata: dict[str, Any] = {}
+        metadata["annotations"] = {
+            f"note-{n}": "".join(choose.choices(annotation, k=choose.randrange(200)))
+            for n in range(choose.randrange(3))
+        }
+        for name in ("task_id", "run_id"):
+            length = choose.choice([1, 2, 30, 62, 63])
+            labels[name] = "".join(choose.choices(text, k=length))
+        labels["dag_id"] = choose.choice(["orders", "orders", safe_label("d" * 250), "orders-0123456ab"])
+        labels["try_number"] = choose.choice(["0", "1", "2", "999999999", "2147483647"])
+        if choose.random() < 0.3:
+            labels["map_index"] = choose.choice(["0", "7", "2147483647"])
+        # From the weakest reason to the strongest, so that the last one that is chosen is the one that counts.
+        if choose.random() < 0.2:
+            labels["dag_id"], reason = choose.choice(["Orders", "staging", "x" * 63]), Reason.UNKNOWN
+        if choose.random() < 0.15:
+            metadata["ownerReferences"] = [
+                {"apiVersion": "v1", "kind": "ReplicationController", "name": "rc", "uid": "1", "controller": True}
+            ]
+            reason = Reason.OWNED
+        if choose.random() < 0.15:
+            value = choose.choice(["true", "TRUE", "yes", "1", "", "🙏", "falsé"])
+            metadata["annotations"]["kpo-cleanup/protect"] = value
+            reason = Reason.PROTECTED
+        if choose.random() < 0.4:
+            name = choose.choice(["dag_id", "task_id", "run_id", "try_number", "map_index", "kubernetes_pod_operator"])
+            if name == "kubernetes_pod_operator":
+                labels[name] = choose.choice(["true", "False", "", "1"])
+            elif name in ("try_number", "map_index"):
+                labels[name] = choose.choice(NOT_NUMBERS)
+            elif choose.random() < 0.5:
+                del labels[name]
+            else:
+                labels[name] = ""
+            reason = Reason.UNIDENTIFIED
+        yield f"pod-{number}", labels, metadata, reason
+
+
+def test_a_thousand_at_random(server: Server, api: PodApi, settings: Settings, request: pytest.FixtureRequest) -> None:
+    seed = 24
+    made = list(random_pods(seed, RANDOM_PODS[request.node.callspec.params["server"]]))
+
+    def create(pod: tuple[str, dict[str, str], dict[str, Any], Reason]) -> None:
+        name, labels, metadata, _ = pod
+        server.create_pod(settings.namespaces, name, labels, **metadata)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(create, made))
+    source = AllFailed(["orders", "orders-0123456ab", safe_label("d" * 250)], (-1, 0, 7, 2147483647))
+
+    verdicts = judge(api, settings, source)
+    expected = {name: reason for name, _, _, reason in made}
+    wrong = {
+        name: (verdicts[name].reason, reason) for name, reason in expected.items() if verdicts[name].reason != reason
+    }
+    assert not wrong
+    assert len(verdicts) == len(made)
+    zombies = {name for name, reason in expected.items() if reason is Reason.FINISHED}
+    assert len(zombies) > len(made) / 5  # the draw has some of everything
+    assert set(expected.values()) == {*map(Reason, ("finished", "unknown", "owned", "protected", "unidentified"))}
+    assert_only_these_go(server, api, settings, source, zombies)

@@ -1,0 +1,225 @@
+"""An HTTP proxy between the product and an API server, to watch requests and to spoil answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from aiohttp import ClientSession, TCPConnector, web
+
+from demo.cluster.background import BackgroundLoop
+
+Forward = Callable[[], Awaitable[web.StreamResponse]]
+Fault = Callable[[web.Request, Forward], Awaitable[web.StreamResponse]]
+
+_HOP_BY_HOP = {"connection", "content-length", "content-encoding", "host", "transfer-encoding"}
+
+
+@dataclass
+class Rule:
+    """A fault for the requests whose ``METHOD path?query`` matches; ``times`` of them, or all."""
+
+    pattern: str
+    fault: Fault
+    times: int | None = None
+
+    def applies(self, line: str) -> bool:
+        if self.times == 0 or not re.search(self.pattern, line):
+            return False
+        if self.times is not None:
+            self.times -= 1
+        return True
+
+
+class FaultProxy:
+    """Runs from ``start`` to ``stop``, or as long as its ``with`` block, on 127.0.0.1."""
+
+    def __init__(self, upstream: str, ssl_context: ssl.SSLContext | None = None) -> None:
+        self.url = ""
+        self.rules: list[Rule] = []
+        self.requests: list[str] = []  # "METHOD path?query", in the order of their coming
+        self.arrivals: list[float] = []  # when each of them came, in seconds of the monotonic clock
+        self._upstream, self._ssl = upstream.rstrip("/"), ssl_context
+        self._loop = BackgroundLoop("fault-proxy")
+
+    def __enter__(self) -> FaultProxy:
+        self._loop.run(self._start())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.run(self._stop())
+        self._loop.stop()
+
+    def spoil(self, pattern: str, fault: Fault, times: int | None = None) -> None:
+        """Answer matching requests with a fault; rules that were made first go first."""
+        self.rules.append(Rule(pattern, fault, times))
+
+    def heal(self) -> None:
+        """Forget all rules and all requests."""
+        self.rules.clear()
+        self.requests.clear()
+        self.arrivals.clear()
+
+    async def _start(self) -> None:
+        self._session = ClientSession(
+            connector=TCPConnector(ssl=self._ssl if self._ssl is not None else True), auto_decompress=True
+        )
+        application = web.Application(client_max_size=2**26)
+        application.router.add_route("*", "/{path:.*}", self._handle)
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def _stop(self) -> None:
+        await self._runner.cleanup()
+        await self._session.close()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        line = f"{request.method} {request.path_qs}"
+        self.requests.append(line)
+        self.arrivals.append(time.monotonic())
+        body = await request.read()
+
+        async def forward() -> web.StreamResponse:
+            headers = {k: v for k, v in request.headers.items() if k.lower() not in _HOP_BY_HOP}
+            url = self._upstream + request.path_qs
+            async with self._session.request(request.method, url, data=body, headers=headers) as answer:
+                kept = {k: v for k, v in answer.headers.items() if k.lower() not in _HOP_BY_HOP}
+                return web.Response(status=answer.status, body=await answer.read(), headers=kept)
+
+        rule = next((rule for rule in self.rules if rule.applies(line)), None)
+        return await (rule.fault(request, forward) if rule else forward())
+
+
+def status(code: int, reason: str, message: str, **headers: str) -> Fault:
+    """An error as the API server words it."""
+    body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "reason": reason}
+
+    async def fault(_request: web.Request, _forward: Forward) -> web.StreamResponse:
+        return web.Response(
+            status=code,
+            text=json.dumps({**body, "code": code}),
+            content_type="application/json",
+            headers={name.replace("_", "-"): value for name, value in headers.items()},
+        )
+
+    return fault
+
+
+def forbidden(verb: str, namespace: str) -> Fault:
+    """What RBAC answers."""
+    message = (
+        f'pods is forbidden: User "kpo" cannot {verb} resource "pods" in API group "" in the namespace "{namespace}"'
+    )
+    return status(403, "Forbidden", message)
+
+
+def first(do: Callable[[], Any]) -> Fault:
+    """Do something in the cluster before the request goes through."""
+
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        await request.loop.run_in_executor(None, do)
+        return await forward()
+
+    return fault
+
+
+def answer(code: int, body: str | bytes, content_type: str = "text/html", **headers: str) -> Fault:
+    """Any other answer, as a gateway in between gives it."""
+
+    async def fault(_request: web.Request, _forward: Forward) -> web.StreamResponse:
+        return web.Response(
+            status=code,
+            body=body.encode() if isinstance(body, str) else body,
+            content_type=content_type,
+            headers={name.replace("_", "-"): value for name, value in headers.items()},
+        )
+
+    return fault
+
+
+def too_late(fault: Fault) -> Fault:
+    """Let the server do what it is asked for, and spoil only its answer."""
+
+    async def spoilt(request: web.Request, forward: Forward) -> web.StreamResponse:
+        done = await forward()
+
+        async def again() -> web.StreamResponse:
+            return done
+
+        return await fault(request, again)
+
+    return spoilt
+
+
+async def reset(request: web.Request, _forward: Forward) -> web.StreamResponse:
+    """Reset the connection in place of an answer."""
+    _cut_off(request, reset=True)
+    return web.Response()
+
+
+async def reset_midway(request: web.Request, forward: Forward) -> web.StreamResponse:
+    """Send half of the answer, then reset the connection."""
+    return await _send_half(request, await forward(), reset=True)
+
+
+async def truncated(request: web.Request, forward: Forward) -> web.StreamResponse:
+    """Send half of the answer, then close the connection in good order."""
+    return await _send_half(request, await forward(), reset=False)
+
+
+async def silent(request: web.Request, _forward: Forward) -> web.StreamResponse:
+    """Say nothing until the client gives up, or for twenty seconds."""
+    await _until_gone(request, 20)
+    return web.Response()
+
+
+def _is_gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+async def _until_gone(request: web.Request, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not _is_gone(request) and time.monotonic() < end:
+        await asyncio.sleep(0.02)
+
+
+async def _begin(request: web.Request, whole: web.StreamResponse) -> tuple[web.StreamResponse, bytes]:
+    """Send the head of an answer only; its body is left to be sent."""
+    assert isinstance(whole, web.Response)
+    assert isinstance(whole.body, bytes)
+    response = web.StreamResponse(status=whole.status, headers={"Content-Type": whole.content_type})
+    response.content_length = len(whole.body)
+    await response.prepare(request)
+    return response, whole.body
+
+
+async def _send_half(request: web.Request, whole: web.StreamResponse, reset: bool) -> web.StreamResponse:
+    response, body = await _begin(request, whole)
+    await response.write(body[: len(body) // 2])
+    await asyncio.sleep(0.05)  # a reset takes back what the client has not read yet
+    _cut_off(request, reset)
+    return response
+
+
+def _cut_off(request: web.Request, reset: bool) -> None:
+    assert request.transport is not None
+    if reset:
+        # Lingering for no time at all makes the kernel send RST in place of FIN.
+        sock = request.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        request.transport.abort()
+    else:
+        request.transport.close()
