@@ -14,6 +14,7 @@ from include.kpo_cleanup.reap import Result, count_outcomes
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.vocabulary import Outcome, Reason
 
+MAX_PROBLEMS = 5  # in the message of a failed run
 MAX_ROWS = 100  # of the table; all zombies are in the XCom
 COLUMNS = ("pod", "namespace", "DAG", "task", "map", "try", "phase", "age", "reason")
 
@@ -97,6 +98,12 @@ def failures(results: Iterable[Result]) -> list[str]:
     """One line for each pod that should have gone and did not."""
     failed = [r for r in results if r.outcome is Outcome.FAILED]
     return [f"{r.verdict.pod.namespace}/{r.verdict.pod.name}: {r.detail}" for r in failed]
+
+
+def failure_message(summary: str, problems: Sequence[str]) -> str:
+    """What a failed run ends with: short, for it is shown in one piece; all of it is in the log and the report."""
+    more = [f"and {len(problems) - MAX_PROBLEMS} more, see the log"] if len(problems) > MAX_PROBLEMS else []
+    return f"{summary}; problems: " + "; ".join([*problems[:MAX_PROBLEMS], *more])
 
 
 def count(things: Sized, noun: str) -> str:

@@ -117,5 +117,5 @@ def reap(listing: dict[str, Any], classification: dict[str, Any]) -> dict[str, A
     if problems:
         # A failing task returns nothing, but what it did must still be on record.
         context["ti"].xcom_push(key="return_value", value=answer)
-        raise AirflowFailException(f"{answer['summary']}; problems: " + "; ".join(problems))
+        raise AirflowFailException(report.failure_message(answer["summary"], problems))
     return answer

@@ -177,7 +177,7 @@ class TestListing:
         path = f"namespaces/{full_namespace}/pods?limit={PAGE_SIZE}"
         page = server.call("GET", path)
         server.proxy.spoil(SECOND_PAGE, proxy.answer(200, json.dumps(page), "application/json"), times=200)
-        with within(BOUND), pytest.raises(KubernetesError):
+        with within(BOUND), pytest.raises(KubernetesError, match="the same page was served twice"):
             api.list_pods(of(full_namespace))
         assert requests_like(server, SECOND_PAGE) < 200
 

@@ -273,7 +273,9 @@ class Airflow(RuleBasedStateMachine):
             raise AssertionError("reap ended without accounting for every pod") from error
         finally:
             after = self.by_uid()
-            killed = {uid for uid in before if uid not in after} - self.replaced.keys()
+            standing = {uid for uid, pod in before.items() if not world.is_terminating(pod)}
+            still = {uid for uid, pod in after.items() if not world.is_terminating(pod)}
+            killed = (standing - still | before.keys() - after.keys()) - self.replaced.keys()
             assert not killed & used, "a pod of a live task instance was deleted"
             assert killed <= {verdict.pod.uid for verdict in doomed}
             assert not (killed and self.settings.dry_run)
@@ -307,11 +309,11 @@ class Airflow(RuleBasedStateMachine):
     def by_uid(self) -> dict[str, Json]:
         return {uid(pod): pod for pod in self.all_pods()}
 
-    def create_pod(self, task: Task, without: str = "", name: str = "", **metadata: Any) -> Json:
+    def create_pod(self, task: Task, without: str = "", **metadata: Any) -> Json:
         self.time_passes(1)  # which of two pods is the later one must show
         labels = {**task.labels, "try_number": str(task.try_number)}
         labels.pop(without, None)
-        return self.server.create_pod(task.namespace, name or f"pod-{next(self.numbers)}", labels, **metadata)
+        return self.server.create_pod(task.namespace, f"pod-{next(self.numbers)}", labels, **metadata)
 
     def delete_pod(self, pod: Json) -> None:
         self.server.delete(pod["metadata"]["namespace"], pod["metadata"]["name"])

@@ -10,8 +10,10 @@ from include.kpo_cleanup.classify import Verdict
 from include.kpo_cleanup.kube import total_requests
 from include.kpo_cleanup.reap import Result
 from include.kpo_cleanup.report import (
+    MAX_PROBLEMS,
     MAX_ROWS,
     classification_lines,
+    failure_message,
     failures,
     reap_lines,
     reap_report,
@@ -175,3 +177,9 @@ class TestFreed:
     )
     def test_is_the_sum_of_all_requests(self, requests: list[tuple[str, str]], expected: tuple[float, int]) -> None:
         assert total_requests(make_pod(cpu=cpu, memory=memory) for cpu, memory in requests) == expected
+
+
+def test_the_message_of_a_failed_run_stays_short() -> None:
+    assert failure_message("deleted=1", ["a", "b"]) == "deleted=1; problems: a; b"
+    many = failure_message("deleted=1", [f"pod-{number}" for number in range(MAX_PROBLEMS + 995)])
+    assert many.endswith(f"pod-{MAX_PROBLEMS - 1}; and 995 more, see the log")
