@@ -170,14 +170,32 @@ def test_a_new_pod_of_the_same_name_is_spared(proxy: FaultProxy, core: client.Co
     assert core.read_namespaced_pod("zombie", NAMESPACE).metadata.uid != zombie.metadata.uid
 
 
-def test_a_task_instance_that_is_cleared_after_classify_spares_its_pod(
-    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, collisions: DagRun
+@pytest.mark.parametrize("state", [None, "running", "deferred"], ids=["cleared", "reattached", "deferred"])
+def test_a_task_instance_that_comes_back_to_life_after_classify_spares_its_pod(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, collisions: DagRun, state: str | None
 ) -> None:
-    run = clean_up(before=("reap", lambda: airflow_runs.set_state(collisions, "a_1", None)))
+    # Attaching to a pod changes nothing on the pod: only the task instance shows it.
+    run = clean_up(before=("reap", lambda: airflow_runs.set_state(collisions, "a_1", state)))
     assert airflow_runs.result(run, "classify")["zombies_by_reason"] == {"finished": 1}
     assert run.state == "success"
     assert outcome(run) == {"other/zombie": "spared"}
     assert core.read_namespaced_pod("zombie", NAMESPACE).metadata.uid == zombie.metadata.uid
+
+
+def test_a_pod_with_a_finalizer_is_left_to_whoever_set_it(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any
+) -> None:
+    def set_finalizers(finalizers: list[str] | None) -> None:
+        core.patch_namespaced_pod("zombie", NAMESPACE, {"metadata": {"finalizers": finalizers}})
+
+    run = clean_up(before=("reap", lambda: set_finalizers(["example.org/backup"])))
+    assert outcome(run) == {"other/zombie": "deleted"}
+    assert core.read_namespaced_pod("zombie", NAMESPACE).metadata.deletion_timestamp
+    assert airflow_runs.states(clean_up(settle_seconds=300))["reap"] == "skipped"  # being deleted, and not late
+    client_of_merge_patch = client.CoreV1Api(client.ApiClient(core.api_client.configuration))
+    client_of_merge_patch.api_client.set_default_header("Content-Type", "application/merge-patch+json")
+    client_of_merge_patch.patch_namespaced_pod("zombie", NAMESPACE, {"metadata": {"finalizers": None}})
+    wait_until(lambda: names(core) == set())
 
 
 def test_a_pod_whose_successor_vanishes_after_classify_is_spared(

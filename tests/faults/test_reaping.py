@@ -78,6 +78,21 @@ def test_where_the_successor_cannot_be_looked_up_its_pod_is_kept_and_the_others_
     assert says_pattern(says, namespace=namespace).search(results["older"].detail)
 
 
+def test_two_runs_at_once_do_not_get_in_each_others_way(server: Server, api: PodApi, namespace: str) -> None:
+    create(server, namespace, "zombie", FAILED_ONCE)
+    create(server, namespace, "live", IN_TRY_2, 1)
+    source = source_of(FAILED_ONCE, IN_TRY_2)
+    other_run: dict[str, Result] = {}
+
+    def run_the_other() -> None:
+        other_run.update(clean_up(api, namespace, source))
+
+    server.proxy.spoil("DELETE ", proxy.first(run_the_other), times=1)
+    assert outcomes(clean_up(api, namespace, source)) == {"zombie": Outcome.GONE}
+    assert outcomes(other_run) == {"zombie": Outcome.DELETED}
+    assert set(server.pods(namespace)) == {"live"}
+
+
 def test_an_api_server_that_answers_no_more_is_left_alone(server: Server, api: PodApi, namespace: str) -> None:
     names = [f"zombie-{number}" for number in range(3 * CONCURRENT_DELETES)]
     for name in names:
