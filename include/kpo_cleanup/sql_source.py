@@ -136,7 +136,7 @@ def airflow_session() -> Iterator[Execute]:
     from airflow.utils.session import create_session
 
     with create_session() as session:
-        _limit_statements(session.execute, session.get_bind().dialect.name)
+        _limit_statements(session.execute, session.get_bind().dialect)
         yield session.execute
 
 
@@ -156,7 +156,7 @@ def metadata_connection(conn_id: str) -> Callable[[], AbstractContextManager[Exe
             ) from error
         try:
             with engine.connect() as connection:
-                _limit_statements(connection.execute, engine.dialect.name)
+                _limit_statements(connection.execute, engine.dialect)
                 yield connection.execute
         finally:
             engine.dispose()
@@ -164,13 +164,15 @@ def metadata_connection(conn_id: str) -> Callable[[], AbstractContextManager[Exe
     return connect
 
 
-def _limit_statements(execute: Execute, dialect: str) -> None:
+def _limit_statements(execute: Execute, dialect: Any) -> None:
     """Have the database itself give up: a driver that waits in C does not see the task's execution_timeout."""
     from sqlalchemy import text
 
     limits = {
-        "postgresql": f"SET statement_timeout = {STATEMENT_TIMEOUT * 1000}",
+        "postgresql": f"SET LOCAL statement_timeout = {STATEMENT_TIMEOUT * 1000}",
         "mysql": f"SET SESSION max_execution_time = {STATEMENT_TIMEOUT * 1000}",
+        "mariadb": f"SET SESSION max_statement_time = {STATEMENT_TIMEOUT}",
     }
-    if dialect in limits:
-        execute(text(limits[dialect]))
+    name = "mariadb" if getattr(dialect, "is_mariadb", False) else dialect.name
+    if name in limits:
+        execute(text(limits[name]))
