@@ -61,7 +61,7 @@ def _environment() -> dict[str, str]:
 def scheduler(_proxy: FaultProxy) -> Iterator[dict[str, str]]:
     """A running Airflow with the DAGs of the tests; gives its environment."""
     environment = _environment()
-    HERE.mkdir()
+    HERE.mkdir(exist_ok=True)  # a second cluster in the same session
     subprocess.run([AIRFLOW, "db", "migrate"], env=environment, check=True, capture_output=True, timeout=300)
     with closing(_database()) as database:
         database.execute("PRAGMA journal_mode=WAL")  # reading must not lock out the processes of Airflow
