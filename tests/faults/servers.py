@@ -47,7 +47,11 @@ class Server:
         """A pod; it is Pending, as no kubelet runs."""
         body = {
             "metadata": {"name": name, "labels": dict(labels), **metadata},
-            "spec": {"containers": [{"name": "base", "image": "busybox"}], "restartPolicy": "Never"},
+            "spec": {
+                "containers": [{"name": "base", "image": "busybox"}],
+                "restartPolicy": "Never",
+                "schedulerName": "nobody",  # the kubelet of other tests on this server would run it
+            },
         }
         pod: dict[str, Any] = self.call("POST", f"namespaces/{namespace}/pods", body)
         return pod

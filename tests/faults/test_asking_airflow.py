@@ -26,8 +26,6 @@ from include.kpo_cleanup.vocabulary import Outcome
 from tests.faults.cases import SOURCE_CASES, Broken, SourceCase, says_pattern
 from tests.faults.servers import Server
 
-pytest_plugins = ["tests.control_plane.fixture"]
-
 KEY = TaskInstanceKey("orders", "extract", "run_1")
 PODS, BATCH = 5, 2
 LOOKS = 1 + -(-PODS // BATCH)  # one before the verdict, and one before each batch of deletions

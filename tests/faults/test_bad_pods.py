@@ -23,8 +23,6 @@ from include.kpo_cleanup.vocabulary import Outcome, Reason
 from tests.faults.cases import POD_CASES, PodCase
 from tests.faults.servers import Server
 
-pytest_plugins = ["tests.control_plane.fixture"]
-
 MARK = {"listed-by": "this-test"}  # so that pods without any label of the operator are listed, too
 LABELS = {
     "dag_id": "orders",

@@ -32,8 +32,6 @@ from tests.faults.cases import (
 from tests.faults.conftest import PAGE_SIZE, Connect
 from tests.faults.servers import Server
 
-pytest_plugins = ["tests.control_plane.fixture"]
-
 REPOSITORY = Path(__file__).parents[2]
 SECOND_PAGE = "GET .*continue="
 DELETE = "DELETE "

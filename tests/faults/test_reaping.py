@@ -18,8 +18,6 @@ from tests.faults.cases import DELETE_CASES, LIST_CASES, Case, Does, says_patter
 from tests.faults.servers import Server
 from tests.faults.world import MemorySource, Task
 
-pytest_plugins = ["tests.control_plane.fixture"]
-
 FAILED_ONCE = Task("", "orders", "over", "run_1", state="failed", ended=0)
 IN_TRY_2 = Task("", "orders", "live", "run_1", state="running", try_number=2)
 
