@@ -42,8 +42,9 @@ def core(kubeconfig: dict[str, Any]) -> client.CoreV1Api:
 
 
 def make_pod(name: str, **spec: Any) -> dict[str, Any]:
+    """A pod that no scheduler takes: the simulated kubelet of other tests on this server would run it."""
     containers = [{"name": "base", "image": "example.org/none"}]
-    return {"metadata": {"name": name}, "spec": {"containers": containers, **spec}}
+    return {"metadata": {"name": name}, "spec": {"containers": containers, "schedulerName": "nobody", **spec}}
 
 
 def status_of(call: Callable[[], object]) -> int:
