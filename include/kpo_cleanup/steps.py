@@ -101,7 +101,7 @@ def reap(listing: dict[str, Any], classification: dict[str, Any]) -> dict[str, A
     zombies = xcom.load_zombies(classification["zombies"], loaded)
     if not zombies and not loaded.problems:
         nothing = f"Nothing to reap: {classification['summary']}"
-        log.info(nothing)  # the exception's own text is folded away in the UI
+        log.info("%s", nothing)  # the exception's own text is folded away in the UI
         raise AirflowSkipException(nothing)
     if settings.dry_run:
         log.warning("DRY RUN: nothing is deleted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -91,19 +92,24 @@ def test_a_later_delete_shortens_the_grace_period_and_never_lengthens_it(space: 
     assert not space.get("p")
 
 
-def test_a_uid_precondition_that_does_not_hold_deletes_nothing(space: Space) -> None:
-    metadata = space.create("p")["metadata"]
-    why = (
-        f"the UID in the precondition (other) does not match the UID in record ({metadata['uid']}). "
-        "The object might have been deleted and then recreated"
-    )
-    assert space.fails("DELETE", f"{space.pods}/p", {"preconditions": {"uid": "other"}}) == {
+def conflict(why: str) -> dict[str, Any]:
+    """What the API server answers where a precondition on the pod ``p`` does not hold."""
+    return {
         "metadata": {},
         "message": f'Operation cannot be fulfilled on Pod "p": {why}',
         "reason": "Conflict",
         "details": {"name": "p", "kind": "Pod"},
         "code": 409,
     }
+
+
+def test_a_uid_precondition_that_does_not_hold_deletes_nothing(space: Space) -> None:
+    metadata = space.create("p")["metadata"]
+    why = (
+        f"the UID in the precondition (other) does not match the UID in record ({metadata['uid']}). "
+        "The object might have been deleted and then recreated"
+    )
+    assert space.fails("DELETE", f"{space.pods}/p", {"preconditions": {"uid": "other"}}) == conflict(why)
     assert space.get("p")
 
 
@@ -113,13 +119,7 @@ def test_a_version_precondition_that_does_not_hold_deletes_nothing(space: Space)
         f"the ResourceVersion in the precondition (1) does not match the ResourceVersion in record "
         f"({metadata['resourceVersion']}). The object might have been modified"
     )
-    assert space.fails("DELETE", f"{space.pods}/p", {"preconditions": {"resourceVersion": "1"}}) == {
-        "metadata": {},
-        "message": f'Operation cannot be fulfilled on Pod "p": {why}',
-        "reason": "Conflict",
-        "details": {"name": "p", "kind": "Pod"},
-        "code": 409,
-    }
+    assert space.fails("DELETE", f"{space.pods}/p", {"preconditions": {"resourceVersion": "1"}}) == conflict(why)
     assert space.get("p")
 
 
