@@ -1,0 +1,153 @@
+"""PostgreSQL and MariaDB servers for tests and benchmarks: Debian's packages, on loopback, gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+
+START_SECONDS = 60
+STOP_SECONDS = 30
+HOST = "127.0.0.1"
+USER = "airflow"
+
+
+@dataclass(frozen=True)
+class Database:
+    """A running server with one empty database ``airflow``, whose owner needs no password."""
+
+    name: str  # as people call it, with its version
+    dialect: str  # of SQLAlchemy, and the type of an Airflow connection
+    port: int
+
+    def url(self, driver: str = "", user: str = USER, password: str = "") -> str:
+        """For SQLAlchemy, such as ``postgresql+psycopg2://airflow:@127.0.0.1:5432/airflow``."""
+        return f"{self.dialect}{driver and '+'}{driver}://{user}:{password}@{HOST}:{self.port}/airflow"
+
+
+@contextmanager
+def postgresql(settings: Sequence[str] = ()) -> Iterator[Database]:
+    """A PostgreSQL server.
+
+    :param settings: more of them, as ``name=value``.
+    """
+    programs = Path(_find("initdb", "/usr/lib/postgresql")).parent
+    with ExitStack() as stack:
+        folder = stack.enter_context(_folder("postgres"))
+        data, port = folder / "data", _free_port()
+        _run(["initdb", f"--pgdata={data}", f"--username={USER}", "--auth=trust", "--encoding=UTF8"], programs, folder)
+        safety = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]  # nobody wants the data after a crash
+        where = [f"listen_addresses={HOST}", f"port={port}", "unix_socket_directories="]
+        options = [word for setting in (*where, *safety, *settings) for word in ("-c", setting)]
+        _serve(stack, [programs / "postgres", "-D", data, *options], folder, port, signal.SIGINT)
+        as_client = ["--host", HOST, "--port", str(port), "--username", USER]
+        _run(["createdb", *as_client, "airflow"], programs, folder)
+        version = subprocess.run([programs / "postgres", "-V"], capture_output=True, text=True, check=True).stdout
+        yield Database(f"PostgreSQL {version.split()[2]}", "postgresql", port)
+
+
+@contextmanager
+def mariadb(settings: Sequence[str] = ()) -> Iterator[Database]:
+    """A MariaDB server.
+
+    :param settings: more of them, as ``--name=value``.
+    """
+    server = Path(_find("mariadbd", "/usr/sbin"))
+    with ExitStack() as stack:
+        folder = stack.enter_context(_folder("mysql"))
+        data, port, line = folder / "data", _free_port(), folder / "socket"
+        install = [
+            "mariadb-install-db",
+            "--no-defaults",
+            f"--datadir={data}",
+            "--auth-root-authentication-method=normal",
+        ]
+        _run([*install, "--skip-test-db"], Path(_find("mariadb-install-db", "/usr/bin")).parent, folder)
+        script = folder / "init.sql"
+        statements = [  # each on a line of its own, or the server passes over it
+            "CREATE DATABASE airflow CHARACTER SET utf8mb4;",
+            f"CREATE USER '{USER}'@'{HOST}';",
+            f"GRANT ALL ON airflow.* TO '{USER}'@'{HOST}' WITH GRANT OPTION;",
+            f"GRANT CREATE USER ON *.* TO '{USER}'@'{HOST}';",
+        ]
+        script.write_text("\n".join(statements))
+        options = [f"--datadir={data}", f"--port={port}", f"--bind-address={HOST}", f"--socket={line}"]
+        options += ["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0", f"--init-file={script}", *settings]
+        _serve(stack, [server, "--no-defaults", *options], folder, port, signal.SIGTERM)
+        version = subprocess.run([server, "-V"], capture_output=True, text=True, check=True).stdout
+        yield Database(f"MariaDB {version.split()[2].partition('-')[0]}", "mysql", port)
+
+
+def _find(program: str, folder: str) -> str:
+    """Where a program of a Debian package is; servers are not on everybody's PATH there."""
+    found = shutil.which(program) or next(map(str, sorted(Path(folder).glob(f"**/{program}"), reverse=True)), None)
+    if found is None:
+        raise FileNotFoundError(f"{program} is not installed; `make` does that with scripts/debian-packages")
+    return str(Path(found).resolve())
+
+
+@contextmanager
+def _folder(owner: str) -> Iterator[Path]:
+    """A folder that the server may write to: as root it runs as its package's user, for it refuses to be root."""
+    with tempfile.TemporaryDirectory(prefix=f"kpo-cleanup-{owner}-") as name:
+        if os.geteuid() == 0:
+            shutil.chown(name, owner, owner)
+        yield Path(name)
+
+
+def _as_owner(folder: Path) -> list[str]:
+    if os.geteuid() != 0:
+        return []
+    return ["setpriv", f"--reuid={folder.owner()}", f"--regid={folder.group()}", "--clear-groups"]
+
+
+def _run(command: Sequence[str], programs: Path, folder: Path) -> None:
+    program, *arguments = command
+    whole = [*_as_owner(folder), str(programs / program), *arguments]
+    done = subprocess.run(whole, cwd=folder, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{program} failed with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def _serve(stack: ExitStack, command: Sequence[str | Path], folder: Path, port: int, stop: signal.Signals) -> None:
+    """Start a server and wait until it listens; the stack stops it. It ends with us, however we end."""
+    log = folder / "server.log"
+    prefix = [*(_as_owner(folder) or ["setpriv"]), f"--pdeathsig={stop.name.removeprefix('SIG')}"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*prefix, *command], cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            start_new_session=True,
+        )  # fmt: skip
+    stack.callback(_stop, process, stop)
+
+    @retry(stop=stop_after_delay(START_SECONDS), wait=wait_fixed(0.1), retry=retry_if_exception_type(OSError))
+    def listens() -> None:
+        if process.poll() is not None:
+            raise RuntimeError(f"{command[0]} ended with {process.returncode}: {log.read_text()[-3000:]}")
+        socket.create_connection((HOST, port), timeout=1).close()
+
+    listens()
+
+
+def _stop(process: subprocess.Popen[bytes], stop: signal.Signals) -> None:
+    process.send_signal(stop)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
