@@ -52,6 +52,9 @@ class Cluster:
         for start in range(0, len(numbers), PUTS):
             puts = [{"requestPut": copy(namespace, number)} for number in numbers[start : start + PUTS]]
             self._call("txn", {"success": puts})
+        # The API server takes its cache for fresh when it has seen one write of a revision, and a transaction is one
+        # revision. A later one, of a pod that nobody looks at, makes it wait for all.
+        self._call("put", copy(namespace_of(0), 0))
 
     def fill(self, count: int) -> str:
         """A namespace with so many live pods; gives its name."""
@@ -85,22 +88,22 @@ class Cluster:
 
     def _make_template(self, is_zombie: bool) -> Callable[[str, int], dict[str, str]]:
         """Make one pod through the API; gives what copies it into an entry of etcd."""
-        home, number = namespace_of(0), int(is_zombie)
+        home, original = namespace_of(0), int(is_zombie)
         self._need_namespace(home)
-        made = self._admin.create_namespaced_pod(home, pod(number), field_manager=MANAGER)
+        made = self._admin.create_namespaced_pod(home, pod(original), field_manager=MANAGER)
         self._admin.patch_namespaced_pod_status(
             made.metadata.name, home, {"status": status(is_zombie)}, field_manager="kubelet"
         )
-        (entry,) = self._call("range", {"key": _base64(_key(home, number))})["kvs"]
+        (entry,) = self._call("range", {"key": _base64(_key(home, original))})["kvs"]
         template = base64.b64decode(entry["value"])
 
-        def copy(namespace: str, other: int) -> dict[str, str]:
+        def copy(namespace: str, number: int) -> dict[str, str]:
             value = template.replace(made.metadata.uid.encode(), str(uuid.uuid4()).encode())
-            for old, new in zip(_texts(home, number), _texts(namespace, other), strict=True):
+            for old, new in zip(_texts(home, original), _texts(namespace, number), strict=True):
                 if len(old) != len(new):  # the value is protobuf, which tells lengths
                     raise ValueError(f"{new!r} is not as long as {old!r}")
                 value = value.replace(old.encode(), new.encode())
-            return {"key": _base64(_key(namespace, other)), "value": base64.b64encode(value).decode()}
+            return {"key": _base64(_key(namespace, number)), "value": base64.b64encode(value).decode()}
 
         return copy
 

@@ -7,8 +7,9 @@ import time
 from collections.abc import Collection, Iterator
 from functools import partial
 
-from bench.classifying import task_instances_of
+from bench.classifying import failed
 from bench.cluster import CONN_ID, Cluster, namespace_of
+from bench.distance import PLACES, distance
 from bench.results import Figure, Panel, Point, at_least, at_most, seconds
 from bench.setting import Bench
 from bench.timing import stopwatch
@@ -40,30 +41,30 @@ class Memory:
 def measure(bench: Bench) -> Iterator[Figure | Point]:
     cluster, api = bench.cluster, PodApi(CONN_ID)
     slices = max(1, min(ZOMBIES, bench.pods[-1]) // SLICE)
-    bench.say(f"reaping {slices * SLICE:,} zombies, twice")
-    before = _refusals(cluster)
-    took = {OURS: 0.0, ONE_BY_ONE: 0.0}
-    for number in range(slices):
-        for name, clean_up in ((OURS, _by_reap), (ONE_BY_ONE, _one_by_one)):
-            namespace = namespace_of(900_000)
-            cluster.put(namespace, range(SLICE), is_zombie=True)
-            settings = Settings(namespaces=namespace, max_deletes=SLICE, settle_seconds=0)
-            took[name] += clean_up(api, settings)
-            yield Point(PANEL, name, (number + 1) * SLICE, took[name])
-            left = api.list_pods(settings).pods
-            if left:
-                raise RuntimeError(f"{len(left)} pods are left after {name}")
-    size, ratio = f"{slices * SLICE:,} zombies", took[ONE_BY_ONE] / took[OURS]
-    name = f"reap, {CONCURRENT_DELETES} at once"
-    yield Figure(name, ONE_BY_ONE, size, seconds(took[OURS]), seconds(took[ONE_BY_ONE]), ratio, at_least(4))
+    size, before = f"{slices * SLICE:,} zombies", _refusals(cluster)
+    for place, seconds_away in PLACES.items():
+        bench.say(f"reaping {size}, twice, API server {place}")
+        took = {OURS: 0.0, ONE_BY_ONE: 0.0}
+        for number in range(slices):
+            for name, clean_up in ((OURS, _by_reap), (ONE_BY_ONE, _one_by_one)):
+                namespace = namespace_of(900_000)
+                cluster.put(namespace, range(SLICE), is_zombie=True)
+                settings = Settings(namespaces=namespace, max_deletes=SLICE, settle_seconds=0)
+                with distance(seconds_away):
+                    took[name] += clean_up(api, settings)
+                yield Point(PANEL, f"{name}, {place}", (number + 1) * SLICE, took[name])
+                if left := api.list_pods(settings).pods:
+                    raise RuntimeError(f"{len(left)} pods are left after {name}")
+        ours, theirs = took[OURS], took[ONE_BY_ONE]
+        name = f"reap, {CONCURRENT_DELETES} at once, API server {place}"
+        yield Figure(name, ONE_BY_ONE, size, seconds(ours), seconds(theirs), theirs / ours, at_least(4))
     refused = _refusals(cluster) - before
     yield Figure("reap, refused with 429", "", size, f"{refused}", "", refused, at_most(0, "refusals"))
 
 
 def _by_reap(api: PodApi, settings: Settings) -> float:
     pods = api.list_pods(settings).pods
-    failed = TaskInstances({key: ti for key, ti in task_instances_of(pods).found.items() if not ti.is_active})
-    known = TaskInstances(dict.fromkeys((pod.key for pod in pods), next(iter(failed.found.values()))))
+    known = TaskInstances(dict.fromkeys((pod.key for pod in pods), failed()))
     zombies = [verdict for verdict in classify(pods, known, settings, int(time.time())) if verdict.is_zombie]
     results = []
 
