@@ -16,9 +16,9 @@ def stopwatch(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(calls: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
+def interleaved(calls: Mapping[str, Callable[[], object]], repetitions: int, warm_up: bool = True) -> dict[str, float]:
     """The median seconds of each call, by its name; a first round warms all up and does not count."""
-    for call in calls.values():
+    for call in calls.values() if warm_up else ():
         call()
     rounds = [{name: stopwatch(call) for name, call in calls.items()} for _ in range(repetitions)]
     return {name: median(times[name] for times in rounds) for name in calls}

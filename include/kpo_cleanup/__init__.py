@@ -13,5 +13,6 @@ The modules, in the order in which a run uses them:
 ``reap``            ask again, delete, account for every pod
 ``report``          what people read in the log
 ``vocabulary``      the reasons and outcomes, which README, UI, logs and tests share
+``collector``       Python's own garbage collector, out of the way
 ``airflow_compat``  what differs between Airflow 2 and 3
 """

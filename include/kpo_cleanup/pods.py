@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from include.kpo_cleanup import collector
 from include.kpo_cleanup.decode import decode_page, keeps_little
 from include.kpo_cleanup.errors import KubernetesError, SettingsError
 from include.kpo_cleanup.kube import Refused, Transient, connect, request
@@ -68,6 +67,7 @@ class PodApi:
         """The namespaces to look into: the chosen ones, else the one in which KPO would start a pod."""
         return settings.namespace_list() or [self._connection[1] or _own_namespace() or "default"]
 
+    @collector.paused()
     def list_pods(self, settings: Settings) -> Listing:
         """All pods that match the selector.
 
@@ -80,8 +80,7 @@ class PodApi:
         namespaces = self.namespaces(settings)
         for namespace in namespaces:
             try:
-                with _collector_paused():
-                    listing.pods.extend(self._list_namespace(namespace, settings.label_selector))
+                listing.pods.extend(self._list_namespace(namespace, settings.label_selector))
             except KubernetesError as problem:
                 if isinstance(problem, Refused) and problem.status == 400:
                     selector = f"label_selector={settings.label_selector!r}"
@@ -180,21 +179,6 @@ class PodApi:
                     f"namespace {namespace!r} does not exist; correct namespaces or the connection's namespace"
                 ) from refusal
             log.info("No pods in namespace %r; whether it exists could not be checked: %s", namespace, refusal)
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Without Python's garbage collector, which costs a third of a listing and finds nothing.
-
-    The thousands of objects of each page make it run, and each run looks through the pods so far and all of Airflow.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _read_page(answer: dict[str, Any], what: str) -> list[Pod]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from include.kpo_cleanup import collector
 from include.kpo_cleanup.classify import Verdict
 from include.kpo_cleanup.identity import TaskInstanceKey
 from include.kpo_cleanup.pod import Container, Pod
@@ -49,6 +50,7 @@ def dump_listing(listing: Listing) -> dict[str, Any]:
     }
 
 
+@collector.paused()
 def load_listing(data: Mapping[str, Any]) -> Listing:
     """The listing that :func:`dump_listing` wrote."""
     pods = [
