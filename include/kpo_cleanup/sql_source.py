@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import column, or_, select, table, tuple_, union_all
 from sqlalchemy.exc import SQLAlchemyError
 
+from include.kpo_cleanup.airflow_compat import BaseHook, current_try
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import TaskInstanceKey, key_of, may_be_cleaned, rebuild_run_id, safe_label
 from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances, merge
@@ -71,7 +72,8 @@ class SqlSource:
             for row in execute(_statement(runs[start : start + CHUNK])):
                 key = key_of(row.dag_id, row.task_id, row.run_id, row.map_index)
                 if key in keys:
-                    yield key, TaskInstance(row.state, row.try_number, _epoch(row.end_date), row.operator)
+                    try_number = current_try(row.state, row.try_number)
+                    yield key, TaskInstance(row.state, try_number, _epoch(row.end_date), row.operator)
 
 
 def _statement(runs: list[tuple[str, str]]) -> Any:
@@ -145,8 +147,6 @@ def metadata_connection(conn_id: str) -> Callable[[], AbstractContextManager[Exe
 
     @contextmanager
     def connect() -> Iterator[Execute]:
-        from include.kpo_cleanup.airflow_compat import BaseHook
-
         try:
             engine = BaseHook.get_hook(conn_id).get_sqlalchemy_engine()
         except Exception as error:  # whatever a missing connection, a missing provider or a driver raises

@@ -120,6 +120,7 @@ def states(run_id: str) -> set[tuple[str, int, str]]:
     return set(query("SELECT task_id, map_index, state FROM task_instance WHERE run_id = ?", run_id))
 
 
+@pytest.mark.timeout(900)  # each task of the oldest releases imports Airflow anew
 def test_under_a_real_scheduler_the_zombies_go_and_the_live_stay(
     scheduler: dict[str, str], core: client.CoreV1Api, proxy: FaultProxy
 ) -> None:

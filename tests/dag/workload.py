@@ -36,7 +36,16 @@ class Abandoned(KubernetesPodOperator):  # type: ignore[misc]
     """A company's own subclass, whose worker dies as soon as the pod is there."""
 
     def await_pod_start(self, pod: k8s.V1Pod) -> None:
-        self._killed = True  # cleanup() then leaves the pod alone, as it does when the process is gone
+        raise AirflowException("the worker died")
+
+    def cleanup(self, *_: Any, **__: Any) -> None:
+        """Leave the pod alone: there is no process any more."""
+
+
+class Podless(KubernetesPodOperator):  # type: ignore[misc]
+    """Its worker dies before it has made a pod."""
+
+    def execute(self, context: Any) -> None:
         raise AirflowException("the worker died")
 
 
@@ -84,6 +93,7 @@ def everything() -> None:
     Abandoned(task_id="retrying", **FOREVER)
     Abandoned(task_id="reattached", retries=1, **FOREVER)
     Abandoned(task_id="replaced", retries=1, reattach_on_restart=False, on_finish_action="keep_pod", **FOREVER)
+    Podless(task_id="checked", retries=1)
     Abandoned(task_id=LONG, **FOREVER)
     Abandoned.partial(task_id="mapped", **FOREVER).expand(env_vars=[{"N": "0"}, {"N": "1"}])
     KubernetesPodOperator(task_id="kept", cmds=["true"], on_finish_action="keep_pod")
