@@ -36,7 +36,8 @@ test-cluster:
 
 test-install:
 	@scripts/debian-packages git=git
-	@for python in $$($(ENV_3)) $$($(ENV_2)); do $$python -m pytest tests/install || exit; done
+	@python=$$($(ENV_3)) && echo "Installing on Airflow $(AIRFLOW_3)" && $$python -m pytest tests/install
+	@python=$$($(ENV_2)) && echo "Installing on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/install
 
 dist:
 	@python3 scripts/dist.py
