@@ -3,17 +3,20 @@ AIRFLOW_2 := 2.11.2
 AIRFLOW_3 := 3.3.2
 DATE := 2026-11-20
 
-# Airflow 2 brings the SQLite provider along; the metadata connection of Airflow 3 needs it in the tests.
+# Airflow 2 brings the SQLite provider along; the metadata connection of Airflow 3 needs it in the tests, which also
+# install the DAG from a Git repository.
 ENV_2 = scripts/airflow-env $(AIRFLOW_2) $(DATE)
-ENV_3 = scripts/airflow-env $(AIRFLOW_3) $(DATE) apache-airflow-providers-sqlite
+ENV_3 = scripts/airflow-env $(AIRFLOW_3) $(DATE) apache-airflow-providers-sqlite apache-airflow-providers-git
 
-.PHONY: help demo test test-cluster lint types format clean
+.PHONY: help demo test test-cluster test-install dist lint types format clean
 
 help:
 	@echo "make demo          zombie pods go and live ones stay, before your eyes (KEEP=1 leaves the UI up;"
 	@echo "                   KUBECONFIG=… NAMESPACE=… takes your own cluster)"
 	@echo "make test          all tests on Airflow $(AIRFLOW_2) and $(AIRFLOW_3)"
 	@echo "make test-cluster  the tests against a real kube-apiserver (built with Go the first time)"
+	@echo "make test-install  installs the DAG in each way of the README, on both Airflows, and runs it"
+	@echo "make dist          one zip for the dags folder"
 	@echo "make lint types format clean"
 
 # Only what was given to make itself: an exported KUBECONFIG must not lead the demo to somebody's cluster.
@@ -25,20 +28,28 @@ demo:
 
 # The embedded cluster and the faults of the network have nothing to do with the Airflow; one of them will do.
 test:
-	@python=$$($(ENV_3)) && echo "Tests on Airflow $(AIRFLOW_3)" && $$python -m pytest tests -m "not cluster"
+	@python=$$($(ENV_3)) && echo "Tests on Airflow $(AIRFLOW_3)" && $$python -m pytest tests -m "not cluster and not install"
 	@python=$$($(ENV_2)) && echo "Tests on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/unit tests/dag tests/test_metrics.py -m "not cluster"
 
 test-cluster:
 	@python=$$($(ENV_3)) && $$python -m tests.control_plane && $$python -m pytest tests -m cluster
 
+test-install:
+	@scripts/debian-packages git=git
+	@python=$$($(ENV_3)) && echo "Installing on Airflow $(AIRFLOW_3)" && $$python -m pytest tests/install
+	@python=$$($(ENV_2)) && echo "Installing on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/install
+
+dist:
+	@python3 scripts/dist.py
+
 lint:
 	@python=$$($(ENV_3)) && $$python -m ruff check . && $$python -m ruff format --check .
 
 types:
-	@python=$$($(ENV_3)) && $$python -m mypy include dags demo tests
+	@python=$$($(ENV_3)) && $$python -m mypy include dags demo scripts tests
 
 format:
 	@python=$$($(ENV_3)) && $$python -m ruff check --fix . && $$python -m ruff format .
 
 clean:
-	rm -rf .work
+	rm -rf .work dist
