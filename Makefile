@@ -8,12 +8,13 @@ DATE := 2026-11-20
 ENV_2 = scripts/airflow-env $(AIRFLOW_2) $(DATE)
 ENV_3 = scripts/airflow-env $(AIRFLOW_3) $(DATE) apache-airflow-providers-sqlite apache-airflow-providers-git
 
-.PHONY: help demo test test-cluster test-install dist lint types format clean
+.PHONY: help demo test test-matrix test-cluster test-install dist lint types format clean
 
 help:
 	@echo "make demo          zombie pods go and live ones stay, before your eyes (KEEP=1 leaves the UI up;"
 	@echo "                   KUBECONFIG=… NAMESPACE=… takes your own cluster)"
 	@echo "make test          all tests on Airflow $(AIRFLOW_2) and $(AIRFLOW_3)"
+	@echo "make test-matrix   the DAG's tests on every supported Airflow (ROWS=… takes some of them)"
 	@echo "make test-cluster  the tests against a real kube-apiserver (built with Go the first time)"
 	@echo "make test-install  installs the DAG in each way of the README, on both Airflows, and runs it"
 	@echo "make dist          one zip for the dags folder"
@@ -30,6 +31,9 @@ demo:
 test:
 	@python=$$($(ENV_3)) && echo "Tests on Airflow $(AIRFLOW_3)" && $$python -m pytest tests -m "not cluster and not install"
 	@python=$$($(ENV_2)) && echo "Tests on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/unit tests/dag tests/test_metrics.py -m "not cluster"
+
+test-matrix:
+	@python3 -m tests.matrix $(ROWS)
 
 test-cluster:
 	@python=$$($(ENV_3)) && $$python -m tests.control_plane && $$python -m pytest tests -m cluster
