@@ -8,7 +8,12 @@ DATE := 2026-11-20
 ENV_2 = scripts/airflow-env $(AIRFLOW_2) $(DATE)
 ENV_3 = scripts/airflow-env $(AIRFLOW_3) $(DATE) apache-airflow-providers-sqlite apache-airflow-providers-git
 
-.PHONY: help demo test test-matrix test-cluster test-install dist lint types format clean
+# Drivers for other databases; an environment of their own, so that the others need not be made again and again.
+REAL := apache-airflow-providers-postgres apache-airflow-providers-mysql
+ENV_REAL_2 = ENV_SUFFIX=-real scripts/airflow-env $(AIRFLOW_2) $(DATE) $(REAL)
+ENV_REAL_3 = ENV_SUFFIX=-real scripts/airflow-env $(AIRFLOW_3) $(DATE) $(REAL)
+
+.PHONY: help demo test test-matrix test-cluster test-install test-real dist lint types format clean
 
 help:
 	@echo "make demo          zombie pods go and live ones stay, before your eyes (KEEP=1 leaves the UI up;"
@@ -18,6 +23,7 @@ help:
 	@echo "make test-cluster  the tests against a real kube-apiserver (built with Go the first time)"
 	@echo "make test-install  installs the DAG in each way of the README, on both Airflows, and runs it"
 	@echo "make dist          one zip for the dags folder"
+	@echo "make test-real     a real Airflow with PostgreSQL, killed workers and a restart; MariaDB"
 	@echo "make lint types format clean"
 
 # Only what was given to make itself: an exported KUBECONFIG must not lead the demo to somebody's cluster.
@@ -29,7 +35,7 @@ demo:
 
 # The embedded cluster and the faults of the network have nothing to do with the Airflow; one of them will do.
 test:
-	@python=$$($(ENV_3)) && echo "Tests on Airflow $(AIRFLOW_3)" && $$python -m pytest tests -m "not cluster and not install"
+	@python=$$($(ENV_3)) && echo "Tests on Airflow $(AIRFLOW_3)" && $$python -m pytest tests -m "not cluster and not install and not real"
 	@python=$$($(ENV_2)) && echo "Tests on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/unit tests/dag tests/test_metrics.py -m "not cluster"
 
 test-matrix:
@@ -45,6 +51,11 @@ test-install:
 
 dist:
 	@python3 scripts/dist.py
+
+test-real:
+	@scripts/debian-packages '/usr/lib/postgresql/*/bin/initdb=postgresql' mariadbd=mariadb-server mariadb_config=libmariadb-dev
+	@python=$$($(ENV_REAL_3)) && echo "Real runs on Airflow $(AIRFLOW_3)" && $$python -m pytest tests/real -m real
+	@python=$$($(ENV_REAL_2)) && echo "Real runs on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/real -m real
 
 lint:
 	@python=$$($(ENV_3)) && $$python -m ruff check . && $$python -m ruff format --check .

@@ -48,7 +48,7 @@ class Airflow:
         :param variables: more environment, such as connections.
         """
         self.user = USER
-        self.password = secrets.token_urlsafe(9)
+        self.password = secrets.token_hex(6)  # never with a dash in front, which the command line takes for an option
         self.url = f"http://127.0.0.1:{free_port()}"
         self.api = AirflowApi(self.url, USER, self.password)
         self.dags = folder / "dags"

@@ -89,7 +89,9 @@ def _airflow_2(url: str) -> Config:
         "scheduler": {
             "local_task_job_heartbeat_sec": 3,
             "scheduler_zombie_task_threshold": HEARTBEAT_TIMEOUT,
-            "zombie_detection_interval": 2,
+            # The DAG processor is told to fail a task each time. Where that takes it longer than this, the second time
+            # it fails the next try.
+            "zombie_detection_interval": 20,
             "dag_dir_list_interval": 5,
             # Parsing the same files again and again would only slow down the tasks.
             "min_file_process_interval": 60,
