@@ -54,28 +54,28 @@ class AirflowApi:
 
     def has_dag(self, dag_id: str) -> bool:
         """:raises DemoError: if Airflow could not import a DAG file."""
-        if self._request("GET", f"/dags/{dag_id}", may_be_missing=True):
+        if self.request("GET", f"/dags/{dag_id}", may_be_missing=True):
             return True
-        for error in self._request("GET", "/importErrors")["import_errors"]:
+        for error in self.request("GET", "/importErrors")["import_errors"]:
             raise DemoError(f"Airflow cannot import {error['filename']}:\n{error['stack_trace']}")
         return False
 
     def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
         """Start a run now; returns its run_id."""
         body = {"logical_date": None, "conf": conf} if IS_AIRFLOW_3 else {"conf": conf}
-        return str(self._request("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
+        return str(self.request("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
     def run_state(self, dag_id: str, run_id: str) -> str:
-        return str(self._request("GET", _run(dag_id, run_id))["state"])
+        return str(self.request("GET", _run(dag_id, run_id))["state"])
 
     def task_instances(self, dag_id: str, run_id: str) -> list[TaskInstance]:
-        found = self._request("GET", f"{_run(dag_id, run_id)}/taskInstances")["task_instances"]
+        found = self.request("GET", f"{_run(dag_id, run_id)}/taskInstances")["task_instances"]
         return [TaskInstance(**{name: ti[name] for name in TaskInstance.__annotations__}) for ti in found]
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> list[dict[str, Any]]:
         """The messages in a task's log."""
         path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/logs/{try_number}"
-        answer = self._request("GET", path, params={"full_content": True}, may_be_missing=True)
+        answer = self.request("GET", path, params={"full_content": True}, may_be_missing=True)
         return [entry for entry in (answer or {}).get("content", []) if isinstance(entry, dict)]
 
     def our_log(self, run_id: str, task_id: str) -> list[str]:
@@ -87,9 +87,13 @@ class AirflowApi:
     def returned(self, dag_id: str, run_id: str, task_id: str) -> Any:
         """What a task returned; None if it returned nothing."""
         path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
-        return (self._request("GET", path, params={"deserialize": True}, may_be_missing=True) or {}).get("value")
+        return (self.request("GET", path, params={"deserialize": True}, may_be_missing=True) or {}).get("value")
 
-    def _request(self, method: str, path: str, *, may_be_missing: bool = False, **options: Any) -> Any:
+    def request(self, method: str, path: str, *, may_be_missing: bool = False, **options: Any) -> Any:
+        """Any other request; gives the answer's JSON.
+
+        :raises DemoError: where Airflow does not answer, or with an error.
+        """
         try:
             if IS_AIRFLOW_3 and "Authorization" not in self._client.headers:
                 token = self._client.post("/auth/token", json=self._login).raise_for_status().json()["access_token"]
