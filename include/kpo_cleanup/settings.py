@@ -130,11 +130,11 @@ class Settings:
 
     def describe(self) -> str:
         """All effective settings in one ``key=value`` line; first those that somebody changed."""
-        changed, default = [], []
-        for name, option in OPTIONS.items():
-            value = getattr(self, name)
-            (default if value == option.default else changed).append(f"{name}={value!r}")
-        return f"{' '.join(changed) or 'none changed'}; by default: {' '.join(default)}"
+        shown = {name: f"{name}={getattr(self, name)!r}" for name in OPTIONS}
+        changed = [name for name, option in OPTIONS.items() if getattr(self, name) != option.default]
+        default = [name for name in OPTIONS if name not in changed]
+        first, rest = (" ".join(shown[name] for name in names) for names in (changed, default))
+        return f"{first or 'none changed'}; by default: {rest}"
 
 
 OPTIONS = {option.name: option for option in fields(Settings)}
