@@ -99,9 +99,9 @@ def reap_report(results: Sequence[Result], freed: tuple[float, int], problems: S
     outcomes = count_outcomes(results)
     cpu, memory = freed
     verb = "would free" if Outcome.DRY_RUN.value in outcomes else "freed"
-    requests = f"; {verb} cpu={cpu:g} memory={memory / 2**30:.3g}Gi" if cpu or memory else ""
+    requests = f"; {verb} cpu={cpu:g} memory={_memory(memory)}" if cpu or memory else ""
     return {
-        "summary": f"{key_values(outcomes) or 'nothing to do'}{requests}",
+        "summary": f"{key_values(outcomes) or 'no zombies'}{requests}",
         **({"problems": list(problems)} if problems else {}),
         "outcomes": outcomes,
         "freed": {"cpu_cores": cpu, "memory_bytes": memory},
@@ -134,7 +134,7 @@ def failures(results: Iterable[Result]) -> list[str]:
 def failure_message(summary: str, problems: Sequence[str]) -> str:
     """What a failed run ends with: short, for it is shown in one piece; all of it is in the log and the report."""
     more = [f"and {len(problems) - MAX_PROBLEMS} more, see the log"] if len(problems) > MAX_PROBLEMS else []
-    return "\n- ".join([summary or "nothing could be done", *problems[:MAX_PROBLEMS], *more])
+    return "\n- ".join([summary, *problems[:MAX_PROBLEMS], *more])
 
 
 def count(things: Sized, noun: str) -> str:
@@ -157,6 +157,11 @@ def task_of(pod: Pod) -> str:
     """The task instance of a pod, without its run: such as ``orders.load[3] try 2``."""
     index = "" if pod.map_index == UNMAPPED else f"[{pod.map_index}]"
     return f"{pod.dag_id}.{pod.task_id}{index} try {pod.try_number}"
+
+
+def _memory(size: int) -> str:
+    """Bytes as Kubernetes writes them, in a unit that people can imagine."""
+    return f"{size / 2**20:.0f}Mi" if size < 2**30 else f"{round(size / 2**30, 1):g}Gi"
 
 
 def _shortened(text: str) -> str:

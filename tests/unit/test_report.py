@@ -168,7 +168,7 @@ class TestReaping:
         ]
         common = {"reason": "finished", "evidence": "TI failed 1 h ago"}
         assert reap_report(results, (1.5, 512 * 2**20)) == {
-            "summary": "deleted=2 spared=1; freed cpu=1.5 memory=0.5Gi",
+            "summary": "deleted=2 spared=1; freed cpu=1.5 memory=512Mi",
             "outcomes": {"deleted": 2, "spared": 1},
             "freed": {"cpu_cores": 1.5, "memory_bytes": 512 * 2**20},
             "zombies": [
@@ -183,7 +183,14 @@ class TestReaping:
         assert list(reap_report(results, (0, 0))["outcomes"].items()) == [(outcome.value, 1) for outcome in Outcome]
 
     def test_of_nothing_says_so(self) -> None:
-        assert reap_report([], (0, 0))["summary"] == "nothing to do"
+        assert reap_report([], (0, 0))["summary"] == "no zombies"
+
+    @pytest.mark.parametrize(
+        ("size", "words"),
+        [(0, "0Mi"), (2**30 - 2**20, "1023Mi"), (2**30, "1Gi"), (3 * 2**29, "1.5Gi"), (5_000 * 2**30, "5000Gi")],
+    )
+    def test_says_how_much_memory_in_a_fitting_unit(self, size: int, words: str) -> None:
+        assert reap_report([make_result(Outcome.DELETED)], (1.0, size))["summary"].endswith(f"cpu=1 memory={words}")
 
     def test_does_not_say_that_a_dry_run_freed_anything(self) -> None:
         summary = reap_report([make_result(Outcome.DRY_RUN)], (2.0, 2**30))["summary"]
