@@ -44,8 +44,11 @@ class Browser:
         self.page.screenshot(path=self._pictures / f"{name}.png", animations="disabled")
 
     def cut_off(self, pattern: str) -> tuple[int, list[str]]:
-        """How many texts match a pattern of JavaScript, and those among them that go beyond what is to be seen."""
-        found, cut = self.page.evaluate(_CUT_OFF, pattern)
+        """How many texts match a pattern of JavaScript, and those among them that go beyond what is to be seen.
+
+        :param pattern: a blank in it stands for any white space.
+        """
+        found, cut = self.page.evaluate(_CUT_OFF, pattern.replace(" ", r"\s"))
         return found, cut
 
     def field(self, name: str) -> Locator:
