@@ -13,7 +13,7 @@ REAL := apache-airflow-providers-postgres apache-airflow-providers-mysql
 ENV_REAL_2 = ENV_SUFFIX=-real scripts/airflow-env $(AIRFLOW_2) $(DATE) $(REAL)
 ENV_REAL_3 = ENV_SUFFIX=-real scripts/airflow-env $(AIRFLOW_3) $(DATE) $(REAL)
 
-.PHONY: help demo test test-matrix test-cluster test-install test-real dist lint types format clean
+.PHONY: help demo test test-matrix test-cluster test-install test-real test-ui screenshots dist lint types format clean
 
 help:
 	@echo "make demo          zombie pods go and live ones stay, before your eyes (KEEP=1 leaves the UI up;"
@@ -24,6 +24,7 @@ help:
 	@echo "make test-install  installs the DAG in each way of the README, on both Airflows, and runs it"
 	@echo "make dist          one zip for the dags folder"
 	@echo "make test-real     a real Airflow with PostgreSQL, killed workers and a restart; MariaDB"
+	@echo "make test-ui       Airflow's UI in a browser, on both; 'make screenshots' is the same, for the pictures"
 	@echo "make lint types format clean"
 
 # Only what was given to make itself: an exported KUBECONFIG must not lead the demo to somebody's cluster.
@@ -35,8 +36,8 @@ demo:
 
 # The embedded cluster and the faults of the network have nothing to do with the Airflow; one of them will do.
 test:
-	@python=$$($(ENV_3)) && echo "Tests on Airflow $(AIRFLOW_3)" && $$python -m pytest tests -m "not cluster and not install and not real"
-	@python=$$($(ENV_2)) && echo "Tests on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/unit tests/dag tests/test_metrics.py -m "not cluster"
+	@python=$$($(ENV_3)) && echo "Tests on Airflow $(AIRFLOW_3)" && $$python -m pytest tests
+	@python=$$($(ENV_2)) && echo "Tests on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/unit tests/dag tests/test_metrics.py
 
 test-matrix:
 	@python3 -m tests.matrix $(ROWS)
@@ -46,8 +47,8 @@ test-cluster:
 
 test-install:
 	@scripts/debian-packages git=git
-	@python=$$($(ENV_3)) && echo "Installing on Airflow $(AIRFLOW_3)" && $$python -m pytest tests/install
-	@python=$$($(ENV_2)) && echo "Installing on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/install
+	@python=$$($(ENV_3)) && echo "Installing on Airflow $(AIRFLOW_3)" && $$python -m pytest tests/install -m install
+	@python=$$($(ENV_2)) && echo "Installing on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/install -m install
 
 dist:
 	@python3 scripts/dist.py
@@ -56,6 +57,13 @@ test-real:
 	@scripts/debian-packages '/usr/lib/postgresql/*/bin/initdb=postgresql' mariadbd=mariadb-server mariadb_config=libmariadb-dev
 	@python=$$($(ENV_REAL_3)) && echo "Real runs on Airflow $(AIRFLOW_3)" && $$python -m pytest tests/real -m real
 	@python=$$($(ENV_REAL_2)) && echo "Real runs on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/real -m real
+
+# One code path: the tests take the pictures.
+test-ui screenshots:
+	@scripts/debian-packages chromium=chromium
+	@python=$$($(ENV_3)) && $$python -m pytest tests/ui -m ui
+	@python=$$($(ENV_2)) && $$python -m pytest tests/ui -m ui
+	@echo "The pictures are in .work/screenshots/"
 
 lint:
 	@python=$$($(ENV_3)) && $$python -m ruff check . && $$python -m ruff format --check .

@@ -115,7 +115,7 @@ def _expected_for(source: dict[str, Any]) -> tuple[dict[str, str], dict[str, str
 
 def _outcomes(report: dict[str, Any], pods: Pods) -> dict[str, tuple[str, str]]:
     by_name = {pod.metadata.name: role(pod.metadata.labels, pod.metadata.name) for pod in pods.values()}
-    return {by_name[row["pod"].partition("/")[2]]: (row["reason"], row["outcome"]) for row in report["pods"]}
+    return {by_name[row["pod"].partition("/")[2]]: (row["reason"], row["outcome"]) for row in report["zombies"]}
 
 
 def test_a_dry_run_says_what_would_go_and_sends_no_delete(
