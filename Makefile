@@ -13,7 +13,11 @@ REAL := apache-airflow-providers-postgres apache-airflow-providers-mysql
 ENV_REAL_2 = ENV_SUFFIX=-real scripts/airflow-env $(AIRFLOW_2) $(DATE) $(REAL)
 ENV_REAL_3 = ENV_SUFFIX=-real scripts/airflow-env $(AIRFLOW_3) $(DATE) $(REAL)
 
-.PHONY: help demo test test-matrix test-cluster test-install test-real test-ui screenshots dist lint types format clean
+# Benchmarks have packages of their own, and so environments of their own.
+BENCH_PACKAGES = $(shell sed '/^\#/d' bench/requirements.txt)
+
+.PHONY: help demo test test-matrix test-cluster test-install test-real test-ui screenshots bench dist lint types format \
+	clean
 
 help:
 	@echo "make demo          zombie pods go and live ones stay, before your eyes (KEEP=1 leaves the UI up;"
@@ -25,6 +29,7 @@ help:
 	@echo "make dist          one zip for the dags folder"
 	@echo "make test-real     a real Airflow with PostgreSQL, killed workers and a restart; MariaDB"
 	@echo "make test-ui       Airflow's UI in a browser, on both; 'make screenshots' is the same, for the pictures"
+	@echo "make bench         figures and plots into docs/benchmarks/ (BENCH=\"--sizes 1000 listing\" for a part of them)"
 	@echo "make lint types format clean"
 
 # Only what was given to make itself: an exported KUBECONFIG must not lead the demo to somebody's cluster.
@@ -65,11 +70,17 @@ test-ui screenshots:
 	@python=$$($(ENV_2)) && $$python -m pytest tests/ui -m ui
 	@echo "The pictures are in .work/screenshots/"
 
+bench:
+	@scripts/debian-packages '/usr/lib/postgresql/*/bin/initdb=postgresql' mariadbd=mariadb-server \
+		'/usr/include/mariadb/mysql.h=libmariadb-dev' pkg-config=pkg-config cc=gcc
+	@other=$$(ENV_SUFFIX=-bench $(ENV_2) $(BENCH_PACKAGES)) && python=$$(ENV_SUFFIX=-bench $(ENV_3) $(BENCH_PACKAGES)) \
+		&& $$python -m tests.control_plane && exec $$python -m bench --airflow-2 "$$other" $(BENCH)
+
 lint:
 	@python=$$($(ENV_3)) && $$python -m ruff check . && $$python -m ruff format --check .
 
 types:
-	@python=$$($(ENV_3)) && $$python -m mypy include dags demo scripts tests
+	@python=$$($(ENV_3)) && $$python -m mypy include dags demo scripts tests bench
 
 format:
 	@python=$$($(ENV_3)) && $$python -m ruff check --fix . && $$python -m ruff format .

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
+from include.kpo_cleanup import collector
 from include.kpo_cleanup.evidence import ago, container_states, task_instance_state
 from include.kpo_cleanup.identity import TaskInstanceKey
 from include.kpo_cleanup.pod import BASE_CONTAINER, Pod
@@ -25,6 +26,7 @@ class Verdict:
     evidence: str
 
 
+@collector.paused()
 def classify(pods: Iterable[Pod], task_instances: TaskInstances, settings: Settings, now: int) -> list[Verdict]:
     """Judge all pods of one listing; zombies first, oldest first.
 
@@ -51,6 +53,8 @@ def find_successors(pods: Iterable[Pod]) -> dict[str, Pod]:
             groups[pod.namespace, pod.key].append(pod)
     successors: dict[str, Pod] = {}
     for group in groups.values():
+        if len(group) == 1:
+            continue  # as nearly all are
         latest: Pod | None = None  # of the tries above the one at hand
         group.sort(key=lambda pod: -pod.try_number)
         for _, of_try in groupby(group, key=lambda pod: pod.try_number):

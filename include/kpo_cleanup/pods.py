@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from include.kpo_cleanup import collector
+from include.kpo_cleanup.decode import decode_page, keeps_little
 from include.kpo_cleanup.errors import KubernetesError, SettingsError
 from include.kpo_cleanup.kube import Refused, Transient, connect, request
 from include.kpo_cleanup.pod import ID_LABELS, Pod
@@ -64,6 +67,7 @@ class PodApi:
         """The namespaces to look into: the chosen ones, else the one in which KPO would start a pod."""
         return settings.namespace_list() or [self._connection[1] or _own_namespace() or "default"]
 
+    @collector.paused()
     def list_pods(self, settings: Settings) -> Listing:
         """All pods that match the selector.
 
@@ -136,26 +140,34 @@ class PodApi:
             call: Callable[..., Any] = self._core.list_pod_for_all_namespaces
         else:
             call = partial(self._core.list_namespaced_pod, namespace)
-        token, count, pages = None, 0, 0
-        while True:
-            paging: dict[str, str] = {"_continue": token} if token else {}
-            what = f"listing pods in {_place(namespace)}"
-            answer = request(what, partial(call, label_selector=selector, limit=PAGE_SIZE, **paging))
-            page = _read_page(answer, what)
-            previous, token = token, (answer.get("metadata") or {}).get("continue")
-            if token and token == previous:
-                raise KubernetesError(
-                    f"{what}: the same page was served twice; does a cache stand before the API server?"
-                )
-            remaining = (answer.get("metadata") or {}).get("remainingItemCount")
-            del answer  # never more than one page of raw data at a time
-            count, pages = count + len(page), pages + 1
-            yield page
-            if not token:
-                return
-            if pages % PROGRESS_EVERY == 0:
-                # The server does not count what remains of a selection.
-                log.info("%s: %s so far%s", what, count, f", {remaining} to go" if remaining else "")
+        what = f"listing pods in {_place(namespace)}"
+
+        def fetch(token: str | None) -> dict[str, Any]:
+            paging = {"_continue": token} if token else {}
+            return request(what, partial(call, label_selector=selector, limit=PAGE_SIZE, **paging), decode_page)
+
+        with ThreadPoolExecutor(1, thread_name_prefix="list") as pool:
+            answer, previous, count, pages = fetch(None), None, 0, 0
+            while True:
+                metadata = answer.get("metadata") or {}
+                token, remaining = metadata.get("continue"), metadata.get("remainingItemCount")
+                # The server prepares the next page meanwhile. Not where this one was decoded whole: there is never
+                # more than one page of raw data at a time.
+                following = pool.submit(fetch, token) if token and token != previous and keeps_little() else None
+                page = _read_page(answer, what)
+                del answer
+                if token and token == previous:
+                    raise KubernetesError(
+                        f"{what}: the same page was served twice; does a cache stand before the API server?"
+                    )
+                count, pages = count + len(page), pages + 1
+                yield page
+                if not token:
+                    return
+                if pages % PROGRESS_EVERY == 0:
+                    # The server does not count what remains of a selection.
+                    log.info("%s: %s so far%s", what, count, f", {remaining} to go" if remaining else "")
+                answer, previous = following.result() if following else fetch(token), token
 
     def _check_exists(self, namespace: str) -> None:
         """Tell a missing namespace from an empty one: the API server lists both alike."""

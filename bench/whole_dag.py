@@ -1,0 +1,184 @@
+"""The whole DAG, outside Airflow's own overhead: its four steps as they are, beside the obvious way to do the same.
+
+The obvious way is what the project set out from: a typed list, a query for all unfinished task instances, and one
+delete after the other. It is here for comparison only: it takes "not found among the active" for "over".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+from typing import Any
+
+from airflow.sdk.execution_time.context import set_current_context
+from sqlalchemy import column, create_engine, insert, or_, select, table, text
+from sqlalchemy.engine import Engine
+from uuid6 import uuid7
+
+from bench.cluster import CONN_ID, Cluster, namespace_of
+from bench.distance import PLACES, distance
+from bench.listing import typed
+from bench.pod_template import ids_of
+from bench.results import Figure, Panel, Point, at_least, seconds
+from bench.setting import Bench
+from include.kpo_cleanup import steps
+from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, key_of
+from tests.databases import Database, postgresql
+
+SIZES = (1_000, 10_000)
+ZOMBIES = 10  # every so many pods, one
+HISTORY = range(10_000_000, 10_050_000)  # task instances whose pods are long gone
+METADATA = "bench_metadata"
+PANEL = Panel("dag", "The whole DAG, API server on the same machine", "pods", "seconds")
+OURS, OBVIOUS = "kpo_cleanup", "the obvious way"
+UNFINISHED = ("scheduled", "queued", "running", "restarting", "up_for_retry", "up_for_reschedule", "deferred")
+TASK_INSTANCE = table("task_instance", *map(column, ("dag_id", "task_id", "run_id", "map_index", "state")))
+
+
+def measure(bench: Bench) -> Iterator[Figure | Point]:
+    sizes = [size for size in SIZES if size <= bench.pods[-1]]
+    bench.say("starting PostgreSQL with Airflow's tables")
+    with postgresql() as database:
+        bench.versions["PostgreSQL"] = database.name.split()[-1]
+        engine = _set_up(database)
+        _insert(engine, HISTORY, lambda _: "success")
+        filled = 0
+        for size in sizes:
+            _insert(engine, range(filled, size), lambda number: "running" if number % ZOMBIES else "failed")
+            filled = size
+            for place, seconds_away in PLACES.items() if size == sizes[-1] else [next(iter(PLACES.items()))]:
+                bench.say(f"the whole DAG with {size:,} pods, API server {place}")
+                ours, obvious = _take_turns(bench, engine, size, seconds_away)
+                if not seconds_away:
+                    yield Point(PANEL, OURS, size, ours)
+                    yield Point(PANEL, OBVIOUS, size, obvious)
+                if size == sizes[-1]:
+                    what = f"the whole DAG, API server {place}"
+                    pods = f"{size:,} pods, {size // ZOMBIES:,} zombies"
+                    yield Figure(what, OBVIOUS, pods, seconds(ours), seconds(obvious), obvious / ours, at_least(5))
+        engine.dispose()
+
+
+def _take_turns(bench: Bench, engine: Engine, size: int, seconds_away: float) -> tuple[float, float]:
+    """The median seconds of ours and of the obvious way, each with its zombies in place again."""
+    namespace, cluster = namespace_of(800_000 + size), bench.cluster
+    zombies = range(0, size, ZOMBIES)
+    cluster.put(namespace, [number for number in range(size) if number % ZOMBIES])
+    ways: dict[str, Callable[[], int]] = {
+        OURS: lambda: _ours(namespace, size),
+        OBVIOUS: lambda: _obvious(cluster, engine, namespace),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for round_ in range(1 + min(bench.repetitions, 3)):
+        for name, clean_up in ways.items():
+            cluster.put(namespace, zombies, is_zombie=True)
+            with distance(seconds_away):
+                start = time.perf_counter()
+                deleted = clean_up()
+                took = time.perf_counter() - start
+            if round_:  # the first one imports and connects
+                times[name].append(took)
+            if deleted != len(zombies):
+                raise RuntimeError(f"{name} deleted {deleted} of {len(zombies)} zombies")
+    return median(times[OURS]), median(times[OBVIOUS])
+
+
+def _ours(namespace: str, size: int) -> int:
+    """The steps as the tasks run them, with what passes between them as JSON; gives how many pods it deleted."""
+    conf = {
+        "kubernetes_conn_id": CONN_ID,
+        "namespaces": namespace,
+        "metadata_conn_id": METADATA,
+        "max_deletes": size,
+    }
+    context: Any = {"params": {}, "dag_run": SimpleNamespace(conf=conf), "ti": None}
+    with set_current_context(context):
+        listing = _through_xcom(steps.list_pods())
+        task_instances = _through_xcom(steps.fetch_active_tis(listing))
+        classification = _through_xcom(steps.classify(listing, task_instances))
+        outcomes: dict[str, int] = steps.reap(listing, classification)["outcomes"]
+    return outcomes["deleted"]
+
+
+def _through_xcom(value: dict[str, Any]) -> dict[str, Any]:
+    passed: dict[str, Any] = json.loads(json.dumps(value))
+    return passed
+
+
+def _obvious(cluster: Cluster, engine: Engine, namespace: str) -> int:
+    pods = list(typed(cluster, namespace))
+    ti = TASK_INSTANCE.c
+    with engine.connect() as connection:
+        query = select(*ti).where(or_(ti.state.is_(None), ti.state.in_(UNFINISHED)))
+        active = {key_of(row.dag_id, row.task_id, row.run_id, row.map_index) for row in connection.execute(query)}
+    zombies = []
+    for pod in pods:
+        labels = pod.metadata.labels
+        key = TaskInstanceKey(
+            labels["dag_id"], labels["task_id"], labels["run_id"], int(labels.get("map_index", UNMAPPED))
+        )
+        if key not in active:
+            zombies.append(pod)
+    for pod in zombies:
+        cluster.core.delete_namespaced_pod(pod.metadata.name, namespace, grace_period_seconds=0)
+    return len(zombies)
+
+
+def _set_up(database: Database) -> Engine:
+    """Airflow's own tables, and the Airflow connection `METADATA` to them."""
+    url = database.url("psycopg2")
+    environment = {**os.environ, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url}
+    airflow = Path(sys.executable).with_name("airflow")
+    subprocess.run([airflow, "db", "migrate"], env=environment, check=True, capture_output=True)
+    os.environ[f"AIRFLOW_CONN_{METADATA.upper()}"] = database.url().replace("postgresql", "postgres")
+    return create_engine(url)
+
+
+def _insert(engine: Engine, numbers: range, state_of: Callable[[int], str]) -> None:
+    """The task instances of pods of these numbers, and their runs."""
+    now = datetime.now(UTC)
+    ended = now - timedelta(hours=2)
+    ids = [ids_of(number) for number in numbers]
+    runs = {(of_one["dag_id"], of_one["run_id"]) for of_one in ids}
+    run_rows = [
+        {
+            "dag_id": dag_id,
+            "run_id": run_id,
+            "run_type": "scheduled",
+            "state": "running",
+            "logical_date": datetime.fromisoformat(run_id.partition("__")[2]),
+            "run_after": ended,
+            "clear_number": 0,
+        }
+        for dag_id, run_id in runs
+    ]
+    rows = [
+        {
+            **of_one,
+            "id": uuid7(),
+            "map_index": UNMAPPED,
+            "state": (state := state_of(number)),
+            "try_number": 1,
+            "max_tries": 2,
+            "end_date": None if state == "running" else ended,
+            "operator": "KubernetesPodOperator",
+            "pool": "default_pool",
+            "pool_slots": 1,
+            "hostname": "worker-0",
+            "span_status": "not_started",
+        }
+        for number, of_one in zip(numbers, ids, strict=True)
+    ]
+    with engine.begin() as connection:
+        for name, of_table in (("dag_run", run_rows), ("task_instance", rows)):
+            connection.execute(insert(table(name, *map(column, of_table[0]))), of_table)
+    with engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("ANALYZE"))
