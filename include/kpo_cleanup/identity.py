@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 UNMAPPED = -1  # Airflow's map_index of a task that is not mapped
+
+CACHED = 16_384  # ids: many task instances share their DAG, task and run
 
 _MAX_LABEL = 63  # Kubernetes' limit
 _HASH_LENGTH = 9
@@ -25,6 +28,7 @@ class TaskInstanceKey(NamedTuple):
     map_index: int = UNMAPPED
 
 
+@lru_cache(maxsize=CACHED)
 def safe_label(value: str) -> str:
     """The label value that the operator writes for an id.
 
@@ -43,11 +47,13 @@ def key_of(dag_id: str, task_id: str, run_id: str, map_index: int) -> TaskInstan
     return TaskInstanceKey(safe_label(dag_id), safe_label(task_id), safe_label(run_id), map_index)
 
 
+@lru_cache(maxsize=CACHED)
 def may_be_cleaned(label: str) -> bool:
     """Whether the raw id may differ from this label value (a raw id can end like a hash, too)."""
     return _CLEANED.fullmatch(label) is not None
 
 
+@lru_cache(maxsize=CACHED)
 def rebuild_run_id(label: str) -> str | None:
     """The raw run_id behind a cleaned label, where its text tells it and its hash proves it; else None."""
     if not may_be_cleaned(label):
