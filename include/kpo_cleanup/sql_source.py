@@ -69,8 +69,9 @@ class SqlSource:
         self, connection: Connection, keys: frozenset[TaskInstanceKey]
     ) -> Iterator[tuple[TaskInstanceKey, TaskInstance]]:
         runs = _raw_runs(connection.execute, {(key.dag_id, key.run_id) for key in keys})
+        task_ids = _raw_task_ids(keys)
         for start in range(0, len(runs), CHUNK):
-            result = _select(connection, runs[start : start + CHUNK])
+            result = _select(connection, runs[start : start + CHUNK], task_ids)
             # All at once, and unpacked: a fetch for each row and a look-up for each name cost more than the query.
             for dag_id, task_id, run_id, map_index, state, try_number, end_date, operator in result.all():
                 key = key_of(dag_id, task_id, run_id, map_index)
@@ -78,12 +79,18 @@ class SqlSource:
                     yield key, TaskInstance(state, try_number, _epoch(end_date), operator)
 
 
-def _select(connection: Connection, runs: list[tuple[str, str]]) -> Any:
-    """Active task instances of these DAGs, and finished ones of these runs."""
+def _select(connection: Connection, runs: list[tuple[str, str]], task_ids: list[str] | None) -> Any:
+    """Active task instances of these DAGs, and finished ones of these runs; others than of these tasks are not needed.
+
+    :param task_ids: None where the raw ids are not known.
+    """
     dialect = connection.dialect.name
-    dag_ids, run_ids = zip(*runs)
-    pairs = {"dags_of_runs": list(dag_ids), "run_ids": list(run_ids)} if dialect == "postgresql" else {"runs": runs}
-    return connection.execute(_statement(dialect), {"dag_ids": sorted(set(dag_ids)), **pairs})
+    dags_of_runs, run_ids = map(list, zip(*runs))
+    dag_ids = sorted(set(dags_of_runs))
+    if dialect == "postgresql":
+        arrays = {"dag_ids": dag_ids, "dags_of_runs": dags_of_runs, "run_ids": run_ids, "task_ids": task_ids}
+        return connection.execute(_statement(dialect), arrays)
+    return connection.execute(_statement(dialect), {"dag_ids": dag_ids, "runs": runs})
 
 
 @cache
@@ -101,17 +108,27 @@ def _statement(dialect: str) -> Any:
         )
     # PostgreSQL makes an index scan of its own of each pair in a list, and needs longer to plan and start those than
     # to read the rows. It takes a table of pairs instead; the OFFSET keeps it from scanning all rows beside that.
-    dag_ids, dags_of_runs, run_ids = (bindparam(n, type_=ARRAY(String)) for n in ("dag_ids", "dags_of_runs", "run_ids"))
+    names = ("dag_ids", "dags_of_runs", "run_ids", "task_ids")
+    dag_ids, dags_of_runs, run_ids, task_ids = (bindparam(name, type_=ARRAY(String)) for name in names)
     asked = func.unnest(dags_of_runs, run_ids).table_valued("dag_id", "run_id").render_derived("asked")
     of_run = over.where(ti.dag_id == asked.c.dag_id, ti.run_id == asked.c.run_id).offset(0).lateral("of_run")
     of_runs = select(*of_run.c).select_from(asked.join(of_run, true()))
-    return union_all(active.where(ti.dag_id == any_(dag_ids)), of_runs)
+    return union_all(
+        active.where(ti.dag_id == any_(dag_ids), or_(task_ids.is_(None), ti.task_id == any_(task_ids))),
+        of_runs.where(or_(task_ids.is_(None), of_run.c.task_id == any_(task_ids))),
+    )
 
 
 def _active_states() -> list[str]:
     from airflow.utils.state import TaskInstanceState
 
     return sorted({state.value for state in TaskInstanceState} - FINISHED_STATES)
+
+
+def _raw_task_ids(keys: Collection[TaskInstanceKey]) -> list[str] | None:
+    """The raw ids of the tasks, if their labels tell all of them and they are not too many to compare with."""
+    labels = {key.task_id for key in keys}
+    return None if len(labels) > CHUNK or any(map(may_be_cleaned, labels)) else sorted(labels)
 
 
 def _raw_runs(execute: Execute, labels: set[tuple[str, str]]) -> list[tuple[str, str]]:
