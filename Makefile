@@ -36,7 +36,8 @@ test-cluster:
 	@python=$$($(ENV_3)) && $$python -m tests.control_plane && $$python -m pytest tests -m cluster
 
 bench:
-	@scripts/debian-packages '/usr/lib/postgresql/*/bin/initdb=postgresql' mariadbd=mariadb-server
+	@scripts/debian-packages '/usr/lib/postgresql/*/bin/initdb=postgresql' mariadbd=mariadb-server \
+		'/usr/include/mariadb/mysql.h=libmariadb-dev' pkg-config=pkg-config cc=gcc
 	@other=$$(ENV_SUFFIX=-bench $(ENV_2) $(BENCH_PACKAGES)) && python=$$(ENV_SUFFIX=-bench $(ENV_3) $(BENCH_PACKAGES)) \
 		&& $$python -m tests.control_plane && exec $$python -m bench --airflow-2 "$$other" $(BENCH)
 

@@ -17,6 +17,7 @@ from bench.setting import POD_SIZES, ROW_SIZES, Bench
 
 PARTS = {
     "listing": "bench.listing",
+    "memory": "bench.listing_memory",
     "task-instances": "bench.task_instances",
     "classify": "bench.classifying",
     "reap": "bench.reaping",

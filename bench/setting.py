@@ -5,7 +5,12 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.cluster import Cluster
 
 POD_SIZES = (1_000, 10_000, 50_000)
 ROW_SIZES = (10_000, 100_000, 1_000_000)
@@ -22,6 +27,16 @@ class Bench:
     airflow_2: Path | None = None  # the Python of an environment with Airflow 2, for what differs there
     versions: dict[str, str] = field(default_factory=dict)  # of what was measured with; parts add theirs
     started: float = field(default_factory=time.monotonic)
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """A real kube-apiserver."""
+        from bench.cluster import Cluster
+
+        self.say("starting a kube-apiserver")
+        cluster = Cluster(self.stack)
+        self.versions["kube-apiserver"] = cluster.control_plane.version
+        return cluster
 
     def say(self, text: str) -> None:
         """One line on what is going on."""

@@ -26,7 +26,7 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
     for python in filter(None, (bench.airflow_2, Path(sys.executable))):
         with postgresql() as database:
             bench.versions[database.name.split()[0]] = database.name.split()[1]
-            for result in _queries(python, database, bench):
+            for result in _queries(python.absolute(), database, bench):
                 yield from _of_sql(result, is_largest=result["rows"] == _sizes(bench)[-1])
                 if "calls" in result:
                     yield from _of_sdk(result, is_largest=result["rows"] == _sizes(bench)[-1])
@@ -80,23 +80,16 @@ def _queries(python: Path, database: Database, bench: Bench) -> Iterator[dict[st
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
         }
-        migrate = [python.with_name("airflow"), "db", "migrate"]
+        migrate = [str(python.with_name("airflow")), "db", "migrate"]
         done = subprocess.run(migrate, env=environment, cwd=home, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"airflow db migrate failed: {done.stderr[-2000:]}")
-        arguments = [
-            python,
-            "-W",
-            "ignore",
-            "-m",
-            "bench.queries",
-            ",".join(map(str, _sizes(bench))),
-            str(bench.repetitions),
-        ]
+        sizes = ",".join(map(str, _sizes(bench)))
+        arguments = [str(python), "-W", "ignore", "-m", "bench.queries", sizes, str(bench.repetitions)]
         with subprocess.Popen(arguments, env=environment, cwd=REPO, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 if line.startswith("{"):  # the rest is Airflow's own talk
                     yield json.loads(line)
         if process.returncode:
-            raise RuntimeError(f"{' '.join(map(str, arguments))} ended with {process.returncode}")
+            raise RuntimeError(f"{' '.join(arguments)} ended with {process.returncode}")

@@ -5,8 +5,12 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 REPO = Path(__file__).parent.parent
 HOME = Path(tempfile.mkdtemp(prefix="kpo-cleanup-tests-"))
@@ -25,3 +29,17 @@ os.environ.update(
 )
 
 pytest_plugins = ["tests.control_plane.fixture"]
+
+
+@pytest.fixture(params=["msgspec", "json"])
+def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """What pages are decoded with: msgspec, or json as where msgspec is not installed."""
+    from include.kpo_cleanup import decode
+
+    if request.param == "msgspec":
+        pytest.importorskip("msgspec")
+    else:
+        monkeypatch.setitem(sys.modules, "msgspec.json", None)
+    decode._decoder.cache_clear()
+    yield request.param
+    decode._decoder.cache_clear()

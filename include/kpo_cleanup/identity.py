@@ -65,7 +65,7 @@ def rebuild_run_id(label: str) -> str | None:
     if match is None:
         return None
     date_and_hour, minute, second, fraction, minus, zone_hour, zone_minute, rest = match.groups()
-    candidate = f"{date_and_hour}:{minute}:{second}{fraction}{minus or '+'}{zone_hour}:{zone_minute}{rest}"
+    candidate: str = f"{date_and_hour}:{minute}:{second}{fraction}{minus or '+'}{zone_hour}:{zone_minute}{rest}"
     # The random end of an asset_triggered__ run_id of Airflow 3 is one character too long for a label.
     ends = ("", *_RANDOM) if len(label) == _MAX_LABEL else ("",)
     start = hashlib.md5(candidate.encode(), usedforsecurity=False)

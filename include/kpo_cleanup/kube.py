@@ -85,9 +85,10 @@ def total_requests(pods: Iterable[Pod]) -> tuple[float, int]:
     return round(float(sum(total(pod.cpu) for pod in pods)), 3), int(sum(total(pod.memory) for pod in pods))
 
 
-def request(what: str, call: Callable[..., Any]) -> dict[str, Any]:
+def request(what: str, call: Callable[..., Any], decode: Callable[[bytes], Any] = json.loads) -> dict[str, Any]:
     """Make one API call with timeout and retries, and give its body as JSON.
 
+    :param decode: raises ValueError for what is not JSON.
     :raises Refused: for an answer that is final; :raises Transient: when all attempts were in vain.
     """
     attempts = Retrying(
@@ -97,7 +98,7 @@ def request(what: str, call: Callable[..., Any]) -> dict[str, Any]:
         before_sleep=_log_retry,
         reraise=True,
     )
-    answer: dict[str, Any] = attempts(_attempt, what, call)
+    answer: dict[str, Any] = attempts(_attempt, what, call, decode)
     return answer
 
 
@@ -116,7 +117,7 @@ def _log_retry(state: RetryCallState) -> None:
     log.warning("%s; attempt %s of %s", error, state.attempt_number + 1, ATTEMPTS)
 
 
-def _attempt(what: str, call: Callable[..., Any]) -> dict[str, Any]:
+def _attempt(what: str, call: Callable[..., Any], decode: Callable[[bytes], Any]) -> dict[str, Any]:
     from kubernetes.client.rest import ApiException
     from urllib3.exceptions import HTTPError
 
@@ -131,7 +132,7 @@ def _attempt(what: str, call: Callable[..., Any]) -> dict[str, Any]:
     except UnicodeDecodeError as error:  # the client decodes the body of every error as UTF-8
         raise Transient(f"{what}: an error whose body is not text") from error
     try:
-        answer = json.loads(body)
+        answer = decode(body)
     except ValueError as error:
         raise Transient(f"{what}: the answer is not JSON: {bytes(body[:80])!r}") from error
     if not isinstance(answer, dict):

@@ -11,24 +11,23 @@ from dataclasses import fields
 from typing import Any
 
 from include.kpo_cleanup.classify import Verdict
-from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
+from include.kpo_cleanup.identity import TaskInstanceKey
 from include.kpo_cleanup.pod import Container, Pod
 from include.kpo_cleanup.pods import Listing
 from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
 from include.kpo_cleanup.vocabulary import Reason
 
-_POD_COLUMNS = ("name", "uid", "created", "phase", "map_index", "try_number")
+_POD_COLUMNS = ("name", "uid", "created", "phase", "try_number", "cpu", "memory")
 _DEFAULTS = {f.name: f.default for f in fields(Pod)}
 # Rarely set, so written by name and only where they are.
 _POD_EXTRAS = (
+    "map_index",
     "unidentified",
     "protected",
     "owner",
     "checked",
     "deletion_deadline",
     "finalizers",
-    "cpu",
-    "memory",
 )
 
 
@@ -37,7 +36,7 @@ def dump_listing(listing: Listing) -> dict[str, Any]:
     tree = _tree()
     for pod in listing.pods:
         row = [getattr(pod, column) for column in _POD_COLUMNS]
-        row.append([_dump_container(container) for container in pod.containers])
+        row.append([_dump_container(container, pod.created) for container in pod.containers])
         extras = {name: getattr(pod, name) for name in _POD_EXTRAS if getattr(pod, name) != _DEFAULTS[name]}
         tree[pod.namespace][pod.dag_id][pod.task_id].setdefault(pod.run_id, []).append(
             [*row, extras] if extras else row
@@ -45,7 +44,7 @@ def dump_listing(listing: Listing) -> dict[str, Any]:
     return {
         "summary": f"pods: {len(listing.pods)}, in: {', '.join(tree) or 'no namespace'}",
         "problems": listing.problems,
-        "columns": ", ".join([*_POD_COLUMNS, "containers (name/state/detail/since)", "other"]),
+        "columns": ", ".join([*_POD_COLUMNS, "containers (name/state/seconds after created/detail)", "other"]),
         "pods": tree,
     }
 
@@ -116,19 +115,19 @@ def _tree() -> Any:
     return defaultdict(_tree)
 
 
-def _dump_container(container: Container) -> str:
-    since = "" if container.since is None else container.since
-    return f"{container.name}/{container.state}/{container.detail}/{since}"
+def _dump_container(container: Container, created: int) -> str:
+    since = "" if container.since is None else f"{container.since - created:+}"
+    text = f"{container.name}/{container.state}/{since}"
+    return f"{text}/{container.detail}" if container.detail else text
 
 
-def _load_container(text: str) -> Container:
-    head, _, since = text.rpartition("/")
-    name, state, detail = head.split("/", 2)
-    return Container(name, state, detail, int(since) if since else None)
+def _load_container(text: str, created: int) -> Container:
+    name, state, since, *detail = text.split("/", 3)
+    return Container(name, state, detail[0] if detail else "", created + int(since) if since else None)
 
 
 def _load_pod(row: list[Any], **ids: str) -> Pod:
     columns = dict(zip(_POD_COLUMNS, row))
-    containers = tuple(_load_container(text) for text in row[len(_POD_COLUMNS)])
+    containers = tuple(_load_container(text, columns["created"]) for text in row[len(_POD_COLUMNS)])
     extras = row[len(_POD_COLUMNS) + 1] if len(row) > len(_POD_COLUMNS) + 1 else {}
-    return Pod(**{"map_index": UNMAPPED, **ids, **columns, **extras}, containers=containers)
+    return Pod(**{**ids, **columns, **extras}, containers=containers)

@@ -36,6 +36,8 @@ class ControlPlane:
     """For the admin, a member of system:masters."""
     version: str
     """Of the API server, such as `v1.36.3`."""
+    etcd_url: str
+    """Of etcd and its JSON API, for what the API server has no call for."""
 
     def __init__(self, binaries: Binaries | None = None, apiserver_flags: Sequence[str] = ()) -> None:
         self._binaries = binaries
@@ -85,22 +87,22 @@ class ControlPlane:
         folder = Path(self._running.enter_context(tempfile.TemporaryDirectory(prefix="control-plane-")))
         self._issue_certificates(folder)
         etcd_port, port = free_ports(2)
-        self._etcd_url = f"http://{LOOPBACK}:{etcd_port}"
+        self.etcd_url = f"http://{LOOPBACK}:{etcd_port}"
         self.url = f"https://{LOOPBACK}:{port}"
         self._session = self._running.enter_context(requests.Session())
         self._session.trust_env = False  # no proxy to loopback
         self._session.verify = str(folder / "ca.crt")
         self._session.cert = (str(folder / f"{_ADMIN}.crt"), str(folder / f"{_ADMIN}.key"))
 
-        etcd = self._run([binaries.etcd, *etcd_flags(folder, self._etcd_url)], folder)
-        etcd.wait_until(lambda: self._is_ok(f"{self._etcd_url}/health"), "healthy", START_SECONDS)
-        flags = [*apiserver_flags(folder, self._etcd_url, port), *self._apiserver_flags]
+        etcd = self._run([binaries.etcd, *etcd_flags(folder, self.etcd_url)], folder)
+        etcd.wait_until(lambda: self._is_ok(f"{self.etcd_url}/health"), "healthy", START_SECONDS)
+        flags = [*apiserver_flags(folder, self.etcd_url, port), *self._apiserver_flags]
         apiserver = self._run([binaries.kube_apiserver, *flags], folder)
         apiserver.wait_until(lambda: self._is_ok(f"{self.url}/readyz"), "ready", START_SECONDS)
         default = f"{self.url}/api/v1/namespaces/default"
         apiserver.wait_until(lambda: self._is_ok(default), "serving its default namespace", START_SECONDS)
         # Had the port been taken, another etcd would have answered before ours gave up.
-        etcd.wait_until(lambda: self._is_ok(f"{self._etcd_url}/health"), "still healthy", START_SECONDS)
+        etcd.wait_until(lambda: self._is_ok(f"{self.etcd_url}/health"), "still healthy", START_SECONDS)
 
         self._ca = _base64(folder / "ca.crt")
         self.kubeconfig = self._kubeconfig(
@@ -134,7 +136,7 @@ class ControlPlane:
             key: base64.b64encode(value.encode()).decode() if isinstance(value, str) else value
             for key, value in body.items()
         }
-        url = f"{self._etcd_url}/v3/kv/{call}"
+        url = f"{self.etcd_url}/v3/kv/{call}"
         return self._answer(self._session.post(url, json=encoded, timeout=REQUEST_SECONDS))
 
     @staticmethod

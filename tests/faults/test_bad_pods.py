@@ -99,6 +99,7 @@ def assert_only_these_go(server: Server, api: PodApi, settings: Settings, source
     assert set(server.pods(settings.namespaces)) == set(verdicts) - zombies
 
 
+@pytest.mark.usefixtures("decoder")
 def test_each_odd_pod_has_its_documented_reason_and_only_zombies_go(
     server: Server, api: PodApi, settings: Settings
 ) -> None:
@@ -124,6 +125,7 @@ def test_the_evidence_names_the_label_that_is_wrong(
     assert f"label {wrong}" in verdict.evidence
 
 
+@pytest.mark.usefixtures("decoder")
 @pytest.mark.parametrize("raw_id", LONG_IDS, ids=["letters", "dots", "umlauts", "kanji"])
 def test_an_id_of_250_characters_is_found_by_its_cleaned_label(
     server: Server, api: PodApi, settings: Settings, raw_id: str

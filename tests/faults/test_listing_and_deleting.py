@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,7 @@ from include.kpo_cleanup.pods import MAX_RESTARTS, PodApi
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.vocabulary import Outcome
 from tests import proxy
+from tests.dag.pods import wait_until
 from tests.faults.cases import (
     CONNECTION_CASES,
     DELETE_CASES,
@@ -87,10 +90,41 @@ def requests_like(server: Server, pattern: str) -> int:
     return sum(bool(re.search(pattern, line)) for line in server.proxy.requests)
 
 
+@pytest.mark.usefixtures("decoder")
 class TestListing:
     def test_without_a_fault_it_takes_three_pages(self, server: Server, api: PodApi, full_namespace: str) -> None:
         assert names(api.list_pods(of(full_namespace)).pods) == ALL_PODS
         assert len(server.proxy.requests) == -(-PODS // PAGE_SIZE)
+
+    def test_the_next_page_is_on_its_way_only_once_the_raw_data_of_this_one_is_gone(
+        self, server: Server, api: PodApi, full_namespace: str, decoder: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read, sent = Pod.from_api, list[int]()
+
+        def from_api(item: Mapping[str, Any]) -> Pod:
+            if decoder == "msgspec" and not sent:
+                wait_until(lambda: len(server.proxy.requests) == 2)
+            sent.append(len(server.proxy.requests))
+            return read(item)
+
+        monkeypatch.setattr(Pod, "from_api", from_api)
+        api.list_pods(of(full_namespace))
+        assert sent[:PAGE_SIZE] == [2 if decoder == "msgspec" else 1] * PAGE_SIZE
+
+    @pytest.mark.parametrize("works", [True, False], ids=["that succeeds", "that fails"])
+    @pytest.mark.parametrize("is_on", [True, False], ids=["on", "off"])
+    def test_pythons_garbage_collector_is_as_it_was_after_a_listing(
+        self, server: Server, api: PodApi, full_namespace: str, works: bool, is_on: bool
+    ) -> None:
+        if not works:
+            server.proxy.spoil(SECOND_PAGE, proxy.forbidden("list", "pods"))
+        (gc.enable if is_on else gc.disable)()
+        try:
+            with nullcontext() if works else pytest.raises(KubernetesError):
+                api.list_pods(of(full_namespace))
+            assert gc.isenabled() is is_on
+        finally:
+            gc.enable()
 
     @pytest.mark.parametrize("case", [c for c in LIST_CASES if c.does is Does.LIST_RETRIES], ids=by_id)
     def test_a_fault_that_passes_is_sat_out(self, server: Server, api: PodApi, full_namespace: str, case: Case) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from include.kpo_cleanup.decode import decode_page
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.pod import BASE_CONTAINER, PROTECT_KEY, Container, Pod
 from tests.unit.builders import DAY, HOUR, NOW, make_item, make_pod, timestamp
@@ -309,6 +312,60 @@ def absurd(value: Any, random: Any, junk: list[Any]) -> Any:
     if isinstance(value, list):
         return [absurd(inner, random, junk) for inner in value]
     return value
+
+
+def reading_of(page: Any) -> Any:
+    """What becomes of each item of a page: a pod, or the error; or the page itself where it has none."""
+
+    def reading(item: Any) -> Any:
+        try:
+            return Pod.from_api(item)
+        except (ValueError, TypeError, AttributeError) as error:
+            return type(error), str(error)
+
+    if not isinstance(page, dict):
+        return page
+    items, metadata = page.get("items"), page.get("metadata")
+    token = metadata.get("continue") if isinstance(metadata, dict) else metadata
+    return page.get("kind"), token, [reading(item) for item in items] if isinstance(items, list) else items
+
+
+class TestAPage:
+    PAGE = {  # noqa: RUF012
+        "kind": "PodList",
+        "metadata": {"continue": "next", "remainingItemCount": 7},
+        "items": [REALISTIC, make_item(), make_item(metadata={"annotations": {PROTECT_KEY: "true"}})],
+    }
+
+    @pytest.mark.usefixtures("decoder")
+    def test_has_all_that_is_read_of_a_pod(self) -> None:
+        assert reading_of(decode_page(json.dumps(self.PAGE).encode())) == reading_of(self.PAGE)
+
+    def test_loses_what_is_not_needed(self) -> None:
+        pytest.importorskip("msgspec")
+        item = make_item(metadata={"managedFields": [{"fieldsV1": {"f:metadata": {}}}]})
+        text = json.dumps(decode_page(json.dumps({"kind": "PodList", "items": [item]}).encode()))
+        assert [word for word in ("managedFields", "image", "resourceVersion", "ready") if word in text] == []
+
+    @given(st.lists(JSON, min_size=1, max_size=5), st.randoms(use_true_random=False))
+    def test_with_absurd_parts_is_read_as_if_it_was_decoded_whole(self, junk: list[Any], random: Any) -> None:
+        body = json.dumps(absurd(self.PAGE, random, junk)).encode()
+        assert reading_of(decode_page(body)) == reading_of(json.loads(body))
+
+    @pytest.mark.usefixtures("decoder")
+    @pytest.mark.parametrize(
+        "body",
+        [b"", b"<html>", b'{"kind": "PodList", "items": [', b'{"items": []} x', b'{"items": ["\xff"]}'],
+        ids=["nothing", "html", "half", "more", "no UTF-8"],
+    )
+    def test_that_is_not_json_is_an_error(self, body: bytes) -> None:
+        def error_of(decode: Callable[[bytes], Any]) -> str:
+            try:
+                return f"no error, but {decode(body)}"
+            except ValueError as error:
+                return str(error)
+
+        assert error_of(decode_page) == error_of(json.loads)
 
 
 class TestWhateverTheApiSays:

@@ -99,8 +99,8 @@ class TestListing:
     @pytest.mark.parametrize(
         ("runs", "limit"),
         [
-            pytest.param(1, 250, id="when ten tasks share a run"),
-            pytest.param(5, 290, id="when each is alone in its run"),
+            pytest.param(1, 220, id="when ten tasks share a run"),
+            pytest.param(5, 250, id="when each is alone in its run"),
         ],
     )
     def test_of_a_thousand_pods_is_small(self, runs: int, limit: int) -> None:

@@ -1,0 +1,53 @@
+"""Classifying: linear in the pods, and next to nothing beside the listing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from bench.cluster import CONN_ID
+from bench.results import Figure, Panel, Point, at_most, seconds
+from bench.setting import Bench
+from bench.timing import interleaved
+from include.kpo_cleanup.classify import classify
+from include.kpo_cleanup.pod import Pod
+from include.kpo_cleanup.pods import PodApi
+from include.kpo_cleanup.settings import Settings
+from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
+
+PANEL = Panel("classify", "Classifying pods", "pods", "seconds")
+ZOMBIES = 10  # every so many pods, one
+
+
+def measure(bench: Bench) -> Iterator[Figure | Point]:
+    size = bench.pods[-1]
+    settings, api = Settings(namespaces=bench.cluster.fill(size)), PodApi(CONN_ID)
+    pods = api.list_pods(settings).pods
+    task_instances = task_instances_of(pods)
+    now = int(time.time())
+
+    def judge(count: int) -> None:
+        classify(pods[:count], task_instances, settings, now)
+
+    sizes = sorted({*bench.pods, size // 10})
+    bench.say(f"classifying {', '.join(f'{count:,}' for count in sizes)} pods")
+    calls = {f"classify {count}": partial(judge, count) for count in sizes}
+    costs = interleaved({"list": lambda: api.list_pods(settings), **calls}, bench.repetitions)
+    for count in sizes:
+        yield Point(PANEL, "kpo_cleanup", count, costs[f"classify {count}"])
+
+    whole, tenth = costs[f"classify {size}"], costs[f"classify {size // 10}"]
+    a_pod, a_pod_of_few = whole / size, tenth / (size // 10)
+    ours, few = f"{a_pod * 1e6:.1f} µs a pod", f"{a_pod_of_few * 1e6:.1f} µs a pod"
+    all_pods = f"{size:,} pods"
+    yield Figure("classify", f"its own at {size // 10:,} pods", all_pods, ours, few, a_pod / a_pod_of_few, at_most(1.3))
+    listing = costs["list"]
+    yield Figure("classify", "listing", all_pods, seconds(whole), seconds(listing), whole / listing, at_most(0.1))
+
+
+def task_instances_of(pods: Sequence[Pod]) -> TaskInstances:
+    """What Airflow would say: most run, some failed two hours ago."""
+    over = TaskInstance("failed", 1, int(time.time()) - 7_200, "KubernetesPodOperator")
+    running = TaskInstance("running", 1, None, "KubernetesPodOperator")
+    return TaskInstances({pod.key: running if number % ZOMBIES else over for number, pod in enumerate(pods)})

@@ -1,0 +1,79 @@
+"""Listing: ours, the typed loop of `airflow kubernetes cleanup-pods`, and the same pages read and thrown away."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from bench.cluster import CONN_ID, Cluster
+from bench.results import Figure, Panel, Point, at_least, at_most, seconds
+from bench.setting import Bench
+from bench.timing import interleaved
+from include.kpo_cleanup.pods import PAGE_SIZE, PodApi
+from include.kpo_cleanup.settings import Settings
+
+SIZE = 10_000  # for which the figures are asked
+OURS, TYPED, FLOOR = "kpo_cleanup", "typed, as cleanup-pods", "read and thrown away"
+PANEL = Panel("listing", "Listing pods", "pods", "seconds")
+
+_TOKEN = re.compile(rb'"continue":"([^"]+)"')
+_HEAD = 1_000  # bytes at the start of a page, in which its token is
+
+
+def measure(bench: Bench) -> Iterator[Figure | Point]:
+    cluster, api = bench.cluster, PodApi(CONN_ID)
+    for size in bench.pods:
+        namespace = cluster.fill(size)
+        bench.say(f"listing {size:,} pods")
+        # Four times is told from five in a few rounds; the typed loop is the slow one.
+        costs = interleaved(
+            {
+                OURS: partial(ours, api, namespace),
+                TYPED: partial(typed, cluster, namespace),
+                FLOOR: partial(read_and_throw_away, cluster, namespace),
+            },
+            bench.repetitions if size <= SIZE else 1,
+        )
+        yield from (Point(PANEL, series, size, cost) for series, cost in costs.items())
+        if size == SIZE or size == bench.pods[-1] < SIZE:
+            times = {name: seconds(cost) for name, cost in costs.items()}
+            pods = f"{size:,} pods"
+            faster, slower = costs[TYPED] / costs[OURS], costs[OURS] / costs[FLOOR]
+            yield Figure("listing", "typed loop of cleanup-pods", pods, times[OURS], times[TYPED], faster, at_least(4))
+            yield Figure("listing", "floor: pages thrown away", pods, times[OURS], times[FLOOR], slower, at_most(1.3))
+
+
+def ours(api: PodApi, namespace: str) -> int:
+    return len(api.list_pods(Settings(namespaces=namespace)).pods)
+
+
+def typed(cluster: Cluster, namespace: str) -> int:
+    """The loop of `airflow.providers.cncf.kubernetes.cli.kubernetes_command.cleanup_pods`, with our selector."""
+    count, arguments = 0, {"limit": 500, "label_selector": Settings().label_selector}
+    while True:
+        pods = cluster.core.list_namespaced_pod(namespace, **arguments)
+        count += len(pods.items)
+        if not pods.metadata._continue:
+            return count
+        arguments["_continue"] = pods.metadata._continue
+
+
+def read_and_throw_away(cluster: Cluster, namespace: str) -> int:
+    """The least that a client can do, with the same HTTP client: of each page only its token is looked at."""
+    call: Callable[..., Any] = partial(
+        cluster.core.list_namespaced_pod,
+        namespace,
+        limit=PAGE_SIZE,
+        label_selector=Settings().label_selector,
+        _preload_content=False,
+    )
+    length, token = 0, None
+    while True:
+        body = call(**({"_continue": token} if token else {})).data
+        length += len(body)
+        found = _TOKEN.search(body, 0, _HEAD)
+        if not found:
+            return length
+        token = found[1].decode()

@@ -1,0 +1,63 @@
+"""A DAG that passes a run's XComs on, and `python bench/xcom_passing.py FILE`, which runs it on Airflow 2 or 3.
+
+The metadata database is that of the Airflow configuration; it is set up first. FILE has what the tasks returned.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+from include.kpo_cleanup.airflow_compat import dag, get_current_context, task  # noqa: E402
+
+DAG_ID = "xcom_passing"
+
+
+def _data() -> dict[str, Any]:
+    context: Any = get_current_context()
+    data: dict[str, Any] = json.loads(Path(context["dag_run"].conf["file"]).read_text())
+    return data
+
+
+@dag(dag_id=DAG_ID, schedule=None, start_date=datetime(2024, 1, 1))  # type: ignore[untyped-decorator]
+def xcom_passing() -> None:
+    plain = {"multiple_outputs": False, "show_return_value_in_logs": False}
+
+    @task(**plain)  # type: ignore[untyped-decorator]
+    def send(name: str) -> Any:
+        return _data()[name]
+
+    @task(**plain)  # type: ignore[untyped-decorator]
+    def receive(name: str, value: Any) -> None:
+        if value != _data()[name]:
+            raise ValueError(f"{name} came back changed")
+
+    for name in ("list_pods", "fetch_active_tis", "classify"):
+        sent = send.override(task_id=f"send_{name}")(name)
+        receive.override(task_id=f"receive_{name}")(name, sent)
+
+
+xcom_passing()
+
+
+def _run(file: str) -> None:
+    subprocess.run([Path(sys.executable).with_name("airflow"), "db", "migrate"], check=True, capture_output=True)
+    try:
+        from airflow.dag_processing.dagbag import DagBag  # since Airflow 3.2
+    except ImportError:
+        from airflow.models.dagbag import DagBag
+    bag = DagBag(str(Path(__file__)))
+    run = bag.dags[DAG_ID].test(run_conf={"file": file})
+    if str(run.state) not in ("success", "DagRunState.SUCCESS"):
+        sys.exit(f"the run is {run.state}")
+
+
+if __name__ == "__main__":
+    _run(sys.argv[1])
