@@ -29,7 +29,7 @@ demo:
 
 # The embedded cluster and the faults of the network have nothing to do with the Airflow; one of them will do.
 test:
-	@python=$$($(ENV_3)) && echo "Tests on Airflow $(AIRFLOW_3)" && $$python -m pytest tests -m "not cluster"
+	@python=$$($(ENV_3)) && echo "Tests on Airflow $(AIRFLOW_3)" && $$python -m pytest tests -m "not cluster and not real"
 	@python=$$($(ENV_2)) && echo "Tests on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/unit tests/dag tests/test_metrics.py -m "not cluster"
 
 test-cluster:

@@ -114,14 +114,14 @@ def _task_instances(runs: Iterable[int], has_id: bool) -> Iterator[dict[str, Any
                     "max_tries": 2,
                     "hostname": "worker-0.worker.airflow.svc",
                     "start_date": _date(run),
-                    **({"id": uuid.uuid4(), "span_status": "not_started"} if has_id else {}),
+                    **({"id": uuid.uuid4().hex, "span_status": "not_started"} if has_id else {}),
                 }
 
 
 def _insert(connection: Connection, name: str, rows: Iterator[dict[str, Any]]) -> None:
     while batch := list(islice(rows, BATCH)):
         names = list(batch[0])
-        if connection.dialect.name == "postgresql":
+        if connection.dialect.driver == "psycopg2":
             lines = "".join("\t".join("\\N" if v is None else str(v) for v in row.values()) + "\n" for row in batch)
             cursor = connection.connection.cursor()
             cursor.copy_expert(f"COPY {name} ({', '.join(names)}) FROM STDIN", io.StringIO(lines))

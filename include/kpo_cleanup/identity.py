@@ -65,13 +65,14 @@ def rebuild_run_id(label: str) -> str | None:
     if match is None:
         return None
     date_and_hour, minute, second, fraction, minus, zone_hour, zone_minute, rest = match.groups()
-    candidate: str = f"{date_and_hour}:{minute}:{second}{fraction}{minus or '+'}{zone_hour}:{zone_minute}{rest}"
+    candidate = f"{date_and_hour}:{minute}:{second}{fraction}{minus or '+'}{zone_hour}:{zone_minute}{rest}"
     # The random end of an asset_triggered__ run_id of Airflow 3 is one character too long for a label.
     ends = ("", *_RANDOM) if len(label) == _MAX_LABEL else ("",)
     start = hashlib.md5(candidate.encode(), usedforsecurity=False)
     for end in ends:
         digest = start.copy()
         digest.update(end.encode())
-        if digest.hexdigest().startswith(label[-_HASH_LENGTH:]) and safe_label(candidate + end) == label:
-            return candidate + end
+        run_id: str = candidate + end
+        if digest.hexdigest().startswith(label[-_HASH_LENGTH:]) and safe_label(run_id) == label:
+            return run_id
     return None

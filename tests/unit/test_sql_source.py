@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from sqlalchemy import Column, DateTime, Index, Integer, MetaData, String, Table, create_engine
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import StaticPool
 
 from include.kpo_cleanup import sql_source
@@ -41,7 +41,7 @@ TASK_INSTANCE = Table(
     Column("task_id", String(250), primary_key=True),
     Column("run_id", String(250), primary_key=True),
     Column("map_index", Integer, primary_key=True),
-    Column("state", String(20)),
+    Column("state", String(50)),  # of a later Airflow, too
     Column("try_number", Integer),
     Column("end_date", DateTime),
     Column("operator", String(1000)),
@@ -64,8 +64,10 @@ ENDED_EPOCH = int(ENDED.replace(tzinfo=UTC).timestamp())
 class Database:
     """An Airflow metadata database with nothing but what a test puts in."""
 
-    def __init__(self) -> None:
-        self._engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    def __init__(self, engine: Engine | None = None) -> None:
+        self._engine = engine or create_engine(
+            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
+        )
         METADATA.create_all(self._engine)
         self.statements: list[str] = []
         self.rows_read = 0
