@@ -23,7 +23,7 @@ from tests.unit.worlds import World, assert_true_answer, worlds
 
 pytestmark = pytest.mark.real
 
-ROWS = 50_000
+ROWS = 25_000
 WHOLE_TABLE = ["Seq Scan on task_instance", "SCAN task_instance", "task_instance ALL"]  # in the plans of the three
 SERVERS = {"PostgreSQL": databases.postgresql, "MariaDB": databases.mariadb}
 
@@ -54,7 +54,7 @@ def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         else:
             url = f"sqlite:///{home}/history.db"
         environment = {**os.environ, "AIRFLOW_HOME": str(home), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url}
-        migrate = [Path(sys.executable).with_name("airflow"), "db", "migrate"]
+        migrate = [str(Path(sys.executable).with_name("airflow")), "db", "migrate"]
         done = subprocess.run(migrate, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         engine = create_engine(url)
