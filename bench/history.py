@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import column, insert, inspect, table, text
 from sqlalchemy.engine import Connection, Engine
@@ -23,19 +23,6 @@ ROWS_OF_ONE_RUN = DAGS * len(TASKS)
 LATEST = datetime(2026, 11, 20, 6, tzinfo=UTC)
 UNFINISHED = ["running", "queued", None, "deferred", "up_for_retry", "running", "scheduled", None, "running", "queued"]
 BATCH = 5_000
-
-
-class Row(NamedTuple):
-    """A task instance, as far as the cleanup reads it."""
-
-    dag_id: str
-    task_id: str
-    run_id: str
-    map_index: int
-    state: str | None
-    try_number: int
-    end_date: datetime | None
-    operator: str
 
 
 def keys_of_pods(runs: int) -> frozenset[TaskInstanceKey]:
