@@ -101,7 +101,7 @@ def recorded(connection: Connection) -> Iterator[list[tuple[str, Any]]]:
 
 def plan_of(connection: Connection, statements: list[tuple[str, Any]]) -> str:
     """How the database goes about it."""
-    explain = "EXPLAIN QUERY PLAN " if connection.dialect.name == "sqlite" else "EXPLAIN "
+    explain = "EXPLAIN "
     lines = []
     for statement, parameters in statements:
         cursor = connection.connection.cursor()
