@@ -463,7 +463,7 @@ def _sqlite() -> AbstractContextManager[Any]:
         from sqlalchemy import create_engine
 
         with create_engine("sqlite://").connect() as connection:
-            yield connection.execute
+            yield connection
 
     return connect()
 
