@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -161,7 +161,7 @@ def test_a_verb_that_is_missing_is_named_and_no_verb_is_unused(
     namespaces: str,
     verb: str,
     resource: str,
-    capfd: pytest.CaptureFixture[str],
+    said: Callable[[], str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     grants.give(without(manifest(file), verb, resource))
@@ -175,5 +175,5 @@ def test_a_verb_that_is_missing_is_named_and_no_verb_is_unused(
     run = clean_up(namespaces)
     place = "ClusterRole for all namespaces" if (verb, namespaces) == ("list", "*") else "Role for namespace 'airflow'"
     assert run.state == "failed"
-    assert f"allow verb '{verb}' on resource '{resource}' in a {place}" in capfd.readouterr().out
+    assert f"allow verb '{verb}' on resource '{resource}' in a {place}" in said()
     assert names(core) == {"zombie"}
