@@ -3,20 +3,32 @@ AIRFLOW_2 := 2.11.2
 AIRFLOW_3 := 3.3.2
 DATE := 2026-11-20
 
-# Airflow 2 brings the SQLite provider along; the metadata connection of Airflow 3 needs it in the tests.
+# Airflow 2 brings the SQLite provider along; the metadata connection of Airflow 3 needs it in the tests, which also
+# install the DAG from a Git repository.
 ENV_2 = scripts/airflow-env $(AIRFLOW_2) $(DATE)
-ENV_3 = scripts/airflow-env $(AIRFLOW_3) $(DATE) apache-airflow-providers-sqlite
+ENV_3 = scripts/airflow-env $(AIRFLOW_3) $(DATE) apache-airflow-providers-sqlite apache-airflow-providers-git
+
+# Drivers for other databases; an environment of their own, so that the others need not be made again and again.
+REAL := apache-airflow-providers-postgres apache-airflow-providers-mysql
+ENV_REAL_2 = ENV_SUFFIX=-real scripts/airflow-env $(AIRFLOW_2) $(DATE) $(REAL)
+ENV_REAL_3 = ENV_SUFFIX=-real scripts/airflow-env $(AIRFLOW_3) $(DATE) $(REAL)
 
 # Benchmarks have packages of their own, and so environments of their own.
 BENCH_PACKAGES = $(shell sed '/^\#/d' bench/requirements.txt)
 
-.PHONY: help demo test test-cluster bench lint types format clean
+.PHONY: help demo test test-matrix test-cluster test-install test-real test-ui screenshots bench dist lint types format \
+	clean
 
 help:
 	@echo "make demo          zombie pods go and live ones stay, before your eyes (KEEP=1 leaves the UI up;"
 	@echo "                   KUBECONFIG=… NAMESPACE=… takes your own cluster)"
 	@echo "make test          all tests on Airflow $(AIRFLOW_2) and $(AIRFLOW_3)"
+	@echo "make test-matrix   the DAG's tests on every supported Airflow (ROWS=… takes some of them)"
 	@echo "make test-cluster  the tests against a real kube-apiserver (built with Go the first time)"
+	@echo "make test-install  installs the DAG in each way of the README, on both Airflows, and runs it"
+	@echo "make dist          one zip for the dags folder"
+	@echo "make test-real     a real Airflow with PostgreSQL, killed workers and a restart; MariaDB"
+	@echo "make test-ui       Airflow's UI in a browser, on both; 'make screenshots' is the same, for the pictures"
 	@echo "make bench         figures and plots into docs/benchmarks/ (BENCH=\"--sizes 1000 listing\" for a part of them)"
 	@echo "make lint types format clean"
 
@@ -29,11 +41,34 @@ demo:
 
 # The embedded cluster and the faults of the network have nothing to do with the Airflow; one of them will do.
 test:
-	@python=$$($(ENV_3)) && echo "Tests on Airflow $(AIRFLOW_3)" && $$python -m pytest tests -m "not cluster"
-	@python=$$($(ENV_2)) && echo "Tests on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/unit tests/dag tests/test_metrics.py -m "not cluster"
+	@python=$$($(ENV_3)) && echo "Tests on Airflow $(AIRFLOW_3)" && $$python -m pytest tests
+	@python=$$($(ENV_2)) && echo "Tests on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/unit tests/dag tests/test_metrics.py
+
+test-matrix:
+	@python3 -m tests.matrix $(ROWS)
 
 test-cluster:
 	@python=$$($(ENV_3)) && $$python -m tests.control_plane && $$python -m pytest tests -m cluster
+
+test-install:
+	@scripts/debian-packages git=git
+	@python=$$($(ENV_3)) && echo "Installing on Airflow $(AIRFLOW_3)" && $$python -m pytest tests/install -m install
+	@python=$$($(ENV_2)) && echo "Installing on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/install -m install
+
+dist:
+	@python3 scripts/dist.py
+
+test-real:
+	@scripts/debian-packages '/usr/lib/postgresql/*/bin/initdb=postgresql' mariadbd=mariadb-server mariadb_config=libmariadb-dev
+	@python=$$($(ENV_REAL_3)) && echo "Real runs on Airflow $(AIRFLOW_3)" && $$python -m pytest tests/real -m real
+	@python=$$($(ENV_REAL_2)) && echo "Real runs on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/real -m real
+
+# One code path: the tests take the pictures.
+test-ui screenshots:
+	@scripts/debian-packages chromium=chromium
+	@python=$$($(ENV_3)) && $$python -m pytest tests/ui -m ui
+	@python=$$($(ENV_2)) && $$python -m pytest tests/ui -m ui
+	@echo "The pictures are in .work/screenshots/"
 
 bench:
 	@scripts/debian-packages '/usr/lib/postgresql/*/bin/initdb=postgresql' mariadbd=mariadb-server \
@@ -45,10 +80,10 @@ lint:
 	@python=$$($(ENV_3)) && $$python -m ruff check . && $$python -m ruff format --check .
 
 types:
-	@python=$$($(ENV_3)) && $$python -m mypy include dags demo tests bench
+	@python=$$($(ENV_3)) && $$python -m mypy include dags demo scripts tests bench
 
 format:
 	@python=$$($(ENV_3)) && $$python -m ruff check --fix . && $$python -m ruff format .
 
 clean:
-	rm -rf .work
+	rm -rf .work dist

@@ -1,26 +1,27 @@
 """
 ### Remove zombie KubernetesPodOperator pods
 
-Finds pods of the `KubernetesPodOperator` that are still in the cluster although their task instance is over, and
-deletes them. Pause the DAG to disable it; trigger it with `dry_run` to see what it would delete.
+Deletes pods that are still in the cluster although their task instance is over. **To try it**, trigger it with
+*dry_run* on. **To stop it**, pause it.
 
 #### How to read a run
 
-- `reap` green: pods were deleted. Its log has a line for each, its XCom the report.
-- `reap` skipped: there was nothing to do.
-- `reap` red: something could not be listed or deleted, and everything else was done. The error says what to do.
-- `classify` shows every zombie with its reason and the evidence, and counts what was kept.
+- **reap green**: pods were deleted (or, in a dry run, would be). Its log has a line for each.
+- **reap skipped**: there was nothing to do.
+- **reap red**: something could not be listed or deleted; all else was done. The error says what to do.
+- **classify** shows each zombie with the evidence, and counts what was kept.
 
 #### What is never touched
 
 - a pod that a live task uses; a retry may be attached to the pod of an earlier try
 - a pod with a controller, such as a Job
-- a pod with the annotation or label `kpo-cleanup/protect: "true"`
-- a pod of which this Airflow knows nothing, unless `delete_unknown_pods` is set
+- a pod with the annotation or label *kpo-cleanup/protect: "true"*
+- a pod of which this Airflow knows nothing, unless *delete_unknown_pods* is on
 
 #### Settings
 
-Options of the config section `[kpo_cleanup]`; triggering with params of the same names overrides them for one run.
+"Trigger" shows them all, and changes them for one run. For all runs they are options of Airflow's config section
+*[kpo_cleanup]*, such as `AIRFLOW__KPO_CLEANUP__DRY_RUN=True`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from datetime import datetime, timedelta, timezone
 
 from include.kpo_cleanup import steps
 from include.kpo_cleanup.airflow_compat import dag, task
-from include.kpo_cleanup.dag_options import params, schedule, settings_table
+from include.kpo_cleanup.dag_options import params, schedule
 
 
 @dag(  # type: ignore[untyped-decorator]
@@ -41,7 +42,7 @@ from include.kpo_cleanup.dag_options import params, schedule, settings_table
     tags=["maintenance", "kubernetes"],
     default_args={"owner": "kpo_cleanup", "retries": 0, "execution_timeout": timedelta(minutes=30)},
     params=params(),
-    doc_md=f"{__doc__}\n{settings_table()}",
+    doc_md=__doc__,
 )
 def kpo_cleanup() -> None:
     """List, ask, judge, delete."""

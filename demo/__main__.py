@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 
-from demo.airflow import USER, Airflow
+from demo.airflow import REPO, Airflow
 from demo.cluster import EmbeddedCluster
 from demo.pods import Namespace, dag_selector, run_selector
 from demo.processes import end_processes_of
@@ -82,16 +82,17 @@ def _play(terminal: Terminal, stack: ExitStack, options: argparse.Namespace) -> 
     namespace = Namespace(kubeconfig, name)
     namespace.check()
     # Only the runs that the demo starts: one by the schedule would get in its way.
-    airflow = Airflow(folder, kubeconfig, name, {"schedule": "None", **cleanup_options})
+    config = {"kpo_cleanup": {"schedule": "None", **cleanup_options}}
+    airflow = Airflow(folder, kubeconfig, name, config=config)
     story = Story(airflow, namespace, terminal)
     stack.callback(_remove_pods, namespace, story)
     stack.callback(end_processes_of, folder)  # first, or the retries would make new pods
-    airflow.install_dags()
-    airflow.start(terminal)
-    terminal.say(f"Airflow is up: {airflow.url} (user {USER}, password {airflow.password})")
+    airflow.install_dags(REPO / "demo" / "dags" / "kpo_zombies.py")
+    airflow.start(terminal, ("kpo_cleanup", DAG_ID))
+    terminal.say(f"Airflow is up: {airflow.url} (user {airflow.user}, password {airflow.password})")
     right = story.tell()
     if options.keep:
-        print(f"\nAirflow: {airflow.url}   user: {USER}   password: {airflow.password}")
+        print(f"\nAirflow: {airflow.url}   user: {airflow.user}   password: {airflow.password}")
     return right
 
 

@@ -1,86 +1,104 @@
-"""A whole Airflow 3 in a folder: metadata database, API server, scheduler, DAG processor and triggerer."""
+"""A whole Airflow in a folder, 2 or 3, whichever is installed: metadata database and all components."""
 
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
-import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
+from demo.airflow_settings import IS_AIRFLOW_3, USER, Config, environment, free_port
 from demo.processes import Child, start
 from demo.rest import AirflowApi
 from demo.terminal import Terminal
 
 REPO = Path(__file__).resolve().parent.parent
-USER = "admin"
-# All in seconds; Airflow's own defaults are minutes.
-HEARTBEAT_TIMEOUT = 20
-START_TIMEOUT = 120
-COMPONENTS = {
-    "api-server": ("api-server",),
-    # Their log servers would listen on all addresses; the logs are on this machine anyway.
-    "scheduler": ("scheduler", "--skip-serve-logs"),
-    "dag-processor": ("dag-processor",),
-    "triggerer": ("triggerer", "--skip-serve-logs"),
-}
+START_TIMEOUT = 120  # seconds
+# Their log servers would listen on all addresses; the logs are on this machine anyway.
+_SCHEDULER = {"scheduler": ("scheduler", "--skip-serve-logs")}
+_TRIGGERER = {"triggerer": ("triggerer", "--skip-serve-logs")}
+COMPONENTS: Mapping[str, tuple[str, ...]] = (
+    {"api-server": ("api-server",), **_SCHEDULER, "dag-processor": ("dag-processor",), **_TRIGGERER}
+    if IS_AIRFLOW_3
+    else {"webserver": ("webserver",), **_SCHEDULER, **_TRIGGERER}
+)
+WEB = next(iter(COMPONENTS))  # what serves the UI and the REST API
+PARSER = "dag-processor" if IS_AIRFLOW_3 else "scheduler"
 
 
 class Airflow:
     """Everything is below `folder`; ending the folder's processes and removing it leaves nothing."""
 
-    def __init__(self, folder: Path, kubeconfig: Path, namespace: str, cleanup_options: Mapping[str, str]) -> None:
-        self.password = secrets.token_urlsafe(9)
-        self.url = f"http://127.0.0.1:{_free_port()}"
+    def __init__(
+        self,
+        folder: Path,
+        kubeconfig: Path,
+        namespace: str,
+        *,
+        database_url: str | None = None,
+        config: Config | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """Where it is to be and what it is to know; nothing is started.
+
+        :param database_url: of an empty database; an SQLite file in the folder if there is none.
+        :param config: Airflow's options, by section, on top of our own.
+        :param variables: more environment, such as connections.
+        """
+        self.user = USER
+        self.password = secrets.token_hex(6)  # never with a dash in front, which the command line takes for an option
+        self.url = f"http://127.0.0.1:{free_port()}"
         self.api = AirflowApi(self.url, USER, self.password)
+        self.dags = folder / "dags"
         self._folder = folder
         self._children: dict[str, Child] = {}
+        extra = {"kube_config_path": str(kubeconfig), "namespace": namespace}
         self._environment = {
-            **_neutral_environment(),
-            **_settings(folder, self.url),
-            **{f"AIRFLOW__KPO_CLEANUP__{name.upper()}": value for name, value in cleanup_options.items()},
-            "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(
-                {
-                    "conn_type": "kubernetes",
-                    "extra": {"kube_config_path": str(kubeconfig), "namespace": namespace},
-                }
-            ),
+            **environment(folder, self.url, database_url, config or {}),
+            "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps({"conn_type": "kubernetes", "extra": extra}),
+            **(variables or {}),
         }
 
-    def install_dags(self) -> None:
-        """The way of a plain Airflow: `include/` lies in the DAGs folder, beside the DAG."""
-        (self._folder / "tmp").mkdir()
-        dags = self._folder / "dags"
-        shutil.copytree(REPO / "include", dags / "include", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(REPO / "dags" / "kpo_cleanup.py", dags)
-        shutil.copy(REPO / "demo" / "dags" / "kpo_zombies.py", dags)
-        (self._folder / "passwords.json").write_text(json.dumps({USER: self.password}))
+    def install_dags(self, *others: Path) -> None:
+        """The cleanup in the way of a plain Airflow, `include/` in the DAGs folder beside the DAG; and other DAGs."""
+        shutil.copytree(REPO / "include", self.dags / "include", ignore=shutil.ignore_patterns("__pycache__"))
+        for file in (REPO / "dags" / "kpo_cleanup.py", *others):
+            shutil.copy(file, self.dags)
 
-    def start(self, terminal: Terminal) -> None:
-        """Ready when the API answers, all components have a heartbeat, and both DAGs are known."""
-        terminal.say("making the metadata database (SQLite)")
-        start("db-migrate", ("airflow", "db", "migrate"), self._folder, self._environment).finish(START_TIMEOUT)
+    def start(self, terminal: Terminal, dag_ids: Collection[str]) -> None:
+        """Ready when the API answers, all components have a heartbeat, and these DAGs are known."""
+        terminal.say("making the metadata database")
+        (self._folder / "tmp").mkdir(exist_ok=True)
+        self.run("db", "migrate")
+        self._make_user()
         terminal.say(f"starting {', '.join(COMPONENTS)}")
-        for name, arguments in COMPONENTS.items():
-            self._children[name] = start(name, ("airflow", *arguments), self._folder, self._environment)
         for name in COMPONENTS:
-            terminal.wait_for(f"{name} is up", partial(self._is_up, name), START_TIMEOUT, log=self.log(name))
-        for dag_id in ("kpo_zombies", "kpo_cleanup"):
+            self._start(name)
+        for name in COMPONENTS:
+            self._await(name, terminal)
+        for dag_id in dag_ids:
             terminal.wait_for(
-                f"the DAG {dag_id} is parsed",
-                partial(self._has_dag, dag_id),
-                START_TIMEOUT,
-                log=self.log("dag-processor"),
+                f"the DAG {dag_id} is parsed", partial(self._has_dag, dag_id), START_TIMEOUT, log=self.log(PARSER)
             )
 
-    def _is_up(self, name: str) -> bool:
-        return self.checked().health().get(name.replace("-", "_")) == "healthy"
+    def run(self, *arguments: str) -> None:
+        """A command of Airflow's command line.
 
-    def _has_dag(self, dag_id: str) -> bool:
-        return self.checked().has_dag(dag_id)
+        :raises DemoError: if it fails.
+        """
+        start("-".join(arguments[:2]), ("airflow", *arguments), self._folder, self._environment).finish(START_TIMEOUT)
+
+    def kill(self, name: str) -> None:
+        """End a component and all that it started, tasks included, as when its container goes: no word to anybody."""
+        self._children.pop(name).kill_session()
+
+    def restart(self, name: str, terminal: Terminal) -> None:
+        """Kill a component as `kill` does, and have it back."""
+        self.kill(name)
+        self._start(name)
+        self._await(name, terminal)
 
     def checked(self) -> AirflowApi:
         """The API, after a look whether all components still run.
@@ -98,68 +116,25 @@ class Airflow:
     def scheduler_pid(self) -> int:
         return self._children["scheduler"].pid
 
+    def _make_user(self) -> None:
+        if IS_AIRFLOW_3:
+            (self._folder / "passwords.json").write_text(json.dumps({USER: self.password}))
+            return
+        who = ("--username", USER, "--role", "Admin", "--email", "admin@example.com")
+        self.run("users", "create", *who, "--firstname", USER, "--lastname", USER, "--password", self.password)
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    def _start(self, name: str) -> None:
+        self._children[name] = start(name, ("airflow", *COMPONENTS[name]), self._folder, self._environment)
 
+    def _await(self, name: str, terminal: Terminal) -> None:
+        terminal.wait_for(f"{name} is up", partial(self._is_up, name), START_TIMEOUT, log=self.log(name))
 
-def _neutral_environment() -> dict[str, str]:
-    """Ours without what would lead Airflow to another installation, or Python to other modules."""
-    misleading = ("AIRFLOW", "PYTHON", "KUBECONFIG")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(misleading)}
-    local = ",".join(filter(None, [environment.get("NO_PROXY") or environment.get("no_proxy"), "127.0.0.1,localhost"]))
-    return {**environment, "NO_PROXY": local, "no_proxy": local}
+    def _is_up(self, name: str) -> bool:
+        heartbeats = self.checked().heartbeats()
+        if name == WEB:
+            return heartbeats is not None
+        # A dead predecessor still counts as healthy for a while.
+        return (heartbeats or {}).get(name, 0) > self._children[name].started
 
-
-def _settings(folder: Path, url: str) -> dict[str, str]:
-    sections: dict[str, dict[str, object]] = {
-        "core": {
-            "dags_folder": folder / "dags",
-            "executor": "LocalExecutor",
-            "parallelism": 10,
-            "load_examples": False,
-            "dags_are_paused_at_creation": False,
-            "auth_manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
-            "simple_auth_manager_users": f"{USER}:admin",
-            "simple_auth_manager_passwords_file": folder / "passwords.json",
-            "execution_api_server_url": f"{url}/execution/",
-        },
-        "database": {"sql_alchemy_conn": f"sqlite:///{folder / 'airflow.db'}"},
-        "logging": {
-            "base_log_folder": folder / "task-logs",
-            # Nothing listens there; at the default ports another Airflow on this machine might.
-            "worker_log_server_port": _free_port(),
-            "trigger_log_server_port": _free_port(),
-        },
-        "api": {
-            "host": "127.0.0.1",
-            "port": url.rpartition(":")[2],
-            "base_url": url,
-            "workers": 1,
-            "secret_key": secrets.token_hex(),
-        },
-        "api_auth": {"jwt_secret": secrets.token_hex()},
-        "scheduler": {
-            "scheduler_heartbeat_sec": 2,
-            "scheduler_idle_sleep_time": 0.5,
-            "task_instance_heartbeat_timeout": HEARTBEAT_TIMEOUT,
-            "task_instance_heartbeat_timeout_detection_interval": 2,
-        },
-        "workers": {"min_heartbeat_interval": 3},
-        "triggerer": {"job_heartbeat_sec": 2},
-        "dag_processor": {
-            "dag_bundle_storage_path": folder / "bundles",
-            "refresh_interval": 5,
-            # Parsing the same files again and again would only slow down the tasks.
-            "min_file_process_interval": 60,
-        },
-    }
-    settings = {
-        f"AIRFLOW__{section.upper()}__{name.upper()}": str(value)
-        for section, options in sections.items()
-        for name, value in options.items()
-    }
-    # The Kubernetes client writes keys into temporary files, which a killed process leaves.
-    return {"AIRFLOW_HOME": str(folder), "TMPDIR": str(folder / "tmp"), **settings}
+    def _has_dag(self, dag_id: str) -> bool:
+        return self.checked().has_dag(dag_id)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ KILL_ROUNDS = 20
 def start(name: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Child:
     """Start a Python module below `folder`; its output goes to NAME.log there."""
     log = folder / f"{name}.log"
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=folder,
@@ -36,16 +37,18 @@ def start(name: str, arguments: Sequence[str], folder: Path, environment: Mappin
         )
     with (folder / SESSIONS).open("a") as sessions:
         sessions.write(f"{process.pid}\n")
-    return Child(name, process, log)
+    return Child(name, process, log, folder)
 
 
 class Child:
     """One started process."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path, folder: Path) -> None:
         self.name = name
         self.log = log
+        self.started = time.time()
         self._process = process
+        self._folder = folder
 
     @property
     def pid(self) -> int:
@@ -69,24 +72,28 @@ class Child:
         if code:
             raise DemoError(f"{self.name} failed with exit status {code}", self.log)
 
+    def kill_session(self) -> None:
+        """Kill it with everything that it started."""
+        _end(self._folder, {self.pid})
+        self._process.wait()
+
 
 def end_processes_of(folder: Path) -> None:
     """Kill what was started in this folder: there is nothing in it worth saving."""
+    path = folder / SESSIONS
+    sessions = {int(line) for line in path.read_text().split()} if path.exists() else set()
+    # A child that was started just now may not be on file yet.
+    _end(folder, sessions | {process.pid for process in psutil.Process().children()})
+
+
+def _end(folder: Path, sessions: set[int]) -> None:
     for _ in range(KILL_ROUNDS):  # more may be started while the list is made
-        processes = _processes_of(folder)
+        processes = [process for process in psutil.process_iter() if _belongs(process, folder, sessions)]
         if not processes:
             return
         for process in processes:
             process.kill()
         psutil.wait_procs(processes, timeout=1)
-
-
-def _processes_of(folder: Path) -> list[psutil.Process]:
-    path = folder / SESSIONS
-    sessions = {int(line) for line in path.read_text().split()} if path.exists() else set()
-    # A child that was started just now may not be on file yet.
-    mine = {process.pid for process in psutil.Process().children()}
-    return [process for process in psutil.process_iter() if _belongs(process, folder, sessions | mine)]
 
 
 def _belongs(process: psutil.Process, folder: Path, sessions: set[int]) -> bool:
@@ -102,18 +109,19 @@ def _belongs(process: psutil.Process, folder: Path, sessions: set[int]) -> bool:
 
 
 def kill_worker(runner_pid: int, scheduler_pid: int) -> None:
-    """Kill the process of a running task and its supervisor, as when a worker node dies: no word to anybody.
+    """Kill the process of a running task and all above it, as when a worker node dies: no word to the scheduler.
 
     :raises DemoError: if that process is not one that our scheduler started.
     """
     try:
         runner = psutil.Process(runner_pid)
-        ancestors = [process.pid for process in runner.parents()]
-        if scheduler_pid not in ancestors[1:]:
+        ancestors = runner.parents()
+        pids = [process.pid for process in ancestors]
+        if scheduler_pid not in pids[1:]:
             raise DemoError(f"process {runner_pid} is not a worker of the scheduler {scheduler_pid}")
-        supervisor = runner.parent()
         runner.suspend()  # or it would see its supervisor die, and tidy up
-        supervisor.kill()
+        for supervisor in reversed(ancestors[: pids.index(scheduler_pid)]):
+            supervisor.kill()
         runner.kill()
     except psutil.NoSuchProcess as error:
         raise DemoError(f"the worker process {runner_pid} ended before it was killed") from error

@@ -1,14 +1,19 @@
-"""The few requests of Airflow's REST API that the demo makes."""
+"""The few requests of Airflow's REST API, of 2 and 3, that the demo and the tests make."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 
+from demo.airflow_settings import IS_AIRFLOW_3
 from demo.terminal import DemoError
+
+API = "/api/v2" if IS_AIRFLOW_3 else "/api/v1"
+HEALTH = f"{API}/monitor/health" if IS_AIRFLOW_3 else f"{API}/health"
 
 OUR_LOGGERS = "include.kpo_cleanup"
 
@@ -31,42 +36,49 @@ class AirflowApi:
         # Proxies are for the outside.
         self._client = httpx.Client(base_url=url, trust_env=False, timeout=30)
         self._login = {"username": user, "password": password}
+        if not IS_AIRFLOW_3:
+            self._client.auth = (user, password)
 
-    def health(self) -> dict[str, str]:
-        """The state of each component; nothing while the API server itself does not answer."""
+    def heartbeats(self) -> dict[str, float] | None:
+        """The latest (epoch seconds) of each component; None while the web server itself does not answer."""
         try:
-            answer = self._client.get("/api/v2/monitor/health", timeout=5)
+            answer = self._client.get(HEALTH, timeout=5)
         except httpx.TransportError:
-            return {}
+            return None
         if answer.is_error:
-            return {}
-        states = {name: (part or {}).get("status") or "" for name, part in answer.json().items()}
-        return {"api_server": "healthy", **states}
+            return None
+        beats = {name: (part or {}).get(f"latest_{name}_heartbeat") for name, part in answer.json().items()}
+        return {
+            name.replace("_", "-"): datetime.fromisoformat(beat).timestamp() for name, beat in beats.items() if beat
+        }
 
     def has_dag(self, dag_id: str) -> bool:
         """:raises DemoError: if Airflow could not import a DAG file."""
-        if self._request("GET", f"/dags/{dag_id}", may_be_missing=True):
+        if self.request("GET", f"/dags/{dag_id}", may_be_missing=True):
             return True
-        for error in self._request("GET", "/importErrors")["import_errors"]:
+        for error in self.request("GET", "/importErrors")["import_errors"]:
             raise DemoError(f"Airflow cannot import {error['filename']}:\n{error['stack_trace']}")
         return False
 
+    def pause(self, dag_id: str, is_paused: bool) -> None:
+        self.request("PATCH", f"/dags/{dag_id}", json={"is_paused": is_paused})
+
     def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
         """Start a run now; returns its run_id."""
-        body = {"logical_date": None, "conf": conf}
-        return str(self._request("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
+        body = {"logical_date": None, "conf": conf} if IS_AIRFLOW_3 else {"conf": conf}
+        return str(self.request("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
     def run_state(self, dag_id: str, run_id: str) -> str:
-        return str(self._request("GET", _run(dag_id, run_id))["state"])
+        return str(self.request("GET", _run(dag_id, run_id))["state"])
 
     def task_instances(self, dag_id: str, run_id: str) -> list[TaskInstance]:
-        found = self._request("GET", f"{_run(dag_id, run_id)}/taskInstances")["task_instances"]
+        found = self.request("GET", f"{_run(dag_id, run_id)}/taskInstances")["task_instances"]
         return [TaskInstance(**{name: ti[name] for name in TaskInstance.__annotations__}) for ti in found]
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> list[dict[str, Any]]:
         """The messages in a task's log."""
         path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/logs/{try_number}"
-        answer = self._request("GET", path, params={"full_content": True}, may_be_missing=True)
+        answer = self.request("GET", path, params={"full_content": True}, may_be_missing=True)
         return [entry for entry in (answer or {}).get("content", []) if isinstance(entry, dict)]
 
     def our_log(self, run_id: str, task_id: str) -> list[str]:
@@ -78,14 +90,18 @@ class AirflowApi:
     def returned(self, dag_id: str, run_id: str, task_id: str) -> Any:
         """What a task returned; None if it returned nothing."""
         path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
-        return (self._request("GET", path, params={"deserialize": True}, may_be_missing=True) or {}).get("value")
+        return (self.request("GET", path, params={"deserialize": True}, may_be_missing=True) or {}).get("value")
 
-    def _request(self, method: str, path: str, *, may_be_missing: bool = False, **options: Any) -> Any:
+    def request(self, method: str, path: str, *, may_be_missing: bool = False, **options: Any) -> Any:
+        """Any other request; gives the answer's JSON.
+
+        :raises DemoError: where Airflow does not answer, or with an error.
+        """
         try:
-            if "Authorization" not in self._client.headers:
+            if IS_AIRFLOW_3 and "Authorization" not in self._client.headers:
                 token = self._client.post("/auth/token", json=self._login).raise_for_status().json()["access_token"]
                 self._client.headers["Authorization"] = f"Bearer {token}"
-            answer = self._client.request(method, f"/api/v2{path}", **options)
+            answer = self._client.request(method, f"{API}{path}", **options)
         except httpx.HTTPError as error:
             raise DemoError(f"{method} {path} of Airflow's REST API failed: {error}") from error
         if may_be_missing and answer.status_code == httpx.codes.NOT_FOUND:

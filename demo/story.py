@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from demo.airflow import HEARTBEAT_TIMEOUT, Airflow
+from demo.airflow import Airflow
+from demo.airflow_settings import HEARTBEAT_TIMEOUT
 from demo.pods import COLUMNS, Namespace, PodView
 from demo.processes import kill_worker
 from demo.rest import TaskInstance

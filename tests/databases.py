@@ -50,6 +50,9 @@ def postgresql(settings: Sequence[str] = ()) -> Iterator[Database]:
         options = [word for setting in (*where, *safety, *settings) for word in ("-c", setting)]
         _serve(stack, [programs / "postgres", "-D", data, *options], folder, port, signal.SIGINT)
         as_client = ["--host", HOST, "--port", str(port), "--username", USER]
+        # It listens before it is ready.
+        ready = retry(stop=stop_after_delay(START_SECONDS), wait=wait_fixed(0.1), reraise=True)(_run)
+        ready(["pg_isready", *as_client], programs, folder)
         _run(["createdb", *as_client, "airflow"], programs, folder)
         version = subprocess.run([programs / "postgres", "-V"], capture_output=True, text=True, check=True).stdout
         yield Database(f"PostgreSQL {version.split()[2]}", "postgresql", port)

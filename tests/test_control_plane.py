@@ -328,7 +328,7 @@ class TestFixture:
     def test_without_binaries(self, tmp_path: Path, required: str, outcome: str) -> None:
         test = "tests/test_control_plane.py::TestServer::test_is_ready_and_tells_its_version"
         run = subprocess.run(
-            [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", test],
+            [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", "-m", "cluster", test],
             cwd=REPOSITORY,
             env={**os.environ, "REQUIRE_CLUSTER": required, "KUBEBUILDER_ASSETS": str(tmp_path)},
             capture_output=True,

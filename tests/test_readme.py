@@ -10,6 +10,7 @@ from include.kpo_cleanup.settings import DEFAULT_SCHEDULE, OPTIONS, Settings
 from include.kpo_cleanup.sql_source import DAG_RUN, TASK_INSTANCE
 from include.kpo_cleanup.vocabulary import Outcome, Reason
 from tests.conftest import REPO
+from tests.matrix import ROWS
 
 README = (REPO / "README.md").read_text()
 
@@ -47,6 +48,12 @@ def test_the_permissions_are_those_of_the_manifest() -> None:
     documents = yaml.safe_load_all((REPO / "manifests/rbac.yaml").read_text())
     rules = next(document["rules"] for document in documents if document["kind"] == "Role")
     assert in_readme == {(verb, resource) for rule in rules for verb in rule["verbs"] for resource in rule["resources"]}
+
+
+def test_the_releases_are_those_of_the_matrix() -> None:
+    section = README.partition("## Airflow 2 and Airflow 3")[2].partition("\n## ")[0]
+    # The other columns are what a run of the matrix found; it compares them itself.
+    assert re.findall(r"^\| (\d+\.\S+) \|", section, re.M) == [row.airflow for row in ROWS]
 
 
 def test_every_file_that_is_linked_exists() -> None:

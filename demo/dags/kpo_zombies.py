@@ -18,8 +18,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-from airflow.sdk import dag
 from kubernetes.client import models as k8s
+
+from include.kpo_cleanup.airflow_compat import dag
 
 HOUR = "3600"
 A_DAY = 86_400

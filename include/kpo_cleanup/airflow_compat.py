@@ -13,19 +13,26 @@ from airflow.configuration import conf
 
 from include.kpo_cleanup.settings import CONFIG_SECTION, OPTIONS, reject_unknown
 
-IS_AIRFLOW_3 = int(AIRFLOW_VERSION.partition(".")[0]) >= 3
+AIRFLOW_RELEASE = tuple(int(number) for number in AIRFLOW_VERSION.split(".")[:2])
+IS_AIRFLOW_3 = AIRFLOW_RELEASE >= (3, 0)
 
 if IS_AIRFLOW_3:
-    from airflow.sdk import BaseHook, Param, dag, get_current_context, task
-    from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+    from airflow.sdk import Param, dag, get_current_context, task
 else:
     from airflow.decorators import dag, task  # type: ignore[no-redef]
-    from airflow.exceptions import AirflowFailException, AirflowSkipException
-    from airflow.hooks.base import BaseHook
     from airflow.models.param import Param
     from airflow.operators.python import get_current_context
+try:
+    from airflow.sdk import BaseHook  # since 3.1
+except ImportError:
+    from airflow.hooks.base import BaseHook
+try:
+    from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException  # since 3.2
+except ImportError:
+    from airflow.exceptions import AirflowFailException, AirflowSkipException
 
 __all__ = [
+    "AIRFLOW_RELEASE",
     "AIRFLOW_VERSION",
     "IS_AIRFLOW_3",
     "AirflowFailException",
@@ -33,11 +40,15 @@ __all__ = [
     "BaseHook",
     "Param",
     "count_metric",
+    "current_try",
     "dag",
     "get_current_context",
     "read_config",
     "task",
 ]
+
+# States in which the column of Airflow 2.7 to 2.9 is one behind what it is later.
+_BETWEEN_COUNTS = frozenset({"scheduled", "queued", "deferred", "up_for_reschedule"})
 
 _ENV_PREFIX = f"AIRFLOW__{CONFIG_SECTION.upper()}__"
 
@@ -55,6 +66,17 @@ def read_config() -> dict[str, str]:
     names.update(conf.getsection(CONFIG_SECTION) or {})
     reject_unknown(sorted(names), known, f"config section [{CONFIG_SECTION}]")
     return {name: conf.get(CONFIG_SECTION, name) for name in known if name in names}
+
+
+def current_try(state: str | None, column: int | None) -> int | None:
+    """The try that a task instance is at, from its state and the column ``try_number``.
+
+    Before Airflow 2.10 the column counts the tries that began: it goes up when a task starts to run, and down again
+    when it defers or asks to be rescheduled. Since then it goes up when the scheduler takes the task up, and stays.
+    """
+    if column is not None and AIRFLOW_RELEASE < (2, 10) and state in _BETWEEN_COUNTS:
+        return column + 1
+    return column
 
 
 def count_metric(name: str, counts: Mapping[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""The settings as the DAG shows them: its schedule, its params and the table in its documentation."""
+"""The settings as the DAG has them: its schedule and its params."""
 
 from __future__ import annotations
 
@@ -27,12 +27,3 @@ def params() -> dict[str, Any]:
     except SettingsError:
         settings = Settings()
     return {name: Param(getattr(settings, name), **json_schema(name)) for name in OPTIONS}
-
-
-def settings_table() -> str:
-    """The options in Markdown; each is set in ``[kpo_cleanup]`` and can be overridden when a run is triggered."""
-    rows = [
-        f"| `{name}` | `{getattr(Settings(), name)!r}` | {option.metadata['meaning']} |"
-        for name, option in OPTIONS.items()
-    ]
-    return "\n".join(["| setting | default | meaning |", "| --- | --- | --- |", *rows])

@@ -39,4 +39,4 @@ def container_states(pod: Pod, now: int) -> str:
             parts.append(f"{container.name} running{how_long}")
         else:
             parts.append(f"{container.name} waiting" + (f" ({container.detail})" if container.detail else ""))
-    return ", ".join(parts)
+    return ", ".join(parts) or f"pod {pod.phase}, no container started"

@@ -40,9 +40,15 @@ MAX_WAIT = 30  # seconds between two attempts; also the longest Retry-After that
 class Refused(KubernetesError):
     """An answer that a second attempt will not change."""
 
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, status: int, message: str, said: str = "") -> None:
+        super().__init__(f"{message}: {said}" if said else message)
         self.status = status
+        self._message, self._said = message, said
+
+    def with_remedy(self, remedy: str) -> str:
+        """The remedy before the API server's own words, which can be long."""
+        said = f"; the API server says: {self._said}" if self._said else ""
+        return f"{self._message}; {remedy}{said}"
 
 
 class Transient(KubernetesError):
@@ -147,13 +153,13 @@ def _raise_for_status(what: str, error: Any) -> None:
         status = json.loads(error.body)
     answer: dict[str, Any] = status if isinstance(status, dict) else {}
     message = answer.get("message") or str(error.body or "").strip()[:200]
-    text = f"{what}: {error.status} {error.reason}: {message}"
+    text = f"{what}: {error.status} {error.reason}"
     if error.status == 429 or error.status >= 500 or error.status == 0:
-        raise Transient(text, _retry_after(error.headers or {})) from error
+        raise Transient(f"{text}: {message}", _retry_after(error.headers or {})) from error
     if answer.get("kind") != "Status":
         # Only the API server can say that a pod is gone or replaced; a gateway's 404 says that the address is wrong.
-        raise Refused(0, f"{text} (this does not come from a Kubernetes API server)") from error
-    raise Refused(error.status, text) from error
+        raise Refused(0, f"{text}: {message} (this does not come from a Kubernetes API server)") from error
+    raise Refused(error.status, text, message) from error
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

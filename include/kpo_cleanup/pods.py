@@ -80,7 +80,9 @@ class PodApi:
         namespaces = self.namespaces(settings)
         for namespace in namespaces:
             try:
-                listing.pods.extend(self._list_namespace(namespace, settings.label_selector))
+                pods = self._list_namespace(namespace, settings.label_selector)
+                log.info("%s pods in %s", len(pods), _place(namespace))
+                listing.pods.extend(pods)
             except KubernetesError as problem:
                 if isinstance(problem, Refused) and problem.status == 400:
                     selector = f"label_selector={settings.label_selector!r}"
@@ -101,7 +103,7 @@ class PodApi:
         body: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": pod.uid}}
         if grace_period_seconds >= 0:
             body["gracePeriodSeconds"] = grace_period_seconds
-        what = f"deleting pod {pod.namespace}/{pod.name}"
+        what = deleting(pod)
         call = partial(self._core.delete_namespaced_pod, pod.name, pod.namespace, body=body)
         try:
             answer = request(what, call)
@@ -111,7 +113,7 @@ class PodApi:
             if refusal.status == 409:
                 return Deletion(Outcome.SPARED, f"precondition: {refusal}")
             if refusal.status == 403:
-                return Deletion(Outcome.FAILED, f"{refusal}; {_rule('delete', pod.namespace)}")
+                return Deletion(Outcome.FAILED, refusal.with_remedy(_rule("delete", pod.namespace)))
             return Deletion(Outcome.FAILED, str(refusal))
         except Transient as failure:
             return Deletion(Outcome.FAILED, str(failure), is_transient=True)
@@ -161,7 +163,6 @@ class PodApi:
                 count, pages = count + len(page), pages + 1
                 yield page
                 if not token:
-                    log.info("%s: %s pods", what, count)
                     return
                 if pages % PROGRESS_EVERY == 0:
                     # The server does not count what remains of a selection.
@@ -181,6 +182,11 @@ class PodApi:
             log.info("No pods in namespace %r; whether it exists could not be checked: %s", namespace, refusal)
 
 
+def deleting(pod: Pod) -> str:
+    """How errors name the deletion of this pod."""
+    return f"deleting pod {pod.namespace}/{pod.name}"
+
+
 def _read_page(answer: dict[str, Any], what: str) -> list[Pod]:
     items = answer.get("items")
     if answer.get("kind") != "PodList" or not isinstance(items, list):
@@ -197,15 +203,15 @@ def _read_page(answer: dict[str, Any], what: str) -> list[Pod]:
 def _explained(refusal: Refused, namespace: str) -> KubernetesError:
     """Add the remedy to a refused listing."""
     if refusal.status == 401:
-        return KubernetesError(f"{refusal}; the connection's credentials are missing, wrong or expired")
+        return KubernetesError(refusal.with_remedy("the connection's credentials are missing, wrong or expired"))
     if refusal.status == 403:
-        return KubernetesError(f"{refusal}; {_rule('list', namespace)}, and check that the namespace exists")
+        return KubernetesError(refusal.with_remedy(f"{_rule('list', namespace)}, and check that the namespace exists"))
     return refusal
 
 
 def _rule(verb: str, namespace: str) -> str:
     kind = "ClusterRole" if namespace == ALL_NAMESPACES else "Role"
-    return f"a {kind} for {_place(namespace)} must allow verb {verb!r} on resource 'pods' (see {RBAC_FILE})"
+    return f"allow verb {verb!r} on resource 'pods' in a {kind} for {_place(namespace)} (see {RBAC_FILE})"
 
 
 def _place(namespace: str) -> str:

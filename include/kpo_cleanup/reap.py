@@ -14,7 +14,7 @@ from include.kpo_cleanup.classify import Verdict, find_successors, judge
 from include.kpo_cleanup.errors import KubernetesError, TaskInstanceSourceError
 from include.kpo_cleanup.kube import Transient
 from include.kpo_cleanup.pod import Pod
-from include.kpo_cleanup.pods import CONCURRENT_DELETES, Deletion
+from include.kpo_cleanup.pods import CONCURRENT_DELETES, Deletion, deleting
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instances import TaskInstances, TaskInstanceSource
 from include.kpo_cleanup.vocabulary import Outcome, Reason
@@ -42,6 +42,11 @@ class Result:
     verdict: Verdict
     outcome: Outcome
     detail: str = ""
+
+    @property
+    def cause(self) -> str:
+        """The detail, for where it is clear which pod it is about."""
+        return self.detail.removeprefix(f"{deleting(self.verdict.pod)}: ")
 
 
 class _Breaker:
@@ -88,7 +93,7 @@ def reap(
                 fresh = source.fetch([verdict.pod.key for verdict in batch])
             except TaskInstanceSourceError as error:
                 log.error("The second look failed, so no more is deleted: %s", error)
-                results += [Result(verdict, Outcome.FAILED, f"not deleted: {error}") for verdict in batch]
+                results += [Result(verdict, Outcome.FAILED, f"the second look failed: {error}") for verdict in batch]
                 why_left = f"the second look failed: {error}"
                 break
             look_and_delete = partial(
@@ -140,6 +145,7 @@ def _logged(result: Result) -> Result:
     """One line for each pod, when it happens: a run that is killed half-way has still said what it did."""
     level = {Outcome.FAILED: logging.ERROR, Outcome.SPARED: logging.WARNING}.get(result.outcome, logging.INFO)
     pod, why = result.verdict.pod, f"{result.verdict.reason.value}: {result.verdict.evidence}"
-    detail = f" ({result.detail})" if result.detail else ""
-    log.log(level, "%s %s/%s, %s%s", result.outcome.value, pod.namespace, pod.name, why, detail)
+    # What is out of the ordinary comes first, for a line may be longer than the screen.
+    text = f"{result.cause} ({why})" if result.detail else why
+    log.log(level, "%s %s/%s, %s", result.outcome.value, pod.namespace, pod.name, text)
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
@@ -10,48 +11,67 @@ from tabulate import tabulate
 from include.kpo_cleanup.classify import Verdict, count_reasons
 from include.kpo_cleanup.evidence import duration
 from include.kpo_cleanup.identity import UNMAPPED
+from include.kpo_cleanup.pod import Pod
 from include.kpo_cleanup.reap import Result, count_outcomes
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.vocabulary import Outcome, Reason
 
 MAX_PROBLEMS = 5  # in the message of a failed run
 MAX_ROWS = 100  # of the table; all zombies are in the XCom
-COLUMNS = ("pod", "namespace", "DAG", "task", "map", "try", "phase", "age", "reason")
+# Airflow's log view has room for 100 characters of a message on a usual screen, and does not wrap them. So long names
+# are shortened (they are whole in the log of `reap` and in the XCom), and the evidence goes below.
+COLUMNS = ("age", "reason", "task", "pod")
+NAME_WIDTH = 40
 
 
-def classification_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
-    """The log of a classification: a table of the zombies with why, then the kept pods counted by reason."""
+def summary_line(verdicts: Sequence[Verdict]) -> str:
+    """A classification in one line: the zombies and the kept pods, counted by reason."""
+    zombies = count_reasons(verdict for verdict in verdicts if verdict.is_zombie)
+    kept = count_reasons(verdict for verdict in verdicts if not verdict.is_zombie)
+    total = sum(zombies.values())
+    of_which = f" ({key_values(zombies)})" if zombies else ""
+    return (
+        f"{total} {'zombie' if total == 1 else 'zombies'} among {count(verdicts, 'pod')}{of_which}; "
+        f"kept: {key_values(kept) or 'none'}"
+    )
+
+
+def zombie_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
+    """A table of the zombies, each with its evidence below it; nothing where there are none."""
     zombies = [verdict for verdict in verdicts if verdict.is_zombie]
-    kept = [verdict for verdict in verdicts if not verdict.is_zombie]
-    lines = [f"{count(zombies, 'zombie')} among {count(verdicts, 'pod')}"]
-    if zombies:
-        table = tabulate([_row(verdict, now) for verdict in zombies[:MAX_ROWS]], COLUMNS, disable_numparse=True)
-        lines += table.splitlines()
-        lines += [f"why {v.pod.name}: {v.reason.value}: {v.evidence}" for v in zombies[:MAX_ROWS]]
-        if len(zombies) > MAX_ROWS:
-            lines.append(f"... and {len(zombies) - MAX_ROWS} more; all are in the XCom of this task")
-    lines.append("kept: " + (key_values(count_reasons(kept)) or "none"))
+    shown = zombies[:MAX_ROWS]
+    if not shown:
+        return []
+    several_namespaces = len({verdict.pod.namespace for verdict in verdicts}) > 1
+    rows = [_row(verdict, now, several_namespaces) for verdict in shown]
+    header, rule, *table = tabulate(rows, COLUMNS, disable_numparse=True).splitlines()
+    indent = " " * (rule.index(" ") + 2)
+    lines = [header, rule]
+    for line, verdict in zip(table, shown):
+        lines += [line, f"{indent}{verdict.evidence}"]
+    if len(zombies) > MAX_ROWS:
+        lines.append(f"... and {len(zombies) - MAX_ROWS} more; all are in the XCom of this task")
     return lines
 
 
 def warnings_of(verdicts: Sequence[Verdict], settings: Settings) -> list[str]:
     """What somebody should look at although nothing is deleted for it."""
     lines = [
-        f"stalled: {v.pod.namespace}/{v.pod.name} of {v.pod.dag_id}.{v.pod.task_id}: {v.evidence}"
+        f"stalled: {task_of(v.pod)}: {v.evidence}; pod {v.pod.namespace}/{v.pod.name}"
         for v in verdicts
         if v.reason is Reason.STALLED
     ]
     unknown = [v for v in verdicts if v.reason is Reason.UNKNOWN and not v.is_zombie]
     if unknown and not settings.delete_unknown_pods:
         lines.append(
-            f"kept {count(unknown, 'unknown pod')}: this Airflow has no task instance for them. "
-            "If no other Airflow uses these namespaces, delete_unknown_pods=True removes them"
+            f"kept {count(unknown, 'unknown pod')}: no task instance here; delete_unknown_pods=True removes such pods, "
+            "if no other Airflow uses these namespaces"
         )
     unresolved = [v for v in verdicts if v.reason is Reason.UNRESOLVED]
     if unresolved:
         lines.append(
-            f"kept {count(unresolved, 'unresolved pod')}: their dag_id label does not tell the dag_id; "
-            "set metadata_conn_id to find their task instances in the database"
+            f"kept {count(unresolved, 'unresolved pod')}: the dag_id label does not tell the dag_id; "
+            "set metadata_conn_id to look in the database"
         )
     return lines
 
@@ -71,17 +91,21 @@ def reap_lines(results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def reap_report(results: Sequence[Result], freed: tuple[float, int]) -> dict[str, Any]:
-    """The report of a run: counters, what was freed, and every zombie with its outcome."""
+def reap_report(results: Sequence[Result], freed: tuple[float, int], problems: Sequence[str] = ()) -> dict[str, Any]:
+    """The report of a run: counters, what was freed, what went wrong, and every zombie with its outcome.
+
+    :param freed: CPU (cores) and memory (bytes).
+    """
     outcomes = count_outcomes(results)
     cpu, memory = freed
     verb = "would free" if Outcome.DRY_RUN.value in outcomes else "freed"
-    requests = f"; {verb} cpu={cpu:g} memory={memory / 2**20:.0f}Mi" if cpu or memory else ""
+    requests = f"; {verb} cpu={cpu:g} memory={_memory(memory)}" if cpu or memory else ""
     return {
-        "summary": f"{key_values(outcomes) or 'nothing to do'}{requests}",
+        "summary": f"{key_values(outcomes) or 'no zombies'}{requests}",
+        **({"problems": list(problems)} if problems else {}),
         "outcomes": outcomes,
         "freed": {"cpu_cores": cpu, "memory_bytes": memory},
-        "pods": [
+        "zombies": [
             {
                 "pod": f"{r.verdict.pod.namespace}/{r.verdict.pod.name}",
                 "outcome": r.outcome.value,
@@ -95,15 +119,22 @@ def reap_report(results: Sequence[Result], freed: tuple[float, int]) -> dict[str
 
 
 def failures(results: Iterable[Result]) -> list[str]:
-    """One line for each pod that should have gone and did not."""
-    failed = [r for r in results if r.outcome is Outcome.FAILED]
-    return [f"{r.verdict.pod.namespace}/{r.verdict.pod.name}: {r.detail}" for r in failed]
+    """What kept pods from being deleted: one line for each cause, however many pods have it."""
+    by_cause: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        if result.outcome is Outcome.FAILED:
+            by_cause[result.cause.replace(result.verdict.pod.name, "")].append(result)
+    return [
+        f"{count(alike, 'pod')} not deleted: {alike[0].cause}; such as "
+        f"{alike[0].verdict.pod.namespace}/{alike[0].verdict.pod.name}"
+        for alike in by_cause.values()
+    ]
 
 
 def failure_message(summary: str, problems: Sequence[str]) -> str:
     """What a failed run ends with: short, for it is shown in one piece; all of it is in the log and the report."""
     more = [f"and {len(problems) - MAX_PROBLEMS} more, see the log"] if len(problems) > MAX_PROBLEMS else []
-    return f"{summary}; problems: " + "; ".join([*problems[:MAX_PROBLEMS], *more])
+    return "\n- ".join([summary, *problems[:MAX_PROBLEMS], *more])
 
 
 def count(things: Sized, noun: str) -> str:
@@ -116,9 +147,26 @@ def key_values(counts: Mapping[str, int]) -> str:
     return " ".join(f"{name}={count}" for name, count in counts.items())
 
 
-def _row(verdict: Verdict, now: int) -> tuple[str, ...]:
+def _row(verdict: Verdict, now: int, several_namespaces: bool) -> tuple[str, ...]:
     pod = verdict.pod
-    map_index = "" if pod.map_index == UNMAPPED else str(pod.map_index)
-    age = duration(now - pod.created)
-    ids = (pod.name, pod.namespace, pod.dag_id, pod.task_id, map_index, str(pod.try_number))
-    return (*ids, pod.phase, age, verdict.reason.value)
+    place = f"{pod.namespace}/" if several_namespaces else ""
+    return duration(now - pod.created), verdict.reason.value, _shortened(task_of(pod)), _shortened(f"{place}{pod.name}")
+
+
+def task_of(pod: Pod) -> str:
+    """The task instance of a pod, without its run: such as ``orders.load[3] try 2``."""
+    index = "" if pod.map_index == UNMAPPED else f"[{pod.map_index}]"
+    return f"{pod.dag_id}.{pod.task_id}{index} try {pod.try_number}"
+
+
+def _memory(size: int) -> str:
+    """Bytes as Kubernetes writes them, in a unit that people can imagine."""
+    return f"{size / 2**20:.0f}Mi" if size < 2**30 else f"{round(size / 2**30, 1):g}Gi"
+
+
+def _shortened(text: str) -> str:
+    """Without its middle, where it is too long: what tells it from others may be at either end."""
+    if len(text) <= NAME_WIDTH:
+        return text
+    half = (NAME_WIDTH - 2) // 2
+    return f"{text[:half]}..{text[-half:]}"

@@ -12,8 +12,9 @@ from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, may_be_cleaned, rebuild_run_id, safe_label
 from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances, merge
 
-# Characters of ids in one request. They travel in a URL, and common reverse proxies accept no more than 8,192.
-MAX_QUERY = 7_000
+# Characters of ids in one request. They travel in a URL: Airflow's own server takes any, but common reverse proxies
+# accept no more than 8,190. Fifty runs of the longest default run_ids fit, in both spellings.
+MAX_QUERY = 7_500
 
 States = dict[str, Optional[str]]  # of one run: state by task_id, or by task_id_mapindex
 _Item = TypeVar("_Item")
@@ -51,6 +52,9 @@ class TaskSdkSource:
         for key, task_id in wanted:
             groups[_knows_run(key), layers[task_id]].append((key, task_id))
         for (knows_run, _), group in sorted(groups.items()):
+            # Neighbours share an id in the URL: of what there is more, each is to be written once.
+            if len({key.run_id for key, _ in group}) > len({task_id for _, task_id in group}):
+                group.sort(key=lambda pair: pair[0].run_id)
             for part in _parts(group, lambda pair: {pair[1], *_raw_run_ids(pair[0])}):
                 run_ids = {run for key, _ in part for run in _raw_run_ids(key)} if knows_run else set()
                 answer = self._ask(dag_id, {task_id for _, task_id in part}, run_ids)

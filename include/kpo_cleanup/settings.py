@@ -13,6 +13,9 @@ from include.kpo_cleanup.errors import SettingsError
 CONFIG_SECTION = "kpo_cleanup"
 ALL_NAMESPACES = "*"
 DEFAULT_SCHEDULE = "*/15 * * * *"
+# Sections of the trigger form, for what is not changed from run to run.
+COMPLETED_AND_UNKNOWN = "Completed and unknown pods"
+CONNECTIONS = "Connections"
 
 _YEAR = 365 * 24 * 3600
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # RFC 1123 label, as Kubernetes asks for
@@ -24,36 +27,23 @@ def _option(default: Any, meaning: str, kind: str, **bounds: Any) -> Any:
     return field(default=default, metadata={"meaning": meaning, "kind": kind, **bounds})
 
 
-def _seconds(default: int | None, meaning: str, minimum: int = 0) -> Any:
-    return _option(default, meaning, "integer", minimum=minimum, maximum=_YEAR, optional=default is None)
+def _seconds(default: int | None, meaning: str, minimum: int = 0, **more: Any) -> Any:
+    return _option(default, meaning, "integer", minimum=minimum, maximum=_YEAR, optional=default is None, **more)
 
 
 @dataclass(frozen=True)
 class Settings:
     """One run's settings. Every field is an option of ``[kpo_cleanup]`` and a DAG param of the same name."""
 
-    kubernetes_conn_id: str = _option(
-        "kubernetes_default",
-        "Airflow connection for the Kubernetes API; in-cluster config when `kubernetes_default` does not exist.",
-        "string",
-        minLength=1,
-    )
+    # In the order in which the trigger form, the log and the README show them.
+    dry_run: bool = _option(False, "Report what would be deleted, delete nothing.", "boolean")
     namespaces: str = _option(
         "", "Comma-separated namespaces; empty = the connection's namespace, `*` = all.", "string"
     )
-    label_selector: str = _option(
-        "kubernetes_pod_operator=True", "Which pods are looked at (Kubernetes label selector).", "string", minLength=1
-    )
-    dry_run: bool = _option(False, "Report what would be deleted, delete nothing.", "boolean")
     settle_seconds: int = _seconds(
         300,  # longer than an operator's own tidying up, shorter than a person's patience
-        "How long (s) a task instance must have been finished (where its end is not known: how old the pod must be) "
-        "before its pod is a zombie; also the margin past a pod's own deletion deadline.",
-    )
-    grace_period_seconds: int = _seconds(
-        0,  # a zombie has had its SIGTERM, or ignores it: waiting buys nothing
-        "Grace period (s) of the delete call; 0 = force, -1 = the pod's own.",
-        minimum=-1,
+        "Seconds that a task instance must be over (where its end is not known: that its pod must be old) before its "
+        "pod is a zombie; also the margin past a pod's own deletion deadline.",
     )
     max_deletes: int = _option(
         500,  # an upper bound on what one wrong setting can do before somebody looks
@@ -62,28 +52,50 @@ class Settings:
         minimum=1,
         maximum=100_000,
     )
+    grace_period_seconds: int = _seconds(
+        0,  # a zombie has had its SIGTERM, or ignores it: waiting buys nothing
+        "Seconds of grace in the delete call; 0 = force, -1 = the pod's own.",
+        minimum=-1,
+    )
+    label_selector: str = _option(
+        "kubernetes_pod_operator=True", "Which pods are looked at (Kubernetes label selector).", "string", minLength=1
+    )
     delete_completed_pods: bool = _option(
-        True, "Also delete pods in phase Succeeded that the operator did not keep on purpose.", "boolean"
+        True,
+        "Also delete pods in phase Succeeded that the operator did not keep on purpose.",
+        "boolean",
+        section=COMPLETED_AND_UNKNOWN,
     )
     delete_pods_on_failure: bool = _option(
         False,  # a failed pod costs no compute and is what people debug with
         "Also delete pods in phase Failed (as `delete_worker_pods_on_failure` does for executor pods).",
         "boolean",
+        section=COMPLETED_AND_UNKNOWN,
     )
     ttl_seconds_after_finished: int | None = _seconds(
         None,
-        "Delete completed pods, kept on purpose or not, whose task instance finished longer ago (s) than this; "
-        "empty = never.",
+        "Delete completed pods, kept on purpose or not, whose task instance has been over for more than so many "
+        "seconds; empty = never.",
+        section=COMPLETED_AND_UNKNOWN,
     )
     delete_unknown_pods: bool = _option(
         False,  # with two Airflows in one namespace it deletes the other one's live work
         "Also delete pods for which this Airflow has no task instance at all, once older than `settle_seconds`.",
         "boolean",
+        section=COMPLETED_AND_UNKNOWN,
+    )
+    kubernetes_conn_id: str = _option(
+        "kubernetes_default",
+        "Airflow connection for the Kubernetes API; in-cluster config when `kubernetes_default` does not exist.",
+        "string",
+        minLength=1,
+        section=CONNECTIONS,
     )
     metadata_conn_id: str = _option(
         "",
         "Airflow 3: an Airflow connection to the metadata database, used in place of the Task SDK when set.",
         "string",
+        section=CONNECTIONS,
     )
 
     def __post_init__(self) -> None:
@@ -117,15 +129,19 @@ class Settings:
         return names
 
     def describe(self) -> str:
-        """All effective settings in one ``key=value`` line."""
-        return " ".join(f"{name}={getattr(self, name)!r}" for name in OPTIONS)
+        """All effective settings in one ``key=value`` line; first those that somebody changed."""
+        shown = {name: f"{name}={getattr(self, name)!r}" for name in OPTIONS}
+        changed = [name for name, option in OPTIONS.items() if getattr(self, name) != option.default]
+        default = [name for name in OPTIONS if name not in changed]
+        first, rest = (" ".join(shown[name] for name in names) for names in (changed, default))
+        return f"{first or 'none changed'}; by default: {rest}"
 
 
 OPTIONS = {option.name: option for option in fields(Settings)}
 
 
 def json_schema(name: str) -> dict[str, Any]:
-    """The option as Airflow's ``Param`` takes it: type, bounds and description."""
+    """The option as Airflow's ``Param`` takes it: type, bounds, description and section of the form."""
     metadata = dict(OPTIONS[name].metadata)
     kind, optional = metadata.pop("kind"), metadata.pop("optional", False)
     # The trigger form asks for a value wherever the type excludes null; an empty string is a value here.

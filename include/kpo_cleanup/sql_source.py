@@ -6,11 +6,14 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timezone
+from functools import cache
 from typing import Any
 
-from sqlalchemy import column, or_, select, table, tuple_, union_all
+from sqlalchemy import ARRAY, String, any_, bindparam, column, func, or_, select, table, true, tuple_, union_all
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from include.kpo_cleanup.airflow_compat import BaseHook, current_try
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import TaskInstanceKey, key_of, may_be_cleaned, rebuild_run_id, safe_label
 from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances, merge
@@ -46,7 +49,7 @@ class SqlSource:
     a label hides the raw id; and those that are over where they belong to a run that a pod names.
     """
 
-    def __init__(self, connect: Callable[[], AbstractContextManager[Execute]], description: str) -> None:
+    def __init__(self, connect: Callable[[], AbstractContextManager[Connection]], description: str) -> None:
         self._connect = connect
         self.description = description
 
@@ -55,8 +58,8 @@ class SqlSource:
         if not keys:
             return TaskInstances()
         try:
-            with self._connect() as execute:
-                return TaskInstances(merge(self._find(execute, frozenset(keys))))
+            with self._connect() as connection:
+                return TaskInstances(merge(self._find(connection, frozenset(keys))))
         except SQLAlchemyError as error:
             raise TaskInstanceSourceError(
                 f"task instances could not be read ({self.description}): {error}; the database must be reachable "
@@ -64,33 +67,70 @@ class SqlSource:
             ) from error
 
     def _find(
-        self, execute: Execute, keys: frozenset[TaskInstanceKey]
+        self, connection: Connection, keys: frozenset[TaskInstanceKey]
     ) -> Iterator[tuple[TaskInstanceKey, TaskInstance]]:
-        runs = _raw_runs(execute, {(key.dag_id, key.run_id) for key in keys})
+        runs = _raw_runs(connection.execute, {(key.dag_id, key.run_id) for key in keys})
+        task_ids = _raw_task_ids(keys)
         for start in range(0, len(runs), CHUNK):
-            for row in execute(_statement(runs[start : start + CHUNK])):
-                key = key_of(row.dag_id, row.task_id, row.run_id, row.map_index)
+            result = _select(connection, runs[start : start + CHUNK], task_ids)
+            # All at once, and unpacked: a fetch for each row and a look-up for each name cost more than the query.
+            for dag_id, task_id, run_id, map_index, state, try_number, end_date, operator in result.all():
+                key = key_of(dag_id, task_id, run_id, map_index)
                 if key in keys:
-                    yield key, TaskInstance(row.state, row.try_number, _epoch(row.end_date), row.operator)
+                    ti = TaskInstance(state, current_try(state, try_number), _epoch(end_date), operator)
+                    yield key, ti
 
 
-def _statement(runs: list[tuple[str, str]]) -> Any:
-    """Active task instances of these DAGs, and finished ones of these runs: two halves with an index each."""
+def _select(connection: Connection, runs: list[tuple[str, str]], task_ids: list[str] | None) -> Any:
+    """Active task instances of these DAGs, and finished ones of these runs; others than of these tasks are not needed.
+
+    :param task_ids: None where the raw ids are not known.
+    """
+    dialect = connection.dialect.name
+    dags_of_runs, run_ids = map(list, zip(*runs))
+    dag_ids = sorted(set(dags_of_runs))
+    if dialect == "postgresql":
+        arrays = {"dag_ids": dag_ids, "dags_of_runs": dags_of_runs, "run_ids": run_ids, "task_ids": task_ids}
+        return connection.execute(_statement(dialect), arrays)
+    return connection.execute(_statement(dialect), {"dag_ids": dag_ids, "runs": runs})
+
+
+@cache
+def _statement(dialect: str) -> Any:
+    """Two halves with an index each."""
     ti = TASK_INSTANCE.c
     rows = select(*ti)
-    dag_ids = sorted({dag_id for dag_id, _ in runs})
     # The index needs the states by name. A state that only a newer Airflow knows is found by the other half.
-    active = rows.where(ti.dag_id.in_(dag_ids), or_(ti.state.is_(None), ti.state.in_(_active_states())))
-    of_runs = rows.where(
-        tuple_(ti.dag_id, ti.run_id).in_(runs), ti.state.is_not(None), ti.state.not_in(_active_states())
+    active = rows.where(or_(ti.state.is_(None), ti.state.in_(_active_states())))
+    over = rows.where(ti.state.is_not(None), ti.state.not_in(_active_states()))
+    if dialect != "postgresql":
+        return union_all(
+            active.where(ti.dag_id.in_(bindparam("dag_ids", expanding=True))),
+            over.where(tuple_(ti.dag_id, ti.run_id).in_(bindparam("runs", expanding=True))),
+        )
+    # PostgreSQL makes an index scan of its own of each pair in a list, and needs longer to plan and start those than
+    # to read the rows. It takes a table of pairs instead; the OFFSET keeps it from scanning all rows beside that.
+    names = ("dag_ids", "dags_of_runs", "run_ids", "task_ids")
+    dag_ids, dags_of_runs, run_ids, task_ids = (bindparam(name, type_=ARRAY(String)) for name in names)
+    asked = func.unnest(dags_of_runs, run_ids).table_valued("dag_id", "run_id").render_derived("asked")
+    of_run = over.where(ti.dag_id == asked.c.dag_id, ti.run_id == asked.c.run_id).offset(0).lateral("of_run")
+    of_runs = select(*of_run.c).select_from(asked.join(of_run, true()))
+    return union_all(
+        active.where(ti.dag_id == any_(dag_ids), or_(task_ids.is_(None), ti.task_id == any_(task_ids))),
+        of_runs.where(or_(task_ids.is_(None), of_run.c.task_id == any_(task_ids))),
     )
-    return union_all(active, of_runs)
 
 
 def _active_states() -> list[str]:
     from airflow.utils.state import TaskInstanceState
 
     return sorted({state.value for state in TaskInstanceState} - FINISHED_STATES)
+
+
+def _raw_task_ids(keys: Collection[TaskInstanceKey]) -> list[str] | None:
+    """The raw ids of the tasks, if their labels tell all of them and they are not too many to compare with."""
+    labels = {key.task_id for key in keys}
+    return None if len(labels) > CHUNK or any(map(may_be_cleaned, labels)) else sorted(labels)
 
 
 def _raw_runs(execute: Execute, labels: set[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -131,22 +171,21 @@ def _epoch(value: datetime | str | None) -> int | None:
 
 
 @contextmanager
-def airflow_session() -> Iterator[Execute]:
+def airflow_session() -> Iterator[Connection]:
     """Airflow's own session; only Airflow 2 lets a task have it."""
     from airflow.utils.session import create_session
 
     with create_session() as session:
-        _limit_statements(session.execute, session.get_bind().dialect)
-        yield session.execute
+        connection = session.connection()
+        _limit_statements(connection)
+        yield connection
 
 
-def metadata_connection(conn_id: str) -> Callable[[], AbstractContextManager[Execute]]:
+def metadata_connection(conn_id: str) -> Callable[[], AbstractContextManager[Connection]]:
     """An Airflow connection to the metadata database, by the hook of its own provider."""
 
     @contextmanager
-    def connect() -> Iterator[Execute]:
-        from include.kpo_cleanup.airflow_compat import BaseHook
-
+    def connect() -> Iterator[Connection]:
         try:
             engine = BaseHook.get_hook(conn_id).get_sqlalchemy_engine()
         except Exception as error:  # whatever a missing connection, a missing provider or a driver raises
@@ -156,15 +195,15 @@ def metadata_connection(conn_id: str) -> Callable[[], AbstractContextManager[Exe
             ) from error
         try:
             with engine.connect() as connection:
-                _limit_statements(connection.execute, engine.dialect)
-                yield connection.execute
+                _limit_statements(connection)
+                yield connection
         finally:
             engine.dispose()
 
     return connect
 
 
-def _limit_statements(execute: Execute, dialect: Any) -> None:
+def _limit_statements(connection: Connection) -> None:
     """Have the database itself give up: a driver that waits in C does not see the task's execution_timeout."""
     from sqlalchemy import text
 
@@ -173,6 +212,7 @@ def _limit_statements(execute: Execute, dialect: Any) -> None:
         "mysql": f"SET SESSION max_execution_time = {STATEMENT_TIMEOUT * 1000}",
         "mariadb": f"SET SESSION max_statement_time = {STATEMENT_TIMEOUT}",
     }
+    dialect = connection.dialect
     name = "mariadb" if getattr(dialect, "is_mariadb", False) else dialect.name
     if name in limits:
-        execute(text(limits[name]))
+        connection.execute(text(limits[name]))

@@ -71,8 +71,7 @@ def classify(listing: dict[str, Any], task_instances: dict[str, Any]) -> dict[st
     """Judge every pod, and show the verdicts."""
     settings, now = effective_settings(), int(time.time())
     verdicts = judge_all(xcom.load_listing(listing).pods, xcom.load_task_instances(task_instances), settings, now)
-    lines = report.classification_lines(verdicts, now)
-    for line in lines:
+    for line in report.zombie_lines(verdicts, now):
         log.info("%s", line)
     for line in report.warnings_of(verdicts, settings):
         log.warning("%s", line)
@@ -80,10 +79,11 @@ def classify(listing: dict[str, Any], task_instances: dict[str, Any]) -> dict[st
         if not verdict.is_zombie:
             pod = verdict.pod
             log.debug("kept %s/%s, %s: %s", pod.namespace, pod.name, verdict.reason.value, verdict.evidence)
-    reasons = count_reasons(verdicts)
-    count_metric("reason", reasons)
+    summary = report.summary_line(verdicts)
+    log.info("%s", summary)  # last, for that is where Airflow opens a log
+    count_metric("reason", count_reasons(verdicts))
     return {
-        "summary": lines[0],
+        "summary": summary,
         "zombies_by_reason": count_reasons(v for v in verdicts if v.is_zombie),
         "kept_by_reason": count_reasons(v for v in verdicts if not v.is_zombie),
         "zombies": xcom.dump_zombies(verdicts),
@@ -108,12 +108,12 @@ def reap(listing: dict[str, Any], classification: dict[str, Any]) -> dict[str, A
     api = PodApi(settings.kubernetes_conn_id)
     results = delete_all(zombies, api, choose_source(settings, context["ti"]), settings, time.time)
     gone = [r.verdict.pod for r in results if r.outcome in (Outcome.DELETED, Outcome.DRY_RUN)]
-    answer = report.reap_report(results, total_requests(gone))
+    problems = [*loaded.problems, *report.failures(results)]
+    answer = report.reap_report(results, total_requests(gone), problems)
     for line in report.reap_lines(results):
         log.info("%s", line)
     log.info("%s", answer["summary"])
     count_metric("outcome", count_outcomes(results))
-    problems = [*loaded.problems, *report.failures(results)]
     if problems:
         # A failing task returns nothing, but what it did must still be on record.
         context["ti"].xcom_push(key="return_value", value=answer)

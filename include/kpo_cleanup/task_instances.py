@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from include.kpo_cleanup.identity import TaskInstanceKey
 from include.kpo_cleanup.vocabulary import FINISHED_STATES
 
 
-@dataclass(frozen=True)
-class TaskInstance:
+class TaskInstance(NamedTuple):
     """A task instance as one source sees it; what the source does not give is None."""
 
     state: str | None  # None is a state: a task instance that was just cleared has it

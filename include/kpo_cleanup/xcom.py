@@ -1,5 +1,6 @@
 """How pods, task instances and verdicts pass between the tasks: small JSON that a person can read.
 
+Airflow 2 shows keys in alphabetical order; they are named so that the long ones come after the summary there, too.
 Ids are keys, nested, so that each is written once however many pods share it.
 """
 
@@ -33,7 +34,7 @@ _POD_EXTRAS = (
 
 
 def dump_listing(listing: Listing) -> dict[str, Any]:
-    """``pods``: by namespace, dag_id, task_id and run_id (as label values) the rows of that run."""
+    """``tree``: by namespace, dag_id, task_id and run_id (as label values) the rows of that run."""
     tree = _tree()
     for pod in listing.pods:
         row = [getattr(pod, column) for column in _POD_COLUMNS]
@@ -46,7 +47,7 @@ def dump_listing(listing: Listing) -> dict[str, Any]:
         "summary": f"pods: {len(listing.pods)}, in: {', '.join(tree) or 'no namespace'}",
         "problems": listing.problems,
         "columns": ", ".join([*_POD_COLUMNS, "containers (name/state/seconds after created/detail)", "other"]),
-        "pods": tree,
+        "tree": tree,
     }
 
 
@@ -55,7 +56,7 @@ def load_listing(data: Mapping[str, Any]) -> Listing:
     """The listing that :func:`dump_listing` wrote."""
     pods = [
         _load_pod(row, namespace=namespace, dag_id=dag_id, task_id=task_id, run_id=run_id)
-        for namespace, dags in data["pods"].items()
+        for namespace, dags in data["tree"].items()
         for dag_id, tasks in dags.items()
         for task_id, runs in tasks.items()
         for run_id, rows in runs.items()
@@ -98,9 +99,9 @@ def dump_zombies(verdicts: Iterable[Verdict]) -> list[dict[str, str]]:
     return [
         {
             "pod": f"{verdict.pod.namespace}/{verdict.pod.name}",
-            "uid": verdict.pod.uid,
             "reason": verdict.reason.value,
             "evidence": verdict.evidence,
+            "uid": verdict.pod.uid,
         }
         for verdict in verdicts
         if verdict.is_zombie

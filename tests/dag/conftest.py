@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -97,3 +98,9 @@ def proxy(_proxy: FaultProxy) -> FaultProxy:
     """With no rule and no request in it."""
     _proxy.heal()
     return _proxy
+
+
+@pytest.fixture
+def said(capfd: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """What was printed so far, on one line and without colours: some releases of Airflow frame an exception."""
+    return lambda: " ".join(re.sub(r"\x1b\[[0-9;]*m", "", capfd.readouterr().out).split())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -161,7 +161,7 @@ def test_a_verb_that_is_missing_is_named_and_no_verb_is_unused(
     namespaces: str,
     verb: str,
     resource: str,
-    capfd: pytest.CaptureFixture[str],
+    said: Callable[[], str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     grants.give(without(manifest(file), verb, resource))
@@ -173,7 +173,7 @@ def test_a_verb_that_is_missing_is_named_and_no_verb_is_unused(
         assert "whether it exists could not be checked" in caplog.text
         return
     run = clean_up(namespaces)
-    place = "all namespaces" if (verb, namespaces) == ("list", "*") else "namespace 'airflow'"
+    place = "ClusterRole for all namespaces" if (verb, namespaces) == ("list", "*") else "Role for namespace 'airflow'"
     assert run.state == "failed"
-    assert f"for {place} must allow verb '{verb}' on resource '{resource}'" in capfd.readouterr().out
+    assert f"allow verb '{verb}' on resource '{resource}' in a {place}" in said()
     assert names(core) == {"zombie"}

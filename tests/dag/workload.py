@@ -36,7 +36,16 @@ class Abandoned(KubernetesPodOperator):  # type: ignore[misc]
     """A company's own subclass, whose worker dies as soon as the pod is there."""
 
     def await_pod_start(self, pod: k8s.V1Pod) -> None:
-        self._killed = True  # cleanup() then leaves the pod alone, as it does when the process is gone
+        raise AirflowException("the worker died")
+
+    def cleanup(self, *_: Any, **__: Any) -> None:
+        """Leave the pod alone: there is no process any more."""
+
+
+class Podless(KubernetesPodOperator):  # type: ignore[misc]
+    """Its worker dies before it has made a pod."""
+
+    def execute(self, context: Any) -> None:
         raise AirflowException("the worker died")
 
 
@@ -56,10 +65,10 @@ def with_sidecar(base: str) -> k8s.V1Pod:
     return k8s.V1Pod(metadata=k8s.V1ObjectMeta(), spec=k8s.V1PodSpec(containers=containers, restart_policy="Never"))
 
 
-def make(dag_id: str, define: Callable[[], object]) -> None:
+def make(dag_id: str, define: Callable[[], object], schedule: str | None = None) -> None:
     @dag(  # type: ignore[untyped-decorator]
         dag_id=dag_id,
-        schedule=None,
+        schedule=schedule,
         start_date=datetime(2024, 1, 1, tzinfo=UTC),
         catchup=False,
         default_args=DEFAULTS,
@@ -84,6 +93,7 @@ def everything() -> None:
     Abandoned(task_id="retrying", **FOREVER)
     Abandoned(task_id="reattached", retries=1, **FOREVER)
     Abandoned(task_id="replaced", retries=1, reattach_on_restart=False, on_finish_action="keep_pod", **FOREVER)
+    Podless(task_id="checked", retries=1)
     Abandoned(task_id=LONG, **FOREVER)
     Abandoned.partial(task_id="mapped", **FOREVER).expand(env_vars=[{"N": "0"}, {"N": "1"}])
     KubernetesPodOperator(task_id="kept", cmds=["true"], on_finish_action="keep_pod")
@@ -100,6 +110,30 @@ def everything() -> None:
     decorated()
 
 
+def lively() -> None:
+    """All that a real Airflow has at once. Some workers will be killed; what has retries survives that."""
+    for name in ("reattached", "cleared"):
+        KubernetesPodOperator(task_id=name, retries=9, **FOREVER)
+    KubernetesPodOperator.partial(task_id="mapped", retries=9, **FOREVER).expand(env_vars=[{"N": "0"}, {"N": "1"}])
+    # It keeps the pods of earlier tries, too.
+    KubernetesPodOperator(
+        task_id="replaced", retries=9, reattach_on_restart=False, on_finish_action="keep_pod", **FOREVER
+    )
+    KubernetesPodOperator(task_id="stalled", retries=9, full_pod_spec=with_sidecar("sleep 1"))
+    KubernetesPodOperator(task_id="sidecar", full_pod_spec=with_sidecar("sleep 1"))
+    KubernetesPodOperator(task_id="deferred", deferrable=True, **FOREVER)
+    KubernetesPodOperator(task_id="deferred_failed", deferrable=True, **FOREVER)
+    KubernetesPodOperator(task_id="kept", cmds=["true"], on_finish_action="keep_pod")
+
+
+def busy() -> None:
+    """Pods come and go while the cleanup is at work."""
+    KubernetesPodOperator(task_id="succeeds", cmds=["sleep"], arguments=["60"])
+    KubernetesPodOperator(task_id="fails", cmds=["false"], retries=1)
+
+
 make("workload", everything)
 make("collisions", colliding)
 make(LONG, lambda: Abandoned(task_id="task", **FOREVER))
+make("lively", lively)
+make("busy", busy, schedule="* * * * *")

@@ -225,7 +225,8 @@ LIST_CASES = [
         "401",
         "401 Unauthorized",
         Does.LIST_GIVES_UP,
-        LISTING + "401 Unauthorized: …; the connection's credentials are missing, wrong or expired",
+        LISTING
+        + "401 Unauthorized; the connection's credentials are missing, wrong or expired; the API server says: …",
         _CREDENTIALS,
         proxy.status(401, "Unauthorized", "Unauthorized"),
     ),
@@ -233,8 +234,8 @@ LIST_CASES = [
         "403",
         "403 Forbidden",
         Does.LIST_GIVES_UP,
-        LISTING + "403 Forbidden: …; a Role for namespace '{namespace}' must allow verb 'list' on resource 'pods' "
-        "(see manifests/rbac.yaml), and check that the namespace exists",
+        LISTING + "403 Forbidden; allow verb 'list' on resource 'pods' in a Role for namespace '{namespace}' "
+        "(see manifests/rbac.yaml), and check that the namespace exists; the API server says: …",
         "Apply the RBAC manifest to that namespace, or correct `namespaces`.",
         proxy.forbidden("list", "airflow"),
     ),
@@ -311,8 +312,8 @@ DELETE_CASES = [
         "403",
         "403 Forbidden",
         Does.DELETE_FAILS,
-        DELETING + "403 Forbidden: …; a Role for namespace '{namespace}' must allow verb 'delete' on resource 'pods' "
-        "(see manifests/rbac.yaml)",
+        DELETING + "403 Forbidden; allow verb 'delete' on resource 'pods' in a Role for namespace '{namespace}' "
+        "(see manifests/rbac.yaml); the API server says: …",
         "Apply the RBAC manifest to that namespace.",
         proxy.forbidden("delete", "airflow"),
     ),
@@ -462,7 +463,7 @@ def _sqlite() -> AbstractContextManager[Any]:
         from sqlalchemy import create_engine
 
         with create_engine("sqlite://").connect() as connection:
-            yield connection.execute
+            yield connection
 
     return connect()
 

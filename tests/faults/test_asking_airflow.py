@@ -6,9 +6,11 @@ import re
 import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import OperationalError
 
 from include.kpo_cleanup import reap as reap_module
@@ -31,12 +33,11 @@ PODS, BATCH = 5, 2
 LOOKS = 1 + -(-PODS // BATCH)  # one before the verdict, and one before each batch of deletions
 
 
-class Row:
-    """A task instance that failed an hour ago, as the database has it."""
+class Rows:
+    """All tasks failed, as the database has it."""
 
-    def __init__(self, task_id: str) -> None:
-        self.dag_id, self.task_id, self.run_id, self.map_index = "orders", task_id, "run_1", -1
-        self.state, self.try_number, self.end_date, self.operator = "failed", 1, "2026-11-24 00:00:00", "Operator"
+    def all(self) -> list[tuple[Any, ...]]:
+        return [("orders", task, "run_1", -1, "failed", 1, "2026-11-24 00:00:00", "Operator") for task in TASKS]
 
 
 TASKS = [f"task_{number}" for number in range(PODS)]
@@ -59,18 +60,21 @@ def sdk_source(fails_on: int) -> TaskInstanceSource:
     return TaskSdkSource(failing_on(fails_on, answer, Broken("API_SERVER_ERROR")), "the Task SDK")
 
 
+def connection(execute: Callable[..., Any]) -> Any:
+    return SimpleNamespace(execute=execute, dialect=DefaultDialect())
+
+
 def sql_source(fails_on: int) -> TaskInstanceSource:
     error = OperationalError("SELECT", {}, Exception("server closed the connection unexpectedly"))
-    execute = failing_on(fails_on, [Row(task) for task in TASKS], error)
-    return SqlSource(lambda: nullcontext(execute), "the metadata connection")
+    fails_once = connection(failing_on(fails_on, Rows(), error))
+    return SqlSource(lambda: nullcontext(fails_once), "the metadata connection")
 
 
 def sql_source_without_connection(fails_on: int) -> TaskInstanceSource:
-    def execute(_statement: object) -> list[Row]:
-        return [Row(task) for task in TASKS]
-
     error = OperationalError("connect", {}, Exception("could not translate host name"))
-    connect: Callable[[], AbstractContextManager[Any]] = failing_on(fails_on, nullcontext(execute), error)
+    connect: Callable[[], AbstractContextManager[Any]] = failing_on(
+        fails_on, nullcontext(connection(lambda *_: Rows())), error
+    )
     return SqlSource(connect, "the metadata connection")
 
 

@@ -288,8 +288,10 @@ class Airflow(RuleBasedStateMachine):
                 assert pod is None
             elif result.outcome is Outcome.DELETED:
                 assert pod is None or world.is_terminating(pod)
-        for problem in failures(results):
-            self.must_be_explained(problem)
+        failed = [result for result in results if result.outcome is Outcome.FAILED]
+        for result in failed:
+            self.must_be_explained(result.detail)
+        assert bool(failures(results)) == bool(failed)
         self.results = results
         self.next_step = "end"
 

@@ -151,22 +151,22 @@ KEEP_RULES = [
     ),
     pytest.param(
         Reason.ACTIVE,
-        {"ti": replace(ACTIVE, try_number=2), "pod": {"checked": False}},
-        {"ti": replace(ACTIVE, try_number=2), "pod": {"checked": True}},
+        {"ti": ACTIVE._replace(try_number=2), "pod": {"checked": False}},
+        {"ti": ACTIVE._replace(try_number=2), "pod": {"checked": True}},
         Reason.SUPERSEDED,
         id="the reattach trap: a retry uses its first try's pod until the operator has checked that off",
     ),
     pytest.param(
         Reason.ACTIVE,
-        {"ti": replace(ACTIVE, try_number=1), "pod": {"checked": True}},
-        {"ti": replace(ACTIVE, try_number=2), "pod": {"checked": True}},
+        {"ti": ACTIVE._replace(try_number=1), "pod": {"checked": True}},
+        {"ti": ACTIVE._replace(try_number=2), "pod": {"checked": True}},
         Reason.SUPERSEDED,
         id="a pod that is checked off in its own try is kept until the next one",
     ),
     pytest.param(
         Reason.ACTIVE,
-        {"ti": replace(ACTIVE, try_number=1), "pod": {"checked": True, "try_number": 2}},
-        {"ti": replace(ACTIVE, try_number=3), "pod": {"checked": True, "try_number": 2}},
+        {"ti": ACTIVE._replace(try_number=1), "pod": {"checked": True, "try_number": 2}},
+        {"ti": ACTIVE._replace(try_number=3), "pod": {"checked": True, "try_number": 2}},
         Reason.SUPERSEDED,
         id="a pod of a later try than the task instance's is no old pod",
     ),
@@ -263,8 +263,8 @@ KEEP_RULES = [
     ),
     pytest.param(
         Reason.SUPERSEDED,
-        {"ti": replace(ACTIVE, try_number=2), "pod": {"checked": True, "phase": "Failed"}},
-        {"ti": replace(ACTIVE, try_number=2), "pod": {"checked": True, "phase": "Running"}},
+        {"ti": ACTIVE._replace(try_number=2), "pod": {"checked": True, "phase": "Failed"}},
+        {"ti": ACTIVE._replace(try_number=2), "pod": {"checked": True, "phase": "Running"}},
         Reason.SUPERSEDED,
         id="a superseded pod that is completed is kept where a completed one would be",
     ),
@@ -318,7 +318,7 @@ class TestOrder:
 
     def test_superseded_comes_before_stalled(self) -> None:
         pod = make_pod(containers=(ended(), running("sidecar")), checked=True)
-        assert_zombie(verdict_on(pod, replace(ACTIVE, try_number=2)), Reason.SUPERSEDED)
+        assert_zombie(verdict_on(pod, ACTIVE._replace(try_number=2)), Reason.SUPERSEDED)
 
     def test_active_comes_before_completed(self) -> None:
         pod = make_pod(phase="Succeeded", containers=(ended(),))
@@ -359,7 +359,7 @@ class TestSuperseded:
 
     @pytest.mark.parametrize("try_number", [None, 1, 2, 3])
     def test_does_not_need_the_try_number_of_the_task_instance(self, try_number: int | None) -> None:
-        ti = replace(ACTIVE, try_number=try_number)
+        ti = ACTIVE._replace(try_number=try_number)
         assert_zombie(verdict_on(make_pod(), ti, make_pod(try_number=2)), Reason.SUPERSEDED)
 
     @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ class TestSuperseded:
     )
     def test_does_not_count_a_newer_pod_that(self, changes: dict[str, Any]) -> None:
         newer = make_pod(**{"try_number": 2, **changes})
-        assert_kept(verdict_on(make_pod(), replace(ACTIVE, try_number=2), newer), Reason.ACTIVE)
+        assert_kept(verdict_on(make_pod(), ACTIVE._replace(try_number=2), newer), Reason.ACTIVE)
 
     @pytest.mark.parametrize(
         "changes",
@@ -391,7 +391,7 @@ class TestSuperseded:
     )
     def test_counts_a_newer_pod_that(self, changes: dict[str, Any]) -> None:
         newer = make_pod(**{"try_number": 2, **changes})
-        assert_zombie(verdict_on(make_pod(), replace(ACTIVE, try_number=2), newer), Reason.SUPERSEDED)
+        assert_zombie(verdict_on(make_pod(), ACTIVE._replace(try_number=2), newer), Reason.SUPERSEDED)
 
     def test_finds_the_newest_that_can_be_attached_to_behind_a_newer_one_that_cannot(self) -> None:
         pods = [make_pod(try_number=1), make_pod(try_number=2), make_pod(try_number=3, checked=True)]

@@ -9,7 +9,7 @@ import pytest
 from airflow.configuration import conf
 
 from include.kpo_cleanup.airflow_compat import read_config
-from include.kpo_cleanup.dag_options import params, schedule, settings_table
+from include.kpo_cleanup.dag_options import params, schedule
 from include.kpo_cleanup.errors import SettingsError
 from include.kpo_cleanup.settings import OPTIONS, Settings
 
@@ -135,12 +135,3 @@ class TestParams:
     def test_carry_their_description_for_the_trigger_form(self, name: str) -> None:
         param = params()[name]
         assert param.description == OPTIONS[name].metadata["meaning"].replace("`", "")
-
-
-def test_settings_table_has_a_row_for_every_option_with_its_default_and_meaning() -> None:
-    header, _, *rows = settings_table().splitlines()
-    assert header == "| setting | default | meaning |"
-    assert rows == [
-        f"| `{name}` | `{getattr(Settings(), name)!r}` | {option.metadata['meaning']} |"
-        for name, option in OPTIONS.items()
-    ]

@@ -62,3 +62,7 @@ def test_containers_are_said_one_by_one() -> None:
         "base exited 0 2 h ago, init exited ?, sidecar running 3 h, proxy running, logs waiting (ErrImagePull), "
         "other waiting"
     )
+
+
+def test_a_pod_without_containers_is_said_by_its_phase() -> None:
+    assert container_states(make_pod(phase="Pending", containers=()), NOW) == "pod Pending, no container started"

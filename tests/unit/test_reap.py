@@ -152,7 +152,7 @@ class TestDeleting:
         evidence = "finished: TI failed (try 1) 60 min ago; base running 2 h"
         assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
             ("INFO", f"deleted airflow/z0000, {evidence}"),
-            ("ERROR", f"failed airflow/z0001, {evidence} (403 Forbidden)"),
+            ("ERROR", f"failed airflow/z0001, 403 Forbidden ({evidence})"),
         ]
 
 
@@ -213,7 +213,7 @@ class TestSecondLook:
         results = run(zombies, cluster, now_finished(zombies, fails_after=0))
         assert cluster.deletions == []
         assert {result.outcome for result in results} == {Outcome.FAILED}
-        assert {result.detail for result in results} == {"not deleted: the database is down"}
+        assert {result.detail for result in results} == {"the second look failed: the database is down"}
 
     def test_that_fails_later_fails_its_batch_and_leaves_the_rest(self) -> None:
         zombies, cluster = make_zombies(3 * BATCH), Cluster()

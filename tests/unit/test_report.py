@@ -12,16 +12,20 @@ from include.kpo_cleanup.reap import Result
 from include.kpo_cleanup.report import (
     MAX_PROBLEMS,
     MAX_ROWS,
-    classification_lines,
+    NAME_WIDTH,
     failure_message,
     failures,
     reap_lines,
     reap_report,
+    summary_line,
     warnings_of,
+    zombie_lines,
 )
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.vocabulary import Outcome, Reason
 from tests.unit.builders import DAY, NOW, make_pod, make_verdict
+
+LOG_VIEW = 101  # characters of a message, on a screen of 1400 pixels
 
 
 def kept(reason: Reason, **pod: Any) -> Verdict:
@@ -32,53 +36,81 @@ def make_result(outcome: Outcome, detail: str = "", **pod: Any) -> Result:
     return Result(make_verdict(pod=make_pod(**pod)), outcome, detail)
 
 
-class TestClassification:
-    def test_is_a_table_of_the_zombies_and_a_count_of_the_rest(self) -> None:
+class TestTableOfZombies:
+    def test_has_a_line_for_each_and_its_evidence_below(self) -> None:
         mapped = make_pod(name="extract-1", map_index=12, try_number=2, created=NOW - 3 * DAY)
-        single = make_pod(name="load-1", namespace="team-a", dag_id="sales", task_id="load", phase="Succeeded")
+        single = make_pod(name="load-1", dag_id="sales", task_id="load", phase="Succeeded")
         verdicts = [
             make_verdict(pod=mapped),
             make_verdict(pod=single, reason=Reason.COMPLETED, evidence="pod Succeeded"),
             kept(Reason.ACTIVE),
-            kept(Reason.OWNED),
-            kept(Reason.ACTIVE),
         ]
-        lines = classification_lines(verdicts, NOW)
-        assert [" ".join(line.split()) for line in lines if not line.startswith("---")] == [
-            "2 zombies among 5 pods",
-            "pod namespace DAG task map try phase age reason",
-            "extract-1 airflow orders extract 12 2 Running 3 d finished",
-            "load-1 team-a sales load 1 Succeeded 2 h completed",
-            "why extract-1: finished: TI failed 1 h ago",
-            "why load-1: completed: pod Succeeded",
-            "kept: owned=1 active=2",
+        assert zombie_lines(verdicts, NOW) == [
+            "age    reason     task                      pod",
+            "-----  ---------  ------------------------  ---------",
+            "3 d    finished   orders.extract[12] try 2  extract-1",
+            "       TI failed 1 h ago",
+            "2 h    completed  sales.load try 1          load-1",
+            "       pod Succeeded",
         ]
+
+    def test_names_the_namespace_where_there_are_several(self) -> None:
+        verdicts = [make_verdict(pod=make_pod(name="extract-1")), kept(Reason.ACTIVE, namespace="team-a")]
+        assert zombie_lines(verdicts, NOW)[2].endswith("  airflow/extract-1")
 
     def test_writes_ids_that_look_like_numbers_as_they_are(self) -> None:
-        lines = classification_lines([make_verdict(pod=make_pod(dag_id="1e5", task_id="007", name="0x1"))], NOW)
-        assert lines[3].split()[:4] == ["0x1", "airflow", "1e5", "007"]
-
-    def test_shows_the_first_of_very_many_and_says_so(self) -> None:
-        verdicts = [make_verdict(pod=make_pod(name=f"z{number:04d}")) for number in range(MAX_ROWS + 7)]
-        lines = classification_lines(verdicts, NOW)
-        assert lines[0] == f"{MAX_ROWS + 7} zombies among {MAX_ROWS + 7} pods"
-        assert sum(line.startswith("z") for line in lines) == MAX_ROWS
-        assert sum(line.startswith("why z") for line in lines) == MAX_ROWS
-        assert lines[-2:] == ["... and 7 more; all are in the XCom of this task", "kept: none"]
-
-    def test_of_exactly_that_many_leaves_none_out(self) -> None:
-        lines = classification_lines([make_verdict() for _ in range(MAX_ROWS)], NOW)
-        assert not any("more" in line for line in lines)
+        line = zombie_lines([make_verdict(pod=make_pod(dag_id="1e5", task_id="007", name="0x1"))], NOW)[2]
+        assert line.split()[-4:] == ["1e5.007", "try", "1", "0x1"]
 
     @pytest.mark.parametrize(
-        ("verdicts", "expected"),
+        ("length", "shown"),
         [
-            pytest.param([], ["0 zombies among 0 pods", "kept: none"], id="no pods"),
-            pytest.param([kept(Reason.ACTIVE)], ["0 zombies among 1 pod", "kept: active=1"], id="no zombies"),
+            pytest.param(NAME_WIDTH, "ab" + "b" * 36 + "bc", id="fits"),
+            pytest.param(NAME_WIDTH + 1, "a" + "b" * 18 + ".." + "b" * 18 + "c", id="is too long"),
         ],
     )
-    def test_has_no_table_where_there_are(self, verdicts: list[Verdict], expected: list[str]) -> None:
-        assert classification_lines(verdicts, NOW) == expected
+    def test_shortens_the_middle_of_a_name_that_does_not_fit(self, length: int, shown: str) -> None:
+        verdict = make_verdict(pod=make_pod(name="a" + "b" * (length - 2) + "c"))
+        assert zombie_lines([verdict], NOW)[2].split()[-1] == shown
+
+    def test_fits_into_the_log_view_of_airflow_whatever_the_ids(self) -> None:
+        pod = make_pod(name="p" * 63, namespace="n" * 63, dag_id="d" * 63, task_id="t" * 63, map_index=999)
+        verdicts = [make_verdict(pod=pod, reason=Reason.SUPERSEDED), kept(Reason.ACTIVE)]
+        header, rule, row, _ = zombie_lines(verdicts, NOW)
+        assert max(map(len, (header, rule, row))) <= LOG_VIEW
+
+    def test_shows_the_first_of_very_many_and_says_so(self) -> None:
+        lines = zombie_lines([make_verdict(pod=make_pod(name=f"z{n:04d}")) for n in range(MAX_ROWS + 7)], NOW)
+        assert sum(" z0" in line for line in lines) == MAX_ROWS
+        assert lines[-1] == "... and 7 more; all are in the XCom of this task"
+
+    def test_of_exactly_that_many_leaves_none_out(self) -> None:
+        lines = zombie_lines([make_verdict() for _ in range(MAX_ROWS)], NOW)
+        assert not any("more" in line for line in lines)
+
+    def test_is_not_there_where_there_are_none(self) -> None:
+        assert zombie_lines([kept(Reason.ACTIVE)], NOW) == []
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "line"),
+    [
+        pytest.param([], "0 zombies among 0 pods; kept: none", id="no pods"),
+        pytest.param([kept(Reason.ACTIVE)], "0 zombies among 1 pod; kept: active=1", id="no zombies"),
+        pytest.param([make_verdict()], "1 zombie among 1 pod (finished=1); kept: none", id="nothing else"),
+        pytest.param(
+            [
+                make_verdict(),
+                make_verdict(reason=Reason.SUPERSEDED),
+                *map(kept, (Reason.ACTIVE, Reason.OWNED, Reason.ACTIVE)),
+            ],
+            "2 zombies among 5 pods (superseded=1 finished=1); kept: owned=1 active=2",
+            id="both",
+        ),
+    ],
+)
+def test_a_classification_is_summed_up_in_one_line(verdicts: list[Verdict], line: str) -> None:
+    assert summary_line(verdicts) == line
 
 
 class TestWarnings:
@@ -89,8 +121,8 @@ class TestWarnings:
     def test_name_each_stalled_task(self) -> None:
         verdicts = [kept(Reason.STALLED, name="a"), kept(Reason.STALLED, name="b")]
         assert warnings_of(verdicts, Settings()) == [
-            "stalled: airflow/a of orders.extract: TI running (try 1)",
-            "stalled: airflow/b of orders.extract: TI running (try 1)",
+            "stalled: orders.extract try 1: TI running (try 1); pod airflow/a",
+            "stalled: orders.extract try 1: TI running (try 1); pod airflow/b",
         ]
 
     def test_count_unknown_pods_and_say_what_removes_them(self) -> None:
@@ -139,7 +171,7 @@ class TestReaping:
             "summary": "deleted=2 spared=1; freed cpu=1.5 memory=512Mi",
             "outcomes": {"deleted": 2, "spared": 1},
             "freed": {"cpu_cores": 1.5, "memory_bytes": 512 * 2**20},
-            "pods": [
+            "zombies": [
                 {"pod": "airflow/a", "outcome": "spared", **common, "detail": "active now: TI running"},
                 {"pod": "airflow/b", "outcome": "deleted", **common},
                 {"pod": "airflow/c", "outcome": "deleted", **common},
@@ -151,15 +183,35 @@ class TestReaping:
         assert list(reap_report(results, (0, 0))["outcomes"].items()) == [(outcome.value, 1) for outcome in Outcome]
 
     def test_of_nothing_says_so(self) -> None:
-        assert reap_report([], (0, 0))["summary"] == "nothing to do"
+        assert reap_report([], (0, 0))["summary"] == "no zombies"
+
+    @pytest.mark.parametrize(
+        ("size", "words"),
+        [(0, "0Mi"), (2**30 - 2**20, "1023Mi"), (2**30, "1Gi"), (3 * 2**29, "1.5Gi"), (5_000 * 2**30, "5000Gi")],
+    )
+    def test_says_how_much_memory_in_a_fitting_unit(self, size: int, words: str) -> None:
+        assert reap_report([make_result(Outcome.DELETED)], (1.0, size))["summary"].endswith(f"cpu=1 memory={words}")
 
     def test_does_not_say_that_a_dry_run_freed_anything(self) -> None:
         summary = reap_report([make_result(Outcome.DRY_RUN)], (2.0, 2**30))["summary"]
-        assert summary == "dry_run=1; would free cpu=2 memory=1024Mi"
+        assert summary == "dry_run=1; would free cpu=2 memory=1Gi"
 
-    def test_names_the_failures(self) -> None:
-        results = [make_result(Outcome.DELETED), make_result(Outcome.FAILED, "403 Forbidden", name="a")]
-        assert failures(results) == ["airflow/a: 403 Forbidden"]
+    def test_has_what_went_wrong_next_to_the_summary(self) -> None:
+        report = reap_report([], (0, 0), ["namespace 'x' is forbidden"])
+        assert list(report)[:2] == ["summary", "problems"]
+        assert report["problems"] == ["namespace 'x' is forbidden"]
+
+    def test_names_each_cause_of_failures_once(self) -> None:
+        results = [
+            make_result(Outcome.DELETED),
+            make_result(Outcome.FAILED, 'deleting pod airflow/pod-1: 403 Forbidden: pods "pod-1"', name="pod-1"),
+            make_result(Outcome.FAILED, "deleting pod airflow/pod-2: 500 Internal Server Error", name="pod-2"),
+            make_result(Outcome.FAILED, 'deleting pod airflow/pod-3: 403 Forbidden: pods "pod-3"', name="pod-3"),
+        ]
+        assert failures(results) == [
+            '2 pods not deleted: 403 Forbidden: pods "pod-1"; such as airflow/pod-1',
+            "1 pod not deleted: 500 Internal Server Error; such as airflow/pod-2",
+        ]
 
 
 class TestFreed:
@@ -180,6 +232,6 @@ class TestFreed:
 
 
 def test_the_message_of_a_failed_run_stays_short() -> None:
-    assert failure_message("deleted=1", ["a", "b"]) == "deleted=1; problems: a; b"
+    assert failure_message("deleted=1", ["a", "b"]) == "deleted=1\n- a\n- b"
     many = failure_message("deleted=1", [f"pod-{number}" for number in range(MAX_PROBLEMS + 995)])
-    assert many.endswith(f"pod-{MAX_PROBLEMS - 1}; and 995 more, see the log")
+    assert many.endswith(f"pod-{MAX_PROBLEMS - 1}\n- and 995 more, see the log")

@@ -151,15 +151,38 @@ class TestQuestions:
             ids += [("run_ids", value) for value in question["run_ids"] or ()]
             assert sum(len(f"&{name}={quote_plus(value)}") for name, value in ids) <= sdk_source.MAX_QUERY
 
+    @pytest.mark.parametrize(
+        ("kind", "end", "runs", "tasks", "expected"),
+        [
+            pytest.param("scheduled", "", 50, 1, 1, id="a pod of each of many scheduled runs"),
+            pytest.param("manual", "_AbCdEfGh", 50, 1, 1, id="a pod of each of many manual runs"),
+            pytest.param("asset_triggered", "_AbCdEfGh", 50, 1, 1, id="a pod of each of many runs by assets"),
+            pytest.param("scheduled", "", 1, 50, 1, id="many pods of one run"),
+            pytest.param("scheduled", "", 100, 5, 2, id="some pods of more runs than one URL holds"),
+            pytest.param("scheduled", "", 2, 400, 2, id="pods of more tasks than one URL holds"),
+        ],
+    )
+    def test_are_few_for_each_dag_with_default_run_ids(
+        self, kind: str, end: str, runs: int, tasks: int, expected: int
+    ) -> None:
+        rows = [
+            row(f"transform_{task:03d}", run_id=f"{kind}__2026-11-24T00:00:00.{run:06d}+00:00{end}")
+            for run in range(1, runs + 1)
+            for task in range(tasks)
+        ]
+        answer, questions = ask(rows, *(each.key for each in rows))
+        assert len(answer.found) == len(rows)
+        assert len(questions) == expected
+
     def test_are_not_split_more_than_their_length_asks_for(self) -> None:
         rows = [row(f"task_{number:04d}") for number in range(400)]  # 20 characters each in the URL
         _, questions = ask(rows, *(each.key for each in rows))
         assert len(questions) == 2
 
     def test_about_runs_that_are_not_known_are_answered_in_time_with_a_long_history(self) -> None:
-        # Airflow 3's own asset_triggered run ids are cut in a label, so that this is nothing rare.
+        # Airflow 3's own run ids of assets that somebody materializes are cut in a label.
         def run_id(number: int) -> str:
-            return f"asset_triggered__2026-11-24T02:13:14.{number:06d}+00:00_AbCdEfGh"
+            return f"asset_materialization__2026-11-24T02:13:14.{number:06d}+00:00_AbCdEfGh"
 
         history = [row(run_id=run_id(number), state="success") for number in range(3_000)]
         started = time.process_time()

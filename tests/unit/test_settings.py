@@ -12,36 +12,38 @@ from hypothesis import strategies as st
 from include.kpo_cleanup.errors import SettingsError
 from include.kpo_cleanup.settings import OPTIONS, Settings, json_schema
 
-DEFAULTS = {
-    "kubernetes_conn_id": "kubernetes_default",
-    "namespaces": "",
-    "label_selector": "kubernetes_pod_operator=True",
+DEFAULTS = {  # in the order in which people see them
     "dry_run": False,
+    "namespaces": "",
     "settle_seconds": 300,
-    "grace_period_seconds": 0,
     "max_deletes": 500,
+    "grace_period_seconds": 0,
+    "label_selector": "kubernetes_pod_operator=True",
     "delete_completed_pods": True,
     "delete_pods_on_failure": False,
     "ttl_seconds_after_finished": None,
     "delete_unknown_pods": False,
+    "kubernetes_conn_id": "kubernetes_default",
     "metadata_conn_id": "",
 }
 
 A_YEAR = 31_536_000
 
+COMPLETED = {"section": "Completed and unknown pods"}
+CONNECTIONS = {"section": "Connections"}
 SCHEMAS: dict[str, dict[str, Any]] = {
-    "kubernetes_conn_id": {"type": "string", "minLength": 1},
+    "kubernetes_conn_id": {"type": "string", "minLength": 1, **CONNECTIONS},
     "namespaces": {"type": ["null", "string"]},
     "label_selector": {"type": "string", "minLength": 1},
     "dry_run": {"type": "boolean"},
     "settle_seconds": {"type": "integer", "minimum": 0, "maximum": A_YEAR},
     "grace_period_seconds": {"type": "integer", "minimum": -1, "maximum": A_YEAR},
     "max_deletes": {"type": "integer", "minimum": 1, "maximum": 100_000},
-    "delete_completed_pods": {"type": "boolean"},
-    "delete_pods_on_failure": {"type": "boolean"},
-    "ttl_seconds_after_finished": {"type": ["null", "integer"], "minimum": 0, "maximum": A_YEAR},
-    "delete_unknown_pods": {"type": "boolean"},
-    "metadata_conn_id": {"type": ["null", "string"]},
+    "delete_completed_pods": {"type": "boolean", **COMPLETED},
+    "delete_pods_on_failure": {"type": "boolean", **COMPLETED},
+    "ttl_seconds_after_finished": {"type": ["null", "integer"], "minimum": 0, "maximum": A_YEAR, **COMPLETED},
+    "delete_unknown_pods": {"type": "boolean", **COMPLETED},
+    "metadata_conn_id": {"type": ["null", "string"], **CONNECTIONS},
 }
 
 BOOLEANS = [name for name, schema in SCHEMAS.items() if schema["type"] == "boolean"]
@@ -281,9 +283,13 @@ class TestShownSettings:
         assert json_schema("dry_run")["type"] == "boolean"
 
     def test_are_described_in_one_line_with_every_option(self) -> None:
-        line = make(namespaces="a", dry_run=True).describe()
-        expected = {**DEFAULTS, "namespaces": "a", "dry_run": True}
-        assert line == " ".join(f"{name}={value!r}" for name, value in expected.items())
+        changed, _, default = make(namespaces="a", dry_run=True).describe().partition("; by default: ")
+        assert changed == "dry_run=True namespaces='a'"
+        others = {name: value for name, value in DEFAULTS.items() if name not in ("dry_run", "namespaces")}
+        assert default == " ".join(f"{name}={value!r}" for name, value in others.items())
+
+    def test_say_that_nothing_was_changed(self) -> None:
+        assert Settings().describe().startswith("none changed; by default: dry_run=False ")
 
     def test_do_not_change_during_a_run(self) -> None:
         with pytest.raises(FrozenInstanceError):

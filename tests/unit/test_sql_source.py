@@ -6,17 +6,19 @@ import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from sqlalchemy import Column, DateTime, Index, Integer, MetaData, String, Table, create_engine
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import StaticPool
 
 from include.kpo_cleanup import sql_source
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import UNMAPPED, key_of, safe_label
-from include.kpo_cleanup.sql_source import Execute, SqlSource
+from include.kpo_cleanup.sql_source import SqlSource
 from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
 from tests.unit.worlds import (
     CLEAN_DAG_IDS,
@@ -39,7 +41,7 @@ TASK_INSTANCE = Table(
     Column("task_id", String(250), primary_key=True),
     Column("run_id", String(250), primary_key=True),
     Column("map_index", Integer, primary_key=True),
-    Column("state", String(20)),
+    Column("state", String(50)),  # of a later Airflow, too
     Column("try_number", Integer),
     Column("end_date", DateTime),
     Column("operator", String(1000)),
@@ -62,8 +64,10 @@ ENDED_EPOCH = int(ENDED.replace(tzinfo=UTC).timestamp())
 class Database:
     """An Airflow metadata database with nothing but what a test puts in."""
 
-    def __init__(self) -> None:
-        self._engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    def __init__(self, engine: Engine | None = None) -> None:
+        self._engine = engine or create_engine(
+            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
+        )
         METADATA.create_all(self._engine)
         self.statements: list[str] = []
         self.rows_read = 0
@@ -83,16 +87,16 @@ class Database:
         METADATA.drop_all(self._engine)
 
     @contextmanager
-    def connect(self) -> Iterator[Execute]:
+    def connect(self) -> Iterator[Any]:
         with self._engine.connect() as connection:
 
-            def execute(statement: Any) -> list[Any]:
-                rows = list(connection.execute(statement))
+            def execute(statement: Any, *parameters: Any) -> Any:
+                result = connection.execute(statement, *parameters).freeze()
                 self.statements.append(str(statement))
-                self.rows_read += len(rows)
-                return rows
+                self.rows_read += len(result.data)
+                return result()
 
-            yield execute
+            yield SimpleNamespace(execute=execute, dialect=connection.dialect)
 
     @property
     def source(self) -> SqlSource:
@@ -238,9 +242,9 @@ class TestNoAnswer:
         engine = create_engine("sqlite:////nonexistent/airflow.db")
 
         @contextmanager
-        def connect() -> Iterator[Execute]:
+        def connect() -> Iterator[Connection]:
             with engine.connect() as connection:
-                yield connection.execute
+                yield connection
 
         with pytest.raises(TaskInstanceSourceError, match="could not be read"):
             SqlSource(connect, "test").fetch([row().key])
@@ -250,15 +254,15 @@ class TestNoAnswer:
         database.fill(rows)
 
         @contextmanager
-        def connect() -> Iterator[Execute]:
-            with database.connect() as execute:
+        def connect() -> Iterator[Any]:
+            with database.connect() as connection:
 
-                def fragile(statement: Any) -> Iterable[Any]:
+                def fragile(*statement: Any) -> Any:
                     if database.statements:
                         database.drop()
-                    return execute(statement)
+                    return connection.execute(*statement)
 
-                yield fragile
+                yield SimpleNamespace(execute=fragile, dialect=connection.dialect)
 
         with pytest.raises(TaskInstanceSourceError):
             SqlSource(connect, "test").fetch([each.key for each in rows])

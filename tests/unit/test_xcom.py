@@ -93,7 +93,7 @@ class TestListing:
         data = dump_listing(Listing([make_pod(), make_pod(namespace="other")], ["namespace 'x' is forbidden"]))
         assert data["summary"] == "pods: 2, in: airflow, other"
         assert data["problems"] == ["namespace 'x' is forbidden"]
-        row = data["pods"]["airflow"]["orders"]["extract"]["run_1"][0]
+        row = data["tree"]["airflow"]["orders"]["extract"]["run_1"][0]
         assert len(data["columns"]) >= len(row)
 
     @pytest.mark.parametrize(

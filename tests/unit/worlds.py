@@ -53,7 +53,8 @@ RUN_IDS = [
     SCHEDULED,
     safe_label(SCHEDULED),
     "manual__2026-11-24T02:13:14.123456-05:00",
-    "asset_triggered__2026-11-24T02:13:14.123456+00:00_AbCdEfGh",  # its label is cut
+    "asset_triggered__2026-11-24T02:13:14.123456+00:00_AbCdEfGh",  # its label is cut by one character
+    "asset_materialization__2026-11-24T02:13:14.123456+00:00_AbCdEfGh",  # and this one by seven
 ]
 
 CLEAN_DAG_IDS = ["orders", "orders-0123456ab"]

@@ -1,0 +1,116 @@
+"""A metadata database with a long history: made-up DAG runs and task instances in Airflow's own tables."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import column, insert, inspect, table, text
+from sqlalchemy.engine import Connection, Engine
+
+from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, key_of
+
+DAGS = 250
+DAGS_WITH_PODS = 200
+# The task instances of each run, and those of them that run in pods.
+TASKS = [*((f"transform_{number}", UNMAPPED) for number in range(8)), ("export", 0), ("export", 1)]
+POD_TASKS = [*TASKS[:3], *TASKS[-2:]]
+ROWS_OF_ONE_RUN = DAGS * len(TASKS)
+LATEST = datetime(2026, 11, 20, 6, tzinfo=UTC)
+UNFINISHED = ["running", "queued", None, "deferred", "up_for_retry", "running", "scheduled", None, "running", "queued"]
+BATCH = 5_000
+
+
+def keys_of_pods(runs: int) -> frozenset[TaskInstanceKey]:
+    """The keys of pods of the latest runs of 200 DAGs, five a run; the first of these runs is not over yet."""
+    return frozenset(
+        key_of(_dag_id(dag), task_id, _run_id(run), map_index)
+        for dag in range(DAGS_WITH_PODS)
+        for run in range(runs)
+        for task_id, map_index in POD_TASKS
+    )
+
+
+def fill(engine: Engine, rows_before: int, rows: int) -> None:
+    """Let the history reach further back, from so many task instances to so many.
+
+    Both are multiples of what all DAGs together have in one run.
+    """
+    runs = range(rows_before // ROWS_OF_ONE_RUN, rows // ROWS_OF_ONE_RUN)
+    columns = {column["name"] for column in inspect(engine).get_columns("dag_run")}
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SET LOCAL session_replication_role = replica"))  # no look-up for each foreign key
+        _insert(connection, "dag_run", ({k: v for k, v in run.items() if k in columns} for run in _dag_runs(runs)))
+        columns = {column["name"] for column in inspect(engine).get_columns("task_instance")}
+        _insert(connection, "task_instance", _task_instances(runs, has_id="id" in columns))
+    analyze = "ANALYZE TABLE task_instance, dag_run" if engine.dialect.name == "mysql" else "ANALYZE"
+    with engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text(analyze))
+
+
+def _dag_id(dag: int) -> str:
+    return f"team_{dag % 16:02d}.orders_to_warehouse_{dag:04d}"
+
+
+def _date(run: int) -> datetime:
+    return LATEST - timedelta(hours=run)
+
+
+def _run_id(run: int) -> str:
+    return f"scheduled__{_date(run).isoformat()}"
+
+
+def _dag_runs(runs: Iterable[int]) -> Iterator[dict[str, Any]]:
+    for run in runs:
+        for dag in range(DAGS):
+            yield {
+                "dag_id": _dag_id(dag),
+                "run_id": _run_id(run),
+                "run_type": "scheduled",
+                "state": "success" if run else "running",
+                "execution_date": _date(run),  # Airflow 2
+                "logical_date": _date(run),  # Airflow 3
+                "run_after": _date(run),  # Airflow 3
+                "clear_number": 0,
+            }
+
+
+def _task_instances(runs: Iterable[int], has_id: bool) -> Iterator[dict[str, Any]]:
+    for run in runs:
+        ended = _date(run) + timedelta(minutes=30)
+        for dag in range(DAGS):
+            for number, (task_id, map_index) in enumerate(TASKS):
+                lot = (31 * dag + 7 * run + number) % 50
+                over = {0: "failed", 1: "skipped", 2: "upstream_failed"}.get(lot, "success")
+                yield {
+                    "dag_id": _dag_id(dag),
+                    "task_id": task_id,
+                    "run_id": _run_id(run),
+                    "map_index": map_index,
+                    "state": over if run else UNFINISHED[number],
+                    "try_number": 1,
+                    "end_date": ended if run else None,
+                    "operator": "KubernetesPodOperator",
+                    "pool": "default_pool",
+                    "pool_slots": 1,
+                    "max_tries": 2,
+                    "hostname": "worker-0.worker.airflow.svc",
+                    "start_date": _date(run),
+                    **({"id": uuid.uuid4().hex, "span_status": "not_started"} if has_id else {}),
+                }
+
+
+def _insert(connection: Connection, name: str, rows: Iterator[dict[str, Any]]) -> None:
+    while batch := list(islice(rows, BATCH)):
+        names = list(batch[0])
+        if connection.dialect.driver == "psycopg2":
+            lines = "".join("\t".join("\\N" if v is None else str(v) for v in row.values()) + "\n" for row in batch)
+            cursor = connection.connection.cursor()
+            cursor.copy_expert(f"COPY {name} ({', '.join(names)}) FROM STDIN", io.StringIO(lines))
+        else:
+            connection.execute(insert(table(name, *map(column, names))), batch)

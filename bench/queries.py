@@ -1,0 +1,114 @@
+"""`python -m bench.queries ROWS REPETITIONS`: the TI queries of one Airflow; a line of JSON a size.
+
+It runs in a process of its own, on the metadata database of ``[database] sql_alchemy_conn``, which it fills.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import Connection
+
+from bench.history import DAGS_WITH_PODS, fill, keys_of_pods
+from bench.timing import interleaved, stopwatch
+from include.kpo_cleanup.airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3
+from include.kpo_cleanup.sdk_source import TaskSdkSource
+from include.kpo_cleanup.sql_source import SqlSource, airflow_session, metadata_connection
+from include.kpo_cleanup.task_instances import TaskInstanceSource
+
+CONN_ID = "bench_metadata"
+
+
+def main() -> None:
+    sizes, repetitions = [int(size) for size in sys.argv[1].split(",")], int(sys.argv[2])
+    url = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+    os.environ[f"AIRFLOW_CONN_{CONN_ID.upper()}"] = url.replace("postgresql+psycopg2", "postgres")
+    before = 0
+    for rows in sizes:
+        fill(create_engine(url), before, rows)
+        before = rows
+        result = {"airflow": AIRFLOW_VERSION, "rows": rows, **query(repetitions)}
+        if IS_AIRFLOW_3:
+            result |= ask_api()
+        print(json.dumps(result), flush=True)
+
+
+def query(repetitions: int) -> dict[str, Any]:
+    """The source beside its own statement in the hands of the driver: one connection, open before, for both."""
+    keys = keys_of_pods(runs=2)
+    with (metadata_connection(CONN_ID) if IS_AIRFLOW_3 else airflow_session)() as connection:
+        source = SqlSource(lambda: nullcontext(connection), "bench")
+        with recorded(connection) as statements:
+            check(source, keys)
+        cursor = connection.connection.cursor()
+
+        def bare() -> None:
+            for statement, parameters in statements:
+                cursor.execute(statement, parameters)
+                cursor.fetchall()
+
+        plan = plan_of(connection, statements)
+        if "Seq Scan on task_instance" in plan:
+            raise SystemExit(f"the query reads the whole table:\n{plan}")
+        times = interleaved({"ours": lambda: source.fetch(keys), "bare": bare}, repetitions)
+        return {**times, "matching": len(keys), "driver": connection.dialect.driver}
+
+
+def ask_api() -> dict[str, Any]:
+    """The Task SDK's own client with the code of the execution API behind it, without a network between them."""
+    from airflow.api_fastapi.execution_api.app import InProcessExecutionAPI
+    from airflow.sdk.api.client import Client
+
+    client = Client(base_url="http://in-process.invalid./", token="", transport=InProcessExecutionAPI().transport)
+    calls = 0
+
+    def get_task_states(**question: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return client.task_instances.get_task_states(**question).task_states
+
+    source, keys = TaskSdkSource(get_task_states, "bench"), keys_of_pods(runs=10)
+    found = len(source.fetch(keys).found)
+    asked = calls
+    seconds = stopwatch(lambda: source.fetch(keys))
+    return {"pods": len(keys), "found": found, "calls": asked, "dags": DAGS_WITH_PODS, "asking": seconds}
+
+
+def check(source: TaskInstanceSource, keys: frozenset[Any]) -> None:
+    found = source.fetch(keys).found
+    if set(found) != keys:
+        raise SystemExit(f"{len(found)} of {len(keys)} task instances were found")
+
+
+@contextmanager
+def recorded(connection: Connection) -> Iterator[list[tuple[str, Any]]]:
+    """What the driver is given."""
+    statements: list[tuple[str, Any]] = []
+
+    def record(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        statements.append((statement, parameters))
+
+    event.listen(connection.engine, "before_cursor_execute", record)
+    yield statements
+    event.remove(connection.engine, "before_cursor_execute", record)
+
+
+def plan_of(connection: Connection, statements: list[tuple[str, Any]]) -> str:
+    """How the database goes about it."""
+    explain = "EXPLAIN "
+    lines = []
+    for statement, parameters in statements:
+        cursor = connection.connection.cursor()
+        cursor.execute(explain + statement, parameters)
+        lines += [" ".join(map(str, line)) for line in cursor.fetchall()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""Pack the DAG and its package into one zip that Airflow loads as a packaged DAG; prints where it is.
+
+The same tree gives the same bytes on every machine: sorted, not compressed (zlib's output differs between versions),
+and without times, owners and permissions of the files.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
+READABLE = 0o100644 << 16  # a plain file, where the zip keeps the mode
+
+# The package has a name of its own in there. An `include` may be on the Python path already, or imported by a plugin or
+# by another DAG file; Python would look into that one and not into the zip.
+PACKAGE = "_kpo_cleanup"
+
+
+def contents(repo: Path) -> Iterator[tuple[str, bytes]]:
+    """What is in the zip: name and bytes, the DAG file at its root."""
+    yield "LICENSE", (repo / "LICENSE").read_bytes()
+    for path in sorted((repo / "include" / "kpo_cleanup").glob("*.py")):
+        yield f"{PACKAGE}/{path.name}", _renamed(path)
+    yield "kpo_cleanup.py", _renamed(repo / "dags" / "kpo_cleanup.py")
+
+
+def _renamed(path: Path) -> bytes:
+    return path.read_bytes().replace(b"include.kpo_cleanup", PACKAGE.encode())
+
+
+def version(repo: Path) -> str:
+    """The version in pyproject.toml; not parsed as TOML, for Python has had a parser since 3.11 only."""
+    found = re.search(r'^version = "(.+)"$', (repo / "pyproject.toml").read_text(), re.MULTILINE)
+    if found is None:
+        raise ValueError(f'{repo / "pyproject.toml"} has no line version = "…"; give it one')
+    return found[1]
+
+
+def pack(repo: Path, folder: Path) -> Path:
+    """Write the zip into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"kpo_cleanup-{version(repo)}.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in contents(repo):
+            entry = zipfile.ZipInfo(name, EPOCH)
+            entry.create_system, entry.external_attr = 3, READABLE  # as on Unix, wherever it is made
+            archive.writestr(entry, data)
+    return path
+
+
+if __name__ == "__main__":
+    print(pack(REPO, Path(sys.argv[1]) if len(sys.argv) > 1 else REPO / "dist"))

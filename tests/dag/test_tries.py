@@ -1,0 +1,153 @@
+"""Which try a task instance is at, by its database row, from one state to the next, as scheduler and worker write it.
+
+The column ``try_number`` means one thing in Airflow 2.7 to 2.9 and another from 2.10 on; the verdicts must not differ.
+Airflow 3 has no worker in this process; there the real runs show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
+from include.kpo_cleanup.classify import judge
+from include.kpo_cleanup.identity import UNMAPPED, key_of
+from include.kpo_cleanup.settings import Settings
+from include.kpo_cleanup.sql_source import SqlSource, airflow_session
+from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
+from include.kpo_cleanup.vocabulary import Reason
+from tests.dag import airflow_runs
+from tests.unit.builders import NOW, make_pod
+
+if IS_AIRFLOW_3:
+    pytest.skip("Airflow 3 runs no task in this process", allow_module_level=True)
+
+from airflow.exceptions import AirflowException
+from airflow.models.baseoperator import BaseOperator
+from airflow.models.dag import DAG
+from airflow.models.taskinstance import TaskInstance as TaskInstanceModel
+from airflow.models.taskinstance import clear_task_instances
+from airflow.triggers.base import BaseTrigger
+from airflow.utils.session import create_session
+from airflow.utils.types import DagRunType
+
+KEY = key_of("tries", "fails_then_defers", "tries", UNMAPPED)
+Seen = dict[str, TaskInstance]  # by step
+
+
+class Never(BaseTrigger):  # type: ignore[misc]
+    """Nothing runs it."""
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return f"{__name__}.Never", {}
+
+    def run(self) -> Any:
+        raise NotImplementedError
+
+
+class FailsThenDefers(BaseOperator):  # type: ignore[misc]
+    """Fails in its first try, and waits for a trigger in its second."""
+
+    def execute(self, context: Any) -> None:
+        if context["ti"].try_number == 1:
+            raise AirflowException("the first try fails")
+        self.defer(trigger=Never(), method_name="go_on")
+
+    def go_on(self, context: Any, event: Any = None) -> None:
+        """Ends well."""
+
+
+@pytest.fixture(scope="module")
+def seen() -> Seen:
+    """What the source says at each step: the first try fails, the second defers and goes on, then it is cleared."""
+    airflow_runs.prepare()
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    with DAG(KEY.dag_id, schedule=None, start_date=start) as dag:
+        task = FailsThenDefers(task_id=KEY.task_id, retries=1, retry_delay=timedelta(0))
+    dag.create_dagrun(
+        run_id=KEY.run_id,
+        run_type=DagRunType.MANUAL,
+        state="running",
+        execution_date=start,
+        data_interval=(start, start),
+    )
+    seen: Seen = {}
+
+    def look(step: str) -> None:
+        seen[step] = SqlSource(airflow_session, "test").fetch([KEY]).found[KEY]
+
+    @contextmanager
+    def task_instance() -> Iterator[tuple[TaskInstanceModel, Any]]:
+        with create_session() as session:
+            ti = session.query(TaskInstanceModel).filter_by(dag_id=KEY.dag_id).one()
+            ti.task = task
+            yield ti, session
+
+    def take_up(step: str) -> None:
+        """As the scheduler does."""
+        with task_instance() as (ti, session):
+            ti.dag_run.dag = dag
+            ti.dag_run.schedule_tis([ti], session)
+        look(step)
+
+    def work(while_running: str, then: str) -> None:
+        """As a worker does."""
+        task._pre_execute_hook = lambda _context: look(while_running)
+        with suppress(AirflowException), task_instance() as (ti, session):
+            ti.state = "queued"
+            session.commit()
+            ti.run(session=session)
+        look(then)
+
+    look("new")
+    take_up("scheduled for the 1st try")
+    work("running the 1st try", "waiting for its retry")
+    take_up("scheduled for the 2nd try")
+    work("running the 2nd try", "deferred in the 2nd try")
+    with task_instance() as (ti, _):
+        ti.state = "scheduled"  # as the triggerer does when the event has come
+    look("scheduled to go on with the 2nd try")
+    work("going on with the 2nd try", "over in the 2nd try")
+    with task_instance() as (ti, session):
+        clear_task_instances([ti], session, dag=dag)
+    look("cleared after the 2nd try")
+    take_up("scheduled for the 3rd try")
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("step", "state", "try_number"),
+    [
+        ("new", None, 0),
+        ("scheduled for the 1st try", "scheduled", 1),
+        ("running the 1st try", "running", 1),
+        ("waiting for its retry", "up_for_retry", 1),
+        ("scheduled for the 2nd try", "scheduled", 2),
+        ("running the 2nd try", "running", 2),
+        ("deferred in the 2nd try", "deferred", 2),
+        ("scheduled to go on with the 2nd try", "scheduled", 2),
+        ("going on with the 2nd try", "running", 2),
+        ("over in the 2nd try", "success", 2),
+        ("cleared after the 2nd try", None, 2),
+        ("scheduled for the 3rd try", "scheduled", 3),
+    ],
+)
+def test_the_try_is_the_same_in_every_release_for_a_task_that_is(
+    seen: Seen, step: str, state: str | None, try_number: int
+) -> None:
+    assert (seen[step].state, seen[step].try_number) == (state, try_number)
+
+
+@pytest.mark.parametrize("checked", [True, False], ids=["checked off", "not checked off"])
+def test_a_pod_of_the_1st_try_is_superseded_once_the_2nd_is_taken_up_if_it_is_checked_off(
+    seen: Seen, checked: bool
+) -> None:
+    pod = make_pod(**KEY._asdict(), try_number=1, checked=checked)
+    reasons = {step: judge(pod, None, TaskInstances({KEY: ti}), Settings(), NOW).reason for step, ti in seen.items()}
+    later = list(seen)[list(seen).index("scheduled for the 2nd try") :]
+    superseded = {step for step in later if checked and seen[step].is_active}
+    assert {step for step, reason in reasons.items() if reason is Reason.SUPERSEDED} == superseded

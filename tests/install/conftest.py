@@ -1,0 +1,91 @@
+"""The cluster, and empty Airflows that see it: each way to install starts from one."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from kubernetes import client, config
+
+from demo.airflow import Airflow
+from demo.airflow_settings import Config
+from demo.cluster import EmbeddedCluster
+from demo.processes import end_processes_of
+from tests.conftest import HOME
+from tests.dag.pods import create, labels_of
+
+NAMESPACE = "airflow"
+# All pods of which this Airflow knows nothing are zombies here: any pod shows then that a run did its work.
+OPTIONS = {"schedule": "None", "settle_seconds": 0, "delete_unknown_pods": True}
+
+MakeAirflow = Callable[..., Airflow]
+Pods = Callable[[], set[str]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of this folder start whole Airflows, and are for `make test-install` only."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.install)
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with EmbeddedCluster([NAMESPACE]) as cluster:
+        yield cluster.write_kubeconfig(tmp_path_factory.mktemp("cluster") / "kubeconfig")
+
+
+@pytest.fixture
+def add_pods(kubeconfig: Path) -> Iterator[Callable[[], Pods]]:
+    """Makes one pod that a run deletes and one that it leaves; gives what tells the names of those that are there."""
+    core = client.CoreV1Api(config.new_client_from_config(str(kubeconfig)))
+    labels = labels_of("no_such_dag", "task", "manual__1")
+
+    def names() -> set[str]:
+        return {pod.metadata.name for pod in core.list_namespaced_pod(NAMESPACE).items}
+
+    def add() -> Pods:
+        core.delete_collection_namespaced_pod(NAMESPACE, grace_period_seconds=0)
+        create(core, "zombie", labels, NAMESPACE)
+        create(core, "protected", labels, NAMESPACE, annotations={"kpo-cleanup/protect": "true"})
+        return names
+
+    yield add
+    core.delete_collection_namespaced_pod(NAMESPACE, grace_period_seconds=0)
+
+
+@pytest.fixture
+def pods(add_pods: Callable[[], Pods]) -> Pods:
+    return add_pods()
+
+
+@pytest.fixture(scope="session")
+def database() -> Path:
+    """A metadata database for all to start from: making one takes longer than a run."""
+    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True, timeout=300)
+    return HOME / "airflow.db"
+
+
+@pytest.fixture
+def make_airflow(tmp_path: Path, kubeconfig: Path, database: Path) -> Iterator[MakeAirflow]:
+    """An Airflow without DAGs, whose processes know nothing of this repository."""
+    folder = tmp_path / "airflow"
+    for path in (folder / "tmp", folder / "dags"):
+        path.mkdir(parents=True)
+    shutil.copy(database, folder / "airflow.db")
+
+    def make(config: Config | None = None, variables: Mapping[str, str] | None = None) -> Airflow:
+        options = {"kpo_cleanup": OPTIONS, **(config or {})}
+        return Airflow(folder, kubeconfig, NAMESPACE, config=options, variables=variables)
+
+    yield make
+    end_processes_of(folder)
+
+
+@pytest.fixture
+def airflow(make_airflow: MakeAirflow) -> Airflow:
+    return make_airflow()

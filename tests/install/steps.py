@@ -1,0 +1,51 @@
+"""What a person does to install the DAG and to see that it works."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from demo.airflow import Airflow
+from tests.conftest import REPO
+
+INSTALL = (REPO / "README.md").read_text().partition("## Install\n")[2].partition("\n## ")[0]
+
+
+def follow_readme(way: str, **variables: Path) -> None:
+    """Run in this repository the shell commands that its section "Install" has for a way, such as ``Plain Airflow``."""
+    below = INSTALL.partition(f"**{way}.**")[2].partition("\n**")[0]
+    script = below.partition("```sh\n")[2].partition("```")[0]
+    assert script, f"the README has no commands for {way}"
+    environment = {"PATH": "/usr/bin:/bin", **{name: str(path) for name, path in variables.items()}}
+    subprocess.run(["sh", "-euc", script], cwd=REPO, env=environment, check=True)
+
+
+def clean_up(airflow: Airflow) -> None:
+    """Load the DAG as it is installed and run it, in a fresh process.
+
+    :raises DemoError: if it does not load, or its run fails.
+    """
+    airflow.run("dags", "test", "kpo_cleanup")
+
+
+def said(airflow: Airflow) -> str:
+    """What the runs of :func:`clean_up` wrote; an error of the parser is not among the last words of one that fails."""
+    return (airflow.dags.parent / "dags-test.log").read_text()
+
+
+def own_dag(dags: Path, include: Path) -> Path:
+    """A DAG of the user's, with a module of its own in an `include`; gives a file that is there once it is loaded."""
+    include.mkdir(parents=True, exist_ok=True)
+    (include / "other.py").write_text("LOADED = 'loaded'\n")
+    loaded = dags / "own_dag_is.loaded"
+    source = f"# an airflow dag\nfrom include import other\nopen({str(loaded)!r}, 'w').write(other.LOADED)\n"
+    (dags / "own_dag.py").write_text(source)
+    return loaded
+
+
+def copy_repository(target: Path) -> Path:
+    """This repository as a clone has it, with what is not committed yet."""
+    unknown = [line.strip("/") for line in (REPO / ".gitignore").read_text().splitlines()]
+    shutil.copytree(REPO, target, ignore=shutil.ignore_patterns(".git", *unknown), dirs_exist_ok=True)
+    return target

@@ -1,0 +1,107 @@
+"""`python -m tests.matrix [RELEASE…]`: the DAG-level tests on every supported Airflow, each as of its own time.
+
+Prints what each row was tested with, and fails where the README's table says otherwise. Needs the standard library
+only, for it runs before there is any environment.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+REPO = Path(__file__).parent.parent
+README = REPO / "README.md"
+LOGS = REPO / ".work" / "matrix"
+TESTS = ["tests/unit", "tests/dag", "tests/test_metrics.py"]
+PACKAGES = ("apache-airflow", "apache-airflow-providers-cncf-kubernetes", "kubernetes")
+TAIL = 40  # lines of the log of a row that failed
+NEWEST = "2026-11-20"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A release of Airflow, and the day as of which its dependencies, the provider above all, are taken."""
+
+    airflow: str
+    date: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.airflow} as of {self.date}"
+
+
+# Each a few weeks after its release; the last of each generation also with all that is new.
+ROWS = (
+    Row("2.7.3", "2023-12-15"),
+    Row("2.8.4", "2024-04-15"),
+    Row("2.9.3", "2024-08-10"),
+    Row("2.10.5", "2025-03-10"),
+    Row("2.11.2", "2026-04-05"),
+    Row("2.11.2", NEWEST),
+    Row("3.0.6", "2025-09-15"),
+    Row("3.1.8", "2026-04-01"),
+    Row("3.2.2", "2026-06-15"),
+    Row("3.3.2", "2026-10-01"),
+    Row("3.3.2", NEWEST),
+)
+
+
+def main(releases: list[str]) -> int:
+    """Run the rows of these releases, or all; as many at a time as there are cores."""
+    rows = [row for row in ROWS if not releases or row.airflow in releases]
+    if unknown := set(releases) - {row.airflow for row in ROWS}:
+        sys.exit(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(row.airflow for row in ROWS)}")
+    LOGS.mkdir(parents=True, exist_ok=True)
+    pythons = {row: _environment(row) for row in rows}  # one by one: they share a download cache
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        passed = list(pool.map(lambda row: _test(row, pythons[row]), rows))
+    lines = [_readme_line(python) for python in pythons.values()]
+    print("\n".join(["", "Tested with:", *lines]), flush=True)
+    missing = [line for line in lines if line not in README.read_text().splitlines()]
+    if missing:
+        print("\n".join(["", "The README's table does not have these lines:", *missing]), flush=True)
+    print(f"\n{passed.count(True)} passed, {passed.count(False)} failed", flush=True)
+    return 0 if all(passed) and not missing else 1
+
+
+def _environment(row: Row) -> str:
+    # Airflow 2 brings the SQLite provider along; the metadata connection of Airflow 3 needs it.
+    more = ["apache-airflow-providers-sqlite"] if row.airflow.startswith("3.") else []
+    made = subprocess.run(
+        ["scripts/airflow-env", row.airflow, row.date, *more],
+        cwd=REPO,
+        env={**os.environ, "ENV_SUFFIX": f"-{row.date}"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        sys.exit(f"no environment could be made for Airflow {row.name}")
+    return made.stdout.strip()
+
+
+def _test(row: Row, python: str) -> bool:
+    print(f"{row.name}: testing", flush=True)
+    log, started = LOGS / f"{row.airflow}-{row.date}.log", time.monotonic()
+    with log.open("w") as output:
+        command = [python, "-m", "pytest", *TESTS]
+        done = subprocess.run(command, cwd=REPO, stdout=output, stderr=output, check=False)
+    lines = log.read_text(errors="replace").splitlines()
+    print(f"{row.name}: {lines[-1].strip('= ')} ({time.monotonic() - started:.0f} s)", flush=True)
+    if done.returncode:
+        print("\n".join(f"    {line}" for line in lines[-TAIL:]), f"    all of it is in {log}", sep="\n", flush=True)
+    return done.returncode == 0
+
+
+def _readme_line(python: str) -> str:
+    code = f"import importlib.metadata as m; print('| ' + ' | '.join(map(m.version, {PACKAGES})) + ' |')"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

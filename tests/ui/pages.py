@@ -1,0 +1,199 @@
+"""The pages of Airflow's UI that show the cleanup, under the same names for both generations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from playwright.sync_api import Locator, Page, expect
+
+from demo.airflow import Airflow
+
+DAG = "/dags/kpo_cleanup"
+
+# Of all texts that match a pattern: how many there are, and which of them have an end that is not to be seen.
+_CUT_OFF = """pattern => {
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), range = document.createRange();
+    let node, found = 0, cut = [];
+    while (node = walker.nextNode()) for (const match of node.data.matchAll(new RegExp(pattern, "g"))) {
+        range.setStart(node, match.index);
+        range.setEnd(node, match.index + match[0].length);
+        let edge = window.innerWidth;
+        for (let box = node.parentElement; box; box = box.parentElement)
+            if (getComputedStyle(box).overflowX != "visible") edge = Math.min(edge, box.getBoundingClientRect().right);
+        found += 1;
+        if (range.getBoundingClientRect().right > edge) cut.push(match[0]);
+    }
+    return [found, cut];
+}"""
+
+
+class Browser:
+    """A browser in which somebody is logged in."""
+
+    def __init__(self, page: Page, airflow: Airflow, pictures: Path) -> None:
+        self.page = page
+        self._url = airflow.url
+        self._pictures = pictures
+        self._log_in(airflow.user, airflow.password)
+
+    def shoot(self, name: str) -> None:
+        """Put what is to be seen into a file."""
+        self.page.screenshot(path=self._pictures / f"{name}.png", animations="disabled")
+
+    def cut_off(self, pattern: str) -> tuple[int, list[str]]:
+        """How many texts match a pattern of JavaScript, and those among them that go beyond what is to be seen.
+
+        :param pattern: a blank in it stands for any white space.
+        """
+        found, cut = self.page.evaluate(_CUT_OFF, pattern.replace(" ", r"\s"))
+        return found, cut
+
+    def field(self, name: str) -> Locator:
+        """One field of the trigger form."""
+        return self.page.locator(f"[name=element_{name}]")
+
+    def _go(self, path: str) -> None:
+        self.page.goto(f"{self._url}{path}")
+
+    def _log_in(self, user: str, password: str) -> None:
+        raise NotImplementedError
+
+
+class Airflow3Ui(Browser):
+    """React all through; it remembers in the browser how a page was arranged."""
+
+    def _log_in(self, user: str, password: str) -> None:
+        self._go("/auth/login/")
+        self.page.get_by_label("Username").fill(user)
+        self.page.locator("input[type=password]").fill(password)
+        self.page.keyboard.press("Enter")
+        self.page.wait_for_url(lambda url: "login" not in url)
+
+    def dags(self) -> Locator:
+        self._go("/dags")
+        return self.page.locator("body")
+
+    def dag(self) -> Locator:
+        self._arrange("grid", 33)
+        self._go(DAG)
+        return self.page.locator("body")
+
+    def docs(self) -> Locator:
+        self._arrange("grid", 20)
+        self._go(DAG)
+        self.page.get_by_role("button", name="Dag Docs").click()
+        return self._dialog()
+
+    def trigger_form(self) -> Locator:
+        self._arrange("grid", 20)
+        self._go(DAG)
+        self.page.get_by_role("button", name="Trigger Dag").click()
+        return self._dialog()
+
+    def refusal(self, name: str, value: str) -> str:
+        """What becomes of a bad value in the form."""
+        self.field(name).fill(value)
+        self.field(name).blur()
+        if self.field(name).input_value() != value:
+            return f"becomes {self.field(name).input_value()}"
+        expect(self._submit()).to_be_disabled()
+        return "cannot be submitted"
+
+    def trigger_dry_run(self) -> None:
+        # The box itself lies behind the switch.
+        self.field("dry_run").locator("xpath=ancestor::label").click()
+        self._submit().click()
+
+    def graph(self, run_id: str) -> Locator:
+        self._arrange("graph", 70)
+        self._go(f"{DAG}/runs/{quote(run_id)}")
+        return self.page.locator(".react-flow__node")
+
+    def log(self, run_id: str, task_id: str) -> Locator:
+        self._arrange("grid", 20)
+        self._go(f"{DAG}/runs/{quote(run_id)}/tasks/{task_id}")
+        return self.page.get_by_test_id("virtual-scroll-container")
+
+    def xcom(self, run_id: str, task_id: str) -> Locator:
+        self._arrange("grid", 20)
+        self._go(f"{DAG}/runs/{quote(run_id)}/tasks/{task_id}/xcom")
+        self.page.get_by_text("return_value").wait_for()
+        self.page.get_by_role("button", name="Expand all").click()
+        return self.page.locator("tr", has_text="return_value")
+
+    def _dialog(self) -> Locator:
+        return self.page.locator("[role=dialog][data-state=open]")
+
+    def _submit(self) -> Locator:
+        return self._dialog().get_by_role("button", name="Trigger")
+
+    def _arrange(self, view: str, percent: int) -> None:
+        """Choose grid or graph, and how much of the width it takes; its own choices are 20 and 70."""
+        panels = json.dumps({"details-panel,main-panel": {"expandToSizes": {}, "layout": [percent, 100 - percent]}})
+        stored: dict[str, Any] = {"default_dag_view": json.dumps(view), f"react-resizable-panels:{view}-ltr": panels}
+        self.page.evaluate("stored => Object.assign(localStorage, stored)", stored)
+
+
+class Airflow2Ui(Browser):
+    """A page each for the list and the form, the rest in tabs beside the grid."""
+
+    def _log_in(self, user: str, password: str) -> None:
+        self._go("/login/")
+        self.page.locator("[name=username]").fill(user)
+        self.page.locator("[name=password]").fill(password)
+        self.page.keyboard.press("Enter")
+        self.page.wait_for_url(lambda url: "login" not in url)
+
+    def dags(self) -> Locator:
+        self._go("/home")
+        return self.page.locator("body")
+
+    def dag(self) -> Locator:
+        self._go(f"{DAG}/grid")
+        return self.page.locator("body")
+
+    def docs(self) -> Locator:
+        self._go(f"{DAG}/grid")
+        self.page.get_by_text("DAG Docs").click()
+        return self.page.locator("#main, .container-fluid, body").last
+
+    def trigger_form(self) -> Locator:
+        self._go(f"{DAG}/trigger")
+        return self.page.locator("form", has=self.field("dry_run"))
+
+    def refusal(self, name: str, value: str) -> str:
+        """What the form, or else the server, says to a bad value."""
+        field = self.field(name)
+        field.fill(value)
+        if not field.evaluate("field => field.checkValidity()"):
+            return str(field.evaluate("field => field.validationMessage"))
+        self._submit().click()
+        return self.page.locator(".alert", has_text="Invalid input").inner_text()
+
+    def trigger_dry_run(self) -> None:
+        self.field("dry_run").locator("xpath=ancestor::label").click()
+        self._submit().click()
+
+    def graph(self, run_id: str) -> Locator:
+        self._tab("graph", run_id)
+        return self.page.locator(".react-flow__node")
+
+    def log(self, run_id: str, task_id: str) -> Locator:
+        return self._tab("logs", run_id, task_id)
+
+    def xcom(self, run_id: str, task_id: str) -> Locator:
+        return self._tab("xcom", run_id, task_id)
+
+    def _submit(self) -> Locator:
+        return self.page.get_by_role("button", name="Trigger", exact=True)
+
+    def _tab(self, tab: str, run_id: str, task_id: str = "") -> Locator:
+        task = f"&task_id={task_id}" if task_id else ""
+        self._go(f"{DAG}/grid?dag_run_id={quote(run_id)}{task}&tab={tab}")
+        return self.page.get_by_role("tabpanel").filter(visible=True)
+
+
+Ui = Airflow2Ui | Airflow3Ui

@@ -1,0 +1,179 @@
+"""What somebody sees who looks at the cleanup in the browser: all that matters is there, and nothing is cut off."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Locator, expect
+
+from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
+from include.kpo_cleanup.settings import COMPLETED_AND_UNKNOWN, CONNECTIONS, OPTIONS
+from tests.ui.leftovers import HOUR, make_pod
+from tests.ui.pages import Ui
+from tests.ui.world import SCHEDULE, World
+
+pytestmark = [pytest.mark.ui, pytest.mark.timeout(900)]
+
+expect.set_options(timeout=60_000)  # milliseconds; the machine may be busy with other tests
+
+KEPT = "kept: owned=1 unknown=1 stalled=1 active=1 completed=1"
+ROWS = 10  # zombies
+OUTCOMES = {"reaped": "success", "nothing": "skipped", "forbidden": "failed"}
+
+
+def test_the_list_of_dags_shows_schedule_and_tags(ui: Ui) -> None:
+    page = ui.dags()
+    for text in ("kpo_cleanup", SCHEDULE, "kubernetes", "maintenance"):
+        expect(page).to_contain_text(text)
+    ui.shoot("dags")
+
+
+def test_the_page_of_the_dag_shows_its_schedule_and_tasks(ui: Ui) -> None:
+    page = ui.dag()
+    for text in (SCHEDULE, "list_pods", "fetch_active_tis", "classify", "reap"):
+        expect(page).to_contain_text(text)
+    ui.shoot("grid")
+
+
+@pytest.mark.parametrize(("run", "state"), OUTCOMES.items(), ids=OUTCOMES)
+def test_the_graph_tells_the_outcome_of_a_run(ui: Ui, world: World, run: str, state: str) -> None:
+    nodes = ui.graph(world.runs[run])
+    expect(nodes.filter(has_text="reap")).to_contain_text(state)
+    expect(nodes.filter(has_text="success")).to_have_count(4 if state == "success" else 3)
+    ui.shoot(f"graph-{run}")
+
+
+def test_the_documentation_is_rendered(ui: Ui) -> None:
+    docs = ui.docs()
+    for title in ("Remove zombie KubernetesPodOperator pods", "How to read a run", "What is never touched", "Settings"):
+        expect(docs.get_by_role("heading", name=title)).to_be_visible()
+    expect(docs.get_by_role("listitem").filter(has_text="reap red")).to_be_visible()
+    ui.shoot("docs")
+    text = docs.inner_text()
+    assert not [mark for mark in ("**", "###", "`") if mark in text]
+
+
+class TestTriggerForm:
+    def test_has_the_options_in_their_order_each_with_its_description(self, ui: Ui) -> None:
+        form = ui.trigger_form()
+        expect(form).to_contain_text("dry_run")
+        ui.shoot("trigger-form")
+        text = form.inner_text()
+        places = [re.search(rf"^{name}\b", text, re.MULTILINE) for name in OPTIONS if _is_unfolded(name)]
+        starts = [place.start() for place in places if place]
+        assert len(starts) == len(places)
+        assert starts == sorted(starts)
+        for title in (COMPLETED_AND_UNKNOWN, CONNECTIONS):
+            form.get_by_text(title).click()
+        for name, option in OPTIONS.items():
+            expect(form).to_contain_text(name)
+            expect(form).to_contain_text(option.metadata["meaning"].replace("`", ""))
+        ui.shoot("trigger-form-unfolded")
+
+    @pytest.mark.parametrize(
+        ("name", "value", "in_airflow_2", "in_airflow_3"),
+        [
+            ("settle_seconds", "-5", "-5 is less than the minimum of 0", "becomes 0"),
+            ("max_deletes", "0", "Value must be greater than or equal to 1", "becomes 1"),
+            ("label_selector", "", "Please fill out this field", "cannot be submitted"),
+        ],
+    )
+    def test_refuses_a_bad_value_and_starts_no_run(
+        self, ui: Ui, world: World, name: str, value: str, in_airflow_2: str, in_airflow_3: str
+    ) -> None:
+        before = world.run_ids()
+        ui.trigger_form()
+        refusal = ui.refusal(name, value)
+        ui.shoot(f"refused-{name}")
+        assert (in_airflow_3 if IS_AIRFLOW_3 else in_airflow_2) in refusal
+        assert world.run_ids() == before
+
+    def test_starts_a_dry_run_that_says_so_and_deletes_nothing(self, ui: Ui, world: World) -> None:
+        before = set(world.run_ids())
+        pods = world.cluster.names()
+        ui.trigger_form()
+        ui.trigger_dry_run()
+        world.terminal.wait_for("a run starts", lambda: set(world.run_ids()) - before, 60)
+        [run_id] = set(world.run_ids()) - before
+        world.wait("the dry run is over", "kpo_cleanup", run_id)
+        expect(ui.log(run_id, "list_pods")).to_contain_text("DRY RUN: nothing will be deleted")
+        assert world.cluster.names() == pods
+
+
+class TestLogOfClassify:
+    def test_shows_every_zombie_with_nothing_cut_off(self, ui: Ui, world: World) -> None:
+        log = ui.log(world.runs["reaped"], "classify")
+        expect(log).to_contain_text(f"{ROWS} zombies among 15 pods (superseded=1 finished=9); {KEPT}")
+        ui.shoot("log-classify")
+        found, cut = ui.cut_off(r"\d+ (h|min|d) +(finished|superseded) .*")
+        assert (found, cut) == (ROWS, [])
+
+    def test_warns_of_a_task_that_hangs_with_the_culprit_in_view(self, ui: Ui, world: World) -> None:
+        expect(ui.log(world.runs["reaped"], "classify")).to_contain_text("stalled: hourly_events.publish_metrics")
+        found, cut = ui.cut_off("stalled: .* keeps its task waiting")
+        assert (found, cut) == (1, [])
+
+
+class TestLogOfReap:
+    def test_ends_with_a_summary(self, ui: Ui, world: World) -> None:
+        log = ui.log(world.runs["reaped"], "reap")
+        expect(log).to_contain_text(f"deleted={ROWS}; freed cpu=5 memory=10Gi")
+        ui.shoot("log-reap")
+
+    def test_says_why_there_was_nothing_to_do(self, ui: Ui, world: World) -> None:
+        log = ui.log(world.runs["nothing"], "reap")
+        expect(log).to_contain_text(f"Nothing to reap: 0 zombies among 5 pods; {KEPT}")
+        ui.shoot("log-reap-skipped")
+        assert ui.cut_off("Nothing to reap: .*")[1] == []
+
+    def test_says_what_was_forbidden_and_the_remedy_without_scrolling(self, ui: Ui, world: World) -> None:
+        log = ui.log(world.runs["forbidden"], "reap")
+        expect(log).to_contain_text("AirflowFailException: deleted=7 failed=2")
+        ui.shoot("log-reap-forbidden")
+        for cause in (
+            "listing pods in namespace 'team-reporting': 403 Forbidden; allow verb 'list'",
+            "2 pods not deleted: 403 Forbidden; allow verb 'delete' on resource 'pods'",
+        ):
+            assert ui.cut_off(f"- {cause}") == (1, [])
+
+
+def test_a_value_that_only_the_run_can_refuse_is_named_in_its_log(ui: Ui, world: World) -> None:
+    run_id = world.clean_up(namespaces="Team_A")
+    expect(ui.log(run_id, "list_pods")).to_contain_text("'Team_A' is not a namespace name; give names such as")
+    ui.shoot("log-list_pods-refused")
+
+
+class TestXCom:
+    @pytest.mark.parametrize(
+        ("task_id", "summary"),
+        [
+            ("list_pods", "pods: 14, in: airflow"),
+            ("classify", "9 zombies among 14 pods"),
+            ("reap", "deleted=7 failed=2; freed cpu=3.5 memory=7Gi"),
+        ],
+    )
+    def test_shows_the_summary_first(self, ui: Ui, world: World, task_id: str, summary: str) -> None:
+        value = ui.xcom(world.runs["forbidden"], task_id)
+        _expect_in_view(value, summary)
+        ui.shoot(f"xcom-{task_id}")
+
+    def test_of_two_thousand_pods_does_not_choke_the_page(self, ui: Ui, world: World) -> None:
+        pods = (
+            make_pod("staging", f"task_{number % 50}", f"run_{number % 40}", number * HOUR / 60)
+            for number in range(2_000)
+        )
+        world.cluster.put(pods)
+        run_id = world.clean_up(dry_run=True)
+        _expect_in_view(ui.xcom(run_id, "list_pods"), "pods: 20")
+        ui.shoot("xcom-list_pods-of-many")
+
+
+def _is_unfolded(name: str) -> bool:
+    return "section" not in OPTIONS[name].metadata
+
+
+def _expect_in_view(value: Locator, text: str) -> None:
+    """Without scrolling; the editor of Airflow 3 shows no more than a few lines, with spaces of its own."""
+    pattern = re.compile(re.escape(text).replace(r"\ ", r"\s"))
+    expect(value.get_by_text(pattern).first).to_be_in_viewport()
