@@ -23,6 +23,9 @@ from include.kpo_cleanup.pods import PodApi
 from include.kpo_cleanup.settings import Settings
 from tests.databases import Database, mariadb, postgresql
 
+# Airflow 3's states do not go through mysqlclient; and PyMySQL sends Airflow 2's bytes as hex, twice as long, which is
+# more than MariaDB takes by default (max_allowed_packet, 16 MiB).
+DRIVERS = {"Airflow 3": "pymysql", "Airflow 2": "mysqldb"}
 PASSING = Path(__file__).with_name("xcom_passing.py")
 
 
@@ -43,7 +46,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
                 bench.say(f"XCom: no environment with {generation} was given (--airflow-2)")
                 continue
             home = Path(folder) / generation.replace(" ", "-")
-            for database, starting in _databases(home):
+            for database, starting in _databases(home, DRIVERS[generation]):
                 bench.say(f"XComs of a run of {size:,} pods through {generation} and {database}")
                 with starting as url:
                     passed = _passes(python, url, file, home)
@@ -64,11 +67,11 @@ def _a_run(api: PodApi, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _databases(home: Path) -> Iterator[tuple[str, AbstractContextManager[str]]]:
+def _databases(home: Path, mysql_driver: str) -> Iterator[tuple[str, AbstractContextManager[str]]]:
     """The metadata databases, one after the other: name, and what starts it and gives its URL."""
     yield "SQLite", nullcontext(f"sqlite:///{home}/airflow.db")
     yield "PostgreSQL", _url(postgresql(), "psycopg2")
-    yield "MariaDB", _url(mariadb(), "pymysql")
+    yield "MariaDB", _url(mariadb(), mysql_driver)
 
 
 @contextmanager
