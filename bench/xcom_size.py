@@ -68,7 +68,7 @@ def _databases(home: Path) -> Iterator[tuple[str, AbstractContextManager[str]]]:
     """The metadata databases, one after the other: name, and what starts it and gives its URL."""
     yield "SQLite", nullcontext(f"sqlite:///{home}/airflow.db")
     yield "PostgreSQL", _url(postgresql(), "psycopg2")
-    yield "MariaDB", _url(mariadb(), "mysqldb")
+    yield "MariaDB", _url(mariadb(), "pymysql")
 
 
 @contextmanager
