@@ -32,11 +32,16 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
     least, most = bench.pods[0], bench.pods[-1]
     if least == most:
         return
-    (_, peak_least), (_, peak_most) = measured[least], measured[most]
+    (kept_least, peak_least), (kept_most, peak_most) = measured[least], measured[most]
     growth = (peak_most - peak_least) / (most - least) / KILOBYTE
     against, pods = f"its own at {least:,} pods", f"{most:,} pods"
     ours, theirs = mebibytes(peak_most), mebibytes(peak_least)
     yield Figure("listing, memory at its peak", against, pods, ours, theirs, growth, at_most(1, "KB a further pod"))
+    # What is needed for a moment is one page, however many there are.
+    working, working_least = peak_most - kept_most, peak_least - kept_least
+    ours, theirs = mebibytes(working), mebibytes(working_least)
+    name = "listing, memory beyond what is kept"
+    yield Figure(name, against, pods, ours, theirs, working / working_least, at_most(1.1))
 
 
 def _in_a_fresh_process(namespace: str) -> tuple[int, int]:

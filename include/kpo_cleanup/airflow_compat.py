@@ -91,9 +91,9 @@ def count_metric(name: str, counts: Mapping[str, int]) -> None:
 def _stats() -> Any:
     if IS_AIRFLOW_3:
         with suppress(ImportError):
-            from airflow.sdk.observability import stats  # its home since 3.2
+            from airflow.sdk.observability.stats import Stats  # its home since 3.2
 
-            return stats
+            return Stats
     from airflow.stats import Stats
 
     return Stats

@@ -22,7 +22,8 @@ from include.kpo_cleanup.vocabulary import FINISHED_STATES
 log = logging.getLogger(__name__)
 
 STATEMENT_TIMEOUT = 120  # seconds
-CHUNK = 1_000  # runs in one statement: SQLite and PostgreSQL's server-side drivers limit the bind parameters
+CHUNK = 250  # runs in one list: MariaDB rather reads the whole table than look for more, and SQLite has a limit
+MAX_TASKS = 1_000  # with more to compare each row with, it is quicker to read some rows too many
 
 # The tables and columns that are read, SELECT on which is all that a database role needs. They are spelt out
 # here, and not taken from Airflow's models, because tasks of Airflow 3 must not import those.
@@ -71,8 +72,9 @@ class SqlSource:
     ) -> Iterator[tuple[TaskInstanceKey, TaskInstance]]:
         runs = _raw_runs(connection.execute, {(key.dag_id, key.run_id) for key in keys})
         task_ids = _raw_task_ids(keys)
-        for start in range(0, len(runs), CHUNK):
-            result = _select(connection, runs[start : start + CHUNK], task_ids)
+        at_once = len(runs) if connection.dialect.name == "postgresql" else CHUNK
+        for start in range(0, len(runs), at_once):
+            result = _select(connection, runs[start : start + at_once], task_ids)
             # All at once, and unpacked: a fetch for each row and a look-up for each name cost more than the query.
             for dag_id, task_id, run_id, map_index, state, try_number, end_date, operator in result.all():
                 key = key_of(dag_id, task_id, run_id, map_index)
@@ -130,7 +132,7 @@ def _active_states() -> list[str]:
 def _raw_task_ids(keys: Collection[TaskInstanceKey]) -> list[str] | None:
     """The raw ids of the tasks, if their labels tell all of them and they are not too many to compare with."""
     labels = {key.task_id for key in keys}
-    return None if len(labels) > CHUNK or any(map(may_be_cleaned, labels)) else sorted(labels)
+    return None if len(labels) > MAX_TASKS or any(map(may_be_cleaned, labels)) else sorted(labels)
 
 
 def _raw_runs(execute: Execute, labels: set[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -35,6 +35,9 @@ from airflow.triggers.base import BaseTrigger
 from airflow.utils.session import create_session
 from airflow.utils.types import DagRunType
 
+with suppress(ImportError):  # the users, to whom Airflow's tables refer; since 2.9 they are in this provider
+    import airflow.providers.fab.auth_manager.models  # noqa: F401
+
 KEY = key_of("tries", "fails_then_defers", "tries", UNMAPPED)
 Seen = dict[str, TaskInstance]  # by step
 

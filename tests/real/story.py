@@ -96,8 +96,7 @@ class Story:
             self._kill_worker(name)
         for name in ("mapped[0]", "deferred_failed"):
             self._mark_failed(name)
-        clear = {"dag_run_id": self._run_id, "task_ids": ["cleared"], "only_failed": False, "dry_run": False}
-        self._airflow.api.request("POST", "/dags/lively/clearTaskInstances", json=clear)
+        self._clear("cleared")
         self._until("the task without retries has failed", lambda: self._tasks()["sidecar"].state == "failed")
         self._await_new_tries(tries, ("reattached", "replaced", "cleared"))
 
@@ -145,6 +144,15 @@ class Story:
         path = f"/dags/lively/dagRuns/{quote(self._run_id, safe='')}/taskInstances/{which}"
         body = {"new_state": "failed", **({} if IS_AIRFLOW_3 else {"dry_run": False})}
         self._airflow.api.request("PATCH", path, json=body)
+
+    def _clear(self, name: str) -> None:
+        if IS_AIRFLOW_3:
+            body = {"dag_run_id": self._run_id, "task_ids": [name], "only_failed": False, "dry_run": False}
+            self._airflow.api.request("POST", "/dags/lively/clearTaskInstances", json=body)
+        else:
+            # The REST API of 2.11 forgets to write the state of a task that is running; the worker's next heartbeat
+            # then undoes the rest. The UI and the command line do write it.
+            self._airflow.run("tasks", "clear", "--yes", "--task-regex", f"^{name}$", "lively")
 
     def _kill_worker(self, name: str) -> None:
         pid = self._tasks()[name].pid

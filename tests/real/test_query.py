@@ -23,7 +23,7 @@ from tests.unit.worlds import World, assert_true_answer, worlds
 
 pytestmark = pytest.mark.real
 
-ROWS = 25_000
+ROWS = 100_000
 # In the plans of the two. SQLite, which is for development only, does scan the table.
 WHOLE_TABLE = ["Seq Scan on task_instance", "task_instance ALL"]
 SERVERS = {"PostgreSQL": databases.postgresql, "MariaDB": databases.mariadb}

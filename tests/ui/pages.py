@@ -14,18 +14,28 @@ from demo.airflow import Airflow
 DAG = "/dags/kpo_cleanup"
 
 # Of all texts that match a pattern: how many there are, and which of them have an end that is not to be seen.
+# Airflow 2 has its grid, and with it the logs, in a shadow tree.
 _CUT_OFF = """pattern => {
-    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), range = document.createRange();
-    let node, found = 0, cut = [];
-    while (node = walker.nextNode()) for (const match of node.data.matchAll(new RegExp(pattern, "g"))) {
-        range.setStart(node, match.index);
-        range.setEnd(node, match.index + match[0].length);
-        let edge = window.innerWidth;
-        for (let box = node.parentElement; box; box = box.parentElement)
-            if (getComputedStyle(box).overflowX != "visible") edge = Math.min(edge, box.getBoundingClientRect().right);
-        found += 1;
-        if (range.getBoundingClientRect().right > edge) cut.push(match[0]);
-    }
+    const range = document.createRange(), cut = [];
+    let found = 0;
+    const look = text => {
+        for (const match of text.data.matchAll(new RegExp(pattern, "g"))) {
+            range.setStart(text, match.index);
+            range.setEnd(text, match.index + match[0].length);
+            let edge = window.innerWidth;
+            for (let box = text.parentElement; box; box = box.parentElement)
+                if (getComputedStyle(box).overflowX != "visible")
+                    edge = Math.min(edge, box.getBoundingClientRect().right);
+            found += 1;
+            if (range.getBoundingClientRect().right > edge) cut.push(match[0]);
+        }
+    };
+    const walk = node => {
+        if (node.nodeType == Node.TEXT_NODE) look(node);
+        node.childNodes.forEach(walk);
+        if (node.shadowRoot) walk(node.shadowRoot);
+    };
+    walk(document.body);
     return [found, cut];
 }"""
 
@@ -44,11 +54,8 @@ class Browser:
         self.page.screenshot(path=self._pictures / f"{name}.png", animations="disabled")
 
     def cut_off(self, pattern: str) -> tuple[int, list[str]]:
-        """How many texts match a pattern of JavaScript, and those among them that go beyond what is to be seen.
-
-        :param pattern: a blank in it stands for any white space.
-        """
-        found, cut = self.page.evaluate(_CUT_OFF, pattern.replace(" ", r"\s"))
+        """How many texts match a pattern of JavaScript, and those among them that go beyond what is to be seen."""
+        found, cut = self.page.evaluate(_CUT_OFF, pattern)
         return found, cut
 
     def field(self, name: str) -> Locator:
@@ -158,7 +165,7 @@ class Airflow2Ui(Browser):
     def docs(self) -> Locator:
         self._go(f"{DAG}/grid")
         self.page.get_by_text("DAG Docs").click()
-        return self.page.locator("#main, .container-fluid, body").last
+        return self.page.locator("#collapseOne")
 
     def trigger_form(self) -> Locator:
         self._go(f"{DAG}/trigger")

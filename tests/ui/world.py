@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from demo.airflow import Airflow
+from demo.airflow_settings import Config
 from demo.scratch import scratch_folder
 from demo.terminal import Terminal
 from tests.conftest import REPO
@@ -62,7 +63,11 @@ def make_world() -> Iterator[World]:
     with scratch_folder() as folder, FrozenCluster() as cluster, FaultProxy(cluster.url) as proxy:
         kubeconfig = cluster.write_kubeconfig(folder / "kubeconfig")
         kubeconfig.write_text(kubeconfig.read_text().replace(cluster.url, proxy.url))
-        config = {"kpo_cleanup": {"schedule": SCHEDULE, "namespaces": ",".join(NAMESPACES)}}
+        config: Config = {
+            "kpo_cleanup": {"schedule": SCHEDULE, "namespaces": ",".join(NAMESPACES)},
+            # A browser opens connections in advance, and each holds up one of Airflow 2's workers.
+            "webserver": {"workers": 4},
+        }
         airflow = Airflow(folder, kubeconfig, NAMESPACES[0], config=config)
         airflow.install_dags(REPO / "tests/ui/workload.py")
         airflow.start(terminal, ["kpo_cleanup", *FINISHED, RETRYING])
