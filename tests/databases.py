@@ -15,6 +15,8 @@ from pathlib import Path
 
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from tests.control_plane.processes import free_ports
+
 START_SECONDS = 60
 STOP_SECONDS = 30
 HOST = "127.0.0.1"
@@ -43,7 +45,7 @@ def postgresql(settings: Sequence[str] = ()) -> Iterator[Database]:
     programs = Path(_find("initdb", "/usr/lib/postgresql")).parent
     with ExitStack() as stack:
         folder = stack.enter_context(_folder("postgres"))
-        data, port = folder / "data", _free_port()
+        data, [port] = folder / "data", free_ports(1)
         _run(["initdb", f"--pgdata={data}", f"--username={USER}", "--auth=trust", "--encoding=UTF8"], programs, folder)
         safety = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]  # nobody wants the data after a crash
         where = [f"listen_addresses={HOST}", f"port={port}", "unix_socket_directories="]
@@ -67,7 +69,7 @@ def mariadb(settings: Sequence[str] = ()) -> Iterator[Database]:
     server = Path(_find("mariadbd", "/usr/sbin"))
     with ExitStack() as stack:
         folder = stack.enter_context(_folder("mysql"))
-        data, port, line = folder / "data", _free_port(), folder / "socket"
+        data, [port], line = folder / "data", free_ports(1), folder / "socket"
         install = [
             "mariadb-install-db",
             "--no-defaults",
@@ -148,9 +150,3 @@ def _stop(process: subprocess.Popen[bytes], stop: signal.Signals) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timezone
 from functools import cache
@@ -40,8 +40,6 @@ TASK_INSTANCE = table(
 )
 DAG_RUN = table("dag_run", column("dag_id"), column("run_id"))
 
-Execute = Callable[[Any], Iterable[Any]]
-
 
 class SqlSource:
     """One batch query for all pods, scoped by the DAGs that they name.
@@ -70,7 +68,7 @@ class SqlSource:
     def _find(
         self, connection: Connection, keys: frozenset[TaskInstanceKey]
     ) -> Iterator[tuple[TaskInstanceKey, TaskInstance]]:
-        runs = _raw_runs(connection.execute, {(key.dag_id, key.run_id) for key in keys})
+        runs = _raw_runs(connection, {(key.dag_id, key.run_id) for key in keys})
         task_ids = _raw_task_ids(keys)
         at_once = len(runs) if connection.dialect.name == "postgresql" else CHUNK
         for start in range(0, len(runs), at_once):
@@ -135,12 +133,12 @@ def _raw_task_ids(keys: Collection[TaskInstanceKey]) -> list[str] | None:
     return None if len(labels) > MAX_TASKS or any(map(may_be_cleaned, labels)) else sorted(labels)
 
 
-def _raw_runs(execute: Execute, labels: set[tuple[str, str]]) -> list[tuple[str, str]]:
+def _raw_runs(connection: Connection, labels: set[tuple[str, str]]) -> list[tuple[str, str]]:
     """All raw (dag_id, run_id) that these pairs of labels may stand for."""
     cleaned_dags = {dag for dag, _ in labels if may_be_cleaned(dag)}
     raw_dags: dict[str, set[str]] = {dag: {dag} for dag, _ in labels}
     if cleaned_dags:
-        for (dag_id,) in execute(select(DAG_RUN.c.dag_id).distinct()):
+        for (dag_id,) in connection.execute(select(DAG_RUN.c.dag_id).distinct()):
             if safe_label(dag_id) in cleaned_dags:
                 raw_dags[safe_label(dag_id)].add(dag_id)
 
@@ -156,7 +154,7 @@ def _raw_runs(execute: Execute, labels: set[tuple[str, str]]) -> list[tuple[str,
     if hidden:
         dag_ids = sorted({dag_id for dag_id, _ in hidden})
         log.debug("Looking up the run_ids of %s DAGs whose pods do not tell theirs", len(dag_ids))
-        for dag_id, run_id in execute(select(*DAG_RUN.c).where(DAG_RUN.c.dag_id.in_(dag_ids))):
+        for dag_id, run_id in connection.execute(select(*DAG_RUN.c).where(DAG_RUN.c.dag_id.in_(dag_ids))):
             if (dag_id, safe_label(run_id)) in hidden:
                 runs.add((dag_id, run_id))
     return sorted(runs)
