@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import ARRAY, String, any_, bindparam, column, func, or_, select, table, true, tuple_, union_all
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from include.kpo_cleanup.airflow_compat import BaseHook, current_try
@@ -184,21 +184,23 @@ def airflow_session() -> Iterator[Connection]:
 def metadata_connection(conn_id: str) -> Callable[[], AbstractContextManager[Connection]]:
     """An Airflow connection to the metadata database, by the hook of its own provider."""
 
-    @contextmanager
-    def connect() -> Iterator[Connection]:
+    @cache  # one for all questions of a task: opening a connection takes longer than a second look
+    def engine() -> Engine:
         try:
-            engine = BaseHook.get_hook(conn_id).get_sqlalchemy_engine()
+            # The server, or a proxy before it, may close what is idle between two questions.
+            made: Engine = BaseHook.get_hook(conn_id).get_sqlalchemy_engine({"pool_pre_ping": True})
         except Exception as error:  # whatever a missing connection, a missing provider or a driver raises
             raise TaskInstanceSourceError(
                 f"metadata_conn_id={conn_id!r} gives no database connection: {error}; it must name an Airflow "
                 "connection to the metadata database whose provider (postgres or mysql) is installed"
             ) from error
-        try:
-            with engine.connect() as connection:
-                _limit_statements(connection)
-                yield connection
-        finally:
-            engine.dispose()
+        return made
+
+    @contextmanager
+    def connect() -> Iterator[Connection]:
+        with engine().connect() as connection:
+            _limit_statements(connection)
+            yield connection
 
     return connect
 
