@@ -1,4 +1,4 @@
-"""Decode a page of a pod list: only what is kept of a pod where msgspec is installed, all of it where it is not.
+"""Decode answers about pods: only what is kept of a pod where msgspec is installed, all of it where it is not.
 
 Most of a pod is nothing that the verdict needs, ``managedFields`` above all; passing over it is some fifteen times as
 fast as making Python objects of it. Airflow 3 brings msgspec along.
@@ -75,8 +75,8 @@ class _Page(TypedDict, total=False):
     items: list[_Item]
 
 
-def decode_page(body: bytes) -> Any:
-    """The JSON of a page, with at least what is kept of a pod.
+def decode_answer(body: bytes) -> Any:
+    """The JSON of a page with at least what is kept of a pod, and of any other answer with at least its kind.
 
     :raises ValueError: where it is not JSON.
     """

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.kpo_cleanup import collector
-from include.kpo_cleanup.decode import decode_page, keeps_little
+from include.kpo_cleanup.decode import decode_answer, keeps_little
 from include.kpo_cleanup.errors import KubernetesError, SettingsError
 from include.kpo_cleanup.kube import Refused, Transient, connect, request
 from include.kpo_cleanup.pod import ID_LABELS, Pod
@@ -106,7 +106,7 @@ class PodApi:
         what = deleting(pod)
         call = partial(self._core.delete_namespaced_pod, pod.name, pod.namespace, body=body)
         try:
-            answer = request(what, call)
+            answer = request(what, call, decode_answer)
         except Refused as refusal:
             if refusal.status == 404:
                 return Deletion(Outcome.GONE, "the API server has no such pod any more")
@@ -144,7 +144,7 @@ class PodApi:
 
         def fetch(token: str | None) -> dict[str, Any]:
             paging = {"_continue": token} if token else {}
-            return request(what, partial(call, label_selector=selector, limit=PAGE_SIZE, **paging), decode_page)
+            return request(what, partial(call, label_selector=selector, limit=PAGE_SIZE, **paging), decode_answer)
 
         with ThreadPoolExecutor(1, thread_name_prefix="list") as pool:
             answer, previous, count, pages = fetch(None), None, 0, 0
