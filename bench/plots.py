@@ -32,7 +32,7 @@ def draw(points: Sequence[Point], folder: Path) -> list[Path]:
 
 
 def _draw_panel(axes, panel: Panel, points: Iterable[Point]) -> None:  # type: ignore[no-untyped-def]
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     points = sorted(points, key=lambda point: point.size)
     for series in dict.fromkeys(point.series for point in points):
@@ -42,8 +42,10 @@ def _draw_panel(axes, panel: Panel, points: Iterable[Point]) -> None:  # type: i
     axes.set(xscale="log", yscale="log", title=panel.title, xlabel=panel.size, ylabel=panel.unit)
     axes.set_xticks(sorted({point.size for point in points}))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda cost, _: f"{cost:,g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_formatter(NullFormatter())
     axes.grid(visible=True, which="major", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -1,29 +1,33 @@
-"""Reaping: 5,000 zombies by `reap`, and by the same calls one after the other."""
+"""Reaping: 5,000 zombies by `reap`, by the same calls one after the other, and as `cleanup-pods` deletes."""
 
 from __future__ import annotations
 
+import os
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+
+from kubernetes.client import V1DeleteOptions
 
 from bench.classifying import failed
 from bench.cluster import CONN_ID, Cluster, namespace_of
 from bench.distance import PLACES, distance
 from bench.results import Figure, Panel, Point, at_least, at_most, seconds
 from bench.setting import Bench
-from bench.timing import stopwatch
+from bench.timing import cpu_seconds, stopwatch
 from include.kpo_cleanup.classify import classify
 from include.kpo_cleanup.identity import TaskInstanceKey
+from include.kpo_cleanup.pod import Pod
 from include.kpo_cleanup.pods import CONCURRENT_DELETES, PodApi
 from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instances import TaskInstances
 from include.kpo_cleanup.vocabulary import Outcome
 
-ZOMBIES, SLICE = 5_000, 1_000  # the two ways take turns, a slice each
+ZOMBIES, SLICE = 5_000, 1_000  # the ways take turns, a slice each
 PANEL = Panel("reap", "Deleting zombies", "pods", "seconds")
-OURS, ONE_BY_ONE = "kpo_cleanup", "one after the other"
+OURS, ONE_BY_ONE, TYPED = "kpo_cleanup", "the same calls one after the other", "one after the other, as cleanup-pods"
 
 
 class Memory:
@@ -42,45 +46,57 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
     cluster, api = bench.cluster, PodApi(CONN_ID)
     slices = max(1, min(ZOMBIES, bench.pods[-1]) // SLICE)
     size, before = f"{slices * SLICE:,} zombies", _refusals(cluster)
+    ways: dict[str, Callable[[Sequence[Pod], Settings], object]] = {
+        OURS: partial(_reap, api),
+        ONE_BY_ONE: partial(_one_by_one, api),
+        TYPED: partial(_typed, cluster),
+    }
     for place, seconds_away in PLACES.items():
-        bench.say(f"reaping {size}, twice, API server {place}")
-        took = {OURS: 0.0, ONE_BY_ONE: 0.0}
+        bench.say(f"reaping {size}, {len(ways)} times, API server {place}")
+        took, computed = dict.fromkeys(ways, 0.0), 0.0
         for number in range(slices):
-            for name, clean_up in ((OURS, _by_reap), (ONE_BY_ONE, _one_by_one)):
+            for name, clean_up in ways.items():
                 namespace = namespace_of(900_000)
                 cluster.put(namespace, range(SLICE), is_zombie=True)
                 settings = Settings(namespaces=namespace, max_deletes=SLICE, settle_seconds=0)
+                pods = api.list_pods(settings).pods
+                computed_before = cpu_seconds()
                 with distance(seconds_away):
-                    took[name] += clean_up(api, settings)
+                    took[name] += stopwatch(partial(clean_up, pods, settings))
+                if name == OURS:
+                    computed += cpu_seconds() - computed_before
                 yield Point(PANEL, f"{name}, {place}", (number + 1) * SLICE, took[name])
                 if left := api.list_pods(settings).pods:
                     raise RuntimeError(f"{len(left)} pods are left after {name}")
-        ours, theirs = took[OURS], took[ONE_BY_ONE]
-        name = f"reap, {CONCURRENT_DELETES} at once, API server {place}"
-        yield Figure(name, ONE_BY_ONE, size, seconds(ours), seconds(theirs), theirs / ours, at_least(4))
+        what, ours = f"reap, {CONCURRENT_DELETES} at once, API server {place}", took[OURS]
+        for peer in (TYPED, ONE_BY_ONE):
+            yield Figure(what, peer, size, seconds(ours), seconds(took[peer]), took[peer] / ours, at_least(4))
+        if not seconds_away:
+            floor = computed / (os.cpu_count() or 1)
+            against = "floor: its own computing on all cores"
+            yield Figure(what, against, size, seconds(ours), seconds(floor), ours / floor, at_most(1.3))
     refused = _refusals(cluster) - before
     yield Figure("reap, refused with 429", "", size, f"{refused}", "", refused, at_most(0, "refusals"))
 
 
-def _by_reap(api: PodApi, settings: Settings) -> float:
-    pods = api.list_pods(settings).pods
+def _reap(api: PodApi, pods: Sequence[Pod], settings: Settings) -> None:
     known = TaskInstances(dict.fromkeys((pod.key for pod in pods), failed()))
     zombies = [verdict for verdict in classify(pods, known, settings, int(time.time())) if verdict.is_zombie]
-    results = []
-
-    def call() -> None:
-        results.extend(reap(zombies, api, Memory(known), settings, time.time))
-
-    took = stopwatch(call)
+    results = reap(zombies, api, Memory(known), settings, time.time)
     if {result.outcome for result in results} != {Outcome.DELETED} or len(results) != len(pods):
         raise RuntimeError(f"not all were deleted: {results[0]}")
-    return took
 
 
-def _one_by_one(api: PodApi, settings: Settings) -> float:
-    pods = api.list_pods(settings).pods
-    delete = partial(api.delete, grace_period_seconds=settings.grace_period_seconds)
-    return stopwatch(lambda: [delete(pod) for pod in pods])
+def _one_by_one(api: PodApi, pods: Sequence[Pod], settings: Settings) -> None:
+    for pod in pods:
+        api.delete(pod, settings.grace_period_seconds)
+
+
+def _typed(cluster: Cluster, pods: Sequence[Pod], settings: Settings) -> None:
+    """As `_delete_pod` of cleanup-pods does it, without the new client that it makes for each pod."""
+    options = V1DeleteOptions(grace_period_seconds=settings.grace_period_seconds)
+    for pod in pods:
+        cluster.core.delete_namespaced_pod(pod.name, pod.namespace, body=options)
 
 
 def _refusals(cluster: Cluster) -> int:
