@@ -94,3 +94,35 @@ def test_without_the_right_to_read_it_is_an_error_and_not_an_empty_answer(
     monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user="nobody"))
     with pytest.raises(TaskInstanceSourceError, match="allow SELECT on task_instance and dag_run"):
         SqlSource(metadata_connection("metadata"), "MariaDB").fetch([key_of("dag", "running", SCHEDULED, -1)])
+
+
+def test_a_second_look_sees_what_has_changed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user=READER))
+    source, key = SqlSource(metadata_connection("metadata"), "MariaDB"), key_of("dag", "failed", SCHEDULED, -1)
+    assert not source.fetch([key]).found[key].is_active
+    try:
+        _set_state(database, "failed", None)
+        assert source.fetch([key]).found[key].is_active
+    finally:
+        _set_state(database, "failed", "failed")
+
+
+def test_a_connection_that_the_server_closed_meanwhile_is_opened_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user=READER))
+    source, key = SqlSource(metadata_connection("metadata"), "MariaDB"), key_of("dag", "running", SCHEDULED, -1)
+    source.fetch([key])
+    with _connected(database, user=READER) as connection:
+        mine = connection.execute(text("SELECT connection_id()")).scalar()
+        open_ones = [row[0] for row in connection.execute(text("SHOW PROCESSLIST")) if row[0] != mine]
+        assert open_ones
+        for other in open_ones:
+            connection.execute(text(f"KILL {other}"))
+    assert source.fetch([key]).found[key].is_active
+
+
+def _set_state(database: Database, task_id: str, state: str | None) -> None:
+    with _connected(database) as connection:
+        sql = "UPDATE task_instance SET state = :state WHERE task_id = :task_id"
+        connection.execute(text(sql), {"state": state, "task_id": task_id})
