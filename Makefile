@@ -1,7 +1,7 @@
 # Everything installs what it needs into .work/, which `make clean` removes. Python 3.11 or 3.12 must be there.
 AIRFLOW_2 := 2.11.2
 AIRFLOW_3 := 3.3.2
-DATE := 2026-11-20
+DATE := $(shell sed -n 's/^NEWEST = "\(.*\)"$$/\1/p' tests/matrix.py)
 
 # Airflow 2 brings the SQLite provider along; the metadata connection of Airflow 3 needs it in the tests, which also
 # install the DAG from a Git repository.

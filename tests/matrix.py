@@ -20,6 +20,7 @@ LOGS = REPO / ".work" / "matrix"
 TESTS = ["tests/unit", "tests/dag", "tests/test_metrics.py"]
 PACKAGES = ("apache-airflow", "apache-airflow-providers-cncf-kubernetes", "kubernetes")
 TAIL = 40  # lines of the log of a row that failed
+# Of the newest dependencies; all environments of the Makefile are of this day, too.
 NEWEST = "2026-11-20"
 
 
