@@ -26,7 +26,7 @@ from include.kpo_cleanup.task_instances import TaskInstances
 from include.kpo_cleanup.vocabulary import Outcome
 
 ZOMBIES, SLICE = 5_000, 1_000  # the ways take turns, a slice each
-PANEL = Panel("reap", "Deleting zombies", "pods", "seconds")
+PANELS = {place: Panel("reap", f"Deleting zombies, API server {place}", "pods", "seconds") for place in PLACES}
 OURS, ONE_BY_ONE, TYPED = "kpo_cleanup", "the same calls one after the other", "one after the other, as cleanup-pods"
 
 
@@ -65,7 +65,7 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
                     took[name] += stopwatch(partial(clean_up, pods, settings))
                 if name == OURS:
                     computed += cpu_seconds() - computed_before
-                yield Point(PANEL, f"{name}, {place}", (number + 1) * SLICE, took[name])
+                yield Point(PANELS[place], name, (number + 1) * SLICE, took[name])
                 if left := api.list_pods(settings).pods:
                     raise RuntimeError(f"{len(left)} pods are left after {name}")
         what, ours = f"reap, {CONCURRENT_DELETES} at once, API server {place}", took[OURS]
