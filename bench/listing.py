@@ -65,15 +65,16 @@ def typed(cluster: Cluster, namespace: str) -> Iterator[Any]:
         arguments["_continue"] = pods.metadata._continue
 
 
+def raw_pages(core: Any, namespace: str) -> Callable[..., Any]:
+    """The call for a page of our listing, whose answer has the body as it comes in ``data``."""
+    selector = Settings().label_selector
+    call = core.list_namespaced_pod
+    return partial(call, namespace, limit=PAGE_SIZE, label_selector=selector, _preload_content=False)
+
+
 def read_and_throw_away(cluster: Cluster, namespace: str) -> int:
     """The least that a client can do, with the same HTTP client: of each page only its token is looked at."""
-    call: Callable[..., Any] = partial(
-        cluster.core.list_namespaced_pod,
-        namespace,
-        limit=PAGE_SIZE,
-        label_selector=Settings().label_selector,
-        _preload_content=False,
-    )
+    call = raw_pages(cluster.core, namespace)
     length, token = 0, None
     while True:
         body = call(**({"_continue": token} if token else {})).data

@@ -12,10 +12,11 @@ import tracemalloc
 from collections.abc import Iterator
 
 from bench.cluster import CONN_ID, namespace_of
+from bench.listing import raw_pages
 from bench.results import Figure, Panel, Point, at_most, mebibytes
 from bench.setting import Bench
 from include.kpo_cleanup.kube import connect
-from include.kpo_cleanup.pods import PAGE_SIZE, PodApi
+from include.kpo_cleanup.pods import PodApi
 from include.kpo_cleanup.settings import Settings
 
 PANEL = Panel("listing", "Memory of a listing", "pods", "MiB")
@@ -23,11 +24,12 @@ KILOBYTE = 1_000
 
 
 def measure(bench: Bench) -> Iterator[Figure | Point]:
-    measured = {}
+    peaks = []
     for size in bench.pods:
         namespace = bench.cluster.fill(size)
         bench.say(f"memory of listing {size:,} pods")
-        measured[size] = kept, peak, page = _in_a_fresh_process(namespace)
+        kept, peak, page = _in_a_fresh_process(namespace)
+        peaks.append(peak)
         yield Point(PANEL, "kpo_cleanup, at its peak", size, peak / 2**20)
         yield Point(PANEL, "kpo_cleanup, what is kept", size, kept / 2**20)
     pods = f"{size:,} pods"
@@ -37,9 +39,8 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
     yield Figure("listing, memory beyond what is kept", "one page of raw data", pods, ours, theirs, times, at_most(2))
     least = bench.pods[0]
     if least < size:
-        peak_least = measured[least][1]
-        growth = (peak - peak_least) / (size - least) / KILOBYTE
-        against, ours, theirs = f"its own at {least:,} pods", mebibytes(peak), mebibytes(peak_least)
+        growth = (peak - peaks[0]) / (size - least) / KILOBYTE
+        against, ours, theirs = f"its own at {least:,} pods", mebibytes(peak), mebibytes(peaks[0])
         yield Figure("listing, memory at its peak", against, pods, ours, theirs, growth, at_most(1, "KB a further pod"))
 
 
@@ -61,10 +62,7 @@ def _measure_here(namespace: str) -> None:
     tracemalloc.stop()
     assert listing.pods
     core, _ = connect(CONN_ID, 1)
-    page = core.list_namespaced_pod(
-        namespace, limit=PAGE_SIZE, label_selector=Settings().label_selector, _preload_content=False
-    )
-    print(json.dumps([kept, peak, len(page.data)]))
+    print(json.dumps([kept, peak, len(raw_pages(core, namespace)().data)]))
 
 
 if __name__ == "__main__":
