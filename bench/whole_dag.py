@@ -98,7 +98,7 @@ def _ours(namespace: str, size: int) -> None:
     conf = {
         "kubernetes_conn_id": CONN_ID,
         "namespaces": namespace,
-        "metadata_conn_id": METADATA,
+        "airflow_conn_id": METADATA,
         "max_deletes": size,
     }
     context: Any = {"params": {}, "dag_run": SimpleNamespace(conf=conf), "ti": None}

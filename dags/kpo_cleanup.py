@@ -16,7 +16,7 @@ Deletes pods that are still in the cluster although their task instance is over.
 - a pod that a live task uses; a retry may be attached to the pod of an earlier try
 - a pod with a controller, such as a Job
 - a pod with the annotation or label *kpo-cleanup/protect: "true"*
-- a pod of which this Airflow knows nothing, unless *delete_unknown_pods* is on
+- a pod of which this Airflow knows nothing, unless *delete_unmatched_pods* is on
 
 #### Settings
 

@@ -17,7 +17,7 @@ if AIRFLOW_RELEASE == (3, 2):  # there the task runner sets the metrics up; the 
     from airflow.sdk.observability.stats import Stats
 
     Stats.initialize(factory=get_stats_factory(Stats))
-count_metric("reason", {"active": 3, "finished": 2})
+count_metric("reason", {"active": 3, "orphaned": 2})
 """
 
 
@@ -36,4 +36,4 @@ def test_counters_go_out_by_reason() -> None:
         received: set[bytes] = set()
         while not any(line.endswith(b"finished:2|c") for line in received):
             received.add(statsd.recv(1000))
-    assert {b"airflow.kpo_cleanup.reason.active:3|c", b"airflow.kpo_cleanup.reason.finished:2|c"} <= received
+    assert {b"airflow.kpo_cleanup.reason.active:3|c", b"airflow.kpo_cleanup.reason.orphaned:2|c"} <= received

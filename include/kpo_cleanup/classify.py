@@ -79,7 +79,7 @@ def judge(pod: Pod, successor: Pod | None, task_instances: TaskInstances, settin
         return Verdict(pod, True, reason, "; ".join(filter(None, evidence)))
 
     if pod.unidentified:
-        return keep(Reason.UNIDENTIFIED, pod.unidentified)
+        return keep(Reason.BAD_LABELS, pod.unidentified)
     if pod.protected:
         return keep(Reason.PROTECTED, pod.protected)
     if pod.owner:
@@ -93,8 +93,8 @@ def judge(pod: Pod, successor: Pod | None, task_instances: TaskInstances, settin
     ti = task_instances.found.get(pod.key)
     if ti is None:
         old_enough = now - pod.created > settings.settle_seconds
-        verdict = zombie if settings.delete_unknown_pods and old_enough else keep
-        return verdict(Reason.UNKNOWN, "no task instance on record", f"created {ago(pod.created, now)}", containers)
+        verdict = zombie if settings.delete_unmatched_pods and old_enough else keep
+        return verdict(Reason.UNMATCHED, "no task instance on record", f"created {ago(pod.created, now)}", containers)
 
     state = task_instance_state(ti, now)
     if ti.is_active:
@@ -118,7 +118,7 @@ def judge(pod: Pod, successor: Pod | None, task_instances: TaskInstances, settin
         gate = _completed_gate(pod, ended, settings, now)
         verdict = zombie if gate.is_open else keep
         return verdict(Reason.COMPLETED, f"pod {pod.phase}, {gate.why}", state, containers)
-    return zombie(Reason.FINISHED, state, containers, _deletion(pod, now))
+    return zombie(Reason.ORPHANED, state, containers, _deletion(pod, now))
 
 
 def _superseded(pod: Pod, successor: Pod | None, ti: TaskInstance) -> str:

@@ -59,7 +59,7 @@ class Pod:
 
     @property
     def key(self) -> TaskInstanceKey:
-        """The task instance it belongs to. Only meaningful where nothing is ``unidentified``."""
+        """The task instance it belongs to. Only meaningful where nothing is ``bad_labels``."""
         return TaskInstanceKey(self.dag_id, self.task_id, self.run_id, self.map_index)
 
     @property
@@ -84,7 +84,7 @@ class Pod:
         """Read one item of a pod list.
 
         :raises ValueError: where it has no name, namespace, uid or creation time, so that it is no pod at all.
-            Anything else that is absurd (labels above all) makes a pod that is ``unidentified``.
+            Anything else that is absurd (labels above all) makes a pod that is ``bad_labels``.
         """
         metadata, status = _mapping(item.get("metadata")), _mapping(item.get("status"))
         namespace, name, uid = metadata.get("namespace"), metadata.get("name"), metadata.get("uid")

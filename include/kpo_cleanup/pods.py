@@ -109,7 +109,7 @@ class PodApi:
             answer = request(what, call, decode_answer)
         except Refused as refusal:
             if refusal.status == 404:
-                return Deletion(Outcome.GONE, "the API server has no such pod any more")
+                return Deletion(Outcome.ALREADY_GONE, "the API server has no such pod any more")
             if refusal.status == 409:
                 return Deletion(Outcome.SPARED, f"precondition: {refusal}")
             if refusal.status == 403:

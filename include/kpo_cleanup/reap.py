@@ -101,7 +101,7 @@ def reap(
             )
             of_batch = list(pool.map(look_and_delete, batch))
             results += of_batch
-            done += sum(result.outcome in (Outcome.DELETED, Outcome.DRY_RUN) for result in of_batch)
+            done += sum(result.outcome in (Outcome.DELETED, Outcome.WOULD_DELETE) for result in of_batch)
             if queue and not settings.dry_run:
                 log.info("%s deleted so far, %s pods to go", done, len(queue))
             if breaker.has_tripped:
@@ -135,7 +135,7 @@ def _look_and_delete(
     if not again.is_zombie:
         return _logged(Result(verdict, Outcome.SPARED, f"{again.reason.value} now: {again.evidence}"))
     if settings.dry_run:
-        return Result(again, Outcome.DRY_RUN)
+        return Result(again, Outcome.WOULD_DELETE)
     deletion = api.delete(pod, settings.grace_period_seconds)
     breaker.note(deletion.is_transient)
     return _logged(Result(again, deletion.outcome, deletion.detail))

@@ -61,24 +61,24 @@ def warnings_of(verdicts: Sequence[Verdict], settings: Settings) -> list[str]:
         for v in verdicts
         if v.reason is Reason.STALLED
     ]
-    unknown = [v for v in verdicts if v.reason is Reason.UNKNOWN and not v.is_zombie]
-    if unknown and not settings.delete_unknown_pods:
+    unmatched = [v for v in verdicts if v.reason is Reason.UNMATCHED and not v.is_zombie]
+    if unmatched and not settings.delete_unmatched_pods:
         lines.append(
-            f"kept {count(unknown, 'unknown pod')}: no task instance here; delete_unknown_pods=True removes such pods, "
-            "if no other Airflow uses these namespaces"
+            f"kept {count(unmatched, 'unmatched pod')}: no task instance here; delete_unmatched_pods=True removes such "
+            "pods, if no other Airflow uses these namespaces"
         )
     unresolved = [v for v in verdicts if v.reason is Reason.UNRESOLVED]
     if unresolved:
         lines.append(
             f"kept {count(unresolved, 'unresolved pod')}: the dag_id label does not tell the dag_id; "
-            "set metadata_conn_id to look in the database"
+            "set airflow_conn_id to look in the database"
         )
     return lines
 
 
 def reap_lines(results: Sequence[Result]) -> list[str]:
     """The log of a reaping, apart from the deletions, which were logged one by one."""
-    would = [r for r in results if r.outcome is Outcome.DRY_RUN]
+    would = [r for r in results if r.outcome is Outcome.WOULD_DELETE]
     lines = [
         f"would delete {r.verdict.pod.namespace}/{r.verdict.pod.name}, {r.verdict.reason.value}: {r.verdict.evidence}"
         for r in would
@@ -98,7 +98,7 @@ def reap_report(results: Sequence[Result], freed: tuple[float, int], problems: S
     """
     outcomes = count_outcomes(results)
     cpu, memory = freed
-    verb = "would free" if Outcome.DRY_RUN.value in outcomes else "freed"
+    verb = "would free" if Outcome.WOULD_DELETE.value in outcomes else "freed"
     requests = f"; {verb} cpu={cpu:g} memory={_memory(memory)}" if cpu or memory else ""
     return {
         "summary": f"{key_values(outcomes) or 'no zombies'}{requests}",

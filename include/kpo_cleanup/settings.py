@@ -14,7 +14,7 @@ CONFIG_SECTION = "kpo_cleanup"
 ALL_NAMESPACES = "*"
 DEFAULT_SCHEDULE = "*/15 * * * *"
 # Sections of the trigger form, for what is not changed from run to run.
-COMPLETED_AND_UNKNOWN = "Completed and unknown pods"
+COMPLETED_AND_UNKNOWN = "Completed and unmatched pods"
 CONNECTIONS = "Connections"
 
 _YEAR = 365 * 24 * 3600
@@ -78,7 +78,7 @@ class Settings:
         "seconds; empty = never.",
         section=COMPLETED_AND_UNKNOWN,
     )
-    delete_unknown_pods: bool = _option(
+    delete_unmatched_pods: bool = _option(
         False,  # with two Airflows in one namespace it deletes the other one's live work
         "Also delete pods for which this Airflow has no task instance at all, once older than `settle_seconds`.",
         "boolean",
@@ -91,7 +91,7 @@ class Settings:
         minLength=1,
         section=CONNECTIONS,
     )
-    metadata_conn_id: str = _option(
+    airflow_conn_id: str = _option(
         "",
         "Airflow 3: an Airflow connection to the metadata database, used in place of the Task SDK when set.",
         "string",

@@ -20,15 +20,15 @@ def choose_source(settings: Settings, running_task_instance: Any) -> TaskInstanc
     source: TaskInstanceSource
     if not IS_AIRFLOW_3:
         source = SqlSource(airflow_session, f"Airflow's session: this is Airflow {AIRFLOW_VERSION}")
-        if settings.metadata_conn_id:
-            log.warning("metadata_conn_id=%r has no effect on Airflow 2", settings.metadata_conn_id)
-    elif settings.metadata_conn_id:
-        connect = metadata_connection(settings.metadata_conn_id)
-        source = SqlSource(connect, f"the metadata connection: metadata_conn_id={settings.metadata_conn_id!r} is set")
+        if settings.airflow_conn_id:
+            log.warning("airflow_conn_id=%r has no effect on Airflow 2", settings.airflow_conn_id)
+    elif settings.airflow_conn_id:
+        connect = metadata_connection(settings.airflow_conn_id)
+        source = SqlSource(connect, f"the metadata connection: airflow_conn_id={settings.airflow_conn_id!r} is set")
     else:
         source = TaskSdkSource(
             running_task_instance.get_task_states,
-            f"the Task SDK: this is Airflow {AIRFLOW_VERSION} and metadata_conn_id is not set",
+            f"the Task SDK: this is Airflow {AIRFLOW_VERSION} and airflow_conn_id is not set",
         )
     log.info("Task instances come from %s", source.description)
     return source

@@ -191,7 +191,7 @@ def metadata_connection(conn_id: str) -> Callable[[], AbstractContextManager[Con
             made: Engine = BaseHook.get_hook(conn_id).get_sqlalchemy_engine({"pool_pre_ping": True})
         except Exception as error:  # whatever a missing connection, a missing provider or a driver raises
             raise TaskInstanceSourceError(
-                f"metadata_conn_id={conn_id!r} gives no database connection: {error}; it must name an Airflow "
+                f"airflow_conn_id={conn_id!r} gives no database connection: {error}; it must name an Airflow "
                 "connection to the metadata database whose provider (postgres or mysql) is installed"
             ) from error
         return made

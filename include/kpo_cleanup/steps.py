@@ -107,7 +107,7 @@ def reap(listing: dict[str, Any], classification: dict[str, Any]) -> dict[str, A
         log.warning("DRY RUN: nothing is deleted")
     api = PodApi(settings.kubernetes_conn_id)
     results = delete_all(zombies, api, choose_source(settings, context["ti"]), settings, time.time)
-    gone = [r.verdict.pod for r in results if r.outcome in (Outcome.DELETED, Outcome.DRY_RUN)]
+    gone = [r.verdict.pod for r in results if r.outcome in (Outcome.DELETED, Outcome.WOULD_DELETE)]
     problems = [*loaded.problems, *report.failures(results)]
     answer = report.reap_report(results, total_requests(gone), problems)
     for line in report.reap_lines(results):

@@ -8,29 +8,29 @@ from enum import Enum
 class Reason(str, Enum):
     """Why a pod is kept or deleted; in the order in which the rules are tried."""
 
-    UNIDENTIFIED = "unidentified"  # an identifying label is missing or malformed
+    BAD_LABELS = "bad_labels"  # an identifying label is missing or malformed
     PROTECTED = "protected"  # somebody asked for it to be left alone
     OWNED = "owned"  # a controller (a Job, a SparkApplication) looks after it
     TERMINATING = "terminating"  # already being deleted, and not late
     UNRESOLVED = "unresolved"  # the source cannot tell whether there is a task instance
-    UNKNOWN = "unknown"  # this Airflow has no such task instance
+    UNMATCHED = "unmatched"  # this Airflow has no such task instance
     SUPERSEDED = "superseded"  # its task instance is active, but uses another pod now
     STALLED = "stalled"  # its task itself waits for a container that does not end
     ACTIVE = "active"  # its task instance is not over
     SETTLING = "settling"  # its task instance ended a moment ago; the operator may be tidying up
     COMPLETED = "completed"  # its task instance is over, and its containers too
-    FINISHED = "finished"  # its task instance is over, its containers are not
+    ORPHANED = "orphaned"  # its task instance is over, its containers are not
 
 
 class Outcome(str, Enum):
     """What became of a zombie in ``reap``."""
 
     DELETED = "deleted"
-    GONE = "gone"  # somebody else was faster
+    ALREADY_GONE = "already_gone"  # somebody else was faster
     SPARED = "spared"  # the second look, or the precondition, said that it lives
     FAILED = "failed"
     LEFT_FOR_NEXT_RUN = "left_for_next_run"  # max_deletes was reached, or the API server did not answer
-    DRY_RUN = "dry_run"
+    WOULD_DELETE = "would_delete"
 
 
 # Airflow's terminal task instance states (airflow.utils.state.TerminalTIState). Written out so that a state

@@ -122,7 +122,7 @@ def test_a_source_that_is_down_is_never_read_as_no_task_instances(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, said: Callable[[], str]
 ) -> None:
     with database_down_for(SOURCE_QUERY):
-        run = clean_up(delete_unknown_pods=True)
+        run = clean_up(delete_unmatched_pods=True)
     assert airflow_runs.states(run)["fetch_active_tis"] == "failed"
     assert airflow_runs.states(run)["reap"] == "upstream_failed"
     assert names(core) == {"zombie"}
@@ -134,9 +134,9 @@ def test_a_source_that_is_down_is_never_read_as_no_task_instances(
 def test_a_metadata_connection_that_does_not_exist_is_named(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, said: Callable[[], str]
 ) -> None:
-    run = clean_up(metadata_conn_id="nowhere")
+    run = clean_up(airflow_conn_id="nowhere")
     assert airflow_runs.states(run)["fetch_active_tis"] == "failed"
-    assert "metadata_conn_id='nowhere' gives no database connection" in said()
+    assert "airflow_conn_id='nowhere' gives no database connection" in said()
     assert names(core) == {"zombie"}
 
 
@@ -159,7 +159,7 @@ def test_a_pod_that_has_gone_by_itself_is_reported_as_gone(
     proxy.spoil(DELETE, first(lambda: core.delete_namespaced_pod("zombie", NAMESPACE, grace_period_seconds=0)))
     run = clean_up()
     assert run.state == "success"
-    assert outcome(run) == {"other/zombie": "gone"}
+    assert outcome(run) == {"other/zombie": "already_gone"}
 
 
 def test_a_new_pod_of_the_same_name_is_spared(proxy: FaultProxy, core: client.CoreV1Api, zombie: Any) -> None:
@@ -176,7 +176,7 @@ def test_a_task_instance_that_comes_back_to_life_after_classify_spares_its_pod(
 ) -> None:
     # Attaching to a pod changes nothing on the pod: only the task instance shows it.
     run = clean_up(before=("reap", lambda: airflow_runs.set_state(collisions, "a_1", state)))
-    assert airflow_runs.result(run, "classify")["zombies_by_reason"] == {"finished": 1}
+    assert airflow_runs.result(run, "classify")["zombies_by_reason"] == {"orphaned": 1}
     assert run.state == "success"
     assert outcome(run) == {"other/zombie": "spared"}
     assert core.read_namespaced_pod("zombie", NAMESPACE).metadata.uid == zombie.metadata.uid
@@ -304,7 +304,7 @@ def test_dry_run_holds_even_where_airflow_keeps_the_conf_out_of_the_params(
 ) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__DAG_RUN_CONF_OVERRIDES_PARAMS", "False")
     run = clean_up(dry_run=True)
-    assert outcome(run) == {"other/zombie": "dry_run"}
+    assert outcome(run) == {"other/zombie": "would_delete"}
     assert names(core) == {"zombie"}
 
 
@@ -313,5 +313,5 @@ def test_the_config_is_in_force_without_a_conf(
 ) -> None:
     monkeypatch.setenv("AIRFLOW__KPO_CLEANUP__DRY_RUN", "True")
     run = clean_up()
-    assert outcome(run) == {"other/zombie": "dry_run"}
+    assert outcome(run) == {"other/zombie": "would_delete"}
     assert names(core) == {"zombie"}

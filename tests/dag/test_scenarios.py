@@ -17,7 +17,7 @@ from tests.dag.pods import Pods, create, labels_of, pods_by_role, restore, role,
 from tests.proxy import FaultProxy
 
 SOURCES: dict[str, dict[str, Any]] = (
-    {"task_sdk": {}, "metadata_connection": {"metadata_conn_id": "metadata"}} if IS_AIRFLOW_3 else {"session": {}}
+    {"task_sdk": {}, "metadata_connection": {"airflow_conn_id": "metadata"}} if IS_AIRFLOW_3 else {"session": {}}
 )
 LONG = safe_label(workload.LONG)
 
@@ -36,15 +36,15 @@ CHANGES: list[tuple[str, str, int, str | None]] = [
     ("collisions", "a_1", -1, "running"),
 ]
 ZOMBIES = {
-    "workload.sidecar#1": "finished",
-    "workload.eks#1": "finished",
+    "workload.sidecar#1": "orphaned",
+    "workload.eks#1": "orphaned",
     "workload.replaced#1": "superseded",
-    "workload.mapped[1]#1": "finished",
-    "workload.group.member#1": "finished",
-    "workload.a[0]#1": "finished",
-    "workload.a_1#1": "finished",  # although a mapped 1, which reads the same, is running
-    "collisions.a[0]#1": "finished",
-    "collisions.a[1]#1": "finished",  # although a_1 is running
+    "workload.mapped[1]#1": "orphaned",
+    "workload.group.member#1": "orphaned",
+    "workload.a[0]#1": "orphaned",
+    "workload.a_1#1": "orphaned",  # although a mapped 1, which reads the same, is running
+    "collisions.a[0]#1": "orphaned",
+    "collisions.a[1]#1": "orphaned",  # although a_1 is running
 }
 KEPT = {
     "workload.stalled#1": "stalled",
@@ -61,8 +61,8 @@ KEPT = {
     "workload.decorated#1": "completed",
     "workload.job#1": "owned",
     "workload.protected#1": "protected",
-    "staging.task#1": "unknown",
-    "stranger": "unidentified",
+    "staging.task#1": "unmatched",
+    "stranger": "bad_labels",
 }
 # Only SQL tells the try that a task is at, and which DAG has an id that does not fit into a label.
 LONG_DAG_POD = f"{LONG}.task#1"
@@ -110,7 +110,7 @@ def source(request: pytest.FixtureRequest) -> dict[str, Any]:
 def _expected_for(source: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
     if IS_AIRFLOW_3 and not source:
         return ZOMBIES, {**KEPT, LONG_DAG_POD: "unresolved", CHECKED_POD: "active"}
-    return {**ZOMBIES, LONG_DAG_POD: "finished", CHECKED_POD: "superseded"}, KEPT
+    return {**ZOMBIES, LONG_DAG_POD: "orphaned", CHECKED_POD: "superseded"}, KEPT
 
 
 def _outcomes(report: dict[str, Any], pods: Pods) -> dict[str, tuple[str, str]]:
@@ -126,7 +126,7 @@ def test_a_dry_run_says_what_would_go_and_sends_no_delete(
     assert set(airflow_runs.states(run).values()) == {"success"}
     assert airflow_runs.result(run, "classify")["kept_by_reason"] == dict(Counter(kept.values()))
     report = airflow_runs.result(run, "reap")
-    assert _outcomes(report, pods) == {pod: (reason, "dry_run") for pod, reason in zombies.items()}
+    assert _outcomes(report, pods) == {pod: (reason, "would_delete") for pod, reason in zombies.items()}
     assert not [line for line in proxy.requests if not line.startswith("GET ")]
     assert set(pods_by_role(core)) == set(pods)
 
@@ -161,7 +161,7 @@ def test_completed_and_unknown_pods_go_where_the_settings_say_so(
         "kpo_cleanup",
         settle_seconds=0,
         dry_run=True,
-        delete_unknown_pods=True,
+        delete_unmatched_pods=True,
         delete_pods_on_failure=True,
         ttl_seconds_after_finished=0,
         **source,
@@ -170,11 +170,11 @@ def test_completed_and_unknown_pods_go_where_the_settings_say_so(
         "workload.kept#1": "completed",
         "workload.broken#1": "completed",
         "workload.decorated#1": "completed",
-        "staging.task#1": "unknown",
+        "staging.task#1": "unmatched",
     }
     expected = {**_expected_for(source)[0], **more}
     assert _outcomes(airflow_runs.result(run, "reap"), pods) == {
-        pod: (reason, "dry_run") for pod, reason in expected.items()
+        pod: (reason, "would_delete") for pod, reason in expected.items()
     }
 
 

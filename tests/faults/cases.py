@@ -41,7 +41,7 @@ class Does(StrEnum):
     RUN_FAILS = "`list_pods` fails at once and is not tried again. Nothing is deleted."
     DELETE_RETRIES = f"Up to {ATTEMPTS} tries, then the pod is `failed`."
     DELETE_FAILS = "The pod is `failed` at once."
-    GONE = "The pod is `gone`. The run is green."
+    ALREADY_GONE = "The pod is `already_gone`. The run is green."
     SPARED = "The pod is `spared`. The run is green."
     FETCH_FAILS = "`fetch_active_tis` fails. Nothing is deleted."
 
@@ -94,7 +94,7 @@ class PodCase:
 
     @property
     def is_zombie(self) -> bool:
-        return self.reason is Reason.FINISHED
+        return self.reason is Reason.ORPHANED
 
 
 def says_pattern(says: str, **names: str) -> re.Pattern[str]:
@@ -353,7 +353,7 @@ DELETE_CASES = [
     Case(
         "deed-done-reset",
         "the connection is reset after the API server has deleted the pod",
-        Does.GONE,
+        Does.ALREADY_GONE,
         "the API server has no such pod any more",
         "Nothing.",
         proxy.too_late(proxy.reset),
@@ -361,7 +361,7 @@ DELETE_CASES = [
     Case(
         "deed-done-silent",
         "the API server deletes the pod, but its answer gets lost",
-        Does.GONE,
+        Does.ALREADY_GONE,
         "the API server has no such pod any more",
         "Nothing.",
         proxy.too_late(proxy.silent),
@@ -369,7 +369,7 @@ DELETE_CASES = [
     Case(
         "deed-done-garbled",
         "the API server deletes the pod, but its answer is not JSON",
-        Does.GONE,
+        Does.ALREADY_GONE,
         "the API server has no such pod any more",
         "Nothing.",
         proxy.too_late(proxy.answer(200, LOGIN_PAGE)),
@@ -377,7 +377,7 @@ DELETE_CASES = [
     Case(
         "404",
         "the pod is gone already (404)",
-        Does.GONE,
+        Does.ALREADY_GONE,
         "the API server has no such pod any more",
         "Nothing.",
         proxy.status(404, "NotFound", 'pods "zombie" not found'),
@@ -480,7 +480,7 @@ SOURCE_CASES = [
         "sdk-nonsense",
         "the Task SDK answers something else",
         "the Task SDK answered 'None' to {'dag_id': …",
-        "This Airflow may be too new. Set `metadata_conn_id`, and report it as a bug.",
+        "This Airflow may be too new. Set `airflow_conn_id`, and report it as a bug.",
         lambda: _sdk(lambda **_: None),
     ),
     SourceCase(
@@ -494,9 +494,9 @@ SOURCE_CASES = [
     SourceCase(
         "no-such-connection",
         "the metadata connection does not exist",
-        "metadata_conn_id='nowhere' gives no database connection: …; it must name an Airflow connection to the "
+        "airflow_conn_id='nowhere' gives no database connection: …; it must name an Airflow connection to the "
         "metadata database whose provider (postgres or mysql) is installed",
-        "Create the connection, or correct `metadata_conn_id`.",
+        "Create the connection, or correct `airflow_conn_id`.",
         lambda: SqlSource(metadata_connection("nowhere"), "the metadata connection"),
     ),
 ]
@@ -505,32 +505,32 @@ SOURCE_CASES = [
 _OWNER = {"apiVersion": "batch/v1", "kind": "Job", "name": "nightly", "uid": "7f0b2c1e-5f1c-4c3e-9d53-9a1b2c3d4e5f"}
 POD_CASES = [
     *(
-        PodCase(f"{name}-{how}", f"label `{name}` is {how}", Reason.UNIDENTIFIED, {name: value})
+        PodCase(f"{name}-{how}", f"label `{name}` is {how}", Reason.BAD_LABELS, {name: value})
         for name in ("dag_id", "task_id", "run_id", "try_number")
         for how, value in (("missing", None), ("empty", ""))
     ),
     *(
-        PodCase(f"{name}-{value or 'empty'}", f"label `{name}` is `{value}`", Reason.UNIDENTIFIED, {name: value})
+        PodCase(f"{name}-{value or 'empty'}", f"label `{name}` is `{value}`", Reason.BAD_LABELS, {name: value})
         for name in ("try_number", "map_index")
         for value in ("one", "1.0", "01", "1e3", "0x1", "2147483648", "9" * 63)
     ),
-    PodCase("map_index-empty", "label `map_index` is empty", Reason.UNIDENTIFIED, {"map_index": ""}),
-    PodCase("no-kpo", "not labelled as a pod of the operator", Reason.UNIDENTIFIED, {"kubernetes_pod_operator": None}),
+    PodCase("map_index-empty", "label `map_index` is empty", Reason.BAD_LABELS, {"map_index": ""}),
+    PodCase("no-kpo", "not labelled as a pod of the operator", Reason.BAD_LABELS, {"kubernetes_pod_operator": None}),
     PodCase(
         "kpo-true",
         "label `kubernetes_pod_operator` is `true`, not `True`",
-        Reason.UNIDENTIFIED,
+        Reason.BAD_LABELS,
         {"kubernetes_pod_operator": "true"},
     ),
-    PodCase("try-0", "label `try_number` is `0`", Reason.FINISHED, {"try_number": "0"}),
-    PodCase("try-max", "the largest try number", Reason.FINISHED, {"try_number": "2147483647"}),
-    PodCase("map_index-other", "a map index that its task does not have", Reason.UNKNOWN, {"map_index": "7"}),
-    PodCase("no-such-dag", "a DAG that this Airflow does not know", Reason.UNKNOWN, {"dag_id": "elsewhere"}),
-    PodCase("case-matters", "an id that differs in upper and lower case", Reason.UNKNOWN, {"dag_id": "Orders"}),
-    PodCase("63-characters", "an id of 63 characters", Reason.FINISHED, {"task_id": "t" * 63}),
-    PodCase("like-a-hash", "an id that ends like a hash", Reason.FINISHED, {"dag_id": "orders-0123456ab"}),
-    PodCase("checked", "checked off by its operator, but still running", Reason.FINISHED, {"already_checked": "True"}),
-    PodCase("checked-odd", "label `already_checked` is `maybe`", Reason.FINISHED, {"already_checked": "maybe"}),
+    PodCase("try-0", "label `try_number` is `0`", Reason.ORPHANED, {"try_number": "0"}),
+    PodCase("try-max", "the largest try number", Reason.ORPHANED, {"try_number": "2147483647"}),
+    PodCase("map_index-other", "a map index that its task does not have", Reason.UNMATCHED, {"map_index": "7"}),
+    PodCase("no-such-dag", "a DAG that this Airflow does not know", Reason.UNMATCHED, {"dag_id": "elsewhere"}),
+    PodCase("case-matters", "an id that differs in upper and lower case", Reason.UNMATCHED, {"dag_id": "Orders"}),
+    PodCase("63-characters", "an id of 63 characters", Reason.ORPHANED, {"task_id": "t" * 63}),
+    PodCase("like-a-hash", "an id that ends like a hash", Reason.ORPHANED, {"dag_id": "orders-0123456ab"}),
+    PodCase("checked", "checked off by its operator, but still running", Reason.ORPHANED, {"already_checked": "True"}),
+    PodCase("checked-odd", "label `already_checked` is `maybe`", Reason.ORPHANED, {"already_checked": "maybe"}),
     *(
         PodCase(
             f"protect-{value or 'empty'}",
@@ -544,23 +544,23 @@ POD_CASES = [
     PodCase(
         "protect-false",
         f"annotation `{PROTECT_KEY}` is `False`",
-        Reason.FINISHED,
+        Reason.ORPHANED,
         metadata={"annotations": {PROTECT_KEY: " False "}},
     ),
     PodCase(
         "unicode",
         "annotations with any Unicode",
-        Reason.FINISHED,
+        Reason.ORPHANED,
         metadata={"annotations": {"note": "Ünïcödé 🚀 \u202e\u200b ‮ \\ \" ' \t\n </script> %s {0} ${HOME}"}},
     ),
     PodCase(
         "large-annotation",
         "an annotation of 200 kB",
-        Reason.FINISHED,
+        Reason.ORPHANED,
         metadata={"annotations": {"spec": "{[" * 100_000}},
     ),
     PodCase("owned", "a controller", Reason.OWNED, metadata={"ownerReferences": [{**_OWNER, "controller": True}]}),
-    PodCase("owner", "an owner that is no controller", Reason.FINISHED, metadata={"ownerReferences": [_OWNER]}),
+    PodCase("owner", "an owner that is no controller", Reason.ORPHANED, metadata={"ownerReferences": [_OWNER]}),
 ]
 
 _INTRODUCTION = f"""# What goes wrong, and what the run then does
@@ -586,7 +586,7 @@ _SOURCE_INTRODUCTION = f"""No answer is never read as "there are no task instanc
 again twice. The same faults at the second look, in `reap`: the pods of that look (up to {BATCH}) are `failed`, the
 rest are `left_for_next_run`, and `reap` fails. What was deleted before stays deleted, rightly."""
 _POD_INTRODUCTION = """What a pod with odd labels is taken for, if it runs and its task instance failed long ago. A
-pod that is not `finished` is kept."""
+pod that is not `orphaned` is kept."""
 
 
 def _row(cells: Iterable[str]) -> str:

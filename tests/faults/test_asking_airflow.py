@@ -103,7 +103,7 @@ def pods(server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> lis
 
 def clean_up(api: PodApi, namespace: str, source: TaskInstanceSource) -> list[reap_module.Result]:
     """The steps of a run, where every pod found unknown would go at once."""
-    settings = Settings(namespaces=namespace, settle_seconds=0, delete_unknown_pods=True)
+    settings = Settings(namespaces=namespace, settle_seconds=0, delete_unmatched_pods=True)
     listed = api.list_pods(settings).pods
     verdicts = classify(listed, source.fetch({pod.key for pod in listed}), settings, int(time.time()) + 1)
     doomed = [verdict for verdict in verdicts if verdict.is_zombie]

@@ -115,7 +115,7 @@ def test_each_odd_pod_has_its_documented_reason_and_only_zombies_go(
     assert_only_these_go(server, api, settings, source, zombies)
 
 
-@pytest.mark.parametrize("case", [case for case in POD_CASES if case.reason is Reason.UNIDENTIFIED], ids=lambda c: c.id)
+@pytest.mark.parametrize("case", [case for case in POD_CASES if case.reason is Reason.BAD_LABELS], ids=lambda c: c.id)
 def test_the_evidence_names_the_label_that_is_wrong(
     server: Server, api: PodApi, settings: Settings, case: PodCase
 ) -> None:
@@ -141,7 +141,7 @@ def test_an_id_of_250_characters_is_found_by_its_cleaned_label(
     )
     verdicts = classify(api.list_pods(settings).pods, told, settings, in_a_minute())
     assert {verdict.pod.name: verdict.reason for verdict in verdicts} == {
-        "over": Reason.FINISHED,
+        "over": Reason.ORPHANED,
         "live": Reason.ACTIVE,
     }
 
@@ -159,7 +159,7 @@ def random_pods(seed: int, count: int) -> Iterator[tuple[str, dict[str, str], di
     text = string.ascii_letters + string.digits
     annotation = text + " \t\n\r\0\"'\\{}[]<>&%$#äßπ漢🚀\u202e\u200b\ufeff\u2028"
     for number in range(count):
-        labels, reason = dict(LABELS), Reason.FINISHED
+        labels, reason = dict(LABELS), Reason.ORPHANED
         metadata: dict[str, Any] = {}
         metadata["annotations"] = {
             f"note-{n}": "".join(choose.choices(annotation, k=choose.randrange(200)))
@@ -174,7 +174,7 @@ def random_pods(seed: int, count: int) -> Iterator[tuple[str, dict[str, str], di
             labels["map_index"] = choose.choice(["0", "7", "2147483647"])
         # From the weakest reason to the strongest, so that the last one that is chosen is the one that counts.
         if choose.random() < 0.2:
-            labels["dag_id"], reason = choose.choice(["Orders", "staging", "x" * 63]), Reason.UNKNOWN
+            labels["dag_id"], reason = choose.choice(["Orders", "staging", "x" * 63]), Reason.UNMATCHED
         if choose.random() < 0.15:
             metadata["ownerReferences"] = [
                 {"apiVersion": "v1", "kind": "ReplicationController", "name": "rc", "uid": "1", "controller": True}
@@ -194,7 +194,7 @@ def random_pods(seed: int, count: int) -> Iterator[tuple[str, dict[str, str], di
                 del labels[name]
             else:
                 labels[name] = ""
-            reason = Reason.UNIDENTIFIED
+            reason = Reason.BAD_LABELS
         yield f"pod-{number}", labels, metadata, reason
 
 
@@ -217,7 +217,7 @@ def test_a_thousand_at_random(server: Server, api: PodApi, settings: Settings, r
     }
     assert not wrong
     assert len(verdicts) == len(made)
-    zombies = {name for name, reason in expected.items() if reason is Reason.FINISHED}
+    zombies = {name for name, reason in expected.items() if reason is Reason.ORPHANED}
     assert len(zombies) > len(made) / 5  # the draw has some of everything
-    assert set(expected.values()) == {*map(Reason, ("finished", "unknown", "owned", "protected", "unidentified"))}
+    assert set(expected.values()) == {*map(Reason, ("orphaned", "unmatched", "owned", "protected", "bad_labels"))}
     assert_only_these_go(server, api, settings, source, zombies)

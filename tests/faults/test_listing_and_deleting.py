@@ -260,7 +260,7 @@ class TestDeleting:
         with within(BOUND):
             deletion = api.delete(zombie, 0)
         # Where half of the answer came, or none, the API server may have done it at the first attempt.
-        assert deletion.outcome in (Outcome.DELETED, Outcome.GONE)
+        assert deletion.outcome in (Outcome.DELETED, Outcome.ALREADY_GONE)
         assert requests_like(server, DELETE) == ATTEMPTS
         assert set(server.pods(zombie.namespace)) == {"bystander"}
 
@@ -272,7 +272,7 @@ class TestDeleting:
         server.proxy.spoil(DELETE, case.fault, times=1 if deed_done else None)
         with within(BOUND):
             deletion = api.delete(zombie, 0)
-        outcomes = {Does.GONE: Outcome.GONE, Does.SPARED: Outcome.SPARED}
+        outcomes = {Does.ALREADY_GONE: Outcome.ALREADY_GONE, Does.SPARED: Outcome.SPARED}
         assert deletion.outcome is outcomes.get(case.does, Outcome.FAILED)
         assert deletion.is_transient is (case.does is Does.DELETE_RETRIES)
         assert says_pattern(case.says, namespace=zombie.namespace, pod="zombie").search(deletion.detail)
@@ -283,7 +283,7 @@ class TestDeleting:
 
     def test_a_pod_that_vanished_is_gone(self, server: Server, api: PodApi, zombie: Pod) -> None:
         server.delete(zombie.namespace, "zombie")
-        assert api.delete(zombie, 0).outcome is Outcome.GONE
+        assert api.delete(zombie, 0).outcome is Outcome.ALREADY_GONE
         assert requests_like(server, DELETE) == 1
 
     def test_a_new_pod_of_the_same_name_is_spared(self, server: Server, api: PodApi, zombie: Pod) -> None:

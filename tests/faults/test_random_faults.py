@@ -107,7 +107,7 @@ options = st.fixed_dictionaries(
         "delete_completed_pods": st.booleans(),
         "delete_pods_on_failure": st.booleans(),
         "ttl_seconds_after_finished": st.sampled_from([None, None, 0, 3_600]),
-        "delete_unknown_pods": st.booleans(),
+        "delete_unmatched_pods": st.booleans(),
         "grace_period_seconds": st.sampled_from([0, 0, -1, 30]),
         "max_deletes": st.sampled_from([500, 500, 1, 3]),
         "dry_run": st.sampled_from([False, False, False, True]),
@@ -284,7 +284,7 @@ class Airflow(RuleBasedStateMachine):
         for result in results:
             event(f"{result.verdict.reason.value}: {result.outcome.value}")
             pod = after.get(result.verdict.pod.uid)
-            if result.outcome is Outcome.GONE:
+            if result.outcome is Outcome.ALREADY_GONE:
                 assert pod is None
             elif result.outcome is Outcome.DELETED:
                 assert pod is None or world.is_terminating(pod)

@@ -86,7 +86,7 @@ def test_two_runs_at_once_do_not_get_in_each_others_way(server: Server, api: Pod
         other_run.update(clean_up(api, namespace, source))
 
     server.proxy.spoil("DELETE ", proxy.first(run_the_other), times=1)
-    assert outcomes(clean_up(api, namespace, source)) == {"zombie": Outcome.GONE}
+    assert outcomes(clean_up(api, namespace, source)) == {"zombie": Outcome.ALREADY_GONE}
     assert outcomes(other_run) == {"zombie": Outcome.DELETED}
     assert set(server.pods(namespace)) == {"live"}
 

@@ -143,7 +143,7 @@ def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings
         return False
     task = source.tasks.get(key)
     if task is None:
-        return settings.delete_unknown_pods and now - epoch(metadata["creationTimestamp"]) > settings.settle_seconds
+        return settings.delete_unmatched_pods and now - epoch(metadata["creationTimestamp"]) > settings.settle_seconds
     if not task.is_over:
         has_newer = any(
             key_of(other) == key

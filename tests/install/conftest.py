@@ -20,7 +20,7 @@ from tests.dag.pods import create, labels_of
 
 NAMESPACE = "airflow"
 # All pods of which this Airflow knows nothing are zombies here: any pod shows then that a run did its work.
-OPTIONS = {"schedule": "None", "settle_seconds": 0, "delete_unknown_pods": True}
+OPTIONS = {"schedule": "None", "settle_seconds": 0, "delete_unmatched_pods": True}
 
 MakeAirflow = Callable[..., Airflow]
 Pods = Callable[[], set[str]]

@@ -37,7 +37,7 @@ CONFIG: Config = {
         "schedule": "* * * * *",
         "settle_seconds": SETTLE_SECONDS,
         "kubernetes_conn_id": "witnessed",
-        "metadata_conn_id": "metadata",  # Airflow 2 has no use for it, and says so
+        "airflow_conn_id": "metadata",  # Airflow 2 has no use for it, and says so
     },
 }
 

@@ -61,7 +61,7 @@ def test_the_schedule_made_three_runs_or_more_and_all_went_well(evidence: Eviden
 def test_the_task_instances_came_from_where_they_should(evidence: Evidence, folder: Path) -> None:
     logs = [path.read_text() for path in folder.glob("task-logs/dag_id=kpo_cleanup/*/task_id=fetch_active_tis/*.log")]
     assert len(logs) >= len(evidence.cleanups)
-    source = "the metadata connection: metadata_conn_id='metadata' is set" if IS_AIRFLOW_3 else "Airflow's session"
+    source = "the metadata connection: airflow_conn_id='metadata' is set" if IS_AIRFLOW_3 else "Airflow's session"
     assert [log for log in logs if f"Task instances come from {source}" not in log] == []
 
 

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.ui, pytest.mark.timeout(900)]
 
 expect.set_options(timeout=60_000)  # milliseconds; the machine may be busy with other tests
 
-KEPT = "kept: owned=1 unknown=1 stalled=1 active=1 completed=1"
+KEPT = "kept: owned=1 unmatched=1 stalled=1 active=1 completed=1"
 ROWS = 10  # zombies
 OUTCOMES = {"reaped": "success", "nothing": "skipped", "forbidden": "failed"}
 
@@ -110,9 +110,9 @@ def test_what_is_cut_off_would_be_noticed(ui: Ui, world: World) -> None:
 class TestLogOfClassify:
     def test_shows_every_zombie_with_nothing_cut_off(self, ui: Ui, world: World) -> None:
         log = ui.log(world.runs["reaped"], "classify")
-        expect(log).to_contain_text(f"{ROWS} zombies among 15 pods (superseded=1 finished=9); {KEPT}")
+        expect(log).to_contain_text(f"{ROWS} zombies among 15 pods (superseded=1 orphaned=9); {KEPT}")
         ui.shoot("log-classify")
-        found, cut = ui.cut_off(r"\d+ (h|min|d) +(finished|superseded) .*")
+        found, cut = ui.cut_off(r"\d+ (h|min|d) +(orphaned|superseded) .*")
         assert (found, cut) == (ROWS, [])
 
     def test_warns_of_a_task_that_hangs_with_the_culprit_in_view(self, ui: Ui, world: World) -> None:

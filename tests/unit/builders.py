@@ -60,7 +60,7 @@ def make_verdict(**overrides: Any) -> Verdict:
     values: dict[str, Any] = {
         "pod": make_pod(),
         "is_zombie": True,
-        "reason": Reason.FINISHED,
+        "reason": Reason.ORPHANED,
         "evidence": "TI failed 1 h ago",
     }
     return Verdict(**{**values, **overrides})

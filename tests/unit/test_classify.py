@@ -70,84 +70,84 @@ def assert_zombie(verdict: Verdict, reason: Reason) -> None:
 # All of it on top of a running pod whose task instance failed an hour ago.
 KEEP_RULES = [
     pytest.param(
-        Reason.UNIDENTIFIED,
+        Reason.BAD_LABELS,
         {"pod": {"unidentified": "label task_id is missing"}},
         {"pod": {"unidentified": ""}},
-        Reason.FINISHED,
+        Reason.ORPHANED,
         id="a pod that an identifying label is missing on is kept",
     ),
     pytest.param(
         Reason.PROTECTED,
         {"pod": {"protected": "kpo-cleanup/protect=true"}},
         {"pod": {"protected": ""}},
-        Reason.FINISHED,
+        Reason.ORPHANED,
         id="a protected pod is kept",
     ),
     pytest.param(
         Reason.OWNED,
         {"pod": {"owner": "Job/nightly"}},
         {"pod": {"owner": ""}},
-        Reason.FINISHED,
+        Reason.ORPHANED,
         id="a pod with a controller is left to it",
     ),
     pytest.param(
         Reason.TERMINATING,
         {"pod": {"deletion_deadline": NOW - SETTLE}},
         {"pod": {"deletion_deadline": NOW - SETTLE - 1}},
-        Reason.FINISHED,
+        Reason.ORPHANED,
         id="a pod that is being deleted is kept until its deadline and the margin have passed",
     ),
     pytest.param(
         Reason.TERMINATING,
         {"pod": {"deletion_deadline": NOW + DAY}},
         {"pod": {"deletion_deadline": None}},
-        Reason.FINISHED,
+        Reason.ORPHANED,
         id="a pod with a long grace period is kept while that lasts",
     ),
     pytest.param(
         Reason.UNRESOLVED,
-        {"ti": NO_TI, "unresolved": True, "delete_unknown_pods": True},
-        {"ti": NO_TI, "unresolved": False, "delete_unknown_pods": True},
-        Reason.UNKNOWN,
-        id="a pod whose task instance the source cannot look up is kept even where unknown pods go",
+        {"ti": NO_TI, "unresolved": True, "delete_unmatched_pods": True},
+        {"ti": NO_TI, "unresolved": False, "delete_unmatched_pods": True},
+        Reason.UNMATCHED,
+        id="a pod whose task instance the source cannot look up is kept even where unmatched pods go",
     ),
     pytest.param(
-        Reason.UNKNOWN,
+        Reason.UNMATCHED,
         {"ti": NO_TI},
         {"ti": FINISHED},
-        Reason.FINISHED,
+        Reason.ORPHANED,
         id="not knowing a task instance is not knowing that it is over",
     ),
     pytest.param(
-        Reason.UNKNOWN,
-        {"ti": NO_TI, "delete_unknown_pods": False},
-        {"ti": NO_TI, "delete_unknown_pods": True},
-        Reason.UNKNOWN,
-        id="an unknown pod is kept unless the settings let it go",
+        Reason.UNMATCHED,
+        {"ti": NO_TI, "delete_unmatched_pods": False},
+        {"ti": NO_TI, "delete_unmatched_pods": True},
+        Reason.UNMATCHED,
+        id="an unmatched pod is kept unless the settings let it go",
     ),
     pytest.param(
-        Reason.UNKNOWN,
-        {"ti": NO_TI, "delete_unknown_pods": True, "pod": {"created": NOW - SETTLE}},
-        {"ti": NO_TI, "delete_unknown_pods": True, "pod": {"created": NOW - SETTLE - 1}},
-        Reason.UNKNOWN,
-        id="an unknown pod must be older than the settling time",
+        Reason.UNMATCHED,
+        {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"created": NOW - SETTLE}},
+        {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"created": NOW - SETTLE - 1}},
+        Reason.UNMATCHED,
+        id="an unmatched pod must be older than the settling time",
     ),
     pytest.param(
-        Reason.UNKNOWN,
-        {"ti": NO_TI, "delete_unknown_pods": True, "pod": {"created": NOW + HOUR}},
-        {"ti": NO_TI, "delete_unknown_pods": True, "pod": {"created": NOW - HOUR}},
-        Reason.UNKNOWN,
-        id="an unknown pod from the future is kept",
+        Reason.UNMATCHED,
+        {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"created": NOW + HOUR}},
+        {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"created": NOW - HOUR}},
+        Reason.UNMATCHED,
+        id="an unmatched pod from the future is kept",
     ),
     pytest.param(
         Reason.STALLED,
         {"ti": ACTIVE, "pod": {"containers": (ended(), running("sidecar"))}},
         {"ti": FINISHED, "pod": {"containers": (ended(), running("sidecar"))}},
-        Reason.FINISHED,
+        Reason.ORPHANED,
         id="a task that hangs on its sidecar is warned about and becomes a zombie when it has failed",
     ),
     pytest.param(
-        Reason.ACTIVE, {"ti": ACTIVE}, {"ti": FINISHED}, Reason.FINISHED, id="the pod of an active task is kept"
+        Reason.ACTIVE, {"ti": ACTIVE}, {"ti": FINISHED}, Reason.ORPHANED, id="the pod of an active task is kept"
     ),
     pytest.param(
         Reason.ACTIVE,
@@ -181,49 +181,49 @@ KEEP_RULES = [
         Reason.SETTLING,
         {"ti": make_ti(ended=NOW - SETTLE + 1)},
         {"ti": make_ti(ended=NOW - SETTLE)},
-        Reason.FINISHED,
+        Reason.ORPHANED,
         id="a task instance settles before its pod is a zombie",
     ),
     pytest.param(
         Reason.SETTLING,
         {"ti": make_ti(ended=NOW)},
         {"ti": make_ti(ended=NOW), "settle_seconds": 0},
-        Reason.FINISHED,
+        Reason.ORPHANED,
         id="nothing settles where settle_seconds is zero",
     ),
     pytest.param(
         Reason.SETTLING,
         {"ti": make_ti(ended=NOW + DAY)},
         {"ti": make_ti(ended=NOW - DAY)},
-        Reason.FINISHED,
+        Reason.ORPHANED,
         id="an end in the future has not settled",
     ),
     pytest.param(
         Reason.SETTLING,
         {"ti": TaskInstance("success"), "pod": {"created": NOW - DAY, "containers": (ended(since=NOW - 1),)}},
         {"ti": TaskInstance("success"), "pod": {"created": NOW - DAY, "containers": (ended(since=NOW - SETTLE),)}},
-        Reason.FINISHED,
+        Reason.ORPHANED,
         id="without an end on record the end of a container counts",
     ),
     pytest.param(
         Reason.SETTLING,
         {"ti": TaskInstance("success"), "pod": {"created": NOW - DAY, "containers": (running(since=NOW - 1),)}},
         {"ti": TaskInstance("success"), "pod": {"created": NOW - DAY, "containers": (running(since=NOW - SETTLE),)}},
-        Reason.FINISHED,
+        Reason.ORPHANED,
         id="without any end the start of a container counts",
     ),
     pytest.param(
         Reason.SETTLING,
         {"ti": TaskInstance("success"), "pod": {"created": NOW - SETTLE + 1, "containers": ()}},
         {"ti": TaskInstance("success"), "pod": {"created": NOW - SETTLE, "containers": ()}},
-        Reason.FINISHED,
+        Reason.ORPHANED,
         id="without any container the creation of the pod counts",
     ),
     pytest.param(
         Reason.SETTLING,
         {"ti": TaskInstance("success"), "pod": {"containers": (ended(since=NOW + DAY),)}},
         {"ti": TaskInstance("success"), "pod": {"containers": (ended(since=NOW - DAY),)}},
-        Reason.FINISHED,
+        Reason.ORPHANED,
         id="a kubelet whose clock is ahead does not make a task instance settle",
     ),
     pytest.param(
@@ -237,7 +237,7 @@ KEEP_RULES = [
         Reason.COMPLETED,
         {"pod": {"phase": "Failed"}},
         {"pod": {"phase": "Running"}},
-        Reason.FINISHED,
+        Reason.ORPHANED,
         id="a failed pod is kept for debugging",
     ),
     pytest.param(
@@ -286,7 +286,7 @@ class TestEveryKeepRule:
 
     def test_is_in_the_table(self) -> None:
         with_a_keep = {row.values[0] for row in KEEP_RULES}
-        assert with_a_keep == set(Reason) - {Reason.FINISHED}  # the only reason that never keeps
+        assert with_a_keep == set(Reason) - {Reason.ORPHANED}  # the only reason that never keeps
 
 
 class TestOrder:
@@ -295,7 +295,7 @@ class TestOrder:
     @pytest.mark.parametrize("first", range(4))
     def test_of_the_rules_about_the_pod_itself(self, first: int) -> None:
         marks: list[tuple[Reason, dict[str, Any]]] = [
-            (Reason.UNIDENTIFIED, {"unidentified": "label task_id is missing"}),
+            (Reason.BAD_LABELS, {"unidentified": "label task_id is missing"}),
             (Reason.PROTECTED, {"protected": "kpo-cleanup/protect=true"}),
             (Reason.OWNED, {"owner": "Job/nightly"}),
             (Reason.TERMINATING, {"deletion_deadline": NOW}),
@@ -303,14 +303,14 @@ class TestOrder:
         everything_after = {name: value for _, mark in marks[first:] for name, value in mark.items()}
         pod = make_pod(**everything_after)
         for ti in (FINISHED, ACTIVE, NO_TI):
-            assert_kept(verdict_on(pod, ti, unresolved=True, delete_unknown_pods=True), marks[first][0])
+            assert_kept(verdict_on(pod, ti, unresolved=True, delete_unmatched_pods=True), marks[first][0])
 
     def test_a_pod_that_is_late_in_terminating_is_judged_like_any_other(self) -> None:
         late = {"deletion_deadline": NOW - DAY}
         assert_kept(verdict_on(make_pod(**late), ACTIVE), Reason.ACTIVE)
-        assert_kept(verdict_on(make_pod(**late), NO_TI), Reason.UNKNOWN)
+        assert_kept(verdict_on(make_pod(**late), NO_TI), Reason.UNMATCHED)
         assert_kept(verdict_on(make_pod(**late), make_ti(ended=NOW)), Reason.SETTLING)
-        assert_zombie(verdict_on(make_pod(**late)), Reason.FINISHED)
+        assert_zombie(verdict_on(make_pod(**late)), Reason.ORPHANED)
 
     def test_unresolved_comes_before_everything_about_the_task_instance(self) -> None:
         for ti in (FINISHED, ACTIVE, NO_TI):
@@ -338,7 +338,7 @@ class TestActive:
 
     @pytest.mark.parametrize("state", sorted(FINISHED_STATES))
     def test_is_no_terminal_state(self, state: str) -> None:
-        assert_zombie(verdict_on(make_pod(), make_ti(state=state)), Reason.FINISHED)
+        assert_zombie(verdict_on(make_pod(), make_ti(state=state)), Reason.ORPHANED)
 
     @pytest.mark.parametrize("state", ACTIVE_STATES, ids=repr)
     def test_holds_although_an_end_of_the_last_try_is_on_record(self, state: str | None) -> None:
@@ -412,10 +412,10 @@ class TestSuperseded:
         assert find_successors([make_pod(try_number=2), make_pod(try_number=2)]) == {}
 
     def test_is_not_a_reason_where_the_task_instance_is_over(self) -> None:
-        assert_zombie(verdict_on(make_pod(), FINISHED, make_pod(try_number=2)), Reason.FINISHED)
+        assert_zombie(verdict_on(make_pod(), FINISHED, make_pod(try_number=2)), Reason.ORPHANED)
 
     def test_is_not_a_reason_where_the_task_instance_is_unknown(self) -> None:
-        assert_kept(verdict_on(make_pod(), NO_TI, make_pod(try_number=2)), Reason.UNKNOWN)
+        assert_kept(verdict_on(make_pod(), NO_TI, make_pod(try_number=2)), Reason.UNMATCHED)
 
     def test_does_not_wait_for_anything_to_settle(self) -> None:
         old = make_pod(created=NOW - 5, containers=(running(since=NOW - 5),))
@@ -487,23 +487,23 @@ class TestSettling:
     def test_lasts_for_settle_seconds(self, seconds_ago: int, settles: bool, settle_seconds: int) -> None:
         ti = make_ti(ended=NOW - seconds_ago - settle_seconds + SETTLE)
         verdict = verdict_on(make_pod(), ti, settle_seconds=settle_seconds)
-        assert (verdict.reason, verdict.is_zombie) == ((Reason.SETTLING, False) if settles else (Reason.FINISHED, True))
+        assert (verdict.reason, verdict.is_zombie) == ((Reason.SETTLING, False) if settles else (Reason.ORPHANED, True))
 
     @pytest.mark.parametrize("ti", [make_ti(ended=NOW + HOUR), TaskInstance("failed")], ids=["of the TI", "of the pod"])
     def test_counts_from_now_where_an_end_is_in_the_future(self, ti: TaskInstance) -> None:
         pod = make_pod(containers=(ended(since=NOW + HOUR),))
-        assert_zombie(verdict_on(pod, ti, settle_seconds=0), Reason.FINISHED)
+        assert_zombie(verdict_on(pod, ti, settle_seconds=0), Reason.ORPHANED)
         assert_kept(verdict_on(pod, ti, settle_seconds=1), Reason.SETTLING)
 
     def test_believes_the_task_instance_before_the_pod(self) -> None:
         just_ended = make_pod(containers=(ended(since=NOW - 1), running("sidecar")))
-        assert_zombie(verdict_on(just_ended, make_ti(ended=NOW - HOUR)), Reason.FINISHED)
+        assert_zombie(verdict_on(just_ended, make_ti(ended=NOW - HOUR)), Reason.ORPHANED)
         long_ended = make_pod(containers=(ended(since=NOW - DAY), running("sidecar")))
         assert_kept(verdict_on(long_ended, make_ti(ended=NOW - 1)), Reason.SETTLING)
 
     def test_prefers_the_latest_end_of_a_container_to_a_later_start(self) -> None:
         containers = (ended(since=NOW - DAY), ended("init", since=NOW - HOUR), running("sidecar", since=NOW - 1))
-        assert_zombie(verdict_on(make_pod(containers=containers), TaskInstance("failed")), Reason.FINISHED)
+        assert_zombie(verdict_on(make_pod(containers=containers), TaskInstance("failed")), Reason.ORPHANED)
 
 
 GATES = [
@@ -553,7 +553,7 @@ class TestCompleted:
     @pytest.mark.parametrize("phase", ["Pending", "Running", "Unknown", "", "A phase to come"])
     def test_is_no_pod_in_another_phase(self, phase: str) -> None:
         verdict = verdict_on(make_pod(phase=phase, checked=True), delete_completed_pods=False)
-        assert_zombie(verdict, Reason.FINISHED)
+        assert_zombie(verdict, Reason.ORPHANED)
 
     @pytest.mark.parametrize("state", sorted(FINISHED_STATES))
     def test_goes_by_the_phase_of_the_pod_and_not_by_the_state_of_the_task(self, state: str) -> None:
@@ -571,7 +571,7 @@ class TestTaskSdk:
     """Its task instances have a state, and no try number, end or operator."""
 
     def test_gives_enough_for_a_zombie(self) -> None:
-        assert_zombie(verdict_on(make_pod(), TaskInstance("failed")), Reason.FINISHED)
+        assert_zombie(verdict_on(make_pod(), TaskInstance("failed")), Reason.ORPHANED)
 
     def test_gives_enough_for_a_superseded_pod_with_a_successor(self) -> None:
         assert_zombie(verdict_on(make_pod(), TaskInstance("running"), make_pod(try_number=2)), Reason.SUPERSEDED)
@@ -598,7 +598,7 @@ class TestEvidence:
                 id="being deleted, and what holds it",
             ),
             pytest.param(
-                {}, NO_TI, "no task instance on record; created 2 h ago; base running 2 h", id="an unknown pod"
+                {}, NO_TI, "no task instance on record; created 2 h ago; base running 2 h", id="an unmatched pod"
             ),
             pytest.param({}, FINISHED, "TI failed (try 1) 60 min ago; base running 2 h", id="a finished task instance"),
             pytest.param({}, ACTIVE, "TI running (try 1); base running 2 h", id="an active task instance"),
@@ -638,7 +638,7 @@ class TestOrderOfVerdicts:
     def test_counts_reasons_in_the_order_of_the_rules(self) -> None:
         pods = [make_pod(), make_pod(owner="Job/a"), make_pod(), make_pod(protected="x")]
         verdicts = classify(pods, answer({pods[0].key: FINISHED}), Settings(), NOW)
-        assert list(count_reasons(verdicts).items()) == [("protected", 1), ("owned", 1), ("finished", 2)]
+        assert list(count_reasons(verdicts).items()) == [("protected", 1), ("owned", 1), ("orphaned", 2)]
 
     def test_of_nothing_is_nothing(self) -> None:
         assert classify([], TaskInstances(), Settings(), NOW) == []
@@ -677,7 +677,7 @@ SETTINGS = st.builds(
     delete_completed_pods=st.booleans(),
     delete_pods_on_failure=st.booleans(),
     ttl_seconds_after_finished=st.sampled_from([None, 0, 300, DAY]),
-    delete_unknown_pods=st.booleans(),
+    delete_unmatched_pods=st.booleans(),
     dry_run=st.booleans(),
     max_deletes=st.integers(1, 3),
 )
@@ -831,8 +831,8 @@ class TestWhateverComes:
         self, pods: list[Pod], settings: Settings, now: int
     ) -> None:
         zombies = [verdict for verdict in classify(pods, TaskInstances(), settings, now) if verdict.is_zombie]
-        assert {verdict.reason for verdict in zombies} <= {Reason.UNKNOWN}
-        assert settings.delete_unknown_pods or not zombies
+        assert {verdict.reason for verdict in zombies} <= {Reason.UNMATCHED}
+        assert settings.delete_unmatched_pods or not zombies
 
     @given(PODS, ANSWERS, SETTINGS, TIMES)
     def test_stricter_gates_never_make_a_zombie(
@@ -843,7 +843,7 @@ class TestWhateverComes:
             delete_completed_pods=False,
             delete_pods_on_failure=False,
             ttl_seconds_after_finished=None,
-            delete_unknown_pods=False,
+            delete_unmatched_pods=False,
         )
         loose = by_uid(classify(pods, answers, settings, now))
         for verdict in classify(pods, answers, strict, now):

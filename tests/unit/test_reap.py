@@ -133,7 +133,7 @@ class TestDeleting:
     @pytest.mark.parametrize(
         "said",
         [
-            Deletion(Outcome.GONE, "the API server has no such pod any more"),
+            Deletion(Outcome.ALREADY_GONE, "the API server has no such pod any more"),
             Deletion(Outcome.SPARED, "precondition: 409 Conflict"),
             FORBIDDEN,
         ],
@@ -149,7 +149,7 @@ class TestDeleting:
         zombies = make_zombies(2)
         with caplog.at_level(logging.INFO):
             run(zombies, Cluster({"z0001": FORBIDDEN}))
-        evidence = "finished: TI failed (try 1) 60 min ago; base running 2 h"
+        evidence = "orphaned: TI failed (try 1) 60 min ago; base running 2 h"
         assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
             ("INFO", f"deleted airflow/z0000, {evidence}"),
             ("ERROR", f"failed airflow/z0001, 403 Forbidden ({evidence})"),
@@ -162,12 +162,12 @@ class TestDryRun:
         cluster = Cluster()
         results = run(make_zombies(3), cluster, dry_run=True, **settings)
         assert cluster.deletions == []
-        assert {result.outcome for result in results} <= {Outcome.DRY_RUN, Outcome.LEFT_FOR_NEXT_RUN}
+        assert {result.outcome for result in results} <= {Outcome.WOULD_DELETE, Outcome.LEFT_FOR_NEXT_RUN}
 
     def test_never_deletes_a_superseded_pod(self) -> None:
         old, new = make_pod(), make_pod(try_number=2)
         zombies, cluster = zombies_of(old, new, ti=RUNNING), Cluster(pods=[old, new])
-        assert outcomes(run(zombies, cluster, Airflow({old.key: RUNNING}), dry_run=True)) == {old.name: "dry_run"}
+        assert outcomes(run(zombies, cluster, Airflow({old.key: RUNNING}), dry_run=True)) == {old.name: "would_delete"}
         assert cluster.deletions == []
 
     def test_shows_what_a_real_run_would_do(self) -> None:
@@ -175,8 +175,8 @@ class TestDryRun:
         airflow = Airflow({zombie.pod.key: FINISHED for zombie in zombies[1:]})
         dry = outcomes(run(zombies, Cluster(), airflow, dry_run=True, max_deletes=2))
         real = outcomes(run(zombies, Cluster(), airflow, max_deletes=2))
-        assert dry == {name: outcome.replace("deleted", "dry_run") for name, outcome in real.items()}
-        assert set(dry.values()) == {"spared", "dry_run", "left_for_next_run"}
+        assert dry == {name: outcome.replace("deleted", "would_delete") for name, outcome in real.items()}
+        assert set(dry.values()) == {"spared", "would_delete", "left_for_next_run"}
 
 
 class TestSecondLook:
@@ -186,7 +186,7 @@ class TestSecondLook:
             pytest.param(RUNNING, "active now: TI running (try 1)", id="runs again"),
             pytest.param(make_ti(state=None), "active now: TI cleared (try 1)", id="was cleared"),
             pytest.param(make_ti(ended=NOW), "settling now: TI failed (try 1) 0 s ago", id="has just ended again"),
-            pytest.param(None, "unknown now: no task instance on record", id="is on record no more"),
+            pytest.param(None, "unmatched now: no task instance on record", id="is on record no more"),
         ],
     )
     def test_spares_a_pod_whose_task_instance(self, ti: TaskInstance | None, why: str) -> None:
@@ -307,7 +307,7 @@ class TestMaxDeletes:
 
     @pytest.mark.parametrize(
         "said",
-        [Deletion(Outcome.GONE), Deletion(Outcome.SPARED), FORBIDDEN],
+        [Deletion(Outcome.ALREADY_GONE), Deletion(Outcome.SPARED), FORBIDDEN],
         ids=lambda said: said.outcome.value,
     )
     def test_counts_deletions_only(self, said: Deletion) -> None:

@@ -48,7 +48,7 @@ class TestTableOfZombies:
         assert zombie_lines(verdicts, NOW) == [
             "age    reason     task                      pod",
             "-----  ---------  ------------------------  ---------",
-            "3 d    finished   orders.extract[12] try 2  extract-1",
+            "3 d    orphaned   orders.extract[12] try 2  extract-1",
             "       TI failed 1 h ago",
             "2 h    completed  sales.load try 1          load-1",
             "       pod Succeeded",
@@ -97,14 +97,14 @@ class TestTableOfZombies:
     [
         pytest.param([], "0 zombies among 0 pods; kept: none", id="no pods"),
         pytest.param([kept(Reason.ACTIVE)], "0 zombies among 1 pod; kept: active=1", id="no zombies"),
-        pytest.param([make_verdict()], "1 zombie among 1 pod (finished=1); kept: none", id="nothing else"),
+        pytest.param([make_verdict()], "1 zombie among 1 pod (orphaned=1); kept: none", id="nothing else"),
         pytest.param(
             [
                 make_verdict(),
                 make_verdict(reason=Reason.SUPERSEDED),
                 *map(kept, (Reason.ACTIVE, Reason.OWNED, Reason.ACTIVE)),
             ],
-            "2 zombies among 5 pods (superseded=1 finished=1); kept: owned=1 active=2",
+            "2 zombies among 5 pods (superseded=1 orphaned=1); kept: owned=1 active=2",
             id="both",
         ),
     ],
@@ -115,7 +115,7 @@ def test_a_classification_is_summed_up_in_one_line(verdicts: list[Verdict], line
 
 class TestWarnings:
     def test_are_none_where_all_is_well(self) -> None:
-        reasons = set(Reason) - {Reason.STALLED, Reason.UNKNOWN, Reason.UNRESOLVED}
+        reasons = set(Reason) - {Reason.STALLED, Reason.UNMATCHED, Reason.UNRESOLVED}
         assert warnings_of([kept(reason) for reason in reasons] + [make_verdict()], Settings()) == []
 
     def test_name_each_stalled_task(self) -> None:
@@ -126,26 +126,26 @@ class TestWarnings:
         ]
 
     def test_count_unknown_pods_and_say_what_removes_them(self) -> None:
-        (line,) = warnings_of([kept(Reason.UNKNOWN), kept(Reason.UNKNOWN)], Settings())
-        assert line.startswith("kept 2 unknown pods:")
-        assert "delete_unknown_pods=True" in line
+        (line,) = warnings_of([kept(Reason.UNMATCHED), kept(Reason.UNMATCHED)], Settings())
+        assert line.startswith("kept 2 unmatched pods:")
+        assert "delete_unmatched_pods=True" in line
 
     def test_do_not_count_unknown_pods_that_are_zombies_or_only_too_young(self) -> None:
-        verdicts = [make_verdict(reason=Reason.UNKNOWN), kept(Reason.UNKNOWN)]
-        assert warnings_of(verdicts, Settings(delete_unknown_pods=True)) == []
+        verdicts = [make_verdict(reason=Reason.UNMATCHED), kept(Reason.UNMATCHED)]
+        assert warnings_of(verdicts, Settings(delete_unmatched_pods=True)) == []
 
     def test_count_unresolved_pods_and_say_what_finds_them(self) -> None:
         (line,) = warnings_of([kept(Reason.UNRESOLVED)], Settings())
         assert line.startswith("kept 1 unresolved pod:")
-        assert "metadata_conn_id" in line
+        assert "airflow_conn_id" in line
 
 
 class TestReaping:
     def test_lists_what_a_dry_run_would_delete_and_says_so_loudly(self) -> None:
-        results = [make_result(Outcome.DRY_RUN, name="a"), make_result(Outcome.DRY_RUN, name="b")]
+        results = [make_result(Outcome.WOULD_DELETE, name="a"), make_result(Outcome.WOULD_DELETE, name="b")]
         assert reap_lines(results) == [
-            "would delete airflow/a, finished: TI failed 1 h ago",
-            "would delete airflow/b, finished: TI failed 1 h ago",
+            "would delete airflow/a, orphaned: TI failed 1 h ago",
+            "would delete airflow/b, orphaned: TI failed 1 h ago",
             "DRY RUN: 2 pods would be deleted, none was",
         ]
 
@@ -166,7 +166,7 @@ class TestReaping:
             make_result(Outcome.DELETED, name="b"),
             make_result(Outcome.DELETED, name="c"),
         ]
-        common = {"reason": "finished", "evidence": "TI failed 1 h ago"}
+        common = {"reason": "orphaned", "evidence": "TI failed 1 h ago"}
         assert reap_report(results, (1.5, 512 * 2**20)) == {
             "summary": "deleted=2 spared=1; freed cpu=1.5 memory=512Mi",
             "outcomes": {"deleted": 2, "spared": 1},
@@ -193,8 +193,8 @@ class TestReaping:
         assert reap_report([make_result(Outcome.DELETED)], (1.0, size))["summary"].endswith(f"cpu=1 memory={words}")
 
     def test_does_not_say_that_a_dry_run_freed_anything(self) -> None:
-        summary = reap_report([make_result(Outcome.DRY_RUN)], (2.0, 2**30))["summary"]
-        assert summary == "dry_run=1; would free cpu=2 memory=1Gi"
+        summary = reap_report([make_result(Outcome.WOULD_DELETE)], (2.0, 2**30))["summary"]
+        assert summary == "would_delete=1; would free cpu=2 memory=1Gi"
 
     def test_has_what_went_wrong_next_to_the_summary(self) -> None:
         report = reap_report([], (0, 0), ["namespace 'x' is forbidden"])

@@ -22,14 +22,14 @@ DEFAULTS = {  # in the order in which people see them
     "delete_completed_pods": True,
     "delete_pods_on_failure": False,
     "ttl_seconds_after_finished": None,
-    "delete_unknown_pods": False,
+    "delete_unmatched_pods": False,
     "kubernetes_conn_id": "kubernetes_default",
-    "metadata_conn_id": "",
+    "airflow_conn_id": "",
 }
 
 A_YEAR = 31_536_000
 
-COMPLETED = {"section": "Completed and unknown pods"}
+COMPLETED = {"section": "Completed and unmatched pods"}
 CONNECTIONS = {"section": "Connections"}
 SCHEMAS: dict[str, dict[str, Any]] = {
     "kubernetes_conn_id": {"type": "string", "minLength": 1, **CONNECTIONS},
@@ -42,8 +42,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "delete_completed_pods": {"type": "boolean", **COMPLETED},
     "delete_pods_on_failure": {"type": "boolean", **COMPLETED},
     "ttl_seconds_after_finished": {"type": ["null", "integer"], "minimum": 0, "maximum": A_YEAR, **COMPLETED},
-    "delete_unknown_pods": {"type": "boolean", **COMPLETED},
-    "metadata_conn_id": {"type": ["null", "string"], **CONNECTIONS},
+    "delete_unmatched_pods": {"type": "boolean", **COMPLETED},
+    "airflow_conn_id": {"type": ["null", "string"], **CONNECTIONS},
 }
 
 BOOLEANS = [name for name, schema in SCHEMAS.items() if schema["type"] == "boolean"]
@@ -84,7 +84,7 @@ TAKEN = [
     pytest.param("ttl_seconds_after_finished", None, None, id="a typed null for no ttl"),
     pytest.param("ttl_seconds_after_finished", 60, 60, id="a typed ttl"),
     pytest.param("namespaces", None, "", id="a typed null for an empty text"),
-    pytest.param("metadata_conn_id", None, "", id="a typed null for no connection"),
+    pytest.param("airflow_conn_id", None, "", id="a typed null for no connection"),
     pytest.param("namespaces", "*", "*", id="all namespaces"),
 ]
 
@@ -114,7 +114,7 @@ REFUSED = [
     ],
     pytest.param("namespaces", ["airflow"], "a text", id="namespaces as a list"),
     pytest.param("namespaces", 5, "a text", id="namespaces as a number"),
-    pytest.param("metadata_conn_id", True, "a text", id="metadata_conn_id as a boolean"),
+    pytest.param("airflow_conn_id", True, "a text", id="airflow_conn_id as a boolean"),
 ]
 
 
@@ -199,7 +199,7 @@ class TestUnknownOptions:
             ("dry-run", "dry_run"),
             ("namespace", "namespaces"),
             ("max_delete", "max_deletes"),
-            ("delete_unknown_pod", "delete_unknown_pods"),
+            ("delete_unmatched_pod", "delete_unmatched_pods"),
         ],
     )
     def test_are_refused_with_the_nearest_that_exists(self, name: str, suggestion: str) -> None:

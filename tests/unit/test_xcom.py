@@ -163,5 +163,5 @@ class TestZombies:
     def test_are_readable(self) -> None:
         verdict = make_verdict(pod=make_pod(name="extract-1", uid="uid-1"))
         assert dump_zombies([verdict]) == [
-            {"pod": "airflow/extract-1", "uid": "uid-1", "reason": "finished", "evidence": "TI failed 1 h ago"}
+            {"pod": "airflow/extract-1", "uid": "uid-1", "reason": "orphaned", "evidence": "TI failed 1 h ago"}
         ]
