@@ -11,10 +11,10 @@ from bench.results import Figure, Panel, Point, at_most, seconds
 from bench.setting import Bench
 from bench.timing import interleaved
 from include.kpo_cleanup.classify import classify
+from include.kpo_cleanup.kube.pods import PodApi
 from include.kpo_cleanup.pod import Pod
-from include.kpo_cleanup.pods import PodApi
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
 
 PANEL = Panel("classify", "Classifying pods", "pods", "seconds")
 ZOMBIES = 10  # every so many pods, one
@@ -23,7 +23,7 @@ ZOMBIES = 10  # every so many pods, one
 def measure(bench: Bench) -> Iterator[Figure | Point]:
     size = bench.pods[-1]
     settings, api = Settings(namespaces=bench.cluster.fill(size)), PodApi(CONN_ID)
-    pods = api.list_pods(settings).pods
+    pods = api.list_pods(settings.namespace_list(), settings.label_selector).pods
     task_instances = task_instances_of(pods)
     now = int(time.time())
 
@@ -33,7 +33,8 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
     sizes = sorted({*bench.pods, size // 10})
     bench.say(f"classifying {', '.join(f'{count:,}' for count in sizes)} pods")
     calls = {f"classify {count}": partial(judge, count) for count in sizes}
-    costs = interleaved({"list": lambda: api.list_pods(settings), **calls}, bench.repetitions)
+    lists = {"list": lambda: api.list_pods(settings.namespace_list(), settings.label_selector)}
+    costs = interleaved({**lists, **calls}, bench.repetitions)
     for count in sizes:
         yield Point(PANEL, "kpo_cleanup", count, costs[f"classify {count}"])
 

@@ -15,9 +15,8 @@ from bench.cluster import CONN_ID, namespace_of
 from bench.listing import raw_pages
 from bench.results import Figure, Panel, Point, at_most, mebibytes
 from bench.setting import Bench
-from include.kpo_cleanup.kube import connect
-from include.kpo_cleanup.pods import PodApi
-from include.kpo_cleanup.settings import Settings
+from include.kpo_cleanup.kube.client import connect
+from include.kpo_cleanup.kube.pods import PodApi
 
 PANEL = Panel("listing", "Memory of a listing", "pods", "MiB")
 KILOBYTE = 1_000
@@ -55,9 +54,9 @@ def _in_a_fresh_process(namespace: str) -> tuple[int, int, int]:
 
 def _measure_here(namespace: str) -> None:
     api = PodApi(CONN_ID)
-    api.list_pods(Settings(namespaces=namespace_of(0)))  # imports, and the connection
+    api.list_pods([namespace_of(0)])  # imports, and the connection
     tracemalloc.start()
-    listing = api.list_pods(Settings(namespaces=namespace))
+    listing = api.list_pods([namespace])
     kept, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert listing.pods

@@ -18,9 +18,9 @@ from sqlalchemy.engine import Connection
 from bench.history import DAGS_WITH_PODS, fill, keys_of_pods
 from bench.timing import interleaved, stopwatch
 from include.kpo_cleanup.airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3
-from include.kpo_cleanup.sdk_source import TaskSdkSource
-from include.kpo_cleanup.sql_source import SqlSource, airflow_session, metadata_connection
 from include.kpo_cleanup.task_instances import TaskInstanceSource
+from include.kpo_cleanup.task_instances.sql import SqlSource, airflow_session, metadata_connection
+from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
 
 CONN_ID = "bench_metadata"
 

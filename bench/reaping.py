@@ -18,11 +18,12 @@ from bench.setting import Bench
 from bench.timing import cpu_seconds, stopwatch
 from include.kpo_cleanup.classify import classify
 from include.kpo_cleanup.identity import TaskInstanceKey
+from include.kpo_cleanup.kube import CONCURRENT_DELETES
+from include.kpo_cleanup.kube.pods import PodApi
 from include.kpo_cleanup.pod import Pod
-from include.kpo_cleanup.pods import CONCURRENT_DELETES, PodApi
 from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instances import TaskInstances
+from include.kpo_cleanup.task_instance import TaskInstances
 from include.kpo_cleanup.vocabulary import Outcome
 
 ZOMBIES, SLICE = 5_000, 1_000  # the ways take turns, a slice each
@@ -59,14 +60,14 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
                 namespace = namespace_of(900_000)
                 cluster.put(namespace, range(SLICE), is_zombie=True)
                 settings = Settings(namespaces=namespace, max_deletes=SLICE, settle_seconds=0)
-                pods = api.list_pods(settings).pods
+                pods = api.list_pods(settings.namespace_list(), settings.label_selector).pods
                 computed_before = cpu_seconds()
                 with distance(seconds_away):
                     took[name] += stopwatch(partial(clean_up, pods, settings))
                 if name == OURS:
                     computed += cpu_seconds() - computed_before
                 yield Point(PANELS[place], name, (number + 1) * SLICE, took[name])
-                if left := api.list_pods(settings).pods:
+                if left := api.list_pods(settings.namespace_list(), settings.label_selector).pods:
                     raise RuntimeError(f"{len(left)} pods are left after {name}")
         what, ours = f"reap, {CONCURRENT_DELETES} at once, API server {place}", took[OURS]
         for peer in (TYPED, ONE_BY_ONE):

@@ -32,8 +32,7 @@ from bench.setting import Bench
 from bench.timing import stopwatch
 from include.kpo_cleanup import steps
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, key_of
-from include.kpo_cleanup.pods import PodApi
-from include.kpo_cleanup.settings import Settings
+from include.kpo_cleanup.kube.pods import PodApi
 from tests.databases import Database, postgresql
 
 SIZES = (1_000, 10_000)
@@ -87,7 +86,7 @@ def _take_turns(bench: Bench, engine: Engine, size: int, seconds_away: float) ->
                 took = stopwatch(clean_up)
             if round_:  # the first one imports and connects
                 times[name].append(took)
-            left = len(api.list_pods(Settings(namespaces=namespace)).pods)
+            left = len(api.list_pods([namespace]).pods)
             if left != size - len(zombies):
                 raise RuntimeError(f"{name} left {left:,} of {size:,} pods, with {len(zombies):,} zombies among them")
     return median(times[OURS]), median(times[OBVIOUS])

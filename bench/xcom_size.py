@@ -19,7 +19,7 @@ from bench.results import Figure, at_most, mebibytes
 from bench.setting import Bench
 from include.kpo_cleanup import xcom
 from include.kpo_cleanup.classify import classify
-from include.kpo_cleanup.pods import PodApi
+from include.kpo_cleanup.kube.pods import PodApi
 from include.kpo_cleanup.settings import Settings
 from tests.databases import Database, mariadb, postgresql
 
@@ -57,7 +57,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
 
 def _a_run(api: PodApi, settings: Settings) -> dict[str, Any]:
     """What the tasks of one run return."""
-    listing = api.list_pods(settings)
+    listing = api.list_pods(settings.namespace_list(), settings.label_selector)
     told = task_instances_of(listing.pods)
     verdicts = classify(listing.pods, told, settings, int(time.time()))
     return {

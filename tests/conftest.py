@@ -34,7 +34,7 @@ pytest_plugins = ["tests.control_plane.fixture"]
 @pytest.fixture(params=["msgspec", "json"])
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """What pages are decoded with: msgspec, or json as where msgspec is not installed."""
-    from include.kpo_cleanup import decode
+    from include.kpo_cleanup.kube import reading as decode
 
     if request.param == "msgspec":
         pytest.importorskip("msgspec")

@@ -34,6 +34,6 @@ def test_counters_go_out_by_reason() -> None:
         }
         subprocess.run([sys.executable, "-c", COUNT], env=environment, check=True, capture_output=True, timeout=120)
         received: set[bytes] = set()
-        while not any(line.endswith(b"finished:2|c") for line in received):
+        while not any(line.endswith(b"orphaned:2|c") for line in received):
             received.add(statsd.recv(1000))
     assert {b"airflow.kpo_cleanup.reason.active:3|c", b"airflow.kpo_cleanup.reason.orphaned:2|c"} <= received

@@ -7,7 +7,7 @@ import re
 import yaml
 
 from include.kpo_cleanup.settings import DEFAULT_SCHEDULE, OPTIONS, Settings
-from include.kpo_cleanup.sql_source import DAG_RUN, TASK_INSTANCE
+from include.kpo_cleanup.task_instances.sql import DAG_RUN, TASK_INSTANCE
 from include.kpo_cleanup.vocabulary import Outcome, Reason
 from tests.conftest import REPO
 from tests.matrix import ROWS

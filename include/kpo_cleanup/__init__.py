@@ -2,17 +2,30 @@
 
 The modules, in the order in which a run uses them:
 
-``steps``           the four tasks; ``xcom`` is what passes between them
-``settings``        what the operator (the person) can choose, and how a bad choice is refused
-``kube``            one request to the Kubernetes API; ``pods`` lists and deletes with it
-``decode``          from a page of JSON to what is needed of it
-``pod``             what is kept of a pod
-``identity``        from pod labels to task instances and back
-``task_instances``  what Airflow knows about them: one interface, filled by ``sql_source`` and ``sdk_source``
-``classify``        the verdict on each pod, a pure function; ``evidence`` puts it into words
-``reap``            ask again, delete, account for every pod
-``report``          what people read in the log
-``vocabulary``      the reasons and outcomes, which README, UI, logs and tests share
-``collector``       Python's own garbage collector, out of the way
-``airflow_compat``  what differs between Airflow 2 and 3
+``steps``                     the four tasks
+``settings``                  what a person can choose, and how a bad choice is refused
+``dag_options``               the settings as the DAG has them
+``airflow_compat``            what differs between Airflow 2 and 3
+``errors``                    what can go wrong; each says what to do about it
+``vocabulary``                the words that README, UI, logs and tests share
+
+``kube``                      the pods of a cluster: the interface
+``kube.client``               one request to the Kubernetes API
+``kube.reading``              from the JSON of an answer to pods
+``kube.pods``                 list and delete pods
+``pod``                       what is kept of a pod
+
+``identity``                  a task instance as the labels of its pods name it
+``task_instance``             what Airflow knows about a task instance
+``task_instances``            where task instances are looked up: the interface
+``task_instances.choice``     which source a run takes
+``task_instances.sql``        by SQL, from Airflow 2's session or a connection to the metadata database
+``task_instances.task_sdk``   by the Task SDK of Airflow 3
+``task_instances.raw_ids``    the raw ids behind label values
+
+``classify``                  the verdict on each pod, a pure function
+``evidence``                  the verdict's evidence, in words
+``reap``                      ask again, delete, account for every pod
+``xcom``                      what passes between the tasks
+``report``                    what people read in the log
 """

@@ -11,7 +11,7 @@ from typing import Any
 from airflow import __version__ as AIRFLOW_VERSION
 from airflow.configuration import conf
 
-from include.kpo_cleanup.settings import CONFIG_SECTION, OPTIONS, reject_unknown
+from .settings import CONFIG_SECTION, OPTIONS, reject_unknown
 
 AIRFLOW_RELEASE = tuple(int(number) for number in AIRFLOW_VERSION.split(".")[:2])
 IS_AIRFLOW_3 = AIRFLOW_RELEASE >= (3, 0)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-from include.kpo_cleanup import collector
-from include.kpo_cleanup.evidence import ago, container_states, task_instance_state
-from include.kpo_cleanup.identity import TaskInstanceKey
-from include.kpo_cleanup.pod import BASE_CONTAINER, Pod
-from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
-from include.kpo_cleanup.vocabulary import Reason
+from .evidence import ago, container_states, task_instance_state
+from .pod import Pod
+from .settings import Settings
+from .task_instance import TaskInstance, TaskInstances
+from .vocabulary import Reason
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,6 @@ class Verdict:
     evidence: str
 
 
-@collector.paused()
 def classify(pods: Iterable[Pod], task_instances: TaskInstances, settings: Settings, now: int) -> list[Verdict]:
     """Judge all pods of one listing; zombies first, oldest first.
 
@@ -47,10 +44,10 @@ def find_successors(pods: Iterable[Pod]) -> dict[str, Pod]:
     into one namespace, and the other may belong to another Airflow with the same DAGs. Nor does one that is older:
     a DAG run that was deleted and made anew under its run_id counts its tries from 1 again.
     """
-    groups: dict[tuple[str, TaskInstanceKey], list[Pod]] = defaultdict(list)
+    groups: dict[Hashable, list[Pod]] = defaultdict(list)
     for pod in pods:
-        if not pod.unidentified:
-            groups[pod.namespace, pod.key].append(pod)
+        if not pod.label_problem:
+            groups[pod.task_instance_and_namespace].append(pod)
     successors: dict[str, Pod] = {}
     for group in groups.values():
         if len(group) == 1:
@@ -60,7 +57,7 @@ def find_successors(pods: Iterable[Pod]) -> dict[str, Pod]:
         for _, of_try in groupby(group, key=lambda pod: pod.try_number):
             pods_of_try = list(of_try)
             successors.update({pod.uid: latest for pod in pods_of_try if latest and latest.created >= pod.created})
-            in_use = [pod for pod in pods_of_try if not pod.checked and pod.deletion_deadline is None]
+            in_use = [pod for pod in pods_of_try if not pod.is_checked and pod.deletion_deadline is None]
             latest = max([*in_use, *([latest] if latest else [])], key=_age_order, default=None)
     return successors
 
@@ -78,16 +75,16 @@ def judge(pod: Pod, successor: Pod | None, task_instances: TaskInstances, settin
     def zombie(reason: Reason, *evidence: str) -> Verdict:
         return Verdict(pod, True, reason, "; ".join(filter(None, evidence)))
 
-    if pod.unidentified:
-        return keep(Reason.BAD_LABELS, pod.unidentified)
-    if pod.protected:
-        return keep(Reason.PROTECTED, pod.protected)
-    if pod.owner:
-        return keep(Reason.OWNED, f"controlled by {pod.owner}")
+    if pod.label_problem:
+        return keep(Reason.BAD_LABELS, pod.label_problem)
+    if pod.protected_by:
+        return keep(Reason.PROTECTED, pod.protected_by)
+    if pod.controller:
+        return keep(Reason.OWNED, f"controlled by {pod.controller}")
     if pod.deletion_deadline is not None and now <= pod.deletion_deadline + settings.settle_seconds:
         return keep(Reason.TERMINATING, _deletion(pod, now))
     if pod.key in task_instances.unresolved:
-        return keep(Reason.UNRESOLVED, f"the raw dag_id behind {pod.dag_id!r} is not known to the Task SDK")
+        return keep(Reason.UNRESOLVED, task_instances.unresolved[pod.key])
 
     containers = container_states(pod, now)
     ti = task_instances.found.get(pod.key)
@@ -128,15 +125,14 @@ def _superseded(pod: Pod, successor: Pod | None, ti: TaskInstance) -> str:
     """
     if successor is not None:
         return f"replaced by {successor.name} of try {successor.try_number}"
-    if pod.checked and ti.try_number is not None and ti.try_number > pod.try_number:
+    if pod.is_checked and ti.try_number is not None and ti.try_number > pod.try_number:
         return f"checked off by its operator, which is at try {ti.try_number}"
     return ""
 
 
 def _hangs_on(pod: Pod, settings: Settings, now: int) -> str:
     """The containers that run on although the base container ended long ago; empty if that is not so."""
-    base = next((c for c in pod.containers if c.name == BASE_CONTAINER and c.state == "terminated"), None)
-    if base is None or base.since is None or now - base.since <= settings.settle_seconds:
+    if pod.main is None or pod.main.ended is None or now - pod.main.ended <= settings.settle_seconds:
         return ""
     return " and ".join(f"container {c.name}" for c in pod.containers if c.state == "running")
 
@@ -148,13 +144,13 @@ class _Gate:
 
 
 def _completed_gate(pod: Pod, ended: int, settings: Settings, now: int) -> _Gate:
-    """Whether the settings let a completed pod go; it uses no compute and may be somebody's evidence."""
+    """Tell whether the settings let a completed pod go; it uses no compute and may be somebody's evidence."""
     ttl = settings.ttl_seconds_after_finished
     if ttl is not None and now - ended > ttl:
         return _Gate(True, f"over for longer than ttl_seconds_after_finished={ttl}")
     if pod.phase == "Failed":
         return _Gate(settings.delete_pods_on_failure, f"delete_pods_on_failure={settings.delete_pods_on_failure}")
-    if pod.checked:
+    if pod.is_checked:
         return _Gate(False, "kept on purpose by its operator")
     return _Gate(settings.delete_completed_pods, f"delete_completed_pods={settings.delete_completed_pods}")
 
@@ -164,7 +160,7 @@ def _deletion(pod: Pod, now: int) -> str:
         return ""
     late = now > pod.deletion_deadline
     deadline = f"deadline {ago(pod.deletion_deadline, now)}" if late else "within its grace period"
-    return f"being deleted, {deadline}" + (f", finalizers {pod.finalizers}" if pod.finalizers else "")
+    return f"being deleted, {deadline}" + (f", finalizers {', '.join(pod.finalizers)}" if pod.finalizers else "")
 
 
 def count_reasons(verdicts: Iterable[Verdict]) -> dict[str, int]:

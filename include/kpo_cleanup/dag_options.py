@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from include.kpo_cleanup.airflow_compat import Param, read_config
-from include.kpo_cleanup.errors import SettingsError
-from include.kpo_cleanup.settings import DEFAULT_SCHEDULE, OPTIONS, Settings, json_schema
+from .airflow_compat import Param, read_config
+from .errors import SettingsError
+from .settings import DEFAULT_SCHEDULE, OPTIONS, Settings, json_schema
 
 
 def schedule() -> str | None:

@@ -6,18 +6,60 @@ from __future__ import annotations
 class KpoCleanupError(Exception):
     """Anything that ends a run of the cleanup as failed."""
 
+    is_passing = False  # whether another try may end better
+
 
 class SettingsError(KpoCleanupError):
     """An option has a value that is not allowed, or there is no such option."""
 
 
-class KubernetesError(KpoCleanupError):
-    """The Kubernetes API did not give the answer that was needed."""
-
-
 class TaskInstanceSourceError(KpoCleanupError):
     """Airflow could not be asked about task instances; never to be read as "there are none"."""
 
+    is_passing = True
 
-class ReapError(KpoCleanupError):
-    """Some pods could not be listed or deleted; all that could be was."""
+
+class KubernetesError(KpoCleanupError):
+    """The Kubernetes API did not give the answer that was needed.
+
+    :param what: the request, as people say it.
+    :param problem: what came in place of the answer, such as ``403 Forbidden``.
+    :param remedy: what to do about it, if that is known.
+    :param said: the server's own words, which can be long.
+    """
+
+    def __init__(self, what: str, problem: str, remedy: str = "", said: str = "") -> None:
+        super().__init__(what, problem, remedy, said)
+        self.what, self.problem, self.remedy, self.said = what, problem, remedy, said
+
+    def __str__(self) -> str:
+        said = f"the server says: {self.said}" if self.said else ""
+        return "; ".join(filter(None, [f"{self.what}: {self.problem}", self.remedy, said]))
+
+
+class Refused(KubernetesError):
+    """A Kubernetes API server's answer that a second attempt will not change.
+
+    :param status: the HTTP status code.
+    """
+
+    def __init__(self, status: int, what: str, problem: str, remedy: str = "", said: str = "") -> None:
+        super().__init__(what, problem, remedy, said)
+        self.status = status
+
+
+class NotKubernetes(KubernetesError):
+    """An answer of something else than a Kubernetes API server: a gateway, a login page."""
+
+
+class Transient(KubernetesError):
+    """No answer, or one that says to come back later.
+
+    :param retry_after: seconds, if the server named them.
+    """
+
+    is_passing = True
+
+    def __init__(self, what: str, problem: str, said: str = "", retry_after: float | None = None) -> None:
+        super().__init__(what, problem, "", said)
+        self.retry_after = retry_after

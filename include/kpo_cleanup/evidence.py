@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from include.kpo_cleanup.pod import Pod
-from include.kpo_cleanup.task_instances import TaskInstance
+from .pod import Pod
+from .task_instance import TaskInstance
 
 
 def duration(seconds: int) -> str:
@@ -32,11 +32,13 @@ def container_states(pod: Pod, now: int) -> str:
     parts = []
     for container in pod.containers:
         if container.state == "terminated":
-            when = f" {ago(container.since, now)}" if container.since is not None else ""
-            parts.append(f"{container.name} exited {container.detail}{when}")
+            code = "?" if container.exit_code is None else container.exit_code
+            when = f" {ago(container.ended, now)}" if container.ended is not None else ""
+            parts.append(f"{container.name} exited {code}{when}")
         elif container.state == "running":
-            how_long = f" {duration(now - container.since)}" if container.since is not None else ""
+            how_long = f" {duration(now - container.started)}" if container.started is not None else ""
             parts.append(f"{container.name} running{how_long}")
         else:
-            parts.append(f"{container.name} waiting" + (f" ({container.detail})" if container.detail else ""))
+            why = f" ({container.waiting_reason})" if container.waiting_reason else ""
+            parts.append(f"{container.name} waiting{why}")
     return ", ".join(parts) or f"pod {pod.phase}, no container started"

@@ -8,16 +8,14 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
-from include.kpo_cleanup.classify import Verdict, find_successors, judge
-from include.kpo_cleanup.errors import KubernetesError, TaskInstanceSourceError
-from include.kpo_cleanup.kube import Transient
-from include.kpo_cleanup.pod import Pod
-from include.kpo_cleanup.pods import CONCURRENT_DELETES, Deletion, deleting
-from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instances import TaskInstances, TaskInstanceSource
-from include.kpo_cleanup.vocabulary import Outcome, Reason
+from .classify import Verdict, find_successors, judge
+from .errors import KubernetesError, TaskInstanceSourceError
+from .kube import CONCURRENT_DELETES, Deletion, PodDeleter
+from .settings import Settings
+from .task_instance import TaskInstances
+from .task_instances import TaskInstanceSource
+from .vocabulary import Outcome, Reason
 
 log = logging.getLogger(__name__)
 
@@ -25,28 +23,17 @@ NO_ANSWER = "the API server does not answer any more"
 BATCH = 100  # pods that share one second look; small, so that the look is seconds old when the last of them goes
 
 
-class PodDeleter(Protocol):
-    """What is needed of the Kubernetes API here."""
-
-    def siblings(self, pod: Pod) -> list[Pod]:
-        """The pods of the pod's task instance, as they are now."""
-
-    def delete(self, pod: Pod, grace_period_seconds: int) -> Deletion:
-        """Delete this pod, if it still is the same."""
-
-
 @dataclass(frozen=True)
 class Result:
     """What became of one zombie, and why."""
 
     verdict: Verdict
-    outcome: Outcome
-    detail: str = ""
+    deletion: Deletion
 
     @property
-    def cause(self) -> str:
-        """The detail, for where it is clear which pod it is about."""
-        return self.detail.removeprefix(f"{deleting(self.verdict.pod)}: ")
+    def outcome(self) -> Outcome:
+        """Its outcome, whether anything was sent for it or not."""
+        return self.deletion.outcome
 
 
 class _Breaker:
@@ -62,8 +49,8 @@ class _Breaker:
     def has_tripped(self) -> bool:
         return self._in_vain >= CONCURRENT_DELETES
 
-    def note(self, is_transient: bool) -> None:
-        self._in_vain = self._in_vain + 1 if is_transient else 0
+    def note(self, is_passing: bool) -> None:
+        self._in_vain = self._in_vain + 1 if is_passing else 0
 
 
 def reap(
@@ -93,8 +80,8 @@ def reap(
                 fresh = source.fetch([verdict.pod.key for verdict in batch])
             except TaskInstanceSourceError as error:
                 log.error("The second look failed, so no more is deleted: %s", error)
-                results += [Result(verdict, Outcome.FAILED, f"the second look failed: {error}") for verdict in batch]
                 why_left = f"the second look failed: {error}"
+                results += [Result(verdict, Deletion(Outcome.FAILED, why_left)) for verdict in batch]
                 break
             look_and_delete = partial(
                 _look_and_delete, api=api, fresh=fresh, settings=settings, now=int(clock()), breaker=breaker
@@ -107,7 +94,7 @@ def reap(
             if breaker.has_tripped:
                 why_left = NO_ANSWER
                 break
-    return results + [Result(verdict, Outcome.LEFT_FOR_NEXT_RUN, why_left) for verdict in queue]
+    return results + [Result(verdict, Deletion(Outcome.LEFT_FOR_NEXT_RUN, why_left)) for verdict in queue]
 
 
 def count_outcomes(results: Iterable[Result]) -> dict[str, int]:
@@ -121,31 +108,31 @@ def _look_and_delete(
 ) -> Result:
     """Judge once more with what Airflow says now, and delete what still is a zombie."""
     if breaker.has_tripped:
-        return Result(verdict, Outcome.LEFT_FOR_NEXT_RUN, NO_ANSWER)
+        return Result(verdict, Deletion(Outcome.LEFT_FOR_NEXT_RUN, NO_ANSWER))
     pod, successor = verdict.pod, None
     if verdict.reason is Reason.SUPERSEDED:
         # What makes it dead is another pod. Is that pod gone or checked off, the next try uses this one.
         try:
             siblings = api.siblings(pod)
         except KubernetesError as error:
-            breaker.note(isinstance(error, Transient))
-            return _logged(Result(verdict, Outcome.FAILED, str(error)))
+            breaker.note(error.is_passing)
+            return _logged(Result(verdict, Deletion(Outcome.FAILED, str(error))))
         successor = find_successors([pod, *siblings]).get(pod.uid)
     again = judge(pod, successor, fresh, settings, now)
     if not again.is_zombie:
-        return _logged(Result(verdict, Outcome.SPARED, f"{again.reason.value} now: {again.evidence}"))
+        return _logged(Result(verdict, Deletion(Outcome.SPARED, f"{again.reason.value} now: {again.evidence}")))
     if settings.dry_run:
-        return Result(again, Outcome.WOULD_DELETE)
+        return Result(again, Deletion(Outcome.WOULD_DELETE))
     deletion = api.delete(pod, settings.grace_period_seconds)
-    breaker.note(deletion.is_transient)
-    return _logged(Result(again, deletion.outcome, deletion.detail))
+    breaker.note(deletion.is_passing)
+    return _logged(Result(again, deletion))
 
 
 def _logged(result: Result) -> Result:
     """One line for each pod, when it happens: a run that is killed half-way has still said what it did."""
     level = {Outcome.FAILED: logging.ERROR, Outcome.SPARED: logging.WARNING}.get(result.outcome, logging.INFO)
-    pod, why = result.verdict.pod, f"{result.verdict.reason.value}: {result.verdict.evidence}"
+    why, cause = f"{result.verdict.reason.value}: {result.verdict.evidence}", str(result.deletion)
     # What is out of the ordinary comes first, for a line may be longer than the screen.
-    text = f"{result.cause} ({why})" if result.detail else why
-    log.log(level, "%s %s/%s, %s", result.outcome.value, pod.namespace, pod.name, text)
+    text = f"{cause} ({why})" if cause else why
+    log.log(level, "%s %s, %s", result.outcome.value, result.verdict.pod, text)
     return result

@@ -8,13 +8,13 @@ from typing import Any
 
 from tabulate import tabulate
 
-from include.kpo_cleanup.classify import Verdict, count_reasons
-from include.kpo_cleanup.evidence import duration
-from include.kpo_cleanup.identity import UNMAPPED
-from include.kpo_cleanup.pod import Pod
-from include.kpo_cleanup.reap import Result, count_outcomes
-from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.vocabulary import Outcome, Reason
+from .classify import Verdict, count_reasons
+from .evidence import duration
+from .identity import UNMAPPED
+from .pod import Pod
+from .reap import Result, count_outcomes
+from .settings import Settings
+from .vocabulary import Outcome, Reason
 
 MAX_PROBLEMS = 5  # in the message of a failed run
 MAX_ROWS = 100  # of the table; all zombies are in the XCom
@@ -56,11 +56,7 @@ def zombie_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
 
 def warnings_of(verdicts: Sequence[Verdict], settings: Settings) -> list[str]:
     """What somebody should look at although nothing is deleted for it."""
-    lines = [
-        f"stalled: {task_of(v.pod)}: {v.evidence}; pod {v.pod.namespace}/{v.pod.name}"
-        for v in verdicts
-        if v.reason is Reason.STALLED
-    ]
+    lines = [f"stalled: {task_of(v.pod)}: {v.evidence}; pod {v.pod}" for v in verdicts if v.reason is Reason.STALLED]
     unmatched = [v for v in verdicts if v.reason is Reason.UNMATCHED and not v.is_zombie]
     if unmatched and not settings.delete_unmatched_pods:
         lines.append(
@@ -79,54 +75,58 @@ def warnings_of(verdicts: Sequence[Verdict], settings: Settings) -> list[str]:
 def reap_lines(results: Sequence[Result]) -> list[str]:
     """The log of a reaping, apart from the deletions, which were logged one by one."""
     would = [r for r in results if r.outcome is Outcome.WOULD_DELETE]
-    lines = [
-        f"would delete {r.verdict.pod.namespace}/{r.verdict.pod.name}, {r.verdict.reason.value}: {r.verdict.evidence}"
-        for r in would
-    ]
+    lines = [f"would delete {r.verdict.pod}, {r.verdict.reason.value}: {r.verdict.evidence}" for r in would]
     if would:
         lines.append(f"DRY RUN: {count(would, 'pod')} would be deleted, none was")
     left = [r for r in results if r.outcome is Outcome.LEFT_FOR_NEXT_RUN]
     if left:
-        lines.append(f"left for the next run: {count(left, 'zombie')}, for {left[0].detail}")
+        lines.append(f"left for the next run: {count(left, 'zombie')}, for {left[0].deletion}")
     return lines
 
 
-def reap_report(results: Sequence[Result], freed: tuple[float, int], problems: Sequence[str] = ()) -> dict[str, Any]:
-    """The report of a run: counters, what was freed, what went wrong, and every zombie with its outcome.
-
-    :param freed: CPU (cores) and memory (bytes).
-    """
+def reap_report(results: Sequence[Result], problems: Sequence[str] = ()) -> dict[str, Any]:
+    """The report of a run: counters, what was freed, what went wrong, and every zombie with its outcome."""
     outcomes = count_outcomes(results)
-    cpu, memory = freed
+    freed = _freed(results)
+    cpu, memory = freed.get("cpu", 0.0), int(freed.get("memory", 0))
     verb = "would free" if Outcome.WOULD_DELETE.value in outcomes else "freed"
     requests = f"; {verb} cpu={cpu:g} memory={_memory(memory)}" if cpu or memory else ""
     return {
         "summary": f"{key_values(outcomes) or 'no zombies'}{requests}",
         **({"problems": list(problems)} if problems else {}),
         "outcomes": outcomes,
-        "freed": {"cpu_cores": cpu, "memory_bytes": memory},
+        "freed": freed,
         "zombies": [
             {
-                "pod": f"{r.verdict.pod.namespace}/{r.verdict.pod.name}",
+                "pod": str(r.verdict.pod),
                 "outcome": r.outcome.value,
                 "reason": r.verdict.reason.value,
                 "evidence": r.verdict.evidence,
-                **({"detail": r.detail} if r.detail else {}),
+                **({"detail": str(r.deletion)} if str(r.deletion) else {}),
             }
             for r in results
         ],
     }
 
 
+def _freed(results: Iterable[Result]) -> dict[str, float]:
+    """Add up the requests of the pods that went, or would go, by resource name."""
+    totals: dict[str, float] = defaultdict(float)
+    for result in results:
+        if result.outcome in (Outcome.DELETED, Outcome.WOULD_DELETE):
+            for resource, quantity in result.verdict.pod.requests:
+                totals[resource] += quantity
+    return {resource: round(total, 3) for resource, total in totals.items()}
+
+
 def failures(results: Iterable[Result]) -> list[str]:
     """What kept pods from being deleted: one line for each cause, however many pods have it."""
-    by_cause: dict[str, list[Result]] = defaultdict(list)
+    by_cause: dict[tuple[str, ...], list[Result]] = defaultdict(list)
     for result in results:
         if result.outcome is Outcome.FAILED:
-            by_cause[result.cause.replace(result.verdict.pod.name, "")].append(result)
+            by_cause[result.deletion.cause].append(result)
     return [
-        f"{count(alike, 'pod')} not deleted: {alike[0].cause}; such as "
-        f"{alike[0].verdict.pod.namespace}/{alike[0].verdict.pod.name}"
+        f"{count(alike, 'pod')} not deleted: {alike[0].deletion}; such as {alike[0].verdict.pod}"
         for alike in by_cause.values()
     ]
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from include.kpo_cleanup.errors import SettingsError
+from .errors import SettingsError
+from .vocabulary import ALL_NAMESPACES
 
 CONFIG_SECTION = "kpo_cleanup"
-ALL_NAMESPACES = "*"
 DEFAULT_SCHEDULE = "*/15 * * * *"
 # Sections of the trigger form, for what is not changed from run to run.
 COMPLETED_AND_UNKNOWN = "Completed and unmatched pods"

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from include.kpo_cleanup import report, xcom
-from include.kpo_cleanup.airflow_compat import (
+from . import classify as verdict
+from . import reap as reaper
+from . import report, xcom
+from .airflow_compat import (
     AirflowFailException,
     AirflowSkipException,
     count_metric,
     get_current_context,
     read_config,
 )
-from include.kpo_cleanup.classify import classify as judge_all
-from include.kpo_cleanup.classify import count_reasons
-from include.kpo_cleanup.errors import SettingsError
-from include.kpo_cleanup.kube import total_requests
-from include.kpo_cleanup.pods import PodApi
-from include.kpo_cleanup.reap import count_outcomes
-from include.kpo_cleanup.reap import reap as delete_all
-from include.kpo_cleanup.settings import OPTIONS, Settings
-from include.kpo_cleanup.sources import choose_source
-from include.kpo_cleanup.vocabulary import Outcome
+from .errors import SettingsError
+from .kube.pods import PodApi
+from .settings import OPTIONS, Settings
+from .task_instances.choice import choose_source
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Pause Python's garbage collector while many things are made that all stay; also as a decorator.
+
+    Thousands of pods have it run again and again. Each run looks through the pods so far and all of Airflow, to find
+    nothing. It was a third of the cost of a listing.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def effective_settings() -> Settings:
@@ -45,6 +60,7 @@ def effective_settings() -> Settings:
         raise AirflowFailException(str(error)) from error
 
 
+@without_collector()
 def list_pods() -> dict[str, Any]:
     """List the pods. Before the task instances are asked for: a pod born in between would look like a zombie."""
     settings = effective_settings()
@@ -52,44 +68,48 @@ def list_pods() -> dict[str, Any]:
     if settings.dry_run:
         log.warning("DRY RUN: nothing will be deleted")
     try:
-        listing = PodApi(settings.kubernetes_conn_id).list_pods(settings)
+        listing = PodApi(settings.kubernetes_conn_id).list_pods(settings.namespace_list(), settings.label_selector)
     except SettingsError as error:
         raise AirflowFailException(str(error)) from error
     return xcom.dump_listing(listing)
 
 
+@without_collector()
 def fetch_active_tis(listing: dict[str, Any]) -> dict[str, Any]:
     """Ask Airflow for the task instances of the pods. Any failure fails the run: no answer is not "none"."""
-    source = choose_source(effective_settings(), get_current_context()["ti"])
-    keys = {pod.key for pod in xcom.load_listing(listing).pods if not pod.unidentified}
+    source = choose_source(effective_settings().airflow_conn_id, get_current_context()["ti"])
+    keys = {pod.key for pod in xcom.load_listing(listing).pods if not pod.label_problem}
     answer = xcom.dump_task_instances(source.fetch(keys))
     log.info("%s", answer["summary"])
     return answer
 
 
+@without_collector()
 def classify(listing: dict[str, Any], task_instances: dict[str, Any]) -> dict[str, Any]:
     """Judge every pod, and show the verdicts."""
     settings, now = effective_settings(), int(time.time())
-    verdicts = judge_all(xcom.load_listing(listing).pods, xcom.load_task_instances(task_instances), settings, now)
+    verdicts = verdict.classify(
+        xcom.load_listing(listing).pods, xcom.load_task_instances(task_instances), settings, now
+    )
     for line in report.zombie_lines(verdicts, now):
         log.info("%s", line)
     for line in report.warnings_of(verdicts, settings):
         log.warning("%s", line)
-    for verdict in verdicts:
-        if not verdict.is_zombie:
-            pod = verdict.pod
-            log.debug("kept %s/%s, %s: %s", pod.namespace, pod.name, verdict.reason.value, verdict.evidence)
+    for each in verdicts:
+        if not each.is_zombie:
+            log.debug("kept %s, %s: %s", each.pod, each.reason.value, each.evidence)
     summary = report.summary_line(verdicts)
     log.info("%s", summary)  # last, for that is where Airflow opens a log
-    count_metric("reason", count_reasons(verdicts))
+    count_metric("reason", verdict.count_reasons(verdicts))
     return {
         "summary": summary,
-        "zombies_by_reason": count_reasons(v for v in verdicts if v.is_zombie),
-        "kept_by_reason": count_reasons(v for v in verdicts if not v.is_zombie),
+        "zombies_by_reason": verdict.count_reasons(v for v in verdicts if v.is_zombie),
+        "kept_by_reason": verdict.count_reasons(v for v in verdicts if not v.is_zombie),
         "zombies": xcom.dump_zombies(verdicts),
     }
 
 
+@without_collector()
 def reap(listing: dict[str, Any], classification: dict[str, Any]) -> dict[str, Any]:
     """Delete the zombies and report; skipped where there is nothing to do.
 
@@ -106,14 +126,13 @@ def reap(listing: dict[str, Any], classification: dict[str, Any]) -> dict[str, A
     if settings.dry_run:
         log.warning("DRY RUN: nothing is deleted")
     api = PodApi(settings.kubernetes_conn_id)
-    results = delete_all(zombies, api, choose_source(settings, context["ti"]), settings, time.time)
-    gone = [r.verdict.pod for r in results if r.outcome in (Outcome.DELETED, Outcome.WOULD_DELETE)]
+    results = reaper.reap(zombies, api, choose_source(settings.airflow_conn_id, context["ti"]), settings, time.time)
     problems = [*loaded.problems, *report.failures(results)]
-    answer = report.reap_report(results, total_requests(gone), problems)
+    answer = report.reap_report(results, problems)
     for line in report.reap_lines(results):
         log.info("%s", line)
     log.info("%s", answer["summary"])
-    count_metric("outcome", count_outcomes(results))
+    count_metric("outcome", reaper.count_outcomes(results))
     if problems:
         # A failing task returns nothing, but what it did must still be on record.
         context["ti"].xcom_push(key="return_value", value=answer)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+ALL_NAMESPACES = "*"
+
 
 class Reason(str, Enum):
     """Why a pod is kept or deleted; in the order in which the rules are tried."""

@@ -11,51 +11,46 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from include.kpo_cleanup import collector
-from include.kpo_cleanup.classify import Verdict
-from include.kpo_cleanup.identity import TaskInstanceKey
-from include.kpo_cleanup.pod import Container, Pod
-from include.kpo_cleanup.pods import Listing
-from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
-from include.kpo_cleanup.vocabulary import Reason
+from .classify import Verdict
+from .identity import TaskInstanceKey
+from .kube import Listing
+from .pod import Container, Owner, Pod
+from .task_instance import TaskInstance, TaskInstances
+from .vocabulary import Reason
 
-_POD_COLUMNS = ("name", "uid", "created", "phase", "try_number", "cpu", "memory")
-_DEFAULTS = {f.name: f.default for f in fields(Pod)}
-# Rarely set, so written by name and only where they are.
-_POD_EXTRAS = (
-    "map_index",
-    "unidentified",
-    "protected",
-    "owner",
-    "checked",
-    "deletion_deadline",
-    "finalizers",
-)
+_LEVELS = ("namespace", "dag_id", "task_id", "run_id")  # of the tree, so that each is written once
+_COLUMNS = ("name", "uid", "created", "phase", "try_number", "requests", "containers")  # of every row
+_LEFT_OUT = ("resource_version",)  # old as soon as it is written; whoever deletes lists again
+# All other fields are written by name, and only if they differ from their default.
+_DEFAULTS = {f.name: f.default for f in fields(Pod) if f.name not in (*_LEVELS, *_COLUMNS, *_LEFT_OUT)}
 
 
 def dump_listing(listing: Listing) -> dict[str, Any]:
-    """``tree``: by namespace, dag_id, task_id and run_id (as label values) the rows of that run."""
+    """Write a listing; ``tree``: by namespace, dag_id, task_id and run_id (as label values) the rows of that run."""
     tree = _tree()
+    requests: dict[tuple[tuple[str, float], ...], int] = {}  # a few, which thousands of pods share
     for pod in listing.pods:
-        row = [getattr(pod, column) for column in _POD_COLUMNS]
+        row = [getattr(pod, name) for name in _COLUMNS[:-2]]
+        row.append(requests.setdefault(pod.requests, len(requests)))
         row.append([_dump_container(container, pod.created) for container in pod.containers])
-        extras = {name: getattr(pod, name) for name in _POD_EXTRAS if getattr(pod, name) != _DEFAULTS[name]}
+        others = {name: value for name, default in _DEFAULTS.items() if (value := getattr(pod, name)) != default}
         tree[pod.namespace][pod.dag_id][pod.task_id].setdefault(pod.run_id, []).append(
-            [*row, extras] if extras else row
+            [*row, others] if others else row
         )
     return {
         "summary": f"pods: {len(listing.pods)}, in: {', '.join(tree) or 'no namespace'}",
         "problems": listing.problems,
-        "columns": ", ".join([*_POD_COLUMNS, "containers (name/state/seconds after created/detail)", "other"]),
+        "columns": f"{', '.join(_COLUMNS)} ({', '.join(Container._fields)}; times in seconds after created), other",
+        "requests": [dict(each) for each in requests],  # the column has the number of one of these
         "tree": tree,
     }
 
 
-@collector.paused()
 def load_listing(data: Mapping[str, Any]) -> Listing:
-    """The listing that :func:`dump_listing` wrote."""
+    """Read the listing that :func:`dump_listing` wrote."""
+    requests = [tuple(sorted(each.items())) for each in data["requests"]]
     pods = [
-        _load_pod(row, namespace=namespace, dag_id=dag_id, task_id=task_id, run_id=run_id)
+        _load_pod(dict(zip((*_LEVELS, *_COLUMNS, "others"), (namespace, dag_id, task_id, run_id, *row))), requests)
         for namespace, dags in data["tree"].items()
         for dag_id, tasks in dags.items()
         for task_id, runs in tasks.items()
@@ -65,8 +60,36 @@ def load_listing(data: Mapping[str, Any]) -> Listing:
     return Listing(pods, list(data["problems"]))
 
 
+def _load_pod(values: dict[str, Any], requests: list[tuple[tuple[str, float], ...]]) -> Pod:
+    values.update(values.pop("others", {}))
+    values["requests"] = requests[values["requests"]]
+    values["containers"] = tuple(_load_container(each, values["created"]) for each in values["containers"])
+    values["finalizers"] = tuple(values.get("finalizers", ()))
+    if "controller" in values:
+        values["controller"] = Owner(*values["controller"])
+    return Pod(**values)
+
+
+def _dump_container(container: Container, created: int) -> list[Any]:
+    """Write its fields in their order, without the last ones if they have their defaults."""
+    fields = list(_moved(container, -created))
+    while fields and fields[-1] == Container._field_defaults.get(Container._fields[len(fields) - 1]):
+        fields.pop()
+    return fields
+
+
+def _load_container(fields: list[Any], created: int) -> Container:
+    return _moved(Container(*fields), created)
+
+
+def _moved(container: Container, seconds: int) -> Container:
+    """Count its times from elsewhere; they are shorter if counted from the creation of the pod."""
+    started, ended = (None if time is None else time + seconds for time in (container.started, container.ended))
+    return container._replace(started=started, ended=ended)
+
+
 def dump_task_instances(task_instances: TaskInstances) -> dict[str, Any]:
-    """``task_instances``: by dag_id, task_id and run_id, rows of map index, state and what else is known."""
+    """Write an answer; ``task_instances``: by dag_id, task_id and run_id, rows of map index and what is known."""
     tree = _tree()
     for key, ti in task_instances.found.items():
         row = [key.map_index, ti.state, ti.try_number, ti.ended, ti.operator]
@@ -78,12 +101,12 @@ def dump_task_instances(task_instances: TaskInstances) -> dict[str, Any]:
         "summary": f"{active} active and {len(task_instances.found) - active} finished task instances of these pods",
         "columns": "map_index, state, try_number, ended, operator",
         "task_instances": tree,
-        "unresolved": sorted(list(key) for key in task_instances.unresolved),
+        "unresolved": sorted([*key, why] for key, why in task_instances.unresolved.items()),
     }
 
 
 def load_task_instances(data: Mapping[str, Any]) -> TaskInstances:
-    """The task instances that :func:`dump_task_instances` wrote."""
+    """Read the task instances that :func:`dump_task_instances` wrote."""
     found = {
         TaskInstanceKey(dag_id, task_id, run_id, row[0]): TaskInstance(*row[1:])
         for dag_id, tasks in data["task_instances"].items()
@@ -91,14 +114,14 @@ def load_task_instances(data: Mapping[str, Any]) -> TaskInstances:
         for run_id, rows in runs.items()
         for row in rows
     }
-    return TaskInstances(found, frozenset(TaskInstanceKey(*key) for key in data["unresolved"]))
+    return TaskInstances(found, {TaskInstanceKey(*key): why for *key, why in data["unresolved"]})
 
 
 def dump_zombies(verdicts: Iterable[Verdict]) -> list[dict[str, str]]:
-    """The zombies, in the order in which they are to be deleted."""
+    """Write the zombies, in the order in which they are to be deleted."""
     return [
         {
-            "pod": f"{verdict.pod.namespace}/{verdict.pod.name}",
+            "pod": str(verdict.pod),
             "reason": verdict.reason.value,
             "evidence": verdict.evidence,
             "uid": verdict.pod.uid,
@@ -109,28 +132,10 @@ def dump_zombies(verdicts: Iterable[Verdict]) -> list[dict[str, str]]:
 
 
 def load_zombies(data: Iterable[Mapping[str, str]], listing: Listing) -> list[Verdict]:
-    """The zombies that :func:`dump_zombies` wrote, with their pods from the listing."""
+    """Read the zombies that :func:`dump_zombies` wrote, with their pods from the listing."""
     pods = {pod.uid: pod for pod in listing.pods}
     return [Verdict(pods[row["uid"]], True, Reason(row["reason"]), row["evidence"]) for row in data]
 
 
 def _tree() -> Any:
     return defaultdict(_tree)
-
-
-def _dump_container(container: Container, created: int) -> str:
-    since = "" if container.since is None else f"{container.since - created:+}"
-    text = f"{container.name}/{container.state}/{since}"
-    return f"{text}/{container.detail}" if container.detail else text
-
-
-def _load_container(text: str, created: int) -> Container:
-    name, state, since, *detail = text.split("/", 3)
-    return Container(name, state, detail[0] if detail else "", created + int(since) if since else None)
-
-
-def _load_pod(row: list[Any], **ids: str) -> Pod:
-    columns = dict(zip(_POD_COLUMNS, row))
-    containers = tuple(_load_container(text, columns["created"]) for text in row[len(_POD_COLUMNS)])
-    extras = row[len(_POD_COLUMNS) + 1] if len(row) > len(_POD_COLUMNS) + 1 else {}
-    return Pod(**{**ids, **columns, **extras}, containers=containers)

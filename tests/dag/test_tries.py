@@ -17,8 +17,8 @@ from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
 from include.kpo_cleanup.classify import judge
 from include.kpo_cleanup.identity import UNMAPPED, key_of
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.sql_source import SqlSource, airflow_session
-from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instances.sql import SqlSource, airflow_session
 from include.kpo_cleanup.vocabulary import Reason
 from tests.dag import airflow_runs
 from tests.unit.builders import NOW, make_pod

@@ -16,18 +16,19 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from include.kpo_cleanup.kube import ATTEMPTS, CONNECT_TIMEOUT, GIVE_UP_AFTER, MAX_WAIT, READ_TIMEOUT
+from include.kpo_cleanup.kube import CONCURRENT_DELETES
+from include.kpo_cleanup.kube.client import ATTEMPTS, CONNECT_TIMEOUT, GIVE_UP_AFTER, MAX_WAIT, READ_TIMEOUT
+from include.kpo_cleanup.kube.pods import MAX_RESTARTS
 from include.kpo_cleanup.pod import PROTECT_KEY
-from include.kpo_cleanup.pods import CONCURRENT_DELETES, MAX_RESTARTS
 from include.kpo_cleanup.reap import BATCH
-from include.kpo_cleanup.sdk_source import TaskSdkSource
-from include.kpo_cleanup.sql_source import SqlSource, metadata_connection
 from include.kpo_cleanup.task_instances import TaskInstanceSource
+from include.kpo_cleanup.task_instances.sql import SqlSource, metadata_connection
+from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
 from include.kpo_cleanup.vocabulary import Reason
 from tests import proxy
 from tests.proxy import Fault
 
-LISTING, DELETING = "listing pods in namespace '{namespace}': ", "deleting pod {namespace}/{pod}: "
+LISTING = "listing pods in namespace '{namespace}': "
 NO_ANSWER = "no answer from the API server: …"
 LOGIN_PAGE = "<html><body>Please log in</body></html>"
 
@@ -127,14 +128,14 @@ _PASSING: list[tuple[str, str, Fault, str, str]] = [
         "429",
         "429 Too Many Requests",
         _too_many_requests(),
-        "429 Too Many Requests: the server has received too many requests",
+        "429 Too Many Requests; the server says: the server has received too many requests",
         _OVERLOADED,
     ),
     (
         "500",
         "500 Internal Server Error",
         proxy.status(500, "InternalError", "etcdserver: leader changed"),
-        "500 Internal Server Error: etcdserver: leader changed",
+        "500 Internal Server Error; the server says: etcdserver: leader changed",
         _SERVER_DOWN,
     ),
     (
@@ -144,19 +145,25 @@ _PASSING: list[tuple[str, str, Fault, str, str]] = [
         "an error whose body is not text",
         _NETWORK,
     ),
-    ("502-gateway", "502 from a gateway", proxy.answer(502, "<h1>Bad Gateway</h1>"), "502 Bad Gateway: …", _NETWORK),
+    (
+        "502-gateway",
+        "502 from a gateway",
+        proxy.answer(502, "<h1>Bad Gateway</h1>"),
+        "502 Bad Gateway; the server says: …",
+        _NETWORK,
+    ),
     (
         "503",
         "503 Service Unavailable",
         proxy.status(503, "ServiceUnavailable", "apiserver is shutting down"),
-        "503 Service Unavailable: apiserver is shutting down",
+        "503 Service Unavailable; the server says: apiserver is shutting down",
         _SERVER_DOWN,
     ),
     (
         "504",
         "504 Gateway Timeout",
         proxy.status(504, "Timeout", "request did not complete within the allotted timeout"),
-        "504 Gateway Timeout: request did not complete",
+        "504 Gateway Timeout; the server says: request did not complete",
         _OVERLOADED,
     ),
     ("reset", "the connection is reset", proxy.reset, f"{NO_ANSWER}Connection", _NETWORK),
@@ -225,8 +232,7 @@ LIST_CASES = [
         "401",
         "401 Unauthorized",
         Does.LIST_GIVES_UP,
-        LISTING
-        + "401 Unauthorized; the connection's credentials are missing, wrong or expired; the API server says: …",
+        LISTING + "401 Unauthorized; the connection's credentials are missing, wrong or expired; the server says: …",
         _CREDENTIALS,
         proxy.status(401, "Unauthorized", "Unauthorized"),
     ),
@@ -235,7 +241,7 @@ LIST_CASES = [
         "403 Forbidden",
         Does.LIST_GIVES_UP,
         LISTING + "403 Forbidden; allow verb 'list' on resource 'pods' in a Role for namespace '{namespace}' "
-        "(see manifests/rbac.yaml), and check that the namespace exists; the API server says: …",
+        "(see manifests/rbac.yaml), and check that the namespace exists; the server says: …",
         "Apply the RBAC manifest to that namespace, or correct `namespaces`.",
         proxy.forbidden("list", "airflow"),
     ),
@@ -267,7 +273,9 @@ LIST_CASES = [
         "bad-selector",
         "a label selector that is not one",
         Does.RUN_FAILS,
-        "label_selector=… was refused (" + LISTING + "400 Bad Request: unable to parse requirement: …); correct its "
+        "label_selector=… was refused ("
+        + LISTING
+        + "400 Bad Request; the server says: unable to parse requirement: …); correct its "
         "syntax",
         "Correct `label_selector`.",
         proxy.status(400, "BadRequest", "unable to parse requirement: found 'x', expected: ')'"),
@@ -276,19 +284,19 @@ LIST_CASES = [
         "410",
         "the continue token has expired (410)",
         Does.LIST_RESTARTS,
-        LISTING + "410 Gone: The provided continue parameter is too old",
+        LISTING + "410 Gone; the server says: The provided continue parameter is too old",
         "Listing takes longer than etcd keeps the past. Narrow `namespaces` or `label_selector`.",
         proxy.status(410, "Expired", "The provided continue parameter is too old to display a consistent list"),
     ),
 ]
 
 DELETE_CASES = [
-    *_passing(DELETING, Does.DELETE_RETRIES),
+    *_passing("", Does.DELETE_RETRIES),
     Case(
         "other-json",
         "JSON of another kind",
         Does.DELETE_FAILS,
-        DELETING + "the answer is a None, not a Pod or Status",
+        "the answer is a None, not a Pod or Status",
         _NOT_KUBERNETES,
         _json({"login": "https://sso.example.org"}),
     ),
@@ -296,7 +304,7 @@ DELETE_CASES = [
         "400",
         "400 Bad Request",
         Does.DELETE_FAILS,
-        DELETING + "400 Bad Request: the body of the request was in an unknown format",
+        "400 Bad Request; the server says: the body of the request was in an unknown format",
         "The API server does not take what is sent to it. Report it as a bug.",
         proxy.status(400, "BadRequest", "the body of the request was in an unknown format"),
     ),
@@ -304,7 +312,7 @@ DELETE_CASES = [
         "401",
         "401 Unauthorized",
         Does.DELETE_FAILS,
-        DELETING + "401 Unauthorized: Unauthorized",
+        "401 Unauthorized; the server says: Unauthorized",
         _CREDENTIALS,
         proxy.status(401, "Unauthorized", "Unauthorized"),
     ),
@@ -312,8 +320,8 @@ DELETE_CASES = [
         "403",
         "403 Forbidden",
         Does.DELETE_FAILS,
-        DELETING + "403 Forbidden; allow verb 'delete' on resource 'pods' in a Role for namespace '{namespace}' "
-        "(see manifests/rbac.yaml); the API server says: …",
+        "403 Forbidden; allow verb 'delete' on resource 'pods' in a Role for namespace '{namespace}' "
+        "(see manifests/rbac.yaml); the server says: …",
         "Apply the RBAC manifest to that namespace.",
         proxy.forbidden("delete", "airflow"),
     ),
@@ -321,7 +329,7 @@ DELETE_CASES = [
         "404-gateway",
         "404 from a gateway",
         Does.DELETE_FAILS,
-        DELETING + "404 Not Found: …(this does not come from a Kubernetes API server)",
+        "404 Not Found: …(this does not come from a Kubernetes API server)",
         _NOT_KUBERNETES,
         proxy.answer(404, "<h1>Not Found</h1>"),
     ),
@@ -329,8 +337,7 @@ DELETE_CASES = [
         "404-gateway-json",
         "404 from a gateway, as JSON with a message",
         Does.DELETE_FAILS,
-        DELETING
-        + "404 Not Found: no Route matched with those values (this does not come from a Kubernetes API server)",
+        "404 Not Found: no Route matched with those values (this does not come from a Kubernetes API server)",
         _NOT_KUBERNETES,
         _json({"message": "no Route matched with those values"}, 404),
     ),
@@ -338,7 +345,7 @@ DELETE_CASES = [
         "409-gateway",
         "409 from a gateway",
         Does.DELETE_FAILS,
-        DELETING + "409 Conflict: …",
+        "409 Conflict: …",
         _NOT_KUBERNETES,
         proxy.answer(409, "<h1>Conflict</h1>"),
     ),
@@ -346,7 +353,7 @@ DELETE_CASES = [
         "410",
         "410 Gone from a gateway",
         Does.DELETE_FAILS,
-        DELETING + "410 Gone: …",
+        "410 Gone: …",
         _NOT_KUBERNETES,
         proxy.answer(410, "<h1>Gone</h1>"),
     ),
@@ -386,7 +393,7 @@ DELETE_CASES = [
         "409",
         "the pod was replaced by another one of its name (409)",
         Does.SPARED,
-        "precondition: " + DELETING + "409 Conflict: …the UID in the precondition",
+        "precondition: 409 Conflict; the server says: …the UID in the precondition",
         "Nothing.",
         proxy.status(
             409,
@@ -515,13 +522,6 @@ POD_CASES = [
         for value in ("one", "1.0", "01", "1e3", "0x1", "2147483648", "9" * 63)
     ),
     PodCase("map_index-empty", "label `map_index` is empty", Reason.BAD_LABELS, {"map_index": ""}),
-    PodCase("no-kpo", "not labelled as a pod of the operator", Reason.BAD_LABELS, {"kubernetes_pod_operator": None}),
-    PodCase(
-        "kpo-true",
-        "label `kubernetes_pod_operator` is `true`, not `True`",
-        Reason.BAD_LABELS,
-        {"kubernetes_pod_operator": "true"},
-    ),
     PodCase("try-0", "label `try_number` is `0`", Reason.ORPHANED, {"try_number": "0"}),
     PodCase("try-max", "the largest try number", Reason.ORPHANED, {"try_number": "2147483647"}),
     PodCase("map_index-other", "a map index that its task does not have", Reason.UNMATCHED, {"map_index": "7"}),

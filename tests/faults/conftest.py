@@ -10,8 +10,9 @@ import pytest
 from tenacity import wait_random
 
 from demo.cluster import EmbeddedCluster
-from include.kpo_cleanup import kube, pods
-from include.kpo_cleanup.pods import PodApi
+from include.kpo_cleanup.kube import client as kube
+from include.kpo_cleanup.kube import pods
+from include.kpo_cleanup.kube.pods import PodApi
 from tests.faults.servers import Server, behind_proxy, connection
 
 CONN_ID = "faults"

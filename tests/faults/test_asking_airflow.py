@@ -17,13 +17,13 @@ from include.kpo_cleanup import reap as reap_module
 from include.kpo_cleanup.classify import classify
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import TaskInstanceKey
-from include.kpo_cleanup.pods import PodApi
+from include.kpo_cleanup.kube.pods import PodApi
 from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.report import failures
-from include.kpo_cleanup.sdk_source import TaskSdkSource
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.sql_source import SqlSource
 from include.kpo_cleanup.task_instances import TaskInstanceSource
+from include.kpo_cleanup.task_instances.sql import SqlSource
+from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
 from include.kpo_cleanup.vocabulary import Outcome
 from tests.faults.cases import SOURCE_CASES, Broken, SourceCase, says_pattern
 from tests.faults.servers import Server
@@ -104,7 +104,7 @@ def pods(server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> lis
 def clean_up(api: PodApi, namespace: str, source: TaskInstanceSource) -> list[reap_module.Result]:
     """The steps of a run, where every pod found unknown would go at once."""
     settings = Settings(namespaces=namespace, settle_seconds=0, delete_unmatched_pods=True)
-    listed = api.list_pods(settings).pods
+    listed = api.list_pods(settings.namespace_list(), settings.label_selector).pods
     verdicts = classify(listed, source.fetch({pod.key for pod in listed}), settings, int(time.time()) + 1)
     doomed = [verdict for verdict in verdicts if verdict.is_zombie]
     assert len(doomed) == PODS

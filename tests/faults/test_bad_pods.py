@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from include.kpo_cleanup import pods as pods_module
 from include.kpo_cleanup import xcom
 from include.kpo_cleanup.classify import Verdict, classify
 from include.kpo_cleanup.identity import TaskInstanceKey, key_of, safe_label
-from include.kpo_cleanup.pods import PodApi
+from include.kpo_cleanup.kube import pods as pods_module
+from include.kpo_cleanup.kube.pods import PodApi
 from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
 from include.kpo_cleanup.vocabulary import Outcome, Reason
 from tests.faults.cases import POD_CASES, PodCase
 from tests.faults.servers import Server
@@ -75,9 +75,9 @@ def settings(namespace: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 def judge(api: PodApi, settings: Settings, source: AllFailed) -> dict[str, Verdict]:
     """The verdicts by pod name; all goes through JSON, as between the tasks of the DAG."""
-    listing = xcom.load_listing(xcom.dump_listing(api.list_pods(settings)))
+    listing = xcom.load_listing(xcom.dump_listing(api.list_pods(settings.namespace_list(), settings.label_selector)))
     assert not listing.problems
-    told = source.fetch({pod.key for pod in listing.pods if not pod.unidentified})
+    told = source.fetch({pod.key for pod in listing.pods if not pod.label_problem})
     verdicts = classify(listing.pods, xcom.load_task_instances(xcom.dump_task_instances(told)), settings, in_a_minute())
     assert len({verdict.pod.uid for verdict in verdicts}) == len(verdicts)
     return {verdict.pod.name: verdict for verdict in verdicts}
@@ -115,6 +115,15 @@ def test_each_odd_pod_has_its_documented_reason_and_only_zombies_go(
     assert_only_these_go(server, api, settings, source, zombies)
 
 
+@pytest.mark.parametrize("value", [None, "", "true", "False"], ids=repr)
+def test_a_pod_that_is_not_labelled_as_the_operators_is_not_even_listed(
+    server: Server, api: PodApi, settings: Settings, value: str | None
+) -> None:
+    """The executor's worker pods have the same other labels."""
+    server.create_pod(settings.namespaces, "odd", changed(LABELS, {"kubernetes_pod_operator": value}))
+    assert judge(api, settings, AllFailed(["orders"])) == {}
+
+
 @pytest.mark.parametrize("case", [case for case in POD_CASES if case.reason is Reason.BAD_LABELS], ids=lambda c: c.id)
 def test_the_evidence_names_the_label_that_is_wrong(
     server: Server, api: PodApi, settings: Settings, case: PodCase
@@ -139,7 +148,8 @@ def test_an_id_of_250_characters_is_found_by_its_cleaned_label(
             key_of(raw_id, raw_id + "live", raw_id, -1): TaskInstance("running", 1),
         }
     )
-    verdicts = classify(api.list_pods(settings).pods, told, settings, in_a_minute())
+    listed = api.list_pods(settings.namespace_list(), settings.label_selector).pods
+    verdicts = classify(listed, told, settings, in_a_minute())
     assert {verdict.pod.name: verdict.reason for verdict in verdicts} == {
         "over": Reason.ORPHANED,
         "live": Reason.ACTIVE,
@@ -185,10 +195,8 @@ def random_pods(seed: int, count: int) -> Iterator[tuple[str, dict[str, str], di
             metadata["annotations"]["kpo-cleanup/protect"] = value
             reason = Reason.PROTECTED
         if choose.random() < 0.4:
-            name = choose.choice(["dag_id", "task_id", "run_id", "try_number", "map_index", "kubernetes_pod_operator"])
-            if name == "kubernetes_pod_operator":
-                labels[name] = choose.choice(["true", "False", "", "1"])
-            elif name in ("try_number", "map_index"):
+            name = choose.choice(["dag_id", "task_id", "run_id", "try_number", "map_index"])
+            if name in ("try_number", "map_index"):
                 labels[name] = choose.choice(NOT_NUMBERS)
             elif choose.random() < 0.5:
                 del labels[name]

@@ -24,12 +24,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from tenacity import wait_random
 
 from demo.cluster import EmbeddedCluster, deletion
-from include.kpo_cleanup import kube, pods, xcom
 from include.kpo_cleanup import reap as reap_module
+from include.kpo_cleanup import xcom
 from include.kpo_cleanup.classify import classify
 from include.kpo_cleanup.errors import KpoCleanupError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, safe_label
-from include.kpo_cleanup.pods import PodApi
+from include.kpo_cleanup.kube import client as kube
+from include.kpo_cleanup.kube import pods
+from include.kpo_cleanup.kube.pods import PodApi
 from include.kpo_cleanup.reap import Result, reap
 from include.kpo_cleanup.report import failures
 from include.kpo_cleanup.settings import Settings
@@ -247,13 +249,13 @@ class Airflow(RuleBasedStateMachine):
         return self.next_step != "end"
 
     def _list(self) -> None:
-        self.listing = through_json(xcom.dump_listing(self.api.list_pods(self.settings)))
+        self.listing = through_json(xcom.dump_listing(self.api.list_pods(self.settings.namespace_list())))
         for problem in self.listing["problems"]:
             self.must_be_explained(problem)
         self.next_step = "fetch"
 
     def _fetch(self) -> None:
-        keys = {pod.key for pod in xcom.load_listing(self.listing).pods if not pod.unidentified}
+        keys = {pod.key for pod in xcom.load_listing(self.listing).pods if not pod.label_problem}
         self.told = through_json(xcom.dump_task_instances(self.source.fetch(keys)))
         self.next_step = "classify"
 
@@ -290,7 +292,7 @@ class Airflow(RuleBasedStateMachine):
                 assert pod is None or world.is_terminating(pod)
         failed = [result for result in results if result.outcome is Outcome.FAILED]
         for result in failed:
-            self.must_be_explained(result.detail)
+            self.must_be_explained(str(result.deletion))
         assert bool(failures(results)) == bool(failed)
         self.results = results
         self.next_step = "end"
@@ -342,7 +344,7 @@ class Airflow(RuleBasedStateMachine):
             self.server.proxy.spoil(where, proxy.too_late(case.fault) if late else case.fault, times)
             self.causes.append(says_pattern(case.says, namespace="…", pod="…"))
             if case.does is Does.RUN_FAILS:  # the selector of a second look is nobody's setting
-                self.causes.append(re.compile("400 Bad Request: unable to parse requirement"))
+                self.causes.append(re.compile("400 Bad Request; the server says: unable to parse requirement"))
 
     def move_zombie(self, uid: str, what: str) -> None:
         """What is about to be deleted, or its task instance, comes to life again or goes."""

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import pytest
 
 from include.kpo_cleanup.classify import classify
-from include.kpo_cleanup.pods import CONCURRENT_DELETES, PodApi
+from include.kpo_cleanup.kube import CONCURRENT_DELETES
+from include.kpo_cleanup.kube.pods import PodApi
 from include.kpo_cleanup.reap import Result, reap
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.vocabulary import Outcome
@@ -33,7 +34,7 @@ def source_of(*tasks: Task) -> MemorySource:
 def clean_up(api: PodApi, namespace: str, source: MemorySource) -> dict[str, Result]:
     """Judge all pods and reap; the results by pod name."""
     settings = Settings(namespaces=namespace, settle_seconds=0)
-    listed = api.list_pods(settings).pods
+    listed = api.list_pods(settings.namespace_list(), settings.label_selector).pods
     told = source.fetch({pod.key for pod in listed})
     verdicts = classify(listed, told, settings, int(time.time()) + 1)
     doomed = [verdict for verdict in verdicts if verdict.is_zombie]
@@ -58,7 +59,7 @@ def test_a_pod_that_cannot_be_deleted_does_not_stop_the_others(
     server.proxy.spoil("DELETE .*/zombie-1$", case.fault)
     results = clean_up(api, namespace, source_of(FAILED_ONCE))
     assert outcomes(results) == {**dict.fromkeys(names, Outcome.DELETED), "zombie-1": Outcome.FAILED}
-    assert says_pattern(case.says, namespace=namespace, pod="zombie-1").search(results["zombie-1"].detail)
+    assert says_pattern(case.says, namespace=namespace, pod="zombie-1").search(str(results["zombie-1"].deletion))
 
 
 @pytest.mark.parametrize("case", LIST_CASES, ids=lambda case: case.id)
@@ -72,8 +73,8 @@ def test_where_the_successor_cannot_be_looked_up_its_pod_is_kept_and_the_others_
     results = clean_up(api, namespace, source_of(FAILED_ONCE, IN_TRY_2))
     assert outcomes(results) == {"zombie": Outcome.DELETED, "older": Outcome.FAILED}
     assert set(server.pods(namespace)) == {"older", "newer"}
-    says = "400 Bad Request: unable to parse" if case.does is Does.RUN_FAILS else case.says
-    assert says_pattern(says, namespace=namespace).search(results["older"].detail)
+    says = "400 Bad Request; the server says: unable to parse" if case.does is Does.RUN_FAILS else case.says
+    assert says_pattern(says, namespace=namespace).search(str(results["older"].deletion))
 
 
 def test_two_runs_at_once_do_not_get_in_each_others_way(server: Server, api: PodApi, namespace: str) -> None:

@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection
 
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import key_of
-from include.kpo_cleanup.sql_source import SqlSource, metadata_connection
-from include.kpo_cleanup.task_instances import TaskInstance
+from include.kpo_cleanup.task_instance import TaskInstance
+from include.kpo_cleanup.task_instances.sql import SqlSource, metadata_connection
 from tests.databases import HOST, Database, mariadb
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]

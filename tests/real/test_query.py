@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from bench.history import fill, keys_of_pods
 from bench.queries import plan_of, recorded
-from include.kpo_cleanup.sql_source import SqlSource
+from include.kpo_cleanup.task_instances.sql import SqlSource
 from tests import databases
 from tests.unit.test_sql_source import ALL_DAG_IDS, Database
 from tests.unit.worlds import World, assert_true_answer, worlds

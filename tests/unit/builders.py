@@ -9,14 +9,16 @@ from typing import Any
 
 from include.kpo_cleanup.classify import Verdict
 from include.kpo_cleanup.identity import TaskInstanceKey
-from include.kpo_cleanup.pod import Container, Pod
+from include.kpo_cleanup.pod import Container, Owner, Pod
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
 from include.kpo_cleanup.vocabulary import Reason
 
 NOW = int(datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp())
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
 SETTLE = Settings().settle_seconds
+
+JOB = Owner("Job", "nightly", "1", "batch/v1")
 
 _serial = itertools.count(1)
 
@@ -34,7 +36,7 @@ def make_pod(**overrides: Any) -> Pod:
         "task_id": "extract",
         "run_id": "run_1",
         "try_number": 1,
-        "containers": (Container("base", "running", "", NOW - 2 * HOUR),),
+        "containers": (Container("base", "running", NOW - 2 * HOUR),),
     }
     return Pod(**{**values, **overrides})
 
@@ -52,7 +54,8 @@ def make_ti(**overrides: Any) -> TaskInstance:
 
 def answer(found: Mapping[TaskInstanceKey, TaskInstance | None], *unresolved: TaskInstanceKey) -> TaskInstances:
     """A source's answer; a task instance that is None was not found."""
-    return TaskInstances({key: ti for key, ti in found.items() if ti is not None}, frozenset(unresolved))
+    told = {key: ti for key, ti in found.items() if ti is not None}
+    return TaskInstances(told, dict.fromkeys(unresolved, "the source cannot tell"))
 
 
 def make_verdict(**overrides: Any) -> Verdict:

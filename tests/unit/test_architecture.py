@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,69 +14,114 @@ import pytest
 
 REPO = Path(__file__).parents[2]
 PACKAGE = REPO / "include" / "kpo_cleanup"
-MODULES = {path.stem: ast.parse(path.read_text()) for path in sorted(PACKAGE.glob("*.py"))}
-PURE = ["classify", "collector", "errors", "evidence", "identity", "pod", "settings", "task_instances", "vocabulary"]
-KUBERNETES = ("kubernetes", "airflow.providers", "urllib3")
+NAME = "kpo_cleanup"  # the package imports itself by relative imports, which this stands for
+
+
+def modules_in(package: Path) -> dict[str, ast.Module]:
+    """All modules, by dotted name within the package; a folder goes by its own name."""
+    paths = {path.relative_to(package).with_suffix(""): path for path in sorted(package.rglob("*.py"))}
+    names = {relative: ".".join(part for part in relative.parts if part != "__init__") for relative in paths}
+    return {names[relative]: ast.parse(path.read_text()) for relative, path in paths.items() if names[relative]}
+
+
+MODULES = modules_in(PACKAGE)
+FOLDERS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+PLAIN = {"errors", "identity", "pod", "task_instance", "vocabulary"}
+INTERFACES = {"kube", "task_instances"}
+PURE = {*PLAIN, *INTERFACES, "classify", "evidence", "settings"}
+SEES_BOTH_SIDES = "steps"
 
 IMPORT_LIMIT = 1.0  # seconds of CPU time; the DAG processor does this every time it parses the file
 
 
-def imports_of(tree: ast.AST) -> Iterator[str]:
-    """All that is imported anywhere in a module at run time, functions included."""
+def imports_of(module: str, tree: ast.AST) -> Iterator[str]:
+    """All that is imported anywhere in a module at run time, functions included; relative ones made absolute."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            base = [NAME, *module.split(".")] if module in FOLDERS else [NAME, *module.split(".")[:-1]]
+            start = base[: len(base) - node.level + 1] if node.level else []
+            source = ".".join(filter(None, [*start, node.module]))
+            yield from (f"{source}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            yield from (name for child in node.orelse for name in imports_of(child))
+            yield from (name for child in node.orelse for name in imports_of(module, child))
         else:
-            yield from imports_of(node)
+            yield from imports_of(module, node)
+
+
+def own_imports_of(module: str) -> set[str]:
+    """The modules of the package that a module imports."""
+    own = {name.removeprefix(f"{NAME}.") for name in imports_of(module, MODULES[module]) if name.startswith(NAME)}
+    return {name if name in MODULES else name.rpartition(".")[0] for name in own}
 
 
 def importers_of(*packages: str) -> set[str]:
     def is_one(name: str) -> bool:
         return any(name == package or name.startswith(f"{package}.") for package in packages)
 
-    return {module for module, tree in MODULES.items() if any(map(is_one, imports_of(tree)))}
+    return {module for module, tree in MODULES.items() if any(map(is_one, imports_of(module, tree)))}
+
+
+def room_of(module: str) -> str | None:
+    folder = module.partition(".")[0]
+    return folder if folder in FOLDERS else None
 
 
 class TestImports:
-    def test_of_the_kubernetes_client_and_provider_are_in_one_module(self) -> None:
-        assert importers_of(*KUBERNETES) == {"kube"}
+    def test_of_the_kubernetes_client_and_provider_are_in_one_room(self) -> None:
+        importers = importers_of("kubernetes", "airflow.providers", "urllib3")
+        assert importers
+        assert {room_of(module) for module in importers} == {"kube"}
 
     def test_of_airflow_are_in_its_compatibility_layer_and_the_sources(self) -> None:
-        assert importers_of("airflow") - importers_of("airflow.providers") == {"airflow_compat", "sql_source"}
+        importers = importers_of("airflow") - importers_of("airflow.providers")
+        assert {room_of(module) or module for module in importers} == {"airflow_compat", "task_instances"}
 
     def test_of_sqlalchemy_are_in_one_source(self) -> None:
-        assert importers_of("sqlalchemy") == {"sql_source"}
+        assert importers_of("sqlalchemy") == {"task_instances.sql"}
 
-    @pytest.mark.parametrize("module", PURE)
+    @pytest.mark.parametrize("module", [module for module in MODULES if room_of(module)])
+    def test_of_a_room_are_values_interfaces_errors_and_its_own_modules(self, module: str) -> None:
+        allowed = {*PLAIN, "airflow_compat", *(other for other in MODULES if room_of(other) == room_of(module))}
+        assert own_imports_of(module) - allowed == set()
+
+    @pytest.mark.parametrize("module", [m for m in MODULES if not room_of(m) and m != SEES_BOTH_SIDES])
+    def test_of_the_middle_name_no_implementation(self, module: str) -> None:
+        assert {name for name in own_imports_of(module) if room_of(name)} <= INTERFACES
+
+    @pytest.mark.parametrize("module", sorted(PURE))
     def test_of_a_pure_module_are_the_standard_library_and_pure_modules(self, module: str) -> None:
-        foreign = {
-            name
-            for name in imports_of(MODULES[module])
-            if name.partition(".")[0] not in sys.stdlib_module_names
-            and not {name, name.rpartition(".")[0]} & {f"include.kpo_cleanup.{other}" for other in PURE}
-        }
-        assert foreign == set()
+        foreign = {name for name in imports_of(module, MODULES[module]) if not name.startswith(NAME)}
+        assert {name for name in foreign if name.partition(".")[0] not in sys.stdlib_module_names} == set()
+        assert own_imports_of(module) - PURE == set()
 
     @pytest.mark.parametrize("module", sorted(MODULES))
     def test_do_not_reach_into_other_modules(self, module: str) -> None:
-        private = [
-            name
-            for name in imports_of(MODULES[module])
-            if name.startswith("include.") and name.rpartition(".")[2].startswith("_")
-        ]
-        assert private == []
+        names = imports_of(module, MODULES[module])
+        assert [n for n in names if n.startswith(NAME) and n.rpartition(".")[2].startswith("_")] == []
 
-    @pytest.mark.parametrize("module", ["classify", "evidence", "identity", "task_instances", "vocabulary"])
+    @pytest.mark.parametrize("module", ["classify", "evidence", "identity", "task_instance", "vocabulary"])
     def test_of_clocks_logs_and_chance_are_not_in_the_verdict(self, module: str) -> None:
-        roots = {name.partition(".")[0] for name in imports_of(MODULES[module])}
+        roots = {name.partition(".")[0] for name in imports_of(module, MODULES[module])}
         assert roots & {"time", "datetime", "logging", "random", "os", "socket", "threading"} == set()
 
-    def test_of_the_tests_name_every_module(self) -> None:
-        assert set(PURE) <= set(MODULES)
+    @pytest.mark.parametrize("module", sorted(MODULES))
+    def test_of_the_package_itself_are_relative(self, module: str) -> None:
+        """The zip has it under another name."""
+        assert "include" not in {name.partition(".")[0] for name in imports_of(module, MODULES[module])}
+
+    def test_are_guarded_in_folders_that_are_new(self, tmp_path: Path) -> None:
+        (tmp_path / "cloud" / "deep").mkdir(parents=True)
+        for folder in (tmp_path, tmp_path / "cloud", tmp_path / "cloud" / "deep"):
+            (folder / "__init__.py").write_text("")
+        (tmp_path / "cloud" / "deep" / "client.py").write_text("import kubernetes")
+        assert set(modules_in(tmp_path)) == {"cloud", "cloud.deep", "cloud.deep.client"}
+
+
+def test_the_map_of_modules_is_complete() -> None:
+    described = ast.get_docstring(ast.parse((PACKAGE / "__init__.py").read_text())) or ""
+    assert set(re.findall(r"^``([\w.]+)``", described, re.MULTILINE)) == set(MODULES)
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))

@@ -14,9 +14,9 @@ from include.kpo_cleanup.classify import Verdict, classify, count_reasons, find_
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.pod import Container, Pod
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
 from include.kpo_cleanup.vocabulary import FINISHED_STATES, Reason
-from tests.unit.builders import DAY, HOUR, MINUTE, NOW, SETTLE, answer, make_pod, make_ti
+from tests.unit.builders import DAY, HOUR, JOB, MINUTE, NOW, SETTLE, answer, make_pod, make_ti
 
 FINISHED = make_ti()
 ACTIVE = make_ti(state="running", ended=None)
@@ -39,12 +39,16 @@ ACTIVE_STATES = [
 ]
 
 
-def ended(name: str = "base", since: int | None = NOW - HOUR, code: str = "0") -> Container:
-    return Container(name, "terminated", code, since)
+def ended(name: str = "base", since: int | None = NOW - HOUR, code: int = 0) -> Container:
+    return Container(name, "terminated", None, since, code)
 
 
 def running(name: str = "base", since: int | None = NOW - 2 * HOUR) -> Container:
-    return Container(name, "running", "", since)
+    return Container(name, "running", since)
+
+
+def waiting(name: str, why: str) -> Container:
+    return Container(name, "waiting", waiting_reason=why)
 
 
 def verdict_on(
@@ -71,22 +75,22 @@ def assert_zombie(verdict: Verdict, reason: Reason) -> None:
 KEEP_RULES = [
     pytest.param(
         Reason.BAD_LABELS,
-        {"pod": {"unidentified": "label task_id is missing"}},
-        {"pod": {"unidentified": ""}},
+        {"pod": {"label_problem": "label task_id is missing"}},
+        {"pod": {"label_problem": ""}},
         Reason.ORPHANED,
         id="a pod that an identifying label is missing on is kept",
     ),
     pytest.param(
         Reason.PROTECTED,
-        {"pod": {"protected": "kpo-cleanup/protect=true"}},
-        {"pod": {"protected": ""}},
+        {"pod": {"protected_by": "kpo-cleanup/protect=true"}},
+        {"pod": {"protected_by": ""}},
         Reason.ORPHANED,
         id="a protected pod is kept",
     ),
     pytest.param(
         Reason.OWNED,
-        {"pod": {"owner": "Job/nightly"}},
-        {"pod": {"owner": ""}},
+        {"pod": {"controller": JOB}},
+        {"pod": {"controller": None}},
         Reason.ORPHANED,
         id="a pod with a controller is left to it",
     ),
@@ -151,29 +155,29 @@ KEEP_RULES = [
     ),
     pytest.param(
         Reason.ACTIVE,
-        {"ti": ACTIVE._replace(try_number=2), "pod": {"checked": False}},
-        {"ti": ACTIVE._replace(try_number=2), "pod": {"checked": True}},
+        {"ti": ACTIVE._replace(try_number=2), "pod": {"is_checked": False}},
+        {"ti": ACTIVE._replace(try_number=2), "pod": {"is_checked": True}},
         Reason.SUPERSEDED,
         id="the reattach trap: a retry uses its first try's pod until the operator has checked that off",
     ),
     pytest.param(
         Reason.ACTIVE,
-        {"ti": ACTIVE._replace(try_number=1), "pod": {"checked": True}},
-        {"ti": ACTIVE._replace(try_number=2), "pod": {"checked": True}},
+        {"ti": ACTIVE._replace(try_number=1), "pod": {"is_checked": True}},
+        {"ti": ACTIVE._replace(try_number=2), "pod": {"is_checked": True}},
         Reason.SUPERSEDED,
         id="a pod that is checked off in its own try is kept until the next one",
     ),
     pytest.param(
         Reason.ACTIVE,
-        {"ti": ACTIVE._replace(try_number=1), "pod": {"checked": True, "try_number": 2}},
-        {"ti": ACTIVE._replace(try_number=3), "pod": {"checked": True, "try_number": 2}},
+        {"ti": ACTIVE._replace(try_number=1), "pod": {"is_checked": True, "try_number": 2}},
+        {"ti": ACTIVE._replace(try_number=3), "pod": {"is_checked": True, "try_number": 2}},
         Reason.SUPERSEDED,
         id="a pod of a later try than the task instance's is no old pod",
     ),
     pytest.param(
         Reason.ACTIVE,
-        {"ti": TaskInstance("running"), "pod": {"checked": True}},
-        {"ti": TaskInstance("running", try_number=2), "pod": {"checked": True}},
+        {"ti": TaskInstance("running"), "pod": {"is_checked": True}},
+        {"ti": TaskInstance("running", try_number=2), "pod": {"is_checked": True}},
         Reason.SUPERSEDED,
         id="where the source gives no try number a checked pod is kept",
     ),
@@ -249,22 +253,22 @@ KEEP_RULES = [
     ),
     pytest.param(
         Reason.COMPLETED,
-        {"pod": {"phase": "Succeeded", "checked": True}},
-        {"pod": {"phase": "Succeeded", "checked": False}},
+        {"pod": {"phase": "Succeeded", "is_checked": True}},
+        {"pod": {"phase": "Succeeded", "is_checked": False}},
         Reason.COMPLETED,
         id="a succeeded pod that its operator kept on purpose is kept",
     ),
     pytest.param(
         Reason.COMPLETED,
-        {"pod": {"phase": "Succeeded", "checked": True}, "ttl_seconds_after_finished": HOUR},
-        {"pod": {"phase": "Succeeded", "checked": True}, "ttl_seconds_after_finished": HOUR - 1},
+        {"pod": {"phase": "Succeeded", "is_checked": True}, "ttl_seconds_after_finished": HOUR},
+        {"pod": {"phase": "Succeeded", "is_checked": True}, "ttl_seconds_after_finished": HOUR - 1},
         Reason.COMPLETED,
         id="a pod that was kept on purpose goes once its ttl has passed",
     ),
     pytest.param(
         Reason.SUPERSEDED,
-        {"ti": ACTIVE._replace(try_number=2), "pod": {"checked": True, "phase": "Failed"}},
-        {"ti": ACTIVE._replace(try_number=2), "pod": {"checked": True, "phase": "Running"}},
+        {"ti": ACTIVE._replace(try_number=2), "pod": {"is_checked": True, "phase": "Failed"}},
+        {"ti": ACTIVE._replace(try_number=2), "pod": {"is_checked": True, "phase": "Running"}},
         Reason.SUPERSEDED,
         id="a superseded pod that is completed is kept where a completed one would be",
     ),
@@ -295,9 +299,9 @@ class TestOrder:
     @pytest.mark.parametrize("first", range(4))
     def test_of_the_rules_about_the_pod_itself(self, first: int) -> None:
         marks: list[tuple[Reason, dict[str, Any]]] = [
-            (Reason.BAD_LABELS, {"unidentified": "label task_id is missing"}),
-            (Reason.PROTECTED, {"protected": "kpo-cleanup/protect=true"}),
-            (Reason.OWNED, {"owner": "Job/nightly"}),
+            (Reason.BAD_LABELS, {"label_problem": "label task_id is missing"}),
+            (Reason.PROTECTED, {"protected_by": "kpo-cleanup/protect=true"}),
+            (Reason.OWNED, {"controller": JOB}),
             (Reason.TERMINATING, {"deletion_deadline": NOW}),
         ]
         everything_after = {name: value for _, mark in marks[first:] for name, value in mark.items()}
@@ -317,7 +321,7 @@ class TestOrder:
             assert_kept(verdict_on(make_pod(), ti, unresolved=True), Reason.UNRESOLVED)
 
     def test_superseded_comes_before_stalled(self) -> None:
-        pod = make_pod(containers=(ended(), running("sidecar")), checked=True)
+        pod = make_pod(containers=(ended(), running("sidecar")), is_checked=True)
         assert_zombie(verdict_on(pod, ACTIVE._replace(try_number=2)), Reason.SUPERSEDED)
 
     def test_active_comes_before_completed(self) -> None:
@@ -365,7 +369,7 @@ class TestSuperseded:
     @pytest.mark.parametrize(
         "changes",
         [
-            pytest.param({"checked": True}, id="is checked off"),
+            pytest.param({"is_checked": True}, id="is checked off"),
             pytest.param({"deletion_deadline": NOW + 30}, id="is being deleted"),
             pytest.param({"deletion_deadline": NOW - DAY}, id="should have been deleted long ago"),
             pytest.param({"namespace": "staging"}, id="is in another namespace"),
@@ -374,7 +378,7 @@ class TestSuperseded:
             pytest.param({"task_id": "load"}, id="is of another task"),
             pytest.param({"dag_id": "invoices"}, id="is of another DAG"),
             pytest.param({"try_number": 1}, id="is of the same try"),
-            pytest.param({"unidentified": "label task_id is missing"}, id="is unidentified"),
+            pytest.param({"label_problem": "label task_id is missing"}, id="is unidentified"),
         ],
     )
     def test_does_not_count_a_newer_pod_that(self, changes: dict[str, Any]) -> None:
@@ -386,7 +390,7 @@ class TestSuperseded:
         [
             pytest.param({"phase": "Pending", "containers": ()}, id="is pending"),
             pytest.param({"phase": "Succeeded"}, id="is completed and not checked off"),
-            pytest.param({"protected": "kpo-cleanup/protect=true"}, id="is protected"),
+            pytest.param({"protected_by": "kpo-cleanup/protect=true"}, id="is protected"),
         ],
     )
     def test_counts_a_newer_pod_that(self, changes: dict[str, Any]) -> None:
@@ -394,7 +398,7 @@ class TestSuperseded:
         assert_zombie(verdict_on(make_pod(), ACTIVE._replace(try_number=2), newer), Reason.SUPERSEDED)
 
     def test_finds_the_newest_that_can_be_attached_to_behind_a_newer_one_that_cannot(self) -> None:
-        pods = [make_pod(try_number=1), make_pod(try_number=2), make_pod(try_number=3, checked=True)]
+        pods = [make_pod(try_number=1), make_pod(try_number=2), make_pod(try_number=3, is_checked=True)]
         assert find_successors(pods) == {pods[0].uid: pods[1]}
 
     def test_does_not_count_an_older_pod_of_a_run_that_was_made_anew(self) -> None:
@@ -428,7 +432,7 @@ class TestSuperseded:
             pytest.param({"phase": "Succeeded"}, {"delete_completed_pods": False}, False, id="succeeded, gate closed"),
             pytest.param({"phase": "Failed"}, {}, False, id="failed"),
             pytest.param({"phase": "Failed"}, {"delete_pods_on_failure": True}, True, id="failed, gate open"),
-            pytest.param({"phase": "Succeeded", "checked": True}, {}, False, id="kept on purpose"),
+            pytest.param({"phase": "Succeeded", "is_checked": True}, {}, False, id="kept on purpose"),
             pytest.param({"phase": "Failed"}, {"ttl_seconds_after_finished": 2 * HOUR}, False, id="ttl not over"),
             pytest.param({"phase": "Failed"}, {"ttl_seconds_after_finished": HOUR}, False, id="ttl just not over"),
             pytest.param({"phase": "Failed"}, {"ttl_seconds_after_finished": HOUR - 1}, True, id="ttl over"),
@@ -453,13 +457,13 @@ class TestStalled:
         ("containers", "stalled"),
         [
             pytest.param((ended(), running("sidecar")), True, id="a sidecar runs on"),
-            pytest.param((ended(code="1"), running("sidecar")), True, id="a sidecar runs on after a failure"),
+            pytest.param((ended(code=1), running("sidecar")), True, id="a sidecar runs on after a failure"),
             pytest.param((ended(since=NOW - SETTLE - 1), running("sidecar")), True, id="for just long enough"),
             pytest.param((ended(since=NOW - SETTLE), running("sidecar")), False, id="for just not long enough"),
             pytest.param((ended(since=NOW + HOUR), running("sidecar")), False, id="by a clock that is ahead"),
             pytest.param((ended(since=None), running("sidecar")), False, id="since nobody knows when"),
             pytest.param((ended(), ended("sidecar")), False, id="the sidecar has ended too"),
-            pytest.param((ended(), Container("sidecar", "waiting", "CrashLoopBackOff")), False, id="it waits"),
+            pytest.param((ended(), waiting("sidecar", "CrashLoopBackOff")), False, id="it waits"),
             pytest.param((ended(),), False, id="there is no sidecar"),
             pytest.param((running(), running("sidecar")), False, id="the base container runs"),
             pytest.param((running("base"), ended("sidecar")), False, id="only the sidecar has ended"),
@@ -533,7 +537,7 @@ class TestCompleted:
         self, phase: str, checked: bool, completed: bool, on_failure: bool, ttl: int | None, goes: bool
     ) -> None:
         verdict = verdict_on(
-            make_pod(phase=phase, checked=checked),
+            make_pod(phase=phase, is_checked=checked),
             delete_completed_pods=completed,
             delete_pods_on_failure=on_failure,
             ttl_seconds_after_finished=ttl,
@@ -545,14 +549,14 @@ class TestCompleted:
         self, phase: str, checked: bool, completed: bool, on_failure: bool, ttl: int | None, goes: bool
     ) -> None:
         gates: dict[str, Any] = {"delete_completed_pods": completed, "delete_pods_on_failure": on_failure}
-        pod = make_pod(phase=phase, checked=checked)
+        pod = make_pod(phase=phase, is_checked=checked)
         assert_zombie(verdict_on(pod, ttl_seconds_after_finished=HOUR - 1, **gates), Reason.COMPLETED)
         # A ttl that is not over closes no gate that is open.
         assert verdict_on(pod, ttl_seconds_after_finished=HOUR, **gates).is_zombie == goes
 
     @pytest.mark.parametrize("phase", ["Pending", "Running", "Unknown", "", "A phase to come"])
     def test_is_no_pod_in_another_phase(self, phase: str) -> None:
-        verdict = verdict_on(make_pod(phase=phase, checked=True), delete_completed_pods=False)
+        verdict = verdict_on(make_pod(phase=phase, is_checked=True), delete_completed_pods=False)
         assert_zombie(verdict, Reason.ORPHANED)
 
     @pytest.mark.parametrize("state", sorted(FINISHED_STATES))
@@ -561,7 +565,7 @@ class TestCompleted:
         assert_kept(verdict_on(make_pod(phase="Failed"), make_ti(state=state)), Reason.COMPLETED)
 
     def test_counts_its_ttl_from_the_pod_where_the_source_gives_no_end(self) -> None:
-        pod = make_pod(phase="Succeeded", checked=True, containers=(ended(since=NOW - HOUR),))
+        pod = make_pod(phase="Succeeded", is_checked=True, containers=(ended(since=NOW - HOUR),))
         ti = TaskInstance("success")
         assert_kept(verdict_on(pod, ti, ttl_seconds_after_finished=HOUR), Reason.COMPLETED)
         assert_zombie(verdict_on(pod, ti, ttl_seconds_after_finished=HOUR - 1), Reason.COMPLETED)
@@ -585,14 +589,21 @@ class TestEvidence:
     @pytest.mark.parametrize(
         ("pod", "ti", "expected"),
         [
-            pytest.param({"unidentified": "label dag_id is missing"}, NO_TI, "label dag_id is missing", id="labels"),
-            pytest.param({"protected": "kpo-cleanup/protect=yes"}, NO_TI, "kpo-cleanup/protect=yes", id="protection"),
-            pytest.param({"owner": "Job/nightly"}, NO_TI, "controlled by Job/nightly", id="the owner"),
+            pytest.param({"label_problem": "label dag_id is missing"}, NO_TI, "label dag_id is missing", id="labels"),
+            pytest.param(
+                {"protected_by": "kpo-cleanup/protect=yes"}, NO_TI, "kpo-cleanup/protect=yes", id="protection"
+            ),
+            pytest.param(
+                {"controller": JOB},
+                NO_TI,
+                "controlled by Job/nightly",
+                id="the owner",
+            ),
             pytest.param(
                 {"deletion_deadline": NOW + 5}, NO_TI, "being deleted, within its grace period", id="being deleted"
             ),
             pytest.param(
-                {"deletion_deadline": NOW - 40, "finalizers": "example.com/hold"},
+                {"deletion_deadline": NOW - 40, "finalizers": ("example.com/hold",)},
                 NO_TI,
                 "being deleted, deadline 40 s ago, finalizers example.com/hold",
                 id="being deleted, and what holds it",
@@ -610,13 +621,13 @@ class TestEvidence:
                 id="a pod that does not go",
             ),
             pytest.param(
-                {"phase": "Failed", "containers": (ended(code="137"),)},
+                {"phase": "Failed", "containers": (ended(code=137),)},
                 FINISHED,
                 "pod Failed, delete_pods_on_failure=False; TI failed (try 1) 60 min ago; base exited 137 60 min ago",
                 id="the gate that keeps it",
             ),
             pytest.param(
-                {"phase": "Pending", "containers": (Container("base", "waiting", "ImagePullBackOff"),)},
+                {"phase": "Pending", "containers": (waiting("base", "ImagePullBackOff"),)},
                 FINISHED,
                 "TI failed (try 1) 60 min ago; base waiting (ImagePullBackOff)",
                 id="a container that waits",
@@ -631,12 +642,21 @@ class TestEvidence:
 
 class TestOrderOfVerdicts:
     def test_has_the_zombies_first_and_the_oldest_first_among_them(self) -> None:
-        young, old, kept = make_pod(created=NOW - DAY), make_pod(created=NOW - 2 * DAY), make_pod(owner="Job/a")
+        young, old, kept = (
+            make_pod(created=NOW - DAY),
+            make_pod(created=NOW - 2 * DAY),
+            make_pod(controller=JOB),
+        )
         verdicts = classify([kept, young, old], answer({young.key: FINISHED}), Settings(), NOW)
         assert [verdict.pod for verdict in verdicts] == [old, young, kept]
 
     def test_counts_reasons_in_the_order_of_the_rules(self) -> None:
-        pods = [make_pod(), make_pod(owner="Job/a"), make_pod(), make_pod(protected="x")]
+        pods = [
+            make_pod(),
+            make_pod(controller=JOB),
+            make_pod(),
+            make_pod(protected_by="x"),
+        ]
         verdicts = classify(pods, answer({pods[0].key: FINISHED}), Settings(), NOW)
         assert list(count_reasons(verdicts).items()) == [("protected", 1), ("owned", 1), ("orphaned", 2)]
 
@@ -655,13 +675,18 @@ KEYS = st.builds(
     st.sampled_from(["r1", "r2"]),
     st.sampled_from([UNMAPPED, 0]),
 )
-MOSTLY_EMPTY = {"unidentified": "label x is missing", "protected": "kpo-cleanup/protect=true", "owner": "Job/a"}
+MOSTLY_EMPTY = {
+    "label_problem": "label x is missing",
+    "protected_by": "kpo-cleanup/protect=true",
+    "controller": JOB,
+}
 CONTAINERS = st.builds(
     Container,
     st.sampled_from(["base", "sidecar"]),
     st.sampled_from(["running", "waiting", "terminated"]),
-    st.sampled_from(["", "0", "137"]),
     st.none() | TIMES,
+    st.none() | TIMES,
+    st.none() | st.sampled_from([0, 137]),
 )
 STATES = st.sampled_from([*sorted(FINISHED_STATES), *ACTIVE_STATES])
 TIS = st.builds(TaskInstance, STATES, st.none() | st.integers(0, 4), st.none() | TIMES)
@@ -669,7 +694,7 @@ ACTIVE_TIS = st.builds(TaskInstance, st.sampled_from(ACTIVE_STATES), st.none() |
 ANSWERS = st.builds(
     TaskInstances,
     st.dictionaries(KEYS, TIS, max_size=8),
-    st.frozensets(KEYS, max_size=2),
+    st.dictionaries(KEYS, st.just("the source cannot tell"), max_size=2),
 )
 SETTINGS = st.builds(
     Settings,
@@ -697,7 +722,7 @@ def pods_of_a_cluster(draw: st.DrawFn) -> list[Pod]:
                 created=draw(TIMES),
                 phase=draw(st.sampled_from(["Pending", "Running", "Running", "Succeeded", "Failed", "Unknown"])),
                 try_number=draw(st.integers(1, 3)),
-                checked=draw(st.booleans()),
+                is_checked=draw(st.booleans()),
                 deletion_deadline=draw(st.none() | st.none() | TIMES),
                 containers=tuple(draw(st.lists(CONTAINERS, max_size=2))),
                 **key._asdict(),
@@ -733,7 +758,7 @@ class TestWhateverComes:
         keys = [pod.key for pod in pods]
         for verdict in verdicts:
             ti = answers.found.get(verdict.pod.key)
-            if ti is not None and ti.is_active and not verdict.pod.checked and keys.count(verdict.pod.key) == 1:
+            if ti is not None and ti.is_active and not verdict.pod.is_checked and keys.count(verdict.pod.key) == 1:
                 assert not verdict.is_zombie
 
     @given(PODS, ANSWERS, SETTINGS, TIMES)
@@ -741,7 +766,7 @@ class TestWhateverComes:
         self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
         verdicts = by_uid(classify(pods, answers, settings, now))
-        attachable = [pod for pod in pods if not (pod.checked or pod.unidentified or pod.deletion_deadline)]
+        attachable = [pod for pod in pods if not (pod.is_checked or pod.label_problem or pod.deletion_deadline)]
         for place in {(pod.namespace, pod.key) for pod in attachable}:
             ti = answers.found.get(place[1])
             if ti is None or not ti.is_active:
@@ -818,7 +843,7 @@ class TestWhateverComes:
     ) -> None:
         for verdict in classify(pods, answers, settings, now):
             pod = verdict.pod
-            if pod.unidentified or pod.protected or pod.owner or pod.key in answers.unresolved:
+            if pod.label_problem or pod.protected_by or pod.controller or pod.key in answers.unresolved:
                 assert not verdict.is_zombie
 
     @given(PODS, ANSWERS, TIMES)

@@ -6,7 +6,7 @@ import pytest
 
 from include.kpo_cleanup.evidence import ago, container_states, duration, task_instance_state
 from include.kpo_cleanup.pod import Container
-from include.kpo_cleanup.task_instances import TaskInstance
+from include.kpo_cleanup.task_instance import TaskInstance
 from tests.unit.builders import DAY, HOUR, MINUTE, NOW, make_pod
 
 
@@ -50,11 +50,11 @@ def test_a_task_instance_is_said_with_what_is_known(ti: TaskInstance, words: str
 def test_containers_are_said_one_by_one() -> None:
     pod = make_pod(
         containers=(
-            Container("base", "terminated", "0", NOW - 2 * HOUR),
-            Container("init", "terminated", "?"),
-            Container("sidecar", "running", "", NOW - 3 * HOUR),
+            Container("base", "terminated", None, NOW - 2 * HOUR, 0),
+            Container("init", "terminated"),
+            Container("sidecar", "running", NOW - 3 * HOUR),
             Container("proxy", "running"),
-            Container("logs", "waiting", "ErrImagePull"),
+            Container("logs", "waiting", waiting_reason="ErrImagePull"),
             Container("other", "waiting"),
         )
     )

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from include.kpo_cleanup.identity import key_of, may_be_cleaned, rebuild_run_id, safe_label
-from include.kpo_cleanup.pod import Pod
+from include.kpo_cleanup.identity import key_of, safe_label
+from include.kpo_cleanup.kube.reading import read_pod
+from include.kpo_cleanup.task_instances.raw_ids import may_be_cleaned, rebuild_run_id
 from tests.unit.builders import make_item
 
 LABEL_CHARACTERS = "abcxyzABCXYZ0123456789_-."
@@ -109,8 +110,8 @@ def test_labels_made_from_any_ids_are_found_again(dag_id: str, task_id: str, run
     if map_index >= 0:  # the operator labels mapped tasks only
         ids["map_index"] = map_index
     labels = {name: make_safe_label_value(str(value)) for name, value in ids.items()}
-    pod = Pod.from_api(make_item(labels=labels))
-    assert not pod.unidentified
+    pod = read_pod(make_item(labels=labels))
+    assert not pod.label_problem
     assert pod.key == key_of(dag_id, task_id, run_id, map_index)
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.kpo_cleanup.decode import decode_answer
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
-from include.kpo_cleanup.pod import BASE_CONTAINER, PROTECT_KEY, Container, Pod
+from include.kpo_cleanup.kube.reading import decode_answer, read_pod
+from include.kpo_cleanup.pod import MAIN_CONTAINER, PROTECT_KEY, Container, Owner, Pod
 from tests.unit.builders import DAY, HOUR, NOW, make_item, make_pod, timestamp
 
 REALISTIC = make_item(
@@ -61,19 +60,20 @@ REALISTIC = make_item(
 
 
 def from_labels(**labels: Any) -> Pod:
-    return Pod.from_api(make_item(labels=labels))
+    return read_pod(make_item(labels=labels))
 
 
 def from_metadata(**metadata: Any) -> Pod:
-    return Pod.from_api(make_item(metadata=metadata))
+    return read_pod(make_item(metadata=metadata))
 
 
 class TestARealisticPod:
     def test_is_read_whole(self) -> None:
-        assert Pod.from_api(REALISTIC) == Pod(
+        assert read_pod(REALISTIC) == Pod(
             namespace="airflow",
             name="extract-ab12cd34",
             uid="6f9619ff-8b86-4011-b42d-00c04fc964ff",
+            resource_version="4711",
             created=NOW - 2 * HOUR,
             phase="Running",
             dag_id="orders",
@@ -81,38 +81,37 @@ class TestARealisticPod:
             run_id="scheduled__2024-01-01T0000000000-abcdef012",
             map_index=3,
             try_number=2,
-            checked=True,
+            is_checked=True,
             deletion_deadline=NOW + 30,
-            finalizers="example.com/a, example.com/b",
+            finalizers=("example.com/a", "example.com/b"),
             containers=(
-                Container("base", "terminated", "0", NOW - HOUR),
-                Container("airflow-xcom-sidecar", "running", "", NOW - 2 * HOUR),
-                Container("proxy", "waiting", "ImagePullBackOff"),
+                Container("base", "terminated", None, NOW - HOUR, 0),
+                Container("airflow-xcom-sidecar", "running", NOW - 2 * HOUR),
+                Container("proxy", "waiting", waiting_reason="ImagePullBackOff"),
                 Container("logs", "waiting"),
             ),
-            cpu="250m+1m",
-            memory="512Mi+10Mi",
+            requests=(("cpu", 0.251), ("memory", 522 * 2.0**20)),
         )
 
     def test_belongs_to_the_task_instance_on_its_labels(self) -> None:
         run_id = "scheduled__2024-01-01T0000000000-abcdef012"
-        assert Pod.from_api(REALISTIC).key == TaskInstanceKey("orders", "load.extract", run_id, 3)
+        assert read_pod(REALISTIC).key == TaskInstanceKey("orders", "load.extract", run_id, 3)
 
     def test_of_a_task_that_is_not_mapped_has_no_map_index(self) -> None:
-        assert Pod.from_api(make_item()).map_index == UNMAPPED
+        assert read_pod(make_item()).map_index == UNMAPPED
 
     def test_that_was_just_created_has_neither_containers_nor_a_deadline(self) -> None:
-        pod = Pod.from_api(make_item(status={"phase": "Pending"}))
+        pod = read_pod(make_item(status={"phase": "Pending"}))
         assert (pod.phase, pod.containers, pod.deletion_deadline) == ("Pending", (), None)
 
     def test_without_a_phase_is_unknown(self) -> None:
-        assert Pod.from_api(make_item(status={})).phase == "Unknown"
+        assert read_pod(make_item(status={})).phase == "Unknown"
 
     def test_speaks_the_operators_words(self) -> None:
         from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 
-        assert KubernetesPodOperator.BASE_CONTAINER_NAME == BASE_CONTAINER
-        assert from_labels(**{KubernetesPodOperator.POD_CHECKED_KEY: "True"}).checked
+        assert KubernetesPodOperator.BASE_CONTAINER_NAME == MAIN_CONTAINER
+        assert from_labels(**{KubernetesPodOperator.POD_CHECKED_KEY: "True"}).is_checked
 
 
 class TestNoPodAtAll:
@@ -130,19 +129,19 @@ class TestNoPodAtAll:
     @pytest.mark.parametrize("metadata", [None, [], "pod", 5], ids=repr)
     def test_is_an_item_whose_metadata_is(self, metadata: Any) -> None:
         with pytest.raises(ValueError, match="an item without"):
-            Pod.from_api({**make_item(), "metadata": metadata})
+            read_pod({**make_item(), "metadata": metadata})
 
 
 class TestUnidentified:
     @pytest.mark.parametrize("name", ["dag_id", "task_id", "run_id", "try_number"])
     @pytest.mark.parametrize("value", [None, ""], ids=["missing", "empty"])
     def test_is_a_pod_without_the_label(self, name: str, value: Any) -> None:
-        assert from_labels(**{name: value}).unidentified == f"label {name} is missing"
+        assert from_labels(**{name: value}).label_problem == f"label {name} is missing"
 
     @pytest.mark.parametrize("value", [None, "", "true", "False", "1"], ids=repr)
     def test_is_a_pod_that_is_not_the_operators(self, value: Any) -> None:
         pod = from_labels(kubernetes_pod_operator=value)
-        assert pod.unidentified == f"label kubernetes_pod_operator is {value!r}, not 'True'"
+        assert pod.label_problem == f"label kubernetes_pod_operator is {value!r}, not 'True'"
 
     @pytest.mark.parametrize("name", ["try_number", "map_index"])
     @pytest.mark.parametrize(
@@ -168,30 +167,30 @@ class TestUnidentified:
     )
     def test_is_a_pod_whose_number_is_none_that_airflow_writes(self, name: str, value: str) -> None:
         assert (
-            from_labels(**{name: value}).unidentified == f"label {name}={value!r} is not a number that Airflow writes"
+            from_labels(**{name: value}).label_problem == f"label {name}={value!r} is not a number that Airflow writes"
         )
 
     def test_is_a_pod_with_an_empty_map_index(self) -> None:
-        assert from_labels(map_index="").unidentified == "label map_index='' is not a number that Airflow writes"
+        assert from_labels(map_index="").label_problem == "label map_index='' is not a number that Airflow writes"
 
     @pytest.mark.parametrize("value", ["0", "1", "10", "2147483647"])
     def test_is_no_pod_with_a_number_that_airflow_writes(self, value: str) -> None:
         pod = from_labels(try_number=value, map_index=value)
-        assert (pod.unidentified, pod.try_number, pod.map_index) == ("", int(value), int(value))
+        assert (pod.label_problem, pod.try_number, pod.map_index) == ("", int(value), int(value))
 
     @pytest.mark.parametrize("labels", ["dag_id=orders", 5, ["dag_id"], True])
     def test_is_a_pod_whose_labels_are_no_mapping(self, labels: Any) -> None:
-        assert Pod.from_api(make_item(labels=labels)).unidentified
+        assert read_pod(make_item(labels=labels)).label_problem
 
     def test_is_a_pod_without_labels(self) -> None:
         item = make_item()
         del item["metadata"]["labels"]
-        assert Pod.from_api(item).unidentified
+        assert read_pod(item).label_problem
 
     def test_is_no_pod_with_labels_of_the_greatest_length(self) -> None:
         longest = "a" * 63
         pod = from_labels(dag_id=longest, task_id=longest, run_id=longest)
-        assert (pod.unidentified, pod.key) == ("", TaskInstanceKey(longest, longest, longest))
+        assert (pod.label_problem, pod.key) == ("", TaskInstanceKey(longest, longest, longest))
 
 
 class TestProtection:
@@ -202,86 +201,131 @@ class TestProtection:
     def test_is_given_by_whatever_is_no_clear_false(self, place: str, value: str) -> None:
         item = make_item()
         item["metadata"][place][PROTECT_KEY] = value
-        assert Pod.from_api(item).protected == f"{PROTECT_KEY}={value}"
+        assert read_pod(item).protected_by == f"{PROTECT_KEY}={value}"
 
     @pytest.mark.parametrize("value", ["false", "False", " FALSE ", None])
     @pytest.mark.parametrize("place", ["labels", "annotations"])
     def test_is_taken_away_by_a_clear_false(self, place: str, value: Any) -> None:
         item = make_item()
         item["metadata"][place][PROTECT_KEY] = value
-        assert Pod.from_api(item).protected == ""
+        assert read_pod(item).protected_by == ""
 
     def test_by_the_annotation_holds_although_the_label_says_false(self) -> None:
         item = make_item(labels={PROTECT_KEY: "false"}, metadata={"annotations": {PROTECT_KEY: "true"}})
-        assert Pod.from_api(item).protected
+        assert read_pod(item).protected_by
 
     @pytest.mark.parametrize(
         "annotations", [None, {}, [], "text", {"note": "grüße 日本 🎉"}, {"kpo-cleanup/protected": "true"}], ids=repr
     )
     def test_is_not_given_by_other_annotations(self, annotations: Any) -> None:
-        assert from_metadata(annotations=annotations).protected == ""
+        assert from_metadata(annotations=annotations).protected_by == ""
+
+
+JOB = {"apiVersion": "batch/v1", "kind": "Job", "name": "nightly", "uid": "1", "controller": True}
 
 
 class TestOwner:
     @pytest.mark.parametrize(
         ("owners", "expected"),
         [
-            pytest.param(None, "", id="nobody"),
-            pytest.param([], "", id="an empty list"),
-            pytest.param([{"kind": "Job", "name": "nightly", "controller": True}], "Job/nightly", id="a Job"),
-            pytest.param([{"kind": "ConfigMap", "name": "x"}], "", id="an owner that does not control"),
-            pytest.param([{"kind": "ConfigMap", "name": "x", "controller": False}], "", id="one that says so"),
+            pytest.param(None, None, id="nobody"),
+            pytest.param([], None, id="an empty list"),
+            pytest.param([JOB], Owner("Job", "nightly", "1", "batch/v1"), id="a Job"),
+            pytest.param([{"kind": "ConfigMap", "name": "x"}], None, id="an owner that does not control"),
+            pytest.param([{"kind": "ConfigMap", "name": "x", "controller": False}], None, id="one that says so"),
             pytest.param(
                 [{"kind": "ConfigMap", "name": "x"}, {"kind": "SparkApplication", "name": "s", "controller": True}],
-                "SparkApplication/s",
+                Owner("SparkApplication", "s", "None", "None"),
                 id="a controller among others",
             ),
-            pytest.param([None, "x", {"controller": True}], "None/None", id="a controller without a name"),
+            pytest.param(
+                [None, "x", {"controller": True}],
+                Owner("None", "None", "None", "None"),
+                id="a controller without a name",
+            ),
         ],
     )
-    def test_is_the_controller(self, owners: Any, expected: str) -> None:
-        assert from_metadata(ownerReferences=owners).owner == expected
+    def test_is_the_controller(self, owners: Any, expected: Owner | None) -> None:
+        assert from_metadata(ownerReferences=owners).controller == expected
 
 
 class TestChecked:
     @pytest.mark.parametrize(("value", "checked"), [("True", True), ("true", False), ("False", False), (None, False)])
     def test_is_what_find_pod_passes_over(self, value: Any, checked: bool) -> None:
         # Its selector is already_checked!=True, to the letter.
-        assert from_labels(already_checked=value).checked is checked
+        assert from_labels(already_checked=value).is_checked is checked
 
 
 class TestContainers:
     @pytest.mark.parametrize(
         ("state", "expected"),
         [
-            pytest.param({"terminated": {"exitCode": 137}}, ("terminated", "137", None), id="an end without a time"),
-            pytest.param({"terminated": {}}, ("terminated", "?", None), id="an end without anything"),
-            pytest.param({"terminated": None}, ("terminated", "?", None), id="an end that is null"),
-            pytest.param({"running": {}}, ("running", "", None), id="a start without a time"),
-            pytest.param({"waiting": {}}, ("waiting", "", None), id="a wait without a reason"),
-            pytest.param({}, ("waiting", "", None), id="no state, which means waiting"),
-            pytest.param(None, ("waiting", "", None), id="a state that is null"),
             pytest.param(
-                {"terminated": {"exitCode": 0, "finishedAt": None}}, ("terminated", "0", None), id="an end at null"
+                {"terminated": {"exitCode": 137}},
+                Container("base", "terminated", exit_code=137),
+                id="an end without a time",
+            ),
+            pytest.param({"terminated": {}}, Container("base", "terminated"), id="an end without anything"),
+            pytest.param({"terminated": None}, Container("base", "terminated"), id="an end that is null"),
+            pytest.param({"running": {}}, Container("base", "running"), id="a start without a time"),
+            pytest.param({"waiting": {}}, Container("base", "waiting"), id="a wait without a reason"),
+            pytest.param({}, Container("base", "waiting"), id="no state, which means waiting"),
+            pytest.param(None, Container("base", "waiting"), id="a state that is null"),
+            pytest.param(
+                {"terminated": {"exitCode": 0, "finishedAt": None}},
+                Container("base", "terminated", exit_code=0),
+                id="an end at null",
             ),
         ],
     )
-    def test_have_the_state_that_the_api_gives(self, state: Any, expected: tuple[str, str, int | None]) -> None:
-        pod = Pod.from_api(make_item(status={"containerStatuses": [{"name": "base", "state": state}]}))
-        assert pod.containers == (Container("base", *expected),)
+    def test_have_the_state_that_the_api_gives(self, state: Any, expected: Container) -> None:
+        pod = read_pod(make_item(status={"containerStatuses": [{"name": "base", "state": state}]}))
+        assert pod.containers == (expected,)
+
+
+class TestRequests:
+    @pytest.mark.parametrize(
+        ("containers", "expected"),
+        [
+            pytest.param([], {}, id="of nothing are none"),
+            pytest.param([{}], {}, id="of a container without any are none"),
+            pytest.param([{"cpu": "250m", "memory": "512Mi"}], {"cpu": 0.25, "memory": 512 * 2**20}, id="of one"),
+            pytest.param([{"cpu": "250m", "memory": "1Gi"}, {"memory": "64Mi"}], {"cpu": 0.25, "memory": 1088 * 2**20}),
+            pytest.param([{"cpu": "100u"}, {"memory": "1e9"}], {"cpu": 0.0001, "memory": 1e9}, id="in odd units"),
+            pytest.param([{"cpu": "1.5", "memory": "1048576"}], {"cpu": 1.5, "memory": 2**20}, id="as plain numbers"),
+            pytest.param([{"nvidia.com/gpu": "2"}, {"nvidia.com/gpu": 1}], {"nvidia.com/gpu": 3}, id="of GPUs"),
+            pytest.param([{"cpu": "much", "memory": "1"}], {"memory": 1}, id="without what is no quantity"),
+        ],
+    )
+    def test_are_added_up_by_resource(self, containers: list[dict[str, Any]], expected: dict[str, float]) -> None:
+        spec = {"containers": [{"name": "base", "resources": {"requests": requests}} for requests in containers]}
+        assert dict(read_pod(make_item(spec=spec)).requests) == pytest.approx(expected)
+
+
+class TestMainContainer:
+    @pytest.mark.parametrize(
+        ("names", "expected"),
+        [
+            pytest.param(["sidecar", "base"], "base", id="is base, wherever it stands"),
+            pytest.param(["worker", "sidecar"], "worker", id="is the first, if none is called base"),
+            pytest.param([], "base", id="is base, if the spec tells none"),
+        ],
+    )
+    def test(self, names: list[str], expected: str) -> None:
+        assert read_pod(make_item(spec={"containers": [{"name": name} for name in names]})).main_container == expected
 
 
 class TestLatestSignOfLife:
-    ENDED = Container("base", "terminated", "0", NOW - DAY)
-    ENDED_LATER = Container("init", "terminated", "0", NOW - HOUR)
-    STARTED = Container("sidecar", "running", "", NOW - 60)
+    ENDED = Container("base", "terminated", None, NOW - DAY, 0)
+    ENDED_LATER = Container("init", "terminated", None, NOW - HOUR, 0)
+    STARTED = Container("sidecar", "running", NOW - 60)
 
     @pytest.mark.parametrize(
         ("containers", "expected"),
         [
             pytest.param((ENDED, ENDED_LATER, STARTED), NOW - HOUR, id="the last end of a container"),
-            pytest.param((STARTED, replace(STARTED, since=NOW - 90)), NOW - 60, id="else the last start"),
-            pytest.param((replace(ENDED, since=None), STARTED), NOW - 60, id="an end without a time is none"),
+            pytest.param((STARTED, STARTED._replace(started=NOW - 90)), NOW - 60, id="else the last start"),
+            pytest.param((ENDED._replace(ended=None), STARTED), NOW - 60, id="an end without a time is none"),
             pytest.param((Container("base", "waiting"),), NOW - 2 * DAY, id="else the creation of the pod"),
             pytest.param((), NOW - 2 * DAY, id="without containers the creation of the pod"),
         ],
@@ -319,7 +363,7 @@ def reading_of(page: Any) -> Any:
 
     def reading(item: Any) -> Any:
         try:
-            return Pod.from_api(item)
+            return read_pod(item)
         except (ValueError, TypeError, AttributeError) as error:
             return type(error), str(error)
 
@@ -345,7 +389,7 @@ class TestAPage:
         pytest.importorskip("msgspec")
         item = make_item(metadata={"managedFields": [{"fieldsV1": {"f:metadata": {}}}]})
         text = json.dumps(decode_answer(json.dumps({"kind": "PodList", "items": [item]}).encode()))
-        assert [word for word in ("managedFields", "image", "resourceVersion", "ready") if word in text] == []
+        assert [word for word in ("managedFields", "image", "restartPolicy", "ready") if word in text] == []
 
     @given(st.lists(JSON, min_size=1, max_size=5), st.randoms(use_true_random=False))
     def test_with_absurd_parts_is_read_as_if_it_was_decoded_whole(self, junk: list[Any], random: Any) -> None:
@@ -373,17 +417,17 @@ class TestWhateverTheApiSays:
     def test_any_json_is_refused_or_read(self, item: Any) -> None:
         # pods.py turns these three into a KubernetesError.
         with suppress(ValueError, TypeError, AttributeError):
-            assert isinstance(Pod.from_api(item), Pod)
+            assert isinstance(read_pod(item), Pod)
 
     @given(st.lists(JSON, min_size=1, max_size=5), st.randoms(use_true_random=False))
     def test_a_pod_with_absurd_parts_is_refused_or_read(self, junk: list[Any], random: Any) -> None:
         item = absurd(REALISTIC, random, junk)
         with suppress(ValueError, TypeError, AttributeError):
-            pod = Pod.from_api(item)
+            pod = read_pod(item)
             assert all(isinstance(text, str) for text in (pod.namespace, pod.name, pod.uid, *pod.key[:3]))
-            assert pod.unidentified or all(pod.key[:3])
+            assert pod.label_problem or all(pod.key[:3])
 
     @given(st.dictionaries(st.sampled_from(sorted(REALISTIC["metadata"]["labels"])), SCALARS))
     def test_absurd_labels_make_an_unidentified_pod_and_no_error(self, labels: dict[str, Any]) -> None:
         pod = from_labels(**labels)
-        assert pod.unidentified or (pod.dag_id and pod.task_id and pod.run_id)
+        assert pod.label_problem or (pod.dag_id and pod.task_id and pod.run_id)

@@ -11,19 +11,18 @@ from typing import Any
 import pytest
 
 from include.kpo_cleanup.classify import Verdict, classify
-from include.kpo_cleanup.errors import KubernetesError, TaskInstanceSourceError
+from include.kpo_cleanup.errors import KubernetesError, TaskInstanceSourceError, Transient
 from include.kpo_cleanup.identity import TaskInstanceKey
-from include.kpo_cleanup.kube import Transient
+from include.kpo_cleanup.kube import CONCURRENT_DELETES, Deletion
 from include.kpo_cleanup.pod import Container, Pod
-from include.kpo_cleanup.pods import CONCURRENT_DELETES, Deletion
 from include.kpo_cleanup.reap import BATCH, Result, count_outcomes, reap
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
 from include.kpo_cleanup.vocabulary import Outcome, Reason
 from tests.unit.builders import HOUR, NOW, answer, make_pod, make_ti
 
 DELETED = Deletion(Outcome.DELETED)
-NO_ANSWER = Deletion(Outcome.FAILED, "no answer from the API server", is_transient=True)
+NO_ANSWER = Deletion(Outcome.FAILED, "no answer from the API server", is_passing=True)
 FORBIDDEN = Deletion(Outcome.FAILED, "403 Forbidden")
 FINISHED, RUNNING = make_ti(), make_ti(state="running", ended=None)
 
@@ -143,7 +142,7 @@ class TestDeleting:
         zombies = make_zombies(3)
         results = run(zombies, Cluster({"z0001": said}))
         assert outcomes(results) == {"z0000": "deleted", "z0001": said.outcome.value, "z0002": "deleted"}
-        assert [result.detail for result in results if result.verdict.pod.name == "z0001"] == [said.detail]
+        assert [str(result.deletion) for result in results if result.verdict.pod.name == "z0001"] == [str(said)]
 
     def test_says_each_deletion_with_its_evidence(self, caplog: pytest.LogCaptureFixture) -> None:
         zombies = make_zombies(2)
@@ -195,7 +194,7 @@ class TestSecondLook:
         results = run(zombies, cluster, airflow)
         assert outcomes(results) == {"z0000": "spared", "z0001": "deleted"}
         assert cluster.deleted == {"z0001"}
-        assert next(result for result in results if result.outcome is Outcome.SPARED).detail.startswith(why)
+        assert next(result for result in results if result.outcome is Outcome.SPARED).deletion.status.startswith(why)
 
     def test_reads_the_clock_anew(self) -> None:
         zombies = make_zombies(1)
@@ -213,14 +212,14 @@ class TestSecondLook:
         results = run(zombies, cluster, now_finished(zombies, fails_after=0))
         assert cluster.deletions == []
         assert {result.outcome for result in results} == {Outcome.FAILED}
-        assert {result.detail for result in results} == {"the second look failed: the database is down"}
+        assert {str(result.deletion) for result in results} == {"the second look failed: the database is down"}
 
     def test_that_fails_later_fails_its_batch_and_leaves_the_rest(self) -> None:
         zombies, cluster = make_zombies(3 * BATCH), Cluster()
         results = run(zombies, cluster, now_finished(zombies, fails_after=1))
         assert count_outcomes(results) == {"deleted": BATCH, "failed": BATCH, "left_for_next_run": BATCH}
         assert cluster.deleted == {zombie.pod.name for zombie in zombies[:BATCH]}
-        assert results[-1].detail == "the second look failed: the database is down"
+        assert str(results[-1].deletion) == "the second look failed: the database is down"
 
 
 class TestSuperseded:
@@ -245,7 +244,7 @@ class TestSuperseded:
         "now",
         [
             pytest.param([], id="has vanished"),
-            pytest.param([replace(NEW, checked=True)], id="was checked off"),
+            pytest.param([replace(NEW, is_checked=True)], id="was checked off"),
             pytest.param([replace(NEW, deletion_deadline=NOW)], id="is being deleted"),
         ],
     )
@@ -260,7 +259,7 @@ class TestSuperseded:
         assert outcomes(run(self.superseded(), cluster, Airflow({}))) == {"old": "spared"}
 
     def test_goes_by_its_mark_alone_where_it_was_checked_off(self) -> None:
-        checked = make_pod(name="checked", checked=True)
+        checked = make_pod(name="checked", is_checked=True)
         second_try = make_ti(state="running", try_number=2, ended=None)
         zombies = zombies_of(checked, ti=second_try)
         cluster = Cluster(pods=[checked])
@@ -269,7 +268,7 @@ class TestSuperseded:
     def test_fails_alone_when_its_successor_cannot_be_looked_up(self) -> None:
         class Forbidding(Cluster):
             def siblings(self, pod: Pod) -> list[Pod]:
-                raise KubernetesError("403 Forbidden")
+                raise KubernetesError("listing pods", "403 Forbidden")
 
         zombies, cluster = [*self.superseded(), *make_zombies(1)], Forbidding()
         airflow = Airflow({self.OLD.key: RUNNING, zombies[1].pod.key: FINISHED})
@@ -282,7 +281,7 @@ class TestSuperseded:
         class Silent(Cluster):
             def siblings(self, pod: Pod) -> list[Pod]:
                 looks.append(pod)
-                raise Transient("no answer from the API server")  # after all attempts: a minute or more each
+                raise Transient("listing pods", "no answer from the API server")
 
         pods = [make_pod(map_index=number, try_number=tries) for number in range(2 * BATCH) for tries in (1, 2)]
         zombies = zombies_of(*pods, ti=RUNNING)
@@ -303,7 +302,7 @@ class TestMaxDeletes:
             "z0004": "left_for_next_run",
         }
         assert cluster.deleted == {"z0000", "z0001"}
-        assert results[-1].detail == "max_deletes=2 was reached"
+        assert str(results[-1].deletion) == "max_deletes=2 was reached"
 
     @pytest.mark.parametrize(
         "said",
@@ -340,7 +339,7 @@ def assert_few_failed_and_the_rest_is_left(results: list[Result]) -> None:
     counts = count_outcomes(results)
     assert CONCURRENT_DELETES <= counts.pop("failed") < 2 * CONCURRENT_DELETES
     assert list(counts) == ["left_for_next_run"]
-    assert results[-1].detail == "the API server does not answer any more"
+    assert str(results[-1].deletion) == "the API server does not answer any more"
 
 
 class TestASilentApiServer:
@@ -369,6 +368,6 @@ class TestASilentApiServer:
 
 def test_containers_that_ended_since_the_listing_do_not_matter() -> None:
     # The second look is about task instances: the pod is judged as it was listed, and its uid proves it the same.
-    pod = make_pod(name="pod", containers=(Container("base", "running", "", NOW - HOUR),))
+    pod = make_pod(name="pod", containers=(Container("base", "running", NOW - HOUR),))
     cluster = Cluster(pods=[replace(pod, phase="Succeeded")])
     assert outcomes(run(zombies_of(pod), cluster)) == {"pod": "deleted"}

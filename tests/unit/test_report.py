@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from include.kpo_cleanup.classify import Verdict
-from include.kpo_cleanup.kube import total_requests
+from include.kpo_cleanup.kube import Deletion
 from include.kpo_cleanup.reap import Result
 from include.kpo_cleanup.report import (
     MAX_PROBLEMS,
@@ -33,7 +33,11 @@ def kept(reason: Reason, **pod: Any) -> Verdict:
 
 
 def make_result(outcome: Outcome, detail: str = "", **pod: Any) -> Result:
-    return Result(make_verdict(pod=make_pod(**pod)), outcome, detail)
+    return Result(make_verdict(pod=make_pod(**pod)), Deletion(outcome, detail))
+
+
+def freeing(outcome: Outcome, cpu: float, memory: float) -> Result:
+    return make_result(outcome, requests=(("cpu", cpu), ("memory", memory)))
 
 
 class TestTableOfZombies:
@@ -163,14 +167,14 @@ class TestReaping:
     def test_reports_every_pod_with_its_outcome(self) -> None:
         results = [
             make_result(Outcome.SPARED, "active now: TI running", name="a"),
-            make_result(Outcome.DELETED, name="b"),
-            make_result(Outcome.DELETED, name="c"),
+            make_result(Outcome.DELETED, name="b", requests=(("cpu", 1.0), ("memory", 512 * 2.0**20))),
+            make_result(Outcome.DELETED, name="c", requests=(("cpu", 0.5),)),
         ]
         common = {"reason": "orphaned", "evidence": "TI failed 1 h ago"}
-        assert reap_report(results, (1.5, 512 * 2**20)) == {
+        assert reap_report(results) == {
             "summary": "deleted=2 spared=1; freed cpu=1.5 memory=512Mi",
             "outcomes": {"deleted": 2, "spared": 1},
-            "freed": {"cpu_cores": 1.5, "memory_bytes": 512 * 2**20},
+            "freed": {"cpu": 1.5, "memory": 512 * 2.0**20},
             "zombies": [
                 {"pod": "airflow/a", "outcome": "spared", **common, "detail": "active now: TI running"},
                 {"pod": "airflow/b", "outcome": "deleted", **common},
@@ -180,55 +184,49 @@ class TestReaping:
 
     def test_counts_all_outcomes_in_the_order_of_the_vocabulary(self) -> None:
         results = [make_result(outcome) for outcome in reversed(Outcome)]
-        assert list(reap_report(results, (0, 0))["outcomes"].items()) == [(outcome.value, 1) for outcome in Outcome]
+        assert list(reap_report(results)["outcomes"].items()) == [(outcome.value, 1) for outcome in Outcome]
 
     def test_of_nothing_says_so(self) -> None:
-        assert reap_report([], (0, 0))["summary"] == "no zombies"
+        assert reap_report([])["summary"] == "no zombies"
 
     @pytest.mark.parametrize(
         ("size", "words"),
         [(0, "0Mi"), (2**30 - 2**20, "1023Mi"), (2**30, "1Gi"), (3 * 2**29, "1.5Gi"), (5_000 * 2**30, "5000Gi")],
     )
     def test_says_how_much_memory_in_a_fitting_unit(self, size: int, words: str) -> None:
-        assert reap_report([make_result(Outcome.DELETED)], (1.0, size))["summary"].endswith(f"cpu=1 memory={words}")
+        assert reap_report([freeing(Outcome.DELETED, 1, size)])["summary"].endswith(f"cpu=1 memory={words}")
 
     def test_does_not_say_that_a_dry_run_freed_anything(self) -> None:
-        summary = reap_report([make_result(Outcome.WOULD_DELETE)], (2.0, 2**30))["summary"]
+        summary = reap_report([freeing(Outcome.WOULD_DELETE, 2, 2**30)])["summary"]
         assert summary == "would_delete=1; would free cpu=2 memory=1Gi"
 
     def test_has_what_went_wrong_next_to_the_summary(self) -> None:
-        report = reap_report([], (0, 0), ["namespace 'x' is forbidden"])
+        report = reap_report([], ["namespace 'x' is forbidden"])
         assert list(report)[:2] == ["summary", "problems"]
         assert report["problems"] == ["namespace 'x' is forbidden"]
 
     def test_names_each_cause_of_failures_once(self) -> None:
+        def failed(name: str, status: str) -> Result:
+            said = f'pods "{name}"' if status.startswith("403") else ""
+            return Result(make_verdict(pod=make_pod(name=name)), Deletion(Outcome.FAILED, status, said=said))
+
         results = [
             make_result(Outcome.DELETED),
-            make_result(Outcome.FAILED, 'deleting pod airflow/pod-1: 403 Forbidden: pods "pod-1"', name="pod-1"),
-            make_result(Outcome.FAILED, "deleting pod airflow/pod-2: 500 Internal Server Error", name="pod-2"),
-            make_result(Outcome.FAILED, 'deleting pod airflow/pod-3: 403 Forbidden: pods "pod-3"', name="pod-3"),
+            failed("pod-1", "403 Forbidden"),
+            failed("pod-2", "500 Internal Server Error"),
+            failed("pod-3", "403 Forbidden"),
         ]
         assert failures(results) == [
-            '2 pods not deleted: 403 Forbidden: pods "pod-1"; such as airflow/pod-1',
+            '2 pods not deleted: 403 Forbidden; the server says: pods "pod-1"; such as airflow/pod-1',
             "1 pod not deleted: 500 Internal Server Error; such as airflow/pod-2",
         ]
 
-
-class TestFreed:
-    @pytest.mark.parametrize(
-        ("requests", "expected"),
-        [
-            pytest.param([], (0, 0), id="nothing"),
-            pytest.param([("", "")], (0, 0), id="a pod without requests"),
-            pytest.param([("250m", "512Mi")], (0.25, 512 * 2**20), id="one container"),
-            pytest.param([("250m+1", "1Gi+64Mi")], (1.25, 1088 * 2**20), id="two containers"),
-            pytest.param([("100m", "1G"), ("2", "1M"), ("", "")], (2.1, 1_001_000_000), id="several pods"),
-            pytest.param([("100u", "1e9")], (0, 10**9), id="odd units"),
-            pytest.param([("1.5", "1048576")], (1.5, 2**20), id="plain numbers"),
-        ],
-    )
-    def test_is_the_sum_of_all_requests(self, requests: list[tuple[str, str]], expected: tuple[float, int]) -> None:
-        assert total_requests(make_pod(cpu=cpu, memory=memory) for cpu, memory in requests) == expected
+    @pytest.mark.parametrize("outcome", Outcome)
+    def test_says_what_was_freed_by_resource(self, outcome: Outcome) -> None:
+        requests = [(("cpu", 0.5), ("memory", 2.0**20)), (("memory", 2.0**20), ("nvidia.com/gpu", 1.0)), ()]
+        freed = reap_report([make_result(outcome, requests=each) for each in requests])["freed"]
+        has_gone = outcome in (Outcome.DELETED, Outcome.WOULD_DELETE)
+        assert freed == ({"cpu": 0.5, "memory": 2.0**21, "nvidia.com/gpu": 1} if has_gone else {})
 
 
 def test_the_message_of_a_failed_run_stays_short() -> None:

@@ -10,11 +10,11 @@ from urllib.parse import quote_plus
 import pytest
 from hypothesis import given
 
-from include.kpo_cleanup import sdk_source
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, key_of, safe_label
-from include.kpo_cleanup.sdk_source import TaskSdkSource
-from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instances import task_sdk as sdk_source
+from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
 from tests.unit.worlds import LONG_ID, ODD_ID, SCHEDULED, Row, World, api_server, assert_true_answer, worlds
 
 Questions = list[dict[str, Any]]
@@ -100,11 +100,12 @@ class TestFinding:
     def test_is_unresolved_for_a_cleaned_dag_id(self, dag_id: str) -> None:
         there = row(dag_id=dag_id, state="success")
         answer, _ = ask([there], there.key)
-        assert answer == TaskInstances({}, frozenset([there.key]))
+        why = f"the raw dag_id behind {there.key.dag_id!r} is not known to the Task SDK"
+        assert answer == TaskInstances({}, {there.key: why})
 
     def test_is_unresolved_for_a_dag_id_that_ends_like_a_hash_and_is_not_there(self) -> None:
         key = key_of("orders-0123456ab", "a", SCHEDULED, UNMAPPED)
-        assert ask([row()], key)[0].unresolved == frozenset([key])
+        assert list(ask([row()], key)[0].unresolved) == [key]
 
 
 class TestQuestions:

@@ -15,11 +15,11 @@ from sqlalchemy import Column, DateTime, Index, Integer, MetaData, String, Table
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import StaticPool
 
-from include.kpo_cleanup import sql_source
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import UNMAPPED, key_of, safe_label
-from include.kpo_cleanup.sql_source import SqlSource
-from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instances import sql as sql_source
+from include.kpo_cleanup.task_instances.sql import SqlSource
 from tests.unit.worlds import (
     CLEAN_DAG_IDS,
     CLEANED_DAG_IDS,

@@ -8,7 +8,7 @@ import pytest
 from airflow.utils.state import State
 
 from include.kpo_cleanup.identity import TaskInstanceKey
-from include.kpo_cleanup.task_instances import TaskInstance, merge
+from include.kpo_cleanup.task_instance import TaskInstance, merge
 from include.kpo_cleanup.vocabulary import FINISHED_STATES
 from tests.unit.builders import NOW
 

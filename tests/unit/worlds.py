@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, key_of, safe_label
-from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
 from include.kpo_cleanup.vocabulary import FINISHED_STATES
 
 STATES = [

@@ -1,15 +1,14 @@
 """One request to the Kubernetes API: timeout, retries and explained errors.
 
-The only module that imports the Kubernetes client or the provider. The provider's own helpers are not used for the
-calls: its ``delete_pod`` sends no preconditions, and its retry takes 409 for transient, which for a failed
-precondition is the opposite of what is wanted.
+The provider's own helpers are not used for the calls: its ``delete_pod`` sends no preconditions, and its retry takes
+409 for transient, which for a failed precondition is the opposite of what is wanted.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import isnan
 from typing import TYPE_CHECKING, Any
@@ -23,8 +22,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from include.kpo_cleanup.errors import KubernetesError
-from include.kpo_cleanup.pod import Pod
+from ..errors import KubernetesError, NotKubernetes, Refused, Transient
 
 if TYPE_CHECKING:
     from kubernetes.client import CoreV1Api
@@ -37,32 +35,10 @@ GIVE_UP_AFTER = 90  # seconds, after which no further attempt is made
 MAX_WAIT = 30  # seconds between two attempts; also the longest Retry-After that is honoured
 
 
-class Refused(KubernetesError):
-    """An answer that a second attempt will not change."""
-
-    def __init__(self, status: int, message: str, said: str = "") -> None:
-        super().__init__(f"{message}: {said}" if said else message)
-        self.status = status
-        self._message, self._said = message, said
-
-    def with_remedy(self, remedy: str) -> str:
-        """The remedy before the API server's own words, which can be long."""
-        said = f"; the API server says: {self._said}" if self._said else ""
-        return f"{self._message}; {remedy}{said}"
-
-
-class Transient(KubernetesError):
-    """No answer, or one that says to come back later."""
-
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
 def connect(conn_id: str, concurrency: int) -> tuple[CoreV1Api, str | None]:
-    """The client that an Airflow connection gives, and the connection's namespace.
+    """Give the client of an Airflow connection, and the connection's namespace.
 
-    :raises KubernetesError: where it gives none.
+    :raises KubernetesError: if it gives none.
     """
     import urllib3
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
@@ -72,30 +48,23 @@ def connect(conn_id: str, concurrency: int) -> tuple[CoreV1Api, str | None]:
         core, namespace = hook.core_v1_client, hook.get_namespace()
     except Exception as error:  # whatever the hook, its connection or its kube config can raise
         raise KubernetesError(
-            f"connection {conn_id!r} gives no Kubernetes client: {error}; check the connection "
-            "(in_cluster, kube_config_path or kube_config) or set kubernetes_conn_id to another one"
+            f"connection {conn_id!r} gives no Kubernetes client",
+            str(error),
+            "check the connection (in_cluster, kube_config_path or kube_config) "
+            "or set kubernetes_conn_id to another one",
         ) from error
     # The client would retry by itself, at once and three times over, on top of the attempts made here.
     core.api_client.rest_client.pool_manager.connection_pool_kw.update(retries=urllib3.Retry(0), maxsize=concurrency)
     return core, namespace
 
 
-def total_requests(pods: Iterable[Pod]) -> tuple[float, int]:
-    """The CPU (cores) and memory (bytes) that these pods request."""
-    from kubernetes.utils.quantity import parse_quantity
-
-    def total(quantities: str) -> Any:
-        return sum(parse_quantity(quantity) for quantity in quantities.split("+")) if quantities else 0
-
-    pods = list(pods)
-    return round(float(sum(total(pod.cpu) for pod in pods)), 3), int(sum(total(pod.memory) for pod in pods))
-
-
 def request(what: str, call: Callable[..., Any], decode: Callable[[bytes], Any] = json.loads) -> dict[str, Any]:
     """Make one API call with timeout and retries, and give its body as JSON.
 
     :param decode: raises ValueError for what is not JSON.
-    :raises Refused: for an answer that is final; :raises Transient: when all attempts were in vain.
+    :raises Refused: for an answer that is final.
+    :raises NotKubernetes: for an answer of something else than an API server.
+    :raises Transient: if all attempts were in vain.
     """
     attempts = Retrying(
         stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(GIVE_UP_AFTER),
@@ -132,38 +101,38 @@ def _attempt(what: str, call: Callable[..., Any], decode: Callable[[bytes], Any]
         response = call(_preload_content=False, _request_timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
         body = response.data
     except ApiException as error:
-        _raise_for_status(what, error)
+        raise _explained(what, error) from error
     except HTTPError as error:
-        raise Transient(f"{what}: no answer from the API server: {error}") from error
+        raise Transient(what, f"no answer from the API server: {error}") from error
     except UnicodeDecodeError as error:  # the client decodes the body of every error as UTF-8
-        raise Transient(f"{what}: an error whose body is not text") from error
+        raise Transient(what, "an error whose body is not text") from error
     try:
         answer = decode(body)
     except ValueError as error:
-        raise Transient(f"{what}: the answer is not JSON: {bytes(body[:80])!r}") from error
+        raise Transient(what, f"the answer is not JSON: {bytes(body[:80])!r}") from error
     if not isinstance(answer, dict):
-        raise Transient(f"{what}: the answer is not a JSON object: {bytes(body[:80])!r}")
+        raise Transient(what, f"the answer is not a JSON object: {bytes(body[:80])!r}")
     return answer
 
 
-def _raise_for_status(what: str, error: Any) -> None:
-    """Turn the client's exception into ours, with the API server's own words."""
+def _explained(what: str, error: Any) -> KubernetesError:
+    """Make our error of the client's exception, with the API server's own words."""
     status = None
     with suppress(TypeError, ValueError):  # not from the API server; what it is goes into the message
         status = json.loads(error.body)
     answer: dict[str, Any] = status if isinstance(status, dict) else {}
-    message = answer.get("message") or str(error.body or "").strip()[:200]
-    text = f"{what}: {error.status} {error.reason}"
+    said = answer.get("message") or str(error.body or "").strip()[:200]
+    problem = f"{error.status} {error.reason}"
     if error.status == 429 or error.status >= 500 or error.status == 0:
-        raise Transient(f"{text}: {message}", _retry_after(error.headers or {})) from error
+        return Transient(what, problem, said, _retry_after(error.headers or {}))
     if answer.get("kind") != "Status":
         # Only the API server can say that a pod is gone or replaced; a gateway's 404 says that the address is wrong.
-        raise Refused(0, f"{text}: {message} (this does not come from a Kubernetes API server)") from error
-    raise Refused(error.status, text, message) from error
+        return NotKubernetes(what, f"{problem}: {said} (this does not come from a Kubernetes API server)")
+    return Refused(error.status, what, problem, said=said)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds; None for what is no number of them (the API server sends no dates)."""
+    """Read the header's seconds; None for what is no number of them (the API server sends no dates)."""
     try:
         seconds = float(headers.get("Retry-After", ""))
     except ValueError:

@@ -13,11 +13,12 @@ from sqlalchemy import ARRAY, String, any_, bindparam, column, func, or_, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from include.kpo_cleanup.airflow_compat import BaseHook, current_try
-from include.kpo_cleanup.errors import TaskInstanceSourceError
-from include.kpo_cleanup.identity import TaskInstanceKey, key_of, may_be_cleaned, rebuild_run_id, safe_label
-from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances, merge
-from include.kpo_cleanup.vocabulary import FINISHED_STATES
+from ..airflow_compat import BaseHook, current_try
+from ..errors import TaskInstanceSourceError
+from ..identity import TaskInstanceKey, key_of, safe_label
+from ..task_instance import TaskInstance, TaskInstances, merge
+from ..vocabulary import FINISHED_STATES
+from .raw_ids import may_be_cleaned, rebuild_run_id
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class SqlSource:
         self.description = description
 
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
-        """See :class:`~include.kpo_cleanup.task_instances.TaskInstanceSource`."""
+        """See :class:`~.TaskInstanceSource`."""
         if not keys:
             return TaskInstances()
         try:

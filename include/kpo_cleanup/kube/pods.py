@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from include.kpo_cleanup import collector
-from include.kpo_cleanup.decode import decode_answer, keeps_little
-from include.kpo_cleanup.errors import KubernetesError, SettingsError
-from include.kpo_cleanup.kube import Refused, Transient, connect, request
-from include.kpo_cleanup.pod import ID_LABELS, Pod
-from include.kpo_cleanup.settings import ALL_NAMESPACES, Settings
-from include.kpo_cleanup.vocabulary import Outcome
+from ..errors import KubernetesError, NotKubernetes, Refused, SettingsError
+from ..pod import ID_LABELS, KPO_LABEL, Pod
+from ..vocabulary import ALL_NAMESPACES, Outcome
+from . import CONCURRENT_DELETES, Deletion, Listing
+from .client import connect, request
+from .reading import decode_answer, keeps_little, read_pod
 
 if TYPE_CHECKING:
     from kubernetes.client import CoreV1Api
@@ -24,29 +22,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PAGE_SIZE = 500  # kubectl's own; about 2 MB of JSON
-CONCURRENT_DELETES = 10  # below what one client may do under the API server's default fairness limits
 MAX_RESTARTS = 3  # of a listing whose continue token expired
 PROGRESS_EVERY = 10  # pages
 RBAC_FILE = "manifests/rbac.yaml"
 
 _OWN_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The pods that were found, and what went wrong in namespaces that could not be listed."""
-
-    pods: list[Pod] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Deletion:
-    """What the API server said to one deletion."""
-
-    outcome: Outcome
-    detail: str = ""
-    is_transient: bool = False  # failed for a reason that has nothing to do with this pod
 
 
 class PodApi:
@@ -63,38 +43,39 @@ class PodApi:
     def _core(self) -> CoreV1Api:
         return self._connection[0]
 
-    def namespaces(self, settings: Settings) -> list[str]:
-        """The namespaces to look into: the chosen ones, else the one in which KPO would start a pod."""
-        return settings.namespace_list() or [self._connection[1] or _own_namespace() or "default"]
+    def own_namespace(self) -> str:
+        """Give the namespace in which the operator would start a pod: the connection's, else the worker's own."""
+        return self._connection[1] or _worker_namespace() or "default"
 
-    @collector.paused()
-    def list_pods(self, settings: Settings) -> Listing:
-        """All pods that match the selector.
+    def list_pods(self, namespaces: Sequence[str], label_selector: str = "") -> Listing:
+        """List all pods of the operator.
 
         A namespace that cannot be listed is a problem in the answer and does not stop the others.
 
-        :raises KubernetesError: where not one namespace could be listed.
-        :raises SettingsError: where the API server refuses the selector.
+        :param namespaces: empty for the operator's own.
+        :param label_selector: narrows.
+        :raises KubernetesError: if not one namespace could be listed.
+        :raises SettingsError: if the API server refuses the selector.
         """
         listing = Listing()
-        namespaces = self.namespaces(settings)
+        namespaces = namespaces or [self.own_namespace()]
         for namespace in namespaces:
             try:
-                pods = self._list_namespace(namespace, settings.label_selector)
+                pods = self._list_namespace(namespace, _selector(label_selector))
                 log.info("%s pods in %s", len(pods), _place(namespace))
                 listing.pods.extend(pods)
             except KubernetesError as problem:
                 if isinstance(problem, Refused) and problem.status == 400:
-                    selector = f"label_selector={settings.label_selector!r}"
+                    selector = f"label_selector={label_selector!r}"
                     raise SettingsError(f"{selector} was refused ({problem}); correct its syntax") from problem
                 log.error("%s", problem)
                 listing.problems.append(str(problem))
         if len(listing.problems) == len(namespaces):
-            raise KubernetesError("no namespace could be listed: " + "; ".join(listing.problems))
+            raise KubernetesError("no namespace could be listed", "; ".join(listing.problems))
         return listing
 
     def siblings(self, pod: Pod) -> list[Pod]:
-        """All pods of the pod's task instance that exist now, found as the operator finds them: by its labels."""
+        """See :class:`PodDeleter`; found as the operator finds them, by its labels."""
         selector = ",".join(f"{name}={getattr(pod, name)}" for name in ID_LABELS)
         return [other for other in self._list_namespace(pod.namespace, selector) if other.key == pod.key]
 
@@ -103,22 +84,14 @@ class PodApi:
         body: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": pod.uid}}
         if grace_period_seconds >= 0:
             body["gracePeriodSeconds"] = grace_period_seconds
-        what = deleting(pod)
+        what = f"deleting pod {pod}"
         call = partial(self._core.delete_namespaced_pod, pod.name, pod.namespace, body=body)
         try:
             answer = request(what, call, decode_answer)
-        except Refused as refusal:
-            if refusal.status == 404:
-                return Deletion(Outcome.ALREADY_GONE, "the API server has no such pod any more")
-            if refusal.status == 409:
-                return Deletion(Outcome.SPARED, f"precondition: {refusal}")
-            if refusal.status == 403:
-                return Deletion(Outcome.FAILED, refusal.with_remedy(_rule("delete", pod.namespace)))
-            return Deletion(Outcome.FAILED, str(refusal))
-        except Transient as failure:
-            return Deletion(Outcome.FAILED, str(failure), is_transient=True)
+        except KubernetesError as error:
+            return _deletion_of(error, pod)
         if answer.get("kind") not in ("Pod", "Status"):
-            return Deletion(Outcome.FAILED, f"{what}: the answer is a {answer.get('kind')!r}, not a Pod or Status")
+            return Deletion(Outcome.FAILED, f"the answer is a {answer.get('kind')!r}, not a Pod or Status")
         return Deletion(Outcome.DELETED)
 
     def _list_namespace(self, namespace: str, selector: str) -> list[Pod]:
@@ -158,7 +131,7 @@ class PodApi:
                 del answer
                 if token and token == previous:
                     raise KubernetesError(
-                        f"{what}: the same page was served twice; does a cache stand before the API server?"
+                        what, "the same page was served twice", "does a cache stand before the API server?"
                     )
                 count, pages = count + len(page), pages + 1
                 yield page
@@ -174,39 +147,52 @@ class PodApi:
         what = f"reading namespace {namespace!r}"
         try:
             request(what, partial(self._core.read_namespace, namespace))
-        except Refused as refusal:
-            if refusal.status == 404:
+        except (Refused, NotKubernetes) as refusal:
+            if isinstance(refusal, Refused) and refusal.status == 404:
                 raise KubernetesError(
-                    f"namespace {namespace!r} does not exist; correct namespaces or the connection's namespace"
+                    what,
+                    f"namespace {namespace!r} does not exist",
+                    "correct namespaces or the connection's namespace",
                 ) from refusal
             log.info("No pods in namespace %r; whether it exists could not be checked: %s", namespace, refusal)
 
 
-def deleting(pod: Pod) -> str:
-    """How errors name the deletion of this pod."""
-    return f"deleting pod {pod.namespace}/{pod.name}"
+def _deletion_of(error: KubernetesError, pod: Pod) -> Deletion:
+    """Tell what an error in place of an answer says about the pod."""
+    status = error.status if isinstance(error, Refused) else None
+    if status == 404:
+        return Deletion(Outcome.ALREADY_GONE, "the API server has no such pod any more")
+    if status == 409:
+        return Deletion(Outcome.SPARED, f"precondition: {error.problem}", said=error.said)
+    remedy = _rule("delete", pod.namespace) if status == 403 else ""
+    return Deletion(Outcome.FAILED, error.problem, remedy, error.said, error.is_passing)
+
+
+def _selector(*terms: str) -> str:
+    return ",".join(filter(None, [f"{KPO_LABEL}=True", *terms]))
 
 
 def _read_page(answer: dict[str, Any], what: str) -> list[Pod]:
     items = answer.get("items")
     if answer.get("kind") != "PodList" or not isinstance(items, list):
         raise KubernetesError(
-            f"{what}: the answer is a {answer.get('kind')!r}, not a PodList; is the connection's host a "
-            "Kubernetes API server?"
+            what,
+            f"the answer is a {answer.get('kind')!r}, not a PodList",
+            "is the connection's host a Kubernetes API server?",
         )
     try:
-        return [Pod.from_api(item) for item in items]
+        return [read_pod(item) for item in items]
     except (AttributeError, TypeError, ValueError) as error:
-        raise KubernetesError(f"{what}: {error}") from error
+        raise KubernetesError(what, str(error)) from error
 
 
-def _explained(refusal: Refused, namespace: str) -> KubernetesError:
+def _explained(refusal: Refused, namespace: str) -> Refused:
     """Add the remedy to a refused listing."""
-    if refusal.status == 401:
-        return KubernetesError(refusal.with_remedy("the connection's credentials are missing, wrong or expired"))
-    if refusal.status == 403:
-        return KubernetesError(refusal.with_remedy(f"{_rule('list', namespace)}, and check that the namespace exists"))
-    return refusal
+    remedies = {
+        401: "the connection's credentials are missing, wrong or expired",
+        403: f"{_rule('list', namespace)}, and check that the namespace exists",
+    }
+    return Refused(refusal.status, refusal.what, refusal.problem, remedies.get(refusal.status, ""), refusal.said)
 
 
 def _rule(verb: str, namespace: str) -> str:
@@ -218,7 +204,7 @@ def _place(namespace: str) -> str:
     return "all namespaces" if namespace == ALL_NAMESPACES else f"namespace {namespace!r}"
 
 
-def _own_namespace() -> str | None:
+def _worker_namespace() -> str | None:
     try:
         return _OWN_NAMESPACE_FILE.read_text().strip() or None
     except OSError:

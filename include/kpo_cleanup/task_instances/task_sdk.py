@@ -8,9 +8,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Optional, TypeVar
 from urllib.parse import quote_plus
 
-from include.kpo_cleanup.errors import TaskInstanceSourceError
-from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, may_be_cleaned, rebuild_run_id, safe_label
-from include.kpo_cleanup.task_instances import TaskInstance, TaskInstances, merge
+from ..errors import TaskInstanceSourceError
+from ..identity import UNMAPPED, TaskInstanceKey, safe_label
+from ..task_instance import TaskInstance, TaskInstances, merge
+from .raw_ids import may_be_cleaned, rebuild_run_id
 
 # Characters of ids in one request. They travel in a URL: Airflow's own server takes any, but common reverse proxies
 # accept no more than 8,190. Fifty runs of the longest default run_ids fit, in both spellings.
@@ -36,13 +37,19 @@ class TaskSdkSource:
         self.description = description
 
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
-        """See :class:`~include.kpo_cleanup.task_instances.TaskInstanceSource`."""
+        """See :class:`~.TaskInstanceSource`."""
         by_dag: dict[str, list[TaskInstanceKey]] = defaultdict(list)
         for key in sorted(set(keys)):
             by_dag[key.dag_id].append(key)
         found = merge(pair for dag_id, of_dag in by_dag.items() for pair in self._of_dag(dag_id, of_dag))
-        unresolved = frozenset(key for key in keys if may_be_cleaned(key.dag_id) and key not in found)
-        return TaskInstances(found, unresolved)
+        return TaskInstances(
+            found,
+            {
+                key: f"the raw dag_id behind {key.dag_id!r} is not known to the Task SDK"
+                for key in keys
+                if may_be_cleaned(key.dag_id) and key not in found
+            },
+        )
 
     def _of_dag(self, dag_id: str, keys: list[TaskInstanceKey]) -> Iterator[tuple[TaskInstanceKey, TaskInstance]]:
         wanted = [(key, key.task_id) for key in keys]

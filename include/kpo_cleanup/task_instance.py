@@ -1,13 +1,13 @@
-"""What Airflow knows about task instances: the interface that its three sources fill."""
+"""What Airflow knows about task instances, as plain values."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from include.kpo_cleanup.identity import TaskInstanceKey
-from include.kpo_cleanup.vocabulary import FINISHED_STATES
+from .identity import TaskInstanceKey
+from .vocabulary import FINISHED_STATES
 
 
 class TaskInstance(NamedTuple):
@@ -24,28 +24,33 @@ class TaskInstance(NamedTuple):
         return self.state not in FINISHED_STATES
 
 
+class RawIds(NamedTuple):
+    """The ids of a task instance as Airflow has them; labels may hold them shortened."""
+
+    dag_id: str
+    task_id: str
+    run_id: str
+
+
 @dataclass(frozen=True)
 class TaskInstances:
-    """The answer of a source: what it found, and for which keys it cannot tell."""
+    """The answer of a source: what it found, and for which keys it cannot tell and why."""
 
     found: Mapping[TaskInstanceKey, TaskInstance] = field(default_factory=dict)
-    unresolved: frozenset[TaskInstanceKey] = frozenset()
+    unresolved: Mapping[TaskInstanceKey, str] = field(default_factory=dict)
+    raw_ids: Mapping[TaskInstanceKey, tuple[RawIds, ...]] = field(default_factory=dict)  # of those found
 
 
-class TaskInstanceSource(Protocol):
-    """Where task instances are looked up."""
+@dataclass(frozen=True)
+class Record:
+    """The pods that the operator of a task instance said it uses (its XComs ``pod_name`` and ``pod_namespace``)."""
 
-    description: str  # which source it is and why it was chosen, for the log
-
-    def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
-        """Look up the task instances of these keys.
-
-        :raises TaskInstanceSourceError: where the question could not be answered for all of them.
-        """
+    pods: frozenset[str] = frozenset()  # as namespace/name
+    problem: str = ""  # why it could not be read
 
 
 def merge(pairs: Iterable[tuple[TaskInstanceKey, TaskInstance]]) -> dict[TaskInstanceKey, TaskInstance]:
-    """Collect task instances by key; where two share one (ids that clean to the same label), the active one counts.
+    """Collect task instances by key; if two share one (ids that clean to the same label), the active one counts.
 
     Of two that are over, the one that ended last counts, for it settles last.
     """

@@ -1,0 +1,202 @@
+"""From the JSON of an answer to pods: which fields are read, and what is made of them.
+
+Only what is read is decoded if msgspec is installed, and all of it if not. Most of a pod is nothing that the verdict
+needs, ``managedFields`` above all; passing over it is some fifteen times as fast as making Python objects of it.
+Airflow 3 brings msgspec along.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from functools import cache, lru_cache
+from sys import intern
+from typing import Any, TypedDict
+
+from ..identity import UNMAPPED
+from ..pod import CHECKED_LABEL, ID_LABELS, KPO_LABEL, MAIN_CONTAINER, PROTECT_KEY, Container, Owner, Pod
+
+# A key may be missing, as it may in the API; a list says what each of its items is like.
+_CONTAINERS = [{"name": Any, "resources": {"requests": Any}}]
+_STATUSES = [{"name": Any, "state": Any}]
+_ITEM = {
+    "metadata": {
+        "name": Any,
+        "namespace": Any,
+        "uid": Any,
+        "resourceVersion": Any,
+        "creationTimestamp": Any,
+        "deletionTimestamp": Any,
+        "labels": Any,
+        "annotations": {PROTECT_KEY: Any},
+        "ownerReferences": Any,
+        "finalizers": Any,
+    },
+    "spec": {"containers": _CONTAINERS},
+    "status": {"phase": Any, "containerStatuses": _STATUSES},
+}
+_ANSWER = {"kind": Any, "metadata": {"continue": Any, "remainingItemCount": Any}, "items": [_ITEM]}
+
+_REQUIRED = ("namespace", "name", "uid", "creationTimestamp")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
+_MAX_NUMBER = 2**31 - 1  # Airflow's columns are 32-bit integers
+
+
+def decode_answer(body: bytes) -> Any:
+    """Decode a page of pods to at least what is read of a pod, and any other answer to at least its kind.
+
+    :raises ValueError: if it is not JSON.
+    """
+    decoder = _decoder()
+    if decoder is not None:
+        try:
+            return decoder.decode(body)
+        except Exception:  # not what a page looks like
+            pass  # decoded whole, it is refused in the same words as without msgspec
+    return json.loads(body)
+
+
+def keeps_little() -> bool:
+    """Tell whether what is not read of a page is gone once it is decoded."""
+    return _decoder() is not None
+
+
+@cache
+def _decoder() -> Any:
+    try:
+        from msgspec.json import Decoder
+    except ImportError:
+        return None
+    return Decoder(_as_type(_ANSWER))
+
+
+def _as_type(shape: Any) -> Any:
+    if isinstance(shape, dict):
+        # The functional form takes any key; its name shows in msgspec's errors only.
+        return TypedDict("_Shape", {key: _as_type(value) for key, value in shape.items()}, total=False)  # type: ignore[operator]
+    return list[_as_type(shape[0])] if isinstance(shape, list) else shape  # type: ignore[misc]
+
+
+def read_pod(item: Mapping[str, Any]) -> Pod:
+    """Read one item of a pod list.
+
+    :raises ValueError: if it has no name, namespace, uid or creation time, so that it is no pod at all.
+        Anything else that is absurd (labels above all) makes a pod with a ``label_problem``.
+    """
+    metadata, status, spec = _mapping(item.get("metadata")), _mapping(item.get("status")), _mapping(item.get("spec"))
+    namespace, name, uid = metadata.get("namespace"), metadata.get("name"), metadata.get("uid")
+    created = _epoch(metadata.get("creationTimestamp"))
+    if created is None or not (namespace and name and uid):
+        told = {field: metadata.get(field) for field in _REQUIRED}
+        raise ValueError(f"an item without {', '.join(_REQUIRED[:-1])} or {_REQUIRED[-1]}: {str(told)[:200]}")
+    labels, annotations = _mapping(metadata.get("labels")), _mapping(metadata.get("annotations"))
+    containers = [_mapping(container) for container in spec.get("containers") or ()]
+    try_number, map_index = _label_number(labels, "try_number"), _label_number(labels, "map_index")
+    return Pod(
+        # Thousands of pods have these in common; each text is kept once.
+        namespace=intern(str(namespace)),
+        name=str(name),
+        uid=str(uid),
+        resource_version=str(metadata.get("resourceVersion") or ""),
+        created=created,
+        phase=intern(str(status.get("phase") or "Unknown")),
+        dag_id=intern(str(labels.get("dag_id") or "")),
+        task_id=intern(str(labels.get("task_id") or "")),
+        run_id=intern(str(labels.get("run_id") or "")),
+        map_index=UNMAPPED if map_index is None else map_index,
+        try_number=try_number or 0,
+        label_problem=_label_problem(labels, {"try_number": try_number, "map_index": map_index}),
+        protected_by=_protection(labels) or _protection(annotations),
+        controller=_controller(metadata.get("ownerReferences")),
+        is_checked=labels.get(CHECKED_LABEL) == "True",
+        deletion_deadline=_epoch(metadata.get("deletionTimestamp")),
+        finalizers=tuple(map(str, metadata.get("finalizers") or ())),
+        main_container=_main_container(containers),
+        containers=tuple(_container(s) for s in status.get("containerStatuses") or ()),
+        requests=_total(tuple(_requests(containers))),
+    )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}  # from JSON nothing else is one
+
+
+def _epoch(timestamp: Any) -> int | None:
+    if not isinstance(timestamp, str) or not _TIME.fullmatch(timestamp):
+        return None
+    try:  # strptime() takes ten times as long, and there are some in each pod
+        return int(datetime.fromisoformat(f"{timestamp[:-1]}+00:00").timestamp())
+    except ValueError:
+        return None
+
+
+def _label_number(labels: Mapping[str, Any], name: str) -> int | None:
+    text = str(labels.get(name, ""))
+    return int(text) if _NUMBER.fullmatch(text) and int(text) <= _MAX_NUMBER else None
+
+
+def _label_problem(labels: Mapping[str, Any], numbers: Mapping[str, int | None]) -> str:
+    if labels.get(KPO_LABEL) != "True":
+        # The executor's worker pods have the same other labels.
+        return f"label {KPO_LABEL} is {labels.get(KPO_LABEL)!r}, not 'True'"
+    for name in (*ID_LABELS, "try_number"):
+        if not labels.get(name):
+            return f"label {name} is missing"
+    for name, number in numbers.items():
+        if name in labels and number is None:
+            return f"label {name}={labels[name]!r} is not a number that Airflow writes"
+    return ""
+
+
+def _protection(keys: Mapping[str, Any]) -> str:
+    value = keys.get(PROTECT_KEY)
+    # Whoever wrote "yes" meant it: everything but a clear "false" protects.
+    return "" if value is None or str(value).strip().lower() == "false" else f"{PROTECT_KEY}={value}"
+
+
+def _controller(owners: Any) -> Owner | None:
+    for owner in map(_mapping, owners or ()):
+        if owner.get("controller"):
+            return Owner(*(str(owner.get(field)) for field in ("kind", "name", "uid", "apiVersion")))
+    return None
+
+
+def _main_container(containers: list[Mapping[str, Any]]) -> str:
+    """Find the operator's container: people may call it otherwise (``base_container_name``)."""
+    names = [str(container.get("name")) for container in containers]
+    return intern(MAIN_CONTAINER if MAIN_CONTAINER in names or not names else names[0])
+
+
+def _container(status: Any) -> Container:
+    status = _mapping(status)
+    name, states = intern(str(status.get("name"))), _mapping(status.get("state"))
+    if "terminated" in states:
+        ended = _mapping(states["terminated"])
+        code = ended.get("exitCode")
+        started, finished = _epoch(ended.get("startedAt")), _epoch(ended.get("finishedAt"))
+        return Container(name, "terminated", started, finished, code if isinstance(code, int) else None)
+    if "running" in states:
+        return Container(name, "running", _epoch(_mapping(states["running"]).get("startedAt")))
+    return Container(name, "waiting", waiting_reason=str(_mapping(states.get("waiting")).get("reason") or ""))
+
+
+def _requests(containers: list[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    for container in containers:
+        for resource, quantity in _mapping(_mapping(container.get("resources")).get("requests")).items():
+            yield resource, str(quantity)
+
+
+@lru_cache(maxsize=4096)  # the pods of one task ask for the same
+def _total(requests: tuple[tuple[str, str], ...]) -> tuple[tuple[str, float], ...]:
+    from kubernetes.utils.quantity import parse_quantity
+
+    totals: dict[str, float] = {}
+    for resource, quantity in requests:
+        try:
+            totals[resource] = totals.get(resource, 0.0) + float(parse_quantity(quantity))
+        except ValueError:
+            continue  # counted for people only; nothing rests on it
+    return tuple((intern(resource), total) for resource, total in sorted(totals.items()))

@@ -1,0 +1,36 @@
+"""Which of the three task instance sources a run uses."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ..airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3
+from . import TaskInstanceSource
+
+log = logging.getLogger(__name__)
+
+
+def choose_source(airflow_conn_id: str, running_task_instance: Any) -> TaskInstanceSource:
+    """Choose the source for this Airflow; logs which, and why.
+
+    :param airflow_conn_id: the setting of that name.
+    """
+    from .sql import SqlSource, airflow_session, metadata_connection
+    from .task_sdk import TaskSdkSource
+
+    source: TaskInstanceSource
+    if not IS_AIRFLOW_3:
+        source = SqlSource(airflow_session, f"Airflow's session: this is Airflow {AIRFLOW_VERSION}")
+        if airflow_conn_id:
+            log.warning("airflow_conn_id=%r has no effect on Airflow 2", airflow_conn_id)
+    elif airflow_conn_id:
+        connect = metadata_connection(airflow_conn_id)
+        source = SqlSource(connect, f"the metadata connection: airflow_conn_id={airflow_conn_id!r} is set")
+    else:
+        source = TaskSdkSource(
+            running_task_instance.get_task_states,
+            f"the Task SDK: this is Airflow {AIRFLOW_VERSION} and airflow_conn_id is not set",
+        )
+    log.info("Task instances come from %s", source.description)
+    return source

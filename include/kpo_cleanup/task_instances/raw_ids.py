@@ -1,0 +1,44 @@
+"""The raw ids behind label values: a label is not always the id that the operator made it of."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import string
+from functools import lru_cache
+
+from ..identity import CACHED, HASH_LENGTH, MAX_LABEL, safe_label
+
+_CLEANED = re.compile(rf".*-[0-9a-f]{{{HASH_LENGTH}}}", re.DOTALL)
+# An ISO timestamp that lost its colons and its plus sign, anywhere in a run_id: scheduled__, manual__,
+# backfill__, dataset_triggered__, asset_triggered__ and whatever a timetable puts before or after.
+_FLATTENED_TIME = re.compile(r"(.*?\d{4}-\d\d-\d\dT\d\d)(\d\d)(\d\d)((?:\.\d+)?)(-?)(\d\d)(\d\d)(.*)")
+_RANDOM = string.ascii_letters + string.digits  # of which Airflow makes the end of a run_id
+
+
+@lru_cache(maxsize=CACHED)
+def may_be_cleaned(label: str) -> bool:
+    """Whether the raw id may differ from this label value (a raw id can end like a hash, too)."""
+    return _CLEANED.fullmatch(label) is not None
+
+
+@lru_cache(maxsize=CACHED)
+def rebuild_run_id(label: str) -> str | None:
+    """The raw run_id behind a cleaned label, where its text tells it and its hash proves it; else None."""
+    if not may_be_cleaned(label):
+        return None
+    match = _FLATTENED_TIME.fullmatch(label[: -HASH_LENGTH - 1])
+    if match is None:
+        return None
+    date_and_hour, minute, second, fraction, minus, zone_hour, zone_minute, rest = match.groups()
+    candidate = f"{date_and_hour}:{minute}:{second}{fraction}{minus or '+'}{zone_hour}:{zone_minute}{rest}"
+    # The random end of an asset_triggered__ run_id of Airflow 3 is one character too long for a label.
+    ends = ("", *_RANDOM) if len(label) == MAX_LABEL else ("",)
+    start = hashlib.md5(candidate.encode(), usedforsecurity=False)
+    for end in ends:
+        digest = start.copy()
+        digest.update(end.encode())
+        run_id: str = candidate + end
+        if digest.hexdigest().startswith(label[-HASH_LENGTH:]) and safe_label(run_id) == label:
+            return run_id
+    return None
