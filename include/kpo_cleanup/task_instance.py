@@ -32,6 +32,16 @@ class RawIds(NamedTuple):
     run_id: str
 
 
+class OwnTaskInstance(NamedTuple):
+    """The cleanup's own task instance, which a source must know if it is this Airflow's and up to date."""
+
+    dag_id: str
+    task_id: str
+    run_id: str
+    map_index: int
+    id: str | None = None  # Airflow 3 gives each try one of its own
+
+
 @dataclass(frozen=True)
 class TaskInstances:
     """The answer of a source: what it found, and for which keys it cannot tell and why."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from ..identity import TaskInstanceKey
-from ..task_instance import TaskInstances
+from ..task_instance import Record, TaskInstances
 
 
 class TaskInstanceSource(Protocol):
@@ -15,7 +15,20 @@ class TaskInstanceSource(Protocol):
     description: str  # which source it is and why it was chosen, for the log
 
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
-        """Look up the task instances of these keys.
+        """Look up the task instances of these keys, and prove it by the cleanup's own.
 
-        :raises TaskInstanceSourceError: if the question could not be answered for all of them.
+        The answer says of every key that it has a task instance, that it has none, or why that cannot be told.
+
+        :raises TaskInstanceSourceError: if the question could not be answered, or another Airflow's or an old
+            database answered: the cleanup's own task instance is not in the answer, or not running.
+        """
+
+    def read_records(
+        self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
+    ) -> Mapping[TaskInstanceKey, Record]:
+        """Read what the operators of these task instances left on record about their pods.
+
+        :param task_instances: an answer of :meth:`fetch`, for the raw ids behind the keys.
+        :returns: no entry for a key without a record; a record that cannot be read has a ``problem``.
+        :raises TaskInstanceSourceError: if the question could not be answered at all.
         """
