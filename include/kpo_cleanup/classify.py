@@ -1,17 +1,22 @@
-"""The verdict on each pod: a pure function of pods, task instances, settings and the clock."""
+"""The verdict on each pod: a pure function of pods, task instances, records, settings and the clock."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
-from .evidence import ago, container_states, task_instance_state
+from .evidence import ago, container_states, deletion, duration, phase, task_instance_state
+from .identity import TaskInstanceKey
 from .pod import Pod
 from .settings import Settings
-from .task_instance import TaskInstance, TaskInstances
+from .task_instance import Record, TaskInstance, TaskInstances
 from .vocabulary import Reason
+
+BORN_LATE = 5  # seconds that a pod may be younger than its task instance's end: two clocks are compared
+LONG_OVER = 24 * 3600  # seconds after which a task that still runs without its pod is worth a warning
+WAITS_ON_ITS_POD = frozenset({"running", "deferred", "restarting"})  # states in which an operator is attached
 
 
 @dataclass(frozen=True)
@@ -22,119 +27,251 @@ class Verdict:
     is_zombie: bool
     reason: Reason
     evidence: str
+    is_soft: bool = False  # nobody knows for how long it has been over: it is asked to end before it is forced
+    due: int | None = None  # epoch seconds when it will be a zombie, if nothing happens until then
+    warning: str = ""  # what somebody should do although it is kept
 
 
-def classify(pods: Iterable[Pod], task_instances: TaskInstances, settings: Settings, now: int) -> list[Verdict]:
-    """Judge all pods of one listing; zombies first, oldest first.
+@dataclass(frozen=True)
+class Facts:
+    """All that is known when pods are judged.
 
+    :param pods: all pods of the listing, also those that are not judged.
+    :param records: without an entry where the operator left none.
     :param now: epoch seconds; the only clock there is.
     """
-    pods = list(pods)
-    successors = find_successors(pods)
-    verdicts = [judge(pod, successors.get(pod.uid), task_instances, settings, now) for pod in pods]
+
+    pods: Sequence[Pod]
+    task_instances: TaskInstances
+    settings: Settings
+    now: int
+    records: Mapping[TaskInstanceKey, Record] = field(default_factory=dict)
+
+
+def classify(facts: Facts) -> list[Verdict]:
+    """Judge all pods of one listing; zombies first, oldest first."""
+    judge = Judge(facts)
+    verdicts = [judge.verdict_on(pod) for pod in facts.pods]
     return sorted(verdicts, key=lambda v: (not v.is_zombie, v.pod.created, v.pod.namespace, v.pod.name, v.pod.uid))
 
 
-def find_successors(pods: Iterable[Pod]) -> dict[str, Pod]:
-    """For each pod (by uid) the pod that a later try of the same task instance made and still uses.
+def keys_in_doubt(facts: Facts) -> set[TaskInstanceKey]:
+    """Find the task instances whose record can change a verdict: those whose pods are zombies without one, or soon."""
+    judge = Judge(replace(facts, records={}))
+    verdicts = [judge.verdict_on(pod) for pod in facts.pods if pod.key in facts.task_instances.found]
+    return {v.pod.key for v in verdicts if v.is_zombie or v.due is not None}
 
-    Only a pod to which the operator can attach counts: the next try's ``find_pod`` passes over one that is
-    ``already_checked``, and one that is being deleted is about to vanish; with either of them as the only newer
-    pod, that try would attach to the older one. Pods in other namespaces do not count either: ``find_pod`` looks
-    into one namespace, and the other may belong to another Airflow with the same DAGs. Nor does one that is older:
-    a DAG run that was deleted and made anew under its run_id counts its tries from 1 again.
+
+class Judge:
+    """Judges pods one by one, by the same facts."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._pods = {str(pod): pod for pod in facts.pods}
+        self._successors = find_successors(facts.pods, facts.task_instances)
+        self._strangers = find_strangers(facts.pods)
+
+    def verdict_on(self, pod: Pod) -> Verdict:
+        """Judge one pod: the first rule that fits, safest first; what is not known means keep."""
+        verdict = self._verdict_on(pod, self._facts.now)
+        if verdict.due is None or self._verdict_on(pod, verdict.due).is_zombie:
+            return verdict
+        return replace(verdict, due=None)
+
+    def _verdict_on(self, pod: Pod, now: int) -> Verdict:
+        settings, task_instances = self._facts.settings, self._facts.task_instances
+        ti = task_instances.found.get(pod.key)
+        if pod.label_problem:
+            return _keep(pod, Reason.BAD_LABELS, pod.label_problem)
+        if pod.protected_by:
+            return _keep(pod, Reason.PROTECTED, pod.protected_by)
+        if pod.controller or pod.job:
+            return _keep(pod, Reason.OWNED, _owner(pod), _goes_on(pod, ti, now))
+        if pod.deletion_deadline is not None:
+            due = pod.deletion_deadline + settings.settle_seconds + 1
+            if now < due:
+                return _keep(pod, Reason.TERMINATING, deletion(pod, now), due=due)
+            if pod.finalizers:
+                held = f"held by {', '.join(pod.finalizers)}: see to what sets this finalizer, or remove it"
+                return _keep(pod, Reason.TERMINATING, deletion(pod, now), warning=held)
+        if pod.key in task_instances.unresolved:
+            return _keep(pod, Reason.UNRESOLVED, task_instances.unresolved[pod.key])
+        if ti is None:
+            born = f"created {ago(pod.created, now)}"
+            return self._unmatched(pod, now, "no task instance on record", born, container_states(pod, now))
+        return self._of_active(pod, ti, now) if ti.is_active else self._of_finished(pod, ti, now)
+
+    def _of_active(self, pod: Pod, ti: TaskInstance, now: int) -> Verdict:
+        settings, states = self._facts.settings, (task_instance_state(ti, now), container_states(pod, now))
+        record = self._facts.records.get(pod.key, Record())
+        why = self._superseded(pod, ti)
+        if why and str(pod) not in record.pods:
+            if record.problem:
+                return _keep(pod, Reason.UNRESOLVED, record.problem, why, *states)
+            if not pod.is_completed:
+                return _zombie(pod, Reason.SUPERSEDED, why, *states, deletion(pod, now))
+            gate = _completed_gate(pod, pod.latest_sign_of_life, settings, now)
+            verdict = _zombie if gate.is_open else _keep
+            return verdict(pod, Reason.SUPERSEDED, why, f"{phase(pod)}, {gate.why}", *states, deletion(pod, now))
+        hanging = _hangs_on(pod, settings, now)
+        if hanging and ti.state in WAITS_ON_ITS_POD:
+            remedy = f"make {hanging} a native sidecar, or give the task an execution_timeout"
+            return _keep(pod, Reason.STALLED, f"container {hanging} keeps its task waiting", *states, warning=remedy)
+        left_over = f"left over from try {pod.try_number}, which the retry may take over" if hanging else ""
+        over_for = now - pod.latest_sign_of_life
+        is_lost = ti.state == "running" and pod.is_completed and over_for > LONG_OVER
+        warning = f"its task runs, but its pod has been over for {duration(over_for)}: look at it" if is_lost else ""
+        return _keep(pod, Reason.ACTIVE, left_over, self._strangers.get(pod.uid, ""), *states, warning=warning)
+
+    def _of_finished(self, pod: Pod, ti: TaskInstance, now: int) -> Verdict:
+        settings, states = self._facts.settings, (task_instance_state(ti, now), container_states(pod, now))
+        record = self._facts.records.get(pod.key, Record())
+        ended = _over_since(pod, ti)
+        # Never from the future: a clock that is ahead must not make a task instance settle sooner.
+        if ended is not None and now - min(ended, now) < settings.settle_seconds:
+            return _keep(pod, Reason.SETTLING, *states, due=min(ended, now) + settings.settle_seconds)
+        if not pod.is_checked:  # else its operator was through with it
+            not_its = self._not_its_pod(pod, ti, record)
+            if not_its:
+                return self._unmatched(pod, now, not_its, *states)
+            if record.problem and str(pod) not in record.pods:
+                return _keep(pod, Reason.UNRESOLVED, record.problem, *states)
+        if pod.is_completed:
+            gate = _completed_gate(pod, pod.latest_sign_of_life if ended is None else ended, settings, now)
+            verdict = _zombie if gate.is_open else _keep
+            return verdict(pod, Reason.COMPLETED, f"{phase(pod)}, {gate.why}", *states, deletion(pod, now))
+        return replace(_zombie(pod, Reason.ORPHANED, *states, deletion(pod, now)), is_soft=ended is None)
+
+    def _unmatched(self, pod: Pod, now: int, *evidence: str) -> Verdict:
+        settings = self._facts.settings
+        old_enough = now - pod.created > settings.settle_seconds
+        verdict = _zombie if settings.delete_unmatched_pods and old_enough else _keep
+        return verdict(pod, Reason.UNMATCHED, *evidence)
+
+    def _superseded(self, pod: Pod, ti: TaskInstance) -> str:
+        """Say why the operator is through with this pod although its task instance is active; empty if it is not.
+
+        A lower try number alone says nothing: a retry reattaches to the pod of an earlier try.
+        """
+        successor = self._successors.get(pod.uid)
+        if successor is not None:
+            return f"replaced by {successor.name} of try {successor.try_number}"
+        if pod.is_checked and ti.try_number is not None and ti.try_number > pod.try_number:
+            return f"checked off by its operator, which is at try {ti.try_number}"
+        return ""
+
+    def _not_its_pod(self, pod: Pod, ti: TaskInstance, record: Record) -> str:
+        """Say why this pod is not shown to be the task instance's; empty if it is.
+
+        Another Airflow with the same DAG and run makes pods of the same labels, and so does ``airflow tasks test``.
+        """
+        if ti.ended is not None and pod.created > ti.ended + BORN_LATE:
+            return f"made {duration(pod.created - ti.ended)} after its task instance ended"
+        slack = 1 if self._facts.task_instances.may_miss_a_try else 0
+        if ti.try_number is not None and pod.try_number > ti.try_number + slack:
+            return f"it is of try {pod.try_number}, and its task instance ended at try {ti.try_number}"
+        if not record.pods or str(pod) in record.pods:
+            return ""
+        if ti.try_number is None:
+            named = [self._pods[name] for name in record.pods if name in self._pods]
+            names_another = not any(other.try_number > pod.try_number for other in named)
+        else:
+            names_another = pod.try_number == ti.try_number
+        return f"Airflow's record names pod {', '.join(sorted(record.pods))}" if names_another else ""
+
+
+def find_successors(pods: Iterable[Pod], task_instances: TaskInstances) -> dict[str, Pod]:
+    """For each pod (by uid) find the pod that a later try of the same task instance made and uses.
+
+    Only a pod to which the operator would attach counts: the next try's ``find_pod`` passes over one that is
+    ``already_checked``, one that is being deleted is about to vanish, and one of other labels or in another namespace
+    it does not find at all. Nor does a pod count that is not younger: a DAG run that was deleted and made anew under
+    its run_id counts its tries from 1 again, and creation times are whole seconds.
     """
-    groups: dict[Hashable, list[Pod]] = defaultdict(list)
-    for pod in pods:
-        if not pod.label_problem:
-            groups[pod.task_instance_and_namespace].append(pod)
     successors: dict[str, Pod] = {}
-    for group in groups.values():
-        if len(group) == 1:
-            continue  # as nearly all are
+    for group in _groups(pods, lambda pod: pod.found_by):
+        ti = task_instances.found.get(group[0].key)
+        last_try = None if ti is None else ti.try_number
         latest: Pod | None = None  # of the tries above the one at hand
         group.sort(key=lambda pod: -pod.try_number)
-        for _, of_try in groupby(group, key=lambda pod: pod.try_number):
+        for try_number, of_try in groupby(group, key=lambda pod: pod.try_number):
             pods_of_try = list(of_try)
-            successors.update({pod.uid: latest for pod in pods_of_try if latest and latest.created >= pod.created})
-            in_use = [pod for pod in pods_of_try if not pod.is_checked and pod.deletion_deadline is None]
-            latest = max([*in_use, *([latest] if latest else [])], key=_age_order, default=None)
+            successors.update({pod.uid: latest for pod in pods_of_try if latest and latest.created > pod.created})
+            if last_try is None or try_number <= last_try:
+                latest = max(
+                    [*filter(_is_attachable, pods_of_try), *([latest] if latest else [])], key=_age, default=None
+                )
     return successors
 
 
-def _age_order(pod: Pod) -> tuple[int, int, str]:
+def find_strangers(pods: Iterable[Pod]) -> dict[str, str]:
+    """Say of each pod (by uid) which later one is no successor because of its labels, and which label differs."""
+    strangers: dict[str, str] = {}
+    for group in _groups(pods, lambda pod: pod.found_by[:2]):
+        latest = max(filter(_is_attachable, group), key=_age, default=None)
+        for pod in group:
+            if latest is None or latest.labels == pod.labels or latest.created <= pod.created:
+                continue
+            if latest.try_number > pod.try_number:
+                differing = sorted({name for name, _ in {*latest.labels} ^ {*pod.labels}})
+                strangers[pod.uid] = f"{latest.name} of try {latest.try_number} has another {', '.join(differing)}"
+    return strangers
+
+
+def _groups(pods: Iterable[Pod], by: Callable[[Pod], Hashable]) -> Iterable[list[Pod]]:
+    """Group pods of one task instance; a pod that is alone in its group, as nearly all are, is left out."""
+    groups: dict[Hashable, list[Pod]] = defaultdict(list)
+    for pod in pods:
+        if not pod.label_problem:
+            groups[by(pod)].append(pod)
+    return (group for group in groups.values() if len(group) > 1)
+
+
+def _is_attachable(pod: Pod) -> bool:
+    return not pod.is_checked and pod.deletion_deadline is None
+
+
+def _age(pod: Pod) -> tuple[int, int, str]:
     return pod.created, pod.try_number, pod.uid
 
 
-def judge(pod: Pod, successor: Pod | None, task_instances: TaskInstances, settings: Settings, now: int) -> Verdict:
-    """Judge one pod: the first rule that fits, safest first; what is not known means keep."""
-
-    def keep(reason: Reason, *evidence: str) -> Verdict:
-        return Verdict(pod, False, reason, "; ".join(filter(None, evidence)))
-
-    def zombie(reason: Reason, *evidence: str) -> Verdict:
-        return Verdict(pod, True, reason, "; ".join(filter(None, evidence)))
-
-    if pod.label_problem:
-        return keep(Reason.BAD_LABELS, pod.label_problem)
-    if pod.protected_by:
-        return keep(Reason.PROTECTED, pod.protected_by)
-    if pod.controller:
-        return keep(Reason.OWNED, f"controlled by {pod.controller}")
-    if pod.deletion_deadline is not None and now <= pod.deletion_deadline + settings.settle_seconds:
-        return keep(Reason.TERMINATING, _deletion(pod, now))
-    if pod.key in task_instances.unresolved:
-        return keep(Reason.UNRESOLVED, task_instances.unresolved[pod.key])
-
-    containers = container_states(pod, now)
-    ti = task_instances.found.get(pod.key)
-    if ti is None:
-        old_enough = now - pod.created > settings.settle_seconds
-        verdict = zombie if settings.delete_unmatched_pods and old_enough else keep
-        return verdict(Reason.UNMATCHED, "no task instance on record", f"created {ago(pod.created, now)}", containers)
-
-    state = task_instance_state(ti, now)
-    if ti.is_active:
-        why = _superseded(pod, successor, ti)
-        if why and not pod.is_completed:
-            return zombie(Reason.SUPERSEDED, why, state, containers)
-        if why:
-            gate = _completed_gate(pod, pod.latest_sign_of_life, settings, now)
-            verdict = zombie if gate.is_open else keep
-            return verdict(Reason.SUPERSEDED, why, f"pod {pod.phase}, {gate.why}", state, containers)
-        hanging = _hangs_on(pod, settings, now)
-        if hanging:
-            return keep(Reason.STALLED, f"{hanging} keeps its task waiting", state, containers)
-        return keep(Reason.ACTIVE, state, containers)
-
-    # Never from the future: a clock that is ahead must not make a task instance settle sooner.
-    ended = min(ti.ended if ti.ended is not None else pod.latest_sign_of_life, now)
-    if now - ended < settings.settle_seconds:
-        return keep(Reason.SETTLING, state, containers)
-    if pod.is_completed:
-        gate = _completed_gate(pod, ended, settings, now)
-        verdict = zombie if gate.is_open else keep
-        return verdict(Reason.COMPLETED, f"pod {pod.phase}, {gate.why}", state, containers)
-    return zombie(Reason.ORPHANED, state, containers, _deletion(pod, now))
+def _keep(pod: Pod, reason: Reason, *evidence: str, due: int | None = None, warning: str = "") -> Verdict:
+    return Verdict(pod, False, reason, "; ".join(filter(None, evidence)), due=due, warning=warning)
 
 
-def _superseded(pod: Pod, successor: Pod | None, ti: TaskInstance) -> str:
-    """Why the operator is through with this pod although its task instance is active; empty if it is not.
+def _zombie(pod: Pod, reason: Reason, *evidence: str) -> Verdict:
+    return Verdict(pod, True, reason, "; ".join(filter(None, evidence)))
 
-    A lower try number alone says nothing: a retry reattaches to the pod of an earlier try.
+
+def _owner(pod: Pod) -> str:
+    return f"controlled by {pod.controller}" if pod.controller else f"labelled as a pod of Job/{pod.job}"
+
+
+def _goes_on(pod: Pod, ti: TaskInstance | None, now: int) -> str:
+    if ti is None or ti.is_active or pod.is_completed:
+        return ""
+    since = f" since {duration(now - ti.ended)}" if ti.ended is not None else ""
+    return f"it goes on although its task is over{since} ({ti.state})"
+
+
+def _over_since(pod: Pod, ti: TaskInstance) -> int | None:
+    """Tell when the task instance was over, in epoch seconds; None if nothing tells.
+
+    If the source does not know, the end of the main container does. While that runs, the task may have been marked
+    failed this very second, and its operator's ``on_kill`` may be on its way.
     """
-    if successor is not None:
-        return f"replaced by {successor.name} of try {successor.try_number}"
-    if pod.is_checked and ti.try_number is not None and ti.try_number > pod.try_number:
-        return f"checked off by its operator, which is at try {ti.try_number}"
-    return ""
+    if ti.ended is not None:
+        return ti.ended
+    if pod.main is not None and pod.main.ended is not None:
+        return pod.main.ended
+    return pod.latest_sign_of_life if pod.is_completed else None
 
 
 def _hangs_on(pod: Pod, settings: Settings, now: int) -> str:
-    """The containers that run on although the base container ended long ago; empty if that is not so."""
+    """Name the containers that run on although the main container ended long ago; empty if that is not so."""
     if pod.main is None or pod.main.ended is None or now - pod.main.ended <= settings.settle_seconds:
         return ""
-    return " and ".join(f"container {c.name}" for c in pod.containers if c.state == "running")
+    return " and ".join(c.name for c in pod.containers if c.state == "running")
 
 
 @dataclass(frozen=True)
@@ -155,15 +292,7 @@ def _completed_gate(pod: Pod, ended: int, settings: Settings, now: int) -> _Gate
     return _Gate(settings.delete_completed_pods, f"delete_completed_pods={settings.delete_completed_pods}")
 
 
-def _deletion(pod: Pod, now: int) -> str:
-    if pod.deletion_deadline is None:
-        return ""
-    late = now > pod.deletion_deadline
-    deadline = f"deadline {ago(pod.deletion_deadline, now)}" if late else "within its grace period"
-    return f"being deleted, {deadline}" + (f", finalizers {', '.join(pod.finalizers)}" if pod.finalizers else "")
-
-
 def count_reasons(verdicts: Iterable[Verdict]) -> dict[str, int]:
-    """How many pods have each reason, in the order of the rules."""
+    """Count the pods of each reason, in the order of the rules."""
     counts = Counter(verdict.reason for verdict in verdicts)
     return {reason.value: counts[reason] for reason in Reason if counts[reason]}

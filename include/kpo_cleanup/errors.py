@@ -56,10 +56,18 @@ class Transient(KubernetesError):
     """No answer, or one that says to come back later.
 
     :param retry_after: seconds, if the server named them.
+    :param is_unanswered: nobody knows whether the request was carried out.
     """
 
     is_passing = True
 
-    def __init__(self, what: str, problem: str, said: str = "", retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        problem: str,
+        said: str = "",
+        retry_after: float | None = None,
+        is_unanswered: bool = True,
+    ) -> None:
         super().__init__(what, problem, "", said)
-        self.retry_after = retry_after
+        self.retry_after, self.is_unanswered = retry_after, is_unanswered

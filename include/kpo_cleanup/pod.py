@@ -12,6 +12,10 @@ PROTECT_KEY = "kpo-cleanup/protect"
 ID_LABELS = ("dag_id", "task_id", "run_id")
 KPO_LABEL = "kubernetes_pod_operator"
 CHECKED_LABEL = "already_checked"  # find_pod passes over pods that carry it
+# Written by the operator, too, but not what find_pod looks by; or in the identity of the task instance already.
+NOT_SEARCHED_BY = frozenset(
+    {*ID_LABELS, "map_index", KPO_LABEL, "try_number", CHECKED_LABEL, "airflow_version", "airflow_kpo_in_cluster"}
+)
 
 
 class Owner(NamedTuple):
@@ -35,6 +39,7 @@ class Container(NamedTuple):
     ended: int | None = None
     exit_code: int | None = None
     waiting_reason: str = ""
+    is_init: bool = False  # runs before the others, and they wait for it; a native sidecar does not count as one
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,14 @@ class Pod:
     run_id: str = ""
     map_index: int = UNMAPPED
     try_number: int = 0
+    labels: tuple[tuple[str, str], ...] = ()  # those that the operator, its author or a webhook added, sorted
     label_problem: str = ""  # what is wrong with its labels
     protected_by: str = ""  # the annotation or label that protects it, as key=value
     controller: Owner | None = None
+    job: str = ""  # the Job that its labels name
+    phase_reason: str = ""  # such as Evicted, or Unschedulable of a pod that waits
     is_checked: bool = False  # the operator is through with it, and no later try will reattach
+    grace_period: int = 30  # seconds that its spec asks for
     deletion_deadline: int | None = None
     finalizers: tuple[str, ...] = ()
     main_container: str = MAIN_CONTAINER
@@ -71,13 +80,16 @@ class Pod:
         return TaskInstanceKey(self.dag_id, self.task_id, self.run_id, self.map_index)
 
     @property
-    def task_instance_and_namespace(self) -> tuple[str, TaskInstanceKey]:
-        """What the operator's search for its pod is limited to."""
-        return self.namespace, self.key
+    def found_by(self) -> tuple[str, TaskInstanceKey, tuple[tuple[str, str], ...]]:
+        """What the operator's ``find_pod`` looks by: pods that differ in it never replace each other.
+
+        It takes the operator's own labels, which are some of the pod's; nothing on a pod tells which.
+        """
+        return self.namespace, self.key, self.labels
 
     @property
     def is_completed(self) -> bool:
-        """Whether all of its containers are over."""
+        """Tell whether all of its containers are over."""
         return self.phase in ("Succeeded", "Failed")
 
     @property

@@ -1,26 +1,32 @@
-"""Delete the zombies: look again just before, never touch what has come back to life, account for every pod."""
+"""Delete the zombies: list and look again, never touch what has come back to life, account for every pod."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterable
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from threading import Lock
 
-from .classify import Verdict, find_successors, judge
-from .errors import KubernetesError, TaskInstanceSourceError
-from .kube import CONCURRENT_DELETES, Deletion, PodDeleter
+from .classify import Facts, Judge, Verdict, keys_in_doubt
+from .errors import KpoCleanupError, TaskInstanceSourceError
+from .identity import TaskInstanceKey
+from .kube import CONCURRENT_DELETES, Cluster, Deletion, Listing
+from .pod import Pod
+from .retries import Patience
 from .settings import Settings
-from .task_instance import TaskInstances
+from .task_instance import Record, TaskInstances
 from .task_instances import TaskInstanceSource
-from .vocabulary import Outcome, Reason
+from .vocabulary import ALL_NAMESPACES, Outcome
 
 log = logging.getLogger(__name__)
 
 NO_ANSWER = "the API server does not answer any more"
-BATCH = 100  # pods that share one second look; small, so that the look is seconds old when the last of them goes
+BATCH = 100  # pods that share one look
+OLD = 5.0  # seconds after which a look says nothing any more
+CHANGES = 4  # times that a pod may change between its reading and its deletion
 
 
 @dataclass(frozen=True)
@@ -36,103 +42,326 @@ class Result:
         return self.deletion.outcome
 
 
-class _Breaker:
-    """Trips when as many requests in a row as run at once were answered by nobody: then none is tried any more.
+@dataclass
+class _Candidate:
+    """A pod that may be deleted, and what was tried so far. Times are of the monotonic clock."""
 
-    Each of them has had all its attempts by then, and thousands more would take hours.
-    """
-
-    def __init__(self) -> None:
-        self._in_vain = 0
+    verdict: Verdict  # the last one
+    attempts: int = 0
+    first_attempt: float = 0.0
+    not_before: float = 0.0
+    changes: int = 0  # between its reading and its deletion
+    is_counted: bool = False  # in max_deletes: it was deleted, or nobody knows
+    result: Result | None = None
 
     @property
-    def has_tripped(self) -> bool:
-        return self._in_vain >= CONCURRENT_DELETES
+    def pod(self) -> Pod:
+        return self.verdict.pod
 
-    def note(self, is_passing: bool) -> None:
-        self._in_vain = self._in_vain + 1 if is_passing else 0
+    def ends(self, outcome: Outcome, status: str = "") -> None:
+        """Settle what became of it."""
+        self.result = Result(self.verdict, Deletion(outcome, status))
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What Airflow says of some pods' task instances, and when it was asked."""
+
+    asked_at: float  # by the monotonic clock
+    task_instances: TaskInstances
+    judge: Judge
+
+    @property
+    def is_old(self) -> bool:
+        """Whether it says nothing any more about a task instance that may have come back to life."""
+        return time.monotonic() - self.asked_at > OLD
 
 
 def reap(
-    zombies: Iterable[Verdict],
-    api: PodDeleter,
+    zombies: Sequence[Verdict],
+    cluster: Cluster,
     source: TaskInstanceSource,
     settings: Settings,
-    clock: Callable[[], float],
+    namespaces: Collection[str],
+    clock: Callable[[], float] = time.time,
+    patience: Patience | None = None,
 ) -> list[Result]:
     """Delete the zombies in their order, at most ``max_deletes`` of them.
 
-    Where the second look fails, or the API server does not answer any more, the rest is left alone, with that as
-    the reason.
+    Of each only name and uid count: the pods are listed again, and judged by all rules as they are now.
 
+    :param namespaces: those of this run; nothing is deleted anywhere else.
     :param clock: gives epoch seconds.
     """
-    queue = list(zombies)
-    results: list[Result] = []
-    done = 0
-    breaker = _Breaker()
-    why_left = f"max_deletes={settings.max_deletes} was reached"
-    with ThreadPoolExecutor(CONCURRENT_DELETES, thread_name_prefix="reap") as pool:
-        while queue and done < settings.max_deletes:
-            batch = queue[: min(BATCH, settings.max_deletes - done)]
-            del queue[: len(batch)]
-            try:
-                fresh = source.fetch([verdict.pod.key for verdict in batch])
-            except TaskInstanceSourceError as error:
-                log.error("The second look failed, so no more is deleted: %s", error)
-                why_left = f"the second look failed: {error}"
-                results += [Result(verdict, Deletion(Outcome.FAILED, why_left)) for verdict in batch]
-                break
-            look_and_delete = partial(
-                _look_and_delete, api=api, fresh=fresh, settings=settings, now=int(clock()), breaker=breaker
-            )
-            of_batch = list(pool.map(look_and_delete, batch))
-            results += of_batch
-            done += sum(result.outcome in (Outcome.DELETED, Outcome.WOULD_DELETE) for result in of_batch)
-            if queue and not settings.dry_run:
-                log.info("%s deleted so far, %s pods to go", done, len(queue))
-            if breaker.has_tripped:
-                why_left = NO_ANSWER
-                break
-    return results + [Result(verdict, Deletion(Outcome.LEFT_FOR_NEXT_RUN, why_left)) for verdict in queue]
+    return _Reaper(cluster, source, settings, clock, patience or Patience()).run(zombies, namespaces)
 
 
 def count_outcomes(results: Iterable[Result]) -> dict[str, int]:
-    """How many pods have each outcome, in the order of the vocabulary."""
+    """Count the pods of each outcome, in the order of the vocabulary."""
     counts = Counter(result.outcome for result in results)
     return {outcome.value: counts[outcome] for outcome in Outcome if counts[outcome]}
 
 
-def _look_and_delete(
-    verdict: Verdict, api: PodDeleter, fresh: TaskInstances, settings: Settings, now: int, breaker: _Breaker
-) -> Result:
-    """Judge once more with what Airflow says now, and delete what still is a zombie."""
-    if breaker.has_tripped:
-        return Result(verdict, Deletion(Outcome.LEFT_FOR_NEXT_RUN, NO_ANSWER))
-    pod, successor = verdict.pod, None
-    if verdict.reason is Reason.SUPERSEDED:
-        # What makes it dead is another pod. Is that pod gone or checked off, the next try uses this one.
+class _Reaper:
+    """One reaping: what is shared by the threads that delete."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        source: TaskInstanceSource,
+        settings: Settings,
+        clock: Callable[[], float],
+        patience: Patience,
+    ) -> None:
+        self._cluster, self._source, self._settings, self._clock = cluster, source, settings, clock
+        self._patience = patience
+        self._pods: dict[TaskInstanceKey, dict[str, Pod]] = defaultdict(dict)  # as they are now, by uid
+        self._records: dict[TaskInstanceKey, Record] = {}
+        self._has_record_read: set[TaskInstanceKey] = set()
+        self._lock = Lock()
+        self._done = 0  # of max_deletes
+        self._unanswered = 0  # deletions in a row
+        self._given_up = 0  # pods in a row, after all attempts
+        self._refusals: Counter[tuple[str, tuple[str, str, str]]] = Counter()  # by namespace and cause
+
+    def run(self, zombies: Sequence[Verdict], namespaces: Collection[str]) -> list[Result]:
+        """Account for every zombie, in their order."""
+        candidates = [_Candidate(zombie) for zombie in zombies]
+        for candidate in candidates:
+            self._check_namespace(candidate, namespaces)
+        self._list_again([candidate for candidate in candidates if candidate.result is None])
+        why_left = self._delete(candidates)
+        for candidate in candidates:
+            if candidate.result is None:
+                candidate.ends(Outcome.LEFT_FOR_NEXT_RUN, why_left)
+        return [candidate.result for candidate in candidates if candidate.result]
+
+    def _check_namespace(self, candidate: _Candidate, namespaces: Collection[str]) -> None:
+        namespace = candidate.pod.namespace
+        is_ours = namespace in namespaces or ALL_NAMESPACES in namespaces
+        if not is_ours or namespace in self._settings.excluded():
+            candidate.ends(Outcome.FAILED, "its namespace is none of this run's; was the XCom of classify edited?")
+            self._log(candidate)
+
+    def _list_again(self, candidates: list[_Candidate]) -> None:
+        namespaces = sorted({candidate.pod.namespace for candidate in candidates})
+        if not namespaces:
+            return
         try:
-            siblings = api.siblings(pod)
-        except KubernetesError as error:
-            breaker.note(error.is_passing)
-            return _logged(Result(verdict, Deletion(Outcome.FAILED, str(error))))
-        successor = find_successors([pod, *siblings]).get(pod.uid)
-    again = judge(pod, successor, fresh, settings, now)
-    if not again.is_zombie:
-        return _logged(Result(verdict, Deletion(Outcome.SPARED, f"{again.reason.value} now: {again.evidence}")))
-    if settings.dry_run:
-        return Result(again, Deletion(Outcome.WOULD_DELETE))
-    deletion = api.delete(pod, settings.grace_period_seconds)
-    breaker.note(deletion.is_passing)
-    return _logged(Result(again, deletion))
+            # A namespace that was deleted meanwhile is as good as an empty one.
+            listing = self._cluster.list_pods(namespaces, self._settings.label_selector, must_exist=False)
+        except Exception as error:  # whatever it is, the report must tell
+            listing = Listing(unlisted=dict.fromkeys(namespaces, _said(error)))
+        by_uid = {(pod.namespace, pod.uid): pod for pod in listing.pods}
+        for pod in listing.pods:
+            self._pods[pod.key][pod.uid] = pod
+        for candidate in candidates:
+            now = by_uid.get((candidate.pod.namespace, candidate.pod.uid))
+            if now is not None:
+                candidate.verdict = replace(candidate.verdict, pod=now)
+                continue
+            if candidate.pod.namespace in listing.unlisted:
+                candidate.ends(Outcome.FAILED, listing.unlisted[candidate.pod.namespace])
+            else:
+                candidate.ends(Outcome.ALREADY_GONE, "it is not listed any more")
+            self._log(candidate)
+
+    def _delete(self, candidates: list[_Candidate]) -> str:
+        """Delete batch by batch, and say why the rest is left."""
+        with ThreadPoolExecutor(CONCURRENT_DELETES, thread_name_prefix="reap") as pool:
+            while open_ones := [candidate for candidate in candidates if candidate.result is None]:
+                if self._given_up >= CONCURRENT_DELETES:
+                    return NO_ANSWER
+                room = self._settings.max_deletes - self._done
+                batch = _ready(open_ones, room)
+                if not batch:
+                    waiting = [candidate for candidate in open_ones if candidate.is_counted or room > 0]
+                    if not waiting:
+                        return f"max_deletes={self._settings.max_deletes} was reached"
+                    time.sleep(max(0.0, min(c.not_before for c in waiting) - time.monotonic()))
+                    continue
+                try:
+                    look = self._look({candidate.pod.key for candidate in batch})
+                except Exception as error:  # whatever it is, the report must tell
+                    why = f"the look at the task instances failed: {_said(error)}"
+                    log.error("%s", why)
+                    for candidate in batch:
+                        candidate.ends(Outcome.FAILED, why)
+                    return why
+                self._unanswered = 0
+                list(pool.map(lambda candidate: self._try_one(candidate, look), batch))
+                self._log_progress(candidates)
+        return ""
+
+    def _look(self, keys: set[TaskInstanceKey]) -> _Look:
+        """Ask Airflow once more, and for the operators' records that are not known yet.
+
+        :raises TaskInstanceSourceError: also if the answer is too old by the time that it is there.
+        """
+        asked_at = time.monotonic()
+        task_instances = self._source.fetch(sorted(keys))
+        doubted = keys_in_doubt(self._facts(keys, task_instances)) - self._has_record_read
+        if doubted:
+            self._records.update(self._source.read_records(task_instances, sorted(doubted)))
+            self._has_record_read |= doubted
+            if time.monotonic() - asked_at > OLD / 5:
+                asked_at = time.monotonic()
+                task_instances = self._source.fetch(sorted(keys))
+        look = _Look(asked_at, task_instances, Judge(self._facts(keys, task_instances)))
+        if look.is_old:
+            raise TaskInstanceSourceError(
+                f"the answer about {len(keys)} task instances took longer than {OLD:g} s, and tasks may have come back "
+                f"to life meanwhile ({self._source.description}); see why Airflow is slow"
+            )
+        return look
+
+    def _facts(self, keys: Iterable[TaskInstanceKey], task_instances: TaskInstances) -> Facts:
+        with self._lock:
+            pods = [pod for key in keys for pod in self._pods[key].values()]
+        return Facts(pods, task_instances, self._settings, int(self._clock()), self._records)
+
+    def _try_one(self, candidate: _Candidate, look: _Look) -> None:
+        """Judge once more, and delete what still is a zombie; what needs a new look stays open."""
+        judge = look.judge
+        try:
+            while self._unanswered < CONCURRENT_DELETES and not look.is_old:
+                changed = self._judge_and_delete(candidate, judge)
+                if changed is None:
+                    break
+                key, candidate.verdict = candidate.pod.key, replace(candidate.verdict, pod=changed)
+                candidate.changes += 1
+                if candidate.changes > CHANGES:
+                    candidate.ends(Outcome.FAILED, f"it changed {CHANGES} times while it was to be deleted")
+                    break
+                if changed.key != key:
+                    break  # the look says nothing about that task instance
+                judge = Judge(self._facts([key], look.task_instances))
+        except Exception as error:  # whatever it is, the report must tell
+            candidate.ends(Outcome.FAILED, _said(error))
+        self._log(candidate)
+
+    def _judge_and_delete(self, candidate: _Candidate, judge: Judge) -> Pod | None:
+        """Give the pod as it is now if it has changed since it was read, and so was not deleted."""
+        verdict = judge.verdict_on(candidate.pod)
+        if not verdict.is_zombie:
+            candidate.ends(Outcome.SPARED, f"{verdict.reason.value} now: {verdict.evidence}")
+            return None
+        candidate.verdict = verdict
+        if self._settings.dry_run:
+            candidate.ends(Outcome.WOULD_DELETE)
+            self._count(candidate)
+            return None
+        refusal = self._refusal_in(candidate.pod.namespace)
+        if refusal:
+            candidate.result = Result(verdict, refusal)
+            return None
+        deletion = self._cluster.delete(candidate.pod, self._grace_period(verdict))
+        if deletion.is_conflict:
+            return self._read_again(candidate, deletion)
+        self._note(candidate, deletion)
+        return None
+
+    def _note(self, candidate: _Candidate, deletion: Deletion) -> None:
+        """Take in what the API server said, or that it said nothing."""
+        was_sent_before = candidate.is_counted
+        if deletion.is_unanswered or deletion.outcome in (Outcome.DELETED, Outcome.AWAITING_FINALIZER):
+            self._count(candidate)
+        with self._lock:
+            self._unanswered = self._unanswered + 1 if deletion.is_passing else 0
+        if deletion.is_passing and self._may_try_again(candidate, deletion):
+            return
+        with self._lock:
+            self._given_up = self._given_up + 1 if deletion.is_passing else 0
+            if deletion.outcome is Outcome.FAILED and not deletion.is_passing:
+                self._refusals[candidate.pod.namespace, deletion.cause] += 1
+        if deletion.outcome is Outcome.ALREADY_GONE and was_sent_before:
+            deletion = Deletion(Outcome.DELETED)  # by an attempt whose answer got lost
+        candidate.result = Result(candidate.verdict, deletion)
+
+    def _may_try_again(self, candidate: _Candidate, deletion: Deletion) -> bool:
+        now = time.monotonic()
+        candidate.attempts += 1
+        candidate.first_attempt = candidate.first_attempt or now
+        pause = self._patience.pause(candidate.attempts, deletion.retry_after)
+        candidate.not_before = now + pause
+        has_time = candidate.not_before - candidate.first_attempt <= self._patience.give_up_after
+        if candidate.attempts >= self._patience.attempts or not has_time:
+            return False
+        log.warning("%s: %s; it is tried again in %.0f s", candidate.pod, deletion, pause)
+        return True
+
+    def _read_again(self, candidate: _Candidate, deletion: Deletion) -> Pod | None:
+        """Read a pod that is not as it was; None settles what became of it."""
+        old = candidate.pod
+        pod = self._cluster.read_again(old)
+        if pod is None:
+            outcome = Outcome.DELETED if candidate.is_counted else Outcome.ALREADY_GONE
+            candidate.ends(outcome, "the API server has no such pod any more")
+        elif pod.uid != old.uid:
+            candidate.ends(Outcome.SPARED, "another pod has its name now")
+        elif pod.resource_version == old.resource_version:
+            candidate.result = Result(candidate.verdict, deletion)  # it was refused for another reason
+        else:
+            with self._lock:
+                self._pods[old.key].pop(old.uid, None)
+                self._pods[pod.key][pod.uid] = pod
+            return pod
+        return None
+
+    def _grace_period(self, verdict: Verdict) -> int:
+        """Choose the grace period in seconds; -1 is the pod's own."""
+        asked, deadline = self._settings.grace_period_seconds, verdict.pod.deletion_deadline
+        if deadline is not None and deadline < self._clock():
+            return 0  # on a dead node nothing else ends it
+        if not verdict.is_soft:
+            return asked
+        return max(verdict.pod.grace_period if asked < 0 else asked, self._settings.settle_seconds)
+
+    def _count(self, candidate: _Candidate) -> None:
+        if not candidate.is_counted:
+            candidate.is_counted = True
+            with self._lock:
+                self._done += 1
+
+    def _refusal_in(self, namespace: str) -> Deletion | None:
+        """Give the refusal of as many pods of a namespace as run at once: the next ones need not be tried."""
+        for (of_namespace, (outcome, status, remedy)), times in list(self._refusals.items()):
+            if of_namespace == namespace and times >= CONCURRENT_DELETES:
+                return Deletion(Outcome(outcome), status, remedy, f"not sent, for {times} others were refused")
+        return None
+
+    def _log(self, candidate: _Candidate) -> None:
+        """Write one line for each pod, when it happens: a run that is killed half-way has still said what it did."""
+        result = candidate.result
+        if result is None or result.outcome is Outcome.WOULD_DELETE:  # the report tells these
+            return
+        level = {Outcome.FAILED: logging.ERROR, Outcome.SPARED: logging.WARNING}.get(result.outcome, logging.INFO)
+        why, cause = f"{result.verdict.reason.value}: {result.verdict.evidence}", str(result.deletion)
+        # What is out of the ordinary comes first, for a line may be longer than the screen.
+        text = f"{cause} ({why})" if cause else why
+        log.log(level, "%s %s, %s", result.outcome.value, result.verdict.pod, text)
+
+    def _log_progress(self, candidates: list[_Candidate]) -> None:
+        to_go = sum(candidate.result is None for candidate in candidates)
+        if to_go and not self._settings.dry_run:
+            deleted = sum(c.result is not None and c.result.outcome is Outcome.DELETED for c in candidates)
+            log.info("%s deleted so far, %s pods to go", deleted, to_go)
 
 
-def _logged(result: Result) -> Result:
-    """One line for each pod, when it happens: a run that is killed half-way has still said what it did."""
-    level = {Outcome.FAILED: logging.ERROR, Outcome.SPARED: logging.WARNING}.get(result.outcome, logging.INFO)
-    why, cause = f"{result.verdict.reason.value}: {result.verdict.evidence}", str(result.deletion)
-    # What is out of the ordinary comes first, for a line may be longer than the screen.
-    text = f"{cause} ({why})" if cause else why
-    log.log(level, "%s %s, %s", result.outcome.value, result.verdict.pod, text)
-    return result
+def _ready(candidates: list[_Candidate], room: int) -> list[_Candidate]:
+    """Take the next ones whose time has come: those that are counted already, and as many others as there is room."""
+    now, batch = time.monotonic(), []
+    for candidate in candidates:
+        if len(batch) == BATCH or candidate.not_before > now:
+            continue
+        if not candidate.is_counted:
+            if room <= 0:
+                continue
+            room -= 1
+        batch.append(candidate)
+    return batch
+
+
+def _said(error: Exception) -> str:
+    """Say what went wrong; of an error that is none of ours, its type, too."""
+    return str(error) if isinstance(error, KpoCleanupError) else f"{type(error).__name__}: {error}"

@@ -49,6 +49,7 @@ class TaskInstances:
     found: Mapping[TaskInstanceKey, TaskInstance] = field(default_factory=dict)
     unresolved: Mapping[TaskInstanceKey, str] = field(default_factory=dict)
     raw_ids: Mapping[TaskInstanceKey, tuple[RawIds, ...]] = field(default_factory=dict)  # of those found
+    may_miss_a_try: bool = False  # before Airflow 2.10 one that is marked failed while deferred keeps a try too low
 
 
 @dataclass(frozen=True)

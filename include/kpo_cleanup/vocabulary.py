@@ -28,6 +28,7 @@ class Outcome(str, Enum):
     """What became of a zombie in ``reap``."""
 
     DELETED = "deleted"
+    AWAITING_FINALIZER = "awaiting_finalizer"  # accepted, but a finalizer keeps the pod
     ALREADY_GONE = "already_gone"  # somebody else was faster
     SPARED = "spared"  # the second look, or the precondition, said that it lives
     FAILED = "failed"

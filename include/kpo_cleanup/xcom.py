@@ -15,11 +15,12 @@ from .classify import Verdict
 from .identity import TaskInstanceKey
 from .kube import Listing
 from .pod import Container, Owner, Pod
-from .task_instance import TaskInstance, TaskInstances
+from .task_instance import Record, TaskInstance, TaskInstances
 from .vocabulary import Reason
 
 _LEVELS = ("namespace", "dag_id", "task_id", "run_id")  # of the tree, so that each is written once
-_COLUMNS = ("name", "uid", "created", "phase", "try_number", "requests", "containers")  # of every row
+_COLUMNS = ("name", "uid", "created", "phase", "try_number", "labels", "requests", "containers")  # of every row
+_SHARED = ("labels", "requests")  # a few different ones, which thousands of pods share: a row has the number of one
 _LEFT_OUT = ("resource_version",)  # old as soon as it is written; whoever deletes lists again
 # All other fields are written by name, and only if they differ from their default.
 _DEFAULTS = {f.name: f.default for f in fields(Pod) if f.name not in (*_LEVELS, *_COLUMNS, *_LEFT_OUT)}
@@ -28,41 +29,43 @@ _DEFAULTS = {f.name: f.default for f in fields(Pod) if f.name not in (*_LEVELS, 
 def dump_listing(listing: Listing) -> dict[str, Any]:
     """Write a listing; ``tree``: by namespace, dag_id, task_id and run_id (as label values) the rows of that run."""
     tree = _tree()
-    requests: dict[tuple[tuple[str, float], ...], int] = {}  # a few, which thousands of pods share
+    shared: dict[str, dict[Any, int]] = {name: {} for name in _SHARED}
     for pod in listing.pods:
-        row = [getattr(pod, name) for name in _COLUMNS[:-2]]
-        row.append(requests.setdefault(pod.requests, len(requests)))
-        row.append([_dump_container(container, pod.created) for container in pod.containers])
+        values = {name: getattr(pod, name) for name in _COLUMNS}
+        for name, numbers in shared.items():
+            values[name] = numbers.setdefault(values[name], len(numbers))
+        values["containers"] = [_dump_container(container, pod.created) for container in pod.containers]
+        row = list(values.values())
         others = {name: value for name, default in _DEFAULTS.items() if (value := getattr(pod, name)) != default}
         tree[pod.namespace][pod.dag_id][pod.task_id].setdefault(pod.run_id, []).append(
             [*row, others] if others else row
         )
     return {
         "summary": f"pods: {len(listing.pods)}, in: {', '.join(tree) or 'no namespace'}",
-        "problems": listing.problems,
+        "unlisted": dict(listing.unlisted),
         "columns": f"{', '.join(_COLUMNS)} ({', '.join(Container._fields)}; times in seconds after created), other",
-        "requests": [dict(each) for each in requests],  # the column has the number of one of these
+        **{name: [dict(each) for each in numbers] for name, numbers in shared.items()},
         "tree": tree,
     }
 
 
 def load_listing(data: Mapping[str, Any]) -> Listing:
     """Read the listing that :func:`dump_listing` wrote."""
-    requests = [tuple(sorted(each.items())) for each in data["requests"]]
+    shared = {name: [tuple(sorted(each.items())) for each in data[name]] for name in _SHARED}
     pods = [
-        _load_pod(dict(zip((*_LEVELS, *_COLUMNS, "others"), (namespace, dag_id, task_id, run_id, *row))), requests)
+        _load_pod(dict(zip((*_LEVELS, *_COLUMNS, "others"), (namespace, dag_id, task_id, run_id, *row))), shared)
         for namespace, dags in data["tree"].items()
         for dag_id, tasks in dags.items()
         for task_id, runs in tasks.items()
         for run_id, rows in runs.items()
         for row in rows
     ]
-    return Listing(pods, list(data["problems"]))
+    return Listing(pods, data["unlisted"])
 
 
-def _load_pod(values: dict[str, Any], requests: list[tuple[tuple[str, float], ...]]) -> Pod:
+def _load_pod(values: dict[str, Any], shared: Mapping[str, list[Any]]) -> Pod:
     values.update(values.pop("others", {}))
-    values["requests"] = requests[values["requests"]]
+    values.update({name: shared[name][values[name]] for name in _SHARED})
     values["containers"] = tuple(_load_container(each, values["created"]) for each in values["containers"])
     values["finalizers"] = tuple(values.get("finalizers", ()))
     if "controller" in values:
@@ -88,8 +91,13 @@ def _moved(container: Container, seconds: int) -> Container:
     return container._replace(started=started, ended=ended)
 
 
-def dump_task_instances(task_instances: TaskInstances) -> dict[str, Any]:
-    """Write an answer; ``task_instances``: by dag_id, task_id and run_id, rows of map index and what is known."""
+def dump_task_instances(
+    task_instances: TaskInstances, records: Mapping[TaskInstanceKey, Record] | None = None
+) -> dict[str, Any]:
+    """Write an answer; ``task_instances``: by dag_id, task_id and run_id, rows of map index and what is known.
+
+    The raw ids are left out: whoever asks again finds them again.
+    """
     tree = _tree()
     for key, ti in task_instances.found.items():
         row = [key.map_index, ti.state, ti.try_number, ti.ended, ti.operator]
@@ -102,11 +110,13 @@ def dump_task_instances(task_instances: TaskInstances) -> dict[str, Any]:
         "columns": "map_index, state, try_number, ended, operator",
         "task_instances": tree,
         "unresolved": sorted([*key, why] for key, why in task_instances.unresolved.items()),
+        "records": sorted([*key, sorted(record.pods), record.problem] for key, record in (records or {}).items()),
+        "may_miss_a_try": task_instances.may_miss_a_try,
     }
 
 
-def load_task_instances(data: Mapping[str, Any]) -> TaskInstances:
-    """Read the task instances that :func:`dump_task_instances` wrote."""
+def load_task_instances(data: Mapping[str, Any]) -> tuple[TaskInstances, dict[TaskInstanceKey, Record]]:
+    """Read the task instances and the operators' records that :func:`dump_task_instances` wrote."""
     found = {
         TaskInstanceKey(dag_id, task_id, run_id, row[0]): TaskInstance(*row[1:])
         for dag_id, tasks in data["task_instances"].items()
@@ -114,16 +124,22 @@ def load_task_instances(data: Mapping[str, Any]) -> TaskInstances:
         for run_id, rows in runs.items()
         for row in rows
     }
-    return TaskInstances(found, {TaskInstanceKey(*key): why for *key, why in data["unresolved"]})
+    unresolved = {TaskInstanceKey(*key): why for *key, why in data["unresolved"]}
+    records = {TaskInstanceKey(*key): Record(frozenset(pods), problem) for *key, pods, problem in data["records"]}
+    return TaskInstances(found, unresolved, may_miss_a_try=data["may_miss_a_try"]), records
 
 
-def dump_zombies(verdicts: Iterable[Verdict]) -> list[dict[str, str]]:
+_ZOMBIE_IDS = ("dag_id", "task_id", "map_index", "try_number", "run_id")
+
+
+def dump_zombies(verdicts: Iterable[Verdict]) -> list[dict[str, Any]]:
     """Write the zombies, in the order in which they are to be deleted."""
     return [
         {
             "pod": str(verdict.pod),
             "reason": verdict.reason.value,
             "evidence": verdict.evidence,
+            **{name: getattr(verdict.pod, name) for name in _ZOMBIE_IDS},
             "uid": verdict.pod.uid,
         }
         for verdict in verdicts
@@ -131,10 +147,15 @@ def dump_zombies(verdicts: Iterable[Verdict]) -> list[dict[str, str]]:
     ]
 
 
-def load_zombies(data: Iterable[Mapping[str, str]], listing: Listing) -> list[Verdict]:
-    """Read the zombies that :func:`dump_zombies` wrote, with their pods from the listing."""
-    pods = {pod.uid: pod for pod in listing.pods}
-    return [Verdict(pods[row["uid"]], True, Reason(row["reason"]), row["evidence"]) for row in data]
+def load_zombies(data: Iterable[Mapping[str, Any]]) -> list[Verdict]:
+    """Read the zombies that :func:`dump_zombies` wrote; of each pod no more than its name and whose it was."""
+    return [_load_zombie(row) for row in data]
+
+
+def _load_zombie(row: Mapping[str, Any]) -> Verdict:
+    namespace, _, name = row["pod"].partition("/")
+    pod = Pod(namespace, name, row["uid"], created=0, phase="", **{name: row[name] for name in _ZOMBIE_IDS})
+    return Verdict(pod, True, Reason(row["reason"]), row["evidence"])
 
 
 def _tree() -> Any:

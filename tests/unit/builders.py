@@ -24,13 +24,14 @@ _serial = itertools.count(1)
 
 
 def make_pod(**overrides: Any) -> Pod:
-    """A running pod of try 1, two hours old, that the verdict can be about."""
+    """A running pod of try 1, two hours old; of a later try it is some minutes younger."""
     number = next(_serial)
+    of_try = overrides.get("try_number", 1)
     values: dict[str, Any] = {
         "namespace": "airflow",
         "name": f"extract-{number:08d}",
         "uid": f"00000000-0000-4000-8000-{number:012d}",
-        "created": NOW - 2 * HOUR,
+        "created": NOW - 2 * HOUR + MINUTE * (of_try - 1 if of_try < 60 else 0),  # a later try is younger
         "phase": "Running",
         "dag_id": "orders",
         "task_id": "extract",
@@ -52,10 +53,13 @@ def make_ti(**overrides: Any) -> TaskInstance:
     return TaskInstance(**{**values, **overrides})
 
 
-def answer(found: Mapping[TaskInstanceKey, TaskInstance | None], *unresolved: TaskInstanceKey) -> TaskInstances:
+def answer(
+    found: Mapping[TaskInstanceKey, TaskInstance | None], *unresolved: TaskInstanceKey, may_miss_a_try: bool = False
+) -> TaskInstances:
     """A source's answer; a task instance that is None was not found."""
     told = {key: ti for key, ti in found.items() if ti is not None}
-    return TaskInstances(told, dict.fromkeys(unresolved, "the source cannot tell"))
+    cannot_tell = dict.fromkeys(unresolved, "the source cannot tell")
+    return TaskInstances(told, cannot_tell, may_miss_a_try=may_miss_a_try)
 
 
 def make_verdict(**overrides: Any) -> Verdict:
@@ -64,7 +68,7 @@ def make_verdict(**overrides: Any) -> Verdict:
         "pod": make_pod(),
         "is_zombie": True,
         "reason": Reason.ORPHANED,
-        "evidence": "TI failed 1 h ago",
+        "evidence": "task instance failed 1 h ago",
     }
     return Verdict(**{**values, **overrides})
 

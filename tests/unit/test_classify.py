@@ -10,16 +10,17 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from include.kpo_cleanup.classify import Verdict, classify, count_reasons, find_successors
+from include.kpo_cleanup.classify import Facts, Verdict, classify, count_reasons, find_successors, keys_in_doubt
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.pod import Container, Pod
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.vocabulary import FINISHED_STATES, Reason
 from tests.unit.builders import DAY, HOUR, JOB, MINUTE, NOW, SETTLE, answer, make_pod, make_ti
 
 FINISHED = make_ti()
 ACTIVE = make_ti(state="running", ended=None)
+SECOND_TRY = ACTIVE._replace(try_number=2)
 NO_TI = None
 
 ACTIVE_STATES = [
@@ -52,12 +53,25 @@ def waiting(name: str, why: str) -> Container:
 
 
 def verdict_on(
-    pod: Pod, ti: TaskInstance | None = FINISHED, *others: Pod, unresolved: bool = False, **settings: Any
+    pod: Pod,
+    ti: TaskInstance | None = FINISHED,
+    *others: Pod,
+    unresolved: bool = False,
+    may_miss_a_try: bool = False,
+    record: Record | None = None,
+    **settings: Any,
 ) -> Verdict:
     """The verdict on one pod, among others of the same listing."""
-    task_instances = answer({pod.key: ti}, *([pod.key] if unresolved else []))
-    verdicts = classify([pod, *others], task_instances, Settings(**settings), NOW)
+    task_instances = answer({pod.key: ti}, *([pod.key] if unresolved else []), may_miss_a_try=may_miss_a_try)
+    records = {} if record is None else {pod.key: record}
+    verdicts = classify(Facts([pod, *others], task_instances, Settings(**settings), NOW, records))
     return next(verdict for verdict in verdicts if verdict.pod is pod)
+
+
+def judge_all(
+    pods: Sequence[Pod], task_instances: TaskInstances, settings: Settings | None = None, now: int = NOW
+) -> list[Verdict]:
+    return classify(Facts(pods, task_instances, settings or Settings(), now))
 
 
 def assert_kept(verdict: Verdict, reason: Reason) -> None:
@@ -93,6 +107,20 @@ KEEP_RULES = [
         {"pod": {"controller": None}},
         Reason.ORPHANED,
         id="a pod with a controller is left to it",
+    ),
+    pytest.param(
+        Reason.OWNED,
+        {"pod": {"job": "nightly"}},
+        {"pod": {"job": ""}},
+        Reason.ORPHANED,
+        id="a pod that a Job's labels are on is left to the Job although it has no owner reference",
+    ),
+    pytest.param(
+        Reason.TERMINATING,
+        {"pod": {"deletion_deadline": NOW - DAY, "finalizers": ("example.com/hold",)}},
+        {"pod": {"deletion_deadline": NOW - DAY, "finalizers": ()}},
+        Reason.ORPHANED,
+        id="a pod that a finalizer holds is kept however late it is",
     ),
     pytest.param(
         Reason.TERMINATING,
@@ -142,6 +170,97 @@ KEEP_RULES = [
         {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"created": NOW - HOUR}},
         Reason.UNMATCHED,
         id="an unmatched pod from the future is kept",
+    ),
+    pytest.param(
+        Reason.UNMATCHED,
+        {"ti": make_ti(ended=NOW - HOUR), "pod": {"created": NOW - HOUR + 6}},
+        {"ti": make_ti(ended=NOW - HOUR), "pod": {"created": NOW - HOUR + 5}},
+        Reason.ORPHANED,
+        id="a pod that was made after its task instance ended is another Airflow's",
+    ),
+    pytest.param(
+        Reason.UNMATCHED,
+        {"ti": make_ti(ended=NOW - HOUR), "pod": {"created": NOW - MINUTE, "is_checked": False}},
+        {"ti": make_ti(ended=NOW - HOUR), "pod": {"created": NOW - MINUTE, "is_checked": True}},
+        Reason.ORPHANED,
+        id="a pod that its operator checked off is no stranger, whatever the clocks say",
+    ),
+    pytest.param(
+        Reason.UNMATCHED,
+        {"pod": {"created": NOW - MINUTE}, "delete_unmatched_pods": True},
+        {"pod": {"created": NOW - SETTLE - 1}, "delete_unmatched_pods": True},
+        Reason.UNMATCHED,
+        id="a pod that is not shown to be its task instance's must be older than the settling time, too",
+    ),
+    pytest.param(
+        Reason.UNMATCHED,
+        {"ti": make_ti(try_number=1), "pod": {"try_number": 2}},
+        {"ti": make_ti(try_number=2), "pod": {"try_number": 2}},
+        Reason.ORPHANED,
+        id="a pod of a later try than the task instance had is another Airflow's",
+    ),
+    pytest.param(
+        Reason.UNMATCHED,
+        {"ti": make_ti(try_number=1), "pod": {"try_number": 3}, "may_miss_a_try": True},
+        {"ti": make_ti(try_number=1), "pod": {"try_number": 2}, "may_miss_a_try": True},
+        Reason.ORPHANED,
+        id="before Airflow 2.10 the try number may be one too low, and not more",
+    ),
+    pytest.param(
+        Reason.UNMATCHED,
+        {"record": Record(frozenset({"airflow/other"}))},
+        {"record": None},
+        Reason.ORPHANED,
+        id="a pod is kept if the operator's record of the same try names another one",
+    ),
+    pytest.param(
+        Reason.UNMATCHED,
+        {"record": Record(frozenset({"airflow/other"})), "ti": make_ti(try_number=1)},
+        {"record": Record(frozenset({"airflow/other"})), "ti": make_ti(try_number=2)},
+        Reason.ORPHANED,
+        id="a record of a later try says nothing against the pod of an earlier one",
+    ),
+    pytest.param(
+        Reason.UNMATCHED,
+        {"record": Record(frozenset({"airflow/other"})), "ti": TaskInstance("failed")},
+        {"record": Record(frozenset({"airflow/it"})), "ti": TaskInstance("failed"), "pod": {"name": "it"}},
+        Reason.ORPHANED,
+        id="without try numbers a record that names another pod keeps this one",
+    ),
+    pytest.param(
+        Reason.UNMATCHED,
+        {"record": Record(frozenset({"other/it"})), "pod": {"name": "it"}},
+        {"record": Record(frozenset({"airflow/it"})), "pod": {"name": "it"}},
+        Reason.ORPHANED,
+        id="a record names a pod by its namespace, too",
+    ),
+    pytest.param(
+        Reason.UNRESOLVED,
+        {"record": Record(problem="XCom pod_name is pickled")},
+        {"record": Record()},
+        Reason.ORPHANED,
+        id="a record that cannot be read is not one that says nothing",
+    ),
+    pytest.param(
+        Reason.UNRESOLVED,
+        {"record": Record(problem="XCom pod_name is pickled"), "pod": {"name": "it"}},
+        {"record": Record(frozenset({"airflow/it"}), "XCom pod_name is pickled"), "pod": {"name": "it"}},
+        Reason.ORPHANED,
+        id="of two records one that names the pod clears it",
+    ),
+    pytest.param(
+        Reason.UNRESOLVED,
+        {"ti": SECOND_TRY, "record": Record(problem="XCom pod_name is pickled"), "pod": {"is_checked": True}},
+        {"ti": SECOND_TRY, "record": Record(), "pod": {"is_checked": True}},
+        Reason.SUPERSEDED,
+        id="a superseded pod whose record cannot be read is kept",
+    ),
+    pytest.param(
+        Reason.ACTIVE,
+        {"ti": SECOND_TRY, "record": Record(frozenset({"airflow/it"})), "pod": {"name": "it", "is_checked": True}},
+        {"ti": SECOND_TRY, "record": Record(frozenset({"airflow/x"})), "pod": {"name": "it", "is_checked": True}},
+        Reason.SUPERSEDED,
+        id="a pod that the operator's record names is never superseded",
     ),
     pytest.param(
         Reason.STALLED,
@@ -198,7 +317,7 @@ KEEP_RULES = [
     pytest.param(
         Reason.SETTLING,
         {"ti": make_ti(ended=NOW + DAY)},
-        {"ti": make_ti(ended=NOW - DAY)},
+        {"ti": make_ti(ended=NOW - HOUR)},
         Reason.ORPHANED,
         id="an end in the future has not settled",
     ),
@@ -207,21 +326,14 @@ KEEP_RULES = [
         {"ti": TaskInstance("success"), "pod": {"created": NOW - DAY, "containers": (ended(since=NOW - 1),)}},
         {"ti": TaskInstance("success"), "pod": {"created": NOW - DAY, "containers": (ended(since=NOW - SETTLE),)}},
         Reason.ORPHANED,
-        id="without an end on record the end of a container counts",
+        id="without an end on record the end of the main container counts",
     ),
     pytest.param(
         Reason.SETTLING,
-        {"ti": TaskInstance("success"), "pod": {"created": NOW - DAY, "containers": (running(since=NOW - 1),)}},
-        {"ti": TaskInstance("success"), "pod": {"created": NOW - DAY, "containers": (running(since=NOW - SETTLE),)}},
-        Reason.ORPHANED,
-        id="without any end the start of a container counts",
-    ),
-    pytest.param(
-        Reason.SETTLING,
-        {"ti": TaskInstance("success"), "pod": {"created": NOW - SETTLE + 1, "containers": ()}},
-        {"ti": TaskInstance("success"), "pod": {"created": NOW - SETTLE, "containers": ()}},
-        Reason.ORPHANED,
-        id="without any container the creation of the pod counts",
+        {"ti": TaskInstance("success"), "pod": {"phase": "Succeeded", "created": NOW - SETTLE + 1, "containers": ()}},
+        {"ti": TaskInstance("success"), "pod": {"phase": "Succeeded", "created": NOW - SETTLE, "containers": ()}},
+        Reason.COMPLETED,
+        id="without any end the creation of a completed pod counts",
     ),
     pytest.param(
         Reason.SETTLING,
@@ -356,15 +468,42 @@ class TestActive:
 class TestSuperseded:
     def test_needs_a_newer_pod_of_the_same_task_instance(self) -> None:
         old, new = make_pod(), make_pod(try_number=2)
-        verdict = verdict_on(old, ACTIVE, new)
+        verdict = verdict_on(old, SECOND_TRY, new)
         assert_zombie(verdict, Reason.SUPERSEDED)
         assert f"replaced by {new.name} of try 2" in verdict.evidence
-        assert_kept(verdict_on(new, ACTIVE, old), Reason.ACTIVE)
+        assert_kept(verdict_on(new, SECOND_TRY, old), Reason.ACTIVE)
 
-    @pytest.mark.parametrize("try_number", [None, 1, 2, 3])
-    def test_does_not_need_the_try_number_of_the_task_instance(self, try_number: int | None) -> None:
+    @pytest.mark.parametrize("try_number", [None, 2, 3])
+    def test_needs_a_try_that_the_task_instance_has_had_if_its_tries_are_told(self, try_number: int | None) -> None:
         ti = ACTIVE._replace(try_number=try_number)
         assert_zombie(verdict_on(make_pod(), ti, make_pod(try_number=2)), Reason.SUPERSEDED)
+        assert_kept(verdict_on(make_pod(), ACTIVE, make_pod(try_number=2)), Reason.ACTIVE)
+
+    def test_finds_the_latest_try_that_the_task_instance_has_had(self) -> None:
+        pods = [make_pod(try_number=number) for number in (1, 2, 3)]
+        assert find_successors(pods, answer({pods[0].key: SECOND_TRY})) == {pods[0].uid: pods[1]}
+
+    @pytest.mark.parametrize(
+        ("mine", "its", "differs"),
+        [
+            pytest.param([("step", "train")], [("step", "load")], "step", id="two operators in one task"),
+            pytest.param([("env", "staging")], [("env", "production")], "env", id="two Airflows"),
+            pytest.param([("sha", "a"), ("team", "x")], [("sha", "b"), ("team", "x")], "sha", id="two deployments"),
+            pytest.param([], [("hash", "1"), ("zone", "b")], "hash, zone", id="a webhook that stamps pods"),
+        ],
+    )
+    def test_does_not_count_a_pod_of_other_labels_and_says_which_differ(
+        self, mine: list[tuple[str, str]], its: list[tuple[str, str]], differs: str
+    ) -> None:
+        older, newer = make_pod(labels=tuple(mine)), make_pod(labels=tuple(its), try_number=2, name="newer")
+        verdict = verdict_on(older, SECOND_TRY, newer)
+        assert_kept(verdict, Reason.ACTIVE)
+        assert verdict.evidence.startswith(f"newer of try 2 has another {differs}; ")
+
+    @pytest.mark.parametrize(("seconds", "reason"), [(1, Reason.SUPERSEDED), (0, Reason.ACTIVE), (-1, Reason.ACTIVE)])
+    def test_needs_a_pod_that_is_younger_by_at_least_a_second(self, seconds: int, reason: Reason) -> None:
+        newer = make_pod(try_number=2, created=NOW - HOUR + seconds)
+        assert verdict_on(make_pod(created=NOW - HOUR), SECOND_TRY, newer).reason is reason
 
     @pytest.mark.parametrize(
         "changes",
@@ -383,7 +522,7 @@ class TestSuperseded:
     )
     def test_does_not_count_a_newer_pod_that(self, changes: dict[str, Any]) -> None:
         newer = make_pod(**{"try_number": 2, **changes})
-        assert_kept(verdict_on(make_pod(), ACTIVE._replace(try_number=2), newer), Reason.ACTIVE)
+        assert_kept(verdict_on(make_pod(), SECOND_TRY, newer), Reason.ACTIVE)
 
     @pytest.mark.parametrize(
         "changes",
@@ -395,11 +534,11 @@ class TestSuperseded:
     )
     def test_counts_a_newer_pod_that(self, changes: dict[str, Any]) -> None:
         newer = make_pod(**{"try_number": 2, **changes})
-        assert_zombie(verdict_on(make_pod(), ACTIVE._replace(try_number=2), newer), Reason.SUPERSEDED)
+        assert_zombie(verdict_on(make_pod(), SECOND_TRY, newer), Reason.SUPERSEDED)
 
     def test_finds_the_newest_that_can_be_attached_to_behind_a_newer_one_that_cannot(self) -> None:
         pods = [make_pod(try_number=1), make_pod(try_number=2), make_pod(try_number=3, is_checked=True)]
-        assert find_successors(pods) == {pods[0].uid: pods[1]}
+        assert find_successors(pods, TaskInstances()) == {pods[0].uid: pods[1]}
 
     def test_does_not_count_an_older_pod_of_a_run_that_was_made_anew(self) -> None:
         # Its DAG run was deleted and made again under its run_id, and the tries began with 1 again.
@@ -408,12 +547,12 @@ class TestSuperseded:
 
     def test_leaves_the_newest_of_many(self) -> None:
         pods = [make_pod(try_number=number) for number in (3, 1, 4, 2)]
-        assert {uid: pod.try_number for uid, pod in find_successors(pods).items()} == {
+        assert {uid: pod.try_number for uid, pod in find_successors(pods, TaskInstances()).items()} == {
             pods[index].uid: 4 for index in (0, 1, 3)
         }
 
     def test_says_nothing_about_two_pods_of_one_try(self) -> None:
-        assert find_successors([make_pod(try_number=2), make_pod(try_number=2)]) == {}
+        assert find_successors([make_pod(try_number=2), make_pod(try_number=2)], TaskInstances()) == {}
 
     def test_is_not_a_reason_where_the_task_instance_is_over(self) -> None:
         assert_zombie(verdict_on(make_pod(), FINISHED, make_pod(try_number=2)), Reason.ORPHANED)
@@ -423,7 +562,7 @@ class TestSuperseded:
 
     def test_does_not_wait_for_anything_to_settle(self) -> None:
         old = make_pod(created=NOW - 5, containers=(running(since=NOW - 5),))
-        assert_zombie(verdict_on(old, ACTIVE, make_pod(try_number=2, created=NOW)), Reason.SUPERSEDED)
+        assert_zombie(verdict_on(old, SECOND_TRY, make_pod(try_number=2, created=NOW)), Reason.SUPERSEDED)
 
     @pytest.mark.parametrize(
         ("changes", "settings", "goes"),
@@ -448,7 +587,7 @@ class TestSuperseded:
         self, changes: dict[str, Any], settings: dict[str, Any], goes: bool
     ) -> None:
         old = make_pod(**{"containers": (ended(since=NOW - HOUR),), **changes})
-        verdict = verdict_on(old, ACTIVE, make_pod(try_number=2), **settings)
+        verdict = verdict_on(old, SECOND_TRY, make_pod(try_number=2), **settings)
         assert (verdict.reason, verdict.is_zombie) == (Reason.SUPERSEDED, goes)
 
 
@@ -467,7 +606,7 @@ class TestStalled:
             pytest.param((ended(),), False, id="there is no sidecar"),
             pytest.param((running(), running("sidecar")), False, id="the base container runs"),
             pytest.param((running("base"), ended("sidecar")), False, id="only the sidecar has ended"),
-            pytest.param((ended("work"), running("sidecar")), False, id="no container is called base"),
+            pytest.param((ended("work"), running("sidecar")), False, id="the main container has no state"),
             pytest.param((), False, id="no container has a state"),
         ],
     )
@@ -475,12 +614,97 @@ class TestStalled:
         verdict = verdict_on(make_pod(containers=containers), ACTIVE)
         assert_kept(verdict, Reason.STALLED if stalled else Reason.ACTIVE)
 
+    @pytest.mark.parametrize(
+        ("state", "reason"),
+        [
+            *((state, Reason.STALLED) for state in ("running", "deferred", "restarting")),
+            *((state, Reason.ACTIVE) for state in (None, "queued", "scheduled", "up_for_retry", "up_for_reschedule")),
+        ],
+    )
+    def test_is_a_task_whose_operator_is_attached(self, state: str | None, reason: Reason) -> None:
+        verdict = verdict_on(make_pod(containers=(ended(), running("sidecar"))), make_ti(state=state, ended=None))
+        assert_kept(verdict, reason)
+        left_over = "left over from try 1, which the retry may take over"
+        assert (left_over in verdict.evidence) == (reason is Reason.ACTIVE)
+
+    def test_goes_by_the_main_container_whatever_it_is_called(self) -> None:
+        pod = make_pod(main_container="worker", containers=(ended("worker"), running("base")))
+        assert_kept(verdict_on(pod, ACTIVE), Reason.STALLED)
+
+    def test_names_the_remedy(self) -> None:
+        verdict = verdict_on(make_pod(containers=(ended(), running("proxy"))), ACTIVE)
+        assert verdict.warning == "make proxy a native sidecar, or give the task an execution_timeout"
+
     def test_says_which_containers_it_waits_for_and_since_when(self) -> None:
         containers = (ended(), running("airflow-xcom-sidecar"), running("proxy"), ended("init"))
         evidence = verdict_on(make_pod(containers=containers), ACTIVE).evidence
-        assert "container airflow-xcom-sidecar and container proxy keeps its task waiting" in evidence
+        assert "container airflow-xcom-sidecar and proxy keeps its task waiting" in evidence
         assert "base exited 0 60 min ago" in evidence
-        assert "TI running (try 1)" in evidence
+        assert "task instance running (try 1)" in evidence
+
+
+class TestWarnings:
+    @pytest.mark.parametrize(
+        ("ti", "pod", "warns"),
+        [
+            pytest.param(ACTIVE, {"containers": (ended(since=NOW - DAY - 1),)}, True, id="for more than a day"),
+            pytest.param(ACTIVE, {"containers": (ended(since=NOW - DAY),)}, False, id="for a day"),
+            pytest.param(ACTIVE._replace(state="queued"), {"containers": (ended(since=NOW - 2 * DAY),)}, False),
+            pytest.param(ACTIVE, {"phase": "Running", "containers": (ended(since=NOW - 2 * DAY),)}, False),
+        ],
+    )
+    def test_of_a_task_that_runs_although_its_pod_has_been_over(
+        self, ti: TaskInstance, pod: dict[str, Any], warns: bool
+    ) -> None:
+        assert bool(verdict_on(make_pod(**{"phase": "Succeeded", **pod}), ti).warning) is warns
+
+    def test_of_a_finalizer_name_it(self) -> None:
+        held = make_pod(deletion_deadline=NOW - DAY, finalizers=("example.com/a", "kueue.x-k8s.io/managed"))
+        assert "held by example.com/a, kueue.x-k8s.io/managed" in verdict_on(held).warning
+        assert not verdict_on(replace(held, deletion_deadline=NOW)).warning  # as long as its grace period lasts
+
+
+class TestDue:
+    """When a pod that is kept for now will go, if nothing happens until then."""
+
+    @pytest.mark.parametrize(
+        ("ti", "pod", "due"),
+        [
+            pytest.param(make_ti(ended=NOW - 10), {}, NOW - 10 + SETTLE, id="once its task instance has settled"),
+            pytest.param(make_ti(ended=NOW - 10), {"phase": "Failed"}, None, id="never, if a gate keeps it"),
+            pytest.param(make_ti(ended=NOW - 10), {"try_number": 2}, None, id="never, if it is another Airflow's"),
+            pytest.param(FINISHED, {"deletion_deadline": NOW + 30}, NOW + 31 + SETTLE, id="once its grace is over"),
+            pytest.param(ACTIVE, {"deletion_deadline": NOW + 30}, None, id="never, if its task instance is active"),
+            pytest.param(ACTIVE, {}, None, id="not to be told of an active one"),
+            pytest.param(FINISHED, {}, None, id="not to be told of a zombie"),
+        ],
+    )
+    def test_is(self, ti: TaskInstance, pod: dict[str, Any], due: int | None) -> None:
+        verdict = verdict_on(make_pod(**pod), ti)
+        assert verdict.due == due
+        if due is not None:
+            facts = Facts([verdict.pod], answer({verdict.pod.key: ti}), Settings(), due)
+            assert classify(facts)[0].is_zombie
+            assert not classify(replace(facts, now=due - 1))[0].is_zombie
+
+
+class TestSoftly:
+    """If nobody can say for how long the task has been over, its pod is asked to end before it is forced."""
+
+    @pytest.mark.parametrize(
+        ("ti", "pod", "is_soft"),
+        [
+            pytest.param(TaskInstance("failed"), {}, True, id="the main container runs"),
+            pytest.param(TaskInstance("failed"), {"containers": ()}, True, id="no container has a state"),
+            pytest.param(TaskInstance("failed"), {"phase": "Pending", "containers": ()}, True, id="it never started"),
+            pytest.param(TaskInstance("failed"), {"containers": (ended(), running("sidecar"))}, False, id="it ended"),
+            pytest.param(FINISHED, {}, False, id="the end is on record"),
+            pytest.param(TaskInstance("failed"), {"phase": "Succeeded"}, False, id="the pod is completed"),
+        ],
+    )
+    def test(self, ti: TaskInstance, pod: dict[str, Any], is_soft: bool) -> None:
+        verdict = verdict_on(make_pod(**pod), ti)
+        assert (verdict.is_zombie, verdict.is_soft) == (True, is_soft)
 
 
 class TestSettling:
@@ -505,9 +729,11 @@ class TestSettling:
         long_ended = make_pod(containers=(ended(since=NOW - DAY), running("sidecar")))
         assert_kept(verdict_on(long_ended, make_ti(ended=NOW - 1)), Reason.SETTLING)
 
-    def test_prefers_the_latest_end_of_a_container_to_a_later_start(self) -> None:
-        containers = (ended(since=NOW - DAY), ended("init", since=NOW - HOUR), running("sidecar", since=NOW - 1))
+    def test_goes_by_the_end_of_the_main_container_and_not_by_that_of_another(self) -> None:
+        containers = (ended(since=NOW - HOUR), ended("proxy", since=NOW - 1), running("sidecar", since=NOW - 1))
         assert_zombie(verdict_on(make_pod(containers=containers), TaskInstance("failed")), Reason.ORPHANED)
+        containers = (ended(since=NOW - 1), ended("proxy", since=NOW - HOUR), running("sidecar"))
+        assert_kept(verdict_on(make_pod(containers=containers), TaskInstance("failed")), Reason.SETTLING)
 
 
 GATES = [
@@ -600,6 +826,47 @@ class TestEvidence:
                 id="the owner",
             ),
             pytest.param(
+                {"controller": JOB},
+                FINISHED,
+                "controlled by Job/nightly; it goes on although its task is over since 60 min (failed)",
+                id="the owner, which goes on",
+            ),
+            pytest.param(
+                {"job": "nightly", "phase": "Succeeded"}, FINISHED, "labelled as a pod of Job/nightly", id="its Job"
+            ),
+            pytest.param(
+                {"created": NOW - HOUR + 13, "containers": (running(since=NOW - 5),)},
+                FINISHED,
+                "made 13 s after its task instance ended; task instance failed (try 1) 60 min ago; base running 5 s",
+                id="the time between an end and the making of a pod",
+            ),
+            pytest.param(
+                {"try_number": 3},
+                FINISHED,
+                "it is of try 3, and its task instance ended at try 1; task instance failed (try 1) 60 min ago; "
+                "base running 2 h",
+                id="the tries",
+            ),
+            pytest.param(
+                {"phase": "Failed", "phase_reason": "Evicted", "containers": ()},
+                FINISHED,
+                "pod Failed (Evicted), delete_pods_on_failure=False; task instance failed (try 1) 60 min ago; "
+                "pod Failed (Evicted), no container status",
+                id="an eviction",
+            ),
+            pytest.param(
+                {"phase": "Pending", "phase_reason": "Unschedulable", "containers": ()},
+                FINISHED,
+                "task instance failed (try 1) 60 min ago; pod Pending (Unschedulable), no container status",
+                id="a pod that found no node",
+            ),
+            pytest.param(
+                {"finalizers": ("example.com/hold",)},
+                FINISHED,
+                "task instance failed (try 1) 60 min ago; base running 2 h; finalizers example.com/hold",
+                id="a finalizer that will hold it",
+            ),
+            pytest.param(
                 {"deletion_deadline": NOW + 5}, NO_TI, "being deleted, within its grace period", id="being deleted"
             ),
             pytest.param(
@@ -611,25 +878,30 @@ class TestEvidence:
             pytest.param(
                 {}, NO_TI, "no task instance on record; created 2 h ago; base running 2 h", id="an unmatched pod"
             ),
-            pytest.param({}, FINISHED, "TI failed (try 1) 60 min ago; base running 2 h", id="a finished task instance"),
-            pytest.param({}, ACTIVE, "TI running (try 1); base running 2 h", id="an active task instance"),
-            pytest.param({}, TaskInstance(None), "TI cleared; base running 2 h", id="a cleared task instance"),
+            pytest.param(
+                {}, FINISHED, "task instance failed (try 1) 60 min ago; base running 2 h", id="a finished task instance"
+            ),
+            pytest.param({}, ACTIVE, "task instance running (try 1); base running 2 h", id="an active task instance"),
+            pytest.param(
+                {}, TaskInstance(None), "task instance cleared; base running 2 h", id="a cleared task instance"
+            ),
             pytest.param(
                 {"deletion_deadline": NOW - DAY},
                 FINISHED,
-                "TI failed (try 1) 60 min ago; base running 2 h; being deleted, deadline 24 h ago",
+                "task instance failed (try 1) 60 min ago; base running 2 h; being deleted, deadline 24 h ago",
                 id="a pod that does not go",
             ),
             pytest.param(
                 {"phase": "Failed", "containers": (ended(code=137),)},
                 FINISHED,
-                "pod Failed, delete_pods_on_failure=False; TI failed (try 1) 60 min ago; base exited 137 60 min ago",
+                "pod Failed, delete_pods_on_failure=False; task instance failed (try 1) 60 min ago; "
+                "base exited 137 60 min ago",
                 id="the gate that keeps it",
             ),
             pytest.param(
                 {"phase": "Pending", "containers": (waiting("base", "ImagePullBackOff"),)},
                 FINISHED,
-                "TI failed (try 1) 60 min ago; base waiting (ImagePullBackOff)",
+                "task instance failed (try 1) 60 min ago; base waiting (ImagePullBackOff)",
                 id="a container that waits",
             ),
         ],
@@ -639,6 +911,38 @@ class TestEvidence:
     ) -> None:
         assert verdict_on(make_pod(**pod), ti).evidence == expected
 
+    def test_names_the_pod_of_the_record(self) -> None:
+        verdict = verdict_on(make_pod(), FINISHED, record=Record(frozenset({"airflow/load-9c1b"})))
+        assert verdict.evidence.startswith("Airflow's record names pod airflow/load-9c1b; task instance failed")
+
+
+class TestTheRecord:
+    def test_names_another_pod_that_is_of_a_later_try_where_the_source_tells_no_tries(self) -> None:
+        older, newer = make_pod(), make_pod(try_number=2, name="newer")
+        record = Record(frozenset({"airflow/newer"}))
+        assert_zombie(verdict_on(older, TaskInstance("failed"), newer, record=record), Reason.ORPHANED)
+        assert_kept(verdict_on(older, TaskInstance("failed"), record=record), Reason.UNMATCHED)
+
+    @pytest.mark.parametrize(
+        ("ti", "pod", "asked"),
+        [
+            pytest.param(FINISHED, {}, True, id="of a pod that would go"),
+            pytest.param(make_ti(ended=NOW), {}, True, id="of one that will go soon"),
+            pytest.param(FINISHED, {"phase": "Succeeded"}, True, id="of a completed one that would go"),
+            pytest.param(SECOND_TRY, {"is_checked": True}, True, id="of a superseded one"),
+            pytest.param(FINISHED, {"phase": "Failed"}, False, id="not of one that a gate keeps"),
+            pytest.param(ACTIVE, {}, False, id="not of an active one"),
+            pytest.param(NO_TI, {}, False, id="not of one without a task instance"),
+            pytest.param(FINISHED, {"protected_by": "x"}, False, id="not of a protected one"),
+        ],
+    )
+    def test_is_asked_for_only_where_it_can_change_the_verdict(
+        self, ti: TaskInstance | None, pod: dict[str, Any], asked: bool
+    ) -> None:
+        judged = make_pod(**pod)
+        facts = Facts([judged], answer({judged.key: ti}), Settings(delete_unmatched_pods=True), NOW)
+        assert keys_in_doubt(facts) == ({judged.key} if asked else set())
+
 
 class TestOrderOfVerdicts:
     def test_has_the_zombies_first_and_the_oldest_first_among_them(self) -> None:
@@ -647,7 +951,7 @@ class TestOrderOfVerdicts:
             make_pod(created=NOW - 2 * DAY),
             make_pod(controller=JOB),
         )
-        verdicts = classify([kept, young, old], answer({young.key: FINISHED}), Settings(), NOW)
+        verdicts = judge_all([kept, young, old], answer({young.key: FINISHED}), Settings(), NOW)
         assert [verdict.pod for verdict in verdicts] == [old, young, kept]
 
     def test_counts_reasons_in_the_order_of_the_rules(self) -> None:
@@ -657,11 +961,11 @@ class TestOrderOfVerdicts:
             make_pod(),
             make_pod(protected_by="x"),
         ]
-        verdicts = classify(pods, answer({pods[0].key: FINISHED}), Settings(), NOW)
+        verdicts = judge_all(pods, answer({pods[0].key: FINISHED}), Settings(), NOW)
         assert list(count_reasons(verdicts).items()) == [("protected", 1), ("owned", 1), ("orphaned", 2)]
 
     def test_of_nothing_is_nothing(self) -> None:
-        assert classify([], TaskInstances(), Settings(), NOW) == []
+        assert judge_all([], TaskInstances(), Settings(), NOW) == []
         assert count_reasons([]) == {}
 
 
@@ -739,14 +1043,41 @@ def by_uid(verdicts: Sequence[Verdict]) -> dict[str, Verdict]:
     return {verdict.pod.uid: verdict for verdict in verdicts}
 
 
+RECORDS = st.dictionaries(
+    KEYS,
+    st.builds(
+        Record,
+        st.frozensets(st.sampled_from([f"one/pod-{number}" for number in range(6)]), max_size=2),
+        st.sampled_from(["", "", "it is pickled"]),
+    ),
+    max_size=8,
+)
+
+
 class TestWhateverComes:
     """Invariants over random clusters."""
+
+    @given(PODS, ANSWERS, RECORDS, SETTINGS, TIMES)
+    def test_a_record_makes_no_zombie_and_saves_whom_it_names(
+        self,
+        pods: list[Pod],
+        answers: TaskInstances,
+        records: dict[TaskInstanceKey, Record],
+        settings: Settings,
+        now: int,
+    ) -> None:
+        before = by_uid(judge_all(pods, answers, settings, now))
+        for verdict in classify(Facts(pods, answers, settings, now, records)):
+            if verdict.is_zombie and not before[verdict.pod.uid].is_zombie:
+                assert verdict.reason is Reason.UNMATCHED  # settings.delete_unmatched_pods takes what a gate kept
+            if verdict.is_zombie and verdict.reason is Reason.SUPERSEDED:
+                assert str(verdict.pod) not in records.get(verdict.pod.key, Record()).pods
 
     @given(PODS, ANSWERS, SETTINGS, TIMES)
     def test_every_pod_has_one_verdict_with_evidence(
         self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
-        verdicts = classify(pods, answers, settings, now)
+        verdicts = judge_all(pods, answers, settings, now)
         assert sorted(verdict.pod.uid for verdict in verdicts) == sorted(pod.uid for pod in pods)
         assert all(verdict.evidence for verdict in verdicts)
 
@@ -754,7 +1085,7 @@ class TestWhateverComes:
     def test_the_only_pod_of_an_active_task_instance_is_never_a_zombie_unless_it_was_checked_off(
         self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
-        verdicts = classify(pods, answers, settings, now)
+        verdicts = judge_all(pods, answers, settings, now)
         keys = [pod.key for pod in pods]
         for verdict in verdicts:
             ti = answers.found.get(verdict.pod.key)
@@ -765,21 +1096,21 @@ class TestWhateverComes:
     def test_the_pod_that_an_active_task_instance_can_attach_to_is_never_a_zombie(
         self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
-        verdicts = by_uid(classify(pods, answers, settings, now))
+        verdicts = by_uid(judge_all(pods, answers, settings, now))
         attachable = [pod for pod in pods if not (pod.is_checked or pod.label_problem or pod.deletion_deadline)]
         for place in {(pod.namespace, pod.key) for pod in attachable}:
             ti = answers.found.get(place[1])
             if ti is None or not ti.is_active:
                 continue
             of_the_place = [pod for pod in attachable if (pod.namespace, pod.key) == place]
-            newest = max(pod.try_number for pod in of_the_place)
-            assert not any(verdicts[pod.uid].is_zombie for pod in of_the_place if pod.try_number == newest)
+            newest = max(pod.created for pod in of_the_place)
+            assert not any(verdicts[pod.uid].is_zombie for pod in of_the_place if pod.created == newest)
 
     @given(PODS, ANSWERS, SETTINGS, TIMES)
     def test_a_zombie_of_an_active_task_instance_is_superseded(
         self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
-        for verdict in classify(pods, answers, settings, now):
+        for verdict in judge_all(pods, answers, settings, now):
             ti = answers.found.get(verdict.pod.key)
             if verdict.is_zombie and ti is not None and ti.is_active:
                 assert verdict.reason is Reason.SUPERSEDED
@@ -793,9 +1124,9 @@ class TestWhateverComes:
         settings: Settings,
         now: int,
     ) -> None:
-        before = by_uid(classify(pods, answers, settings, now))
+        before = by_uid(judge_all(pods, answers, settings, now))
         more = replace(answers, found={**answers.found, **active})
-        for verdict in classify(pods, more, settings, now):
+        for verdict in judge_all(pods, more, settings, now):
             if verdict.is_zombie and not before[verdict.pod.uid].is_zombie:
                 assert verdict.reason is Reason.SUPERSEDED
 
@@ -808,8 +1139,8 @@ class TestWhateverComes:
         settings: Settings,
         now: int,
     ) -> None:
-        before = by_uid(classify(pods, answers, settings, now))
-        for verdict in classify(pods, replace(answers, found={**more, **answers.found}), settings, now):
+        before = by_uid(judge_all(pods, answers, settings, now))
+        for verdict in judge_all(pods, replace(answers, found={**more, **answers.found}), settings, now):
             if verdict.is_zombie and not before[verdict.pod.uid].is_zombie:
                 key = verdict.pod.key
                 assert key not in answers.found
@@ -820,10 +1151,10 @@ class TestWhateverComes:
         self, pods: list[Pod], others: list[Pod], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
         others = [replace(pod, uid=f"other-{pod.uid}") for pod in others]
-        before = by_uid(classify(pods, answers, settings, now))
-        after = by_uid(classify(pods + others, answers, settings, now))
+        before = by_uid(judge_all(pods, answers, settings, now))
+        after = by_uid(judge_all(pods + others, answers, settings, now))
         for uid, verdict in before.items():
-            if after[uid] != verdict:
+            if after[uid].is_zombie != verdict.is_zombie or after[uid].reason != verdict.reason:
                 assert Reason.SUPERSEDED in (after[uid].reason, verdict.reason)
 
     @given(PODS, ANSWERS, SETTINGS, TIMES, st.randoms(use_true_random=False))
@@ -833,29 +1164,28 @@ class TestWhateverComes:
         shuffled, found = list(pods), list(answers.found.items())
         random.shuffle(shuffled)
         random.shuffle(found)
-        assert classify(shuffled, replace(answers, found=dict(found)), settings, now) == classify(
-            pods, answers, settings, now
-        )
+        told = replace(answers, found=dict(found))
+        assert judge_all(shuffled, told, settings, now) == judge_all(pods, answers, settings, now)
 
     @given(PODS, ANSWERS, SETTINGS, TIMES)
     def test_unidentified_protected_owned_and_unresolved_pods_are_never_zombies(
         self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
-        for verdict in classify(pods, answers, settings, now):
+        for verdict in judge_all(pods, answers, settings, now):
             pod = verdict.pod
             if pod.label_problem or pod.protected_by or pod.controller or pod.key in answers.unresolved:
                 assert not verdict.is_zombie
 
     @given(PODS, ANSWERS, TIMES)
     def test_unknown_pods_are_never_zombies_by_default(self, pods: list[Pod], answers: TaskInstances, now: int) -> None:
-        for verdict in classify(pods, answers, Settings(), now):
-            assert not (verdict.is_zombie and verdict.pod.key not in answers.found)
+        for verdict in judge_all(pods, answers, Settings(), now):
+            assert not (verdict.is_zombie and verdict.reason is Reason.UNMATCHED)
 
     @given(PODS, SETTINGS, TIMES)
     def test_an_answer_without_task_instances_makes_no_zombie_but_unknown_ones(
         self, pods: list[Pod], settings: Settings, now: int
     ) -> None:
-        zombies = [verdict for verdict in classify(pods, TaskInstances(), settings, now) if verdict.is_zombie]
+        zombies = [verdict for verdict in judge_all(pods, TaskInstances(), settings, now) if verdict.is_zombie]
         assert {verdict.reason for verdict in zombies} <= {Reason.UNMATCHED}
         assert settings.delete_unmatched_pods or not zombies
 
@@ -870,13 +1200,13 @@ class TestWhateverComes:
             ttl_seconds_after_finished=None,
             delete_unmatched_pods=False,
         )
-        loose = by_uid(classify(pods, answers, settings, now))
-        for verdict in classify(pods, answers, strict, now):
+        loose = by_uid(judge_all(pods, answers, settings, now))
+        for verdict in judge_all(pods, answers, strict, now):
             assert loose[verdict.pod.uid].is_zombie or not verdict.is_zombie
 
     @given(PODS, ANSWERS, SETTINGS)
     def test_time_alone_turns_no_zombie_back(self, pods: list[Pod], answers: TaskInstances, settings: Settings) -> None:
         assume(any(pod.key in answers.found for pod in pods))
-        later = by_uid(classify(pods, answers, settings, NOW + 30 * DAY))
-        for verdict in classify(pods, answers, settings, NOW):
+        later = by_uid(judge_all(pods, answers, settings, NOW + 30 * DAY))
+        for verdict in judge_all(pods, answers, settings, NOW):
             assert later[verdict.pod.uid].is_zombie or not verdict.is_zombie

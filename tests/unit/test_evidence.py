@@ -36,11 +36,11 @@ def test_the_future_is_now() -> None:
 @pytest.mark.parametrize(
     ("ti", "words"),
     [
-        (TaskInstance("failed", 2, NOW - 3 * HOUR), "TI failed (try 2) 3 h ago"),
-        (TaskInstance("failed"), "TI failed"),
-        (TaskInstance(None), "TI cleared"),
-        (TaskInstance("up_for_retry", 1, NOW - HOUR), "TI up_for_retry (try 1)"),
-        (TaskInstance("running", 0), "TI running (try 0)"),
+        (TaskInstance("failed", 2, NOW - 3 * HOUR), "task instance failed (try 2) 3 h ago"),
+        (TaskInstance("failed"), "task instance failed"),
+        (TaskInstance(None), "task instance cleared"),
+        (TaskInstance("up_for_retry", 1, NOW - HOUR), "task instance up_for_retry (try 1)"),
+        (TaskInstance("running", 0), "task instance running (try 0)"),
     ],
 )
 def test_a_task_instance_is_said_with_what_is_known(ti: TaskInstance, words: str) -> None:
@@ -65,4 +65,4 @@ def test_containers_are_said_one_by_one() -> None:
 
 
 def test_a_pod_without_containers_is_said_by_its_phase() -> None:
-    assert container_states(make_pod(phase="Pending", containers=()), NOW) == "pod Pending, no container started"
+    assert container_states(make_pod(phase="Pending", containers=()), NOW) == "pod Pending, no container status"

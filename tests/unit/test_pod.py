@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -81,6 +81,7 @@ class TestARealisticPod:
             run_id="scheduled__2024-01-01T0000000000-abcdef012",
             map_index=3,
             try_number=2,
+            labels=(("team", "sales"),),
             is_checked=True,
             deletion_deadline=NOW + 30,
             finalizers=("example.com/a", "example.com/b"),
@@ -300,6 +301,105 @@ class TestRequests:
     def test_are_added_up_by_resource(self, containers: list[dict[str, Any]], expected: dict[str, float]) -> None:
         spec = {"containers": [{"name": "base", "resources": {"requests": requests}} for requests in containers]}
         assert dict(read_pod(make_item(spec=spec)).requests) == pytest.approx(expected)
+
+    def test_count_native_sidecars_overhead_and_what_the_pod_itself_asks_for(self) -> None:
+        def asking(name: str, **more: Any) -> dict[str, Any]:
+            return {"name": name, "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}, **more}
+
+        containers = {
+            "containers": [asking("base")],
+            "initContainers": [asking("proxy", restartPolicy="Always"), asking("setup")],  # setup is over by then
+        }
+        assert dict(read_pod(make_item(spec=containers)).requests) == {"cpu": 2, "memory": 2 * 2**30}
+        of_pod = {**containers, "resources": {"requests": {"cpu": "4"}}, "overhead": {"cpu": "250m"}}
+        assert dict(read_pod(make_item(spec=of_pod)).requests) == {"cpu": 4.25, "memory": 2 * 2**30}
+
+
+class TestInitContainers:
+    SPEC: ClassVar = {
+        "containers": [{"name": "base"}],
+        "initContainers": [{"name": "proxy", "restartPolicy": "Always"}, {"name": "setup"}],
+    }
+
+    @staticmethod
+    def read(state: dict[str, Any], name: str) -> tuple[Container, ...]:
+        status = {"phase": "Pending", "initContainerStatuses": [{"name": name, "state": state}]}
+        return read_pod(make_item(spec=TestInitContainers.SPEC, status=status)).containers
+
+    @pytest.mark.parametrize(
+        ("state", "expected"),
+        [
+            pytest.param({"running": {}}, (Container("setup", "running", is_init=True),), id="while they run"),
+            pytest.param({"waiting": {}}, (Container("setup", "waiting", is_init=True),), id="while they wait"),
+            pytest.param(
+                {"terminated": {"exitCode": 1}},
+                (Container("setup", "terminated", exit_code=1, is_init=True),),
+                id="after they failed",
+            ),
+            pytest.param({"terminated": {"exitCode": 0}}, (), id="not after they have done their work"),
+        ],
+    )
+    def test_are_seen(self, state: dict[str, Any], expected: tuple[Container, ...]) -> None:
+        assert self.read(state, "setup") == expected
+
+    @pytest.mark.parametrize("state", [{"running": {}}, {"waiting": {}}, {"terminated": {"exitCode": 0}}])
+    def test_that_are_native_sidecars_are_containers_like_others(self, state: dict[str, Any]) -> None:
+        (container,) = self.read(state, "proxy")
+        assert (container.name, container.is_init) == ("proxy", False)
+
+
+class TestPhaseReason:
+    @pytest.mark.parametrize(
+        ("status", "expected"),
+        [
+            pytest.param({"phase": "Failed", "reason": "Evicted"}, "Evicted", id="is what the status says"),
+            pytest.param(
+                {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]},
+                "Unschedulable",
+                id="is why a pod found no node",
+            ),
+            pytest.param(
+                {"conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "False"}]},
+                "",
+                id="is nothing of a pod that found one",
+            ),
+            pytest.param({"reason": None, "conditions": None}, "", id="is nothing where nothing is said"),
+        ],
+    )
+    def test(self, status: dict[str, Any], expected: str) -> None:
+        assert read_pod(make_item(status=status)).phase_reason == expected
+
+
+class TestJob:
+    @pytest.mark.parametrize(
+        ("labels", "job"),
+        [
+            pytest.param({"batch.kubernetes.io/job-name": "nightly"}, "nightly", id="is named by its own label"),
+            pytest.param({"job-name": "nightly", "controller-uid": "1"}, "nightly", id="is named by the older two"),
+            pytest.param({"job-name": "nightly"}, "", id="is not named by a label that anybody may use"),
+            pytest.param({"controller-uid": "1"}, "", id="is not named by an owner alone"),
+        ],
+    )
+    def test(self, labels: dict[str, str], job: str) -> None:
+        assert read_pod(make_item(labels=labels)).job == job
+
+
+class TestLabels:
+    def test_are_those_by_which_the_operator_may_look_and_that_do_not_differ_by_try(self) -> None:
+        assert from_labels(team="sales", sha="a1", already_checked="True", map_index="3").labels == (
+            ("sha", "a1"),
+            ("team", "sales"),
+        )
+
+    def test_of_a_spark_pod_are_a_problem_that_says_so(self) -> None:
+        problem = from_labels(spark_kubernetes_operator="True").label_problem
+        assert problem.endswith("pods of the SparkKubernetesOperator are not supported")
+
+
+class TestGracePeriod:
+    @pytest.mark.parametrize(("spec", "seconds"), [(86_400, 86_400), (0, 0), (None, 30), ("soon", 30), (True, 30)])
+    def test_is_what_the_spec_asks_for(self, spec: Any, seconds: int) -> None:
+        assert read_pod(make_item(spec={"terminationGracePeriodSeconds": spec})).grace_period == seconds
 
 
 class TestMainContainer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,18 +17,21 @@ class Listing:
     """The pods that were found, and what went wrong in namespaces that could not be listed."""
 
     pods: list[Pod] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    unlisted: Mapping[str, str] = field(default_factory=dict)  # by namespace, the problem
 
 
 @dataclass(frozen=True)
 class Deletion:
-    """What became of one deletion."""
+    """What became of one deletion, sent or not."""
 
     outcome: Outcome
     status: str = ""  # what the API server answered, such as "403 Forbidden"
     remedy: str = ""
     said: str = ""  # the API server's own words
     is_passing: bool = False  # it failed for a reason that has nothing to do with this pod
+    retry_after: float | None = None  # seconds, if the API server named them
+    is_unanswered: bool = False  # nobody knows whether it was done
+    is_conflict: bool = False  # the pod is not as it was when it was read
 
     @property
     def cause(self) -> tuple[str, str, str]:
@@ -39,11 +43,29 @@ class Deletion:
         return "; ".join(filter(None, [self.status, self.remedy, said]))
 
 
-class PodDeleter(Protocol):
+class Cluster(Protocol):
     """What reaping needs of the Kubernetes API."""
 
-    def siblings(self, pod: Pod) -> list[Pod]:
-        """List the pods of the pod's task instance, as they are now."""
+    def list_pods(
+        self,
+        namespaces: Sequence[str],
+        label_selector: str = "",
+        excluded: Sequence[str] = (),
+        *,
+        must_exist: bool = True,
+    ) -> Listing:
+        """List the operator's pods; a namespace that cannot be listed does not stop the others.
+
+        :param must_exist: tell a missing namespace from an empty one.
+
+        :raises KubernetesError: if not one namespace could be listed.
+        """
+
+    def read_again(self, pod: Pod) -> Pod | None:
+        """Read the pod of this namespace and name as it is now; None if there is none.
+
+        :raises KubernetesError: if there was no answer.
+        """
 
     def delete(self, pod: Pod, grace_period_seconds: int) -> Deletion:
-        """Delete this pod, if it still is the same."""
+        """Ask once to delete this very pod, as it was read: not another of its name, and not a changed one."""

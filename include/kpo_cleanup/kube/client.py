@@ -7,32 +7,15 @@ The provider's own helpers are not used for the calls: its ``delete_pod`` sends 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    stop_after_attempt,
-    stop_after_delay,
-    wait_random_exponential,
-)
-
 from ..errors import KubernetesError, NotKubernetes, Refused, Transient
+from ..retries import Patience, retry_after
 
 if TYPE_CHECKING:
     from kubernetes.client import CoreV1Api
-
-log = logging.getLogger(__name__)
-
-CONNECT_TIMEOUT, READ_TIMEOUT = 10, 60  # seconds; the API server itself gives up on a request after 60
-ATTEMPTS = 5
-GIVE_UP_AFTER = 90  # seconds, after which no further attempt is made
-MAX_WAIT = 30  # seconds between two attempts; also the longest Retry-After that is honoured
 
 
 def connect(conn_id: str, concurrency: int) -> tuple[CoreV1Api, str | None]:
@@ -58,47 +41,33 @@ def connect(conn_id: str, concurrency: int) -> tuple[CoreV1Api, str | None]:
     return core, namespace
 
 
-def request(what: str, call: Callable[..., Any], decode: Callable[[bytes], Any] = json.loads) -> dict[str, Any]:
-    """Make one API call with timeout and retries, and give its body as JSON.
+def request(
+    what: str, call: Callable[..., Any], patience: Patience, decode: Callable[[bytes], Any] = json.loads
+) -> dict[str, Any]:
+    """Make one API call, again if need be, and give its body as JSON; see :func:`attempt`.
+
+    :raises Transient: if all attempts were in vain.
+    """
+    answer: dict[str, Any] = patience.retrying()(attempt, what, call, patience, decode)
+    return answer
+
+
+def attempt(
+    what: str, call: Callable[..., Any], patience: Patience, decode: Callable[[bytes], Any] = json.loads
+) -> dict[str, Any]:
+    """Make one API call once, and give its body as JSON.
 
     :param decode: raises ValueError for what is not JSON.
     :raises Refused: for an answer that is final.
     :raises NotKubernetes: for an answer of something else than an API server.
-    :raises Transient: if all attempts were in vain.
+    :raises Transient: if there was no answer, or one that says to come back later.
     """
-    attempts = Retrying(
-        stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(GIVE_UP_AFTER),
-        wait=_wait,
-        retry=retry_if_exception_type(Transient),
-        before_sleep=_log_retry,
-        reraise=True,
-    )
-    answer: dict[str, Any] = attempts(_attempt, what, call, decode)
-    return answer
-
-
-_backoff = wait_random_exponential(multiplier=0.5, max=MAX_WAIT)
-
-
-def _wait(state: RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, Transient) and error.retry_after is not None:
-        return min(error.retry_after, MAX_WAIT)
-    return _backoff(state)
-
-
-def _log_retry(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    log.warning("%s; attempt %s of %s", error, state.attempt_number + 1, ATTEMPTS)
-
-
-def _attempt(what: str, call: Callable[..., Any], decode: Callable[[bytes], Any]) -> dict[str, Any]:
     from kubernetes.client.rest import ApiException
     from urllib3.exceptions import HTTPError
 
     try:
         # Typed models are what makes a listing slow, so the body is taken as it comes.
-        response = call(_preload_content=False, _request_timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
+        response = call(_preload_content=False, _request_timeout=(patience.connect_timeout, patience.read_timeout))
         body = response.data
     except ApiException as error:
         raise _explained(what, error) from error
@@ -106,6 +75,8 @@ def _attempt(what: str, call: Callable[..., Any], decode: Callable[[bytes], Any]
         raise Transient(what, f"no answer from the API server: {error}") from error
     except UnicodeDecodeError as error:  # the client decodes the body of every error as UTF-8
         raise Transient(what, "an error whose body is not text") from error
+    except Exception as error:  # of the client itself, such as a token that could not be refreshed
+        raise Transient(what, f"the client failed: {type(error).__name__}: {error}") from error
     try:
         answer = decode(body)
     except ValueError as error:
@@ -124,17 +95,9 @@ def _explained(what: str, error: Any) -> KubernetesError:
     said = answer.get("message") or str(error.body or "").strip()[:200]
     problem = f"{error.status} {error.reason}"
     if error.status == 429 or error.status >= 500 or error.status == 0:
-        return Transient(what, problem, said, _retry_after(error.headers or {}))
+        # A server that sends 429 has done nothing; of any other one nobody knows.
+        return Transient(what, problem, said, retry_after(error.headers or {}), is_unanswered=error.status != 429)
     if answer.get("kind") != "Status":
         # Only the API server can say that a pod is gone or replaced; a gateway's 404 says that the address is wrong.
         return NotKubernetes(what, f"{problem}: {said} (this does not come from a Kubernetes API server)")
     return Refused(error.status, what, problem, said=said)
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Read the header's seconds; None for what is no number of them (the API server sends no dates)."""
-    try:
-        seconds = float(headers.get("Retry-After", ""))
-    except ValueError:
-        return None
-    return None if isnan(seconds) else max(seconds, 0)

@@ -9,12 +9,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import KubernetesError, NotKubernetes, Refused, SettingsError
-from ..pod import ID_LABELS, KPO_LABEL, Pod
+from ..errors import KubernetesError, NotKubernetes, Refused, SettingsError, Transient
+from ..pod import KPO_LABEL, Pod
 from ..vocabulary import ALL_NAMESPACES, Outcome
+from ..retries import Patience
 from . import CONCURRENT_DELETES, Deletion, Listing
-from .client import connect, request
-from .reading import decode_answer, keeps_little, read_pod
+from .client import attempt, connect, request
+from .reading import decode_answer, finalizers_of, keeps_little, read_pod
 
 if TYPE_CHECKING:
     from kubernetes.client import CoreV1Api
@@ -24,16 +25,22 @@ log = logging.getLogger(__name__)
 PAGE_SIZE = 500  # kubectl's own; about 2 MB of JSON
 MAX_RESTARTS = 3  # of a listing whose continue token expired
 PROGRESS_EVERY = 10  # pages
+SILENT_NAMESPACES = 2  # in a row, after which no other one is tried
 RBAC_FILE = "manifests/rbac.yaml"
 
 _OWN_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class PodApi:
-    """The pods of one cluster, seen through an Airflow connection."""
+    """The pods of one cluster, seen through an Airflow connection.
 
-    def __init__(self, conn_id: str) -> None:
+    :param page_size: pods that the API server is asked for at once.
+    """
+
+    def __init__(self, conn_id: str, patience: Patience | None = None, page_size: int = PAGE_SIZE) -> None:
         self._conn_id = conn_id
+        self._patience = patience or Patience()
+        self._page_size = page_size
 
     @cached_property
     def _connection(self) -> tuple[CoreV1Api, str | None]:
@@ -47,77 +54,103 @@ class PodApi:
         """Give the namespace in which the operator would start a pod: the connection's, else the worker's own."""
         return self._connection[1] or _worker_namespace() or "default"
 
-    def list_pods(self, namespaces: Sequence[str], label_selector: str = "") -> Listing:
+    def list_pods(
+        self,
+        namespaces: Sequence[str],
+        label_selector: str = "",
+        excluded: Sequence[str] = (),
+        *,
+        must_exist: bool = True,
+    ) -> Listing:
         """List all pods of the operator.
 
-        A namespace that cannot be listed is a problem in the answer and does not stop the others.
+        A namespace that cannot be listed is a problem in the answer and does not stop the others. If the API server
+        does not answer for several in a row, the rest is given up: each of them would take minutes.
 
         :param namespaces: empty for the operator's own.
         :param label_selector: narrows.
+        :param excluded: namespaces to leave out of all.
+        :param must_exist: tell a missing namespace from an empty one.
         :raises KubernetesError: if not one namespace could be listed.
         :raises SettingsError: if the API server refuses the selector.
         """
-        listing = Listing()
+        pods: list[Pod] = []
+        errors: dict[str, KubernetesError] = {}
+        silent = 0
         namespaces = namespaces or [self.own_namespace()]
         for namespace in namespaces:
             try:
-                pods = self._list_namespace(namespace, _selector(label_selector))
-                log.info("%s pods in %s", len(pods), _place(namespace))
-                listing.pods.extend(pods)
-            except KubernetesError as problem:
-                if isinstance(problem, Refused) and problem.status == 400:
+                if silent == SILENT_NAMESPACES:
+                    raise Transient(_listing(namespace), "not tried, for the API server does not answer")
+                found = self._list_namespace(namespace, _selector(label_selector), _but_for(namespace, excluded))
+                if must_exist and not found and namespace != ALL_NAMESPACES:
+                    self._check_exists(namespace)
+            except KubernetesError as error:
+                if isinstance(error, Refused) and error.status == 400:
                     selector = f"label_selector={label_selector!r}"
-                    raise SettingsError(f"{selector} was refused ({problem}); correct its syntax") from problem
-                log.error("%s", problem)
-                listing.problems.append(str(problem))
-        if len(listing.problems) == len(namespaces):
-            raise KubernetesError("no namespace could be listed", "; ".join(listing.problems))
-        return listing
+                    raise SettingsError(f"{selector} was refused ({error}); correct its syntax") from error
+                log.error("%s", error)
+                errors[namespace] = error
+                silent += isinstance(error, Transient) and silent < SILENT_NAMESPACES
+            else:
+                log.info("%s pods in %s", len(found), _place(namespace))
+                pods.extend(found)
+                silent = 0
+        unlisted = {namespace: str(error) for namespace, error in errors.items()}
+        if len(errors) == len(namespaces):
+            nothing = KubernetesError("no namespace could be listed", "; ".join(unlisted.values()))
+            nothing.is_passing = any(error.is_passing for error in errors.values())
+            raise nothing
+        return Listing(pods, unlisted)
 
-    def siblings(self, pod: Pod) -> list[Pod]:
-        """See :class:`PodDeleter`; found as the operator finds them, by its labels."""
-        selector = ",".join(f"{name}={getattr(pod, name)}" for name in ID_LABELS)
-        return [other for other in self._list_namespace(pod.namespace, selector) if other.key == pod.key]
+    def read_again(self, pod: Pod) -> Pod | None:
+        """See :class:`Cluster`; by a list, which needs no other right than listing."""
+        found = self._list_namespace(pod.namespace, _selector(), f"metadata.name={pod.name}")
+        return found[0] if found else None
 
     def delete(self, pod: Pod, grace_period_seconds: int) -> Deletion:
-        """Delete this very pod: a newer one of the same name has another uid, and is spared."""
-        body: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": pod.uid}}
+        """See :class:`Cluster`."""
+        body: dict[str, Any] = {
+            "kind": "DeleteOptions",
+            "apiVersion": "v1",
+            "preconditions": {"uid": pod.uid, "resourceVersion": pod.resource_version},
+        }
         if grace_period_seconds >= 0:
             body["gracePeriodSeconds"] = grace_period_seconds
-        what = f"deleting pod {pod}"
         call = partial(self._core.delete_namespaced_pod, pod.name, pod.namespace, body=body)
         try:
-            answer = request(what, call, decode_answer)
+            answer = attempt(f"deleting pod {pod}", call, self._patience, decode_answer)
         except KubernetesError as error:
             return _deletion_of(error, pod)
         if answer.get("kind") not in ("Pod", "Status"):
             return Deletion(Outcome.FAILED, f"the answer is a {answer.get('kind')!r}, not a Pod or Status")
+        finalizers = finalizers_of(answer)
+        if finalizers:
+            return Deletion(Outcome.AWAITING_FINALIZER, f"held by {', '.join(finalizers)}")
         return Deletion(Outcome.DELETED)
 
-    def _list_namespace(self, namespace: str, selector: str) -> list[Pod]:
+    def _list_namespace(self, namespace: str, selector: str, field_selector: str = "") -> list[Pod]:
         for restart in range(MAX_RESTARTS + 1):
             try:
-                pods = [pod for page in self._pages(namespace, selector) for pod in page]
+                return [pod for page in self._pages(namespace, selector, field_selector) for pod in page]
             except Refused as refusal:
-                if refusal.status == 410 and restart < MAX_RESTARTS:
-                    log.warning("%s; the listing starts again (%s of %s)", refusal, restart + 1, MAX_RESTARTS)
-                    continue
-                raise _explained(refusal, namespace) from refusal
-            if not pods and namespace != ALL_NAMESPACES:
-                self._check_exists(namespace)
-            return pods
+                if refusal.status != 410 or restart == MAX_RESTARTS:
+                    raise _explained(refusal, namespace) from refusal
+                log.warning("%s; the listing starts again (%s of %s)", refusal, restart + 1, MAX_RESTARTS)
         raise AssertionError("unreachable")
 
-    def _pages(self, namespace: str, selector: str) -> Iterator[list[Pod]]:
+    def _pages(self, namespace: str, selector: str, field_selector: str) -> Iterator[list[Pod]]:
         if namespace == ALL_NAMESPACES:
             call: Callable[..., Any] = self._core.list_pod_for_all_namespaces
         else:
             call = partial(self._core.list_namespaced_pod, namespace)
-        what = f"listing pods in {_place(namespace)}"
+        selectors = {"label_selector": selector, **({"field_selector": field_selector} if field_selector else {})}
+        what = _listing(namespace)
 
         def fetch(token: str | None) -> dict[str, Any]:
             paging = {"_continue": token} if token else {}
-            return request(what, partial(call, label_selector=selector, limit=PAGE_SIZE, **paging), decode_answer)
+            page_of_it = partial(call, **selectors, limit=self._page_size, **paging)
+            return request(what, page_of_it, self._patience, decode_answer)
 
         with ThreadPoolExecutor(1, thread_name_prefix="list") as pool:
             answer, previous, count, pages = fetch(None), None, 0, 0
@@ -146,7 +179,7 @@ class PodApi:
         """Tell a missing namespace from an empty one: the API server lists both alike."""
         what = f"reading namespace {namespace!r}"
         try:
-            request(what, partial(self._core.read_namespace, namespace))
+            request(what, partial(self._core.read_namespace, namespace), self._patience)
         except (Refused, NotKubernetes) as refusal:
             if isinstance(refusal, Refused) and refusal.status == 404:
                 raise KubernetesError(
@@ -159,13 +192,31 @@ class PodApi:
 
 def _deletion_of(error: KubernetesError, pod: Pod) -> Deletion:
     """Tell what an error in place of an answer says about the pod."""
+    if isinstance(error, Transient):
+        return Deletion(
+            Outcome.FAILED,
+            error.problem,
+            said=error.said,
+            is_passing=True,
+            retry_after=error.retry_after,
+            is_unanswered=error.is_unanswered,
+        )
     status = error.status if isinstance(error, Refused) else None
     if status == 404:
         return Deletion(Outcome.ALREADY_GONE, "the API server has no such pod any more")
     if status == 409:
-        return Deletion(Outcome.SPARED, f"precondition: {error.problem}", said=error.said)
+        return Deletion(Outcome.FAILED, error.problem, said=error.said, is_conflict=True)
     remedy = _rule("delete", pod.namespace) if status == 403 else ""
-    return Deletion(Outcome.FAILED, error.problem, remedy, error.said, error.is_passing)
+    return Deletion(Outcome.FAILED, error.problem, remedy, error.said)
+
+
+def _listing(namespace: str) -> str:
+    return f"listing pods in {_place(namespace)}"
+
+
+def _but_for(namespace: str, excluded: Sequence[str]) -> str:
+    """Make the field selector that leaves namespaces out of all."""
+    return ",".join(f"metadata.namespace!={name}" for name in excluded) if namespace == ALL_NAMESPACES else ""
 
 
 def _selector(*terms: str) -> str:
@@ -174,12 +225,11 @@ def _selector(*terms: str) -> str:
 
 def _read_page(answer: dict[str, Any], what: str) -> list[Pod]:
     items = answer.get("items")
-    if answer.get("kind") != "PodList" or not isinstance(items, list):
-        raise KubernetesError(
-            what,
-            f"the answer is a {answer.get('kind')!r}, not a PodList",
-            "is the connection's host a Kubernetes API server?",
-        )
+    host = "is the connection's host a Kubernetes API server?"
+    if answer.get("kind") != "PodList":
+        raise KubernetesError(what, f"the answer is a {answer.get('kind')!r}, not a PodList", host)
+    if not isinstance(items, list):
+        raise KubernetesError(what, f"the answer is a PodList whose items are {items!r:.80}, not a list", host)
     try:
         return [read_pod(item) for item in items]
     except (AttributeError, TypeError, ValueError) as error:

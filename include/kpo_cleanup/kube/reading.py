@@ -10,16 +10,27 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from functools import cache, lru_cache
 from sys import intern
 from typing import Any, TypedDict
 
 from ..identity import UNMAPPED
-from ..pod import CHECKED_LABEL, ID_LABELS, KPO_LABEL, MAIN_CONTAINER, PROTECT_KEY, Container, Owner, Pod
+from ..pod import (
+    CHECKED_LABEL,
+    ID_LABELS,
+    KPO_LABEL,
+    MAIN_CONTAINER,
+    NOT_SEARCHED_BY,
+    PROTECT_KEY,
+    Container,
+    Owner,
+    Pod,
+)
 
 # A key may be missing, as it may in the API; a list says what each of its items is like.
-_CONTAINERS = [{"name": Any, "resources": {"requests": Any}}]
+_RESOURCES = {"requests": Any}
 _STATUSES = [{"name": Any, "state": Any}]
 _ITEM = {
     "metadata": {
@@ -34,19 +45,36 @@ _ITEM = {
         "ownerReferences": Any,
         "finalizers": Any,
     },
-    "spec": {"containers": _CONTAINERS},
-    "status": {"phase": Any, "containerStatuses": _STATUSES},
+    "spec": {
+        "containers": [{"name": Any, "resources": _RESOURCES}],
+        "initContainers": [{"name": Any, "restartPolicy": Any, "resources": _RESOURCES}],
+        "resources": _RESOURCES,
+        "overhead": Any,
+        "terminationGracePeriodSeconds": Any,
+    },
+    "status": {
+        "phase": Any,
+        "reason": Any,
+        "conditions": [{"type": Any, "status": Any, "reason": Any}],
+        "containerStatuses": _STATUSES,
+        "initContainerStatuses": _STATUSES,
+    },
 }
-_ANSWER = {"kind": Any, "metadata": {"continue": Any, "remainingItemCount": Any}, "items": [_ITEM]}
+_ANSWER = {
+    "kind": Any,
+    "metadata": {"continue": Any, "remainingItemCount": Any, "finalizers": Any},
+    "items": [_ITEM],
+}
 
 _REQUIRED = ("namespace", "name", "uid", "creationTimestamp")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 _MAX_NUMBER = 2**31 - 1  # Airflow's columns are 32-bit integers
+_SPARK_LABEL = "spark_kubernetes_operator"
 
 
 def decode_answer(body: bytes) -> Any:
-    """Decode a page of pods to at least what is read of a pod, and any other answer to at least its kind.
+    """Decode a page of pods to at least what is read of a pod, and any other answer to its kind and finalizers.
 
     :raises ValueError: if it is not JSON.
     """
@@ -94,6 +122,8 @@ def read_pod(item: Mapping[str, Any]) -> Pod:
         raise ValueError(f"an item without {', '.join(_REQUIRED[:-1])} or {_REQUIRED[-1]}: {str(told)[:200]}")
     labels, annotations = _mapping(metadata.get("labels")), _mapping(metadata.get("annotations"))
     containers = [_mapping(container) for container in spec.get("containers") or ()]
+    init_containers = [_mapping(container) for container in spec.get("initContainers") or ()]
+    sidecars = [container for container in init_containers if container.get("restartPolicy") == "Always"]
     try_number, map_index = _label_number(labels, "try_number"), _label_number(labels, "map_index")
     return Pod(
         # Thousands of pods have these in common; each text is kept once.
@@ -108,16 +138,29 @@ def read_pod(item: Mapping[str, Any]) -> Pod:
         run_id=intern(str(labels.get("run_id") or "")),
         map_index=UNMAPPED if map_index is None else map_index,
         try_number=try_number or 0,
+        labels=_kept_once(tuple(sorted((n, str(value)) for n, value in labels.items() if n not in NOT_SEARCHED_BY))),
         label_problem=_label_problem(labels, {"try_number": try_number, "map_index": map_index}),
         protected_by=_protection(labels) or _protection(annotations),
         controller=_controller(metadata.get("ownerReferences")),
+        job=_job(labels),
+        phase_reason=_phase_reason(status),
         is_checked=labels.get(CHECKED_LABEL) == "True",
+        grace_period=_grace_period(spec),
         deletion_deadline=_epoch(metadata.get("deletionTimestamp")),
-        finalizers=tuple(map(str, metadata.get("finalizers") or ())),
+        finalizers=finalizers_of(item),
         main_container=_main_container(containers),
-        containers=tuple(_container(s) for s in status.get("containerStatuses") or ()),
-        requests=_total(tuple(_requests(containers))),
+        containers=(*_init_containers(status, sidecars), *map(_container, status.get("containerStatuses") or ())),
+        requests=_total(
+            tuple(_requests([*containers, *sidecars])),
+            tuple(_quantities(_mapping(spec.get("resources")).get("requests"))),
+            tuple(_quantities(spec.get("overhead"))),
+        ),
     )
+
+
+def finalizers_of(answer: Mapping[str, Any]) -> tuple[str, ...]:
+    """Read what holds the pod that a deletion answers with."""
+    return tuple(map(str, _mapping(answer.get("metadata")).get("finalizers") or ()))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -142,6 +185,8 @@ def _label_problem(labels: Mapping[str, Any], numbers: Mapping[str, int | None])
     if labels.get(KPO_LABEL) != "True":
         # The executor's worker pods have the same other labels.
         return f"label {KPO_LABEL} is {labels.get(KPO_LABEL)!r}, not 'True'"
+    if labels.get(_SPARK_LABEL) == "True":
+        return f"label {_SPARK_LABEL}=True: pods of the SparkKubernetesOperator are not supported"
     for name in (*ID_LABELS, "try_number"):
         if not labels.get(name):
             return f"label {name} is missing"
@@ -155,6 +200,34 @@ def _protection(keys: Mapping[str, Any]) -> str:
     value = keys.get(PROTECT_KEY)
     # Whoever wrote "yes" meant it: everything but a clear "false" protects.
     return "" if value is None or str(value).strip().lower() == "false" else f"{PROTECT_KEY}={value}"
+
+
+@lru_cache(maxsize=4096)
+def _kept_once(labels: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Give one copy for the thousands of pods that have the same."""
+    return labels
+
+
+def _job(labels: Mapping[str, Any]) -> str:
+    """Read the Job's name from what its controller writes; ``job-name`` alone may be a user's own label."""
+    name = labels.get("batch.kubernetes.io/job-name")
+    if name is None and "controller-uid" in labels:
+        name = labels.get("job-name")
+    return "" if name is None else str(name)
+
+
+def _phase_reason(status: Mapping[str, Any]) -> str:
+    if status.get("reason"):
+        return intern(str(status["reason"]))
+    for condition in map(_mapping, status.get("conditions") or ()):
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return intern(str(condition.get("reason") or ""))
+    return ""
+
+
+def _grace_period(spec: Mapping[str, Any]) -> int:
+    seconds = spec.get("terminationGracePeriodSeconds")
+    return seconds if type(seconds) is int else 30  # Kubernetes' own default
 
 
 def _controller(owners: Any) -> Owner | None:
@@ -183,20 +256,43 @@ def _container(status: Any) -> Container:
     return Container(name, "waiting", waiting_reason=str(_mapping(states.get("waiting")).get("reason") or ""))
 
 
+def _init_containers(status: Mapping[str, Any], sidecars: list[Mapping[str, Any]]) -> Iterator[Container]:
+    """Give the native sidecars, and what else must end before the others start and has not."""
+    names = {str(container.get("name")) for container in sidecars}
+    for container in map(_container, status.get("initContainerStatuses") or ()):
+        if container.name in names:
+            yield container
+        elif container.exit_code != 0:
+            yield container._replace(is_init=True)
+
+
 def _requests(containers: list[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     for container in containers:
-        for resource, quantity in _mapping(_mapping(container.get("resources")).get("requests")).items():
-            yield resource, str(quantity)
+        yield from _quantities(_mapping(container.get("resources")).get("requests"))
+
+
+def _quantities(by_resource: Any) -> Iterator[tuple[str, str]]:
+    return ((str(resource), str(quantity)) for resource, quantity in _mapping(by_resource).items())
 
 
 @lru_cache(maxsize=4096)  # the pods of one task ask for the same
-def _total(requests: tuple[tuple[str, str], ...]) -> tuple[tuple[str, float], ...]:
+def _total(
+    of_containers: tuple[tuple[str, str], ...],
+    of_pod: tuple[tuple[str, str], ...],
+    overhead: tuple[tuple[str, str], ...],
+) -> tuple[tuple[str, float], ...]:
+    """Add up what the scheduler sets aside: what the pod itself requests counts in place of its containers' sum."""
+    totals = {**_sums(of_containers), **_sums(of_pod)}
+    for resource, quantity in _sums(overhead).items():
+        totals[resource] = totals.get(resource, 0.0) + quantity
+    return tuple((intern(resource), total) for resource, total in sorted(totals.items()))
+
+
+def _sums(quantities: tuple[tuple[str, str], ...]) -> dict[str, float]:
     from kubernetes.utils.quantity import parse_quantity
 
-    totals: dict[str, float] = {}
-    for resource, quantity in requests:
-        try:
-            totals[resource] = totals.get(resource, 0.0) + float(parse_quantity(quantity))
-        except ValueError:
-            continue  # counted for people only; nothing rests on it
-    return tuple((intern(resource), total) for resource, total in sorted(totals.items()))
+    sums: dict[str, float] = {}
+    for resource, quantity in quantities:
+        with suppress(ValueError):  # counted for people only; nothing rests on it
+            sums[resource] = sums.get(resource, 0.0) + float(parse_quantity(quantity))
+    return sums

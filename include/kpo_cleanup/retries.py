@@ -1,0 +1,58 @@
+"""When a request that failed for a passing reason is sent again; the same for every server that is asked."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isnan
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay
+
+from .errors import KpoCleanupError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a server is waited for, and how often it is asked; times are seconds."""
+
+    connect_timeout: float = 10
+    read_timeout: float = 60  # Kubernetes' API server itself gives up on a request after 60
+    attempts: int = 5
+    give_up_after: float = 90  # no further attempt is made after that
+    first_wait: float = 0.5
+    max_wait: float = 30  # between two attempts; also the longest Retry-After that is honoured
+
+    def pause(self, attempt: int, retry_after: float | None = None) -> float:
+        """Say how long to wait after an attempt; clients that failed together must not come back together."""
+        if retry_after is not None:
+            return min(retry_after, self.max_wait)
+        return random.uniform(0, min(self.first_wait * 2**attempt, self.max_wait))
+
+    def retrying(self) -> Retrying:
+        """Make the policy of one request: it calls again as long as the error ``is_passing``."""
+        return Retrying(
+            stop=stop_after_attempt(self.attempts) | stop_after_delay(self.give_up_after),
+            wait=lambda state: self.pause(state.attempt_number, getattr(_error_of(state), "retry_after", None)),
+            retry=retry_if_exception(lambda error: isinstance(error, KpoCleanupError) and error.is_passing),
+            before_sleep=lambda state: log.warning(
+                "%s; attempt %s of %s", _error_of(state), state.attempt_number + 1, self.attempts
+            ),
+            reraise=True,
+        )
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Read the header's seconds; None for what is no number of them (our servers send no dates)."""
+    try:
+        seconds = float(headers.get("Retry-After", ""))
+    except ValueError:
+        return None
+    return None if isnan(seconds) else max(seconds, 0)
+
+
+def _error_of(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
