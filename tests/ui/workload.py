@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from include.kpo_cleanup.airflow_compat import AirflowFailException, dag, task
+from include.kpo_cleanup.airflow_compat import DAG, AirflowFailException, task
 
 try:
     from airflow.providers.standard.operators.empty import EmptyOperator
@@ -17,17 +17,13 @@ def make(
     dag_id: str, succeeding: Sequence[str] = (), failing: Sequence[str] = (), retrying: Sequence[str] = ()
 ) -> None:
     """A DAG of independent tasks."""
-
-    @dag(dag_id=dag_id, schedule=None, start_date=datetime(2024, 1, 1, tzinfo=UTC), catchup=False)  # type: ignore[untyped-decorator]
-    def tasks() -> None:
+    with DAG(dag_id, schedule=None, start_date=datetime(2024, 1, 1, tzinfo=UTC), catchup=False):
         for task_id in succeeding:
             EmptyOperator(task_id=task_id)  # over without a process
         for task_id in failing:
             task(task_id=task_id)(fail)()
         for task_id in retrying:
             task(task_id=task_id, retries=1, retry_delay=timedelta(days=1))(stumble)()
-
-    tasks()
 
 
 def fail() -> None:
