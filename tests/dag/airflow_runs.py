@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from tests.conftest import HOME, REPO
 
@@ -64,19 +66,27 @@ def load(dag_id: str) -> Any:
     return bag.dags[dag_id]
 
 
-def run(dag_id: str, before: tuple[str, Callable[[], object]] | None = None, **conf: Any) -> DagRun:
+def run(
+    dag_id: str,
+    before: tuple[str, Callable[[], object]] | None = None,
+    config: Mapping[str, object] | None = None,
+    **conf: Any,
+) -> DagRun:
     """One run of a DAG from beginning to end; gives the run as the database has it afterwards.
 
     :param before: a task id, and what is to happen just before that task starts.
+    :param config: options of the config section, in the environment.
     """
-    dag = load(dag_id)
-    if dag_id == "kpo_cleanup":  # the others have no delay of their own
-        for task in dag.tasks:
-            task.retry_delay = timedelta(0)
-    if before:
-        task_id, do = before
-        dag.task_dict[task_id]._pre_execute_hook = lambda _context: do()
-    dag.test(run_conf=conf)
+    variables = {f"AIRFLOW__KPO_CLEANUP__{name.upper()}": str(value) for name, value in (config or {}).items()}
+    with patch.dict(os.environ, variables):
+        dag = load(dag_id)
+        if dag_id.startswith("kpo_cleanup"):  # the others have no delay of their own
+            for task in dag.tasks:
+                task.retry_delay = timedelta(0)
+        if before:
+            task_id, do = before
+            dag.task_dict[task_id]._pre_execute_hook = lambda _context: do()
+        dag.test(run_conf=conf)
     with create_session() as session:
         last = session.query(DagRun).filter(DagRun.dag_id == dag_id).order_by(DagRun.id.desc()).first()
         assert last is not None

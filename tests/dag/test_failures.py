@@ -122,7 +122,7 @@ def test_a_source_that_is_down_is_never_read_as_no_task_instances(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, said: Callable[[], str]
 ) -> None:
     with database_down_for(SOURCE_QUERY):
-        run = clean_up(delete_unmatched_pods=True)
+        run = clean_up(config={"delete_unmatched_pods": True})
     assert airflow_runs.states(run)["fetch_active_tis"] == "failed"
     assert airflow_runs.states(run)["reap"] == "upstream_failed"
     assert names(core) == {"zombie"}
@@ -134,7 +134,7 @@ def test_a_source_that_is_down_is_never_read_as_no_task_instances(
 def test_a_metadata_connection_that_does_not_exist_is_named(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, said: Callable[[], str]
 ) -> None:
-    run = clean_up(airflow_conn_id="nowhere")
+    run = clean_up(config={"airflow_conn_id": "nowhere"})
     assert airflow_runs.states(run)["fetch_active_tis"] == "failed"
     assert "airflow_conn_id='nowhere' gives no database connection" in said()
     assert names(core) == {"zombie"}
@@ -242,60 +242,88 @@ def test_a_passing_fault_is_sat_out(
 
 
 @pytest.mark.parametrize(
-    ("conf", "message"),
+    ("variables", "conf", "messages"),
     [
-        ({"dryrun": True}, "there is no option 'dryrun'; did you mean 'dry_run'?"),
-        ({"namespaces": "Team_A"}, "'Team_A' is not a namespace name"),
-        ({"label_selector": "a in ("}, "label_selector='a in (' was refused"),
-        ({"kubernetes_conn_id": "nowhere"}, "connection 'nowhere' gives no Kubernetes client"),
+        ({}, {"dryrun": True}, ["dryrun=True (this run's conf): there is no such option; did you mean dry_run?"]),
+        ({}, {"label_selector": "a"}, ["it is decided for a deployment, not a run"]),
+        ({"AIRFLOW__KPO_CLEANUP_DRY_RUN": "True"}, {}, ["did you mean AIRFLOW__KPO_CLEANUP__DRY_RUN?"]),
+        ({"AIRFLOW__KPOCLEANUP__DRY_RUN": "True"}, {}, ["did you mean AIRFLOW__KPO_CLEANUP__DRY_RUN?"]),
+        ({"AIRFLOW__KPO_CLEANUP__NAMESPACE": "airflow"}, {}, ["did you mean AIRFLOW__KPO_CLEANUP__NAMESPACES?"]),
+        ({"AIRFLOW__KPO_CLEANUP__DRY_RUN_CMD": "echo True"}, {}, ["set AIRFLOW__KPO_CLEANUP__DRY_RUN"]),
+        (
+            {"AIRFLOW__KPO_CLEANUP__SCHEDULE": "@sometimes"},
+            {},
+            ["schedule='@sometimes' (AIRFLOW__KPO_CLEANUP__SCHEDULE)"],
+        ),
+        ({"AIRFLOW__KPO_CLEANUP__SCHEDULE": "*/15 * * *"}, {}, ["give a cron expression of five fields"]),
+        (
+            {"AIRFLOW__KPO_CLEANUP__DRY_RUN": "yes", "AIRFLOW__KPO_CLEANUP__MAX_DELETES": "many"},
+            {},
+            ["2 settings are not allowed", "give True or False", "give a whole number from 1 to 100000"],
+        ),
+        ({"AIRFLOW__KPO_CLEANUP__LABEL_SELECTOR": "a in ("}, {}, ["label_selector='a in (' was refused"]),
+        (
+            {"AIRFLOW__KPO_CLEANUP__KUBERNETES_CONN_ID": "nowhere"},
+            {},
+            ["connection 'nowhere' gives no Kubernetes client"],
+        ),
     ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
+    ids=lambda value: str(value) if isinstance(value, dict) and value else "",
 )
-def test_a_bad_setting_fails_the_run_before_anything_is_touched(
+@pytest.mark.parametrize("dag_id", ["kpo_cleanup", "kpo_cleanup_dry_run"])
+def test_a_bad_setting_keeps_the_dag_and_fails_the_run_before_anything_is_touched(
     proxy: FaultProxy,
     core: client.CoreV1Api,
     zombie: Any,
+    dag_id: str,
+    variables: dict[str, str],
     conf: dict[str, Any],
-    message: str,
+    messages: list[str],
+    monkeypatch: pytest.MonkeyPatch,
     said: Callable[[], str],
 ) -> None:
-    run = clean_up(**conf)
-    assert run.state == "failed"
-    assert airflow_runs.states(run)["reap"] == "upstream_failed"
-    assert message in said()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    run = airflow_runs.run(dag_id, settle_seconds=0, namespaces=NAMESPACE, **conf)
+    assert airflow_runs.states(run) == {
+        "list_pods": "failed",
+        "fetch_active_tis": "upstream_failed",
+        "classify": "upstream_failed",
+        "reap": "upstream_failed",
+    }
+    out = said()
+    assert [message for message in messages if message not in out] == []
     assert names(core) == {"zombie"}
 
 
-@pytest.mark.parametrize(("name", "value"), [("max_deletes", 0), ("settle_seconds", "soon"), ("dry_run", "yes")])
+@pytest.mark.parametrize("overrides", [True, False], ids=["with the params", "apart from the params"])
+def test_nobody_deletes_with_the_dag_whose_dry_run_is_fixed(
+    proxy: FaultProxy,
+    core: client.CoreV1Api,
+    zombie: Any,
+    overrides: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    said: Callable[[], str],
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__DAG_RUN_CONF_OVERRIDES_PARAMS", str(overrides))
+    conf = {"settle_seconds": 0, "namespaces": NAMESPACE}
+    look = airflow_runs.run("kpo_cleanup_dry_run", **conf)
+    assert outcome(look) == {"other/zombie": "would_delete"}
+    assert said().count("DRY RUN: nothing will be deleted") >= len(airflow_runs.states(look))
+    refused = airflow_runs.run("kpo_cleanup_dry_run", **conf, dry_run=False)
+    assert airflow_runs.states(refused)["list_pods"] == "failed"
+    assert "dry_run=False (this run's conf): this DAG's file fixes True; leave it out" in said()
+    assert names(core) == {"zombie"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_deletes", 0), ("settle_seconds", "soon"), ("dry_run", "yes"), ("namespaces", "Team_A")]
+)
 def test_airflow_itself_refuses_a_run_with_a_value_out_of_bounds(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, name: str, value: Any
 ) -> None:
     with pytest.raises(Exception, match=f"Invalid input for param {name}"):  # its class differs between the versions
         clean_up(**{name: value})
-    assert names(core) == {"zombie"}
-
-
-@pytest.mark.parametrize(
-    ("variable", "message"),
-    [
-        ("MAX_DELETES=many", "max_deletes='many' is not allowed; give a whole number from 1 to 100000"),
-        ("DRY_RUN=maybe", "dry_run='maybe' is not allowed; give True or False"),
-    ],
-)
-def test_a_bad_value_in_the_config_fails_every_run(
-    proxy: FaultProxy,
-    core: client.CoreV1Api,
-    zombie: Any,
-    variable: str,
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    said: Callable[[], str],
-) -> None:
-    name, _, value = variable.partition("=")
-    monkeypatch.setenv(f"AIRFLOW__KPO_CLEANUP__{name}", value)
-    run = clean_up()
-    assert airflow_runs.states(run)["list_pods"] == "failed"
-    assert message in said()
     assert names(core) == {"zombie"}
 
 
