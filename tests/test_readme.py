@@ -14,12 +14,12 @@ from include.kpo_cleanup.vocabulary import Outcome, Reason
 from tests.conftest import REPO
 from tests.dag.airflow_runs import DagBag
 from tests.matrix import ROWS
+from tests.readme import README
 
 EXAMPLES = [
     {"kpo_cleanup_gpu", "kpo_cleanup_gpu_dry_run"},
     {"kpo_cleanup_research", "kpo_cleanup_reporting"},
 ]
-README = (REPO / "README.md").read_text()
 
 
 def test_the_settings_table_is_that_of_the_code() -> None:

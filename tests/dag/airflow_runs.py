@@ -48,7 +48,8 @@ def prepare() -> None:
     dags = HOME / "dags"
     shutil.copytree(REPO / "dags", dags, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(REPO / "include", dags / "include", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(REPO / "tests/dag/workload.py", dags)
+    for file in ("workload.py", "own_dags.py"):
+        shutil.copy(REPO / "tests" / "dag" / file, dags)
     done = subprocess.run(
         [Path(sys.executable).with_name("airflow"), "db", "migrate"], capture_output=True, text=True, timeout=300
     )
