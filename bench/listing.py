@@ -56,7 +56,7 @@ def ours(api: PodApi, namespace: str) -> int:
 
 def typed(cluster: Cluster, namespace: str) -> Iterator[Any]:
     """The loop of `airflow.providers.cncf.kubernetes.cli.kubernetes_command.cleanup_pods`, with our selector."""
-    arguments: dict[str, Any] = {"limit": 500, "label_selector": Settings().label_selector}
+    arguments: dict[str, Any] = {"limit": 500, "label_selector": Settings().selector()}
     while True:
         pods = cluster.core.list_namespaced_pod(namespace, **arguments)
         yield from pods.items
@@ -67,7 +67,7 @@ def typed(cluster: Cluster, namespace: str) -> Iterator[Any]:
 
 def raw_pages(core: Any, namespace: str) -> Callable[..., Any]:
     """The call for a page of our listing, whose answer has the body as it comes in ``data``."""
-    selector = Settings().label_selector
+    selector = Settings().selector()
     call = core.list_namespaced_pod
     return partial(call, namespace, limit=PAGE_SIZE, label_selector=selector, _preload_content=False)
 

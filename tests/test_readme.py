@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from airflow.dag_processing.dagbag import DagBag
 
 from include.kpo_cleanup.settings import OPTIONS
 from include.kpo_cleanup.task_instances.sql import DAG_RUN, TASK_INSTANCE
 from include.kpo_cleanup.vocabulary import Outcome, Reason
 from tests.conftest import REPO
-from tests.dag.airflow_runs import DagBag
 from tests.matrix import ROWS
 from tests.readme import README
 

@@ -305,7 +305,7 @@ def test_nobody_deletes_with_the_dag_whose_dry_run_is_fixed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__DAG_RUN_CONF_OVERRIDES_PARAMS", str(overrides))
-    conf = {"settle_seconds": 0, "namespaces": NAMESPACE}
+    conf: dict[str, Any] = {"settle_seconds": 0, "namespaces": NAMESPACE}
     look = airflow_runs.run("kpo_cleanup_dry_run", **conf)
     assert outcome(look) == {"other/zombie": "would_delete"}
     assert caplog.text.count("DRY RUN: nothing will be deleted") == len(airflow_runs.states(look))

@@ -1,4 +1,7 @@
-"""A DAG file for the UI tests: task instances that are soon over, or wait for a retry, for pods to belong to."""
+"""A DAG file for the UI tests: task instances that are soon over, or wait for a retry, for pods to belong to.
+
+And a cleanup of its own namespace, which nobody has unpaused.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from include.kpo_cleanup.airflow_compat import DAG, AirflowFailException, task
+from include.kpo_cleanup.dag import cleanup_dag
 
 try:
     from airflow.providers.standard.operators.empty import EmptyOperator
@@ -37,3 +41,6 @@ def stumble() -> None:
 make("nightly_orders", succeeding=["extract_orders", "export_report"], failing=["load_warehouse"])
 make("ml_feature_refresh_for_recommendations", succeeding=["compute_customer_lifetime_value_with_full_history"])
 make("hourly_events", retrying=["ingest_clickstream", "publish_metrics"])
+cleanup_dag(
+    "kpo_cleanup_paused", settings={"namespaces": "team-paused", "settle_seconds": 0}, is_paused_upon_creation=True
+)
