@@ -135,6 +135,8 @@ class Cleanup:
         if is_first:
             for line in reading.describe(__version__):
                 log.info("%s", line)
+            if not settings.dry_run:
+                log.info("This run deletes zombies; to pause the DAG stops that")
         if settings.dry_run:
             log.warning("DRY RUN: nothing will be deleted")
         return settings
