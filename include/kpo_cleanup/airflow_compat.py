@@ -28,15 +28,16 @@ try:
 except ImportError:
     from airflow.hooks.base import BaseHook
 try:
-    from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException  # since 3.2
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException  # since 3.2
 except ImportError:
-    from airflow.exceptions import AirflowFailException, AirflowSkipException
+    from airflow.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 __all__ = [
     "AIRFLOW_RELEASE",
     "AIRFLOW_VERSION",
     "DAG",
     "IS_AIRFLOW_3",
+    "AirflowException",
     "AirflowFailException",
     "AirflowSkipException",
     "BaseHook",

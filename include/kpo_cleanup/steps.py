@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from . import __version__, report, xcom
 from . import classify as verdict
 from . import reap as reaper
-from . import __version__, report, xcom
 from .airflow_compat import (
     AirflowFailException,
     AirflowSkipException,
@@ -19,7 +19,7 @@ from .airflow_compat import (
     get_current_context,
 )
 from .config import read_settings
-from .errors import SettingsError
+from .errors import KpoCleanupError
 from .kube.pods import PodApi
 from .settings import Settings
 from .task_instances.choice import choose_source
@@ -43,6 +43,17 @@ def without_collector() -> Iterator[None]:
             gc.enable()
 
 
+@contextmanager
+def failing_for_good() -> Iterator[None]:
+    """Have Airflow not try again what another try would not better; also as a decorator."""
+    try:
+        yield
+    except KpoCleanupError as error:
+        if error.is_passing:
+            raise
+        raise AirflowFailException(str(error)) from error
+
+
 class Cleanup:
     """The tasks of one DAG, which share what its file fixes."""
 
@@ -51,16 +62,15 @@ class Cleanup:
         self._fixed = fixed
 
     @without_collector()
+    @failing_for_good()
     def list_pods(self) -> dict[str, Any]:
         """List the pods. Before the task instances are asked for: a pod born in between would look like a zombie."""
         settings = self._settings(is_first=True)
-        try:
-            listing = PodApi(settings.kubernetes_conn_id).list_pods(settings.namespace_list(), settings.label_selector)
-        except SettingsError as error:
-            raise AirflowFailException(str(error)) from error
-        return xcom.dump_listing(listing)
+        api = PodApi(settings.kubernetes_conn_id)
+        return xcom.dump_listing(api.list_pods(settings.namespace_list(), settings.label_selector, settings.excluded()))
 
     @without_collector()
+    @failing_for_good()
     def fetch_active_tis(self, listing: dict[str, Any]) -> dict[str, Any]:
         """Ask Airflow for the task instances of the pods. Any failure fails the run: no answer is not "none"."""
         source = choose_source(self._settings().airflow_conn_id, get_current_context()["ti"])
@@ -70,6 +80,7 @@ class Cleanup:
         return answer
 
     @without_collector()
+    @failing_for_good()
     def classify(self, listing: dict[str, Any], task_instances: dict[str, Any]) -> dict[str, Any]:
         """Judge every pod, and show the verdicts."""
         settings, now = self._settings(), int(time.time())
@@ -94,6 +105,7 @@ class Cleanup:
         }
 
     @without_collector()
+    @failing_for_good()
     def reap(self, listing: dict[str, Any], classification: dict[str, Any]) -> dict[str, Any]:
         """Delete the zombies and report; skipped where there is nothing to do.
 
@@ -124,14 +136,11 @@ class Cleanup:
     def _settings(self, *, is_first: bool = False) -> Settings:
         """This run's settings, and what the log says of them.
 
-        :raises AirflowFailException: for any bad value, wherever it is; a retry would not change it.
+        :raises SettingsError: for any bad value, wherever it is.
         """
         context: Any = get_current_context()
-        try:
-            reading = read_settings(self._fixed, dict(context["params"]), context["dag_run"].conf)
-            settings = reading.checked()
-        except SettingsError as error:
-            raise AirflowFailException(str(error)) from error
+        reading = read_settings(self._fixed, dict(context["params"]), context["dag_run"].conf)
+        settings = reading.checked()
         if is_first:
             for line in reading.describe(__version__):
                 log.info("%s", line)

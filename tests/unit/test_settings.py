@@ -248,14 +248,6 @@ class TestNamespaces:
             assert are_names or text.strip() == "*"
 
 
-class TestSelector:
-    def test_is_that_of_the_operator(self) -> None:
-        assert Settings().selector() == "kubernetes_pod_operator=True"
-
-    def test_is_narrowed_and_never_replaced(self) -> None:
-        assert make(label_selector="team=a").selector() == "kubernetes_pod_operator=True,team=a"
-
-
 class TestShownSettings:
     def test_are_those_that_are_decided_for_a_run(self) -> None:
         assert {name for name in OPTIONS if is_for_a_run(name)} == FOR_A_RUN

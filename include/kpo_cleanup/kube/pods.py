@@ -47,21 +47,22 @@ class PodApi:
         """Give the namespace in which the operator would start a pod: the connection's, else the worker's own."""
         return self._connection[1] or _worker_namespace() or "default"
 
-    def list_pods(self, namespaces: Sequence[str], label_selector: str = "") -> Listing:
+    def list_pods(self, namespaces: Sequence[str], label_selector: str = "", excluded: Sequence[str] = ()) -> Listing:
         """List all pods of the operator.
 
         A namespace that cannot be listed is a problem in the answer and does not stop the others.
 
         :param namespaces: empty for the operator's own.
         :param label_selector: narrows.
+        :param excluded: namespaces to leave out of all.
         :raises KubernetesError: if not one namespace could be listed.
         :raises SettingsError: if the API server refuses the selector.
         """
-        listing = Listing()
+        listing, errors = Listing(), []
         namespaces = namespaces or [self.own_namespace()]
         for namespace in namespaces:
             try:
-                pods = self._list_namespace(namespace, _selector(label_selector))
+                pods = self._list_namespace(namespace, _selector(label_selector), excluded)
                 log.info("%s pods in %s", len(pods), _place(namespace))
                 listing.pods.extend(pods)
             except KubernetesError as problem:
@@ -70,8 +71,11 @@ class PodApi:
                     raise SettingsError(f"{selector} was refused ({problem}); correct its syntax") from problem
                 log.error("%s", problem)
                 listing.problems.append(str(problem))
-        if len(listing.problems) == len(namespaces):
-            raise KubernetesError("no namespace could be listed", "; ".join(listing.problems))
+                errors.append(problem)
+        if len(errors) == len(namespaces):
+            error = KubernetesError("no namespace could be listed", "; ".join(listing.problems))
+            error.is_passing = any(one.is_passing for one in errors)
+            raise error
         return listing
 
     def siblings(self, pod: Pod) -> list[Pod]:
@@ -94,10 +98,10 @@ class PodApi:
             return Deletion(Outcome.FAILED, f"the answer is a {answer.get('kind')!r}, not a Pod or Status")
         return Deletion(Outcome.DELETED)
 
-    def _list_namespace(self, namespace: str, selector: str) -> list[Pod]:
+    def _list_namespace(self, namespace: str, selector: str, excluded: Sequence[str] = ()) -> list[Pod]:
         for restart in range(MAX_RESTARTS + 1):
             try:
-                pods = [pod for page in self._pages(namespace, selector) for pod in page]
+                pods = [pod for page in self._pages(namespace, selector, excluded) for pod in page]
             except Refused as refusal:
                 if refusal.status == 410 and restart < MAX_RESTARTS:
                     log.warning("%s; the listing starts again (%s of %s)", refusal, restart + 1, MAX_RESTARTS)
@@ -108,9 +112,10 @@ class PodApi:
             return pods
         raise AssertionError("unreachable")
 
-    def _pages(self, namespace: str, selector: str) -> Iterator[list[Pod]]:
+    def _pages(self, namespace: str, selector: str, excluded: Sequence[str]) -> Iterator[list[Pod]]:
         if namespace == ALL_NAMESPACES:
-            call: Callable[..., Any] = self._core.list_pod_for_all_namespaces
+            but_for = ",".join(f"metadata.namespace!={name}" for name in excluded)
+            call: Callable[..., Any] = partial(self._core.list_pod_for_all_namespaces, field_selector=but_for)
         else:
             call = partial(self._core.list_namespaced_pod, namespace)
         what = f"listing pods in {_place(namespace)}"
