@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from . import __version__
 from .classify import Verdict
+from .errors import KpoCleanupError
 from .identity import TaskInstanceKey
 from .kube import Listing
 from .pod import Container, Owner, Pod
@@ -43,11 +45,21 @@ def dump_listing(listing: Listing) -> dict[str, Any]:
         "columns": f"{', '.join(_COLUMNS)} ({', '.join(Container._fields)}; times in seconds after created), other",
         "requests": [dict(each) for each in requests],  # the column has the number of one of these
         "tree": tree,
+        "version": __version__,
     }
 
 
 def load_listing(data: Mapping[str, Any]) -> Listing:
-    """Read the listing that :func:`dump_listing` wrote."""
+    """Read the listing that :func:`dump_listing` wrote.
+
+    :raises KpoCleanupError: if another version wrote it, before an upgrade in the middle of the run.
+    """
+    version = data.get("version", "0.1.0")  # the last that did not say
+    if version != __version__:
+        raise KpoCleanupError(
+            f"list_pods was run by kpo_cleanup {version}, and this is {__version__}: it was upgraded meanwhile; "
+            "the next run starts afresh"
+        )
     requests = [tuple(sorted(each.items())) for each in data["requests"]]
     pods = [
         _load_pod(dict(zip((*_LEVELS, *_COLUMNS, "others"), (namespace, dag_id, task_id, run_id, *row))), requests)

@@ -104,6 +104,15 @@ def states(dag_run: DagRun) -> dict[str, str | None]:
         return {task_id: state and str(state) for task_id, state in rows}
 
 
+def tries(dag_run: DagRun, task_id: str) -> int:
+    """How often a task that is not mapped and has ended was tried."""
+    with create_session() as session:
+        ids = {"dag_id": dag_run.dag_id, "run_id": dag_run.run_id, "task_id": task_id}
+        row = session.query(TaskInstance).filter_by(**ids).one()
+        # Before Airflow 2.10 the attribute is one ahead of the column in a task that has ended.
+        return int(row._try_number if AIRFLOW_RELEASE < (2, 10) else row.try_number)
+
+
 def set_state(dag_run: DagRun, task_id: str, state: str | None, map_index: int = -1) -> None:
     """Put a task instance into a state, as the scheduler, a trigger or a person would; None clears it."""
     with create_session() as session:

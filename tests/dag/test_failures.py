@@ -15,6 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
+from include.kpo_cleanup.kube.client import ATTEMPTS
 from tests.dag import airflow_runs
 from tests.dag.pods import create, labels_of, wait_until
 from tests.proxy import FaultProxy, first, forbidden, status
@@ -128,16 +129,6 @@ def test_a_source_that_is_down_is_never_read_as_no_task_instances(
     assert names(core) == {"zombie"}
     out = said()
     assert "task instances could not be read" in out or "the Task SDK gave no task states" in out
-
-
-@pytest.mark.skipif(not IS_AIRFLOW_3, reason="Airflow 2 has its session")
-def test_a_metadata_connection_that_does_not_exist_is_named(
-    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, said: Callable[[], str]
-) -> None:
-    run = clean_up(config={"airflow_conn_id": "nowhere"})
-    assert airflow_runs.states(run)["fetch_active_tis"] == "failed"
-    assert "airflow_conn_id='nowhere' gives no database connection" in said()
-    assert names(core) == {"zombie"}
 
 
 def test_a_source_that_fails_at_the_second_look_spares_all(
@@ -292,6 +283,69 @@ def test_a_bad_setting_keeps_the_dag_and_fails_the_run_before_anything_is_touche
     out = said()
     assert [message for message in messages if message not in out] == []
     assert names(core) == {"zombie"}
+
+
+UNAUTHORIZED = status(401, "Unauthorized", "Unauthorized")
+UNAVAILABLE = status(503, "ServiceUnavailable", "apiserver not ready")
+ANOTHER_TYPE = {"AIRFLOW_CONN_KUBERNETES_DEFAULT": "postgres://somewhere"}
+
+
+@pytest.mark.parametrize(
+    ("faults", "namespaces", "connections", "message"),
+    [
+        ({"GET ": UNAUTHORIZED}, NAMESPACE, {}, "credentials are missing, wrong or expired"),
+        ({"GET ": forbidden("list", NAMESPACE)}, NAMESPACE, {}, "allow verb 'list'"),
+        ({}, "nowhere", {}, "namespace 'nowhere' does not exist"),
+        ({}, NAMESPACE, ANOTHER_TYPE, "its type is 'postgres'"),
+    ],
+    ids=["401", "403", "missing namespace", "connection of another type"],
+)
+def test_a_fault_that_stays_is_not_tried_again(
+    proxy: FaultProxy,
+    faults: dict[str, Any],
+    namespaces: str,
+    connections: dict[str, str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    said: Callable[[], str],
+) -> None:
+    for pattern, fault in faults.items():
+        proxy.spoil(pattern, fault)
+    for name, uri in connections.items():
+        monkeypatch.setenv(name, uri)
+    run = clean_up(namespaces=namespaces)
+    assert airflow_runs.states(run)["list_pods"] == "failed"
+    assert airflow_runs.tries(run, "list_pods") == 1
+    assert message in said()
+
+
+@pytest.mark.skipif(not IS_AIRFLOW_3, reason="Airflow 2 has its session")
+@pytest.mark.parametrize(("conn_id", "message"), [("nowhere", "'nowhere'"), ("database", "its type is 'kubernetes'")])
+def test_a_connection_that_gives_no_database_is_not_tried_again(
+    proxy: FaultProxy,
+    zombie: Any,
+    conn_id: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    said: Callable[[], str],
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_DATABASE", "kubernetes://")
+    run = clean_up(config={"airflow_conn_id": conn_id})
+    assert airflow_runs.states(run)["fetch_active_tis"] == "failed"
+    assert airflow_runs.tries(run, "fetch_active_tis") == 1
+    out = said()
+    assert f"airflow_conn_id='{conn_id}' gives no database connection" in out
+    assert message in out
+
+
+def test_a_fault_that_may_pass_is_tried_again_even_beside_one_that_stays(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any
+) -> None:
+    proxy.spoil("GET /api/v1/namespaces/default/pods", forbidden("list", "default"))
+    proxy.spoil(f"GET /api/v1/namespaces/{NAMESPACE}/pods", UNAVAILABLE, times=ATTEMPTS)
+    run = clean_up(namespaces=f"default,{NAMESPACE}")
+    assert airflow_runs.tries(run, "list_pods") == 2
+    assert outcome(run) == {"other/zombie": "deleted"}
 
 
 @pytest.mark.parametrize("overrides", [True, False], ids=["with the params", "apart from the params"])
