@@ -34,7 +34,7 @@ class Fault:
 
     def __str__(self) -> str:
         # Without square brackets of our own: Airflow's command line takes those for markup, and swallows them.
-        return f"{self.option}={self.value!r} ({self.origin}): {self.remedy}"
+        return f"{self.option}={self.value!r} ({self.origin}):\n  {self.remedy}"
 
 
 @dataclass

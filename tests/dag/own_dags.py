@@ -1,4 +1,7 @@
-"""A DAG file of somebody's own, for Airflow: one cleanup for each cluster, and what is done when a run fails."""
+"""A DAG file of somebody's own, for Airflow: one cleanup for each cluster, and what is done when a run fails.
+
+And one with mistakes, from which the others must not suffer.
+"""
 
 from __future__ import annotations
 
@@ -24,3 +27,4 @@ for name in ("cpu", "gpu"):
         schedule=None,
         on_failure_callback=note,
     )
+cleanup_dag("kpo_cleanup_with_mistakes", settings={"dryrun": True, "max_deletes": 0}, schedule="@sometimes")

@@ -285,6 +285,18 @@ def test_a_bad_setting_keeps_the_dag_and_fails_the_run_before_anything_is_touche
     assert names(core) == {"zombie"}
 
 
+def test_mistakes_in_a_dag_file_fail_the_runs_of_that_dag_and_not_the_file(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, said: Callable[[], str]
+) -> None:
+    run = airflow_runs.run("kpo_cleanup_with_mistakes", namespaces=NAMESPACE)
+    assert airflow_runs.states(run)["list_pods"] == "failed"
+    out = said()
+    for fault in ("3 settings are not allowed", "dryrun=True (the DAG file)", "max_deletes=0 (the DAG file)"):
+        assert fault in out
+    assert "schedule='@sometimes' (the DAG file): give a cron expression" in out
+    assert names(core) == {"zombie"}
+
+
 UNAUTHORIZED = status(401, "Unauthorized", "Unauthorized")
 UNAVAILABLE = status(503, "ServiceUnavailable", "apiserver not ready")
 ANOTHER_TYPE = {"AIRFLOW_CONN_KUBERNETES_DEFAULT": "postgres://somewhere"}

@@ -119,4 +119,4 @@ class TestDocumentation:
     def test_says_why_every_run_fails(self) -> None:
         dag = cleanup_dag("a", settings={"dryrun": True})
         assert "Every run fails" in str(dag.description)
-        assert "- dryrun=True (the DAG file): there is no such option; did you mean dry_run?" in str(dag.doc_md)
+        assert "- dryrun=True (the DAG file):\n  there is no such option; did you mean dry_run?" in str(dag.doc_md)
