@@ -12,7 +12,7 @@ from bench.results import Figure, Panel, Point, at_least, at_most, seconds
 from bench.setting import Bench
 from bench.timing import interleaved
 from include.kpo_cleanup.kube.pods import PAGE_SIZE, PodApi
-from include.kpo_cleanup.settings import Settings
+from include.kpo_cleanup.pod import KPO_LABEL
 
 SIZE = 10_000  # for which the figures are asked
 OURS, TYPED, FLOOR = "kpo_cleanup", "typed, as cleanup-pods", "read and thrown away"
@@ -56,7 +56,7 @@ def ours(api: PodApi, namespace: str) -> int:
 
 def typed(cluster: Cluster, namespace: str) -> Iterator[Any]:
     """The loop of `airflow.providers.cncf.kubernetes.cli.kubernetes_command.cleanup_pods`, with our selector."""
-    arguments: dict[str, Any] = {"limit": 500, "label_selector": Settings().label_selector}
+    arguments: dict[str, Any] = {"limit": 500, "label_selector": f"{KPO_LABEL}=True"}
     while True:
         pods = cluster.core.list_namespaced_pod(namespace, **arguments)
         yield from pods.items
@@ -67,7 +67,7 @@ def typed(cluster: Cluster, namespace: str) -> Iterator[Any]:
 
 def raw_pages(core: Any, namespace: str) -> Callable[..., Any]:
     """The call for a page of our listing, whose answer has the body as it comes in ``data``."""
-    selector = Settings().label_selector
+    selector = f"{KPO_LABEL}=True"
     call = core.list_namespaced_pod
     return partial(call, namespace, limit=PAGE_SIZE, label_selector=selector, _preload_content=False)
 

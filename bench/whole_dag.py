@@ -30,9 +30,9 @@ from bench.pod_template import ids_of
 from bench.results import Figure, Panel, Point, at_least, seconds
 from bench.setting import Bench
 from bench.timing import stopwatch
-from include.kpo_cleanup import steps
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, key_of
 from include.kpo_cleanup.kube.pods import PodApi
+from include.kpo_cleanup.steps import Cleanup
 from tests.databases import Database, postgresql
 
 SIZES = (1_000, 10_000)
@@ -94,18 +94,15 @@ def _take_turns(bench: Bench, engine: Engine, size: int, seconds_away: float) ->
 
 def _ours(namespace: str, size: int) -> None:
     """The steps as the tasks run them, with what passes between them as JSON."""
-    conf = {
-        "kubernetes_conn_id": CONN_ID,
-        "namespaces": namespace,
-        "airflow_conn_id": METADATA,
-        "max_deletes": size,
-    }
-    context: Any = {"params": {}, "dag_run": SimpleNamespace(conf=conf), "ti": None}
+    cleanup = Cleanup(
+        {"kubernetes_conn_id": CONN_ID, "namespaces": namespace, "airflow_conn_id": METADATA, "max_deletes": size}
+    )
+    context: Any = {"params": {}, "dag_run": SimpleNamespace(conf={}), "ti": None}
     with set_current_context(context):
-        listing = _through_xcom(steps.list_pods())
-        task_instances = _through_xcom(steps.fetch_active_tis(listing))
-        classification = _through_xcom(steps.classify(listing, task_instances))
-        steps.reap(listing, classification)
+        listing = _through_xcom(cleanup.list_pods())
+        task_instances = _through_xcom(cleanup.fetch_active_tis(listing))
+        classification = _through_xcom(cleanup.classify(listing, task_instances))
+        cleanup.reap(listing, classification)
 
 
 def _through_xcom(value: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
-from include.kpo_cleanup.airflow_compat import dag, get_current_context, task  # noqa: E402
+from include.kpo_cleanup.airflow_compat import DAG, get_current_context, task  # noqa: E402
 
 DAG_ID = "xcom_passing"
 
@@ -26,25 +26,24 @@ def _data() -> dict[str, Any]:
     return data
 
 
-@dag(dag_id=DAG_ID, schedule=None, start_date=datetime(2024, 1, 1))  # type: ignore[untyped-decorator]
-def xcom_passing() -> None:
-    plain = {"multiple_outputs": False, "show_return_value_in_logs": False}
+PLAIN = {"multiple_outputs": False, "show_return_value_in_logs": False}
 
-    @task(**plain)  # type: ignore[untyped-decorator]
-    def send(name: str) -> Any:
-        return _data()[name]
 
-    @task(**plain)  # type: ignore[untyped-decorator]
-    def receive(name: str, value: Any) -> None:
-        if value != _data()[name]:
-            raise ValueError(f"{name} came back changed")
+@task(**PLAIN)  # type: ignore[untyped-decorator]
+def send(name: str) -> Any:
+    return _data()[name]
 
+
+@task(**PLAIN)  # type: ignore[untyped-decorator]
+def receive(name: str, value: Any) -> None:
+    if value != _data()[name]:
+        raise ValueError(f"{name} came back changed")
+
+
+with DAG(DAG_ID, schedule=None, start_date=datetime(2024, 1, 1)):
     for name in ("list_pods", "fetch_active_tis", "classify"):
         sent = send.override(task_id=f"send_{name}")(name)
         receive.override(task_id=f"receive_{name}")(name, sent)
-
-
-xcom_passing()
 
 
 def _run(file: str) -> None:

@@ -88,7 +88,7 @@ def _play(terminal: Terminal, stack: ExitStack, options: argparse.Namespace) -> 
     stack.callback(_remove_pods, namespace, story)
     stack.callback(end_processes_of, folder)  # first, or the retries would make new pods
     airflow.install_dags(REPO / "demo" / "dags" / "kpo_zombies.py")
-    airflow.start(terminal, ("kpo_cleanup", DAG_ID))
+    airflow.start(terminal, ("kpo_cleanup", "kpo_cleanup_dry_run", DAG_ID))
     terminal.say(f"Airflow is up: {airflow.url} (user {airflow.user}, password {airflow.password})")
     right = story.tell()
     if options.keep:

@@ -64,7 +64,7 @@ class Airflow:
     def install_dags(self, *others: Path) -> None:
         """The cleanup in the way of a plain Airflow, `include/` in the DAGs folder beside the DAG; and other DAGs."""
         shutil.copytree(REPO / "include", self.dags / "include", ignore=shutil.ignore_patterns("__pycache__"))
-        for file in (REPO / "dags" / "kpo_cleanup.py", *others):
+        for file in (REPO / "dags" / "kpo_cleanup.py", REPO / "dags" / ".airflowignore", *others):
             shutil.copy(file, self.dags)
 
     def start(self, terminal: Terminal, dag_ids: Collection[str]) -> None:

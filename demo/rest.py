@@ -81,9 +81,9 @@ class AirflowApi:
         answer = self.request("GET", path, params={"full_content": True}, may_be_missing=True)
         return [entry for entry in (answer or {}).get("content", []) if isinstance(entry, dict)]
 
-    def our_log(self, run_id: str, task_id: str) -> list[str]:
-        """What kpo_cleanup itself wrote into a task's log, without what Airflow adds."""
-        entries = self.log("kpo_cleanup", run_id, task_id)
+    def our_log(self, dag_id: str, run_id: str, task_id: str) -> list[str]:
+        """What the cleanup itself wrote into a task's log, without what Airflow adds."""
+        entries = self.log(dag_id, run_id, task_id)
         ours = (entry for entry in entries if str(entry.get("logger", "")).startswith(OUR_LOGGERS))
         return [f"{'' if entry['level'] == 'info' else entry['level'].upper() + ' '}{entry['event']}" for entry in ours]
 

@@ -57,8 +57,8 @@ class Story:
         self._show_pods(self._pods())
 
     def try_a_dry_run(self) -> None:
-        self._terminal.step("a dry run of kpo_cleanup, while all tasks are still running")
-        classified = self._run_cleanup(dry_run=True)
+        self._terminal.step("kpo_cleanup_dry_run, a look that deletes nothing, while all tasks are still running")
+        classified = self._run_cleanup("kpo_cleanup_dry_run")
         hanging = sum(role.is_zombie for role in ROLES)
         if classified["zombies"] or classified["kept_by_reason"].get("stalled") != hanging:
             raise DemoError(f"expected no zombies and {hanging} stalled pods, but: {classified['summary']}")
@@ -89,7 +89,7 @@ class Story:
 
     def clean_up(self) -> None:
         self._terminal.step("kpo_cleanup, in earnest")
-        self._run_cleanup(dry_run=False)
+        self._run_cleanup("kpo_cleanup")
 
     def compare(self, before: list[PodView]) -> bool:
         self._terminal.step("what is left")
@@ -109,23 +109,23 @@ class Story:
             self._terminal.say(f"{pod.name} is new, which no pod should be")
         return not after and all(row[-1] == "yes" for row in rows) and len(rows) == len(ROLES)
 
-    def _run_cleanup(self, *, dry_run: bool) -> dict[str, Any]:
+    def _run_cleanup(self, dag_id: str) -> dict[str, Any]:
         """:returns: what `classify` returned."""
-        conf = {"dry_run": dry_run, "settle_seconds": SETTLE_SECONDS}
-        run_id = self._airflow.checked().trigger("kpo_cleanup", conf)
-        self._terminal.say(f"triggered with {conf}")
+        conf = {"settle_seconds": SETTLE_SECONDS}
+        run_id = self._airflow.checked().trigger(dag_id, conf)
+        self._terminal.say(f"{dag_id} is triggered with {conf}")
 
         def is_over() -> bool:
-            return self._airflow.checked().run_state("kpo_cleanup", run_id) in ("success", "failed")
+            return self._airflow.checked().run_state(dag_id, run_id) in ("success", "failed")
 
         self._wait("the run is over", is_over, TASKS_TIMEOUT)
-        states = {ti.task_id: ti.state for ti in self._airflow.api.task_instances("kpo_cleanup", run_id)}
+        states = {ti.task_id: ti.state for ti in self._airflow.api.task_instances(dag_id, run_id)}
         for task_id in ("list_pods", "fetch_active_tis", "classify", "reap"):
             self._terminal.say(f"{task_id}: {states.get(task_id)}")
-            self._terminal.show(self._airflow.api.our_log(run_id, task_id))
+            self._terminal.show(self._airflow.api.our_log(dag_id, run_id, task_id))
         if "failed" in states.values():
-            raise DemoError("kpo_cleanup failed", self._airflow.log("scheduler"))
-        classified: dict[str, Any] = self._airflow.api.returned("kpo_cleanup", run_id, "classify")
+            raise DemoError(f"{dag_id} failed", self._airflow.log("scheduler"))
+        classified: dict[str, Any] = self._airflow.api.returned(dag_id, run_id, "classify")
         return classified
 
     def _pods_play_their_roles(self) -> bool:

@@ -17,28 +17,25 @@ REPO = Path(__file__).resolve().parent.parent
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
 READABLE = 0o100644 << 16  # a plain file, where the zip keeps the mode
 
-# The package has a name of its own in there. An `include` may be on the Python path already, or imported by a plugin or
-# by another DAG file; Python would look into that one and not into the zip.
+# The package has a name of its own in there; dags/kpo_cleanup.py says why.
 PACKAGE = "_kpo_cleanup"
 
 
 def contents(repo: Path) -> Iterator[tuple[str, bytes]]:
     """What is in the zip: name and bytes, the DAG file at its root."""
     yield "LICENSE", (repo / "LICENSE").read_bytes()
-    for path in sorted((repo / "include" / "kpo_cleanup").glob("*.py")):
-        yield f"{PACKAGE}/{path.name}", _renamed(path)
-    yield "kpo_cleanup.py", _renamed(repo / "dags" / "kpo_cleanup.py")
-
-
-def _renamed(path: Path) -> bytes:
-    return path.read_bytes().replace(b"include.kpo_cleanup", PACKAGE.encode())
+    package = repo / "include" / "kpo_cleanup"
+    for path in sorted(package.rglob("*.py")):
+        yield f"{PACKAGE}/{path.relative_to(package).as_posix()}", path.read_bytes()
+    yield "kpo_cleanup.py", (repo / "dags" / "kpo_cleanup.py").read_bytes()
 
 
 def version(repo: Path) -> str:
-    """The version in pyproject.toml; not parsed as TOML, for Python has had a parser since 3.11 only."""
-    found = re.search(r'^version = "(.+)"$', (repo / "pyproject.toml").read_text(), re.MULTILINE)
+    """The version in the package, which is not imported: it may need an Airflow."""
+    path = repo / "include" / "kpo_cleanup" / "__init__.py"
+    found = re.search(r'^__version__ = "(.+)"$', path.read_text(), re.MULTILINE)
     if found is None:
-        raise ValueError(f'{repo / "pyproject.toml"} has no line version = "…"; give it one')
+        raise ValueError(f'{path} has no line __version__ = "…"; give it one')
     return found[1]
 
 

@@ -3,29 +3,49 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import pytest
 import yaml
+from airflow.dag_processing.dagbag import DagBag
 
-from include.kpo_cleanup.settings import DEFAULT_SCHEDULE, OPTIONS, Settings
+from include.kpo_cleanup.settings import OPTIONS
 from include.kpo_cleanup.task_instances.sql import DAG_RUN, TASK_INSTANCE
 from include.kpo_cleanup.vocabulary import Outcome, Reason
 from tests.conftest import REPO
 from tests.matrix import ROWS
+from tests.readme import README
 
-README = (REPO / "README.md").read_text()
+EXAMPLES = [
+    {"kpo_cleanup_gpu", "kpo_cleanup_gpu_dry_run"},
+    {"kpo_cleanup_research", "kpo_cleanup_reporting"},
+]
 
 
 def test_the_settings_table_is_that_of_the_code() -> None:
-    rows = re.findall(
-        r"^\| `(\w+)` \| (.+?) \| (.+) \|$", README.partition("## Settings")[2].partition("\n## ")[0], re.M
-    )
-    in_code = {
-        name: (f"`{default}`" if (default := getattr(Settings(), name)) not in ("", None) else "empty", meaning)
-        for name, meaning in ((name, option.metadata["meaning"]) for name, option in OPTIONS.items())
-    }
-    in_readme = {name: (default, meaning) for name, default, meaning in rows}
-    assert in_readme.pop("schedule")[0] == f"`{DEFAULT_SCHEDULE}`"
-    assert in_readme == in_code
+    section = README.partition("## Settings")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| a (\w+) \| (.+) \|$", section, re.M)
+    assert rows == [
+        (name, _default(name), option.metadata["scope"].value, option.metadata["meaning"])
+        for name, option in OPTIONS.items()
+    ]
+
+
+def _default(name: str) -> str:
+    option = OPTIONS[name]
+    default = "empty" if option.default in ("", None) else f"`{option.default}`"
+    follows = option.metadata.get("follows")
+    return f"Airflow's `{follows}` ({default})" if follows else default
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_examples_of_dag_files_make_dags_that_airflow_finds(number: int, tmp_path: Path) -> None:
+    example = re.findall(r"^```python\n(.*?)```", README, re.M | re.S)[number]
+    (tmp_path / "example.py").write_text(example)
+    bag = DagBag(str(tmp_path))
+    assert bag.import_errors == {}
+    assert set(bag.dags) == EXAMPLES[number]
+    assert not [dag.dag_id for dag in bag.dags.values() if "Every run fails" in str(dag.description)]
 
 
 def test_the_verdict_table_has_the_reasons_in_the_order_of_the_rules() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from kubernetes.client import models as k8s
 
-from include.kpo_cleanup.airflow_compat import dag
+from include.kpo_cleanup.airflow_compat import DAG
 
 HOUR = "3600"
 A_DAY = 86_400
@@ -57,17 +57,16 @@ def working() -> k8s.V1Pod:
 DEFAULTS: dict[str, Any] = {"retries": 0, "startup_check_interval_seconds": 1}
 
 
-@dag(  # type: ignore[untyped-decorator]
-    dag_id="kpo_zombies",
+with DAG(
+    "kpo_zombies",
     schedule=None,
     start_date=datetime(2024, 1, 1, tzinfo=UTC),
     catchup=False,
     tags=["demo"],
     default_args=DEFAULTS,
     doc_md=__doc__,
-)
-def kpo_zombies() -> None:
-    """No task waits for another."""
+):
+    # No task waits for another.
     KubernetesPodOperator(task_id="zombie_kpo_task", full_pod_spec=hanging())
     KubernetesPodOperator(task_id="healthy_kpo_task", full_pod_spec=working())
     KubernetesPodOperator.partial(task_id="mapped_kpo_task").expand_kwargs(
@@ -77,6 +76,3 @@ def kpo_zombies() -> None:
         task_id="retried_kpo_task", full_pod_spec=pod(base=HOUR), retries=1, retry_delay=timedelta(seconds=1)
     )
     KubernetesPodOperator(task_id="deferred_kpo_task", full_pod_spec=pod(base=HOUR), deferrable=True)
-
-
-kpo_zombies()

@@ -2,11 +2,13 @@
 
 The modules, in the order in which a run uses them:
 
+``dag``                       from settings to a DAG of four tasks
 ``steps``                     the four tasks
-``settings``                  what a person can choose, and how a bad choice is refused
-``dag_options``               the settings as the DAG has them
+``settings``                  what a person can choose
+``config``                    where that comes from, and how a bad choice is refused
 ``airflow_compat``            what differs between Airflow 2 and 3
 ``errors``                    what can go wrong; each says what to do about it
+``retries``                   when a request is sent again
 ``vocabulary``                the words that README, UI, logs and tests share
 
 ``kube``                      the pods of a cluster: the interface
@@ -29,3 +31,5 @@ The modules, in the order in which a run uses them:
 ``xcom``                      what passes between the tasks
 ``report``                    what people read in the log
 """
+
+__version__ = "0.2.0"

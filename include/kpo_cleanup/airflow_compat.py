@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+import pendulum
 from airflow import __version__ as AIRFLOW_VERSION
 from airflow.configuration import conf
-
-from .settings import CONFIG_SECTION, OPTIONS, reject_unknown
+from airflow.timetables.base import TimeRestriction
+from airflow.timetables.interval import CronDataIntervalTimetable
 
 AIRFLOW_RELEASE = tuple(int(number) for number in AIRFLOW_VERSION.split(".")[:2])
 IS_AIRFLOW_3 = AIRFLOW_RELEASE >= (3, 0)
 
 if IS_AIRFLOW_3:
-    from airflow.sdk import Param, dag, get_current_context, task
+    from airflow.sdk import DAG, Param, get_current_context, task
 else:
-    from airflow.decorators import dag, task  # type: ignore[no-redef]
+    from airflow.decorators import task  # type: ignore[no-redef]
+    from airflow.models.dag import DAG
     from airflow.models.param import Param
     from airflow.operators.python import get_current_context
 try:
@@ -27,45 +28,43 @@ try:
 except ImportError:
     from airflow.hooks.base import BaseHook
 try:
-    from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException  # since 3.2
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException  # since 3.2
 except ImportError:
-    from airflow.exceptions import AirflowFailException, AirflowSkipException
+    from airflow.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 __all__ = [
     "AIRFLOW_RELEASE",
     "AIRFLOW_VERSION",
+    "DAG",
     "IS_AIRFLOW_3",
+    "AirflowException",
     "AirflowFailException",
     "AirflowSkipException",
     "BaseHook",
     "Param",
+    "conf",
     "count_metric",
     "current_try",
-    "dag",
     "get_current_context",
-    "read_config",
+    "is_schedule",
     "task",
 ]
 
 # States in which the column of Airflow 2.7 to 2.9 is one behind what it is later.
 _BETWEEN_COUNTS = frozenset({"scheduled", "queued", "deferred", "up_for_reschedule"})
 
-_ENV_PREFIX = f"AIRFLOW__{CONFIG_SECTION.upper()}__"
 
-
-def read_config() -> dict[str, str]:
-    """The options that are set in ``[kpo_cleanup]``, by file or environment; raw text.
-
-    :raises SettingsError: for an option that does not exist. That goes for names with ``_CMD`` or ``_SECRET``, too:
-        Airflow follows those for options of its own only, and DRY_RUN_CMD must not end in a run that deletes.
-    """
-    known = ["schedule", *OPTIONS]
-    # getsection() does not see a section that stands in the environment only, and takes suffixes off.
-    names = {name[len(_ENV_PREFIX) :].lower() for name in os.environ if name.startswith(_ENV_PREFIX)}
-    reject_unknown(sorted(names), known, f"config section [{CONFIG_SECTION}]")
-    names.update(conf.getsection(CONFIG_SECTION) or {})
-    reject_unknown(sorted(names), known, f"config section [{CONFIG_SECTION}]")
-    return {name: conf.get(CONFIG_SECTION, name) for name in known if name in names}
+def is_schedule(text: str) -> bool:
+    """Whether Airflow can schedule by this cron expression or preset."""
+    if text in ("@once", "@continuous"):
+        return True
+    from_now_on = TimeRestriction(earliest=pendulum.now("UTC"), latest=None, catchup=False)
+    try:
+        timetable = CronDataIntervalTimetable(text, "UTC")
+        timetable.next_dagrun_info(last_automated_data_interval=None, restriction=from_now_on)
+    except Exception:  # whatever the libraries for cron say to what they cannot read, or to 31 February
+        return False
+    return True
 
 
 def current_try(state: str | None, column: int | None) -> int | None:

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Lock
 
 from .classify import Facts, Judge, Verdict, keys_in_doubt
@@ -189,7 +190,7 @@ class _Reaper:
                         candidate.ends(Outcome.FAILED, why)
                     return why
                 self._unanswered = 0
-                list(pool.map(lambda candidate: self._try_one(candidate, look), batch))
+                list(pool.map(partial(self._try_one, look), batch))
                 self._log_progress(candidates)
         return ""
 
@@ -220,7 +221,7 @@ class _Reaper:
             pods = [pod for key in keys for pod in self._pods[key].values()]
         return Facts(pods, task_instances, self._settings, int(self._clock()), self._records)
 
-    def _try_one(self, candidate: _Candidate, look: _Look) -> None:
+    def _try_one(self, look: _Look, candidate: _Candidate) -> None:
         """Judge once more, and delete what still is a zombie; what needs a new look stays open."""
         judge = look.judge
         try:

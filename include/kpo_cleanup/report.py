@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Sized
+from datetime import datetime, timezone
 from typing import Any
 
 from tabulate import tabulate
@@ -55,20 +56,35 @@ def zombie_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
 
 
 def warnings_of(verdicts: Sequence[Verdict], settings: Settings) -> list[str]:
-    """What somebody should look at although nothing is deleted for it."""
-    lines = [f"stalled: {task_of(v.pod)}: {v.evidence}; pod {v.pod}" for v in verdicts if v.reason is Reason.STALLED]
+    """Say what somebody should look at although nothing is deleted for it."""
+    lines = [
+        f"{v.reason.value}: {task_of(v.pod)}: {v.warning}; pod {v.pod}: {v.evidence}" for v in verdicts if v.warning
+    ]
     unmatched = [v for v in verdicts if v.reason is Reason.UNMATCHED and not v.is_zombie]
     if unmatched and not settings.delete_unmatched_pods:
         lines.append(
-            f"kept {count(unmatched, 'unmatched pod')}: no task instance here; delete_unmatched_pods=True removes such "
-            "pods, if no other Airflow uses these namespaces"
+            f"kept {count(unmatched, 'unmatched pod')}: this Airflow cannot account for them; "
+            "delete_unmatched_pods=True removes such pods, if no other Airflow uses these namespaces"
         )
-    unresolved = [v for v in verdicts if v.reason is Reason.UNRESOLVED]
-    if unresolved:
-        lines.append(
-            f"kept {count(unresolved, 'unresolved pod')}: the dag_id label does not tell the dag_id; "
-            "set airflow_conn_id to look in the database"
-        )
+    by_cause: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        if verdict.reason is Reason.UNRESOLVED:
+            by_cause[verdict.evidence.partition(";")[0]].append(verdict)
+    lines += [f"kept {count(alike, 'unresolved pod')}: {cause}" for cause, alike in by_cause.items()]
+    spark = [v for v in verdicts if v.reason is Reason.BAD_LABELS and "Spark" in v.evidence]
+    if spark:
+        lines.append(f"kept {count(spark, 'pod')} of the SparkKubernetesOperator, which is not supported")
+    return lines
+
+
+def due_lines(verdicts: Sequence[Verdict]) -> list[str]:
+    """Say when the pods that are only kept for now will go."""
+    lines = []
+    for reason, now in ((Reason.SETTLING, "; settle_seconds=0 deletes them now"), (Reason.TERMINATING, "")):
+        due = [v.due for v in verdicts if v.reason is reason and v.due is not None]
+        if due:
+            when = datetime.fromtimestamp(max(due), timezone.utc).strftime("%H:%M:%S UTC")
+            lines.append(f"{len(due)} {reason.value}: a run after {when} deletes them{now}")
     return lines
 
 

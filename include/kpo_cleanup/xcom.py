@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from . import __version__
 from .classify import Verdict
+from .errors import KpoCleanupError
 from .identity import TaskInstanceKey
 from .kube import Listing
 from .pod import Container, Owner, Pod
@@ -46,11 +48,21 @@ def dump_listing(listing: Listing) -> dict[str, Any]:
         "columns": f"{', '.join(_COLUMNS)} ({', '.join(Container._fields)}; times in seconds after created), other",
         **{name: [dict(each) for each in numbers] for name, numbers in shared.items()},
         "tree": tree,
+        "version": __version__,
     }
 
 
 def load_listing(data: Mapping[str, Any]) -> Listing:
-    """Read the listing that :func:`dump_listing` wrote."""
+    """Read the listing that :func:`dump_listing` wrote.
+
+    :raises KpoCleanupError: if another version wrote it, before an upgrade in the middle of the run.
+    """
+    version = data.get("version", "0.1.0")  # the last that did not say
+    if version != __version__:
+        raise KpoCleanupError(
+            f"list_pods was run by kpo_cleanup {version}, and this is {__version__}: it was upgraded meanwhile; "
+            "the next run starts afresh"
+        )
     shared = {name: [tuple(sorted(each.items())) for each in data[name]] for name in _SHARED}
     pods = [
         _load_pod(dict(zip((*_LEVELS, *_COLUMNS, "others"), (namespace, dag_id, task_id, run_id, *row))), shared)
@@ -147,9 +159,18 @@ def dump_zombies(verdicts: Iterable[Verdict]) -> list[dict[str, Any]]:
     ]
 
 
-def load_zombies(data: Iterable[Mapping[str, Any]]) -> list[Verdict]:
-    """Read the zombies that :func:`dump_zombies` wrote; of each pod no more than its name and whose it was."""
-    return [_load_zombie(row) for row in data]
+def load_zombies(classification: Mapping[str, Any]) -> list[Verdict]:
+    """Read the zombies that :func:`dump_zombies` wrote; of each pod no more than its name and whose it was.
+
+    :raises KpoCleanupError: if they are not there, or not as they were written.
+    """
+    try:
+        return [_load_zombie(row) for row in classification["zombies"]]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise KpoCleanupError(
+            f"the XCom of classify cannot be read ({type(error).__name__}: {error}); "
+            "clear list_pods with all that follows"
+        ) from error
 
 
 def _load_zombie(row: Mapping[str, Any]) -> Verdict:

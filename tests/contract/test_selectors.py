@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.contract.space import Space
+from tests.contract.space import Server, Space
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,16 @@ def test_field_selectors(space: Space, selector: str, expected: list[str]) -> No
     space.bind("b")
     space.set_phase("b", "Running")
     assert space.listed(fieldSelector=selector) == expected
+
+
+def test_namespaces_are_left_out_of_all(server: Server) -> None:
+    spaces = [Space(server) for _ in range(3)]
+    for space in spaces:
+        space.create("pod", labels={"only": spaces[0].name})
+    first, *others = (space.name for space in spaces)
+    excluded = ",".join(f"metadata.namespace!={name}" for name in others)
+    pods = spaces[0].call("GET", "/api/v1/pods", labelSelector=f"only={first}", fieldSelector=excluded, limit=2)
+    assert [pod["metadata"]["namespace"] for pod in pods["items"]] == [first]
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from tests.conftest import HOME, REPO
 
@@ -46,7 +48,8 @@ def prepare() -> None:
     dags = HOME / "dags"
     shutil.copytree(REPO / "dags", dags, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(REPO / "include", dags / "include", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(REPO / "tests/dag/workload.py", dags)
+    for file in ("workload.py", "own_dags.py"):
+        shutil.copy(REPO / "tests" / "dag" / file, dags)
     done = subprocess.run(
         [Path(sys.executable).with_name("airflow"), "db", "migrate"], capture_output=True, text=True, timeout=300
     )
@@ -64,19 +67,27 @@ def load(dag_id: str) -> Any:
     return bag.dags[dag_id]
 
 
-def run(dag_id: str, before: tuple[str, Callable[[], object]] | None = None, **conf: Any) -> DagRun:
+def run(
+    dag_id: str,
+    before: tuple[str, Callable[[], object]] | None = None,
+    config: Mapping[str, object] | None = None,
+    **conf: Any,
+) -> DagRun:
     """One run of a DAG from beginning to end; gives the run as the database has it afterwards.
 
     :param before: a task id, and what is to happen just before that task starts.
+    :param config: options of the config section, in the environment.
     """
-    dag = load(dag_id)
-    if dag_id == "kpo_cleanup":  # the others have no delay of their own
-        for task in dag.tasks:
-            task.retry_delay = timedelta(0)
-    if before:
-        task_id, do = before
-        dag.task_dict[task_id]._pre_execute_hook = lambda _context: do()
-    dag.test(run_conf=conf)
+    variables = {f"AIRFLOW__KPO_CLEANUP__{name.upper()}": str(value) for name, value in (config or {}).items()}
+    with patch.dict(os.environ, variables):
+        dag = load(dag_id)
+        if dag_id.startswith("kpo_cleanup"):  # the others have no delay of their own
+            for task in dag.tasks:
+                task.retry_delay = timedelta(0)
+        if before:
+            task_id, do = before
+            dag.task_dict[task_id]._pre_execute_hook = lambda _context: do()
+        dag.test(run_conf=conf)
     with create_session() as session:
         last = session.query(DagRun).filter(DagRun.dag_id == dag_id).order_by(DagRun.id.desc()).first()
         assert last is not None
@@ -91,6 +102,15 @@ def states(dag_run: DagRun) -> dict[str, str | None]:
             TaskInstance.dag_id == dag_run.dag_id, TaskInstance.run_id == dag_run.run_id
         )
         return {task_id: state and str(state) for task_id, state in rows}
+
+
+def tries(dag_run: DagRun, task_id: str) -> int:
+    """How often a task that is not mapped and has ended was tried."""
+    with create_session() as session:
+        ids = {"dag_id": dag_run.dag_id, "run_id": dag_run.run_id, "task_id": task_id}
+        row = session.query(TaskInstance).filter_by(**ids).one()
+        # Before Airflow 2.10 the attribute is one ahead of the column in a task that has ended.
+        return int(row._try_number if AIRFLOW_RELEASE < (2, 10) else row.try_number)
 
 
 def set_state(dag_run: DagRun, task_id: str, state: str | None, map_index: int = -1) -> None:

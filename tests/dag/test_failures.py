@@ -15,6 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
+from include.kpo_cleanup.kube.client import ATTEMPTS
 from tests.dag import airflow_runs
 from tests.dag.pods import create, labels_of, wait_until
 from tests.proxy import FaultProxy, first, forbidden, status
@@ -122,22 +123,12 @@ def test_a_source_that_is_down_is_never_read_as_no_task_instances(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, said: Callable[[], str]
 ) -> None:
     with database_down_for(SOURCE_QUERY):
-        run = clean_up(delete_unmatched_pods=True)
+        run = clean_up(config={"delete_unmatched_pods": True})
     assert airflow_runs.states(run)["fetch_active_tis"] == "failed"
     assert airflow_runs.states(run)["reap"] == "upstream_failed"
     assert names(core) == {"zombie"}
     out = said()
     assert "task instances could not be read" in out or "the Task SDK gave no task states" in out
-
-
-@pytest.mark.skipif(not IS_AIRFLOW_3, reason="Airflow 2 has its session")
-def test_a_metadata_connection_that_does_not_exist_is_named(
-    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, said: Callable[[], str]
-) -> None:
-    run = clean_up(airflow_conn_id="nowhere")
-    assert airflow_runs.states(run)["fetch_active_tis"] == "failed"
-    assert "airflow_conn_id='nowhere' gives no database connection" in said()
-    assert names(core) == {"zombie"}
 
 
 def test_a_source_that_fails_at_the_second_look_spares_all(
@@ -242,60 +233,162 @@ def test_a_passing_fault_is_sat_out(
 
 
 @pytest.mark.parametrize(
-    ("conf", "message"),
+    ("variables", "conf", "messages"),
     [
-        ({"dryrun": True}, "there is no option 'dryrun'; did you mean 'dry_run'?"),
-        ({"namespaces": "Team_A"}, "'Team_A' is not a namespace name"),
-        ({"label_selector": "a in ("}, "label_selector='a in (' was refused"),
-        ({"kubernetes_conn_id": "nowhere"}, "connection 'nowhere' gives no Kubernetes client"),
+        ({}, {"dryrun": True}, ["dryrun=True (this run's conf): there is no such option; did you mean dry_run?"]),
+        ({}, {"label_selector": "a"}, ["it is decided for a deployment, not a run"]),
+        ({"AIRFLOW__KPO_CLEANUP_DRY_RUN": "True"}, {}, ["did you mean AIRFLOW__KPO_CLEANUP__DRY_RUN?"]),
+        ({"AIRFLOW__KPOCLEANUP__DRY_RUN": "True"}, {}, ["did you mean AIRFLOW__KPO_CLEANUP__DRY_RUN?"]),
+        ({"AIRFLOW__KPO_CLEANUP__NAMESPACE": "airflow"}, {}, ["did you mean AIRFLOW__KPO_CLEANUP__NAMESPACES?"]),
+        ({"AIRFLOW__KPO_CLEANUP__DRY_RUN_CMD": "echo True"}, {}, ["set AIRFLOW__KPO_CLEANUP__DRY_RUN"]),
+        (
+            {"AIRFLOW__KPO_CLEANUP__SCHEDULE": "@sometimes"},
+            {},
+            ["schedule='@sometimes' (AIRFLOW__KPO_CLEANUP__SCHEDULE)"],
+        ),
+        ({"AIRFLOW__KPO_CLEANUP__SCHEDULE": "*/15 * * *"}, {}, ["give a cron expression of five fields"]),
+        (
+            {"AIRFLOW__KPO_CLEANUP__DRY_RUN": "yes", "AIRFLOW__KPO_CLEANUP__MAX_DELETES": "many"},
+            {},
+            ["2 settings are not allowed", "give True or False", "give a whole number from 1 to 100000"],
+        ),
+        ({"AIRFLOW__KPO_CLEANUP__LABEL_SELECTOR": "a in ("}, {}, ["label_selector='a in (' was refused"]),
+        (
+            {"AIRFLOW__KPO_CLEANUP__KUBERNETES_CONN_ID": "nowhere"},
+            {},
+            ["connection 'nowhere' gives no Kubernetes client"],
+        ),
     ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
+    ids=lambda value: str(value) if isinstance(value, dict) and value else "",
 )
-def test_a_bad_setting_fails_the_run_before_anything_is_touched(
+def test_a_bad_setting_keeps_the_dag_and_fails_the_run_before_anything_is_touched(
     proxy: FaultProxy,
     core: client.CoreV1Api,
     zombie: Any,
+    variables: dict[str, str],
     conf: dict[str, Any],
-    message: str,
+    messages: list[str],
+    monkeypatch: pytest.MonkeyPatch,
     said: Callable[[], str],
 ) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     run = clean_up(**conf)
-    assert run.state == "failed"
-    assert airflow_runs.states(run)["reap"] == "upstream_failed"
-    assert message in said()
+    assert airflow_runs.states(run) == {
+        "list_pods": "failed",
+        "fetch_active_tis": "upstream_failed",
+        "classify": "upstream_failed",
+        "reap": "upstream_failed",
+    }
+    out = said()
+    assert [message for message in messages if message not in out] == []
     assert names(core) == {"zombie"}
 
 
-@pytest.mark.parametrize(("name", "value"), [("max_deletes", 0), ("settle_seconds", "soon"), ("dry_run", "yes")])
+def test_mistakes_in_a_dag_file_fail_the_runs_of_that_dag_and_not_the_file(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, said: Callable[[], str]
+) -> None:
+    run = airflow_runs.run("kpo_cleanup_with_mistakes", namespaces=NAMESPACE)
+    assert airflow_runs.states(run)["list_pods"] == "failed"
+    out = said()
+    for fault in ("3 settings are not allowed", "dryrun=True (the DAG file)", "max_deletes=0 (the DAG file)"):
+        assert fault in out
+    assert "schedule='@sometimes' (the DAG file): give a cron expression" in out
+    assert names(core) == {"zombie"}
+
+
+UNAUTHORIZED = status(401, "Unauthorized", "Unauthorized")
+UNAVAILABLE = status(503, "ServiceUnavailable", "apiserver not ready")
+ANOTHER_TYPE = {"AIRFLOW_CONN_KUBERNETES_DEFAULT": "postgres://somewhere"}
+
+
+@pytest.mark.parametrize(
+    ("faults", "namespaces", "connections", "message"),
+    [
+        ({"GET ": UNAUTHORIZED}, NAMESPACE, {}, "credentials are missing, wrong or expired"),
+        ({"GET ": forbidden("list", NAMESPACE)}, NAMESPACE, {}, "allow verb 'list'"),
+        ({}, "nowhere", {}, "namespace 'nowhere' does not exist"),
+        ({}, NAMESPACE, ANOTHER_TYPE, "its type is 'postgres'"),
+    ],
+    ids=["401", "403", "missing namespace", "connection of another type"],
+)
+def test_a_fault_that_stays_is_not_tried_again(
+    proxy: FaultProxy,
+    faults: dict[str, Any],
+    namespaces: str,
+    connections: dict[str, str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    said: Callable[[], str],
+) -> None:
+    for pattern, fault in faults.items():
+        proxy.spoil(pattern, fault)
+    for name, uri in connections.items():
+        monkeypatch.setenv(name, uri)
+    run = clean_up(namespaces=namespaces)
+    assert airflow_runs.states(run)["list_pods"] == "failed"
+    assert airflow_runs.tries(run, "list_pods") == 1
+    assert message in said()
+
+
+@pytest.mark.skipif(not IS_AIRFLOW_3, reason="Airflow 2 has its session")
+@pytest.mark.parametrize(("conn_id", "message"), [("nowhere", "'nowhere'"), ("database", "its type is 'kubernetes'")])
+def test_a_connection_that_gives_no_database_is_not_tried_again(
+    proxy: FaultProxy,
+    zombie: Any,
+    conn_id: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    said: Callable[[], str],
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_DATABASE", "kubernetes://")
+    run = clean_up(config={"airflow_conn_id": conn_id})
+    assert airflow_runs.states(run)["fetch_active_tis"] == "failed"
+    assert airflow_runs.tries(run, "fetch_active_tis") == 1
+    out = said()
+    assert f"airflow_conn_id='{conn_id}' gives no database connection" in out
+    assert message in out
+
+
+def test_a_fault_that_may_pass_is_tried_again_even_beside_one_that_stays(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any
+) -> None:
+    proxy.spoil("GET /api/v1/namespaces/default/pods", forbidden("list", "default"))
+    proxy.spoil(f"GET /api/v1/namespaces/{NAMESPACE}/pods", UNAVAILABLE, times=ATTEMPTS)
+    run = clean_up(namespaces=f"default,{NAMESPACE}")
+    assert airflow_runs.tries(run, "list_pods") == 2
+    assert outcome(run) == {"other/zombie": "deleted"}
+
+
+@pytest.mark.parametrize("overrides", [True, False], ids=["with the params", "apart from the params"])
+def test_nobody_deletes_with_the_dag_whose_dry_run_is_fixed(
+    proxy: FaultProxy,
+    core: client.CoreV1Api,
+    zombie: Any,
+    overrides: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    said: Callable[[], str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__DAG_RUN_CONF_OVERRIDES_PARAMS", str(overrides))
+    conf: dict[str, Any] = {"settle_seconds": 0, "namespaces": NAMESPACE}
+    look = airflow_runs.run("kpo_cleanup_dry_run", **conf)
+    assert outcome(look) == {"other/zombie": "would_delete"}
+    assert caplog.text.count("DRY RUN: nothing will be deleted") == len(airflow_runs.states(look))
+    refused = airflow_runs.run("kpo_cleanup_dry_run", **conf, dry_run=False)
+    assert airflow_runs.states(refused)["list_pods"] == "failed"
+    assert "dry_run=False (this run's conf): this DAG's file fixes True; leave it out" in said()
+    assert names(core) == {"zombie"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_deletes", 0), ("settle_seconds", "soon"), ("dry_run", "yes"), ("namespaces", "Team_A")]
+)
 def test_airflow_itself_refuses_a_run_with_a_value_out_of_bounds(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, name: str, value: Any
 ) -> None:
     with pytest.raises(Exception, match=f"Invalid input for param {name}"):  # its class differs between the versions
         clean_up(**{name: value})
-    assert names(core) == {"zombie"}
-
-
-@pytest.mark.parametrize(
-    ("variable", "message"),
-    [
-        ("MAX_DELETES=many", "max_deletes='many' is not allowed; give a whole number from 1 to 100000"),
-        ("DRY_RUN=maybe", "dry_run='maybe' is not allowed; give True or False"),
-    ],
-)
-def test_a_bad_value_in_the_config_fails_every_run(
-    proxy: FaultProxy,
-    core: client.CoreV1Api,
-    zombie: Any,
-    variable: str,
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    said: Callable[[], str],
-) -> None:
-    name, _, value = variable.partition("=")
-    monkeypatch.setenv(f"AIRFLOW__KPO_CLEANUP__{name}", value)
-    run = clean_up()
-    assert airflow_runs.states(run)["list_pods"] == "failed"
-    assert message in said()
     assert names(core) == {"zombie"}
 
 

@@ -1,9 +1,13 @@
-"""One run by a real scheduler: Airflow 3 keeps tasks from the ORM only there, and Airflow 2 must get its session."""
+"""Runs by a real scheduler: Airflow 3 keeps tasks from the ORM only there, and Airflow 2 must get its session.
+
+The look and the switch are done as the README has them.
+"""
 
 from __future__ import annotations
 
+import shlex
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -18,8 +22,10 @@ from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
 from tests.conftest import HOME
 from tests.dag.pods import pods_by_role
 from tests.proxy import FaultProxy
+from tests.readme import commands
 
 TERMINAL = Terminal(0)
+DRY_RUN = "kpo_cleanup_dry_run"
 
 
 @pytest.fixture(scope="module")
@@ -32,26 +38,45 @@ def airflow(folder: Path, _proxy: FaultProxy) -> Iterator[Airflow]:
     """An Airflow of its own: what other tests leave in their database is not for this scheduler."""
     config: Config = {
         "core": {"dags_are_paused_at_creation": True},
-        "kpo_cleanup": {"schedule": "None", "settle_seconds": 0},
+        "kpo_cleanup": {"settle_seconds": 0},
     }
     airflow = Airflow(folder, HOME / "kubeconfig.json", "airflow", config=config)
-    airflow.install_dags(REPO / "tests" / "dag" / "workload.py")
+    airflow.install_dags(*(REPO / "tests" / "dag" / file for file in ("workload.py", "own_dags.py")))
     try:
-        airflow.start(TERMINAL, ["kpo_cleanup", "collisions"])
+        airflow.start(TERMINAL, ["kpo_cleanup", "kpo_cleanup_dry_run", "kpo_cleanup_gpu", "collisions"])
         yield airflow
     finally:
         end_processes_of(folder)
 
 
-def run(airflow: Airflow, dag_id: str) -> str:
-    """Have the scheduler run a DAG, and wait for the end of the run; gives its run_id."""
-    airflow.api.pause(dag_id, False)
+def trigger(airflow: Airflow, dag_id: str) -> str:
+    """Trigger a DAG by REST, and wait for the end of the run; gives its run_id."""
     run_id = airflow.api.trigger(dag_id, {})
+    await_end(airflow, dag_id, run_id)
+    return run_id
 
+
+def await_end(airflow: Airflow, dag_id: str, run_id: str) -> None:
     def is_over() -> bool:
         return airflow.checked().run_state(dag_id, run_id) in ("success", "failed")
 
     TERMINAL.wait_for(f"{dag_id} is over", is_over, 180, log=airflow.log("scheduler"))
+
+
+def run_ids(airflow: Airflow, dag_id: str) -> list[str]:
+    return [run["dag_run_id"] for run in airflow.checked().request("GET", f"/dags/{dag_id}/dagRuns")["dag_runs"]]
+
+
+def follow_readme(airflow: Airflow, paragraph: str, dag_id: str) -> str:
+    """Do as the README says under "First run", and wait for the end of the run that it starts; gives its run_id."""
+    before = set(run_ids(airflow, dag_id))
+    for line in commands("First run", paragraph).splitlines():
+        program, *arguments = shlex.split(line)
+        assert program == "airflow"
+        airflow.run(*arguments)
+    TERMINAL.wait_for("a run starts", lambda: set(run_ids(airflow, dag_id)) - before, 60, log=airflow.log("scheduler"))
+    (run_id,) = set(run_ids(airflow, dag_id)) - before
+    await_end(airflow, dag_id, run_id)
     return run_id
 
 
@@ -59,21 +84,52 @@ def states(airflow: Airflow, dag_id: str, run_id: str) -> set[tuple[str, int, st
     return {(ti.task_id, ti.map_index, ti.state) for ti in airflow.api.task_instances(dag_id, run_id)}
 
 
-@pytest.mark.timeout(900)  # each task of the oldest releases imports Airflow anew
-def test_under_a_real_scheduler_the_zombies_go_and_the_live_stay(
-    airflow: Airflow, folder: Path, core: client.CoreV1Api, proxy: FaultProxy
-) -> None:
+@pytest.fixture(scope="module")
+def zombies(airflow: Airflow, folder: Path, core: client.CoreV1Api, _proxy: FaultProxy) -> None:
+    """Two zombies, and one pod whose task lives."""
     core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
-    work = run(airflow, "collisions")
+    airflow.api.pause("collisions", False)
+    work = trigger(airflow, "collisions")
     assert states(airflow, "collisions", work) == {("a", 0, "failed"), ("a", 1, "failed"), ("a_1", -1, "failed")}
     # A state that the scheduler leaves as it is.
     sql = "UPDATE task_instance SET state = 'deferred' WHERE run_id = ? AND task_id = 'a' AND map_index = 1"
     with closing(sqlite3.connect(folder / "airflow.db", timeout=60)) as database, database:
         database.execute(sql, (work,))
-    cleanup = run(airflow, "kpo_cleanup")
-    assert states(airflow, "kpo_cleanup", cleanup) == {
-        (task, -1, "success") for task in ("list_pods", "fetch_active_tis", "classify", "reap")
-    }
-    assert set(pods_by_role(core)) == {"collisions.a[1]#1"}
-    log = next((folder / "task-logs").rglob(f"*{cleanup}*/task_id=fetch_active_tis/*.log")).read_text()
-    assert ("the Task SDK" if IS_AIRFLOW_3 else "Airflow's session") in log
+
+
+ALL_PODS = {"collisions.a[0]#1", "collisions.a[1]#1", "collisions.a_1#1"}
+ALL_SUCCEEDED = {(task, -1, "success") for task in ("list_pods", "fetch_active_tis", "classify", "reap")}
+
+
+@pytest.mark.timeout(900)  # each task of the oldest releases imports Airflow anew
+@pytest.mark.usefixtures("zombies", "proxy")
+class TestFirstRun:
+    @pytest.mark.parametrize(
+        "look",
+        [lambda airflow: follow_readme(airflow, "A look", DRY_RUN), lambda airflow: trigger(airflow, DRY_RUN)],
+        ids=["by the command line", "by REST"],
+    )
+    def test_the_look_deletes_nothing(
+        self, airflow: Airflow, core: client.CoreV1Api, look: Callable[[Airflow], str]
+    ) -> None:
+        run_id = look(airflow)
+        assert states(airflow, DRY_RUN, run_id) == ALL_SUCCEEDED
+        assert set(pods_by_role(core)) == ALL_PODS
+        assert run_ids(airflow, "kpo_cleanup") == []
+
+    def test_the_switch_deletes_the_zombies_at_once_and_the_live_stay(
+        self, airflow: Airflow, folder: Path, core: client.CoreV1Api
+    ) -> None:
+        run_id = follow_readme(airflow, "The switch", "kpo_cleanup")
+        assert states(airflow, "kpo_cleanup", run_id) == ALL_SUCCEEDED
+        assert set(pods_by_role(core)) == {"collisions.a[1]#1"}
+        log = next((folder / "task-logs").rglob(f"*{run_id}*/task_id=fetch_active_tis/*.log")).read_text()
+        assert ("the Task SDK" if IS_AIRFLOW_3 else "Airflow's session") in log
+
+
+def test_a_red_run_of_a_dag_of_ones_own_notifies(airflow: Airflow, folder: Path) -> None:
+    airflow.api.pause("kpo_cleanup_gpu", False)
+    trigger(airflow, "kpo_cleanup_gpu")  # its connection does not exist
+    failed_runs = folder / "failed-runs"
+    TERMINAL.wait_for("the callback was called", failed_runs.exists, 60, log=airflow.log("scheduler"))
+    assert failed_runs.read_text() == "kpo_cleanup_gpu\n"

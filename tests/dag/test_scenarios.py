@@ -122,7 +122,7 @@ def test_a_dry_run_says_what_would_go_and_sends_no_delete(
     proxy: FaultProxy, pods: Pods, core: client.CoreV1Api, source: dict[str, Any]
 ) -> None:
     zombies, kept = _expected_for(source)
-    run = airflow_runs.run("kpo_cleanup", settle_seconds=0, dry_run=True, **source)
+    run = airflow_runs.run("kpo_cleanup", settle_seconds=0, dry_run=True, config=source)
     assert set(airflow_runs.states(run).values()) == {"success"}
     assert airflow_runs.result(run, "classify")["kept_by_reason"] == dict(Counter(kept.values()))
     report = airflow_runs.result(run, "reap")
@@ -133,7 +133,7 @@ def test_a_dry_run_says_what_would_go_and_sends_no_delete(
 
 def test_exactly_the_zombies_go(proxy: FaultProxy, pods: Pods, core: client.CoreV1Api, source: dict[str, Any]) -> None:
     zombies, kept = _expected_for(source)
-    run = airflow_runs.run("kpo_cleanup", settle_seconds=0, **source)
+    run = airflow_runs.run("kpo_cleanup", settle_seconds=0, config=source)
     assert set(airflow_runs.states(run).values()) == {"success"}
     assert _outcomes(airflow_runs.result(run, "reap"), pods) == {
         pod: (reason, "deleted") for pod, reason in zombies.items()
@@ -146,10 +146,10 @@ def test_what_has_just_ended_settles_and_reap_is_skipped(
 ) -> None:
     zombies, _ = _expected_for(source)
     superseded = sum(reason == "superseded" for reason in zombies.values())
-    run = airflow_runs.run("kpo_cleanup", settle_seconds=3600, **source)
+    run = airflow_runs.run("kpo_cleanup", settle_seconds=3600, config=source)
     reasons = airflow_runs.result(run, "classify")["zombies_by_reason"]
     assert reasons == {"superseded": superseded}  # a pod that its task does not use any more need not settle
-    run = airflow_runs.run("kpo_cleanup", settle_seconds=3600, **source)
+    run = airflow_runs.run("kpo_cleanup", settle_seconds=3600, config=source)
     assert airflow_runs.states(run)["reap"] == "skipped"
     assert len(pods_by_role(core)) == len(pods) - superseded
 
@@ -161,10 +161,9 @@ def test_completed_and_unknown_pods_go_where_the_settings_say_so(
         "kpo_cleanup",
         settle_seconds=0,
         dry_run=True,
-        delete_unmatched_pods=True,
         delete_pods_on_failure=True,
         ttl_seconds_after_finished=0,
-        **source,
+        config={"delete_unmatched_pods": True, **source},
     )
     more = {
         "workload.kept#1": "completed",
@@ -182,7 +181,7 @@ def test_no_more_than_max_deletes_go_oldest_first(
     proxy: FaultProxy, pods: Pods, core: client.CoreV1Api, source: dict[str, Any]
 ) -> None:
     zombies, _ = _expected_for(source)
-    run = airflow_runs.run("kpo_cleanup", settle_seconds=0, max_deletes=2, **source)
+    run = airflow_runs.run("kpo_cleanup", settle_seconds=0, max_deletes=2, config=source)
     outcomes = _outcomes(airflow_runs.result(run, "reap"), pods)
     assert Counter(outcome for _, outcome in outcomes.values()) == {
         "deleted": 2,

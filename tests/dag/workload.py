@@ -14,7 +14,7 @@ from airflow.exceptions import AirflowException
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from kubernetes.client import models as k8s
 
-from include.kpo_cleanup.airflow_compat import dag, task
+from include.kpo_cleanup.airflow_compat import DAG, task
 
 try:
     from airflow.sdk import TaskGroup
@@ -66,17 +66,9 @@ def with_sidecar(base: str) -> k8s.V1Pod:
 
 
 def make(dag_id: str, define: Callable[[], object], schedule: str | None = None) -> None:
-    @dag(  # type: ignore[untyped-decorator]
-        dag_id=dag_id,
-        schedule=schedule,
-        start_date=datetime(2024, 1, 1, tzinfo=UTC),
-        catchup=False,
-        default_args=DEFAULTS,
-    )
-    def tasks() -> None:
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    with DAG(dag_id, schedule=schedule, start_date=start, catchup=False, default_args=DEFAULTS):
         define()
-
-    tasks()
 
 
 def colliding() -> None:

@@ -88,6 +88,21 @@ class TestListing:
         assert names(api.list_pods([full_namespace]).pods) == ALL_PODS
         assert len(server.proxy.requests) == -(-PODS // PAGE_SIZE)
 
+    def test_of_all_namespaces_leaves_out_those_that_are_excluded(self, server: Server, api: PodApi) -> None:
+        namespaces = [server.create_namespace() for _ in range(4)]
+        for namespace in namespaces:
+            server.create_pod(namespace, "pod", {"kubernetes_pod_operator": "True", "only": namespaces[0]})
+        listed = api.list_pods(["*"], f"only={namespaces[0]}", excluded=namespaces[2:]).pods
+        assert sorted(pod.namespace for pod in listed) == sorted(namespaces[:2])
+
+    def test_takes_no_pod_that_the_operator_did_not_make_whatever_the_selector(
+        self, server: Server, api: PodApi, namespace: str
+    ) -> None:
+        server.create_pod(namespace, "stranger", {"team": "a"})
+        server.create_pod(namespace, "ours", {"team": "a", "kubernetes_pod_operator": "True"})
+        server.create_pod(namespace, "others", {"team": "b", "kubernetes_pod_operator": "True"})
+        assert names(api.list_pods([namespace], "team=a").pods) == ["ours"]
+
     @pytest.mark.parametrize("case", [c for c in LIST_CASES if c.does is Does.LIST_RETRIES], ids=by_id)
     def test_a_fault_that_passes_is_sat_out(self, server: Server, api: PodApi, full_namespace: str, case: Case) -> None:
         server.proxy.spoil(SECOND_PAGE, case.fault, times=ATTEMPTS - 1)

@@ -8,15 +8,14 @@ from pathlib import Path
 
 from demo.airflow import Airflow
 from tests.conftest import REPO
+from tests.readme import README, commands
 
-INSTALL = (REPO / "README.md").read_text().partition("## Install\n")[2].partition("\n## ")[0]
+INSTALL = README.partition("## Install\n")[2].partition("\n## ")[0]
 
 
 def follow_readme(way: str, **variables: Path) -> None:
     """Run in this repository the shell commands that its section "Install" has for a way, such as ``Plain Airflow``."""
-    below = INSTALL.partition(f"**{way}.**")[2].partition("\n**")[0]
-    script = below.partition("```sh\n")[2].partition("```")[0]
-    assert script, f"the README has no commands for {way}"
+    script = commands("Install", way)
     environment = {"PATH": "/usr/bin:/bin", **{name: str(path) for name, path in variables.items()}}
     subprocess.run(["sh", "-euc", script], cwd=REPO, env=environment, check=True)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+from include.kpo_cleanup import __version__
 from tests.conftest import REPO
 from tests.install.conftest import MakeAirflow, Pods
 from tests.install.steps import INSTALL, clean_up, copy_repository, own_dag
@@ -34,16 +34,17 @@ def test_the_zip_runs_where_an_include_is_imported_already(
     assert loaded.exists()
 
 
-def test_the_zip_has_the_dag_at_its_root_and_the_package(tmp_path: Path) -> None:
+def test_the_zip_has_the_dag_at_its_root_and_the_package_as_they_are(tmp_path: Path) -> None:
     archive = pack(tmp_path)
+    assert archive.name == f"kpo_cleanup-{__version__}.zip"
     assert f"`dist/{archive.name}`" in INSTALL
-    modules = {f"_kpo_cleanup/{path.name}" for path in (REPO / "include" / "kpo_cleanup").glob("*.py")}
+    package = REPO / "include" / "kpo_cleanup"
+    files = {f"_kpo_cleanup/{path.relative_to(package)}": path for path in package.rglob("*.py")}
+    files |= {"kpo_cleanup.py": REPO / "dags" / "kpo_cleanup.py", "LICENSE": REPO / "LICENSE"}
     with zipfile.ZipFile(archive) as opened:
-        assert set(opened.namelist()) == {"LICENSE", "kpo_cleanup.py", *modules}
-        for name in (*modules, "kpo_cleanup.py"):
-            tree = ast.parse(opened.read(name))
-            imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-            assert not any(module and module.startswith("include") for module in imported)
+        assert {name: opened.read(name) for name in opened.namelist()} == {
+            name: path.read_bytes() for name, path in files.items()
+        }
 
 
 def test_the_same_tree_gives_the_same_bytes(tmp_path: Path) -> None:

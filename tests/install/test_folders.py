@@ -68,7 +68,7 @@ def test_git_sync_serves_a_subfolder_and_swaps_its_revision(
     assert "the new revision" in said(airflow)
 
 
-def test_this_repository_is_a_dags_folder_with_one_dag(make_airflow: MakeAirflow, tmp_path: Path, pods: Pods) -> None:
+def test_this_repository_is_a_dags_folder(make_airflow: MakeAirflow, tmp_path: Path, pods: Pods) -> None:
     airflow = make_airflow({"core": {"dags_folder": copy_repository(tmp_path / "clone")}})
     clean_up(airflow)
     assert pods() == {"protected"}

@@ -12,6 +12,7 @@ from demo.cluster import EmbeddedCluster
 from tests.dag.pods import labels_of
 
 NAMESPACES = ("airflow", "team-reporting")
+PAUSED_NAMESPACE = "team-paused"  # its cleanup is paused
 FINISHED = {
     "nightly_orders": ("extract_orders", "load_warehouse", "export_report"),
     "ml_feature_refresh_for_recommendations": ("compute_customer_lifetime_value_with_full_history",),
@@ -26,7 +27,7 @@ class FrozenCluster(EmbeddedCluster):
     """Has no kubelet: its pods stay as they were put there, whatever their age."""
 
     def __init__(self) -> None:
-        super().__init__(NAMESPACES, kubelet=False)
+        super().__init__((*NAMESPACES, PAUSED_NAMESPACE), kubelet=False)
 
     def put(self, pods: Iterable[Json]) -> None:
         self._background.run(self._put(list(pods)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,7 +13,8 @@ from playwright.sync_api import Locator, Page, expect
 
 from demo.airflow import Airflow
 
-DAG = "/dags/kpo_cleanup"
+CLEANUP = "kpo_cleanup"
+DAG = f"/dags/{CLEANUP}"
 
 # Of all texts that match a pattern: how many there are, and which of them have an end that is not to be seen.
 # Airflow 2 has its grid, and with it the logs, in a shadow tree.
@@ -58,9 +61,25 @@ class Browser:
         found, cut = self.page.evaluate(_CUT_OFF, pattern)
         return found, cut
 
+    @contextmanager
+    def narrow(self) -> Iterator[None]:
+        """As on a phone."""
+        size = self.page.viewport_size
+        assert size
+        self.page.set_viewport_size({"width": 500, "height": size["height"]})
+        yield
+        self.page.set_viewport_size(size)
+
     def field(self, name: str) -> Locator:
         """One field of the trigger form."""
         return self.page.locator(f"[name=element_{name}]")
+
+    def trigger(self) -> None:
+        """Start a run with what the trigger form says."""
+        self._submit().click()
+
+    def _submit(self) -> Locator:
+        raise NotImplementedError
 
     def _go(self, path: str) -> None:
         self.page.goto(f"{self._url}{path}")
@@ -94,34 +113,33 @@ class Airflow3Ui(Browser):
         self.page.get_by_role("button", name="Dag Docs").click()
         return self._dialog()
 
-    def trigger_form(self) -> Locator:
+    def trigger_form(self, dag_id: str = CLEANUP) -> Locator:
         self._arrange("grid", 20)
-        self._go(DAG)
+        self._go(f"/dags/{dag_id}")
         self.page.get_by_role("button", name="Trigger Dag").click()
         return self._dialog()
 
     def refusal(self, name: str, value: str) -> str:
-        """What becomes of a bad value in the form."""
+        """What the form, or else the server, says to a bad value."""
         self.field(name).fill(value)
         self.field(name).blur()
-        if self.field(name).input_value() != value:
-            return f"becomes {self.field(name).input_value()}"
-        expect(self._submit()).to_be_disabled()
-        return "cannot be submitted"
+        expect(self.field(name)).to_have_value(value)
+        self.trigger()
+        return self._dialog().locator(".chakra-alert__root").inner_text()
 
-    def trigger_dry_run(self) -> None:
-        # The box itself lies behind the switch.
-        self.field("dry_run").locator("xpath=ancestor::label").click()
-        self._submit().click()
+    def unpause(self, dag_id: str) -> None:
+        self._arrange("grid", 20)
+        self._go(f"/dags/{dag_id}")
+        self.page.get_by_test_id("toggle-pause").click()
 
     def graph(self, run_id: str) -> Locator:
         self._arrange("graph", 70)
         self._go(f"{DAG}/runs/{quote(run_id)}")
         return self.page.locator(".react-flow__node")
 
-    def log(self, run_id: str, task_id: str) -> Locator:
+    def log(self, run_id: str, task_id: str, dag_id: str = CLEANUP) -> Locator:
         self._arrange("grid", 20)
-        self._go(f"{DAG}/runs/{quote(run_id)}/tasks/{task_id}")
+        self._go(f"/dags/{dag_id}/runs/{quote(run_id)}/tasks/{task_id}")
         return self.page.get_by_test_id("virtual-scroll-container")
 
     def xcom(self, run_id: str, task_id: str) -> Locator:
@@ -167,9 +185,9 @@ class Airflow2Ui(Browser):
         self.page.get_by_text("DAG Docs").click()
         return self.page.locator("#collapseOne")
 
-    def trigger_form(self) -> Locator:
-        self._go(f"{DAG}/trigger")
-        return self.page.locator("form", has=self.field("dry_run"))
+    def trigger_form(self, dag_id: str = CLEANUP) -> Locator:
+        self._go(f"/dags/{dag_id}/trigger")
+        return self.page.locator("form", has=self.field("settle_seconds"))
 
     def refusal(self, name: str, value: str) -> str:
         """What the form, or else the server, says to a bad value."""
@@ -177,19 +195,19 @@ class Airflow2Ui(Browser):
         field.fill(value)
         if not field.evaluate("field => field.checkValidity()"):
             return str(field.evaluate("field => field.validationMessage"))
-        self._submit().click()
+        self.trigger()
         return self.page.locator(".alert", has_text="Invalid input").inner_text()
 
-    def trigger_dry_run(self) -> None:
-        self.field("dry_run").locator("xpath=ancestor::label").click()
-        self._submit().click()
+    def unpause(self, dag_id: str) -> None:
+        self._go(f"/dags/{dag_id}/grid")
+        self.page.locator("#pause_resume").locator("xpath=ancestor::label").click()
 
     def graph(self, run_id: str) -> Locator:
         self._tab("graph", run_id)
         return self.page.locator(".react-flow__node")
 
-    def log(self, run_id: str, task_id: str) -> Locator:
-        return self._tab("logs", run_id, task_id)
+    def log(self, run_id: str, task_id: str, dag_id: str = CLEANUP) -> Locator:
+        return self._tab("logs", run_id, task_id, dag_id)
 
     def xcom(self, run_id: str, task_id: str) -> Locator:
         return self._tab("xcom", run_id, task_id)
@@ -197,9 +215,9 @@ class Airflow2Ui(Browser):
     def _submit(self) -> Locator:
         return self.page.get_by_role("button", name="Trigger", exact=True)
 
-    def _tab(self, tab: str, run_id: str, task_id: str = "") -> Locator:
+    def _tab(self, tab: str, run_id: str, task_id: str = "", dag_id: str = CLEANUP) -> Locator:
         task = f"&task_id={task_id}" if task_id else ""
-        self._go(f"{DAG}/grid?dag_run_id={quote(run_id)}{task}&tab={tab}")
+        self._go(f"/dags/{dag_id}/grid?dag_run_id={quote(run_id)}{task}&tab={tab}")
         return self.page.get_by_role("tabpanel").filter(visible=True)
 
 

@@ -7,9 +7,10 @@ import re
 import pytest
 from playwright.sync_api import Locator, expect
 
-from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
-from include.kpo_cleanup.settings import COMPLETED_AND_UNKNOWN, CONNECTIONS, OPTIONS
-from tests.ui.leftovers import HOUR, make_pod
+from include.kpo_cleanup import __version__
+from include.kpo_cleanup.airflow_compat import AIRFLOW_VERSION
+from include.kpo_cleanup.settings import COMPLETED_PODS, OPTIONS, is_for_a_run
+from tests.ui.leftovers import HOUR, PAUSED_NAMESPACE, make_pod
 from tests.ui.pages import Ui
 from tests.ui.world import SCHEDULE, World
 
@@ -19,6 +20,8 @@ expect.set_options(timeout=60_000)  # milliseconds; the machine may be busy with
 
 KEPT = "kept: owned=1 unmatched=1 stalled=1 active=1 completed=1"
 ROWS = 10  # zombies
+LOOK, PAUSED, NIGHTLY = "kpo_cleanup_dry_run", "kpo_cleanup_paused", "nightly_orders"
+FIRST_LINE = "kpo_cleanup .* settings on this worker:.*"
 OUTCOMES = {"reaped": "success", "nothing": "skipped", "forbidden": "failed"}
 
 
@@ -60,50 +63,77 @@ class TestTriggerForm:
         expect(form).to_contain_text("dry_run")
         ui.shoot("trigger-form")
         text = form.inner_text()
-        places = [re.search(rf"^{name}\b", text, re.MULTILINE) for name in OPTIONS if _is_unfolded(name)]
+        for_a_run = {name: option for name, option in OPTIONS.items() if is_for_a_run(name)}
+        unfolded = [name for name, option in for_a_run.items() if "section" not in option.metadata]
+        places = [re.search(rf"^{name}\b", text, re.MULTILINE) for name in unfolded]
         starts = [place.start() for place in places if place]
         assert len(starts) == len(places)
         assert starts == sorted(starts)
-        for title in (COMPLETED_AND_UNKNOWN, CONNECTIONS):
-            form.get_by_text(re.compile(f"^{title}")).click()
-        for name, option in OPTIONS.items():
+        form.get_by_text(re.compile(f"^{COMPLETED_PODS}")).click()
+        for name, option in for_a_run.items():
             expect(form).to_contain_text(name)
             expect(form).to_contain_text(option.metadata["meaning"].replace("`", ""))
         ui.shoot("trigger-form-unfolded")
+        for name in set(OPTIONS) - set(for_a_run):
+            expect(ui.field(name)).to_have_count(0)
 
     @pytest.mark.parametrize(
-        ("name", "value", "in_airflow_2", "in_airflow_3"),
+        ("name", "value", "refusal"),
         [
-            ("settle_seconds", "-5", "-5 is less than the minimum of 0", "becomes 0"),
-            ("max_deletes", "0", "Value must be greater than or equal to 1", "becomes 1"),
-            ("label_selector", "", "Please fill out this field", "cannot be submitted"),
+            ("settle_seconds", "-5", "-5 is less than the minimum of 0"),
+            ("max_deletes", "0", "0 is less than the minimum of 1"),
+            ("namespaces", "Team_A", "'Team_A' does not match"),
         ],
     )
-    def test_refuses_a_bad_value_and_starts_no_run(
-        self, ui: Ui, world: World, name: str, value: str, in_airflow_2: str, in_airflow_3: str
+    def test_refuses_what_the_run_would_and_starts_none(
+        self, ui: Ui, world: World, name: str, value: str, refusal: str
     ) -> None:
         before = world.run_ids()
         ui.trigger_form()
-        refusal = ui.refusal(name, value)
+        said = ui.refusal(name, value)
         ui.shoot(f"refused-{name}")
-        assert (in_airflow_3 if IS_AIRFLOW_3 else in_airflow_2) in refusal
+        assert refusal in said
         assert world.run_ids() == before
 
-    def test_starts_a_dry_run_that_says_so_and_deletes_nothing(self, ui: Ui, world: World) -> None:
-        before = set(world.run_ids())
-        pods = world.cluster.names()
-        ui.trigger_form()
-        ui.trigger_dry_run()
-        world.terminal.wait_for("a run starts", lambda: set(world.run_ids()) - before, 60)
-        [run_id] = set(world.run_ids()) - before
-        world.wait("the dry run is over", "kpo_cleanup", run_id)
-        expect(ui.log(run_id, "list_pods")).to_contain_text("DRY RUN: nothing will be deleted")
+
+class TestFirstRun:
+    def test_the_look_says_so_and_deletes_nothing(self, ui: Ui, world: World) -> None:
+        before, pods = world.run_ids(), world.cluster.names()
+        expect(ui.trigger_form(LOOK)).to_contain_text("settle_seconds")
+        expect(ui.field("dry_run")).to_have_count(0)
+        ui.shoot("trigger-form-dry-run")
+        ui.trigger()
+        world.terminal.wait_for("a run starts", lambda: world.run_ids(LOOK), 60)
+        [run_id] = world.run_ids(LOOK)
+        world.wait("the dry run is over", LOOK, run_id)
+        for task_id in ("list_pods", "fetch_active_tis", "classify", "reap"):
+            expect(ui.log(run_id, task_id, LOOK)).to_contain_text("DRY RUN: nothing will be deleted")
         assert world.cluster.names() == pods
+        assert world.run_ids() == before
+
+    def test_the_switch_deletes_the_zombies(self, ui: Ui, world: World) -> None:
+        [run_id] = world.work[NIGHTLY][:1]
+        task = (NIGHTLY, "extract_orders", run_id)
+        world.cluster.put([make_pod(*task, 5 * HOUR, namespace=PAUSED_NAMESPACE)])
+        assert world.run_ids(PAUSED) == []
+        ui.unpause(PAUSED)
+        world.terminal.wait_for("a run starts", lambda: world.run_ids(PAUSED), 60)
+        [run_id] = world.run_ids(PAUSED)
+        world.wait("the first run is over", PAUSED, run_id)
+        assert not [name for name in world.cluster.names() if name.startswith(PAUSED_NAMESPACE)]
+
+
+def test_the_first_lines_of_a_log_say_what_holds_and_where_it_comes_from(ui: Ui, world: World) -> None:
+    log = ui.log(world.runs["reaped"], "list_pods")
+    expect(log).to_contain_text(f"kpo_cleanup {__version__} on Airflow {AIRFLOW_VERSION}, settings on this worker:")
+    expect(log).to_contain_text("settle_seconds=0 (this run's conf)")
+    assert ui.cut_off(FIRST_LINE) == (1, [])
 
 
 def test_what_is_cut_off_would_be_noticed(ui: Ui, world: World) -> None:
-    expect(ui.log(world.runs["reaped"], "list_pods")).to_contain_text("Settings: ")
-    found, cut = ui.cut_off("Settings: .*")  # longer than any screen; what was changed comes first
+    with ui.narrow():
+        expect(ui.log(world.runs["reaped"], "list_pods")).to_contain_text("settings on this worker:")
+        found, cut = ui.cut_off(FIRST_LINE)
     assert found == len(cut) == 1
 
 
@@ -149,8 +179,8 @@ class TestLogOfReap:
 
 
 def test_a_value_that_only_the_run_can_refuse_is_named_in_its_log(ui: Ui, world: World) -> None:
-    run_id = world.clean_up(namespaces="Team_A")
-    expect(ui.log(run_id, "list_pods")).to_contain_text("'Team_A' is not a namespace name; give names such as")
+    run_id = world.clean_up(kubernetes_conn_id="another")
+    expect(ui.log(run_id, "list_pods")).to_contain_text("it is decided for a deployment, not a run")
     ui.shoot("log-list_pods-refused")
 
 
@@ -177,10 +207,6 @@ class TestXCom:
         run_id = world.clean_up(dry_run=True)
         _expect_in_view(ui.xcom(run_id, "list_pods"), "pods: 20")
         ui.shoot("xcom-list_pods-of-many")
-
-
-def _is_unfolded(name: str) -> bool:
-    return "section" not in OPTIONS[name].metadata
 
 
 def _expect_in_view(value: Locator, text: str) -> None:

@@ -18,6 +18,7 @@ from tests.ui.leftovers import FINISHED, NAMESPACES, RETRYING, FrozenCluster, ke
 SECONDS = 180
 SCHEDULE = "30 3 * * *"  # not while the tests run
 OVER = ("success", "failed")
+CLEANUPS = ("kpo_cleanup", "kpo_cleanup_dry_run", "kpo_cleanup_paused")
 
 
 @dataclass
@@ -28,6 +29,7 @@ class World:
     cluster: FrozenCluster
     terminal: Terminal
     runs: dict[str, str] = field(default_factory=dict)  # run_ids of the cleanup, by what is to be seen in them
+    work: dict[str, list[str]] = field(default_factory=dict)  # run_ids of the other DAGs
 
     def run(self, dag_id: str, **conf: Any) -> str:
         """One run of a DAG, to its end; gives its run_id."""
@@ -41,17 +43,17 @@ class World:
 
         self.terminal.wait_for(what, is_over, SECONDS, log=self.airflow.log("scheduler"))
 
-    def run_ids(self) -> list[str]:
-        """All runs of the cleanup, however they came about."""
-        return [run["dag_run_id"] for run in self._runs()]
+    def run_ids(self, dag_id: str = "kpo_cleanup") -> list[str]:
+        """All runs of a DAG, however they came about."""
+        return [run["dag_run_id"] for run in self._runs(dag_id)]
 
     def is_idle(self) -> bool:
         """Whether the cleanup has run, and does not run now."""
-        runs = self._runs()
+        runs = self._runs("kpo_cleanup")
         return bool(runs) and all(run["state"] in OVER for run in runs)
 
-    def _runs(self) -> list[dict[str, Any]]:
-        return list(self.airflow.checked().request("GET", "/dags/kpo_cleanup/dagRuns")["dag_runs"])
+    def _runs(self, dag_id: str) -> list[dict[str, Any]]:
+        return list(self.airflow.checked().request("GET", f"/dags/{dag_id}/dagRuns")["dag_runs"])
 
     def clean_up(self, **conf: Any) -> str:
         return self.run("kpo_cleanup", settle_seconds=0, **conf)
@@ -70,23 +72,23 @@ def make_world() -> Iterator[World]:
         }
         airflow = Airflow(folder, kubeconfig, NAMESPACES[0], config=config)
         airflow.install_dags(REPO / "tests/ui/workload.py")
-        airflow.start(terminal, ["kpo_cleanup", *FINISHED, RETRYING])
+        airflow.start(terminal, [*CLEANUPS, *FINISHED, RETRYING])
         world = World(airflow, cluster, terminal)
         _fill(world, proxy)
         yield world
 
 
 def _fill(world: World, proxy: FaultProxy) -> None:
-    runs = {dag_id: [world.airflow.api.trigger(dag_id, {}) for _ in range(2)] for dag_id in FINISHED}
-    for dag_id, run_ids in runs.items():
+    world.work = {dag_id: [world.airflow.api.trigger(dag_id, {}) for _ in range(2)] for dag_id in FINISHED}
+    for dag_id, run_ids in world.work.items():
         for run_id in run_ids:
             world.wait(f"{dag_id} is over", dag_id, run_id)
-    runs[RETRYING] = [world.airflow.api.trigger(RETRYING, {})]
-    world.terminal.wait_for("tasks wait for their retries", lambda: _waits(world, *runs[RETRYING]), SECONDS)
+    world.work[RETRYING] = [world.airflow.api.trigger(RETRYING, {})]
+    world.terminal.wait_for("tasks wait for their retries", lambda: _waits(world, *world.work[RETRYING]), SECONDS)
     # The first run by the schedule comes at once; it must not find the pods.
     world.terminal.wait_for("the scheduled run is over", world.is_idle, SECONDS)
-    pods = list(zombies(runs))
-    world.cluster.put([*pods, *kept(runs)])
+    pods = list(zombies(world.work))
+    world.cluster.put([*pods, *kept(world.work)])
     world.runs["reaped"] = world.clean_up()
     world.runs["nothing"] = world.clean_up()
     world.cluster.put(pods)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.kpo_cleanup.classify import Verdict
+from include.kpo_cleanup.errors import KpoCleanupError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, safe_label
 from include.kpo_cleanup.kube import Listing
 from include.kpo_cleanup.pod import Container, Owner, Pod
@@ -107,6 +108,16 @@ class TestListing:
         assert data["problems"] == ["namespace 'x' is forbidden"]
         row = data["tree"]["airflow"]["orders"]["extract"]["run_1"][0]
         assert len(data["columns"]) >= len(row)
+
+    @pytest.mark.parametrize("version", ["0.1.9", None], ids=["of an older version", "of one that did not say"])
+    def test_is_not_read(self, version: str | None) -> None:
+        data = {**dump_listing(Listing()), "version": version}
+        if version is None:
+            del data["version"], data["requests"]
+        with pytest.raises(
+            KpoCleanupError, match=f"list_pods was run by kpo_cleanup {version or '0.1.0'}, and this is"
+        ):
+            load_listing(data)
 
     @pytest.mark.parametrize(
         ("runs", "limit"),

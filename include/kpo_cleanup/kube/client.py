@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ..airflow_compat import AirflowException
 from ..errors import KubernetesError, NotKubernetes, Refused, Transient
 from ..retries import Patience, retry_after
 
@@ -25,20 +26,29 @@ def connect(conn_id: str, concurrency: int) -> tuple[CoreV1Api, str | None]:
     """
     import urllib3
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+    from kubernetes.config import ConfigException
 
     try:
         hook = KubernetesHook(conn_id=conn_id)
+        _check_type(hook.get_connection(conn_id).conn_type)
         core, namespace = hook.core_v1_client, hook.get_namespace()
     except Exception as error:  # whatever the hook, its connection or its kube config can raise
-        raise KubernetesError(
+        problem = KubernetesError(
             f"connection {conn_id!r} gives no Kubernetes client",
             str(error),
             "check the connection (in_cluster, kube_config_path or kube_config) "
             "or set kubernetes_conn_id to another one",
-        ) from error
+        )
+        problem.is_passing = not isinstance(error, (AirflowException, ConfigException, ValueError))
+        raise problem from error
     # The client would retry by itself, at once and three times over, on top of the attempts made here.
     core.api_client.rest_client.pool_manager.connection_pool_kw.update(retries=urllib3.Retry(0), maxsize=concurrency)
     return core, namespace
+
+
+def _check_type(conn_type: str | None) -> None:
+    if conn_type not in (None, "", "kubernetes"):
+        raise ValueError(f"its type is {conn_type!r}, not 'kubernetes'")
 
 
 def request(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import KubernetesError, NotKubernetes, Refused, SettingsError, Transient
 from ..pod import KPO_LABEL, Pod
-from ..vocabulary import ALL_NAMESPACES, Outcome
 from ..retries import Patience
+from ..vocabulary import ALL_NAMESPACES, Outcome
 from . import CONCURRENT_DELETES, Deletion, Listing
 from .client import attempt, connect, request
 from .reading import decode_answer, finalizers_of, keeps_little, read_pod

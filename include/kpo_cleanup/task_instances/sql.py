@@ -13,7 +13,7 @@ from sqlalchemy import ARRAY, String, any_, bindparam, column, func, or_, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..airflow_compat import BaseHook, current_try
+from ..airflow_compat import AirflowException, BaseHook, current_try
 from ..errors import TaskInstanceSourceError
 from ..identity import TaskInstanceKey, key_of, safe_label
 from ..task_instance import TaskInstance, TaskInstances, merge
@@ -188,13 +188,18 @@ def metadata_connection(conn_id: str) -> Callable[[], AbstractContextManager[Con
     @cache  # one for all questions of a task: opening a connection takes longer than a second look
     def engine() -> Engine:
         try:
+            hook = BaseHook.get_hook(conn_id)
+            if not hasattr(hook, "get_sqlalchemy_engine"):
+                raise TypeError(f"its type is {BaseHook.get_connection(conn_id).conn_type!r}")
             # The server, or a proxy before it, may close what is idle between two questions.
-            made: Engine = BaseHook.get_hook(conn_id).get_sqlalchemy_engine({"pool_pre_ping": True})
+            made: Engine = hook.get_sqlalchemy_engine({"pool_pre_ping": True})
         except Exception as error:  # whatever a missing connection, a missing provider or a driver raises
-            raise TaskInstanceSourceError(
+            problem = TaskInstanceSourceError(
                 f"airflow_conn_id={conn_id!r} gives no database connection: {error}; it must name an Airflow "
                 "connection to the metadata database whose provider (postgres or mysql) is installed"
-            ) from error
+            )
+            problem.is_passing = not isinstance(error, (AirflowException, ImportError, TypeError))
+            raise problem from error
         return made
 
     @contextmanager

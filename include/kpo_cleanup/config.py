@@ -1,0 +1,191 @@
+"""Where the settings of a run come from: config, DAG file, params and conf; and what is said to those not allowed."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .airflow_compat import AIRFLOW_VERSION, conf, is_schedule
+from .errors import SettingsError
+from .settings import CONFIG_SECTION, OPTIONS, Settings, is_for_a_run, parse
+
+DAG_FILE, DAG_PARAMS, RUN_CONF = "the DAG file", "the DAG's params", "this run's conf"
+
+_FILE = f"section {CONFIG_SECTION} of Airflow's config file"
+_EXECUTOR_SECTION = "kubernetes_executor"
+_PREFIX = f"AIRFLOW__{CONFIG_SECTION.upper()}__"
+_VARIABLES = {name: _PREFIX + name.upper() for name in OPTIONS}
+_NEW_NAMES = {"delete_unknown_pods": "delete_unmatched_pods", "metadata_conn_id": "airflow_conn_id"}
+_LINE = 100  # characters; Airflow's log view does not wrap what is longer
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a value is not taken."""
+
+    option: str
+    value: Any
+    origin: str
+    remedy: str
+
+    def __str__(self) -> str:
+        # Without square brackets of our own: Airflow's command line takes those for markup, and swallows them.
+        return f"{self.option}={self.value!r} ({self.origin}):\n  {self.remedy}"
+
+
+@dataclass
+class Reading:
+    """What was read: each value over the earlier ones, where it comes from, and what was not taken."""
+
+    values: dict[str, Any] = field(default_factory=lambda: {name: option.default for name, option in OPTIONS.items()})
+    origins: dict[str, str] = field(default_factory=dict)  # of the values that are not the built-in ones
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, with what was taken before in place of a value that was not."""
+        return Settings(**self.values)
+
+    def checked(self) -> Settings:
+        """The settings, if all that was given could be taken.
+
+        :raises SettingsError: with all faults, each with option, value, origin and remedy.
+        """
+        if self.faults:
+            count = "1 setting is" if len(self.faults) == 1 else f"{len(self.faults)} settings are"
+            raise SettingsError("\n- ".join([f"{count} not allowed; nothing was touched", *map(str, self.faults)]))
+        return self.settings
+
+    def describe(self, version: str) -> list[str]:
+        """The settings for the log: first those that somebody changed, each with where that was done."""
+        # Not the schedule: the DAG processor decides it, whatever this worker's config says.
+        shown = {name: f"{name}={value!r}" for name, value in self.values.items() if name != "schedule"}
+        changed = [f"{text} ({self.origins[name]})" for name, text in shown.items() if name in self.origins]
+        default = [text for name, text in shown.items() if name not in self.origins]
+        first = f"kpo_cleanup {version} on Airflow {AIRFLOW_VERSION}, settings on this worker:"
+        return [*_lines([first, *(changed or ["none changed"])]), *_lines(["by default:", *default])]
+
+    def refuse(self, name: str, value: Any, origin: str, remedy: str) -> None:
+        """Add a fault."""
+        self.faults.append(Fault(name, value, origin, remedy))
+
+    def take(self, name: str, value: Any, origin: str, *, is_fixed: bool = False) -> None:
+        """Take one value, or refuse it.
+
+        :param is_fixed: whether the value so far must not change.
+        """
+        if name not in OPTIONS:
+            self.refuse(name, value, origin, _unknown(name))
+            return
+        try:
+            parsed = parse(name, value)
+        except ValueError as allowed:
+            self.refuse(name, value, origin, f"give {allowed}")
+            return
+        if name == "schedule" and parsed not in (None, OPTIONS[name].default) and not is_schedule(parsed):
+            remedy = "give a cron expression of five fields such as */15 * * * *, a preset such as @hourly, or None"
+            self.refuse(name, value, origin, remedy)
+        elif parsed != self.values[name]:  # one that says the same again is not where the value comes from
+            if is_fixed:
+                self.refuse(name, value, origin, f"this DAG's file fixes {self.values[name]!r}; leave it out")
+            else:
+                self.values[name], self.origins[name] = parsed, origin
+
+
+def read_settings(
+    fixed: Mapping[str, Any], params: Mapping[str, Any] | None = None, run_conf: Mapping[str, Any] | None = None
+) -> Reading:
+    """Read the settings as they are on this machine now; with params and conf: those of one run.
+
+    :param fixed: options that the DAG file gives, which neither params nor conf may change.
+    """
+    reading = Reading()
+    _read_config(reading)
+    for name, value in fixed.items():
+        reading.take(name, value, DAG_FILE)
+    run_conf = run_conf or {}
+    # What the run's conf says is in its params, too, unless [core] dag_run_conf_overrides_params is off.
+    defaults = {name: value for name, value in (params or {}).items() if name not in run_conf}
+    for origin, given in ((DAG_PARAMS, defaults), (RUN_CONF, run_conf)):
+        for name, value in given.items():
+            if name in OPTIONS and not is_for_a_run(name):
+                variable = _VARIABLES[name]
+                remedy = f"it is decided for a deployment, not a run; set {variable}, or fix it in a DAG file"
+                reading.refuse(name, value, origin, remedy)
+            else:
+                reading.take(name, value, origin, is_fixed=name in fixed)
+    settings = reading.settings
+    for namespace in sorted(set(settings.namespace_list()) & set(settings.excluded())):
+        remedy = f"leave out {namespace}, for exclude_namespaces has it, too"
+        reading.refuse("namespaces", settings.namespaces, reading.origins["namespaces"], remedy)
+    return reading
+
+
+def _lines(words: Iterable[str]) -> Iterator[str]:
+    line = ""
+    for word in words:
+        if line and len(line) + len(word) >= _LINE:
+            yield line
+            line = ""
+        line = f"{line} {word}".lstrip()
+    yield line
+
+
+def _read_config(reading: Reading) -> None:
+    for name, option in OPTIONS.items():
+        if "follows" in option.metadata:
+            airflows = option.metadata["follows"]
+            reading.take(name, conf.get(_EXECUTOR_SECTION, airflows), f"Airflow's {_EXECUTOR_SECTION}.{airflows}")
+    for variable, value in sorted(os.environ.items()):
+        if variable not in _VARIABLES.values() and _letters(variable).startswith(_letters(_PREFIX)):
+            reading.refuse(variable, value, "the environment", _no_variable(variable))
+    # The file alone; getsection() would add what is in the environment, with suffixes taken off and texts converted.
+    in_file = conf.options(CONFIG_SECTION) if conf.has_section(CONFIG_SECTION) else []
+    for name in [*OPTIONS, *(name for name in in_file if name not in OPTIONS)]:
+        is_variable = _VARIABLES.get(name, "") in os.environ
+        if is_variable or name in in_file:
+            origin = _VARIABLES[name] if is_variable else _FILE
+            try:
+                value = conf.get(CONFIG_SECTION, name)
+            except Exception as error:  # ConfigParser has an error for each thing that can be wrong with a %
+                remedy = f"it cannot be read ({error}); write %% for %"
+                reading.refuse(name, conf.get(CONFIG_SECTION, name, raw=True), origin, remedy)
+            else:
+                reading.take(name, value, origin)
+
+
+def _letters(variable: str) -> str:
+    return re.sub("[^A-Z0-9]", "", variable.upper())
+
+
+def _no_variable(variable: str) -> str:
+    """The remedy for an environment variable that looks like one of ours."""
+    by_letters = {_letters(name): name for name in (*OPTIONS, *_NEW_NAMES)}
+    letters = _letters(variable)[len(_letters(_PREFIX)) :]
+    close = difflib.get_close_matches(letters, by_letters, n=1)
+    plain = re.sub("(CMD|SECRET)$", "", letters)
+    if plain != letters and plain in by_letters:
+        return f"Airflow follows _CMD and _SECRET for options of its own only; set {_variable(by_letters[plain])}"
+    if close:
+        return f"Airflow does not read this; did you mean {_variable(by_letters[close[0]])}?"
+    return f"there is no such option; {_all_options()}"
+
+
+def _variable(name: str) -> str:
+    return _VARIABLES[_NEW_NAMES.get(name, name)]
+
+
+def _unknown(name: str) -> str:
+    """The remedy for an option that does not exist: ``dryrun=True`` must not delete anything."""
+    if name in _NEW_NAMES:
+        return f"its name is {_NEW_NAMES[name]} now"
+    close = difflib.get_close_matches(name, OPTIONS, n=1)
+    return f"there is no such option; {f'did you mean {close[0]}?' if close else _all_options()}"
+
+
+def _all_options() -> str:
+    return f"the options are {', '.join(OPTIONS)}"

@@ -1,0 +1,123 @@
+"""From settings to a DAG of four tasks: all that a DAG file of one's own needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from .airflow_compat import DAG, Param, task
+from .config import read_settings
+from .settings import OPTIONS, is_for_a_run, json_schema
+from .steps import Cleanup
+
+_READING = {"retries": 2, "retry_delay": timedelta(seconds=30)}
+_DEFAULT_ARGS = {"owner": "kpo_cleanup", "retries": 0, "execution_timeout": timedelta(minutes=30)}
+
+_DOC = """
+### Remove zombie KubernetesPodOperator pods
+
+Finds pods that are still in the cluster although their task instance is over.
+
+{what_it_does}
+
+#### How to read a run
+
+- **reap green**: pods were deleted (or, in a dry run, would be). Its log has a line for each.
+- **reap skipped**: there was nothing to do.
+- **reap red**: something could not be listed or deleted; all else was done. The error says what to do.
+- **classify** shows each zombie with the evidence, and counts what was kept.
+
+#### What is never touched
+
+- a pod that a live task uses; a retry may be attached to the pod of an earlier try
+- a pod with a controller, such as a Job
+- a pod with the annotation or label *kpo-cleanup/protect: "true"*
+- a pod of which this Airflow knows nothing, unless *delete_unmatched_pods* is on
+
+#### Settings
+
+"Trigger" shows what may be changed for one run. For all runs the settings are options of Airflow's config section
+*kpo_cleanup*, such as `AIRFLOW__KPO_CLEANUP__MAX_DELETES=100`, on every component that parses or runs DAGs.
+{fixed}
+"""
+# In one line for the list of DAGs, and in full.
+_LOOKS = (
+    "Shows zombie KubernetesPodOperator pods; deletes nothing.",
+    """**It deletes nothing**, whoever triggers it and with whatever conf: *dry_run* is fixed. Trigger it for a look;
+the log of *classify* shows what would go.""",
+)
+_DELETES = (
+    "Deletes zombie KubernetesPodOperator pods: now, if you unpause it, and then by its schedule.",
+    """**To unpause it means: delete now**, and then by its schedule. For a look that deletes nothing, leave it paused
+and trigger a DAG that fixes *dry_run*, such as *kpo_cleanup_dry_run*. **To stop it**, pause it.""",
+)
+
+
+def cleanup_dag(dag_id: str, settings: Mapping[str, Any] | None = None, **dag_arguments: Any) -> DAG:
+    """Make a DAG that finds zombie pods and deletes them.
+
+    Call it in a DAG file of your own to have several, for several clusters or teams::
+
+        # Airflow reads only files with the words "airflow" and "dag" in them.
+        from include.kpo_cleanup.dag import cleanup_dag
+
+        cleanup_dag("kpo_cleanup_gpu", settings={"kubernetes_conn_id": "gpu", "namespaces": "ml"}, schedule="@hourly")
+
+    Bad settings raise no error here, which would make the DAG disappear: they fail each of its runs.
+
+    :param settings: options that are fixed for this DAG. Neither its params nor a run's conf can change them. All
+        others come from Airflow's config section ``kpo_cleanup``.
+    :param dag_arguments: what Airflow's ``DAG`` takes, such as ``schedule``, ``tags`` or ``on_failure_callback``; they
+        replace what this function would give. ``default_args`` and ``params`` do so key by key.
+    """
+    fixed = dict(settings or {})
+    if isinstance(dag_arguments.get("schedule", 0), (str, type(None))):
+        fixed["schedule"] = dag_arguments.pop("schedule")  # so that a bad one is a fault of the run, too
+    reading = read_settings(fixed)
+    if reading.faults:
+        description = "Every run fails until its settings are corrected."
+        what_it_does = "\n- ".join([f"**{description}**\n", *map(str, reading.faults)])
+    else:
+        description, what_it_does = _LOOKS if reading.settings.dry_run and "dry_run" in fixed else _DELETES
+    default_args = dag_arguments.pop("default_args", None) or {}
+    params = {
+        name: Param(reading.values[name], **json_schema(name))
+        for name in OPTIONS
+        if is_for_a_run(name) and name not in fixed
+    }
+    defaults = {
+        "schedule": reading.settings.schedule,
+        "start_date": datetime(2024, 1, 1, tzinfo=timezone.utc),
+        "catchup": False,
+        "max_active_runs": 1,
+        "tags": ["maintenance", "kubernetes"],
+        "description": description,
+        "doc_md": _DOC.format(what_it_does=what_it_does, fixed=_fixed_here(fixed)),
+    }
+    merged = {
+        "default_args": {**_DEFAULT_ARGS, **default_args},
+        "params": {**params, **(dag_arguments.pop("params", None) or {})},
+    }
+    with DAG(dag_id, **{**defaults, **dag_arguments, **merged}) as dag:
+        _add_tasks(Cleanup(fixed), {name: value for name, value in _READING.items() if name not in default_args})
+    return dag
+
+
+def _add_tasks(cleanup: Cleanup, reading: Mapping[str, Any]) -> None:
+    """List, ask, judge, delete.
+
+    :param reading: of the tasks that only read, which may be tried again. What reap leaves undone is for the next run,
+        which looks afresh.
+    """
+    # What they return is for the next task and the XCom page; in the log it would be a wall of text.
+    plain = {"multiple_outputs": False, "show_return_value_in_logs": False}
+    listing = task(**plain, **reading)(cleanup.list_pods)()
+    task_instances = task(**plain, **reading)(cleanup.fetch_active_tis)(listing)
+    classification = task(**plain)(cleanup.classify)(listing, task_instances)
+    task(**plain)(cleanup.reap)(listing, classification)
+
+
+def _fixed_here(fixed: Mapping[str, Any]) -> str:
+    options = ", ".join(f"{name}={value!r}" for name, value in fixed.items())
+    return f"\nFixed by this DAG's file: `{options}`." if fixed else ""

@@ -1,0 +1,30 @@
+"""A DAG file of somebody's own, for Airflow: one cleanup for each cluster, and what is done when a run fails.
+
+And one with mistakes, from which the others must not suffer.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from include.kpo_cleanup.dag import cleanup_dag
+
+FAILED_RUNS = Path(os.environ["AIRFLOW_HOME"]) / "failed-runs"
+
+
+def note(context: dict[str, Any]) -> None:
+    """Put the id of a DAG whose run has failed into a file."""
+    with FAILED_RUNS.open("a") as file:
+        file.write(f"{context['dag'].dag_id}\n")
+
+
+for name in ("cpu", "gpu"):
+    cleanup_dag(
+        f"kpo_cleanup_{name}",
+        settings={"kubernetes_conn_id": name, "namespaces": "airflow", "settle_seconds": 0},
+        schedule=None,
+        on_failure_callback=note,
+    )
+cleanup_dag("kpo_cleanup_with_mistakes", settings={"dryrun": True, "max_deletes": 0}, schedule="@sometimes")
