@@ -18,6 +18,7 @@ from .airflow_compat import (
     count_metric,
     get_current_context,
     read_config,
+    reject_long_xcom,
 )
 from .errors import SettingsError
 from .kube.pods import PodApi
@@ -71,7 +72,9 @@ def list_pods() -> dict[str, Any]:
         listing = PodApi(settings.kubernetes_conn_id).list_pods(settings.namespace_list(), settings.label_selector)
     except SettingsError as error:
         raise AirflowFailException(str(error)) from error
-    return xcom.dump_listing(listing)
+    answer = xcom.dump_listing(listing)
+    reject_long_xcom(answer, f"{len(listing.pods)} pods")
+    return answer
 
 
 @without_collector()
