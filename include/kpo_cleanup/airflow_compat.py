@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -47,11 +48,15 @@ __all__ = [
     "current_try",
     "get_current_context",
     "is_schedule",
+    "reject_long_xcom",
     "task",
+    "xcom_backend",
 ]
 
 # States in which the column of Airflow 2.7 to 2.9 is one behind what it is later.
 _BETWEEN_COUNTS = frozenset({"scheduled", "queued", "deferred", "up_for_reschedule"})
+
+_MYSQL_BLOB = 65_535  # bytes
 
 
 def is_schedule(text: str) -> bool:
@@ -76,6 +81,30 @@ def current_try(state: str | None, column: int | None) -> int | None:
     if column is not None and AIRFLOW_RELEASE < (2, 10) and state in _BETWEEN_COUNTS:
         return column + 1
     return column
+
+
+def xcom_backend() -> Any:
+    """The class that reads and writes XComs in a task of Airflow 3, where it has no public name."""
+    from airflow.sdk.execution_time.xcom import XCom
+
+    return XCom
+
+
+def reject_long_xcom(value: Mapping[str, Any], what: str) -> None:
+    """Refuse what a task cannot return. Before Airflow 2.9 the column of MySQL holds 64 KB.
+
+    :param what: that there is so much of, for people.
+    :raises AirflowFailException: in place of the database's error after the task, or of a value that is cut.
+    """
+    is_short = AIRFLOW_RELEASE < (2, 9) and conf.get("database", "sql_alchemy_conn").startswith("mysql")
+    if not is_short or conf.get("core", "xcom_backend") != "airflow.models.xcom.BaseXCom":
+        return
+    size = len(json.dumps(value).encode())
+    if size > _MYSQL_BLOB:
+        raise AirflowFailException(
+            f"{what} take {size} bytes as an XCom, and the metadata database takes {_MYSQL_BLOB}: MySQL and MariaDB "
+            f"with Airflow {AIRFLOW_VERSION}; narrow namespaces or label_selector, or upgrade to Airflow 2.9"
+        )
 
 
 def count_metric(name: str, counts: Mapping[str, int]) -> None:

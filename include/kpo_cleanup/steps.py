@@ -15,6 +15,7 @@ from .airflow_compat import (
     AirflowSkipException,
     count_metric,
     get_current_context,
+    reject_long_xcom,
 )
 from .classify import Facts, classify, count_reasons, keys_in_doubt
 from .config import read_settings
@@ -67,7 +68,10 @@ class Cleanup:
         """List the pods. Before the task instances are asked for: a pod born in between would look like a zombie."""
         settings = self._settings(is_first=True)
         api = PodApi(settings.kubernetes_conn_id)
-        return xcom.dump_listing(api.list_pods(settings.namespace_list(), settings.label_selector, settings.excluded()))
+        listing = api.list_pods(settings.namespace_list(), settings.label_selector, settings.excluded())
+        answer = xcom.dump_listing(listing)
+        reject_long_xcom(answer, f"{len(listing.pods)} pods")
+        return answer
 
     @without_collector()
     @failing_for_good()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from ..airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3
+from ..airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3, xcom_backend
+from ..task_instance import OwnTaskInstance
 from . import TaskInstanceSource
 
 log = logging.getLogger(__name__)
@@ -15,21 +16,26 @@ def choose_source(airflow_conn_id: str, running_task_instance: Any) -> TaskInsta
     """Choose the source for this Airflow; logs which, and why.
 
     :param airflow_conn_id: the setting of that name.
+    :param running_task_instance: of the task that asks, by which the source proves itself.
     """
     from .sql import SqlSource, airflow_session, metadata_connection
     from .task_sdk import TaskSdkSource
 
+    ti = running_task_instance
+    own = OwnTaskInstance(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, str(ti.id) if IS_AIRFLOW_3 else None)
     source: TaskInstanceSource
     if not IS_AIRFLOW_3:
-        source = SqlSource(airflow_session, f"Airflow's session: this is Airflow {AIRFLOW_VERSION}")
+        source = SqlSource(airflow_session, own, f"Airflow's session: this is Airflow {AIRFLOW_VERSION}")
         if airflow_conn_id:
             log.warning("airflow_conn_id=%r has no effect on Airflow 2", airflow_conn_id)
     elif airflow_conn_id:
         connect = metadata_connection(airflow_conn_id)
-        source = SqlSource(connect, f"the metadata connection: airflow_conn_id={airflow_conn_id!r} is set")
+        source = SqlSource(connect, own, f"the metadata connection: airflow_conn_id={airflow_conn_id!r} is set")
     else:
         source = TaskSdkSource(
-            running_task_instance.get_task_states,
+            ti.get_task_states,
+            xcom_backend(),
+            own,
             f"the Task SDK: this is Airflow {AIRFLOW_VERSION} and airflow_conn_id is not set",
         )
     log.info("Task instances come from %s", source.description)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import string
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from ..identity import CACHED, HASH_LENGTH, MAX_LABEL, safe_label
+from ..identity import CACHED, HASH_LENGTH, MAX_LABEL, TaskInstanceKey, safe_label
+from ..task_instance import RawIds, TaskInstance, TaskInstances, merge
 
 _CLEANED = re.compile(rf".*-[0-9a-f]{{{HASH_LENGTH}}}", re.DOTALL)
 # An ISO timestamp that lost its colons and its plus sign, anywhere in a run_id: scheduled__, manual__,
@@ -42,3 +45,16 @@ def rebuild_run_id(label: str) -> str | None:
         if digest.hexdigest().startswith(label[-HASH_LENGTH:]) and safe_label(run_id) == label:
             return run_id
     return None
+
+
+def collect(
+    rows: Iterable[tuple[TaskInstanceKey, RawIds, TaskInstance]], unresolved: Mapping[TaskInstanceKey, str]
+) -> TaskInstances:
+    """Make the answer of a source from what it found, which may come more than once."""
+    rows = list(rows)
+    raw_ids: dict[TaskInstanceKey, set[RawIds]] = defaultdict(set)
+    for key, ids, _ in rows:
+        raw_ids[key].add(ids)
+    return TaskInstances(
+        merge((key, ti) for key, _, ti in rows), unresolved, {key: tuple(sorted(ids)) for key, ids in raw_ids.items()}
+    )

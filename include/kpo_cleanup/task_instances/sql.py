@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timezone
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ARRAY, String, any_, bindparam, column, func, or_, select, table, true, tuple_, union_all
+from sqlalchemy import ARRAY, String, any_, bindparam, column, func, or_, select, table, text, true, tuple_, union_all
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..airflow_compat import AirflowException, BaseHook, current_try
 from ..errors import TaskInstanceSourceError
 from ..identity import TaskInstanceKey, key_of, safe_label
-from ..task_instance import TaskInstance, TaskInstances, merge
+from ..task_instance import OwnTaskInstance, RawIds, Record, TaskInstance, TaskInstances
 from ..vocabulary import FINISHED_STATES
-from .raw_ids import may_be_cleaned, rebuild_run_id
+from .raw_ids import collect, may_be_cleaned, rebuild_run_id
+from .records import KEYS, Unreadable, record_of
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,16 @@ TASK_INSTANCE = table(
     column("operator"),
 )
 DAG_RUN = table("dag_run", column("dag_id"), column("run_id"))
+XCOM = table(
+    "xcom",
+    column("dag_id"),
+    column("task_id"),
+    column("run_id"),
+    column("map_index"),
+    column("key"),
+    column("value"),
+)
+TABLES = (TASK_INSTANCE, DAG_RUN, XCOM)
 
 
 class SqlSource:
@@ -47,39 +60,97 @@ class SqlSource:
 
     It finds all active task instances of those DAGs, whatever their run_id, so that none can be missed because
     a label hides the raw id; and those that are over where they belong to a run that a pod names.
+
+    :param own: of this task, which proves that the database is this Airflow's, and up to date.
     """
 
-    def __init__(self, connect: Callable[[], AbstractContextManager[Connection]], description: str) -> None:
+    def __init__(
+        self, connect: Callable[[], AbstractContextManager[Connection]], own: OwnTaskInstance, description: str
+    ) -> None:
         self._connect = connect
+        self._own = own
         self.description = description
 
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
         """See :class:`~.TaskInstanceSource`."""
         if not keys:
             return TaskInstances()
+        with self._connected() as connection:
+            self._prove(connection)
+            return collect(_find(connection, frozenset(keys)), {})
+
+    def read_records(
+        self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
+    ) -> Mapping[TaskInstanceKey, Record]:
+        """See :class:`~.TaskInstanceSource`."""
+        asked = {(*ids, key.map_index): key for key in keys for ids in task_instances.raw_ids.get(key, ())}
+        # By key the task instances that share it, and of each the values of its XComs.
+        values: dict[TaskInstanceKey, Any] = defaultdict(lambda: defaultdict(dict))
+        with self._connected() as connection:
+            try:
+                for *place, name, value in _find_xcoms(connection, sorted(asked)):
+                    values[asked[tuple(place)]][tuple(place)][name] = _decoded(value)
+            except SQLAlchemyError as error:
+                if not _is_denied(error):
+                    raise
+                problem = f"the role of {self.description} has no SELECT on {XCOM.name}; grant it"
+                return dict.fromkeys(keys, Record(problem=problem))
+        records = {key: record_of(sharing.values()) for key, sharing in values.items()}
+        return {key: record for key, record in records.items() if record}
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
         try:
             with self._connect() as connection:
-                return TaskInstances(merge(self._find(connection, frozenset(keys))))
+                yield connection
         except SQLAlchemyError as error:
             raise TaskInstanceSourceError(
                 f"task instances could not be read ({self.description}): {error}; the database must be reachable "
-                f"and allow SELECT on {TASK_INSTANCE.name} and {DAG_RUN.name}"
+                f"and allow SELECT on {_and(each.name for each in TABLES)}"
             ) from error
 
-    def _find(
-        self, connection: Connection, keys: frozenset[TaskInstanceKey]
-    ) -> Iterator[tuple[TaskInstanceKey, TaskInstance]]:
-        runs = _raw_runs(connection, {(key.dag_id, key.run_id) for key in keys})
-        task_ids = _raw_task_ids(keys)
-        at_once = len(runs) if connection.dialect.name == "postgresql" else CHUNK
-        for start in range(0, len(runs), at_once):
-            result = _select(connection, runs[start : start + at_once], task_ids)
-            # All at once, and unpacked: a fetch for each row and a look-up for each name cost more than the query.
-            for dag_id, task_id, run_id, map_index, state, try_number, end_date, operator in result.all():
-                key = key_of(dag_id, task_id, run_id, map_index)
-                if key in keys:
-                    ti = TaskInstance(state, current_try(state, try_number), _epoch(end_date), operator)
-                    yield key, ti
+    def _prove(self, connection: Connection) -> None:
+        """Look for our own task instance.
+
+        :raises TaskInstanceSourceError: if the database does not have it, or as it was.
+        """
+        own, ti = self._own, TASK_INSTANCE.c
+        columns = [ti.state, column("id")] if own.id else [ti.state]  # Airflow 2 has no such column
+        mine = zip((ti.dag_id, ti.task_id, ti.run_id, ti.map_index), own)
+        row = connection.execute(
+            select(*columns).select_from(TASK_INSTANCE).where(*(each == value for each, value in mine))
+        ).first()
+        if row is None:
+            wrong = "is not there"
+        # `airflow dags test` of Airflow 2 does not have it running.
+        elif row[0] in FINISHED_STATES if own.id is None else row[0] != "running":
+            wrong = f"is {row[0]!r} there, and not running"
+        elif own.id is not None and _plain(row[1]) != _plain(own.id):
+            wrong = f"has another id there: {row[1]}, and not {own.id}"
+        else:
+            return
+        raise TaskInstanceSourceError(
+            f"the task instances of {self.description} are not to be trusted: this very task, "
+            f"{own.dag_id}.{own.task_id} of run {own.run_id!r}, {wrong}. Either it is another Airflow's database, "
+            "or a copy or replica that lags behind: correct the connection. Or somebody ended or cleared this task "
+            "meanwhile: run it again"
+        )
+
+
+def _find(
+    connection: Connection, keys: frozenset[TaskInstanceKey]
+) -> Iterator[tuple[TaskInstanceKey, RawIds, TaskInstance]]:
+    runs = _raw_runs(connection, {(key.dag_id, key.run_id) for key in keys})
+    task_ids = _raw_task_ids(keys)
+    at_once = len(runs) if connection.dialect.name == "postgresql" else CHUNK
+    for start in range(0, len(runs), at_once):
+        result = _select(connection, runs[start : start + at_once], task_ids)
+        # All at once, and unpacked: a fetch for each row and a look-up for each name cost more than the query.
+        for dag_id, task_id, run_id, map_index, state, try_number, end_date, operator in result.all():
+            key = key_of(dag_id, task_id, run_id, map_index)
+            if key in keys:
+                ti = TaskInstance(state, current_try(state, try_number), _epoch(end_date), operator)
+                yield key, RawIds(dag_id, task_id, run_id), ti
 
 
 def _select(connection: Connection, runs: list[tuple[str, str]], task_ids: list[str] | None) -> Any:
@@ -120,6 +191,45 @@ def _statement(dialect: str) -> Any:
         active.where(ti.dag_id == any_(dag_ids), or_(task_ids.is_(None), ti.task_id == any_(task_ids))),
         of_runs.where(or_(task_ids.is_(None), of_run.c.task_id == any_(task_ids))),
     )
+
+
+def _find_xcoms(connection: Connection, task_instances: list[tuple[Any, ...]]) -> Iterator[Any]:
+    """Read the XComs of these (dag_id, task_id, run_id, map_index), for which Airflow has an index."""
+    xcom = XCOM.c
+    place = tuple_(xcom.dag_id, xcom.task_id, xcom.run_id, xcom.map_index)
+    statement = select(*xcom).where(place.in_(bindparam("places", expanding=True)), xcom.key.in_(KEYS))
+    for start in range(0, len(task_instances), CHUNK):
+        yield from connection.execute(statement, {"places": task_instances[start : start + CHUNK]})
+
+
+def _decoded(value: Any) -> Any:
+    """Read the value of an XCom: bytes of JSON on Airflow 2; JSON, which some drivers decode, on Airflow 3."""
+    try:
+        if isinstance(value, (bytes, memoryview)):
+            value = bytes(value).decode()
+        # As text, or once more by the one who pushed it; no name begins with a quotation mark.
+        while isinstance(value, str) and value.startswith('"'):
+            value = json.loads(value)
+    except ValueError:
+        return Unreadable("it is pickled or encoded in another way")
+    return value
+
+
+def _is_denied(error: SQLAlchemyError) -> bool:
+    """Whether the database says that a right is missing: by PostgreSQL's code, or MySQL's number."""
+    original = getattr(error, "orig", None)
+    code = getattr(original, "pgcode", None) or getattr(original, "sqlstate", None)
+    return code == "42501" or getattr(original, "args", ())[:1] in ((1142,), (1143,))
+
+
+def _plain(task_instance_id: Any) -> str:
+    """Write a UUID without the dashes: not all databases have them."""
+    return str(task_instance_id).replace("-", "")
+
+
+def _and(words: Iterable[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} and {last}"
 
 
 def _active_states() -> list[str]:
@@ -178,7 +288,7 @@ def airflow_session() -> Iterator[Connection]:
 
     with create_session() as session:
         connection = session.connection()
-        _limit_statements(connection)
+        _prepare(connection)
         yield connection
 
 
@@ -205,22 +315,43 @@ def metadata_connection(conn_id: str) -> Callable[[], AbstractContextManager[Con
     @contextmanager
     def connect() -> Iterator[Connection]:
         with engine().connect() as connection:
-            _limit_statements(connection)
+            _prepare(connection)
+            sign = _sign_of_a_replica(connection)
+            if sign:
+                raise TaskInstanceSourceError(
+                    f"airflow_conn_id={conn_id!r} leads to a read-only replica ({sign}), which may lag behind; "
+                    "it must lead to the primary server"
+                )
             yield connection
 
     return connect
 
 
-def _limit_statements(connection: Connection) -> None:
-    """Have the database itself give up: a driver that waits in C does not see the task's execution_timeout."""
-    from sqlalchemy import text
+def _server_of(connection: Connection) -> str:
+    return "mariadb" if getattr(connection.dialect, "is_mariadb", False) else connection.dialect.name
 
-    limits = {
+
+def _prepare(connection: Connection) -> None:
+    """Have the database itself give up, and give its times in UTC.
+
+    A driver that waits in C does not see the task's execution_timeout. MySQL converts times to the session's zone.
+    """
+    statements = {
         "postgresql": f"SET LOCAL statement_timeout = {STATEMENT_TIMEOUT * 1000}",
-        "mysql": f"SET SESSION max_execution_time = {STATEMENT_TIMEOUT * 1000}",
-        "mariadb": f"SET SESSION max_statement_time = {STATEMENT_TIMEOUT}",
+        "mysql": f"SET SESSION max_execution_time = {STATEMENT_TIMEOUT * 1000}, time_zone = '+00:00'",
+        "mariadb": f"SET SESSION max_statement_time = {STATEMENT_TIMEOUT}, time_zone = '+00:00'",
     }
-    dialect = connection.dialect
-    name = "mariadb" if getattr(dialect, "is_mariadb", False) else dialect.name
-    if name in limits:
-        connection.execute(text(limits[name]))
+    statement = statements.get(_server_of(connection))
+    if statement:
+        connection.execute(text(statement))
+
+
+def _sign_of_a_replica(connection: Connection) -> str:
+    """Name what shows that the server takes no writes; empty if nothing does."""
+    if connection.dialect.name == "postgresql":
+        return "pg_is_in_recovery()" if connection.execute(text("SELECT pg_is_in_recovery()")).scalar() else ""
+    if connection.dialect.name == "mysql":
+        # Not all servers have both.
+        names = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('read_only', 'innodb_read_only')"
+        return ", ".join(f"{name}={value}" for name, value in connection.execute(text(names)) if value != "OFF")
+    return ""

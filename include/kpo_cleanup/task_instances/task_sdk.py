@@ -3,93 +3,207 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any, Optional, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any, Optional, Protocol, TypeVar
 from urllib.parse import quote_plus
 
 from ..errors import TaskInstanceSourceError
 from ..identity import UNMAPPED, TaskInstanceKey, safe_label
-from ..task_instance import TaskInstance, TaskInstances, merge
-from .raw_ids import may_be_cleaned, rebuild_run_id
+from ..task_instance import OwnTaskInstance, RawIds, Record, TaskInstance, TaskInstances
+from .raw_ids import collect, may_be_cleaned, rebuild_run_id
+from .records import KEYS, Unreadable, record_of
 
 # Characters of ids in one request. They travel in a URL: Airflow's own server takes any, but common reverse proxies
 # accept no more than 8,190. Fifty runs of the longest default run_ids fit, in both spellings.
 MAX_QUERY = 7_500
+PATIENCE = 60  # seconds for questions about records that fail; Airflow itself sends each of them several times
 
+_Found = tuple[TaskInstanceKey, RawIds, TaskInstance]
 States = dict[str, Optional[str]]  # of one run: state by task_id, or by task_id_mapindex
 _Item = TypeVar("_Item")
 _MAPPED = re.compile(r"(.*)_(0|[1-9][0-9]*)", re.DOTALL)
+
+
+class XComs(Protocol):
+    """The calls of Airflow's XCom class that are used."""
+
+    def get_all(self, *, key: str, dag_id: str, task_id: str, run_id: str) -> list[Any] | None:
+        """Give the values of all map indexes that have one, in their order; a miss is not logged."""
+
+    def get_one(self, *, key: str, dag_id: str, task_id: str, run_id: str, map_index: int | None) -> Any:
+        """Give one value; a miss is logged as an error."""
 
 
 class TaskSdkSource:
     """The states of task instances, as ``ti.get_task_states`` gives them: no try number and no end.
 
     It wants raw ids. A label is the raw id unless it may be cleaned; a cleaned default run_id is rebuilt from its
-    text and proved by its hash; behind any other the ids are found by asking for the task's runs, or for the
-    run's tasks, and normalising the answers. A cleaned dag_id cannot be found at all: there is nothing to ask.
+    text and proved by its hash. Any other run_id that looks cleaned is first taken as it stands. If there is nothing,
+    the ids behind it are found by asking for the task's runs, or for the run's tasks, and normalising the answers.
+    A cleaned dag_id cannot be found at all: there is nothing to ask.
+
+    So one thing is not seen: a run behind whose label another run of the same DAG stands, as its raw run_id.
 
     :param get_task_states: ``ti.get_task_states`` of the running task.
+    :param own: of this task, which proves that the answers are this Airflow's, and up to date.
     """
 
-    def __init__(self, get_task_states: Callable[..., dict[str, States]], description: str) -> None:
+    def __init__(
+        self, get_task_states: Callable[..., dict[str, States]], xcoms: XComs, own: OwnTaskInstance, description: str
+    ) -> None:
         self._get_task_states = get_task_states
+        self._xcoms = xcoms
+        self._own = own
+        self._known: dict[TaskInstanceKey, tuple[RawIds, ...]] = {}  # of earlier answers
+        self._failing = 0.0  # seconds
         self.description = description
 
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
         """See :class:`~.TaskInstanceSource`."""
+        if not keys:
+            return TaskInstances()
+        self._prove()
         by_dag: dict[str, list[TaskInstanceKey]] = defaultdict(list)
         for key in sorted(set(keys)):
             by_dag[key.dag_id].append(key)
-        found = merge(pair for dag_id, of_dag in by_dag.items() for pair in self._of_dag(dag_id, of_dag))
-        return TaskInstances(
+        found = [each for dag_id, of_dag in by_dag.items() for each in self._of_dag(dag_id, of_dag)]
+        there = {key for key, _, _ in found}
+        answer = collect(
             found,
             {
-                key: f"the raw dag_id behind {key.dag_id!r} is not known to the Task SDK"
+                key: f"the raw dag_id behind {key.dag_id!r} is not known to the Task SDK; set airflow_conn_id"
                 for key in keys
-                if may_be_cleaned(key.dag_id) and key not in found
+                if may_be_cleaned(key.dag_id) and key not in there
             },
         )
+        self._known.update(answer.raw_ids)
+        return answer
 
-    def _of_dag(self, dag_id: str, keys: list[TaskInstanceKey]) -> Iterator[tuple[TaskInstanceKey, TaskInstance]]:
-        wanted = [(key, key.task_id) for key in keys]
-        wanted += self._hidden_tasks(dag_id, [key for key in keys if may_be_cleaned(key.task_id)])
+    def read_records(
+        self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
+    ) -> Mapping[TaskInstanceKey, Record]:
+        """See :class:`~.TaskInstanceSource`."""
+        all_of = cache(self._all_xcoms)  # mapped task instances share their task
+        records = {
+            key: record_of(
+                {name: value for name in KEYS for value in self._xcom_of(all_of(ids, name), ids, name, key.map_index)}
+                for ids in task_instances.raw_ids.get(key, ())
+            )
+            for key in sorted(set(keys))
+        }
+        return {key: record for key, record in records.items() if record}
+
+    def _prove(self) -> None:
+        """Look for our own task instance.
+
+        :raises TaskInstanceSourceError: if it is not running, as it must be in every try.
+        """
+        own = self._own
+        question: dict[str, Any] = {"dag_id": own.dag_id, "task_ids": {own.task_id}, "run_ids": {own.run_id}}
+        answers = dict(self._ask(**question)[safe_label(own.run_id)])
+        states, name = answers.get(own.run_id, {}), _name(own.task_id, own.map_index)
+        if states.get(name) != "running":
+            wrong = f"is {states[name]!r} there, and not running" if name in states else "is not there"
+            raise TaskInstanceSourceError(
+                f"the task states of {self.description} are not to be trusted: this very task, "
+                f"{own.dag_id}.{own.task_id} of run {own.run_id!r}, {wrong}. Either the API server has another "
+                "database, or one that lags behind: see its configuration. Or somebody ended or cleared this task "
+                "meanwhile: run it again"
+            )
+
+    def _of_dag(self, dag_id: str, keys: list[TaskInstanceKey]) -> list[_Found]:
+        found = list(self._of_tasks(dag_id, keys, widely=False))
+        there = {key for key, _, _ in found}
+        hidden = [key for key in keys if key not in there and _may_hide_run(key)]
+        return found + list(self._of_tasks(dag_id, hidden, widely=True))
+
+    def _of_tasks(self, dag_id: str, keys: list[TaskInstanceKey], widely: bool) -> Iterator[_Found]:
+        """Find task instances of one DAG.
+
+        :param widely: whether to ask for all of its runs.
+        """
+        wanted = [(key, task_id) for key in keys for task_id in {key.task_id, *self._known_ids(key, "task_id")}]
+        wanted += self._hidden_tasks(dag_id, [key for key in keys if may_be_cleaned(key.task_id)], widely)
         layers = _layers({task_id for _, task_id in wanted})
-        groups: dict[tuple[bool, int], list[tuple[TaskInstanceKey, str]]] = defaultdict(list)
+        groups: dict[int, list[tuple[TaskInstanceKey, str]]] = defaultdict(list)
         for key, task_id in wanted:
-            groups[_knows_run(key), layers[task_id]].append((key, task_id))
-        for (knows_run, _), group in sorted(groups.items()):
+            groups[layers[task_id]].append((key, task_id))
+        for _, group in sorted(groups.items()):
             # Neighbours share an id in the URL: of what there is more, each is to be written once.
             if len({key.run_id for key, _ in group}) > len({task_id for _, task_id in group}):
                 group.sort(key=lambda pair: pair[0].run_id)
-            for part in _parts(group, lambda pair: {pair[1], *_raw_run_ids(pair[0])}):
-                run_ids = {run for key, _ in part for run in _raw_run_ids(key)} if knows_run else set()
+            for part in _parts(group, lambda pair: {pair[1], *self._run_ids(pair[0], widely)}):
+                run_ids = {run for key, _ in part for run in self._run_ids(key, widely)}
                 answer = self._ask(dag_id, {task_id for _, task_id in part}, run_ids)
                 for key, task_id in part:
-                    name = task_id if key.map_index == UNMAPPED else f"{task_id}_{key.map_index}"
-                    for states in answer[key.run_id]:
+                    name = _name(task_id, key.map_index)
+                    for run_id, states in answer[key.run_id]:
                         if name in states:
-                            yield key, TaskInstance(states[name])
+                            yield key, RawIds(dag_id, task_id, run_id), TaskInstance(states[name])
 
-    def _hidden_tasks(self, dag_id: str, keys: list[TaskInstanceKey]) -> list[tuple[TaskInstanceKey, str]]:
+    def _hidden_tasks(
+        self, dag_id: str, keys: list[TaskInstanceKey], widely: bool
+    ) -> list[tuple[TaskInstanceKey, str]]:
         """The raw task ids behind cleaned labels, found in what their runs consist of.
 
         Only the names are taken from these answers: with all tasks of a run in one answer, a state in it may
         belong to another task than its name says (see :func:`_layers`).
         """
         found = []
-        for knows_run in (True, False):
-            group = [key for key in keys if _knows_run(key) == knows_run]
-            for part in _parts(group, _raw_run_ids) if knows_run else filter(None, [group]):
-                run_ids = {run for key in part for run in _raw_run_ids(key)} if knows_run else set()
-                answer = self._ask(dag_id, set(), run_ids)
-                for key in part:
-                    names = {name for states in answer[key.run_id] for name in states}
-                    found += [(key, task_id) for task_id in sorted(_task_ids(names, key))]
+        keys = [key for key in keys if key not in self._known]
+        for part in filter(None, [keys]) if widely else _parts(keys, lambda key: self._run_ids(key, widely)):
+            answer = self._ask(dag_id, set(), {run for key in part for run in self._run_ids(key, widely)})
+            for key in part:
+                names = {name for _, states in answer[key.run_id] for name in states}
+                found += [(key, task_id) for task_id in sorted(_task_ids(names, key))]
         return found
 
-    def _ask(self, dag_id: str, task_ids: set[str], run_ids: set[str]) -> dict[str, list[States]]:
-        """The states of the runs that the answer has, by the label value of their run_id."""
+    def _run_ids(self, key: TaskInstanceKey, widely: bool) -> set[str]:
+        """The raw run_ids to ask for; none if all are to be asked for."""
+        if widely:
+            return set()
+        return {key.run_id, rebuild_run_id(key.run_id) or key.run_id, *self._known_ids(key, "run_id")}
+
+    def _known_ids(self, key: TaskInstanceKey, which: str) -> set[str]:
+        return {getattr(ids, which) for ids in self._known.get(key, ())}
+
+    def _all_xcoms(self, ids: RawIds, name: str) -> Any:
+        return self._patiently(lambda: self._xcoms.get_all(key=name, **ids._asdict()))
+
+    def _xcom_of(self, values: Any, ids: RawIds, name: str, map_index: int) -> list[Any]:
+        """The one value of a task instance, or none.
+
+        :param values: of all map indexes. They do not tell whose they are, for those without a value are left out.
+        """
+        if not values or isinstance(values, Unreadable):
+            return [values] if values else []
+        if map_index == UNMAPPED and len(values) == 1:
+            return list(values)
+        index = None if map_index == UNMAPPED else map_index
+        value = self._patiently(lambda: self._xcoms.get_one(key=name, **ids._asdict(), map_index=index))
+        return [] if value is None else [value]
+
+    def _patiently(self, call: Callable[[], Any]) -> Any:
+        """Make a call whose failure is that of one record.
+
+        :raises TaskInstanceSourceError: if the calls that fail take too long.
+        """
+        started = time.monotonic()
+        try:
+            return call()
+        except Exception as error:  # of the API server, or of a custom XCom backend: of any class
+            self._failing += time.monotonic() - started
+            if self._failing > PATIENCE:
+                raise TaskInstanceSourceError(
+                    f"the Task SDK gave no XComs in {self._failing:.0f} s: {error}; see the API server's log"
+                ) from error
+            return Unreadable(" ".join(str(error).split())[:200] or type(error).__name__)
+
+    def _ask(self, dag_id: str, task_ids: set[str], run_ids: set[str]) -> dict[str, list[tuple[str, States]]]:
+        """The runs that the answer has and their states, by the label value of the run_id."""
         # An empty list means "all" to the API server, as None does.
         question = {"dag_id": dag_id, "task_ids": sorted(task_ids) or None, "run_ids": sorted(run_ids) or None}
         try:
@@ -100,9 +214,9 @@ class TaskSdkSource:
             ) from error
         if not isinstance(answer, dict) or not all(map(_are_states, answer.values())):
             raise TaskInstanceSourceError(f"the Task SDK answered {str(answer)[:200]!r} to {question}")
-        by_label: dict[str, list[States]] = defaultdict(list)
+        by_label: dict[str, list[tuple[str, States]]] = defaultdict(list)
         for run_id, states in answer.items():
-            by_label[safe_label(run_id)].append(states)
+            by_label[safe_label(run_id)].append((run_id, states))
         return by_label
 
 
@@ -110,17 +224,18 @@ def _are_states(value: Any) -> bool:
     return isinstance(value, dict) and all(state is None or isinstance(state, str) for state in value.values())
 
 
-def _knows_run(key: TaskInstanceKey) -> bool:
-    return not may_be_cleaned(key.run_id) or rebuild_run_id(key.run_id) is not None
+def _may_hide_run(key: TaskInstanceKey) -> bool:
+    return may_be_cleaned(key.run_id) and rebuild_run_id(key.run_id) is None
 
 
-def _raw_run_ids(key: TaskInstanceKey) -> set[str]:
-    return {key.run_id, rebuild_run_id(key.run_id) or key.run_id}
+def _name(task_id: str, map_index: int) -> str:
+    """How an answer names a task instance."""
+    return task_id if map_index == UNMAPPED else f"{task_id}_{map_index}"
 
 
 def _task_ids(names: Iterable[str], key: TaskInstanceKey) -> set[str]:
     """The raw task ids among the names of an answer that this key's label may stand for."""
-    suffix = "" if key.map_index == UNMAPPED else f"_{key.map_index}"
+    suffix = _name("", key.map_index)
     candidates = (name[: len(name) - len(suffix)] for name in names if name.endswith(suffix))
     return {task_id for task_id in candidates if safe_label(task_id) == key.task_id and task_id != key.task_id}
 
