@@ -351,7 +351,8 @@ class _Reaper:
 
 def _ready(candidates: list[_Candidate], room: int) -> list[_Candidate]:
     """Take the next ones whose time has come: those that are counted already, and as many others as there is room."""
-    now, batch = time.monotonic(), []
+    now = time.monotonic()
+    batch: list[_Candidate] = []
     for candidate in candidates:
         if len(batch) == BATCH or candidate.not_before > now:
             continue
