@@ -49,7 +49,7 @@ class _Candidate:
 
     verdict: Verdict  # the last one
     attempts: int = 0
-    first_attempt: float = 0.0
+    first_attempt: float | None = None
     not_before: float = 0.0
     changes: int = 0  # between its reading and its deletion
     is_counted: bool = False  # in max_deletes: it was deleted, or nobody knows
@@ -72,11 +72,6 @@ class _Look:
     task_instances: TaskInstances
     judge: Judge
 
-    @property
-    def is_old(self) -> bool:
-        """Whether it says nothing any more about a task instance that may have come back to life."""
-        return time.monotonic() - self.asked_at > OLD
-
 
 def reap(
     zombies: Sequence[Verdict],
@@ -85,6 +80,7 @@ def reap(
     settings: Settings,
     namespaces: Collection[str],
     clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
     patience: Patience | None = None,
 ) -> list[Result]:
     """Delete the zombies in their order, at most ``max_deletes`` of them.
@@ -92,9 +88,10 @@ def reap(
     Of each only name and uid count: the pods are listed again, and judged by all rules as they are now.
 
     :param namespaces: those of this run; nothing is deleted anywhere else.
-    :param clock: gives epoch seconds.
+    :param clock: gives epoch seconds, by which pods and task instances are judged.
+    :param monotonic: gives seconds, by which the age of an answer is measured.
     """
-    return _Reaper(cluster, source, settings, clock, patience or Patience()).run(zombies, namespaces)
+    return _Reaper(cluster, source, settings, clock, monotonic, patience or Patience()).run(zombies, namespaces)
 
 
 def count_outcomes(results: Iterable[Result]) -> dict[str, int]:
@@ -112,10 +109,11 @@ class _Reaper:
         source: TaskInstanceSource,
         settings: Settings,
         clock: Callable[[], float],
+        monotonic: Callable[[], float],
         patience: Patience,
     ) -> None:
-        self._cluster, self._source, self._settings, self._clock = cluster, source, settings, clock
-        self._patience = patience
+        self._cluster, self._source, self._settings = cluster, source, settings
+        self._clock, self._monotonic, self._patience = clock, monotonic, patience
         self._pods: dict[TaskInstanceKey, dict[str, Pod]] = defaultdict(dict)  # as they are now, by uid
         self._records: dict[TaskInstanceKey, Record] = {}
         self._has_record_read: set[TaskInstanceKey] = set()
@@ -174,12 +172,12 @@ class _Reaper:
                 if self._given_up >= CONCURRENT_DELETES:
                     return NO_ANSWER
                 room = self._settings.max_deletes - self._done
-                batch = _ready(open_ones, room)
+                batch = _ready(open_ones, room, self._monotonic())
                 if not batch:
                     waiting = [candidate for candidate in open_ones if candidate.is_counted or room > 0]
                     if not waiting:
                         return f"max_deletes={self._settings.max_deletes} was reached"
-                    time.sleep(max(0.0, min(c.not_before for c in waiting) - time.monotonic()))
+                    time.sleep(max(0.0, min(c.not_before for c in waiting) - self._monotonic()))
                     continue
                 try:
                     look = self._look({candidate.pod.key for candidate in batch})
@@ -199,22 +197,26 @@ class _Reaper:
 
         :raises TaskInstanceSourceError: also if the answer is too old by the time that it is there.
         """
-        asked_at = time.monotonic()
+        asked_at = self._monotonic()
         task_instances = self._source.fetch(sorted(keys))
         doubted = keys_in_doubt(self._facts(keys, task_instances)) - self._has_record_read
         if doubted:
             self._records.update(self._source.read_records(task_instances, sorted(doubted)))
             self._has_record_read |= doubted
-            if time.monotonic() - asked_at > OLD / 5:
-                asked_at = time.monotonic()
+            if self._monotonic() - asked_at > OLD / 5:
+                asked_at = self._monotonic()
                 task_instances = self._source.fetch(sorted(keys))
         look = _Look(asked_at, task_instances, Judge(self._facts(keys, task_instances)))
-        if look.is_old:
+        if self._is_old(look):
             raise TaskInstanceSourceError(
                 f"the answer about {len(keys)} task instances took longer than {OLD:g} s, and tasks may have come back "
                 f"to life meanwhile ({self._source.description}); see why Airflow is slow"
             )
         return look
+
+    def _is_old(self, look: _Look) -> bool:
+        """Tell whether it says nothing any more about a task instance that may have come back to life."""
+        return self._monotonic() - look.asked_at > OLD
 
     def _facts(self, keys: Iterable[TaskInstanceKey], task_instances: TaskInstances) -> Facts:
         with self._lock:
@@ -225,7 +227,7 @@ class _Reaper:
         """Judge once more, and delete what still is a zombie; what needs a new look stays open."""
         judge = look.judge
         try:
-            while self._unanswered < CONCURRENT_DELETES and not look.is_old:
+            while self._unanswered < CONCURRENT_DELETES and not self._is_old(look):
                 changed = self._judge_and_delete(candidate, judge)
                 if changed is None:
                     break
@@ -256,6 +258,8 @@ class _Reaper:
         if refusal:
             candidate.result = Result(verdict, refusal)
             return None
+        if candidate.first_attempt is None:
+            candidate.first_attempt = self._monotonic()
         deletion = self._cluster.delete(candidate.pod, self._grace_period(verdict))
         if deletion.is_conflict:
             return self._read_again(candidate, deletion)
@@ -280,12 +284,11 @@ class _Reaper:
         candidate.result = Result(candidate.verdict, deletion)
 
     def _may_try_again(self, candidate: _Candidate, deletion: Deletion) -> bool:
-        now = time.monotonic()
+        now = self._monotonic()
         candidate.attempts += 1
-        candidate.first_attempt = candidate.first_attempt or now
         pause = self._patience.pause(candidate.attempts, deletion.retry_after)
         candidate.not_before = now + pause
-        has_time = candidate.not_before - candidate.first_attempt <= self._patience.give_up_after
+        has_time = candidate.not_before - (candidate.first_attempt or 0.0) <= self._patience.give_up_after
         if candidate.attempts >= self._patience.attempts or not has_time:
             return False
         log.warning("%s: %s; it is tried again in %.0f s", candidate.pod, deletion, pause)
@@ -349,9 +352,8 @@ class _Reaper:
             log.info("%s deleted so far, %s pods to go", deleted, to_go)
 
 
-def _ready(candidates: list[_Candidate], room: int) -> list[_Candidate]:
+def _ready(candidates: list[_Candidate], room: int, now: float) -> list[_Candidate]:
     """Take the next ones whose time has come: those that are counted already, and as many others as there is room."""
-    now = time.monotonic()
     batch: list[_Candidate] = []
     for candidate in candidates:
         if len(batch) == BATCH or candidate.not_before > now:

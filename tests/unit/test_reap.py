@@ -1,48 +1,80 @@
-"""Deleting: the second look, the limits, and an account of every pod."""
+"""Deleting: the second listing, the look, the limits, and an account of every pod."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from include.kpo_cleanup.classify import Verdict, classify
-from include.kpo_cleanup.errors import KubernetesError, TaskInstanceSourceError, Transient
+from include.kpo_cleanup.classify import Facts, Verdict, classify
+from include.kpo_cleanup.errors import KubernetesError, TaskInstanceSourceError
 from include.kpo_cleanup.identity import TaskInstanceKey
-from include.kpo_cleanup.kube import CONCURRENT_DELETES, Deletion
+from include.kpo_cleanup.kube import CONCURRENT_DELETES, Deletion, Listing
 from include.kpo_cleanup.pod import Container, Pod
-from include.kpo_cleanup.reap import BATCH, Result, count_outcomes, reap
+from include.kpo_cleanup.reap import BATCH, CHANGES, OLD, Result, count_outcomes, reap
+from include.kpo_cleanup.retries import Patience
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.vocabulary import Outcome, Reason
-from tests.unit.builders import HOUR, NOW, answer, make_pod, make_ti
+from tests.unit.builders import DAY, HOUR, JOB, NOW, answer, make_pod, make_ti
 
 DELETED = Deletion(Outcome.DELETED)
-NO_ANSWER = Deletion(Outcome.FAILED, "no answer from the API server", is_passing=True)
-FORBIDDEN = Deletion(Outcome.FAILED, "403 Forbidden")
+GONE = Deletion(Outcome.ALREADY_GONE, "the API server has no such pod any more")
+HELD = Deletion(Outcome.AWAITING_FINALIZER, "held by example.com/hold")
+NO_ANSWER = Deletion(Outcome.FAILED, "no answer from the API server", is_passing=True, is_unanswered=True)
+SLOW_DOWN = Deletion(Outcome.FAILED, "429 Too Many Requests", is_passing=True)
+FORBIDDEN = Deletion(Outcome.FAILED, "403 Forbidden", "allow verb 'delete'")
+CONFLICT = Deletion(Outcome.FAILED, "409 Conflict", is_conflict=True)
 FINISHED, RUNNING = make_ti(), make_ti(state="running", ended=None)
+AT_ONCE = Patience(first_wait=0, max_wait=0)
+NAMESPACES = ["airflow", "other"]
+
+Answers = Deletion | Sequence[Deletion]  # to one deletion after the other; the last one again and again
 
 
-class Cluster:
-    """The API server: what it says to each deletion, by the pod's name, and the pods that there are now."""
+class Server:
+    """The API server: the pods that there are now, and what it says to each deletion, by the pod's name."""
 
-    def __init__(self, says: Mapping[str, Deletion] | None = None, pods: Iterable[Pod] = ()) -> None:
-        self._says = says or {}
-        self._pods = list(pods)
+    def __init__(self, pods: Iterable[Pod], says: Mapping[str, Answers] | None = None) -> None:
+        self.pods = {pod.uid: pod for pod in pods}
+        self._says = {name: list(said) if isinstance(said, Sequence) else [said] for name, said in (says or {}).items()}
         self._lock = threading.Lock()
         self.deletions: list[tuple[str, int]] = []
+        self.before_deletion: Callable[[Pod], None] = lambda _pod: None
+        self.unlisted: dict[str, str] = {}
 
-    def siblings(self, pod: Pod) -> list[Pod]:
-        return [other for other in self._pods if (other.namespace, other.key) == (pod.namespace, pod.key)]
+    def list_pods(self, namespaces: Sequence[str], *_: object, **__: object) -> Listing:
+        listed = [pod for pod in self.pods.values() if pod.namespace in namespaces]
+        return Listing(
+            [pod for pod in listed if pod.namespace not in self.unlisted],
+            {namespace: why for namespace, why in self.unlisted.items() if namespace in namespaces},
+        )
+
+    def read_again(self, pod: Pod) -> Pod | None:
+        return next((now for now in self.pods.values() if str(now) == str(pod)), None)
 
     def delete(self, pod: Pod, grace_period_seconds: int) -> Deletion:
         with self._lock:
+            self.before_deletion(pod)
             self.deletions.append((pod.name, grace_period_seconds))
-        return self._says.get(pod.name, DELETED)
+            now = self.pods.get(pod.uid)
+            if now is not None and now.resource_version != pod.resource_version:
+                return CONFLICT
+            says = self._says.get(pod.name, [DELETED])
+            said = says.pop(0) if len(says) > 1 else says[0]
+            if said.outcome is Outcome.DELETED:
+                self.pods.pop(pod.uid, None)
+            return said
+
+    def change(self, pod: Pod, **changes: Any) -> None:
+        """As if somebody patched it."""
+        version = f"{int(self.pods[pod.uid].resource_version or 0) + 1}"
+        self.pods[pod.uid] = replace(self.pods[pod.uid], resource_version=version, **changes)
 
     @property
     def deleted(self) -> set[str]:
@@ -54,21 +86,31 @@ class Airflow:
 
     description = "test"
 
-    def __init__(self, found: Mapping[TaskInstanceKey, TaskInstance | None], fails_after: int | None = None) -> None:
-        self._found = found
-        self._fails_after = fails_after
+    def __init__(
+        self,
+        found: Mapping[TaskInstanceKey, TaskInstance | None],
+        fails_after: int | None = None,
+        records: Mapping[TaskInstanceKey, Record] | None = None,
+    ) -> None:
+        self.found = dict(found)
+        self._fails_after, self._records = fails_after, records or {}
         self.looks: list[list[TaskInstanceKey]] = []
+        self.records_read: list[TaskInstanceKey] = []
 
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
         if self._fails_after is not None and len(self.looks) >= self._fails_after:
             raise TaskInstanceSourceError("the database is down")
         self.looks.append(list(keys))
-        return answer({key: self._found.get(key) for key in keys})
+        return answer({key: self.found.get(key) for key in keys})
+
+    def read_records(self, _: TaskInstances, keys: Collection[TaskInstanceKey]) -> Mapping[TaskInstanceKey, Record]:
+        self.records_read += keys
+        return {key: record for key, record in self._records.items() if key in keys}
 
 
 def zombies_of(*pods: Pod, ti: TaskInstance = FINISHED, **settings: Any) -> list[Verdict]:
-    verdicts = classify(pods, TaskInstances({pod.key: ti for pod in pods}), Settings(**settings), NOW)
-    return [verdict for verdict in verdicts if verdict.is_zombie]
+    facts = Facts(pods, TaskInstances({pod.key: ti for pod in pods}), Settings(**settings), NOW)
+    return [verdict for verdict in classify(facts) if verdict.is_zombie]
 
 
 def make_zombies(count: int, **overrides: Any) -> list[Verdict]:
@@ -81,19 +123,28 @@ def make_zombies(count: int, **overrides: Any) -> list[Verdict]:
     )
 
 
+def server_of(zombies: Iterable[Verdict], says: Mapping[str, Answers] | None = None, *others: Pod) -> Server:
+    return Server([*(zombie.pod for zombie in zombies), *others], says)
+
+
 def now_finished(zombies: Iterable[Verdict], **more: Any) -> Airflow:
     return Airflow({verdict.pod.key: FINISHED for verdict in zombies}, **more)
 
 
 def run(
     zombies: list[Verdict],
-    cluster: Cluster,
+    server: Server | None = None,
     airflow: Airflow | None = None,
     clock: Callable[[], float] = lambda: NOW + 0.9,
+    monotonic: Callable[[], float] = itertools.count(step=0.0).__next__,
+    namespaces: Collection[str] = NAMESPACES,
+    patience: Patience = AT_ONCE,
     **settings: Any,
 ) -> list[Result]:
-    results = reap(zombies, cluster, airflow or now_finished(zombies), Settings(**settings), clock)
-    assert sorted(result.verdict.pod.name for result in results) == sorted(each.pod.name for each in zombies)
+    """Reap, and see that every zombie has one result, in their order."""
+    server, airflow = server or server_of(zombies), airflow or now_finished(zombies)
+    results = reap(zombies, server, airflow, Settings(**settings), namespaces, clock, monotonic, patience)
+    assert [result.verdict.pod.name for result in results] == [zombie.pod.name for zombie in zombies]
     return results
 
 
@@ -101,140 +152,342 @@ def outcomes(results: Iterable[Result]) -> dict[str, str]:
     return {result.verdict.pod.name: result.outcome.value for result in results}
 
 
+def said(results: Iterable[Result], outcome: Outcome) -> set[str]:
+    return {str(result.deletion) for result in results if result.outcome is outcome}
+
+
 class TestDeleting:
     def test_of_nothing_asks_nobody(self) -> None:
-        cluster, airflow = Cluster(), Airflow({})
-        assert run([], cluster, airflow) == []
-        assert (cluster.deletions, airflow.looks) == ([], [])
+        server, airflow = Server([]), Airflow({})
+        assert run([], server, airflow) == []
+        assert (server.deletions, airflow.looks) == ([], [])
 
     def test_deletes_every_zombie_once_with_the_grace_period_that_was_set(self) -> None:
-        zombies, cluster = make_zombies(3), Cluster()
-        assert count_outcomes(run(zombies, cluster, grace_period_seconds=7)) == {"deleted": 3}
-        assert sorted(cluster.deletions) == [("z0000", 7), ("z0001", 7), ("z0002", 7)]
+        zombies = make_zombies(3)
+        server = server_of(zombies)
+        assert count_outcomes(run(zombies, server, grace_period_seconds=7)) == {"deleted": 3}
+        assert sorted(server.deletions) == [("z0000", 7), ("z0001", 7), ("z0002", 7)]
 
     def test_asks_for_the_task_instances_of_the_zombies_only(self) -> None:
         zombies = make_zombies(3)
         airflow = now_finished(zombies)
-        run(zombies, Cluster(), airflow)
+        run(zombies, server_of(zombies, {}, make_pod(task_id="other")), airflow)
         assert airflow.looks == [[zombie.pod.key for zombie in zombies]]
 
-    def test_looks_again_for_each_batch(self) -> None:
+    def test_looks_again_for_each_batch_and_reads_each_record_once(self) -> None:
         zombies = make_zombies(2 * BATCH + 1)
-        airflow, cluster = now_finished(zombies), Cluster()
-        assert count_outcomes(run(zombies, cluster, airflow)) == {"deleted": len(zombies)}
+        airflow = now_finished(zombies)
+        assert count_outcomes(run(zombies, airflow=airflow)) == {"deleted": len(zombies)}
         assert [len(look) for look in airflow.looks] == [BATCH, BATCH, 1]
+        assert sorted(airflow.records_read) == sorted(zombie.pod.key for zombie in zombies)
 
-    def test_keeps_the_order_of_the_zombies(self) -> None:
-        zombies = make_zombies(BATCH + 5)
-        results = run(zombies, Cluster(), max_deletes=BATCH + 3)
-        assert [result.verdict.pod.name for result in results] == [zombie.pod.name for zombie in zombies]
-
-    @pytest.mark.parametrize(
-        "said",
-        [
-            Deletion(Outcome.ALREADY_GONE, "the API server has no such pod any more"),
-            Deletion(Outcome.SPARED, "precondition: 409 Conflict"),
-            FORBIDDEN,
-        ],
-        ids=lambda said: said.outcome.value,
-    )
-    def test_reports_what_the_api_server_said_and_goes_on(self, said: Deletion) -> None:
+    @pytest.mark.parametrize("says", [GONE, HELD, FORBIDDEN], ids=lambda says: says.outcome.value)
+    def test_reports_what_the_api_server_said_and_goes_on(self, says: Deletion) -> None:
         zombies = make_zombies(3)
-        results = run(zombies, Cluster({"z0001": said}))
-        assert outcomes(results) == {"z0000": "deleted", "z0001": said.outcome.value, "z0002": "deleted"}
-        assert [str(result.deletion) for result in results if result.verdict.pod.name == "z0001"] == [str(said)]
+        results = run(zombies, server_of(zombies, {"z0001": says}))
+        assert outcomes(results) == {"z0000": "deleted", "z0001": says.outcome.value, "z0002": "deleted"}
+        assert said(results, says.outcome) == {str(says)}
 
     def test_says_each_deletion_with_its_evidence(self, caplog: pytest.LogCaptureFixture) -> None:
         zombies = make_zombies(2)
         with caplog.at_level(logging.INFO):
-            run(zombies, Cluster({"z0001": FORBIDDEN}))
-        evidence = "orphaned: TI failed (try 1) 60 min ago; base running 2 h"
-        assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+            run(zombies, server_of(zombies, {"z0001": FORBIDDEN}))
+        evidence = "orphaned: task instance failed (try 1) 60 min ago; base running 2 h"
+        assert {(record.levelname, record.getMessage()) for record in caplog.records} == {
             ("INFO", f"deleted airflow/z0000, {evidence}"),
-            ("ERROR", f"failed airflow/z0001, 403 Forbidden ({evidence})"),
-        ]
+            ("ERROR", f"failed airflow/z0001, 403 Forbidden; allow verb 'delete' ({evidence})"),
+        }
+
+    @pytest.mark.parametrize("error", [ConnectionError("odd"), KubernetesError("reading", "503"), ValueError("bad")])
+    def test_that_raises_whatever_it_is_fails_one_pod_and_keeps_the_report(self, error: Exception) -> None:
+        zombies = make_zombies(3)
+        server = server_of(zombies)
+
+        def fail(pod: Pod) -> None:
+            if pod.name == "z0001":
+                raise error
+
+        server.before_deletion = fail
+        results = run(zombies, server)
+        assert outcomes(results) == {"z0000": "deleted", "z0001": "failed", "z0002": "deleted"}
+        assert str(error) in next(iter(said(results, Outcome.FAILED)))
 
 
 class TestDryRun:
     @pytest.mark.parametrize("settings", [{}, {"max_deletes": 1}, {"grace_period_seconds": -1}])
     def test_never_deletes(self, settings: dict[str, Any]) -> None:
-        cluster = Cluster()
-        results = run(make_zombies(3), cluster, dry_run=True, **settings)
-        assert cluster.deletions == []
+        zombies = make_zombies(3)
+        server = server_of(zombies)
+        results = run(zombies, server, dry_run=True, **settings)
+        assert server.deletions == []
         assert {result.outcome for result in results} <= {Outcome.WOULD_DELETE, Outcome.LEFT_FOR_NEXT_RUN}
-
-    def test_never_deletes_a_superseded_pod(self) -> None:
-        old, new = make_pod(), make_pod(try_number=2)
-        zombies, cluster = zombies_of(old, new, ti=RUNNING), Cluster(pods=[old, new])
-        assert outcomes(run(zombies, cluster, Airflow({old.key: RUNNING}), dry_run=True)) == {old.name: "would_delete"}
-        assert cluster.deletions == []
 
     def test_shows_what_a_real_run_would_do(self) -> None:
         zombies = make_zombies(4)
         airflow = Airflow({zombie.pod.key: FINISHED for zombie in zombies[1:]})
-        dry = outcomes(run(zombies, Cluster(), airflow, dry_run=True, max_deletes=2))
-        real = outcomes(run(zombies, Cluster(), airflow, max_deletes=2))
+        dry = outcomes(run(zombies, airflow=airflow, dry_run=True, max_deletes=2))
+        real = outcomes(run(zombies, airflow=airflow, max_deletes=2))
         assert dry == {name: outcome.replace("deleted", "would_delete") for name, outcome in real.items()}
         assert set(dry.values()) == {"spared", "would_delete", "left_for_next_run"}
 
 
-class TestSecondLook:
+class TestListingAgain:
+    """What the pods were when they were classified does not count."""
+
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            pytest.param({"protected_by": "kpo-cleanup/protect=true"}, "protected", id="is protected"),
+            pytest.param({"controller": JOB}, "owned", id="has a controller"),
+            pytest.param({"phase": "Failed"}, "completed", id="has failed, and failed ones are kept"),
+            pytest.param({"deletion_deadline": NOW + 30}, "terminating", id="is ending by itself"),
+            pytest.param({"label_problem": "label x is missing"}, "bad_labels", id="lost a label"),
+            pytest.param({"task_id": "other"}, "unmatched", id="is labelled as another task's"),
+        ],
+    )
+    def test_spares_a_pod_that(self, changes: dict[str, Any], reason: str) -> None:
+        zombies = make_zombies(2)
+        server = server_of(zombies)
+        server.change(zombies[0].pod, **changes)
+        results = run(zombies, server)
+        assert outcomes(results) == {"z0000": "spared", "z0001": "deleted"}
+        assert server.deleted == {"z0001"}
+        assert next(iter(said(results, Outcome.SPARED))).startswith(f"{reason} now: ")
+
+    def test_takes_a_pod_that_is_not_there_for_gone(self) -> None:
+        zombies = make_zombies(2)
+        assert outcomes(run(zombies, server_of(zombies[1:]))) == {"z0000": "already_gone", "z0001": "deleted"}
+
+    def test_does_not_take_a_new_pod_of_the_same_name_for_the_old_one(self) -> None:
+        zombies = make_zombies(1)
+        server = Server([replace(zombies[0].pod, uid="new")])
+        assert outcomes(run(zombies, server)) == {"z0000": "already_gone"}
+        assert server.deletions == []
+
+    def test_believes_no_uid_that_was_edited_away(self) -> None:
+        zombies = make_zombies(1)
+        edited = [replace(zombies[0], pod=replace(zombies[0].pod, uid=None))]
+        server = server_of(zombies)
+        assert outcomes(run(edited, server)) == {"z0000": "already_gone"}
+        assert server.deletions == []
+
+    @pytest.mark.parametrize(
+        ("namespaces", "settings", "outcome"),
+        [
+            pytest.param(["other"], {}, "failed", id="not in a namespace that is none of the run's"),
+            pytest.param(["*"], {}, "deleted", id="in any, if the run is about all"),
+            pytest.param(["*"], {"exclude_namespaces": "airflow"}, "failed", id="but not in one that is left out"),
+        ],
+    )
+    def test_deletes(self, namespaces: list[str], settings: dict[str, Any], outcome: str) -> None:
+        zombies = make_zombies(1)
+        server = server_of(zombies)
+        assert outcomes(run(zombies, server, namespaces=namespaces, **settings)) == {"z0000": outcome}
+        assert bool(server.deletions) == (outcome == "deleted")
+
+    def test_that_fails_in_one_namespace_does_not_stop_the_others(self) -> None:
+        zombies = zombies_of(
+            make_pod(name="a", namespace="airflow"), make_pod(name="b", namespace="other", map_index=1)
+        )
+        server = server_of(zombies)
+        server.unlisted["other"] = "listing pods in namespace 'other': 403 Forbidden"
+        results = run(zombies, server)
+        assert outcomes(results) == {"a": "deleted", "b": "failed"}
+        assert said(results, Outcome.FAILED) == {"listing pods in namespace 'other': 403 Forbidden"}
+
+    @pytest.mark.parametrize("error", [KubernetesError("listing", "no answer"), RuntimeError("odd")])
+    def test_that_fails_altogether_fails_all_and_keeps_the_report(
+        self, error: Exception, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Broken(Server):
+            def list_pods(self, *_: object, **__: object) -> Listing:
+                raise error
+
+        zombies = make_zombies(2)
+        results = run(zombies, Broken([]))
+        assert count_outcomes(results) == {"failed": 2}
+        assert all(str(error) in text for text in said(results, Outcome.FAILED))
+
+
+class TestAPodThatChanges:
+    """Its resource version is a precondition, so that the deletion is one of the pod that was judged."""
+
+    @pytest.mark.parametrize(("times", "outcome"), [(1, "deleted"), (CHANGES, "deleted"), (CHANGES + 1, "failed")])
+    def test_is_read_again_and_judged_again(self, times: int, outcome: str) -> None:
+        zombies = make_zombies(1)
+        server, changes = server_of(zombies), itertools.count()
+
+        def change(pod: Pod) -> None:
+            if next(changes) < times:
+                server.change(pod, phase_reason="still at it")
+
+        server.before_deletion = change
+        assert outcomes(run(zombies, server)) == {"z0000": outcome}
+
+    def test_is_spared_if_it_is_no_zombie_any_more(self) -> None:
+        zombies = make_zombies(2)
+        server = server_of(zombies)
+
+        def protect(pod: Pod) -> None:
+            if pod.name == "z0000" and not server.pods[pod.uid].protected_by:
+                server.change(pod, protected_by="kpo-cleanup/protect=true")
+
+        server.before_deletion = protect
+        assert outcomes(run(zombies, server)) == {"z0000": "spared", "z0001": "deleted"}
+        assert zombies[0].pod.uid in server.pods
+
+    def test_into_another_tasks_is_looked_up_anew(self) -> None:
+        zombies = make_zombies(1)
+        server = server_of(zombies)
+        running = replace(zombies[0].pod, task_id="other").key
+        airflow = Airflow({zombies[0].pod.key: FINISHED, running: RUNNING})
+
+        def relabel(pod: Pod) -> None:
+            if pod.task_id != "other":
+                server.change(pod, task_id="other")
+
+        server.before_deletion = relabel
+        results = run(zombies, server, airflow, delete_unmatched_pods=True)
+        assert outcomes(results) == {"z0000": "spared"}
+        assert said(results, Outcome.SPARED).pop().startswith("active now: ")
+
+    @pytest.mark.parametrize(
+        ("now", "outcome"),
+        [
+            pytest.param([], "already_gone", id="into none is gone"),
+            pytest.param(["new"], "spared", id="into another of its name is spared"),
+        ],
+    )
+    def test(self, now: list[str], outcome: str) -> None:
+        zombies = make_zombies(1)
+        server = server_of(zombies, {"z0000": CONFLICT})
+
+        def replace_it(pod: Pod) -> None:
+            server.pods = {uid: replace(pod, uid=uid) for uid in now}
+
+        server.before_deletion = replace_it
+        assert outcomes(run(zombies, server)) == {"z0000": outcome}
+
+    def test_is_not_what_every_conflict_is_about(self) -> None:
+        zombies = make_zombies(1)
+        results = run(zombies, server_of(zombies, {"z0000": CONFLICT}))
+        assert outcomes(results) == {"z0000": "failed"}
+        assert said(results, Outcome.FAILED) == {"409 Conflict"}
+
+
+class TestLook:
     @pytest.mark.parametrize(
         ("ti", "why"),
         [
-            pytest.param(RUNNING, "active now: TI running (try 1)", id="runs again"),
-            pytest.param(make_ti(state=None), "active now: TI cleared (try 1)", id="was cleared"),
-            pytest.param(make_ti(ended=NOW), "settling now: TI failed (try 1) 0 s ago", id="has just ended again"),
+            pytest.param(RUNNING, "active now: task instance running (try 1)", id="runs again"),
+            pytest.param(make_ti(state=None), "active now: task instance cleared (try 1)", id="was cleared"),
+            pytest.param(
+                make_ti(ended=NOW), "settling now: task instance failed (try 1) 0 s", id="has just ended again"
+            ),
             pytest.param(None, "unmatched now: no task instance on record", id="is on record no more"),
         ],
     )
     def test_spares_a_pod_whose_task_instance(self, ti: TaskInstance | None, why: str) -> None:
-        zombies, cluster = make_zombies(2), Cluster()
-        airflow = Airflow({zombies[0].pod.key: ti, zombies[1].pod.key: FINISHED})
-        results = run(zombies, cluster, airflow)
+        zombies = make_zombies(2)
+        server = server_of(zombies)
+        results = run(zombies, server, Airflow({zombies[0].pod.key: ti, zombies[1].pod.key: FINISHED}))
         assert outcomes(results) == {"z0000": "spared", "z0001": "deleted"}
-        assert cluster.deleted == {"z0001"}
-        assert next(result for result in results if result.outcome is Outcome.SPARED).deletion.status.startswith(why)
+        assert server.deleted == {"z0001"}
+        assert said(results, Outcome.SPARED).pop().startswith(why)
+
+    def test_spares_a_pod_that_the_operators_record_does_not_name(self) -> None:
+        zombies = make_zombies(1)
+        airflow = now_finished(zombies, records={zombies[0].pod.key: Record(frozenset({"airflow/other"}))})
+        results = run(zombies, airflow=airflow)
+        assert said(results, Outcome.SPARED).pop().startswith("unmatched now: Airflow's record names pod airflow/other")
 
     def test_reads_the_clock_anew(self) -> None:
         zombies = make_zombies(1)
         ended_again = Airflow({zombies[0].pod.key: make_ti(ended=NOW)})
-        assert outcomes(run(zombies, Cluster(), ended_again, clock=lambda: NOW + 299)) == {"z0000": "spared"}
-        assert outcomes(run(zombies, Cluster(), ended_again, clock=lambda: NOW + 300)) == {"z0000": "deleted"}
+        assert outcomes(run(zombies, airflow=ended_again, clock=lambda: NOW + 299)) == {"z0000": "spared"}
+        assert outcomes(run(zombies, airflow=ended_again, clock=lambda: NOW + 300)) == {"z0000": "deleted"}
 
-    def test_reports_the_evidence_of_the_second_look(self) -> None:
+    def test_reports_its_evidence(self) -> None:
         zombies = make_zombies(1)
         airflow = Airflow({zombies[0].pod.key: make_ti(state="removed")})
-        assert run(zombies, Cluster(), airflow)[0].verdict.evidence.startswith("TI removed")
+        assert run(zombies, airflow=airflow)[0].verdict.evidence.startswith("task instance removed")
 
     def test_that_fails_deletes_nothing(self) -> None:
-        zombies, cluster = make_zombies(3), Cluster()
-        results = run(zombies, cluster, now_finished(zombies, fails_after=0))
-        assert cluster.deletions == []
-        assert {result.outcome for result in results} == {Outcome.FAILED}
-        assert {str(result.deletion) for result in results} == {"the second look failed: the database is down"}
+        zombies = make_zombies(3)
+        server = server_of(zombies)
+        results = run(zombies, server, now_finished(zombies, fails_after=0))
+        assert server.deletions == []
+        assert count_outcomes(results) == {"failed": 3}
+        assert said(results, Outcome.FAILED) == {"the look at the task instances failed: the database is down"}
 
     def test_that_fails_later_fails_its_batch_and_leaves_the_rest(self) -> None:
-        zombies, cluster = make_zombies(3 * BATCH), Cluster()
-        results = run(zombies, cluster, now_finished(zombies, fails_after=1))
+        zombies = make_zombies(3 * BATCH)
+        server = server_of(zombies)
+        results = run(zombies, server, now_finished(zombies, fails_after=1))
         assert count_outcomes(results) == {"deleted": BATCH, "failed": BATCH, "left_for_next_run": BATCH}
-        assert cluster.deleted == {zombie.pod.name for zombie in zombies[:BATCH]}
-        assert str(results[-1].deletion) == "the second look failed: the database is down"
+        assert server.deleted == {zombie.pod.name for zombie in zombies[:BATCH]}
+        assert said(results, Outcome.LEFT_FOR_NEXT_RUN) == {
+            "the look at the task instances failed: the database is down"
+        }
+
+    def test_that_fails_in_an_odd_way_keeps_the_report(self) -> None:
+        class Odd(Airflow):
+            def fetch(self, _keys: Collection[TaskInstanceKey]) -> TaskInstances:
+                raise RuntimeError("odd")
+
+        assert count_outcomes(run(make_zombies(2), airflow=Odd({}))) == {"failed": 2}
+
+
+class TestAnOldLook:
+    """Nothing is deleted on an answer about the task instance that is older than some seconds."""
+
+    def test_is_followed_by_a_new_one_which_spares_what_came_back_to_life(self) -> None:
+        zombies = make_zombies(BATCH)
+        server, airflow = server_of(zombies), now_finished(zombies)
+        now = itertools.count()  # seconds
+
+        def one_second_passes(_pod: Pod) -> None:
+            next(now)
+            # All tasks are cleared, and their next tries attach to the pods.
+            airflow.found = dict.fromkeys(airflow.found, RUNNING)
+
+        server.before_deletion = one_second_passes
+        results = run(zombies, server, airflow, monotonic=lambda: float(now.__reduce__()[1][0]))
+        assert len(server.deletions) <= OLD + CONCURRENT_DELETES  # those under way when it got old
+        assert set(outcomes(results).values()) == {"deleted", "spared"}
+
+    def test_is_not_used_for_another_attempt(self) -> None:
+        zombies = make_zombies(1)
+        server = server_of(zombies, {"z0000": [SLOW_DOWN, DELETED]})
+        airflow = now_finished(zombies)
+
+        def comes_back(_pod: Pod) -> None:
+            airflow.found = dict.fromkeys(airflow.found, RUNNING)
+
+        server.before_deletion = comes_back
+        assert outcomes(run(zombies, server, airflow)) == {"z0000": "spared"}
+        assert len(server.deletions) == 1
+
+    def test_that_is_old_as_soon_as_it_is_there_deletes_nothing(self) -> None:
+        zombies = make_zombies(1)
+        server = server_of(zombies)
+        results = run(zombies, server, monotonic=itertools.count(step=OLD + 1).__next__)
+        assert outcomes(results) == {"z0000": "failed"}
+        assert "took longer than 5 s" in said(results, Outcome.FAILED).pop()
+        assert server.deletions == []
 
 
 class TestSuperseded:
-    OLD = make_pod(name="old")
+    OLD = make_pod(name="old", resource_version="1")
     NEW = make_pod(name="new", try_number=2, uid="new")
+    TRY_2 = RUNNING._replace(try_number=2)
 
-    def superseded(self) -> list[Verdict]:
-        zombies = zombies_of(self.OLD, self.NEW, ti=RUNNING)
+    def reap(self, *pods_now: Pod, ti: TaskInstance = TRY_2) -> dict[str, str]:
+        zombies = zombies_of(self.OLD, self.NEW, ti=self.TRY_2)
         assert [(zombie.pod.name, zombie.reason) for zombie in zombies] == [("old", Reason.SUPERSEDED)]
-        return zombies
-
-    def reap(self, *pods_now: Pod, ti: TaskInstance = RUNNING) -> dict[str, str]:
-        cluster = Cluster(pods=pods_now)
-        result = outcomes(run(self.superseded(), cluster, Airflow({self.OLD.key: ti})))
-        assert cluster.deleted == {name for name, outcome in result.items() if outcome == "deleted"}
+        server = Server(pods_now)
+        result = outcomes(run(zombies, server, Airflow({self.OLD.key: ti})))
+        assert server.deleted == {name for name, outcome in result.items() if outcome == "deleted"}
         return result
 
     def test_goes_while_its_successor_is_there(self) -> None:
@@ -251,123 +504,188 @@ class TestSuperseded:
     def test_is_spared_when_its_successor(self, now: list[Pod]) -> None:
         assert self.reap(self.OLD, *now) == {"old": "spared"}
 
-    def test_goes_when_its_task_instance_has_ended_meanwhile(self) -> None:
-        assert self.reap(self.OLD, ti=FINISHED) == {"old": "deleted"}
+    def test_goes_when_its_task_instance_is_over_meanwhile(self) -> None:
+        assert self.reap(self.OLD, self.NEW, ti=make_ti(try_number=2)) == {"old": "deleted"}
 
-    def test_is_spared_when_its_task_instance_is_on_record_no_more(self) -> None:
-        cluster = Cluster(pods=[self.OLD, self.NEW])
-        assert outcomes(run(self.superseded(), cluster, Airflow({}))) == {"old": "spared"}
-
-    def test_goes_by_its_mark_alone_where_it_was_checked_off(self) -> None:
+    def test_goes_by_its_mark_alone_if_it_was_checked_off(self) -> None:
         checked = make_pod(name="checked", is_checked=True)
-        second_try = make_ti(state="running", try_number=2, ended=None)
-        zombies = zombies_of(checked, ti=second_try)
-        cluster = Cluster(pods=[checked])
-        assert outcomes(run(zombies, cluster, Airflow({checked.key: second_try}))) == {"checked": "deleted"}
-
-    def test_fails_alone_when_its_successor_cannot_be_looked_up(self) -> None:
-        class Forbidding(Cluster):
-            def siblings(self, pod: Pod) -> list[Pod]:
-                raise KubernetesError("listing pods", "403 Forbidden")
-
-        zombies, cluster = [*self.superseded(), *make_zombies(1)], Forbidding()
-        airflow = Airflow({self.OLD.key: RUNNING, zombies[1].pod.key: FINISHED})
-        assert outcomes(run(zombies, cluster, airflow)) == {"old": "failed", "z0000": "deleted"}
-        assert cluster.deleted == {"z0000"}
-
-    def test_is_left_when_the_api_server_does_not_answer_any_more(self) -> None:
-        looks: list[Pod] = []
-
-        class Silent(Cluster):
-            def siblings(self, pod: Pod) -> list[Pod]:
-                looks.append(pod)
-                raise Transient("listing pods", "no answer from the API server")
-
-        pods = [make_pod(map_index=number, try_number=tries) for number in range(2 * BATCH) for tries in (1, 2)]
-        zombies = zombies_of(*pods, ti=RUNNING)
-        results = run(zombies, Silent(), Airflow({pod.key: RUNNING for pod in pods}))
-        assert_few_failed_and_the_rest_is_left(results)
-        assert len(looks) < 2 * CONCURRENT_DELETES
+        zombies = zombies_of(checked, ti=self.TRY_2)
+        assert outcomes(run(zombies, airflow=Airflow({checked.key: self.TRY_2}))) == {"checked": "deleted"}
 
 
 class TestMaxDeletes:
-    def test_leaves_the_rest_for_the_next_run(self) -> None:
-        zombies, cluster = make_zombies(5), Cluster()
-        results = run(zombies, cluster, max_deletes=2)
+    def test_leaves_the_youngest_for_the_next_run(self) -> None:
+        zombies = make_zombies(5)
+        server = server_of(zombies)
+        results = run(zombies, server, max_deletes=2)
         assert outcomes(results) == {
             "z0000": "deleted",
             "z0001": "deleted",
-            "z0002": "left_for_next_run",
-            "z0003": "left_for_next_run",
-            "z0004": "left_for_next_run",
+            **dict.fromkeys(("z0002", "z0003", "z0004"), "left_for_next_run"),
         }
-        assert cluster.deleted == {"z0000", "z0001"}
-        assert str(results[-1].deletion) == "max_deletes=2 was reached"
+        assert server.deleted == {"z0000", "z0001"}
+        assert said(results, Outcome.LEFT_FOR_NEXT_RUN) == {"max_deletes=2 was reached"}
 
-    @pytest.mark.parametrize(
-        "said",
-        [Deletion(Outcome.ALREADY_GONE), Deletion(Outcome.SPARED), FORBIDDEN],
-        ids=lambda said: said.outcome.value,
-    )
-    def test_counts_deletions_only(self, said: Deletion) -> None:
+    @pytest.mark.parametrize("says", [GONE, FORBIDDEN], ids=lambda says: says.outcome.value)
+    def test_does_not_count_what_was_not_deleted(self, says: Deletion) -> None:
         zombies = make_zombies(6)
-        cluster = Cluster(dict.fromkeys(("z0000", "z0001", "z0003"), said))
-        assert count_outcomes(run(zombies, cluster, max_deletes=2)) == {
+        server = server_of(zombies, dict.fromkeys(("z0000", "z0001", "z0003"), says))
+        assert count_outcomes(run(zombies, server, max_deletes=2)) == {
             "deleted": 2,
-            said.outcome.value: 3,
+            says.outcome.value: 3,
             "left_for_next_run": 1,
         }
 
-    def test_does_not_count_what_the_second_look_spared(self) -> None:
-        zombies, cluster = make_zombies(4), Cluster()
-        airflow = Airflow({zombie.pod.key: FINISHED for zombie in zombies[2:]})
-        run(zombies, cluster, airflow, max_deletes=2)
-        assert cluster.deleted == {"z0002", "z0003"}
+    def test_counts_what_a_finalizer_holds_and_is_not_called_deleted(self) -> None:
+        zombies = make_zombies(3)
+        server = server_of(zombies, dict.fromkeys(("z0000", "z0001"), HELD))
+        assert count_outcomes(run(zombies, server, max_deletes=2)) == {"awaiting_finalizer": 2, "left_for_next_run": 1}
+
+    def test_counts_a_deletion_whose_answer_got_lost(self) -> None:
+        """A gateway answers 502 after each deletion was done."""
+        zombies = make_zombies(20)
+        server = server_of(zombies, {zombie.pod.name: [NO_ANSWER, GONE] for zombie in zombies})
+        results = run(zombies, server, max_deletes=2)
+        assert count_outcomes(results) == {"deleted": 2, "left_for_next_run": 18}
+        assert server.deleted == {"z0000", "z0001"}
+
+    def test_does_not_count_what_the_look_spared(self) -> None:
+        zombies = make_zombies(4)
+        server = server_of(zombies)
+        run(zombies, server, Airflow({zombie.pod.key: FINISHED for zombie in zombies[2:]}), max_deletes=2)
+        assert server.deleted == {"z0002", "z0003"}
 
     @pytest.mark.parametrize("limit", [1, BATCH - 1, BATCH, BATCH + 1])
     def test_is_never_exceeded(self, limit: int) -> None:
-        zombies, cluster = make_zombies(2 * BATCH), Cluster()
-        assert count_outcomes(run(zombies, cluster, max_deletes=limit))["deleted"] == limit
-        assert len(cluster.deletions) == limit
+        zombies = make_zombies(2 * BATCH)
+        server = server_of(zombies)
+        assert count_outcomes(run(zombies, server, max_deletes=limit))["deleted"] == limit
+        assert len(server.deletions) == limit
 
     def test_that_is_just_enough_leaves_nothing(self) -> None:
-        assert count_outcomes(run(make_zombies(3), Cluster(), max_deletes=3)) == {"deleted": 3}
+        assert count_outcomes(run(make_zombies(3), max_deletes=3)) == {"deleted": 3}
 
 
-def assert_few_failed_and_the_rest_is_left(results: list[Result]) -> None:
-    """As many as are under way at once, and then nothing more."""
-    counts = count_outcomes(results)
-    assert CONCURRENT_DELETES <= counts.pop("failed") < 2 * CONCURRENT_DELETES
-    assert list(counts) == ["left_for_next_run"]
-    assert str(results[-1].deletion) == "the API server does not answer any more"
+class TestTryingAgain:
+    @pytest.mark.parametrize("says", [NO_ANSWER, SLOW_DOWN], ids=["no answer", "429"])
+    def test_ends_after_some_attempts(self, says: Deletion) -> None:
+        zombies = make_zombies(2)
+        server = server_of(zombies, {"z0000": says})
+        results = run(zombies, server)
+        assert outcomes(results) == {"z0000": "failed", "z0001": "deleted"}
+        assert [name for name, _ in server.deletions].count("z0000") == AT_ONCE.attempts
+        assert said(results, Outcome.FAILED) == {says.status}
+
+    def test_ends_when_the_time_for_one_pod_is_over(self) -> None:
+        zombies = make_zombies(1)
+        server = server_of(zombies, {"z0000": replace(SLOW_DOWN, retry_after=20)})
+        now = [0.0]
+
+        def time_passes(_pod: Pod) -> None:
+            now[0] += 40
+
+        server.before_deletion = time_passes
+        results = run(zombies, server, monotonic=lambda: now[0], patience=Patience(give_up_after=50, max_wait=0))
+        assert outcomes(results) == {"z0000": "failed"}
+        assert len(server.deletions) == 2
+
+    def test_after_an_answer_that_got_lost_tells_whose_deletion_it_was(self) -> None:
+        zombies = make_zombies(3)
+        says = {"z0000": [NO_ANSWER, GONE], "z0001": [SLOW_DOWN, GONE], "z0002": GONE}
+        assert outcomes(run(zombies, server_of(zombies, says))) == {
+            "z0000": "deleted",
+            "z0001": "already_gone",
+            "z0002": "already_gone",
+        }
+
+
+class TestRefusals:
+    def test_stop_in_a_namespace_after_as_many_as_run_at_once(self) -> None:
+        zombies = make_zombies(60)
+        server = server_of(zombies, {zombie.pod.name: FORBIDDEN for zombie in zombies})
+        results = run(zombies, server, max_deletes=1)
+        assert count_outcomes(results) == {"failed": 60}
+        assert len(server.deletions) == CONCURRENT_DELETES
+        assert len({result.deletion.cause for result in results}) == 1
+
+    def test_in_one_namespace_do_not_stop_another(self) -> None:
+        forbidden = [make_pod(name=f"f{n:02d}", map_index=n, created=NOW - DAY + n) for n in range(20)]
+        allowed = make_pod(name="allowed", namespace="other", map_index=99)
+        zombies = zombies_of(*forbidden, allowed)
+        server = server_of(zombies, {pod.name: FORBIDDEN for pod in forbidden})
+        assert count_outcomes(run(zombies, server)) == {"deleted": 1, "failed": 20}
 
 
 class TestASilentApiServer:
     def test_stops_the_run_when_it_does_not_answer_any_more(self) -> None:
         zombies = make_zombies(2 * BATCH)
-        cluster = Cluster({zombie.pod.name: NO_ANSWER for zombie in zombies})
-        results = run(zombies, cluster)
-        assert_few_failed_and_the_rest_is_left(results)
-        assert len(cluster.deletions) < 2 * CONCURRENT_DELETES
+        server = server_of(zombies, {zombie.pod.name: NO_ANSWER for zombie in zombies})
+        results = run(zombies, server)
+        counts = count_outcomes(results)
+        assert CONCURRENT_DELETES <= counts.pop("failed") < 2 * CONCURRENT_DELETES
+        assert list(counts) == ["left_for_next_run"]
+        assert said(results, Outcome.LEFT_FOR_NEXT_RUN) == {"the API server does not answer any more"}
+        assert len(server.deletions) < 2 * CONCURRENT_DELETES * AT_ONCE.attempts
 
     def test_does_not_stop_it_over_a_few_pods_that_it_chokes_on(self) -> None:
         zombies = make_zombies(2 * BATCH)
         choking = zombies[1:CONCURRENT_DELETES]
-        cluster = Cluster({zombie.pod.name: NO_ANSWER for zombie in choking})
-        assert count_outcomes(run(zombies, cluster)) == {
+        server = server_of(zombies, {zombie.pod.name: NO_ANSWER for zombie in choking})
+        assert count_outcomes(run(zombies, server)) == {
             "deleted": 2 * BATCH - len(choking),
             "failed": len(choking),
         }
 
-    def test_is_not_one_that_refuses_every_deletion(self) -> None:
+    def test_that_is_back_after_a_while_deletes_all(self) -> None:
         zombies = make_zombies(2 * BATCH)
-        cluster = Cluster({zombie.pod.name: FORBIDDEN for zombie in zombies})
-        assert count_outcomes(run(zombies, cluster)) == {"failed": 2 * BATCH}
-        assert len(cluster.deletions) == 2 * BATCH
+        server = server_of(zombies, {zombie.pod.name: [NO_ANSWER, DELETED] for zombie in zombies})
+        assert count_outcomes(run(zombies, server)) == {"deleted": 2 * BATCH}
 
 
-def test_containers_that_ended_since_the_listing_do_not_matter() -> None:
-    # The second look is about task instances: the pod is judged as it was listed, and its uid proves it the same.
+class TestGracePeriod:
+    @pytest.mark.parametrize(
+        ("pod", "settings", "seconds"),
+        [
+            pytest.param({}, {}, 0, id="is that of the settings"),
+            pytest.param({}, {"grace_period_seconds": -1}, -1, id="is the pod's own if the settings say so"),
+            pytest.param(
+                {"deletion_deadline": NOW - DAY}, {"grace_period_seconds": 30}, 0, id="is none past a deadline"
+            ),
+            pytest.param(
+                {"deletion_deadline": NOW - DAY}, {"grace_period_seconds": -1}, 0, id="nor the pod's own then"
+            ),
+        ],
+    )
+    def test(self, pod: dict[str, Any], settings: dict[str, Any], seconds: int) -> None:
+        zombies = zombies_of(make_pod(name="pod", **pod))
+        server = server_of(zombies)
+        run(zombies, server, **settings)
+        assert server.deletions == [("pod", seconds)]
+
+    @pytest.mark.parametrize(
+        ("pod", "settings", "seconds"),
+        [
+            pytest.param({}, {}, 300, id="is the settling time"),
+            pytest.param({}, {"grace_period_seconds": 900}, 900, id="is that of the settings if it is longer"),
+            pytest.param({}, {"grace_period_seconds": -1}, 300, id="is the settling time if the pod's own is shorter"),
+            pytest.param(
+                {"grace_period": 86_400}, {"grace_period_seconds": -1}, 86_400, id="is the pod's own if longer"
+            ),
+            pytest.param({}, {"settle_seconds": 0}, 0, id="is none if nothing has to settle"),
+            pytest.param({"deletion_deadline": NOW - DAY}, {}, 0, id="is none past a deadline of its own"),
+        ],
+    )
+    def test_if_nobody_knows_since_when_the_task_is_over(
+        self, pod: dict[str, Any], settings: dict[str, Any], seconds: int
+    ) -> None:
+        ti = TaskInstance("failed")
+        zombies = zombies_of(make_pod(name="pod", **pod), ti=ti)
+        server = server_of(zombies)
+        run(zombies, server, Airflow({zombies[0].pod.key: ti}), **settings)
+        assert server.deletions == [("pod", seconds)]
+
+
+def test_containers_that_ended_since_the_listing_do_not_matter_if_the_pod_still_runs() -> None:
     pod = make_pod(name="pod", containers=(Container("base", "running", NOW - HOUR),))
-    cluster = Cluster(pods=[replace(pod, phase="Succeeded")])
-    assert outcomes(run(zombies_of(pod), cluster)) == {"pod": "deleted"}
+    server = Server([replace(pod, resource_version="2", containers=(Container("base", "terminated", ended=NOW),))])
+    assert outcomes(run(zombies_of(pod), server)) == {"pod": "deleted"}
