@@ -136,7 +136,7 @@ def run(
     server: Server | None = None,
     airflow: Airflow | None = None,
     clock: Callable[[], float] = lambda: NOW + 0.9,
-    monotonic: Callable[[], float] = itertools.count(step=0.0).__next__,
+    monotonic: Callable[[], float] = lambda: 0.0,
     namespaces: Collection[str] = NAMESPACES,
     patience: Patience = AT_ONCE,
     **settings: Any,
@@ -266,7 +266,7 @@ class TestListingAgain:
 
     def test_believes_no_uid_that_was_edited_away(self) -> None:
         zombies = make_zombies(1)
-        edited = [replace(zombies[0], pod=replace(zombies[0].pod, uid=None))]
+        edited = [replace(zombies[0], pod=replace(zombies[0].pod, uid="null"))]
         server = server_of(zombies)
         assert outcomes(run(edited, server)) == {"z0000": "already_gone"}
         assert server.deletions == []
@@ -591,7 +591,7 @@ class TestTryingAgain:
 
     def test_after_an_answer_that_got_lost_tells_whose_deletion_it_was(self) -> None:
         zombies = make_zombies(3)
-        says = {"z0000": [NO_ANSWER, GONE], "z0001": [SLOW_DOWN, GONE], "z0002": GONE}
+        says: dict[str, Answers] = {"z0000": [NO_ANSWER, GONE], "z0001": [SLOW_DOWN, GONE], "z0002": GONE}
         assert outcomes(run(zombies, server_of(zombies, says))) == {
             "z0000": "deleted",
             "z0001": "already_gone",
