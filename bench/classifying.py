@@ -10,7 +10,7 @@ from bench.cluster import CONN_ID
 from bench.results import Figure, Panel, Point, at_most, seconds
 from bench.setting import Bench
 from bench.timing import interleaved
-from include.kpo_cleanup.classify import classify
+from include.kpo_cleanup.classify import Facts, classify
 from include.kpo_cleanup.kube.pods import PodApi
 from include.kpo_cleanup.pod import Pod
 from include.kpo_cleanup.settings import Settings
@@ -28,7 +28,7 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
     now = int(time.time())
 
     def judge(count: int) -> None:
-        classify(pods[:count], task_instances, settings, now)
+        classify(Facts(pods[:count], task_instances, settings, now))
 
     sizes = sorted({*bench.pods, size // 10})
     bench.say(f"classifying {', '.join(f'{count:,}' for count in sizes)} pods")
@@ -48,11 +48,11 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
 
 
 def task_instances_of(pods: Sequence[Pod]) -> TaskInstances:
-    """What Airflow would say: most run, some failed two hours ago."""
+    """What Airflow would say: most run, some failed just now."""
     running = TaskInstance("running", 1, None, "KubernetesPodOperator")
     return TaskInstances({pod.key: running if number % ZOMBIES else failed() for number, pod in enumerate(pods)})
 
 
 def failed() -> TaskInstance:
-    """Of a zombie."""
-    return TaskInstance("failed", 1, int(time.time()) - 7_200, "KubernetesPodOperator")
+    """Of a zombie; it ended after its pod was made, which was just now."""
+    return TaskInstance("failed", 1, int(time.time()), "KubernetesPodOperator")

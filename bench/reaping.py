@@ -16,14 +16,14 @@ from bench.distance import PLACES, distance
 from bench.results import Figure, Panel, Point, at_least, at_most, seconds
 from bench.setting import Bench
 from bench.timing import cpu_seconds, stopwatch
-from include.kpo_cleanup.classify import classify
+from include.kpo_cleanup.classify import Facts, classify
 from include.kpo_cleanup.identity import TaskInstanceKey
 from include.kpo_cleanup.kube import CONCURRENT_DELETES
 from include.kpo_cleanup.kube.pods import PodApi
 from include.kpo_cleanup.pod import Pod
 from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import TaskInstances
+from include.kpo_cleanup.task_instance import Record, TaskInstances
 from include.kpo_cleanup.vocabulary import Outcome
 
 ZOMBIES, SLICE = 5_000, 1_000  # the ways take turns, a slice each
@@ -41,6 +41,9 @@ class Memory:
 
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
         return self._known
+
+    def read_records(self, *_: object) -> dict[TaskInstanceKey, Record]:
+        return {}
 
 
 def measure(bench: Bench) -> Iterator[Figure | Point]:
@@ -83,8 +86,8 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
 def _reap(api: PodApi, pods: Sequence[Pod], settings: Settings) -> None:
     """Judging the pods is on the clock, too: about a hundredth of it."""
     known = TaskInstances(dict.fromkeys((pod.key for pod in pods), failed()))
-    zombies = [verdict for verdict in classify(pods, known, settings, int(time.time())) if verdict.is_zombie]
-    results = reap(zombies, api, Memory(known), settings, time.time)
+    zombies = [v for v in classify(Facts(pods, known, settings, int(time.time()))) if v.is_zombie]
+    results = reap(zombies, api, Memory(known), settings, settings.namespace_list())
     if {result.outcome for result in results} != {Outcome.DELETED} or len(results) != len(pods):
         raise RuntimeError(f"not all were deleted: {results[0]}")
 

@@ -17,10 +17,10 @@ from enum import StrEnum
 from typing import Any
 
 from include.kpo_cleanup.kube import CONCURRENT_DELETES
-from include.kpo_cleanup.kube.client import ATTEMPTS, CONNECT_TIMEOUT, GIVE_UP_AFTER, MAX_WAIT, READ_TIMEOUT
 from include.kpo_cleanup.kube.pods import MAX_RESTARTS
 from include.kpo_cleanup.pod import PROTECT_KEY
-from include.kpo_cleanup.reap import BATCH
+from include.kpo_cleanup.reap import BATCH, OLD
+from include.kpo_cleanup.retries import Patience
 from include.kpo_cleanup.task_instances import TaskInstanceSource
 from include.kpo_cleanup.task_instances.sql import SqlSource, metadata_connection
 from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
@@ -30,20 +30,21 @@ from tests.proxy import Fault
 
 LISTING = "listing pods in namespace '{namespace}': "
 NO_ANSWER = "no answer from the API server: …"
+PATIENCE = Patience()
 LOGIN_PAGE = "<html><body>Please log in</body></html>"
 
 
 class Does(StrEnum):
     """What a run does about a fault that lasts."""
 
-    LIST_RETRIES = f"Up to {ATTEMPTS} tries, then gives the namespace up."
+    LIST_RETRIES = f"Up to {PATIENCE.attempts} tries, then gives the namespace up."
     LIST_GIVES_UP = "Gives the namespace up at once."
     LIST_RESTARTS = f"Starts the listing again, {MAX_RESTARTS} times at most. Then gives the namespace up."
     RUN_FAILS = "`list_pods` fails at once and is not tried again. Nothing is deleted."
-    DELETE_RETRIES = f"Up to {ATTEMPTS} tries, then the pod is `failed`."
+    DELETE_RETRIES = f"Up to {PATIENCE.attempts} tries, then the pod is `failed`."
     DELETE_FAILS = "The pod is `failed` at once."
     ALREADY_GONE = "The pod is `already_gone`. The run is green."
-    SPARED = "The pod is `spared`. The run is green."
+    DELETED = "The pod is `deleted`. The run is green."
     FETCH_FAILS = "`fetch_active_tis` fails. Nothing is deleted."
 
 
@@ -177,7 +178,7 @@ _PASSING: list[tuple[str, str, Fault, str, str]] = [
     ("truncated", "the answer is cut off", proxy.truncated, f"{NO_ANSWER}IncompleteRead", _NETWORK),
     (
         "silent",
-        f"no answer within {READ_TIMEOUT} s",
+        f"no answer within {PATIENCE.read_timeout:g} s",
         proxy.silent,
         f"{NO_ANSWER}Read timed out",
         "The API server or the network is too slow. See the load of the API server. The next run tries again.",
@@ -360,24 +361,24 @@ DELETE_CASES = [
     Case(
         "deed-done-reset",
         "the connection is reset after the API server has deleted the pod",
-        Does.ALREADY_GONE,
-        "the API server has no such pod any more",
+        Does.DELETED,
+        "",
         "Nothing.",
         proxy.too_late(proxy.reset),
     ),
     Case(
         "deed-done-silent",
         "the API server deletes the pod, but its answer gets lost",
-        Does.ALREADY_GONE,
-        "the API server has no such pod any more",
+        Does.DELETED,
+        "",
         "Nothing.",
         proxy.too_late(proxy.silent),
     ),
     Case(
         "deed-done-garbled",
         "the API server deletes the pod, but its answer is not JSON",
-        Does.ALREADY_GONE,
-        "the API server has no such pod any more",
+        Does.DELETED,
+        "",
         "Nothing.",
         proxy.too_late(proxy.answer(200, LOGIN_PAGE)),
     ),
@@ -391,16 +392,11 @@ DELETE_CASES = [
     ),
     Case(
         "409",
-        "the pod was replaced by another one of its name (409)",
-        Does.SPARED,
-        "precondition: 409 Conflict; the server says: …the UID in the precondition",
-        "Nothing.",
-        proxy.status(
-            409,
-            "Conflict",
-            'Operation cannot be fulfilled on Pod "zombie": the UID in the precondition (1) does not match the UID in '
-            "record (2). The object might have been deleted and then recreated",
-        ),
+        "a refusal with 409 although the pod is as it was",
+        Does.DELETE_FAILS,
+        "409 Conflict; the server says: the admission webhook is busy",
+        "See what refuses it: the message is the API server's own.",
+        proxy.status(409, "Conflict", "the admission webhook is busy"),
     ),
 ]
 
@@ -568,22 +564,24 @@ _INTRODUCTION = f"""# What goes wrong, and what the run then does
 For people on call. Made by `python -m tests.faults.cases > docs/faults.md`; the tests inject every fault of these
 tables and look for every message.
 
-- A fault that passes is sat out: a request is tried up to {ATTEMPTS} times. No new try begins after {GIVE_UP_AFTER} s.
-  An answer may take {READ_TIMEOUT} s and a connection {CONNECT_TIMEOUT} s.
+- A fault that passes is sat out: a request is tried up to {PATIENCE.attempts} times. No new try begins after
+  {PATIENCE.give_up_after:g} s. An answer may take {PATIENCE.read_timeout:g} s and a connection
+  {PATIENCE.connect_timeout:g} s.
+- A deletion is only sent on an answer of Airflow that is no older than {OLD:g} s: before another try it is asked again.
 - The tables say what happens when a fault lasts.
-- Between two tries the run waits as long as the API server asks for (`Retry-After`, in seconds), {MAX_WAIT} s at most;
-  else half a second, doubled each time, by chance shorter.
+- Between two tries the run waits as long as the API server asks for (`Retry-After`, in seconds), but no more than
+  {PATIENCE.max_wait:g} s; else half a second, doubled each time, by chance shorter.
 - `…` in a message stands for details.
 - No fault ever makes a pod a zombie. What cannot be found out keeps the pod.
 """
 _LIST_INTRODUCTION = """A namespace that is given up does not stop the others: their zombies are deleted, and `reap`
 ends failed with the message. Where no namespace is left, `list_pods` fails, and nothing is deleted. Airflow tries
-`list_pods` again twice."""
+`list_pods` again twice, if another try can better it. When `reap` lists again and fails, it deletes nothing there."""
 _DELETE_INTRODUCTION = f"""The other pods are tried, too. Then `reap` fails and names each pod that is `failed`. The
-next run tries again. When {CONCURRENT_DELETES} requests in a row get no answer, no more is sent: the rest is
-`left_for_next_run`."""
+next run tries again. After {CONCURRENT_DELETES} pods in a row without an answer no more is sent: the rest is
+`left_for_next_run`. After {CONCURRENT_DELETES} equal refusals in a namespace the others there are `failed`, too."""
 _SOURCE_INTRODUCTION = f"""No answer is never read as "there are no task instances". Airflow tries `fetch_active_tis`
-again twice. The same faults at the second look, in `reap`: the pods of that look (up to {BATCH}) are `failed`, the
+again twice. The same faults when `reap` asks again: the pods of that look (up to {BATCH}) are `failed`, the
 rest are `left_for_next_run`, and `reap` fails. What was deleted before stays deleted, rightly."""
 _POD_INTRODUCTION = """What a pod with odd labels is taken for, if it runs and its task instance failed long ago. A
 pod that is not `orphaned` is kept."""

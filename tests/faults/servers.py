@@ -61,6 +61,11 @@ class Server:
         path = f"namespaces/{namespace}/pods/{name}/status"
         self.call("PATCH", path, {"status": status}, "application/merge-patch+json")
 
+    def patch(self, namespace: str, name: str, metadata: Mapping[str, Any]) -> None:
+        """As somebody with kubectl would."""
+        path = f"namespaces/{namespace}/pods/{name}"
+        self.call("PATCH", path, {"metadata": metadata}, "application/merge-patch+json")
+
     def pods(self, namespace: str) -> dict[str, dict[str, Any]]:
         """What there is, by name."""
         items = self.call("GET", f"namespaces/{namespace}/pods")["items"]

@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 
 from include.kpo_cleanup import xcom
-from include.kpo_cleanup.classify import Verdict, classify
+from include.kpo_cleanup.classify import Facts, Verdict, classify
 from include.kpo_cleanup.identity import TaskInstanceKey, key_of, safe_label
-from include.kpo_cleanup.kube import pods as pods_module
 from include.kpo_cleanup.kube.pods import PodApi
 from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.vocabulary import Outcome, Reason
 from tests.faults.cases import POD_CASES, PodCase
 from tests.faults.servers import Server
@@ -64,21 +63,24 @@ class AllFailed:
 
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
         known = [key for key in keys if key.dag_id in self._dag_ids and key.map_index in self._indexes]
-        return TaskInstances({key: TaskInstance("failed", 3, int(time.time()) - 7_200) for key in known})
+        return TaskInstances({key: TaskInstance("failed", 2**31 - 1, int(time.time())) for key in known})
+
+    def read_records(self, *_: object) -> Mapping[TaskInstanceKey, Record]:
+        return {}
 
 
 @pytest.fixture
-def settings(namespace: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(pods_module, "PAGE_SIZE", 200)
+def settings(namespace: str) -> Settings:
     return Settings(namespaces=namespace, label_selector="listed-by", settle_seconds=0)
 
 
 def judge(api: PodApi, settings: Settings, source: AllFailed) -> dict[str, Verdict]:
     """The verdicts by pod name; all goes through JSON, as between the tasks of the DAG."""
     listing = xcom.load_listing(xcom.dump_listing(api.list_pods(settings.namespace_list(), settings.label_selector)))
-    assert not listing.problems
+    assert not listing.unlisted
     told = source.fetch({pod.key for pod in listing.pods if not pod.label_problem})
-    verdicts = classify(listing.pods, xcom.load_task_instances(xcom.dump_task_instances(told)), settings, in_a_minute())
+    told, _ = xcom.load_task_instances(xcom.dump_task_instances(told))
+    verdicts = classify(Facts(listing.pods, told, settings, in_a_minute()))
     assert len({verdict.pod.uid for verdict in verdicts}) == len(verdicts)
     return {verdict.pod.name: verdict for verdict in verdicts}
 
@@ -94,7 +96,7 @@ def changed(labels: Mapping[str, str], changes: Mapping[str, str | None]) -> dic
 def assert_only_these_go(server: Server, api: PodApi, settings: Settings, source: AllFailed, zombies: set[str]) -> None:
     verdicts = judge(api, settings, source)
     doomed = [verdict for verdict in verdicts.values() if verdict.is_zombie]
-    results = reap(doomed, api, source, settings, in_a_minute)
+    results = reap(doomed, api, source, settings, [settings.namespaces], in_a_minute)
     assert {result.verdict.pod.name: result.outcome for result in results} == dict.fromkeys(zombies, Outcome.DELETED)
     assert set(server.pods(settings.namespaces)) == set(verdicts) - zombies
 
@@ -144,12 +146,12 @@ def test_an_id_of_250_characters_is_found_by_its_cleaned_label(
         server.create_pod(settings.namespaces, name, {**LABELS, **ids, "task_id": safe_label(raw_id + name)})
     told = TaskInstances(
         {
-            key_of(raw_id, raw_id + "over", raw_id, -1): TaskInstance("failed", 1, 0),
+            key_of(raw_id, raw_id + "over", raw_id, -1): TaskInstance("failed", 2, int(time.time())),
             key_of(raw_id, raw_id + "live", raw_id, -1): TaskInstance("running", 1),
         }
     )
     listed = api.list_pods(settings.namespace_list(), settings.label_selector).pods
-    verdicts = classify(listed, told, settings, in_a_minute())
+    verdicts = classify(Facts(listed, told, settings, in_a_minute()))
     assert {verdict.pod.name: verdict.reason for verdict in verdicts} == {
         "over": Reason.ORPHANED,
         "live": Reason.ACTIVE,

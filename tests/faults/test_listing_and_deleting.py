@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from include.kpo_cleanup.classify import Verdict
 from include.kpo_cleanup.errors import KubernetesError, SettingsError
-from include.kpo_cleanup.kube.client import ATTEMPTS
-from include.kpo_cleanup.kube.pods import MAX_RESTARTS, PodApi
+from include.kpo_cleanup.kube.pods import MAX_RESTARTS, SILENT_NAMESPACES, PodApi
 from include.kpo_cleanup.pod import Pod
-from include.kpo_cleanup.vocabulary import Outcome
+from include.kpo_cleanup.reap import CHANGES, Result, reap
+from include.kpo_cleanup.retries import Patience
+from include.kpo_cleanup.settings import Settings
+from include.kpo_cleanup.vocabulary import Outcome, Reason
 from tests import proxy
 from tests.faults.cases import (
     CONNECTION_CASES,
@@ -29,6 +35,7 @@ from tests.faults.cases import (
     says_pattern,
 )
 from tests.faults.conftest import PAGE_SIZE, Connect
+from tests.faults.runs import FAILED_ONCE, IN_TRY_2, QUICK, clean_up, create, source_of
 from tests.faults.servers import Server
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,6 +43,7 @@ SECOND_PAGE = "GET .*continue="
 DELETE = "DELETE "
 BOUND = 15.0  # seconds that no fault may exceed with the timeouts of these tests
 PODS = 12  # three pages
+OWNER = {"apiVersion": "batch/v1", "kind": "Job", "name": "nightly", "uid": "1", "controller": True}
 
 
 def by_id(case: Case | ConnectionCase) -> str:
@@ -62,13 +70,16 @@ def fill(server: Server, namespace: str) -> None:
 
 
 @pytest.fixture
-def zombie(server: Server, api: PodApi, namespace: str) -> Pod:
-    """A pod to delete, as the product lists it, with another one next to it."""
-    for name in ("zombie", "bystander"):
-        server.create_pod(namespace, name, {"kubernetes_pod_operator": "True"})
-    (zombie,) = (pod for pod in api.list_pods([namespace]).pods if pod.name == "zombie")
-    server.proxy.heal()
-    return zombie
+def namespace_with_zombie(server: Server, namespace: str) -> str:
+    """A pod to delete, with another one next to it."""
+    create(server, namespace, "zombie", FAILED_ONCE)
+    create(server, namespace, "bystander", IN_TRY_2)
+    return namespace
+
+
+def reap_it(api: PodApi, namespace: str) -> Result:
+    """What becomes of the zombie."""
+    return clean_up(api, namespace, source_of(FAILED_ONCE, IN_TRY_2))["zombie"]
 
 
 def names(pods: Sequence[Pod]) -> list[str]:
@@ -105,12 +116,12 @@ class TestListing:
 
     @pytest.mark.parametrize("case", [c for c in LIST_CASES if c.does is Does.LIST_RETRIES], ids=by_id)
     def test_a_fault_that_passes_is_sat_out(self, server: Server, api: PodApi, full_namespace: str, case: Case) -> None:
-        server.proxy.spoil(SECOND_PAGE, case.fault, times=ATTEMPTS - 1)
+        server.proxy.spoil(SECOND_PAGE, case.fault, times=QUICK.attempts - 1)
         with within(BOUND):
             listing = api.list_pods([full_namespace])
         assert names(listing.pods) == ALL_PODS
-        assert listing.problems == []
-        assert len(server.proxy.requests) == 3 + ATTEMPTS - 1
+        assert listing.unlisted == {}
+        assert len(server.proxy.requests) == 3 + QUICK.attempts - 1
 
     @pytest.mark.parametrize("case", LIST_CASES, ids=by_id)
     def test_a_fault_that_lasts_fails_the_run_and_is_named(
@@ -121,7 +132,7 @@ class TestListing:
         with within(BOUND), pytest.raises(error) as caught:
             api.list_pods([full_namespace])
         assert says_pattern(case.says, namespace=full_namespace).search(str(caught.value))
-        attempts = {Does.LIST_RETRIES: ATTEMPTS, Does.LIST_RESTARTS: MAX_RESTARTS + 1}
+        attempts = {Does.LIST_RETRIES: QUICK.attempts, Does.LIST_RESTARTS: MAX_RESTARTS + 1}
         assert requests_like(server, SECOND_PAGE) == attempts.get(case.does, 1)
 
     @pytest.mark.parametrize("case", [c for c in LIST_CASES if c.does is not Does.RUN_FAILS], ids=by_id)
@@ -135,7 +146,7 @@ class TestListing:
         with within(BOUND):
             listing = api.list_pods([others[0], full_namespace, others[1]])
         assert names(listing.pods) == sorted(f"in-{other}" for other in others)
-        (problem,) = listing.problems
+        (problem,) = listing.unlisted.values()
         assert says_pattern(case.says, namespace=full_namespace).search(problem)
 
     @pytest.mark.parametrize("times", range(1, MAX_RESTARTS + 1))
@@ -146,7 +157,7 @@ class TestListing:
         server.proxy.spoil(SECOND_PAGE, expired, times=times)
         listing = api.list_pods([full_namespace])
         assert names(listing.pods) == ALL_PODS  # nothing twice, nothing missing
-        assert listing.problems == []
+        assert listing.unlisted == {}
         assert len(server.proxy.requests) == 3 + 2 * times
 
     def test_what_is_born_and_dies_meanwhile_is_seen_as_it_was_when_the_listing_began_anew(
@@ -169,7 +180,7 @@ class TestListing:
     def test_a_namespace_that_does_not_exist_is_told_from_an_empty_one(self, api: PodApi, namespace: str) -> None:
         listing = api.list_pods([namespace, "nowhere"])
         assert listing.pods == []
-        (problem,) = listing.problems
+        (problem,) = listing.unlisted.values()
         assert "namespace 'nowhere' does not exist; correct namespaces" in problem
 
     def test_a_gateway_cannot_say_that_a_namespace_does_not_exist(
@@ -177,7 +188,7 @@ class TestListing:
     ) -> None:
         (kong,) = (case.fault for case in LIST_CASES if case.id == "404-gateway-json")
         server.proxy.spoil(f"GET /api/v1/namespaces/{namespace}$", kong)
-        assert api.list_pods([namespace]).problems == []
+        assert api.list_pods([namespace]).unlisted == {}
 
     def test_a_gateway_that_serves_the_same_page_for_ever_is_given_up(
         self, server: Server, api: PodApi, full_namespace: str
@@ -217,14 +228,21 @@ class TestRetryAfter:
     )
     @pytest.mark.parametrize("what", [SECOND_PAGE, DELETE], ids=["listing", "deleting"])
     def test_is_honoured_where_it_makes_sense(
-        self, server: Server, api: PodApi, zombie: Pod, what: str, value: str, at_least: float, at_most: float
+        self,
+        server: Server,
+        api: PodApi,
+        namespace_with_zombie: str,
+        what: str,
+        value: str,
+        at_least: float,
+        at_most: float,
     ) -> None:
         server.proxy.spoil(what, slow_down(value), times=1)
         if what == DELETE:
-            assert api.delete(zombie, 0).outcome is Outcome.DELETED
+            assert reap_it(api, namespace_with_zombie).outcome is Outcome.DELETED
         else:
-            fill(server, zombie.namespace)
-            assert len(api.list_pods([zombie.namespace]).pods) == PODS + 2
+            fill(server, namespace_with_zombie)
+            assert len(api.list_pods([namespace_with_zombie]).pods) == PODS + 2
         first = next(i for i, line in enumerate(server.proxy.requests) if re.search(what, line))
         waited = server.proxy.arrivals[first + 1] - server.proxy.arrivals[first]
         assert at_least <= waited < at_most
@@ -232,56 +250,135 @@ class TestRetryAfter:
 
 class TestDeleting:
     @pytest.mark.parametrize("case", [c for c in DELETE_CASES if c.does is Does.DELETE_RETRIES], ids=by_id)
-    def test_a_fault_that_passes_is_sat_out(self, server: Server, api: PodApi, zombie: Pod, case: Case) -> None:
-        server.proxy.spoil(DELETE, case.fault, times=ATTEMPTS - 1)
+    def test_a_fault_that_passes_is_sat_out(
+        self, server: Server, api: PodApi, namespace_with_zombie: str, case: Case
+    ) -> None:
+        server.proxy.spoil(DELETE, case.fault, times=QUICK.attempts - 1)
         with within(BOUND):
-            deletion = api.delete(zombie, 0)
-        # Where half of the answer came, or none, the API server may have done it at the first attempt.
-        assert deletion.outcome in (Outcome.DELETED, Outcome.ALREADY_GONE)
-        assert requests_like(server, DELETE) == ATTEMPTS
-        assert set(server.pods(zombie.namespace)) == {"bystander"}
+            result = reap_it(api, namespace_with_zombie)
+        # If half of the answer came, or none, the API server may have done it at the first attempt: it is ours then.
+        assert result.outcome is Outcome.DELETED
+        assert requests_like(server, DELETE) == QUICK.attempts
+        assert set(server.pods(namespace_with_zombie)) == {"bystander"}
 
     @pytest.mark.parametrize("case", DELETE_CASES, ids=by_id)
     def test_a_fault_that_lasts_is_told_for_what_it_is(
-        self, server: Server, api: PodApi, zombie: Pod, case: Case
+        self, server: Server, api: PodApi, namespace_with_zombie: str, case: Case
     ) -> None:
         deed_done = case.id.startswith("deed-done")
         server.proxy.spoil(DELETE, case.fault, times=1 if deed_done else None)
         with within(BOUND):
-            deletion = api.delete(zombie, 0)
-        outcomes = {Does.ALREADY_GONE: Outcome.ALREADY_GONE, Does.SPARED: Outcome.SPARED}
-        assert deletion.outcome is outcomes.get(case.does, Outcome.FAILED)
-        assert deletion.is_passing is (case.does is Does.DELETE_RETRIES)
-        assert says_pattern(case.says, namespace=zombie.namespace, pod="zombie").search(str(deletion))
-        attempts = ATTEMPTS if case.does is Does.DELETE_RETRIES else 2 if deed_done else 1
+            result = reap_it(api, namespace_with_zombie)
+        outcomes = {Does.ALREADY_GONE: Outcome.ALREADY_GONE, Does.DELETED: Outcome.DELETED}
+        assert result.outcome is outcomes.get(case.does, Outcome.FAILED)
+        assert result.deletion.is_passing is (case.does is Does.DELETE_RETRIES)
+        names = {"namespace": namespace_with_zombie, "pod": "zombie"}
+        assert says_pattern(case.says, **names).search(str(result.deletion))
+        attempts = QUICK.attempts if case.does is Does.DELETE_RETRIES else 2 if deed_done else 1
         assert requests_like(server, DELETE) == attempts
         may_be_gone = deed_done or case.id in ("truncated", "reset-midway")  # their answers are the API server's own
-        assert set(server.pods(zombie.namespace)) == ({"bystander"} if may_be_gone else {"zombie", "bystander"})
+        left = {"bystander"} if may_be_gone else {"zombie", "bystander"}
+        assert set(server.pods(namespace_with_zombie)) == left
 
-    def test_a_pod_that_vanished_is_gone(self, server: Server, api: PodApi, zombie: Pod) -> None:
-        server.delete(zombie.namespace, "zombie")
-        assert api.delete(zombie, 0).outcome is Outcome.ALREADY_GONE
+    def test_a_pod_that_vanishes_is_gone(self, server: Server, api: PodApi, namespace_with_zombie: str) -> None:
+        server.proxy.spoil(DELETE, proxy.first(lambda: server.delete(namespace_with_zombie, "zombie")))
+        assert reap_it(api, namespace_with_zombie).outcome is Outcome.ALREADY_GONE
         assert requests_like(server, DELETE) == 1
 
-    def test_a_new_pod_of_the_same_name_is_spared(self, server: Server, api: PodApi, zombie: Pod) -> None:
-        server.delete(zombie.namespace, "zombie")
-        server.create_pod(zombie.namespace, "zombie", {"kubernetes_pod_operator": "True"})
-        deletion = api.delete(zombie, 0)
-        assert deletion.outcome is Outcome.SPARED
-        assert "the UID in the precondition" in deletion.said
-        assert set(server.pods(zombie.namespace)) == {"zombie", "bystander"}
-
     @pytest.mark.parametrize("fault", [proxy.reset, proxy.silent], ids=["reset", "silent"])
-    def test_a_new_pod_is_spared_even_where_the_first_attempt_deleted_the_old_one(
-        self, server: Server, api: PodApi, zombie: Pod, fault: proxy.Fault
+    def test_a_new_pod_is_spared_even_if_the_first_attempt_deleted_the_old_one(
+        self, server: Server, api: PodApi, namespace_with_zombie: str, fault: proxy.Fault
     ) -> None:
-        def replace() -> None:
-            server.create_pod(zombie.namespace, "zombie", {"kubernetes_pod_operator": "True"})
+        def make_it_anew() -> None:
+            create(server, namespace_with_zombie, "zombie", FAILED_ONCE)
 
         server.proxy.spoil(DELETE, proxy.too_late(fault), times=1)
-        server.proxy.spoil(DELETE, proxy.first(replace), times=1)
-        assert api.delete(zombie, 0).outcome is Outcome.SPARED
-        assert set(server.pods(zombie.namespace)) == {"zombie", "bystander"}
+        server.proxy.spoil(DELETE, proxy.first(make_it_anew), times=1)
+        assert reap_it(api, namespace_with_zombie).outcome is Outcome.SPARED
+        assert set(server.pods(namespace_with_zombie)) == {"zombie", "bystander"}
+
+
+class TestPreconditions:
+    """What changes between the second listing and the deletion."""
+
+    def test_a_new_pod_of_the_same_name_is_spared(
+        self, server: Server, api: PodApi, namespace_with_zombie: str
+    ) -> None:
+        def replace_it() -> None:
+            server.delete(namespace_with_zombie, "zombie")
+            create(server, namespace_with_zombie, "zombie", FAILED_ONCE)
+
+        server.proxy.spoil(DELETE, proxy.first(replace_it), times=1)
+        result = reap_it(api, namespace_with_zombie)
+        assert (result.outcome, str(result.deletion)) == (Outcome.SPARED, "another pod has its name now")
+        assert set(server.pods(namespace_with_zombie)) == {"zombie", "bystander"}
+
+    @pytest.mark.parametrize(
+        ("patch", "reason"),
+        [
+            pytest.param({"annotations": {"kpo-cleanup/protect": "true"}}, "protected", id="was protected"),
+            pytest.param({"ownerReferences": [OWNER]}, "owned", id="got a controller"),
+            pytest.param({"labels": {"try_number": "one"}}, "bad_labels", id="lost an identifying label"),
+        ],
+    )
+    def test_a_pod_is_spared_that(
+        self, server: Server, api: PodApi, namespace_with_zombie: str, patch: dict[str, Any], reason: str
+    ) -> None:
+        server.proxy.spoil(DELETE, proxy.first(lambda: server.patch(namespace_with_zombie, "zombie", patch)), times=1)
+        result = reap_it(api, namespace_with_zombie)
+        assert result.outcome is Outcome.SPARED
+        assert str(result.deletion).startswith(f"{reason} now: ")
+        assert set(server.pods(namespace_with_zombie)) == {"zombie", "bystander"}
+
+    def test_a_pod_that_failed_is_kept_as_evidence(
+        self, server: Server, api: PodApi, namespace_with_zombie: str
+    ) -> None:
+        def fail() -> None:
+            server.set_status(namespace_with_zombie, "zombie", phase="Failed")
+
+        server.proxy.spoil(DELETE, proxy.first(fail), times=1)
+        result = reap_it(api, namespace_with_zombie)
+        assert str(result.deletion).startswith("completed now: pod Failed, delete_pods_on_failure=False")
+
+    @pytest.mark.parametrize(("times", "outcome"), [(CHANGES, Outcome.DELETED), (None, Outcome.FAILED)])
+    def test_a_pod_whose_status_changes_all_the_time_is_deleted_in_the_same_run(
+        self, server: Server, api: PodApi, namespace_with_zombie: str, times: int | None, outcome: Outcome
+    ) -> None:
+        numbers = itertools.count()
+
+        def change() -> None:
+            server.set_status(namespace_with_zombie, "zombie", message=f"still at it: {next(numbers)}")
+
+        server.proxy.spoil(DELETE, proxy.first(change), times=times)
+        assert reap_it(api, namespace_with_zombie).outcome is outcome
+
+    def test_a_pod_that_a_finalizer_holds_is_not_called_deleted(
+        self, server: Server, api: PodApi, namespace_with_zombie: str
+    ) -> None:
+        server.patch(namespace_with_zombie, "zombie", {"finalizers": ["example.com/backup"]})
+        result = reap_it(api, namespace_with_zombie)
+        assert (result.outcome, str(result.deletion)) == (Outcome.AWAITING_FINALIZER, "held by example.com/backup")
+        server.patch(namespace_with_zombie, "zombie", {"finalizers": None})
+
+    def test_a_namespace_that_was_deleted_meanwhile_has_no_pods(
+        self, server: Server, api: PodApi, namespace_with_zombie: str
+    ) -> None:
+        (zombie,) = (pod for pod in api.list_pods([namespace_with_zombie]).pods if pod.name == "zombie")
+        gone = replace(zombie, namespace="no-such-namespace")
+        verdict = Verdict(gone, True, Reason.ORPHANED, "")
+        source, settings = source_of(FAILED_ONCE), Settings(settle_seconds=0)
+        (result,) = reap([verdict], api, source, settings, ["no-such-namespace"])
+        assert result.outcome is Outcome.ALREADY_GONE
+
+
+def test_a_silent_api_server_is_given_up_after_some_namespaces(
+    server: Server, api: PodApi, namespace: str, patience: Patience
+) -> None:
+    others = [f"other-{number}" for number in range(20)]
+    server.proxy.spoil("GET ", proxy.silent)
+    with within(BOUND), pytest.raises(KubernetesError, match="not tried, for the API server does not answer"):
+        api.list_pods([namespace, *others])
+    assert len(server.proxy.requests) == SILENT_NAMESPACES * patience.attempts
 
 
 class TestConnecting:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
 from tests.faults.servers import Server
 
 Json = dict[str, Any]
@@ -60,13 +60,18 @@ class MemorySource:
     def __init__(self, tasks: dict[TaskInstanceKey, Task], tells_all: bool = True) -> None:
         self.tasks, self.tells_all = tasks, tells_all
         self.fails_in: int | None = None  # after so many more calls
+        self.before_fetch: Callable[[], object] = lambda: None
 
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+        self.before_fetch()
         if self.fails_in is not None:
             self.fails_in -= 1
             if self.fails_in < 0:
                 raise TaskInstanceSourceError(SOURCE_DOWN)
         return TaskInstances({key: self._told(self.tasks[key]) for key in keys if key in self.tasks})
+
+    def read_records(self, *_: object) -> dict[TaskInstanceKey, Record]:
+        return {}
 
     def _told(self, task: Task) -> TaskInstance:
         if self.tells_all:

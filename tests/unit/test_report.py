@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from include.kpo_cleanup.report import (
     MAX_PROBLEMS,
     MAX_ROWS,
     NAME_WIDTH,
+    due_lines,
     failure_message,
     failures,
     reap_lines,
@@ -29,7 +31,7 @@ LOG_VIEW = 101  # characters of a message, on a screen of 1400 pixels
 
 
 def kept(reason: Reason, **pod: Any) -> Verdict:
-    return make_verdict(pod=make_pod(**pod), is_zombie=False, reason=reason, evidence="TI running (try 1)")
+    return make_verdict(pod=make_pod(**pod), is_zombie=False, reason=reason, evidence="task instance running (try 1)")
 
 
 def make_result(outcome: Outcome, detail: str = "", **pod: Any) -> Result:
@@ -53,7 +55,7 @@ class TestTableOfZombies:
             "age    reason     task                      pod",
             "-----  ---------  ------------------------  ---------",
             "3 d    orphaned   orders.extract[12] try 2  extract-1",
-            "       TI failed 1 h ago",
+            "       task instance failed 1 h ago",
             "2 h    completed  sales.load try 1          load-1",
             "       pod Succeeded",
         ]
@@ -122,11 +124,11 @@ class TestWarnings:
         reasons = set(Reason) - {Reason.STALLED, Reason.UNMATCHED, Reason.UNRESOLVED}
         assert warnings_of([kept(reason) for reason in reasons] + [make_verdict()], Settings()) == []
 
-    def test_name_each_stalled_task(self) -> None:
-        verdicts = [kept(Reason.STALLED, name="a"), kept(Reason.STALLED, name="b")]
+    def test_name_each_pod_that_somebody_should_look_at_and_the_remedy(self) -> None:
+        verdicts = [replace(kept(Reason.STALLED, name=name), warning="make x a native sidecar") for name in "ab"]
         assert warnings_of(verdicts, Settings()) == [
-            "stalled: orders.extract try 1: TI running (try 1); pod airflow/a",
-            "stalled: orders.extract try 1: TI running (try 1); pod airflow/b",
+            f"stalled: orders.extract try 1: make x a native sidecar; pod airflow/{name}: task instance running (try 1)"
+            for name in "ab"
         ]
 
     def test_count_unknown_pods_and_say_what_removes_them(self) -> None:
@@ -138,18 +140,41 @@ class TestWarnings:
         verdicts = [make_verdict(reason=Reason.UNMATCHED), kept(Reason.UNMATCHED)]
         assert warnings_of(verdicts, Settings(delete_unmatched_pods=True)) == []
 
-    def test_count_unresolved_pods_and_say_what_finds_them(self) -> None:
-        (line,) = warnings_of([kept(Reason.UNRESOLVED)], Settings())
-        assert line.startswith("kept 1 unresolved pod:")
-        assert "airflow_conn_id" in line
+    def test_count_unresolved_pods_by_what_the_source_says(self) -> None:
+        def unresolved(why: str) -> Verdict:
+            return replace(kept(Reason.UNRESOLVED), evidence=f"{why}; task instance running")
+
+        verdicts = [unresolved("its XCom is pickled"), unresolved("no DAG id"), unresolved("its XCom is pickled")]
+        assert warnings_of(verdicts, Settings()) == [
+            "kept 2 unresolved pods: its XCom is pickled",
+            "kept 1 unresolved pod: no DAG id",
+        ]
+
+    def test_count_pods_of_spark_which_is_not_supported(self) -> None:
+        spark = replace(kept(Reason.BAD_LABELS), evidence="pods of the SparkKubernetesOperator are not supported")
+        (line,) = warnings_of([spark, spark], Settings())
+        assert line == "kept 2 pods of the SparkKubernetesOperator, which is not supported"
+
+
+class TestDue:
+    def test_says_when_the_last_of_them_will_go(self) -> None:
+        noon = replace(kept(Reason.SETTLING), due=NOW)
+        verdicts = [noon, replace(noon, due=NOW + 61), kept(Reason.SETTLING), replace(noon, reason=Reason.TERMINATING)]
+        assert due_lines(verdicts) == [
+            "2 settling: a run after 12:01:01 UTC deletes them; settle_seconds=0 deletes them now",
+            "1 terminating: a run after 12:00:00 UTC deletes them",
+        ]
+
+    def test_says_nothing_of_what_stays(self) -> None:
+        assert due_lines([kept(Reason.SETTLING), kept(Reason.ACTIVE), make_verdict()]) == []
 
 
 class TestReaping:
     def test_lists_what_a_dry_run_would_delete_and_says_so_loudly(self) -> None:
         results = [make_result(Outcome.WOULD_DELETE, name="a"), make_result(Outcome.WOULD_DELETE, name="b")]
         assert reap_lines(results) == [
-            "would delete airflow/a, orphaned: TI failed 1 h ago",
-            "would delete airflow/b, orphaned: TI failed 1 h ago",
+            "would delete airflow/a, orphaned: task instance failed 1 h ago",
+            "would delete airflow/b, orphaned: task instance failed 1 h ago",
             "DRY RUN: 2 pods would be deleted, none was",
         ]
 
@@ -166,17 +191,17 @@ class TestReaping:
 
     def test_reports_every_pod_with_its_outcome(self) -> None:
         results = [
-            make_result(Outcome.SPARED, "active now: TI running", name="a"),
+            make_result(Outcome.SPARED, "active now: task instance running", name="a"),
             make_result(Outcome.DELETED, name="b", requests=(("cpu", 1.0), ("memory", 512 * 2.0**20))),
             make_result(Outcome.DELETED, name="c", requests=(("cpu", 0.5),)),
         ]
-        common = {"reason": "orphaned", "evidence": "TI failed 1 h ago"}
+        common = {"reason": "orphaned", "evidence": "task instance failed 1 h ago"}
         assert reap_report(results) == {
             "summary": "deleted=2 spared=1; freed cpu=1.5 memory=512Mi",
             "outcomes": {"deleted": 2, "spared": 1},
             "freed": {"cpu": 1.5, "memory": 512 * 2.0**20},
             "zombies": [
-                {"pod": "airflow/a", "outcome": "spared", **common, "detail": "active now: TI running"},
+                {"pod": "airflow/a", "outcome": "spared", **common, "detail": "active now: task instance running"},
                 {"pod": "airflow/b", "outcome": "deleted", **common},
                 {"pod": "airflow/c", "outcome": "deleted", **common},
             ],

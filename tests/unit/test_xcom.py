@@ -86,11 +86,11 @@ class TestListing:
         """A field that is new must survive the way from one task to the next."""
         assert set(POD_FIELDS) == {field.name for field in fields(Pod)}
 
-    @given(st.lists(PODS, max_size=6), st.lists(TEXT, max_size=2))
-    def test_comes_back_as_it_was(self, pods: list[Pod], problems: list[str]) -> None:
-        loaded = load_listing(through_json(dump_listing(Listing(pods, problems))))
+    @given(st.lists(PODS, max_size=6), st.dictionaries(NAMES, TEXT, max_size=2))
+    def test_comes_back_as_it_was(self, pods: list[Pod], unlisted: dict[str, str]) -> None:
+        loaded = load_listing(through_json(dump_listing(Listing(pods, unlisted))))
         assert Counter(loaded.pods) == Counter(pods)
-        assert loaded.problems == problems
+        assert loaded.unlisted == unlisted
 
     @given(CONTAINERS)
     def test_keeps_every_container(self, container: Container) -> None:
@@ -103,9 +103,9 @@ class TestListing:
         assert [text.count(f'"{word}"') for word in ("airflow", "orders", "extract", "run_1")] == [1, 1, 1, 1]
 
     def test_says_in_words_what_it_is(self) -> None:
-        data = dump_listing(Listing([make_pod(), make_pod(namespace="other")], ["namespace 'x' is forbidden"]))
+        data = dump_listing(Listing([make_pod(), make_pod(namespace="other")], {"x": "403 Forbidden"}))
         assert data["summary"] == "pods: 2, in: airflow, other"
-        assert data["problems"] == ["namespace 'x' is forbidden"]
+        assert data["unlisted"] == {"x": "403 Forbidden"}
         row = data["tree"]["airflow"]["orders"]["extract"]["run_1"][0]
         assert len(data["columns"]) >= len(row)
 
@@ -186,7 +186,7 @@ class TestZombies:
             return str(pod), pod.uid, pod.key, pod.try_number, verdict.is_zombie, verdict.reason, verdict.evidence
 
         verdicts = [Verdict(*each) for each in drawn]
-        loaded = load_zombies(through_json(dump_zombies(verdicts)))
+        loaded = load_zombies({"zombies": through_json(dump_zombies(verdicts))})
         assert [told(verdict) for verdict in loaded] == [told(verdict) for verdict in verdicts if verdict.is_zombie]
 
     def test_are_readable(self) -> None:

@@ -1,0 +1,49 @@
+"""A whole run of the cleanup against one API server: list, ask, judge, reap."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from include.kpo_cleanup.classify import Facts, classify
+from include.kpo_cleanup.kube.pods import PodApi
+from include.kpo_cleanup.reap import Result, reap
+from include.kpo_cleanup.retries import Patience
+from include.kpo_cleanup.settings import Settings
+from include.kpo_cleanup.vocabulary import Outcome
+from tests.faults.servers import Server
+from tests.faults.world import MemorySource, Task
+
+# Such that a test can wait for it; the timeouts as long as a busy machine may need.
+QUICK = Patience(connect_timeout=2, read_timeout=1, first_wait=0.01, max_wait=1)
+
+# It ends later than its pods are made, whenever that is; nothing settles in these tests.
+FAILED_ONCE = Task("", "orders", "over", "run_1", state="failed", ended=2**31)
+IN_TRY_2 = Task("", "orders", "live", "run_1", state="running", try_number=2)
+
+
+def create(server: Server, namespace: str, name: str, task: Task, try_number: int = 1) -> None:
+    """Make a pod of a task."""
+    server.create_pod(namespace, name, {**task.labels, "try_number": str(try_number)})
+
+
+def source_of(*tasks: Task) -> MemorySource:
+    """Make a source that knows these tasks."""
+    return MemorySource({task.key: task for task in tasks})
+
+
+def clean_up(api: PodApi, namespace: str, source: MemorySource, patience: Patience = QUICK) -> dict[str, Result]:
+    """Judge all pods and reap; the results by pod name."""
+    settings = Settings(namespaces=namespace, settle_seconds=0)
+    listed = api.list_pods([namespace]).pods
+    told = source.fetch({pod.key for pod in listed})
+    verdicts = classify(Facts(listed, told, settings, int(time.time()) + 1))
+    doomed = [verdict for verdict in verdicts if verdict.is_zombie]
+    results = reap(doomed, api, source, settings, [namespace], clock=lambda: time.time() + 1, patience=patience)
+    assert sorted(r.verdict.pod.uid for r in results) == sorted(v.pod.uid for v in doomed)
+    return {result.verdict.pod.name: result for result in results}
+
+
+def outcomes(results: Mapping[str, Result]) -> dict[str, Outcome]:
+    """Give the outcomes by pod name."""
+    return {name: result.outcome for name, result in results.items()}
