@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 from kubernetes.client import V1DeleteOptions
@@ -23,7 +23,7 @@ from include.kpo_cleanup.kube.pods import PodApi
 from include.kpo_cleanup.pod import Pod
 from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import TaskInstances
+from include.kpo_cleanup.task_instance import Record, TaskInstances
 from include.kpo_cleanup.vocabulary import Outcome
 
 ZOMBIES, SLICE = 5_000, 1_000  # the ways take turns, a slice each
@@ -41,6 +41,11 @@ class Memory:
 
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
         return self._known
+
+    def read_records(
+        self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
+    ) -> Mapping[TaskInstanceKey, Record]:
+        return {}
 
 
 def measure(bench: Bench) -> Iterator[Figure | Point]:

@@ -18,7 +18,7 @@ from include.kpo_cleanup.kube import pods as pods_module
 from include.kpo_cleanup.kube.pods import PodApi
 from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.vocabulary import Outcome, Reason
 from tests.faults.cases import POD_CASES, PodCase
 from tests.faults.servers import Server
@@ -65,6 +65,11 @@ class AllFailed:
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
         known = [key for key in keys if key.dag_id in self._dag_ids and key.map_index in self._indexes]
         return TaskInstances({key: TaskInstance("failed", 3, int(time.time()) - 7_200) for key in known})
+
+    def read_records(
+        self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
+    ) -> Mapping[TaskInstanceKey, Record]:
+        return {}
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from sqlalchemy import create_engine
 from sqlalchemy.engine import Connection
 
-from bench.history import fill, keys_of_pods
+from bench.history import fill, keys_of_pods, own_task_instance
 from bench.queries import plan_of, recorded
 from include.kpo_cleanup.task_instances.sql import SqlSource
 from tests import databases
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.real
 
 ROWS = 100_000
 # In the plans of the two. SQLite, which is for development only, does scan the table.
-WHOLE_TABLE = ["Seq Scan on task_instance", "task_instance ALL"]
+WHOLE_TABLE = ["Seq Scan on task_instance", "task_instance ALL", "Seq Scan on xcom", "xcom ALL"]
 SERVERS = {"PostgreSQL": databases.postgresql, "MariaDB": databases.mariadb}
 
 
@@ -62,9 +62,11 @@ def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def test_no_table_is_read_as_a_whole(migrated: Connection) -> None:
-    keys = keys_of_pods(runs=2)
+    keys, own = keys_of_pods(runs=2), own_task_instance(migrated)
     with recorded(migrated) as statements:
-        answer = SqlSource(lambda: nullcontext(migrated), "test").fetch(keys)
+        source = SqlSource(lambda: nullcontext(migrated), own, "test")
+        answer = source.fetch(keys)
+        source.read_records(answer, keys)
     assert set(answer.found) == keys
     plan = plan_of(migrated, statements)
     assert "task_instance" in plan
