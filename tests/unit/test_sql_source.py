@@ -61,11 +61,12 @@ DAG_RUN = Table(
 XCOM = Table(
     "xcom",
     METADATA,
-    Column("dag_id", String(250), primary_key=True),
-    Column("task_id", String(250), primary_key=True),
-    Column("run_id", String(250), primary_key=True),
-    Column("map_index", Integer, primary_key=True),
-    Column("key", String(512), primary_key=True),
+    Column("id", Integer, primary_key=True),
+    Column("dag_id", String(250)),
+    Column("task_id", String(250)),
+    Column("run_id", String(250)),
+    Column("map_index", Integer),
+    Column("key", String(512)),
     Column("value", LargeBinary),
     Index("idx_xcom_task_instance", "dag_id", "task_id", "run_id", "map_index"),
 )
