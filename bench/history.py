@@ -13,6 +13,7 @@ from sqlalchemy import column, insert, inspect, table, text
 from sqlalchemy.engine import Connection, Engine
 
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, key_of
+from include.kpo_cleanup.task_instance import OwnTaskInstance
 
 DAGS = 250
 DAGS_WITH_PODS = 200
@@ -35,6 +36,15 @@ def keys_of_pods(runs: int) -> frozenset[TaskInstanceKey]:
     )
 
 
+def own_task_instance(connection: Connection) -> OwnTaskInstance:
+    """Take a running task instance of the history for the one that asks."""
+    own = OwnTaskInstance(_dag_id(0), "transform_0", _run_id(0), UNMAPPED)
+    if "id" not in {column["name"] for column in inspect(connection).get_columns("task_instance")}:
+        return own
+    query = text("SELECT id FROM task_instance WHERE dag_id = :dag_id AND task_id = :task_id AND run_id = :run_id")
+    return own._replace(id=str(connection.execute(query, own._asdict()).scalar()))
+
+
 def fill(engine: Engine, rows_before: int, rows: int) -> None:
     """Let the history reach further back, from so many task instances to so many.
 
@@ -48,7 +58,7 @@ def fill(engine: Engine, rows_before: int, rows: int) -> None:
         _insert(connection, "dag_run", ({k: v for k, v in run.items() if k in columns} for run in _dag_runs(runs)))
         columns = {column["name"] for column in inspect(engine).get_columns("task_instance")}
         _insert(connection, "task_instance", _task_instances(runs, has_id="id" in columns))
-    analyze = "ANALYZE TABLE task_instance, dag_run" if engine.dialect.name == "mysql" else "ANALYZE"
+    analyze = "ANALYZE TABLE task_instance, dag_run, xcom" if engine.dialect.name == "mysql" else "ANALYZE"
     with engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT").execute(text(analyze))
 

@@ -15,9 +15,10 @@ from typing import Any
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Connection
 
-from bench.history import DAGS_WITH_PODS, fill, keys_of_pods
+from bench.history import DAGS_WITH_PODS, fill, keys_of_pods, own_task_instance
 from bench.timing import interleaved, stopwatch
-from include.kpo_cleanup.airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3
+from include.kpo_cleanup.airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3, xcom_backend
+from include.kpo_cleanup.task_instance import OwnTaskInstance
 from include.kpo_cleanup.task_instances import TaskInstanceSource
 from include.kpo_cleanup.task_instances.sql import SqlSource, airflow_session, metadata_connection
 from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
@@ -35,7 +36,8 @@ def main() -> None:
         before = rows
         result = {"airflow": AIRFLOW_VERSION, "rows": rows, **query(repetitions)}
         if IS_AIRFLOW_3:
-            result |= ask_api()
+            with create_engine(url).connect() as connection:
+                result |= ask_api(own_task_instance(connection))
         print(json.dumps(result), flush=True)
 
 
@@ -43,7 +45,7 @@ def query(repetitions: int) -> dict[str, Any]:
     """The source beside its own statement in the hands of the driver: one connection, open before, for both."""
     keys = keys_of_pods(runs=2)
     with (metadata_connection(CONN_ID) if IS_AIRFLOW_3 else airflow_session)() as connection:
-        source = SqlSource(lambda: nullcontext(connection), "bench")
+        source = SqlSource(lambda: nullcontext(connection), own_task_instance(connection), "bench")
         with recorded(connection) as statements:
             check(source, keys)
         cursor = connection.connection.cursor()
@@ -61,7 +63,7 @@ def query(repetitions: int) -> dict[str, Any]:
         return {**times, "matching": len(keys), "driver": connection.dialect.driver}
 
 
-def ask_api() -> dict[str, Any]:
+def ask_api(own: OwnTaskInstance) -> dict[str, Any]:
     """The Task SDK's own client with the code of the execution API behind it, without a network between them."""
     from airflow.api_fastapi.execution_api.app import InProcessExecutionAPI
     from airflow.sdk.api.client import Client
@@ -74,7 +76,7 @@ def ask_api() -> dict[str, Any]:
         calls += 1
         return client.task_instances.get_task_states(**question).task_states
 
-    source, keys = TaskSdkSource(get_task_states, "bench"), keys_of_pods(runs=10)
+    source, keys = TaskSdkSource(get_task_states, xcom_backend(), own, "bench"), keys_of_pods(runs=10)
     found = len(source.fetch(keys).found)
     asked = calls
     seconds = stopwatch(lambda: source.fetch(keys))
@@ -105,6 +107,8 @@ def plan_of(connection: Connection, statements: list[tuple[str, Any]]) -> str:
     explain = "EXPLAIN "
     lines = []
     for statement, parameters in statements:
+        if statement.startswith("SHOW"):
+            continue  # MariaDB does not explain what reads no table
         cursor = connection.connection.cursor()
         cursor.execute(explain + statement, parameters)
         lines += [" ".join(map(str, line)) for line in cursor.fetchall()]

@@ -37,16 +37,19 @@ class Database:
 
 
 @contextmanager
-def postgresql(settings: Sequence[str] = ()) -> Iterator[Database]:
+def postgresql(settings: Sequence[str] = (), is_standby: bool = False) -> Iterator[Database]:
     """A PostgreSQL server.
 
     :param settings: more of them, as ``name=value``.
+    :param is_standby: whether it takes no writes and waits for those of a primary, which there is not.
     """
     programs = Path(_find("initdb", "/usr/lib/postgresql")).parent
     with ExitStack() as stack:
         folder = stack.enter_context(_folder("postgres"))
         data, [port] = folder / "data", free_ports(1)
         _run(["initdb", f"--pgdata={data}", f"--username={USER}", "--auth=trust", "--encoding=UTF8"], programs, folder)
+        if is_standby:
+            (data / "standby.signal").touch()
         safety = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]  # nobody wants the data after a crash
         where = [f"listen_addresses={HOST}", f"port={port}", "unix_socket_directories="]
         options = [word for setting in (*where, *safety, *settings) for word in ("-c", setting)]
@@ -55,7 +58,8 @@ def postgresql(settings: Sequence[str] = ()) -> Iterator[Database]:
         # It listens before it is ready.
         ready = retry(stop=stop_after_delay(START_SECONDS), wait=wait_fixed(0.1), reraise=True)(_run)
         ready(["pg_isready", *as_client], programs, folder)
-        _run(["createdb", *as_client, "airflow"], programs, folder)
+        if not is_standby:
+            _run(["createdb", *as_client, "airflow"], programs, folder)
         version = subprocess.run([programs / "postgres", "-V"], capture_output=True, text=True, check=True).stdout
         yield Database(f"PostgreSQL {version.split()[2]}", "postgresql", port)
 

@@ -10,7 +10,7 @@ import yaml
 from airflow.dag_processing.dagbag import DagBag
 
 from include.kpo_cleanup.settings import OPTIONS
-from include.kpo_cleanup.task_instances.sql import DAG_RUN, TASK_INSTANCE
+from include.kpo_cleanup.task_instances.sql import TABLES
 from include.kpo_cleanup.vocabulary import Outcome, Reason
 from tests.conftest import REPO
 from tests.matrix import ROWS
@@ -59,7 +59,10 @@ def test_every_outcome_is_explained() -> None:
 
 
 def test_the_tables_that_need_select_are_named() -> None:
-    assert f"SELECT on `{TASK_INSTANCE.name}` and `{DAG_RUN.name}`" in README
+    names = [table.name for table in TABLES]
+    *others, last = (f"`{name}`" for name in names)
+    assert f"SELECT on {', '.join(others)} and {last}" in README
+    assert f"GRANT SELECT ON {', '.join(names)} TO" in README
 
 
 def test_the_permissions_are_those_of_the_manifest() -> None:

@@ -17,7 +17,7 @@ from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
 from include.kpo_cleanup.classify import judge
 from include.kpo_cleanup.identity import UNMAPPED, key_of
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import OwnTaskInstance, TaskInstance, TaskInstances
 from include.kpo_cleanup.task_instances.sql import SqlSource, airflow_session
 from include.kpo_cleanup.vocabulary import Reason
 from tests.dag import airflow_runs
@@ -39,6 +39,7 @@ with suppress(ImportError):  # the users, to whom Airflow's tables refer; since 
     import airflow.providers.fab.auth_manager.models  # noqa: F401
 
 KEY = key_of("tries", "fails_then_defers", "tries", UNMAPPED)
+OWN = OwnTaskInstance(KEY.dag_id, "asks", KEY.run_id, UNMAPPED)
 Seen = dict[str, TaskInstance]  # by step
 
 
@@ -70,6 +71,7 @@ def seen() -> Seen:
     airflow_runs.prepare()
     start = datetime(2024, 1, 1, tzinfo=UTC)
     with DAG(KEY.dag_id, schedule=None, start_date=start) as dag:
+        BaseOperator(task_id=OWN.task_id)
         task = FailsThenDefers(task_id=KEY.task_id, retries=1, retry_delay=timedelta(0))
     dag.create_dagrun(
         run_id=KEY.run_id,
@@ -81,12 +83,12 @@ def seen() -> Seen:
     seen: Seen = {}
 
     def look(step: str) -> None:
-        seen[step] = SqlSource(airflow_session, "test").fetch([KEY]).found[KEY]
+        seen[step] = SqlSource(airflow_session, OWN, "test").fetch([KEY]).found[KEY]
 
     @contextmanager
     def task_instance() -> Iterator[tuple[TaskInstanceModel, Any]]:
         with create_session() as session:
-            ti = session.query(TaskInstanceModel).filter_by(dag_id=KEY.dag_id).one()
+            ti = session.query(TaskInstanceModel).filter_by(dag_id=KEY.dag_id, task_id=KEY.task_id).one()
             ti.task = task
             yield ti, session
 

@@ -11,18 +11,23 @@ import json
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import SimpleNamespace
 from typing import Any
 
+from sqlalchemy import column, create_engine, insert, table, text
+
+from include.kpo_cleanup.identity import UNMAPPED
 from include.kpo_cleanup.kube import CONCURRENT_DELETES
 from include.kpo_cleanup.kube.pods import MAX_RESTARTS
 from include.kpo_cleanup.pod import PROTECT_KEY
 from include.kpo_cleanup.reap import BATCH, OLD
 from include.kpo_cleanup.retries import Patience
+from include.kpo_cleanup.task_instance import OwnTaskInstance
 from include.kpo_cleanup.task_instances import TaskInstanceSource
-from include.kpo_cleanup.task_instances.sql import SqlSource, metadata_connection
+from include.kpo_cleanup.task_instances.sql import TASK_INSTANCE, SqlSource, metadata_connection
 from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
 from include.kpo_cleanup.vocabulary import Reason
 from tests import proxy
@@ -448,29 +453,62 @@ CONNECTION_CASES = [
 ]
 
 
+class NoXComs:
+    """What the operators pushed: nothing."""
+
+    def get_all(self, **_question: Any) -> None:
+        return None
+
+    def get_one(self, **_question: Any) -> None:
+        return None
+
+
+NO_XCOMS = NoXComs()
+
+
 class Broken(Exception):
     """Something that went wrong in Airflow."""
 
 
+# The task instance of the cleanup that asks.
+OWN = OwnTaskInstance("kpo_cleanup", "fetch_active_tis", "run_1", UNMAPPED, "0197f0a2-5b1c-7d3e-8f90-a1b2c3d4e5f6")
+
+
 def _sdk(get_task_states: Callable[..., Any]) -> TaskInstanceSource:
-    return TaskSdkSource(get_task_states, "the Task SDK")
+    return TaskSdkSource(get_task_states, NO_XCOMS, OWN, "the Task SDK")
 
 
 def _sdk_raises(**_question: object) -> Any:
     raise Broken("API_SERVER_ERROR: 500")
 
 
-def _sqlite() -> AbstractContextManager[Any]:
+def _sql(*own_rows: tuple[str, str]) -> TaskInstanceSource:
+    """A metadata connection to a database with this state and id of our own task instance."""
+
     @contextmanager
     def connect() -> Any:
-        from sqlalchemy import create_engine
-
         with create_engine("sqlite://").connect() as connection:
+            names = ", ".join(column.name for column in TASK_INSTANCE.columns)
+            connection.execute(text(f"CREATE TABLE task_instance ({names}, id)"))
+            for state, id_ in own_rows:
+                values = {**OWN._asdict(), "state": state, "id": id_}
+                connection.execute(insert(table("task_instance", *map(column, values))), values)
             yield connection
 
-    return connect()
+    return SqlSource(connect, OWN, "the metadata connection")
 
 
+def _empty() -> AbstractContextManager[Any]:
+    return create_engine("sqlite://").connect()
+
+
+def _replica() -> AbstractContextManager[Any]:
+    """A PostgreSQL server that says of itself that it is one."""
+    yes = SimpleNamespace(scalar=lambda: True)
+    return nullcontext(SimpleNamespace(dialect=SimpleNamespace(name="postgresql"), execute=lambda _statement: yes))
+
+
+_OWN_NAME = "this very task, kpo_cleanup.fetch_active_tis of run 'run_1'"
 SOURCE_CASES = [
     SourceCase(
         "sdk-error",
@@ -490,9 +528,9 @@ SOURCE_CASES = [
         "sql-error",
         "the database refuses the query, or is not there",
         "task instances could not be read (the metadata connection): …no such table: task_instance…; the database must "
-        "be reachable and allow SELECT on task_instance and dag_run",
-        "See whether the database runs. Grant SELECT on both tables.",
-        lambda: SqlSource(_sqlite, "the metadata connection"),
+        "be reachable and allow SELECT on task_instance, dag_run and xcom",
+        "See whether the database runs. Grant SELECT on these tables.",
+        lambda: SqlSource(_empty, OWN, "the metadata connection"),
     ),
     SourceCase(
         "no-such-connection",
@@ -500,7 +538,56 @@ SOURCE_CASES = [
         "airflow_conn_id='nowhere' gives no database connection: …; it must name an Airflow connection to the "
         "metadata database whose provider (postgres or mysql) is installed",
         "Create the connection, or correct `airflow_conn_id`.",
-        lambda: SqlSource(metadata_connection("nowhere"), "the metadata connection"),
+        lambda: SqlSource(metadata_connection("nowhere"), OWN, "the metadata connection"),
+    ),
+    SourceCase(
+        "replica",
+        "the metadata connection leads to a read-only replica",
+        "the metadata connection leads to a read-only replica (pg_is_in_recovery()), which may lag behind; let it lead "
+        "to the primary server",
+        "Write the primary server into the connection.",
+        lambda: SqlSource(_replica, OWN, "the metadata connection"),
+    ),
+    SourceCase(
+        "foreign-database",
+        "the metadata connection leads to an empty database, or to another Airflow's",
+        f"the task instances of the metadata connection are not to be trusted: {_OWN_NAME}, is not there. "
+        "Either it is another Airflow's database, or a copy or replica that lags behind: correct the connection",
+        "Correct the connection.",
+        _sql,
+    ),
+    SourceCase(
+        "old-database",
+        "the metadata connection leads to a copy that is older than the run",
+        f"the task instances of the metadata connection are not to be trusted: {_OWN_NAME}, is 'queued' there, and not "
+        "running. Either it is another Airflow's database, or a copy or replica that lags behind: correct the "
+        "connection",
+        "Write the primary server into the connection.",
+        lambda: _sql(("queued", str(OWN.id))),
+    ),
+    SourceCase(
+        "other-try",
+        "the database has another try of this task",
+        f"the task instances of the metadata connection are not to be trusted: {_OWN_NAME}, has another id there: "
+        "0197, and not 0197f0a2-5b1c-7d3e-8f90-a1b2c3d4e5f6",
+        "If somebody cleared the task: nothing. Else write the primary server into the connection.",
+        lambda: _sql(("running", "0197")),
+    ),
+    SourceCase(
+        "sdk-ended",
+        "somebody marks the cleanup's own task as failed while it runs",
+        f"the task states of the Task SDK are not to be trusted: {_OWN_NAME}, is 'failed' there, and not running…"
+        "Or somebody ended or cleared this task meanwhile: run it again",
+        "Nothing.",
+        lambda: _sdk(lambda **_: {OWN.run_id: {OWN.task_id: "failed"}}),
+    ),
+    SourceCase(
+        "sdk-missing",
+        "the API server answers from another database",
+        f"the task states of the Task SDK are not to be trusted: {_OWN_NAME}, is not there. Either the API server has "
+        "another database, or one that lags behind: see its configuration",
+        "See `[database] sql_alchemy_conn` of the API server.",
+        lambda: _sdk(lambda **_: {}),
     ),
 ]
 
@@ -614,8 +701,8 @@ def render() -> str:
         ),
     ]
     parts = [_INTRODUCTION]
-    for title, introduction, table in sections:
-        parts.append("\n".join([f"## {title}", "", introduction, "", *table, ""]))
+    for title, introduction, lines in sections:
+        parts.append("\n".join([f"## {title}", "", introduction, "", *lines, ""]))
     return "\n".join(parts)
 
 

@@ -25,7 +25,7 @@ from include.kpo_cleanup.task_instances import TaskInstanceSource
 from include.kpo_cleanup.task_instances.sql import SqlSource
 from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
 from include.kpo_cleanup.vocabulary import Outcome
-from tests.faults.cases import SOURCE_CASES, Broken, SourceCase, says_pattern
+from tests.faults.cases import NO_XCOMS, OWN, SOURCE_CASES, Broken, SourceCase, says_pattern
 from tests.faults.servers import Server
 
 KEY = TaskInstanceKey("orders", "extract", "run_1")
@@ -39,16 +39,20 @@ class Rows:
     def all(self) -> list[tuple[Any, ...]]:
         return [("orders", task, "run_1", -1, "failed", 1, "2026-11-24 00:00:00", "Operator") for task in TASKS]
 
+    def first(self) -> tuple[str, Any]:
+        """Our own task instance."""
+        return "running", OWN.id
+
 
 TASKS = [f"task_{number}" for number in range(PODS)]
 
 
-def failing_on(call: int, answer: Any, error: Exception) -> Callable[..., Any]:
-    """Something that gives the answer each time but one (0 is the first)."""
-    calls = iter(range(1_000))
+def failing_on(look: int, answer: Any, error: Exception, calls_of_a_look: int = 1) -> Callable[..., Any]:
+    """Something that gives the answer at each look but at the last call of one (0 is the first)."""
+    calls = iter(range(1, 1_000))
 
     def ask(*_args: object, **_kwargs: object) -> Any:
-        if next(calls) == call:
+        if next(calls) == (look + 1) * calls_of_a_look:
             raise error
         return answer
 
@@ -56,8 +60,9 @@ def failing_on(call: int, answer: Any, error: Exception) -> Callable[..., Any]:
 
 
 def sdk_source(fails_on: int) -> TaskInstanceSource:
-    answer = {"run_1": dict.fromkeys(TASKS, "failed")}
-    return TaskSdkSource(failing_on(fails_on, answer, Broken("API_SERVER_ERROR")), "the Task SDK")
+    answer = {"run_1": {**dict.fromkeys(TASKS, "failed"), OWN.task_id: "running"}}
+    ask = failing_on(fails_on, answer, Broken("API_SERVER_ERROR"), calls_of_a_look=2)
+    return TaskSdkSource(ask, NO_XCOMS, OWN, "the Task SDK")
 
 
 def connection(execute: Callable[..., Any]) -> Any:
@@ -66,8 +71,8 @@ def connection(execute: Callable[..., Any]) -> Any:
 
 def sql_source(fails_on: int) -> TaskInstanceSource:
     error = OperationalError("SELECT", {}, Exception("server closed the connection unexpectedly"))
-    fails_once = connection(failing_on(fails_on, Rows(), error))
-    return SqlSource(lambda: nullcontext(fails_once), "the metadata connection")
+    fails_once = connection(failing_on(fails_on, Rows(), error, calls_of_a_look=2))
+    return SqlSource(lambda: nullcontext(fails_once), OWN, "the metadata connection")
 
 
 def sql_source_without_connection(fails_on: int) -> TaskInstanceSource:
@@ -75,7 +80,7 @@ def sql_source_without_connection(fails_on: int) -> TaskInstanceSource:
     connect: Callable[[], AbstractContextManager[Any]] = failing_on(
         fails_on, nullcontext(connection(lambda *_: Rows())), error
     )
-    return SqlSource(connect, "the metadata connection")
+    return SqlSource(connect, OWN, "the metadata connection")
 
 
 SOURCES = {

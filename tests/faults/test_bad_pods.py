@@ -68,6 +68,11 @@ class AllFailed:
     def read_records(self, *_: object) -> Mapping[TaskInstanceKey, Record]:
         return {}
 
+    def read_records(
+        self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
+    ) -> Mapping[TaskInstanceKey, Record]:
+        return {}
+
 
 @pytest.fixture
 def settings(namespace: str) -> Settings:

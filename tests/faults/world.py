@@ -10,7 +10,7 @@ from typing import Any
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import RawIds, Record, TaskInstance, TaskInstances
 from tests.faults.servers import Server
 
 Json = dict[str, Any]
@@ -68,7 +68,9 @@ class MemorySource:
             self.fails_in -= 1
             if self.fails_in < 0:
                 raise TaskInstanceSourceError(SOURCE_DOWN)
-        return TaskInstances({key: self._told(self.tasks[key]) for key in keys if key in self.tasks})
+        there = [key for key in keys if key in self.tasks]
+        raw_ids = {key: (RawIds(*key[:3]),) for key in there}
+        return TaskInstances({key: self._told(self.tasks[key]) for key in there}, raw_ids=raw_ids)
 
     def read_records(self, *_: object) -> dict[TaskInstanceKey, Record]:
         return {}

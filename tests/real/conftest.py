@@ -92,5 +92,5 @@ def evidence(database: Database, records: Records, cluster: EmbeddedCluster, fol
         airflow.install_dags(REPO / "tests" / "dag" / "workload.py")
         airflow.start(terminal, ["kpo_cleanup", "lively", "busy"])
         records.execute(f"CREATE ROLE {READER} LOGIN")
-        records.execute(f"GRANT SELECT ON task_instance, dag_run TO {READER}")
+        records.execute(f"GRANT SELECT ON task_instance, dag_run, xcom TO {READER}")
         yield Story(airflow, records, core, witness, terminal).tell()

@@ -1,7 +1,8 @@
-"""The one SQL query on MariaDB, over an Airflow connection, on tables that Airflow made there itself."""
+"""The SQL queries on MariaDB, over an Airflow connection, on tables that Airflow made there itself."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,9 +15,10 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Connection
 
+from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import key_of
-from include.kpo_cleanup.task_instance import TaskInstance
+from include.kpo_cleanup.task_instance import OwnTaskInstance, Record, TaskInstance
 from include.kpo_cleanup.task_instances.sql import SqlSource, metadata_connection
 from tests.databases import HOST, Database, mariadb
 
@@ -36,26 +38,38 @@ ROWS: list[tuple[tuple[Any, ...], TaskInstance]] = [
     (("mapped", HIDDEN, 1, "deferred", 1, None), TaskInstance("deferred", 1, None, "Operator")),
 ]
 
+OWN = OwnTaskInstance("kpo_cleanup", "reap", "now", -1, str(uuid4()) if IS_AIRFLOW_3 else None)
+TABLES = ("task_instance", "dag_run", "xcom")
 
-@pytest.fixture(scope="module")
-def database() -> Iterator[Database]:
-    """With Airflow's schema and these rows, and a user who may read two tables."""
-    with mariadb(["--explicit-defaults-for-timestamp=1"]) as database:
+
+@pytest.fixture(scope="module", params=["+00:00", "-05:00", "+09:30"])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """With Airflow's schema and these rows, and a user who may read three tables; its server is in this time zone."""
+    with mariadb(["--explicit-defaults-for-timestamp=1", f"--default-time-zone={request.param}"]) as database:
         environment = {**os.environ, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database.url("mysqldb")}
         migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
         subprocess.run(migrate, env=environment, check=True, capture_output=True, timeout=300)
         with _connected(database) as connection:
             # Columns that nobody asks for may stay empty, and refer to nothing.
-            connection.execute(text("SET SESSION sql_mode = '', foreign_key_checks = 0"))
+            # Airflow writes in UTC.
+            connection.execute(text("SET SESSION sql_mode = '', foreign_key_checks = 0, time_zone = '+00:00'"))
             for day, run_id in enumerate((SCHEDULED, HIDDEN), start=1):
                 _insert(connection, "dag_run", dag_id="dag", run_id=run_id, execution_date=f"2026-11-{day:02}")
+            own = {**OWN._asdict(), "id": OWN.id and OWN.id.replace("-", "")}
+            _insert(connection, "task_instance", **own, state="running")
+            for map_index, name in ((0, "mapped-0"), (1, "mapped-1")):
+                for key, value in (("pod_name", name), ("pod_namespace", "airflow"), ("return_value", "other")):
+                    _insert(
+                        connection, "xcom", dag_run_id=2, dag_id="dag", task_id="mapped", run_id=HIDDEN,
+                        map_index=map_index, key=key, value=json.dumps(value),
+                    )  # fmt: skip
             for (task_id, run_id, map_index, state, try_number, end_date), _ in ROWS:
                 _insert(
                     connection, "task_instance", id=str(uuid4()), dag_id="dag", task_id=task_id, run_id=run_id,
                     map_index=map_index, state=state, try_number=try_number, end_date=end_date, operator="Operator",
                 )  # fmt: skip
             connection.execute(text(f"CREATE USER '{READER}'@'{HOST}'"))
-            for table in ("task_instance", "dag_run"):
+            for table in TABLES:
                 connection.execute(text(f"GRANT SELECT ON airflow.{table} TO '{READER}'@'{HOST}'"))
         yield database
 
@@ -72,7 +86,8 @@ def _insert(connection: Connection, table: str, **values: Any) -> None:
     """Into those of these columns that this Airflow has."""
     there = {row[0] for row in connection.execute(text(f"SHOW COLUMNS FROM {table}"))}
     names = [name for name in values if name in there]
-    sql = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"
+    columns = ", ".join(f"`{name}`" for name in names)
+    sql = f"INSERT INTO {table} ({columns}) VALUES ({', '.join(f':{name}' for name in names)})"
     connection.execute(text(sql), {name: values[name] for name in names})
 
 
@@ -80,9 +95,46 @@ def test_the_query_finds_what_airflow_knows(database: Database, monkeypatch: pyt
     monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user=READER))
     expected = {key_of("dag", row[0], row[1], row[2]): ti for row, ti in ROWS}
     asked = [*expected, key_of("dag", "never", SCHEDULED, -1), key_of("other", "running", SCHEDULED, -1)]
-    found = SqlSource(metadata_connection("metadata"), "MariaDB").fetch(asked)
+    found = SqlSource(metadata_connection("metadata"), OWN, "MariaDB").fetch(asked)
     assert found.found == expected
     assert not found.unresolved
+
+
+def test_the_records_are_those_of_the_operators(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user=READER))
+    source = SqlSource(metadata_connection("metadata"), OWN, "MariaDB")
+    keys = [key_of("dag", row[0], row[1], row[2]) for row, _ in ROWS]
+    assert source.read_records(source.fetch(keys), keys) == {
+        keys[3]: Record(frozenset({"airflow/mapped-0"})),
+        keys[4]: Record(frozenset({"airflow/mapped-1"})),
+    }
+
+
+def test_without_the_right_to_read_xcoms_every_record_says_so(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _connected(database) as connection:
+        connection.execute(text(f"CREATE USER 'half'@'{HOST}'"))
+        for table in ("task_instance", "dag_run"):
+            connection.execute(text(f"GRANT SELECT ON airflow.{table} TO 'half'@'{HOST}'"))
+    monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user="half"))
+    source = SqlSource(metadata_connection("metadata"), OWN, "MariaDB")
+    keys = [key_of("dag", "mapped", HIDDEN, 0), key_of("dag", "failed", SCHEDULED, -1)]
+    problem = "the role of MariaDB has no SELECT on xcom; grant it"
+    assert source.read_records(source.fetch(keys), keys) == dict.fromkeys(keys, Record(problem=problem))
+
+
+def test_a_server_that_takes_no_writes_is_refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user=READER))
+    source, key = SqlSource(metadata_connection("metadata"), OWN, "MariaDB"), key_of("dag", "failed", SCHEDULED, -1)
+    assert source.fetch([key]).found
+    with _connected(database, user="root") as connection:
+        connection.execute(text("SET GLOBAL read_only = 1"))
+        try:
+            with pytest.raises(TaskInstanceSourceError, match=r"a read-only replica \(read_only=ON\)"):
+                source.fetch([key])
+        finally:
+            connection.execute(text("SET GLOBAL read_only = 0"))
 
 
 def test_without_the_right_to_read_it_is_an_error_and_not_an_empty_answer(
@@ -92,13 +144,13 @@ def test_without_the_right_to_read_it_is_an_error_and_not_an_empty_answer(
         connection.execute(text(f"CREATE USER 'nobody'@'{HOST}'"))
         connection.execute(text(f"GRANT SELECT ON airflow.dag_run TO 'nobody'@'{HOST}'"))
     monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user="nobody"))
-    with pytest.raises(TaskInstanceSourceError, match="allow SELECT on task_instance and dag_run"):
-        SqlSource(metadata_connection("metadata"), "MariaDB").fetch([key_of("dag", "running", SCHEDULED, -1)])
+    with pytest.raises(TaskInstanceSourceError, match="allow SELECT on task_instance, dag_run and xcom"):
+        SqlSource(metadata_connection("metadata"), OWN, "MariaDB").fetch([key_of("dag", "running", SCHEDULED, -1)])
 
 
 def test_a_second_look_sees_what_has_changed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user=READER))
-    source, key = SqlSource(metadata_connection("metadata"), "MariaDB"), key_of("dag", "failed", SCHEDULED, -1)
+    source, key = SqlSource(metadata_connection("metadata"), OWN, "MariaDB"), key_of("dag", "failed", SCHEDULED, -1)
     assert not source.fetch([key]).found[key].is_active
     try:
         _set_state(database, "failed", None)
@@ -111,7 +163,7 @@ def test_a_connection_that_the_server_closed_meanwhile_is_opened_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user=READER))
-    source, key = SqlSource(metadata_connection("metadata"), "MariaDB"), key_of("dag", "running", SCHEDULED, -1)
+    source, key = SqlSource(metadata_connection("metadata"), OWN, "MariaDB"), key_of("dag", "running", SCHEDULED, -1)
     source.fetch([key])
     with _connected(database, user=READER) as connection:
         mine = connection.execute(text("SELECT connection_id()")).scalar()

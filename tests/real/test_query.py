@@ -1,31 +1,39 @@
-"""The SQL query on the servers that Airflow runs on: its answers are true, and it reads no more than an index finds."""
+"""The SQL queries on the servers that Airflow runs on: true answers, and no more is read than an index finds."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from sqlalchemy import create_engine
-from sqlalchemy.engine import Connection
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import Connection, Engine
 
-from bench.history import fill, keys_of_pods
+from bench.history import fill, keys_of_pods, own_task_instance
 from bench.queries import plan_of, recorded
-from include.kpo_cleanup.task_instances.sql import SqlSource
+from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
+from include.kpo_cleanup.errors import TaskInstanceSourceError
+from include.kpo_cleanup.identity import TaskInstanceKey, key_of
+from include.kpo_cleanup.task_instance import OwnTaskInstance, RawIds, Record
+from include.kpo_cleanup.task_instances.sql import SqlSource, metadata_connection
 from tests import databases
 from tests.unit.test_sql_source import ALL_DAG_IDS, Database
 from tests.unit.worlds import World, assert_true_answer, worlds
 
 pytestmark = pytest.mark.real
 
-ROWS = 100_000
+ROWS = 25_000
 # In the plans of the two. SQLite, which is for development only, does scan the table.
-WHOLE_TABLE = ["Seq Scan on task_instance", "task_instance ALL"]
+WHOLE_TABLE = ["Seq Scan on task_instance", "task_instance ALL", "Seq Scan on xcom", "xcom ALL"]
 SERVERS = {"PostgreSQL": databases.postgresql, "MariaDB": databases.mariadb}
 
 
@@ -58,14 +66,61 @@ def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         engine = create_engine(url)
         stack.callback(engine.dispose)
         fill(engine, 0, ROWS)
+        push(engine)
         yield stack.enter_context(engine.connect())
 
 
+def push(engine: Engine) -> None:
+    """Put a record of each task instance's pod into Airflow's own table, and as much again of other XComs."""
+    if IS_AIRFLOW_3:
+        from airflow.models.xcom import XComModel as XCom
+    else:
+        from airflow.models.xcom import XCom
+    xcom: Any = XCom.__table__
+    columns = ("dag_run_id", *RawIds._fields, "map_index")
+    ids = "ti.dag_id, ti.task_id, ti.run_id, ti.map_index"
+    runs = "dag_run dr ON dr.dag_id = ti.dag_id AND dr.run_id = ti.run_id"
+    query = text(f"SELECT dr.id, {ids} FROM task_instance ti JOIN {runs}")
+    with engine.begin() as connection:
+        rows = [
+            {**dict(zip(columns, row, strict=True)), "key": key, "value": value}
+            for row in connection.execute(query)
+            for key, value in (
+                ("pod_name", name_of(key_of(*row[1:]))),
+                ("pod_namespace", "airflow"),
+                *((f"other_{number}", "pod") for number in range(2)),
+            )
+        ]
+        for each in rows:
+            each["timestamp"] = datetime.now(UTC)
+            each["value"] = each["value"] if IS_AIRFLOW_3 else json.dumps(each["value"]).encode()
+        connection.execute(xcom.insert(), rows)
+    with engine.connect() as connection:
+        analyze = "ANALYZE TABLE xcom" if engine.dialect.name == "mysql" else "ANALYZE xcom"
+        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text(analyze))
+
+
+def name_of(key: TaskInstanceKey) -> str:
+    return f"pod-{hashlib.md5(repr(tuple(key)).encode()).hexdigest()}"
+
+
 def test_no_table_is_read_as_a_whole(migrated: Connection) -> None:
-    keys = keys_of_pods(runs=2)
+    keys, own = keys_of_pods(runs=2), own_task_instance(migrated)
     with recorded(migrated) as statements:
-        answer = SqlSource(lambda: nullcontext(migrated), "test").fetch(keys)
+        source = SqlSource(lambda: nullcontext(migrated), own, "test")
+        answer = source.fetch(keys)
+        records = source.read_records(answer, keys)
     assert set(answer.found) == keys
+    assert records == {key: Record(frozenset({f"airflow/{name_of(key)}"})) for key in keys}
     plan = plan_of(migrated, statements)
     assert "task_instance" in plan
     assert not [sign for sign in WHOLE_TABLE if sign in plan], plan
+
+
+def test_a_standby_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, key = OwnTaskInstance("kpo_cleanup", "reap", "now", -1, "0197"), key_of("dag", "task", "run", -1)
+    with databases.postgresql(is_standby=True) as server:
+        url = f"postgres://{databases.USER}:@{databases.HOST}:{server.port}/postgres"  # which initdb made
+        monkeypatch.setenv("AIRFLOW_CONN_METADATA", url)
+        with pytest.raises(TaskInstanceSourceError, match=r"leads to a read-only replica \(pg_is_in_recovery\(\)\)"):
+            SqlSource(metadata_connection("metadata"), own, "test").fetch([key])

@@ -12,7 +12,7 @@ from hypothesis import given
 
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, key_of, safe_label
-from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import OwnTaskInstance, RawIds, Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.task_instances import task_sdk as sdk_source
 from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
 from tests.unit.worlds import LONG_ID, ODD_ID, SCHEDULED, Row, World, api_server, assert_true_answer, worlds
@@ -20,11 +20,55 @@ from tests.unit.worlds import LONG_ID, ODD_ID, SCHEDULED, Row, World, api_server
 Questions = list[dict[str, Any]]
 
 
+OWN = OwnTaskInstance("cleanup", "reap", "now", UNMAPPED)
+OWN_ROW = Row(*OWN[:4], "running")
+OWN_QUESTION = {"dag_id": "cleanup", "task_ids": ["reap"], "run_ids": ["now"]}
+
+
+class XComs:
+    """What operators pushed, as the supervisor of Airflow 3 gives it; a value may be an error to raise."""
+
+    def __init__(self, *pushed: tuple[Row, str, Any]) -> None:
+        self._values = {(row[:4], key): value for row, key, value in pushed}
+        self.misses = 0  # which are logged
+        self.calls = 0
+
+    def get_all(self, *, key: str, dag_id: str, task_id: str, run_id: str) -> list[Any] | None:
+        self.calls += 1
+        place = (dag_id, task_id, run_id)
+        found = sorted(
+            (there[3], value) for (there, name), value in self._values.items() if there[:3] == place and name == key
+        )
+        return [self._read(value) for _, value in found] or None
+
+    def get_one(self, *, key: str, dag_id: str, task_id: str, run_id: str, map_index: int | None) -> Any:
+        self.calls += 1
+        place = (dag_id, task_id, run_id, UNMAPPED if map_index is None else map_index)
+        if (place, key) not in self._values:
+            self.misses += 1
+            return None
+        return self._read(self._values[place, key])
+
+    def _read(self, value: Any) -> Any:
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+
+def source_of(get_task_states: Any, xcoms: XComs | None = None) -> TaskSdkSource:
+    return TaskSdkSource(get_task_states, xcoms or XComs(), OWN, "test")
+
+
+def asked_by(questions: Questions) -> Questions:
+    """Without those by which the source proves itself."""
+    return [question for question in questions if question != OWN_QUESTION]
+
+
 def ask(rows: list[Row], *keys: TaskInstanceKey, seed: int = 0) -> tuple[TaskInstances, Questions]:
     """The source's answer, and the questions that it asked."""
     questions: Questions = []
-    source = TaskSdkSource(api_server(rows, Random(seed), questions), "test")
-    return source.fetch(keys), questions
+    source = source_of(api_server([OWN_ROW, *rows], Random(seed), questions))
+    return source.fetch(keys), asked_by(questions)
 
 
 def row(task_id: str = "a", map_index: int = UNMAPPED, state: str | None = "running", **ids: str) -> Row:
@@ -33,8 +77,9 @@ def row(task_id: str = "a", map_index: int = UNMAPPED, state: str | None = "runn
 
 @given(worlds())
 def test_the_answer_is_true_in_any_world(world: World) -> None:
-    source = TaskSdkSource(api_server(world.rows, world.random), "test")
-    assert_true_answer(world, source.fetch(world.keys), may_not_know_dags=True)
+    source = source_of(api_server([OWN_ROW, *world.rows], world.random))
+    for _look in (1, 2):  # the second asks for what the first has found
+        assert_true_answer(world, source.fetch(world.keys), is_task_sdk=True)
 
 
 class TestFinding:
@@ -61,7 +106,8 @@ class TestFinding:
     def test_works_for(self, found: Row, ids: dict[str, str]) -> None:
         others = [row("b"), row("a", 3, "success"), row(run_id="another", state="success")]
         answer, _ = ask([found, *others], found.key)
-        assert answer == TaskInstances({found.key: TaskInstance(found.state)})
+        ti = TaskInstance(found.state)
+        assert answer == TaskInstances({found.key: ti}, {}, {found.key: (RawIds(*found[:3]),)})
 
     @pytest.mark.parametrize("seed", range(8))
     def test_tells_a_mapped_task_from_one_whose_id_ends_like_a_map_index(self, seed: int) -> None:
@@ -100,7 +146,7 @@ class TestFinding:
     def test_is_unresolved_for_a_cleaned_dag_id(self, dag_id: str) -> None:
         there = row(dag_id=dag_id, state="success")
         answer, _ = ask([there], there.key)
-        why = f"the raw dag_id behind {there.key.dag_id!r} is not known to the Task SDK"
+        why = f"the raw dag_id behind {there.key.dag_id!r} is not known to the Task SDK; set airflow_conn_id"
         assert answer == TaskInstances({}, {there.key: why})
 
     def test_is_unresolved_for_a_dag_id_that_ends_like_a_hash_and_is_not_there(self) -> None:
@@ -124,6 +170,16 @@ class TestQuestions:
         assert len(answer.found) == len(rows)
         assert [question["dag_id"] for question in questions] == ["dag0", "dag1", "dag2"]
 
+    def test_of_a_later_look_see_what_has_changed(self) -> None:
+        rows = [OWN_ROW, row(run_id="my run!", state="failed")]
+        source = source_of(lambda **question: api_server(rows, Random(0))(**question))
+        key = rows[1].key
+        assert not source.fetch([key]).found[key].is_active
+        rows[1] = row(run_id="my run!", state=None)
+        assert source.fetch([key]).found[key].is_active
+        del rows[1]
+        assert source.fetch([key]) == TaskInstances()
+
     def test_name_the_rebuilt_run_and_the_task(self) -> None:
         _, questions = ask([row()], row().key)
         assert questions == [
@@ -132,7 +188,37 @@ class TestQuestions:
 
     def test_name_the_task_alone_where_the_run_is_not_known(self) -> None:
         _, questions = ask([], row(run_id="my run!").key)
-        assert questions == [{"dag_id": "orders", "task_ids": ["a"], "run_ids": None}]
+        assert questions[-1] == {"dag_id": "orders", "task_ids": ["a"], "run_ids": None}
+
+    @pytest.mark.parametrize("run_id", ["deploy-1a2b3c4d5", safe_label("my run!")])
+    def test_name_the_run_where_its_label_is_the_raw_id(self, run_id: str) -> None:
+        _, questions = ask([row(run_id=run_id)], row(run_id=run_id).key)
+        assert questions == [{"dag_id": "orders", "task_ids": ["a"], "run_ids": [run_id]}]
+
+    def test_name_all_runs_for_the_missing_only(self) -> None:
+        there, hidden, plain = row(run_id="deploy-1a2b3c4d5"), row("b", run_id="my run!"), row("c")
+        answer, questions = ask([there, hidden], there.key, hidden.key, plain.key)
+        assert set(answer.found) == {there.key, hidden.key}
+        assert [question["task_ids"] for question in questions if not question["run_ids"]] == [["b"]]
+
+    @pytest.mark.parametrize(
+        "found",
+        [
+            pytest.param(row(run_id="my run!"), id="a run"),
+            pytest.param(row(ODD_ID), id="a task"),
+            pytest.param(row(ODD_ID, run_id="my run!"), id="both"),
+            pytest.param(row(LONG_ID, 7, run_id="my run!"), id="a mapped task"),
+        ],
+    )
+    def test_name_what_was_found_once_behind_the_label_of(self, found: Row) -> None:
+        questions: Questions = []
+        source = source_of(api_server([OWN_ROW, found, row("b")], Random(0), questions))
+        first = source.fetch([found.key])
+        questions.clear()
+        assert source.fetch([found.key]) == first
+        [question] = asked_by(questions)
+        assert found.run_id in question["run_ids"]
+        assert found.task_id in question["task_ids"]
 
     @pytest.mark.parametrize(
         ("task_id", "run_id"),
@@ -195,10 +281,12 @@ class TestQuestions:
 class TestNoAnswer:
     def test_is_an_error_that_names_the_question(self) -> None:
         def get_task_states(**question: Any) -> Any:
+            if question == OWN_QUESTION:
+                return {OWN.run_id: {OWN.task_id: "running"}}
             raise RuntimeError("API_SERVER_ERROR 503")
 
         with pytest.raises(TaskInstanceSourceError) as caught:
-            TaskSdkSource(get_task_states, "test").fetch([row().key])
+            source_of(get_task_states).fetch([row().key])
         question = {"dag_id": "orders", "task_ids": ["a"], "run_ids": sorted([SCHEDULED, safe_label(SCHEDULED)])}
         assert str(caught.value) == (
             f"the Task SDK gave no task states for {question}: API_SERVER_ERROR 503; see the API server's log"
@@ -207,12 +295,12 @@ class TestNoAnswer:
 
     @pytest.mark.parametrize("malformed", [None, [], "{}", {"run_1": None}, {"run_1": ["a"]}, 5], ids=repr)
     def test_is_an_answer_that_makes_no_sense(self, malformed: Any) -> None:
-        with pytest.raises(TaskInstanceSourceError, match=r"the Task SDK answered .* to \{'dag_id': 'orders'"):
-            TaskSdkSource(lambda **question: malformed, "test").fetch([row().key])
+        with pytest.raises(TaskInstanceSourceError, match=r"the Task SDK answered .* to \{'dag_id': 'cleanup'"):
+            source_of(lambda **question: malformed).fetch([row().key])
 
     @pytest.mark.parametrize("state", [5, True, ["success"], {"state": "success"}], ids=repr)
     def test_is_an_answer_with_a_state_that_is_no_word(self, state: Any) -> None:
-        source = TaskSdkSource(lambda **question: {SCHEDULED: {"a": state}}, "test")
+        source = source_of(lambda **question: {OWN.run_id: {OWN.task_id: "running"}, SCHEDULED: {"a": state}})
         try:
             answer = source.fetch([row().key])
         except TaskInstanceSourceError:
@@ -220,7 +308,7 @@ class TestNoAnswer:
         assert answer.found[row().key].is_active
 
     def test_to_a_later_question_spoils_the_whole(self) -> None:
-        answer_of = api_server([row(dag_id="a"), row(dag_id="b")], Random(0))
+        answer_of = api_server([OWN_ROW, row(dag_id="a"), row(dag_id="b")], Random(0))
 
         def get_task_states(**question: Any) -> Any:
             if question["dag_id"] == "b":
@@ -228,4 +316,125 @@ class TestNoAnswer:
             return answer_of(**question)
 
         with pytest.raises(TaskInstanceSourceError, match="too slow"):
-            TaskSdkSource(get_task_states, "test").fetch([row(dag_id="a").key, row(dag_id="b").key])
+            source_of(get_task_states).fetch([row(dag_id="a").key, row(dag_id="b").key])
+
+
+class TestProof:
+    """Every question also asks for the task instance that asks it."""
+
+    @pytest.mark.parametrize(
+        ("own", "wrong"),
+        [
+            pytest.param([], "is not there", id="it is not there"),
+            pytest.param([OWN_ROW._replace(run_id="yesterday")], "is not there", id="an earlier run of it is there"),
+            pytest.param([OWN_ROW._replace(map_index=0)], "is not there", id="a mapped one is there"),
+            pytest.param([OWN_ROW._replace(state="queued")], "is 'queued' there, and not running", id="it waits"),
+            pytest.param([OWN_ROW._replace(state="failed")], "is 'failed' there, and not running", id="it has failed"),
+            pytest.param([OWN_ROW._replace(state=None)], "is None there, and not running", id="it was cleared"),
+        ],
+    )
+    def test_fails_where(self, own: list[Row], wrong: str) -> None:
+        rows = [OWN_ROW, row(state="failed")]
+        source = source_of(lambda **question: api_server(rows, Random(0))(**question))
+        assert source.fetch([row().key]).found
+        rows[:1] = own
+        with pytest.raises(TaskInstanceSourceError) as caught:
+            source.fetch([row().key])
+        assert str(caught.value).startswith(
+            f"the task states of test are not to be trusted: this very task, cleanup.reap of run 'now', {wrong}. "
+            "Either the API server has another database, or one that lags behind"
+        )
+
+    def test_works_for_a_mapped_task_and_any_run_id(self) -> None:
+        own = OwnTaskInstance("cleanup", "reap", "my run!", 3)
+        get_task_states = api_server([Row(*own[:4], "running"), row()], Random(0))
+        assert TaskSdkSource(get_task_states, XComs(), own, "test").fetch([row().key]).found
+
+
+def record(xcoms: XComs, *rows: Row) -> Record | None:
+    """The record of the key that these share."""
+    source, [key] = source_of(api_server([OWN_ROW, *rows], Random(0)), xcoms), {each.key for each in rows}
+    return source.read_records(source.fetch([key]), [key]).get(key)
+
+
+def pair(row: Row, name: Any, namespace: Any = "airflow") -> list[tuple[Row, str, Any]]:
+    return [(row, "pod_name", name), (row, "pod_namespace", namespace)]
+
+
+class TestRecord:
+    @pytest.mark.parametrize(
+        "ids",
+        [
+            pytest.param({}, id="a task that is not mapped"),
+            pytest.param({"map_index": 3}, id="a mapped task"),
+            pytest.param({"run_id": "my run!", "task_id": ODD_ID}, id="cleaned ids"),
+        ],
+    )
+    def test_names_the_pod_of(self, ids: dict[str, Any]) -> None:
+        there, other = row(state="failed", **ids), row("b")
+        xcoms = XComs(*pair(there, "load-x1"), *pair(other, "load-x2"))
+        assert record(xcoms, there) == Record(frozenset({"airflow/load-x1"}))
+        assert not xcoms.misses
+
+    def test_is_none_and_no_line_in_the_log_without_xcoms(self) -> None:
+        for there in (row(), row(map_index=3)):
+            xcoms = XComs((there, "return_value", "load-x1"))
+            assert record(xcoms, there) is None
+            assert not xcoms.misses
+
+    def test_of_a_mapped_task_is_never_that_of_another_map_index(self) -> None:
+        rows = [row(map_index=index) for index in range(4)]
+        xcoms = XComs(*pair(rows[0], "pod-0"), *pair(rows[2], "pod-2"))
+        source = source_of(api_server([OWN_ROW, *rows], Random(0)), xcoms)
+        keys = [each.key for each in rows]
+        assert source.read_records(source.fetch(keys), keys) == {
+            keys[0]: Record(frozenset({"airflow/pod-0"})),
+            keys[2]: Record(frozenset({"airflow/pod-2"})),
+        }
+
+    def test_of_many_mapped_tasks_asks_once_whether_there_are_any(self) -> None:
+        rows = [row(map_index=index) for index in range(50)]
+        xcoms = XComs()
+        source = source_of(api_server([OWN_ROW, *rows], Random(0)), xcoms)
+        keys = [each.key for each in rows]
+        assert source.read_records(source.fetch(keys), keys) == {}
+        assert xcoms.calls == 2
+
+    @pytest.mark.parametrize(
+        ("pushed", "problem"),
+        [
+            pytest.param([(row(), "pod_name", "a")], "it has no XCom pod_namespace beside the other one", id="half"),
+            pytest.param(
+                pair(row(), "s3://xcoms/token=SECRET"),
+                "its XCom pod_name is no name in Kubernetes: 's3://xcoms/t…'",
+                id="a reference of a custom backend",
+            ),
+            pytest.param(pair(row(), ["a"]), "its XCom pod_name is no name in Kubernetes but a list", id="a list"),
+            pytest.param(
+                pair(row(), PermissionError("access\n denied")),
+                "its XCom pod_name cannot be read: access denied",
+                id="what a custom backend may not read",
+            ),
+        ],
+    )
+    def test_has_a_problem_with(self, pushed: list[tuple[Row, str, Any]], problem: str) -> None:
+        assert record(XComs(*pushed), row()) == Record(problem=problem)
+
+    def test_that_cannot_be_read_does_not_spoil_the_others(self) -> None:
+        rows = [row("a"), row("b")]
+        xcoms = XComs(*pair(rows[0], PermissionError("access denied")), *pair(rows[1], "load-x1"))
+        source = source_of(api_server([OWN_ROW, *rows], Random(0)), xcoms)
+        keys = [each.key for each in rows]
+        records = source.read_records(source.fetch(keys), keys)
+        assert records[keys[0]].problem
+        assert records[keys[1]] == Record(frozenset({"airflow/load-x1"}))
+
+    def test_is_an_error_where_the_api_server_takes_too_long_to_fail(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sdk_source, "PATIENCE", -1)
+        with pytest.raises(TaskInstanceSourceError, match=r"the Task SDK gave no XComs in .*: no answer; see"):
+            record(XComs(*pair(row(), TimeoutError("no answer"))), row())
+
+    def test_has_the_pods_of_all_that_share_a_key(self) -> None:
+        odd, label = row(ODD_ID), row(safe_label(ODD_ID))
+        xcoms = XComs(*pair(odd, "odd"), *pair(label, "label", "other"))
+        assert record(xcoms, odd, label) == Record(frozenset({"airflow/odd", "other/label"}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -11,13 +12,13 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from sqlalchemy import Column, DateTime, Index, Integer, MetaData, String, Table, create_engine
+from sqlalchemy import Column, DateTime, Index, Integer, LargeBinary, MetaData, String, Table, create_engine
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import StaticPool
 
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import UNMAPPED, key_of, safe_label
-from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import OwnTaskInstance, RawIds, Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.task_instances import sql as sql_source
 from include.kpo_cleanup.task_instances.sql import SqlSource
 from tests.unit.worlds import (
@@ -46,6 +47,7 @@ TASK_INSTANCE = Table(
     Column("end_date", DateTime),
     Column("operator", String(1000)),
     Column("hostname", String(1000)),
+    Column("id", String(36)),
     Index("ti_dag_state", "dag_id", "state"),
     Index("ti_dag_run", "dag_id", "run_id"),
 )
@@ -56,9 +58,25 @@ DAG_RUN = Table(
     Column("run_id", String(250), primary_key=True),
     Column("state", String(50)),
 )
+XCOM = Table(
+    "xcom",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("dag_id", String(250)),
+    Column("task_id", String(250)),
+    Column("run_id", String(250)),
+    Column("map_index", Integer),
+    Column("key", String(512)),
+    Column("value", LargeBinary),
+    Index("idx_xcom_task_instance", "dag_id", "task_id", "run_id", "map_index"),
+)
+
+OWN = OwnTaskInstance("cleanup", "reap", "now", UNMAPPED, "0197f0a2-5b1c-7d3e-8f90-a1b2c3d4e5f6")
+OWN_ROW = {**OWN._asdict(), "state": "running"}
 
 ENDED = datetime(2026, 11, 24, 11, 30, 15, 500_000)
 ENDED_EPOCH = int(ENDED.replace(tzinfo=UTC).timestamp())
+OWN_QUESTION = "SELECT task_instance.state, id "
 
 
 class Database:
@@ -82,6 +100,21 @@ class Database:
                 values = [{**row._asdict(), "try_number": 2, "end_date": ENDED, "operator": "Mine"} for row in rows]
                 connection.execute(TASK_INSTANCE.insert(), values)
                 connection.execute(DAG_RUN.insert(), [{"dag_id": dag, "run_id": run} for dag, run in runs])
+            connection.execute(TASK_INSTANCE.insert(), [OWN_ROW])
+            connection.execute(XCOM.delete())
+
+    def push(self, row: Row, **values: bytes | None) -> None:
+        """Put XComs on record."""
+        dag_id, task_id, run_id, map_index, _ = row
+        ids = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id, "map_index": map_index}
+        with self._engine.begin() as connection:
+            for key, value in values.items():
+                connection.execute(XCOM.insert(), {**ids, "key": key, "value": value})
+
+    def change_own(self, **values: Any) -> None:
+        """Change the task instance that asks."""
+        with self._engine.begin() as connection:
+            connection.execute(TASK_INSTANCE.update().where(TASK_INSTANCE.c.dag_id == OWN.dag_id), values)
 
     def drop(self) -> None:
         METADATA.drop_all(self._engine)
@@ -92,15 +125,16 @@ class Database:
 
             def execute(statement: Any, *parameters: Any) -> Any:
                 result = connection.execute(statement, *parameters).freeze()
-                self.statements.append(str(statement))
-                self.rows_read += len(result.data)
+                if not str(statement).startswith(OWN_QUESTION):
+                    self.statements.append(str(statement))
+                    self.rows_read += len(result.data)
                 return result()
 
             yield SimpleNamespace(execute=execute, dialect=connection.dialect)
 
     @property
     def source(self) -> SqlSource:
-        return SqlSource(self.connect, "test")
+        return SqlSource(self.connect, OWN, "test")
 
 
 @pytest.fixture
@@ -157,7 +191,8 @@ class TestFinding:
         there = row(state=state, **ids)
         database.fill([there, row("b"), row(run_id="another", state="success")])
         answer = database.source.fetch([there.key])
-        assert answer == TaskInstances({there.key: TaskInstance(state, 2, ENDED_EPOCH, "Mine")})
+        ti = TaskInstance(state, 2, ENDED_EPOCH, "Mine")
+        assert answer == TaskInstances({there.key: ti}, {}, {there.key: (RawIds(*there[:3]),)})
 
     def test_gives_a_cleared_task_as_active(self, database: Database) -> None:
         database.fill([row(state=None)])
@@ -182,7 +217,9 @@ class TestFinding:
         odd = "commandes_à_faire"
         database.fill([row(dag_id=odd, state="running"), row(dag_id=safe_label(odd), state="success")])
         key = row(dag_id=odd).key
-        assert states(database.source.fetch([key])) == {key: "running"}
+        answer = database.source.fetch([key])
+        assert states(answer) == {key: "running"}
+        assert [ids.dag_id for ids in answer.raw_ids[key]] == [safe_label(odd), odd]
 
 
 class TestQuery:
@@ -235,7 +272,7 @@ class TestNoAnswer:
         assert str(caught.value).startswith("task instances could not be read (test): ")
         assert "no such table: task_instance" in str(caught.value)
         assert str(caught.value).endswith(
-            "; the database must be reachable and allow SELECT on task_instance and dag_run"
+            "; the database must be reachable and allow SELECT on task_instance, dag_run and xcom"
         )
 
     def test_is_a_database_that_is_not_there(self) -> None:
@@ -247,7 +284,7 @@ class TestNoAnswer:
                 yield connection
 
         with pytest.raises(TaskInstanceSourceError, match="could not be read"):
-            SqlSource(connect, "test").fetch([row().key])
+            SqlSource(connect, OWN, "test").fetch([row().key])
 
     def test_to_a_later_statement_spoils_the_whole(self, database: Database) -> None:
         rows = [row(run_id=f"run_{number}", state="success") for number in range(sql_source.CHUNK + 1)]
@@ -265,4 +302,166 @@ class TestNoAnswer:
                 yield SimpleNamespace(execute=fragile, dialect=connection.dialect)
 
         with pytest.raises(TaskInstanceSourceError):
-            SqlSource(connect, "test").fetch([each.key for each in rows])
+            SqlSource(connect, OWN, "test").fetch([each.key for each in rows])
+
+
+class TestProof:
+    """Every question also asks for the task instance that asks it."""
+
+    @pytest.mark.parametrize(
+        ("changed", "wrong"),
+        [
+            pytest.param({"dag_id": "other"}, "is not there", id="it is not there"),
+            pytest.param({"run_id": "yesterday"}, "is not there", id="an earlier run of it is there"),
+            pytest.param({"map_index": 0}, "is not there", id="a mapped one is there"),
+            pytest.param({"state": "queued"}, "is 'queued' there, and not running", id="it does not run yet"),
+            pytest.param({"state": "failed"}, "is 'failed' there, and not running", id="it has failed"),
+            pytest.param({"state": None}, "is None there, and not running", id="it was cleared"),
+            pytest.param({"id": "0197"}, f"has another id there: 0197, and not {OWN.id}", id="it is of another try"),
+        ],
+    )
+    def test_fails_where(self, database: Database, changed: dict[str, Any], wrong: str) -> None:
+        database.fill([row(state="failed")])
+        source = database.source
+        assert source.fetch([row().key]).found
+        database.change_own(**changed)
+        with pytest.raises(TaskInstanceSourceError) as caught:
+            source.fetch([row().key])
+        assert str(caught.value).startswith(
+            f"the task instances of test are not to be trusted: this very task, cleanup.reap of run 'now', {wrong}. "
+            "Either it is another Airflow's database, or a copy or replica that lags behind"
+        )
+
+    def test_fails_on_an_empty_database(self, database: Database) -> None:
+        with pytest.raises(TaskInstanceSourceError, match="is not there"):
+            database.source.fetch([row().key])
+
+    def test_takes_an_id_without_dashes(self, database: Database) -> None:
+        database.fill([row()])
+        database.change_own(id=str(OWN.id).replace("-", ""))
+        assert database.source.fetch([row().key]).found
+
+    @pytest.mark.parametrize("state", [None, "scheduled", "queued", "running"])
+    def test_takes_any_state_that_is_not_over_on_airflow_2(self, database: Database, state: str | None) -> None:
+        database.fill([row()])
+        database.change_own(state=state, id=None)
+        assert SqlSource(database.connect, OWN._replace(id=None), "test").fetch([row().key]).found
+
+    @pytest.mark.parametrize("state", ["success", "failed", "removed"])
+    def test_fails_on_airflow_2_where_it_is_over(self, database: Database, state: str) -> None:
+        database.fill([row()])
+        database.change_own(state=state)
+        with pytest.raises(TaskInstanceSourceError, match=f"is '{state}' there, and not running"):
+            SqlSource(database.connect, OWN._replace(id=None), "test").fetch([row().key])
+
+
+def record(database: Database, *rows: Row) -> Record | None:
+    """The record of the key that these share."""
+    source, [key] = database.source, {each.key for each in rows}
+    return source.read_records(source.fetch([key]), [key]).get(key)
+
+
+class TestRecord:
+    @pytest.mark.parametrize(
+        "ids",
+        [
+            pytest.param({}, id="a task that is not mapped"),
+            pytest.param({"map_index": 3}, id="a mapped task"),
+            pytest.param({"run_id": "my run!", "task_id": ODD_ID, "dag_id": "commandes_à_faire"}, id="cleaned ids"),
+        ],
+    )
+    def test_names_the_pod_of(self, database: Database, ids: dict[str, Any]) -> None:
+        there, sibling = row(state="failed", **ids), row(state="failed", **{**ids, "map_index": 4})
+        database.fill([there, sibling])
+        database.push(there, pod_name=b'"load-x1"', pod_namespace=b'"airflow"', return_value=b"1")
+        database.push(sibling, pod_name=b'"load-x2"', pod_namespace=b'"airflow"')
+        assert record(database, there) == Record(frozenset({"airflow/load-x1"}))
+
+    @pytest.mark.parametrize("values", [{}, {"return_value": b'"load-x1"'}], ids=["no XCom", "another XCom"])
+    def test_is_none_without(self, database: Database, values: dict[str, bytes]) -> None:
+        database.fill([row()])
+        database.push(row(), **values)
+        assert record(database, row()) is None
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            pytest.param(b'"load-x1"', id="bytes of JSON"),
+            pytest.param(b'"\\"load-x1\\""', id="JSON of JSON"),
+            pytest.param(b"load-x1", id="what the driver has decoded"),
+        ],
+    )
+    def test_is_read_from(self, database: Database, value: bytes) -> None:
+        database.fill([row()])
+        database.push(row(), pod_name=value, pod_namespace=b'"airflow"')
+        assert record(database, row()) == Record(frozenset({"airflow/load-x1"}))
+
+    @pytest.mark.parametrize(
+        ("values", "problem"),
+        [
+            pytest.param({"pod_name": b'"a"'}, "it has no XCom pod_namespace beside the other one", id="half a pair"),
+            pytest.param(
+                {"pod_namespace": b'"a"'}, "it has no XCom pod_name beside the other one", id="its other half"
+            ),
+            pytest.param(
+                {"pod_name": pickle.dumps("load-x1"), "pod_namespace": pickle.dumps("airflow")},
+                "its XCom pod_name cannot be read: it is pickled or encoded in another way",
+                id="pickles",
+            ),
+            pytest.param(
+                {"pod_name": b'"load-x1', "pod_namespace": b'"airflow"'},
+                "its XCom pod_name cannot be read: it is pickled or encoded in another way",
+                id="half of JSON",
+            ),
+            pytest.param(
+                {"pod_name": b'"s3://xcoms/token=SECRET"', "pod_namespace": b'"airflow"'},
+                "its XCom pod_name is no name in Kubernetes: 's3://xcoms/t…'",
+                id="a reference of a custom backend",
+            ),
+            pytest.param(
+                {"pod_name": b'"Load"', "pod_namespace": b'"airflow"'},
+                "its XCom pod_name is no name in Kubernetes: 'Load'",
+                id="capital letters",
+            ),
+            pytest.param(
+                {"pod_name": b'"a"', "pod_namespace": b'""'},
+                "its XCom pod_namespace is no name in Kubernetes: ''",
+                id="an empty name",
+            ),
+            pytest.param(
+                {"pod_name": None, "pod_namespace": b'"a"'},
+                "its XCom pod_name is no name in Kubernetes but a NoneType",
+                id="nothing",
+            ),
+        ],
+    )
+    def test_has_a_problem_with(self, database: Database, values: dict[str, bytes | None], problem: str) -> None:
+        database.fill([row()])
+        database.push(row(), **values)
+        assert record(database, row()) == Record(problem=problem)
+
+    def test_has_the_pods_of_all_that_share_a_key(self, database: Database) -> None:
+        odd, label = row(ODD_ID), row(safe_label(ODD_ID))
+        database.fill([odd, label])
+        database.push(odd, pod_name=b'"odd"', pod_namespace=b'"airflow"')
+        assert record(database, odd, label) == Record(frozenset({"airflow/odd"}))
+        database.push(label, pod_name=b'"label"', pod_namespace=b'"other"')
+        assert record(database, odd, label) == Record(frozenset({"airflow/odd", "other/label"}))
+
+    def test_of_many_is_read_in_chunks(self, database: Database) -> None:
+        rows = [row(map_index=index) for index in range(sql_source.CHUNK + 1)]
+        database.fill(rows)
+        for each in rows:
+            database.push(each, pod_name=f'"pod-{each.map_index}"'.encode(), pod_namespace=b'"airflow"')
+        answer = database.source.fetch([each.key for each in rows])
+        database.statements.clear()
+        records = database.source.read_records(answer, list(answer.found))
+        assert records == {each.key: Record(frozenset({f"airflow/pod-{each.map_index}"})) for each in rows}
+        assert len(database.statements) == 2
+
+    def test_is_an_error_where_the_table_is_not_there(self, database: Database) -> None:
+        database.fill([row()])
+        answer = database.source.fetch([row().key])
+        database.drop()
+        with pytest.raises(TaskInstanceSourceError, match="no such table: xcom"):
+            database.source.read_records(answer, [row().key])

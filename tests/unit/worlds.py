@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, key_of, safe_label
-from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import RawIds, TaskInstance, TaskInstances
 from include.kpo_cleanup.vocabulary import FINISHED_STATES
 
 STATES = [
@@ -105,15 +105,20 @@ def worlds(draw: st.DrawFn, dag_ids: tuple[str, ...] = (*CLEAN_DAG_IDS, *CLEANED
     return World(rows, frozenset(asked), draw(st.randoms(use_true_random=False)))
 
 
-def assert_true_answer(world: World, answer: TaskInstances, may_not_know_dags: bool = False) -> None:
-    """The first law: what is active is never said to be finished or absent. And nothing is made up."""
+def assert_true_answer(world: World, answer: TaskInstances, is_task_sdk: bool = False) -> None:
+    """The first law: what is active is never said to be finished or absent. And nothing is made up.
+
+    :param is_task_sdk: it does not know cleaned dag_ids, and takes a run whose raw id is the label for the one meant.
+    """
     by_key: dict[TaskInstanceKey, list[Row]] = defaultdict(list)
     for row in world.rows:
         by_key[row.key].append(row)
     assert set(answer.found) <= world.keys
     for key in world.keys:
         real, found = by_key[key], answer.found.get(key)
-        if may_not_know_dags and key.dag_id in map(safe_label, CLEANED_DAG_IDS):
+        if is_task_sdk:
+            real = [row for row in real if row.run_id == key.run_id] or real
+        if is_task_sdk and key.dag_id in map(safe_label, CLEANED_DAG_IDS):
             assert found is None, key
             assert key in answer.unresolved, key
         elif not real:
@@ -123,6 +128,8 @@ def assert_true_answer(world: World, answer: TaskInstances, may_not_know_dags: b
             counting = [row for row in real if row.is_active] or real
             assert found is not None, key
             assert found.state in [row.state for row in counting], key
+            assert set(answer.raw_ids[key]) == {RawIds(*row[:3]) for row in real}, key
+    assert set(answer.raw_ids) == set(answer.found)
 
 
 def api_server(

@@ -110,10 +110,16 @@ class SqlSource:
             ) from error
 
     def _prove(self, connection: Connection) -> None:
-        """Look for our own task instance.
+        """Look for our own task instance, on the primary server.
 
         :raises TaskInstanceSourceError: if the database does not have it, or as it was.
         """
+        sign = _sign_of_a_replica(connection)
+        if sign:
+            raise TaskInstanceSourceError(
+                f"{self.description} leads to a read-only replica ({sign}), which may lag behind; let it lead to the "
+                "primary server"
+            )
         own, ti = self._own, TASK_INSTANCE.c
         columns = [ti.state, column("id")] if own.id else [ti.state]  # Airflow 2 has no such column
         mine = zip((ti.dag_id, ti.task_id, ti.run_id, ti.map_index), own)
@@ -316,12 +322,6 @@ def metadata_connection(conn_id: str) -> Callable[[], AbstractContextManager[Con
     def connect() -> Iterator[Connection]:
         with engine().connect() as connection:
             _prepare(connection)
-            sign = _sign_of_a_replica(connection)
-            if sign:
-                raise TaskInstanceSourceError(
-                    f"airflow_conn_id={conn_id!r} leads to a read-only replica ({sign}), which may lag behind; "
-                    "it must lead to the primary server"
-                )
             yield connection
 
     return connect

@@ -1,0 +1,129 @@
+"""A source that proves to be another Airflow's or an old one: the run fails, and nothing is deleted."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.models.dagrun import DagRun
+from airflow.utils.session import create_session
+from kubernetes import client
+
+from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
+from tests.conftest import HOME
+from tests.dag import airflow_runs
+from tests.dag.pods import create, labels_of, wait_until
+from tests.proxy import FaultProxy
+
+NAMESPACE = "other"
+only_airflow_3 = pytest.mark.skipif(not IS_AIRFLOW_3, reason="Airflow 2 has no connection to the metadata database")
+
+
+@pytest.fixture(scope="module")
+def over(core: client.CoreV1Api, _proxy: FaultProxy) -> DagRun:
+    """A run whose task instances are all over."""
+    run = airflow_runs.run("collisions")
+    core.delete_collection_namespaced_pod("airflow", label_selector="dag_id=collisions", grace_period_seconds=0)
+    return run
+
+
+@pytest.fixture
+def zombies(proxy: FaultProxy, core: client.CoreV1Api, over: DagRun) -> Iterator[set[str]]:
+    """One whose task instance is over, and one that no Airflow knows."""
+    create(core, "zombie", labels_of("collisions", "a_1", over.run_id), NAMESPACE)
+    create(core, "unmatched", labels_of("collisions", "a_1", "never"), NAMESPACE)
+    yield {"zombie", "unmatched"}
+    core.delete_collection_namespaced_pod(NAMESPACE, grace_period_seconds=0)
+    wait_until(lambda: names(core) == set())
+
+
+def names(core: client.CoreV1Api) -> set[str]:
+    return {pod.metadata.name for pod in core.list_namespaced_pod(NAMESPACE).items}
+
+
+def clean_up(before: tuple[str, Callable[[], object]] | None = None, **conf: Any) -> DagRun:
+    conf = {"settle_seconds": 0, "namespaces": NAMESPACE, "delete_unmatched_pods": True, **conf}
+    return airflow_runs.run("kpo_cleanup", before, **conf)
+
+
+def copy_of_the_database(path: Path) -> None:
+    with closing(sqlite3.connect(HOME / "airflow.db")) as source, closing(sqlite3.connect(path)) as target:
+        source.backup(target)
+
+
+def empty_schema(path: Path) -> None:
+    copy_of_the_database(path)
+    with closing(sqlite3.connect(path)) as database:
+        for table in ("xcom", "task_instance", "dag_run"):
+            database.execute(f"DELETE FROM {table}")
+        database.commit()
+
+
+def end_own_task(task_id: str) -> None:
+    """Mark the cleanup's task as failed, as a person would in the UI."""
+    with create_session() as session:
+        run = session.query(DagRun).filter(DagRun.dag_id == "kpo_cleanup").order_by(DagRun.id.desc()).first()
+        session.expunge_all()
+    airflow_runs.set_state(run, task_id, "failed")
+
+
+@only_airflow_3
+@pytest.mark.parametrize(
+    "make", [copy_of_the_database, empty_schema], ids=["a copy of a minute ago", "an Airflow without any run"]
+)
+def test_another_database_than_the_runs_own_ends_the_run(
+    core: client.CoreV1Api,
+    zombies: set[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: Callable[[], str],
+    make: Callable[[Path], None],
+) -> None:
+    make(tmp_path / "airflow.db")
+    connection = {"conn_type": "sqlite", "host": f"{tmp_path}/airflow.db"}
+    monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", json.dumps(connection))
+    run = clean_up(airflow_conn_id="elsewhere")
+    assert airflow_runs.states(run)["fetch_active_tis"] == "failed"
+    assert airflow_runs.states(run)["reap"] == "upstream_failed"
+    assert "this very task, kpo_cleanup.fetch_active_tis of run" in said()
+    assert names(core) == zombies
+
+
+@only_airflow_3
+def test_a_connection_that_moves_to_a_copy_before_reap_ends_it(
+    core: client.CoreV1Api, zombies: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def move() -> None:
+        empty_schema(tmp_path / "airflow.db")
+        monkeypatch.setenv(
+            "AIRFLOW_CONN_METADATA", json.dumps({"conn_type": "sqlite", "host": f"{tmp_path}/airflow.db"})
+        )
+
+    run = clean_up(("reap", move), airflow_conn_id="metadata")
+    assert airflow_runs.states(run)["reap"] == "failed"
+    assert names(core) == zombies
+
+
+@pytest.mark.parametrize("task_id", ["fetch_active_tis", "reap"])
+def test_a_task_that_somebody_marked_as_failed_deletes_nothing_any_more(
+    core: client.CoreV1Api, zombies: set[str], task_id: str, said: Callable[[], str]
+) -> None:
+    clean_up((task_id, lambda: end_own_task(task_id)))
+    assert "is 'failed' there, and not running" in said()
+    assert names(core) == zombies
+
+
+def test_the_runs_own_airflow_proves_itself(core: client.CoreV1Api, zombies: set[str]) -> None:
+    assert clean_up().state == "success"
+    assert names(core) == set()
+
+
+@only_airflow_3
+def test_the_runs_own_database_proves_itself(core: client.CoreV1Api, zombies: set[str]) -> None:
+    assert clean_up(airflow_conn_id="metadata").state == "success"
+    assert names(core) == set()
