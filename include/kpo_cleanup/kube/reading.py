@@ -87,11 +87,6 @@ def decode_answer(body: bytes) -> Any:
     return json.loads(body)
 
 
-def keeps_little() -> bool:
-    """Tell whether what is not read of a page is gone once it is decoded."""
-    return _decoder() is not None
-
-
 @cache
 def _decoder() -> Any:
     try:
