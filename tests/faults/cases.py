@@ -17,10 +17,10 @@ from enum import StrEnum
 from typing import Any
 
 from include.kpo_cleanup.kube import CONCURRENT_DELETES
-from include.kpo_cleanup.kube.client import ATTEMPTS, CONNECT_TIMEOUT, GIVE_UP_AFTER, MAX_WAIT, READ_TIMEOUT
 from include.kpo_cleanup.kube.pods import MAX_RESTARTS
 from include.kpo_cleanup.pod import PROTECT_KEY
 from include.kpo_cleanup.reap import BATCH
+from include.kpo_cleanup.retries import Patience
 from include.kpo_cleanup.task_instances import TaskInstanceSource
 from include.kpo_cleanup.task_instances.sql import SqlSource, metadata_connection
 from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
@@ -28,6 +28,7 @@ from include.kpo_cleanup.vocabulary import Reason
 from tests import proxy
 from tests.proxy import Fault
 
+PATIENCE = Patience()
 LISTING = "listing pods in namespace '{namespace}': "
 NO_ANSWER = "no answer from the API server: …"
 LOGIN_PAGE = "<html><body>Please log in</body></html>"
@@ -36,11 +37,11 @@ LOGIN_PAGE = "<html><body>Please log in</body></html>"
 class Does(StrEnum):
     """What a run does about a fault that lasts."""
 
-    LIST_RETRIES = f"Up to {ATTEMPTS} tries, then gives the namespace up."
+    LIST_RETRIES = f"Up to {PATIENCE.attempts} tries, then gives the namespace up."
     LIST_GIVES_UP = "Gives the namespace up at once."
     LIST_RESTARTS = f"Starts the listing again, {MAX_RESTARTS} times at most. Then gives the namespace up."
     RUN_FAILS = "`list_pods` fails at once and is not tried again. Nothing is deleted."
-    DELETE_RETRIES = f"Up to {ATTEMPTS} tries, then the pod is `failed`."
+    DELETE_RETRIES = f"Up to {PATIENCE.attempts} tries, then the pod is `failed`."
     DELETE_FAILS = "The pod is `failed` at once."
     ALREADY_GONE = "The pod is `already_gone`. The run is green."
     SPARED = "The pod is `spared`. The run is green."
@@ -177,7 +178,7 @@ _PASSING: list[tuple[str, str, Fault, str, str]] = [
     ("truncated", "the answer is cut off", proxy.truncated, f"{NO_ANSWER}IncompleteRead", _NETWORK),
     (
         "silent",
-        f"no answer within {READ_TIMEOUT} s",
+        f"no answer within {PATIENCE.read_timeout} s",
         proxy.silent,
         f"{NO_ANSWER}Read timed out",
         "The API server or the network is too slow. See the load of the API server. The next run tries again.",
@@ -568,10 +569,12 @@ _INTRODUCTION = f"""# What goes wrong, and what the run then does
 For people on call. Made by `python -m tests.faults.cases > docs/faults.md`; the tests inject every fault of these
 tables and look for every message.
 
-- A fault that passes is sat out: a request is tried up to {ATTEMPTS} times. No new try begins after {GIVE_UP_AFTER} s.
-  An answer may take {READ_TIMEOUT} s and a connection {CONNECT_TIMEOUT} s.
+- A fault that passes is sat out: a request is tried up to {PATIENCE.attempts} times.
+  No new try begins after {PATIENCE.give_up_after} s.
+  An answer may take {PATIENCE.read_timeout} s and a connection {PATIENCE.connect_timeout} s.
 - The tables say what happens when a fault lasts.
-- Between two tries the run waits as long as the API server asks for (`Retry-After`, in seconds), {MAX_WAIT} s at most;
+- Between two tries the run waits as long as the API server asks for (`Retry-After`, in seconds),
+  {PATIENCE.max_wait} s at most;
   else half a second, doubled each time, by chance shorter.
 - `…` in a message stands for details.
 - No fault ever makes a pod a zombie. What cannot be found out keeps the pod.

@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from tenacity import wait_random
 
 from demo.cluster import EmbeddedCluster
-from include.kpo_cleanup.kube import client as kube
-from include.kpo_cleanup.kube import pods
 from include.kpo_cleanup.kube.pods import PodApi
+from include.kpo_cleanup.retries import Patience
 from tests.faults.servers import Server, behind_proxy, connection
 
 CONN_ID = "faults"
 PAGE_SIZE = 5
+ATTEMPTS = 5
 Connect = Callable[[Mapping[str, Any]], PodApi]
 
 
@@ -46,12 +45,25 @@ def namespace(server: Server) -> str:
 
 
 @pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
+def patience(request: pytest.FixtureRequest) -> Patience:
+    """Waits that a test can sit out."""
+    # As long as a busy machine may need; only if a timeout is what the test waits for, shorter.
+    read_timeout = 0.3 if "silent" in request.node.name else 1
+    return Patience(connect_timeout=2, read_timeout=read_timeout, attempts=ATTEMPTS, first_wait=0.005, max_wait=1)
+
+
+@pytest.fixture
+def page_size() -> int:
+    return PAGE_SIZE
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch, patience: Patience, page_size: int) -> Connect:
     """Make the product's client out of an Airflow connection to the address of a cluster."""
 
     def make(cluster: Mapping[str, Any]) -> PodApi:
         monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(connection(cluster)))
-        return PodApi(CONN_ID)
+        return PodApi(CONN_ID, patience, page_size)
 
     return make
 
@@ -60,13 +72,3 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
 def api(server: Server, connect: Connect) -> PodApi:
     """The product's client, by way of the proxy."""
     return connect({"server": server.proxy.url})
-
-
-@pytest.fixture(autouse=True)
-def _short_waits(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    monkeypatch.setattr(kube, "CONNECT_TIMEOUT", 2)
-    # As long as a busy machine may need; only where a timeout is what the test waits for, shorter.
-    monkeypatch.setattr(kube, "READ_TIMEOUT", 0.3 if "silent" in request.node.name else 1)
-    monkeypatch.setattr(kube, "MAX_WAIT", 1)
-    monkeypatch.setattr(kube, "_backoff", wait_random(0, 0.02))
-    monkeypatch.setattr(pods, "PAGE_SIZE", PAGE_SIZE)

@@ -14,7 +14,6 @@ import pytest
 from include.kpo_cleanup import xcom
 from include.kpo_cleanup.classify import Verdict, classify
 from include.kpo_cleanup.identity import TaskInstanceKey, key_of, safe_label
-from include.kpo_cleanup.kube import pods as pods_module
 from include.kpo_cleanup.kube.pods import PodApi
 from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.settings import Settings
@@ -68,8 +67,12 @@ class AllFailed:
 
 
 @pytest.fixture
-def settings(namespace: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(pods_module, "PAGE_SIZE", 200)
+def page_size() -> int:
+    return 200
+
+
+@pytest.fixture
+def settings(namespace: str) -> Settings:
     return Settings(namespaces=namespace, label_selector="listed-by", settle_seconds=0)
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from include.kpo_cleanup.errors import KubernetesError, SettingsError
-from include.kpo_cleanup.kube.client import ATTEMPTS
 from include.kpo_cleanup.kube.pods import MAX_RESTARTS, PodApi
 from include.kpo_cleanup.pod import Pod
 from include.kpo_cleanup.vocabulary import Outcome
@@ -28,7 +27,7 @@ from tests.faults.cases import (
     render,
     says_pattern,
 )
-from tests.faults.conftest import PAGE_SIZE, Connect
+from tests.faults.conftest import ATTEMPTS, PAGE_SIZE, Connect
 from tests.faults.servers import Server
 
 REPOSITORY = Path(__file__).parents[2]
@@ -196,7 +195,7 @@ def slow_down(value: str) -> proxy.Fault:
 
 
 class TestRetryAfter:
-    """``MAX_WAIT`` is one second here."""
+    """``max_wait`` is one second here."""
 
     @pytest.mark.parametrize(
         ("value", "at_least", "at_most"),

@@ -15,7 +15,7 @@ from ..retries import Patience
 from ..vocabulary import ALL_NAMESPACES, Outcome
 from . import CONCURRENT_DELETES, Deletion, Listing
 from .client import attempt, connect, request
-from .reading import decode_answer, finalizers_of, read_pod
+from .reading import answer_decoder, finalizers_of, read_pod
 
 if TYPE_CHECKING:
     from kubernetes.client import CoreV1Api
@@ -41,6 +41,7 @@ class PodApi:
         self._conn_id = conn_id
         self._patience = patience or Patience()
         self._page_size = page_size
+        self._decode = answer_decoder()
 
     @cached_property
     def _connection(self) -> tuple[CoreV1Api, str | None]:
@@ -119,7 +120,7 @@ class PodApi:
             body["gracePeriodSeconds"] = grace_period_seconds
         call = partial(self._core.delete_namespaced_pod, pod.name, pod.namespace, body=body)
         try:
-            answer = attempt(f"deleting pod {pod}", call, self._patience, decode_answer)
+            answer = attempt(f"deleting pod {pod}", call, self._patience, self._decode)
         except KubernetesError as error:
             return _deletion_of(error, pod)
         if answer.get("kind") not in ("Pod", "Status"):
@@ -152,7 +153,7 @@ class PodApi:
             while True:
                 paging = {"_continue": token} if token else {}
                 page_of_it = partial(call, **selectors, limit=self._page_size, **paging)
-                answer = request(what, page_of_it, self._patience, decode_answer)
+                answer = request(what, page_of_it, self._patience, self._decode)
                 yield answer
                 previous, token = token, _paging(answer).get("continue")
                 if not token:
