@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from demo.cluster import EmbeddedCluster, deletion
+from demo.cluster import EmbeddedCluster
 from include.kpo_cleanup import xcom
 from include.kpo_cleanup.classify import classify
 from include.kpo_cleanup.errors import KpoCleanupError
@@ -476,8 +476,10 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Airflow]]:
         nonlocal now
         now += seconds
 
-    monkeypatch.setattr(deletion, "now", lambda: datetime.fromtimestamp(now, UTC))
-    with EmbeddedCluster(kubelet=False) as cluster, behind_proxy(cluster.kubeconfig) as server:
+    def server_time() -> datetime:
+        return datetime.fromtimestamp(now, UTC)
+
+    with EmbeddedCluster(kubelet=False, now=server_time) as cluster, behind_proxy(cluster.kubeconfig) as server:
         monkeypatch.setenv(
             f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(connection({"server": server.proxy.url}, "default"))
         )
