@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,14 +31,10 @@ pytest_plugins = ["tests.control_plane.fixture"]
 
 
 @pytest.fixture(params=["msgspec", "json"])
-def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """What pages are decoded with: msgspec, or json as where msgspec is not installed."""
-    from include.kpo_cleanup.kube import reading as decode
-
+def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Decode pages with msgspec, or with json as if msgspec is not installed."""
     if request.param == "msgspec":
         pytest.importorskip("msgspec")
     else:
         monkeypatch.setitem(sys.modules, "msgspec.json", None)
-    decode._decoder.cache_clear()
-    yield request.param
-    decode._decoder.cache_clear()
+    return str(request.param)

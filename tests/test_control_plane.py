@@ -26,8 +26,7 @@ from tests.control_plane import (
     ControlPlaneUnavailable,
     find_or_build,
 )
-from tests.control_plane import binaries as binaries_module
-from tests.control_plane import server as server_module
+from tests.control_plane.binaries import GO_SOURCES
 from tests.control_plane.certificates import CertificateAuthority
 from tests.control_plane.processes import free_ports
 
@@ -229,13 +228,10 @@ class TestLifecycle:
         with pytest.raises(requests.ConnectionError):
             requests.get(url, timeout=5)
 
-    def test_a_port_that_was_taken_meanwhile_is_no_problem(
-        self, found: Binaries, control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_port_that_was_taken_meanwhile_is_no_problem(self, found: Binaries, control_plane: ControlPlane) -> None:
         taken = int(control_plane.url.rpartition(":")[2])
         choices = iter([[taken, taken], free_ports(2)])
-        monkeypatch.setattr(server_module, "free_ports", lambda count: next(choices))
-        with ControlPlane(found) as running:
+        with ControlPlane(found, ports=lambda _: next(choices)) as running:
             assert running.version == control_plane.version
 
     def test_a_server_that_does_not_start_shows_its_log(self, found: Binaries, folder: Path) -> None:
@@ -288,17 +284,14 @@ class TestBinaries:
         assert found == {find_or_build()}
         assert [path for path in cache.iterdir() if path.name.startswith("building-")] == []
 
-    def test_built_again_when_the_sources_change(
-        self, builds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_built_again_when_the_sources_change(self, builds: Path, tmp_path: Path) -> None:
         first = find_or_build()
         changed = tmp_path / "go-sources"
         changed.mkdir()
         for name in ("go.mod", "go.sum", "main.go"):
-            (changed / name).write_bytes((binaries_module.GO_SOURCES / name).read_bytes())
+            (changed / name).write_bytes((GO_SOURCES / name).read_bytes())
         (changed / "go.sum").write_text("other")
-        monkeypatch.setattr(binaries_module, "GO_SOURCES", changed)
-        assert find_or_build() != first
+        assert find_or_build(changed) != first
         assert builds.read_text() == "build\nbuild\n"
 
     @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from __future__ import annotations
 import base64
 import json
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from aiohttp import web
@@ -21,7 +22,7 @@ from .background import InBackground
 from .certificates import server_context
 from .kubelet import Kubelet
 from .resources import RESOURCES, Json
-from .store import Store
+from .store import Store, utc_now
 
 __all__ = ["EmbeddedCluster", "Kubelet"]
 
@@ -30,6 +31,7 @@ class EmbeddedCluster(InBackground):
     """Runs as long as its `with` block, on a free port of 127.0.0.1.
 
     `speed`: simulated seconds per second, for what containers do and for grace periods.
+    `now`: the API server's clock.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class EmbeddedCluster(InBackground):
         speed: float = 10.0,
         kubelet: bool = True,
         tls: bool = False,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self.url = ""
         self._namespaces = tuple(namespaces)
@@ -46,7 +49,7 @@ class EmbeddedCluster(InBackground):
         self._certificate = ""
         if tls:
             self._tls, self._certificate = server_context("embedded-cluster")
-        self._store = Store(tuple(RESOURCES))
+        self._store = Store(tuple(RESOURCES), now)
         self._speed = speed
         self._with_kubelet = kubelet
         self._kubelet: Kubelet | None = None

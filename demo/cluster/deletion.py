@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from .errors import conflict
 from .resources import Json
@@ -18,15 +18,15 @@ def delete(store: Store, pod: Stored, options: Json) -> Stored:
     if left is None:
         grace = _first_grace(pod.object, options)
         mark = {"generation": metadata["generation"] + 1}
-        deadline = now() + timedelta(seconds=grace)
+        deadline = store.now() + timedelta(seconds=grace)
     else:
         grace = _grace(options, left)
         if left == 0 or grace >= left:
             return pod  # a grace period that runs may be shortened, never lengthened
         mark = {}
         deadline = datetime.fromisoformat(metadata["deletionTimestamp"]) + timedelta(seconds=grace - left)
-        if deadline < now():
-            deadline, grace = now(), min(grace, 1)
+        if deadline < store.now():
+            deadline, grace = store.now(), min(grace, 1)
     mark |= {"deletionTimestamp": timestamp(deadline), "deletionGracePeriodSeconds": grace}
     # Watchers see the mark first, even when the removal follows at once.
     marked = store.put("pods", pod.key, {**pod.object, "metadata": {**metadata, **mark}})
@@ -44,10 +44,6 @@ def delete_namespace(store: Store, namespace: Stored) -> Stored:
 def is_over(pod: Json) -> bool:
     """Whether nothing keeps the pod any more."""
     return pod["metadata"].get("deletionGracePeriodSeconds") == 0 and not pod["metadata"].get("finalizers")
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
 
 
 def timestamp(moment: datetime) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from .resources import Json
 
@@ -49,10 +51,15 @@ class Table:
         return [self.objects[key] for key in sorted(self.objects)]
 
 
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 class Store:
     """All tables. Lives in one event loop and is not thread-safe."""
 
-    def __init__(self, resources: tuple[str, ...]) -> None:
+    def __init__(self, resources: tuple[str, ...], now: Callable[[], datetime] = utc_now) -> None:
+        self.now = now
         self.version = 1
         self.tables = {resource: Table() for resource in resources}
 

@@ -29,7 +29,7 @@ def create(store: Store, target: Target, body: Json) -> Stored:
     metadata = {key: value for key, value in metadata.items() if key not in _SYSTEM_FIELDS}
     if not metadata.get("name") and metadata.get("generateName"):
         metadata["name"] = _free_name(store, target, metadata["generateName"])
-    metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": deletion.timestamp(deletion.now())}
+    metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": deletion.timestamp(store.now())}
     obj = {**_payload(body), "metadata": metadata}
     if resource.namespaced and not store.get("namespaces", target.namespace):
         raise not_found("namespaces", target.namespace)

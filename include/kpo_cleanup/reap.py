@@ -82,6 +82,7 @@ def reap(
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
     patience: Patience | None = None,
+    batch_size: int = BATCH,
 ) -> list[Result]:
     """Delete the zombies in their order, at most ``max_deletes`` of them.
 
@@ -90,8 +91,10 @@ def reap(
     :param namespaces: those of this run; nothing is deleted anywhere else.
     :param clock: gives epoch seconds, by which pods and task instances are judged.
     :param monotonic: gives seconds, by which the age of an answer is measured.
+    :param batch_size: pods that share one look.
     """
-    return _Reaper(cluster, source, settings, clock, monotonic, patience or Patience()).run(zombies, namespaces)
+    reaper = _Reaper(cluster, source, settings, clock, monotonic, patience or Patience(), batch_size)
+    return reaper.run(zombies, namespaces)
 
 
 def count_outcomes(results: Iterable[Result]) -> dict[str, int]:
@@ -111,9 +114,11 @@ class _Reaper:
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         patience: Patience,
+        batch_size: int,
     ) -> None:
         self._cluster, self._source, self._settings = cluster, source, settings
         self._clock, self._monotonic, self._patience = clock, monotonic, patience
+        self._batch_size = batch_size
         self._pods: dict[TaskInstanceKey, dict[str, Pod]] = defaultdict(dict)  # as they are now, by uid
         self._records: dict[TaskInstanceKey, Record] = {}
         self._has_record_read: set[TaskInstanceKey] = set()
@@ -172,7 +177,7 @@ class _Reaper:
                 if self._given_up >= CONCURRENT_DELETES:
                     return NO_ANSWER
                 room = self._settings.max_deletes - self._done
-                batch = _ready(open_ones, room, self._monotonic())
+                batch = _ready(open_ones, self._batch_size, room, self._monotonic())
                 if not batch:
                     waiting = [candidate for candidate in open_ones if candidate.is_counted or room > 0]
                     if not waiting:
@@ -352,11 +357,11 @@ class _Reaper:
             log.info("%s deleted so far, %s pods to go", deleted, to_go)
 
 
-def _ready(candidates: list[_Candidate], room: int, now: float) -> list[_Candidate]:
+def _ready(candidates: list[_Candidate], size: int, room: int, now: float) -> list[_Candidate]:
     """Take the next ones whose time has come: those that are counted already, and as many others as there is room."""
     batch: list[_Candidate] = []
     for candidate in candidates:
-        if len(batch) == BATCH or candidate.not_before > now:
+        if len(batch) == size or candidate.not_before > now:
             continue
         if not candidate.is_counted:
             if room <= 0:

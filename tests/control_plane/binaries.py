@@ -40,7 +40,7 @@ class Binaries:
         return found if all(os.access(path, os.X_OK) for path in (found.etcd, found.kube_apiserver)) else None
 
 
-def find_or_build() -> Binaries:
+def find_or_build(sources: Path = GO_SOURCES) -> Binaries:
     """The first pair of binaries to be found; builds them if there is none, which takes minutes.
 
     Raises ControlPlaneUnavailable where that is impossible.
@@ -53,7 +53,7 @@ def find_or_build() -> Binaries:
     etcd, kube_apiserver = shutil.which("etcd"), shutil.which("kube-apiserver")
     if etcd and kube_apiserver:
         return Binaries(Path(etcd), Path(kube_apiserver))
-    return _cached_or_built(_cache_folder() / f"control-plane-{_hash_of_sources()}")
+    return _cached_or_built(_cache_folder() / f"control-plane-{_hash_of(sources)}", sources)
 
 
 def _cache_folder() -> Path:
@@ -62,20 +62,20 @@ def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kpo-cleanup"
 
 
-def _hash_of_sources() -> str:
+def _hash_of(sources: Path) -> str:
     digest = hashlib.sha256()
     for name in ("go.mod", "go.sum", "main.go"):
-        digest.update((GO_SOURCES / name).read_bytes())
+        digest.update((sources / name).read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _cached_or_built(folder: Path) -> Binaries:
+def _cached_or_built(folder: Path, sources: Path) -> Binaries:
     if binaries := Binaries.in_folder(folder):
         return binaries
     with _lock(folder.with_suffix(".lock")):
         # Another process may have built them while this one waited for the lock.
         if not Binaries.in_folder(folder):
-            _build(folder)
+            _build(folder, sources)
     return Binaries(folder / "etcd", folder / "kube-apiserver")
 
 
@@ -97,12 +97,12 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _build(folder: Path) -> None:
+def _build(folder: Path, sources: Path) -> None:
     """Build into a neighbouring folder and rename it, so that `folder` is whole from its first moment."""
     go = shutil.which("go")
     if go is None:
         raise ControlPlaneUnavailable(f"There is no etcd and kube-apiserver here, and no Go. {INSTALL_HINT}")
-    version = _kubernetes_version()
+    version = _kubernetes_version(sources)
     _say(
         f"building etcd and kube-apiserver {version} with {go} into {folder}: once, about 5 minutes on two "
         "cores, for 0.6 GB of Go modules and 2 GB of build cache unless they are there already"
@@ -114,7 +114,7 @@ def _build(folder: Path) -> None:
         command = [go, "build", "-trimpath", "-buildvcs=false", "-ldflags", flags]
         command += ["-o", str(built / "kube-apiserver"), "."]
         environment = {**os.environ, "CGO_ENABLED": "0"}
-        build = subprocess.run(command, cwd=GO_SOURCES, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+        build = subprocess.run(command, cwd=sources, env=environment, stderr=subprocess.PIPE, text=True, check=False)
         if build.returncode:
             tail = "\n".join(build.stderr.splitlines()[-20:])
             raise ControlPlaneUnavailable(
@@ -124,11 +124,11 @@ def _build(folder: Path) -> None:
         built.rename(folder)
 
 
-def _kubernetes_version() -> str:
+def _kubernetes_version(sources: Path) -> str:
     """As in go.mod; a kube-apiserver that is built without it calls itself v0.0.0-master."""
-    match = re.search(r"^\s*k8s\.io/kubernetes (v\S+)$", (GO_SOURCES / "go.mod").read_text(), re.MULTILINE)
+    match = re.search(r"^\s*k8s\.io/kubernetes (v\S+)$", (sources / "go.mod").read_text(), re.MULTILINE)
     if match is None:
-        raise ControlPlaneUnavailable(f"{GO_SOURCES / 'go.mod'} requires no k8s.io/kubernetes")
+        raise ControlPlaneUnavailable(f"{sources / 'go.mod'} requires no k8s.io/kubernetes")
     return match.group(1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class ControlPlane:
     """Starts both on entering and stops them on leaving; its files go with it.
 
     `apiserver_flags` come after, and so override, the flags that are set here.
+    `ports` chooses free ones; it is asked again if somebody else took them.
     """
 
     url: str
@@ -39,9 +40,15 @@ class ControlPlane:
     etcd_url: str
     """Of etcd and its JSON API, for what the API server has no call for."""
 
-    def __init__(self, binaries: Binaries | None = None, apiserver_flags: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        binaries: Binaries | None = None,
+        apiserver_flags: Sequence[str] = (),
+        ports: Callable[[int], Sequence[int]] = free_ports,
+    ) -> None:
         self._binaries = binaries
         self._apiserver_flags = apiserver_flags
+        self._ports = ports
         self._running = ExitStack()
 
     def __enter__(self) -> ControlPlane:
@@ -86,7 +93,7 @@ class ControlPlane:
     def _start(self, binaries: Binaries) -> None:
         folder = Path(self._running.enter_context(tempfile.TemporaryDirectory(prefix="control-plane-")))
         self._issue_certificates(folder)
-        etcd_port, port = free_ports(2)
+        etcd_port, port = self._ports(2)
         self.etcd_url = f"http://{LOOPBACK}:{etcd_port}"
         self.url = f"https://{LOOPBACK}:{port}"
         self._session = self._running.enter_context(requests.Session())

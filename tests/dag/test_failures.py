@@ -15,7 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
-from include.kpo_cleanup.kube.client import ATTEMPTS
+from include.kpo_cleanup.retries import Patience
 from tests.dag import airflow_runs
 from tests.dag.pods import create, labels_of, wait_until
 from tests.proxy import FaultProxy, first, forbidden, status
@@ -354,7 +354,7 @@ def test_a_fault_that_may_pass_is_tried_again_even_beside_one_that_stays(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any
 ) -> None:
     proxy.spoil("GET /api/v1/namespaces/default/pods", forbidden("list", "default"))
-    proxy.spoil(f"GET /api/v1/namespaces/{NAMESPACE}/pods", UNAVAILABLE, times=ATTEMPTS)
+    proxy.spoil(f"GET /api/v1/namespaces/{NAMESPACE}/pods", UNAVAILABLE, times=Patience().attempts)
     run = clean_up(namespaces=f"default,{NAMESPACE}")
     assert airflow_runs.tries(run, "list_pods") == 2
     assert outcome(run) == {"other/zombie": "deleted"}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
-from include.kpo_cleanup.classify import judge
+from include.kpo_cleanup.classify import Facts, classify
 from include.kpo_cleanup.identity import UNMAPPED, key_of
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import OwnTaskInstance, TaskInstance, TaskInstances
@@ -152,7 +152,9 @@ def test_a_pod_of_the_1st_try_is_superseded_once_the_2nd_is_taken_up_if_it_is_ch
     seen: Seen, checked: bool
 ) -> None:
     pod = make_pod(**KEY._asdict(), try_number=1, checked=checked)
-    reasons = {step: judge(pod, None, TaskInstances({KEY: ti}), Settings(), NOW).reason for step, ti in seen.items()}
+    reasons = {
+        step: classify(Facts([pod], TaskInstances({KEY: ti}), Settings(), NOW))[0].reason for step, ti in seen.items()
+    }
     later = list(seen)[list(seen).index("scheduled for the 2nd try") :]
     superseded = {step for step in later if checked and seen[step].is_active}
     assert {step for step, reason in reasons.items() if reason is Reason.SUPERSEDED} == superseded

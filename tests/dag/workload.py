@@ -6,6 +6,7 @@ a word. The pods themselves run on a simulated kubelet.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -36,6 +37,11 @@ class Abandoned(KubernetesPodOperator):  # type: ignore[misc]
     """A company's own subclass, whose worker dies as soon as the pod is there."""
 
     def await_pod_start(self, pod: k8s.V1Pod) -> None:
+        if self.retries:
+            # Creation times are whole seconds, and the next try's pod must be seen to be the later one.
+            born_by = int(time.time())
+            while int(time.time()) == born_by:
+                time.sleep(0.02)
         raise AirflowException("the worker died")
 
     def cleanup(self, *_: Any, **__: Any) -> None:

@@ -17,6 +17,7 @@ from tests.faults.servers import Server, behind_proxy, connection
 
 CONN_ID = "faults"
 PAGE_SIZE = 5
+ATTEMPTS = 5
 Connect = Callable[[Mapping[str, Any]], PodApi]
 
 
@@ -52,12 +53,17 @@ def patience(request: pytest.FixtureRequest) -> Patience:
 
 
 @pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch, patience: Patience) -> Connect:
+def page_size() -> int:
+    return PAGE_SIZE
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch, patience: Patience, page_size: int) -> Connect:
     """Make the product's client out of an Airflow connection to the address of a cluster."""
 
     def make(cluster: Mapping[str, Any]) -> PodApi:
         monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(connection(cluster)))
-        return PodApi(CONN_ID, patience, PAGE_SIZE)
+        return PodApi(CONN_ID, patience, page_size)
 
     return make
 

@@ -13,12 +13,11 @@ import pytest
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import OperationalError
 
-from include.kpo_cleanup import reap as reap_module
-from include.kpo_cleanup.classify import classify
+from include.kpo_cleanup.classify import Facts, classify
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import TaskInstanceKey
 from include.kpo_cleanup.kube.pods import PodApi
-from include.kpo_cleanup.reap import reap
+from include.kpo_cleanup.reap import Result, reap
 from include.kpo_cleanup.report import failures
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instances import TaskInstanceSource
@@ -97,8 +96,7 @@ SOURCES = {
 
 
 @pytest.fixture
-def pods(server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(reap_module, "BATCH", BATCH)
+def pods(server: Server, namespace: str) -> list[str]:
     for task in TASKS:
         labels = {"dag_id": "orders", "task_id": task, "run_id": "run_1", "try_number": "1"}
         name = task.replace("_", "-")
@@ -106,17 +104,18 @@ def pods(server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> lis
     return sorted(server.pods(namespace))
 
 
-def clean_up(api: PodApi, namespace: str, source: TaskInstanceSource) -> list[reap_module.Result]:
+def clean_up(api: PodApi, namespace: str, source: TaskInstanceSource) -> list[Result]:
     """The steps of a run, where every pod found unknown would go at once."""
     settings = Settings(namespaces=namespace, settle_seconds=0, delete_unmatched_pods=True)
     listed = api.list_pods(settings.namespace_list(), settings.label_selector).pods
-    verdicts = classify(listed, source.fetch({pod.key for pod in listed}), settings, int(time.time()) + 1)
+    told = source.fetch({pod.key for pod in listed})
+    verdicts = classify(Facts(listed, told, settings, int(time.time()) + 1))
     doomed = [verdict for verdict in verdicts if verdict.is_zombie]
     assert len(doomed) == PODS
-    return reap(doomed, api, source, settings, lambda: time.time() + 1)
+    return reap(doomed, api, source, settings, [namespace], lambda: time.time() + 1, batch_size=BATCH)
 
 
-def of(outcome: Outcome, results: Collection[reap_module.Result]) -> list[reap_module.Result]:
+def of(outcome: Outcome, results: Collection[Result]) -> list[Result]:
     return [result for result in results if result.outcome is outcome]
 
 

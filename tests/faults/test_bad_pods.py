@@ -65,13 +65,15 @@ class AllFailed:
         known = [key for key in keys if key.dag_id in self._dag_ids and key.map_index in self._indexes]
         return TaskInstances({key: TaskInstance("failed", 2**31 - 1, int(time.time())) for key in known})
 
-    def read_records(self, *_: object) -> Mapping[TaskInstanceKey, Record]:
-        return {}
-
     def read_records(
         self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
     ) -> Mapping[TaskInstanceKey, Record]:
         return {}
+
+
+@pytest.fixture
+def page_size() -> int:
+    return 200
 
 
 @pytest.fixture

@@ -207,7 +207,7 @@ def slow_down(value: str) -> proxy.Fault:
 
 
 class TestRetryAfter:
-    """``MAX_WAIT`` is one second here."""
+    """``max_wait`` is one second here."""
 
     @pytest.mark.parametrize(
         ("value", "at_least", "at_most"),

