@@ -12,7 +12,8 @@ from typing import IO
 
 from demo.processes import end_processes_of
 
-ROOT = Path(__file__).resolve().parent.parent / ".work" / "demo"
+# Resolved, for processes are known by their folder, and `.work` may be a link.
+ROOT = (Path(__file__).parent.parent / ".work" / "demo").resolve()
 
 
 @contextmanager
