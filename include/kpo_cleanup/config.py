@@ -20,6 +20,8 @@ _EXECUTOR_SECTION = "kubernetes_executor"
 _PREFIX = f"AIRFLOW__{CONFIG_SECTION.upper()}__"
 _VARIABLES = {name: _PREFIX + name.upper() for name in OPTIONS}
 _NEW_NAMES = {"delete_unknown_pods": "delete_unmatched_pods", "metadata_conn_id": "airflow_conn_id"}
+# What Kubernetes tells every pod of a Service, which may be called airflow-kpo-cleanup.
+_OF_A_SERVICE = re.compile(r"[^_]_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)$")
 _LINE = 100  # characters; Airflow's log view does not wrap what is longer
 
 
@@ -141,7 +143,8 @@ def _read_config(reading: Reading) -> None:
             airflows = option.metadata["follows"]
             reading.take(name, conf.get(_EXECUTOR_SECTION, airflows), f"Airflow's {_EXECUTOR_SECTION}.{airflows}")
     for variable, value in sorted(os.environ.items()):
-        if variable not in _VARIABLES.values() and _letters(variable).startswith(_letters(_PREFIX)):
+        is_like_ours = _letters(variable).startswith(_letters(_PREFIX)) and not _OF_A_SERVICE.search(variable)
+        if is_like_ours and variable not in _VARIABLES.values():
             reading.refuse(variable, value, "the environment", _no_variable(variable))
     # The file alone; getsection() would add what is in the environment, with suffixes taken off and texts converted.
     in_file = conf.options(CONFIG_SECTION) if conf.has_section(CONFIG_SECTION) else []

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from airflow.models.taskinstance import TaskInstance, clear_task_instances
 from airflow.utils.session import create_session
 
 from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE, IS_AIRFLOW_3
+from include.kpo_cleanup.vocabulary import FINISHED_STATES
 
 if AIRFLOW_RELEASE < (2, 10):
     from airflow.models import dag as dag_module
@@ -127,18 +128,39 @@ def set_state(dag_run: DagRun, task_id: str, state: str | None, map_index: int =
             ti.set_state(state, session=session)
 
 
+def end_now(*dag_ids: str) -> None:
+    """Have the task instances of these DAGs that are over end now: later than pods that a test made in the meantime."""
+    with create_session() as session:
+        over = session.query(TaskInstance).filter(
+            TaskInstance.dag_id.in_(dag_ids), TaskInstance.state.in_(sorted(FINISHED_STATES))
+        )
+        over.update({TaskInstance.end_date: datetime.now(UTC)}, synchronize_session=False)
+
+
+def record_pod(dag_run: DagRun, task_id: str, namespace: str, name: str) -> None:
+    """Leave the record that the operator leaves of its pod."""
+    ids = {"dag_id": dag_run.dag_id, "task_id": task_id, "run_id": dag_run.run_id}
+    with create_session() as session:
+        for key, value in (("pod_name", name), ("pod_namespace", namespace)):
+            xcom_model().set(key=key, value=value, **ids, session=session)
+
+
+def xcom_model() -> Any:
+    """Airflow's table of XComs, by the name that it has in this release."""
+    if IS_AIRFLOW_3:
+        from airflow.models.xcom import XComModel
+
+        return XComModel
+    from airflow.models.xcom import XCom
+
+    return XCom
+
+
 def result(dag_run: DagRun, task_id: str) -> Any:
     """What a task returned, from its XCom."""
     with create_session() as session:
-        if IS_AIRFLOW_3:
-            from airflow.models.xcom import XComModel
-
-            row = session.query(XComModel).filter_by(
-                dag_id=dag_run.dag_id, run_id=dag_run.run_id, task_id=task_id, key="return_value"
-            )
-            return XComModel.deserialize_value(row.one())
-        from airflow.models.xcom import XCom
-
-        return XCom.get_one(
-            dag_id=dag_run.dag_id, run_id=dag_run.run_id, task_id=task_id, key="return_value", session=session
+        model = xcom_model()
+        row = session.query(model).filter_by(
+            dag_id=dag_run.dag_id, run_id=dag_run.run_id, task_id=task_id, key="return_value"
         )
+        return model.deserialize_value(row.one())

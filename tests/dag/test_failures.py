@@ -35,7 +35,10 @@ def collisions(core: client.CoreV1Api, _proxy: FaultProxy) -> DagRun:
 @pytest.fixture
 def zombie(proxy: FaultProxy, core: client.CoreV1Api, collisions: DagRun) -> Iterator[Any]:
     airflow_runs.set_state(collisions, "a_1", "failed")
-    yield create(core, "zombie", labels_of("collisions", "a_1", collisions.run_id), NAMESPACE)
+    zombie = create(core, "zombie", labels_of("collisions", "a_1", collisions.run_id), NAMESPACE)
+    airflow_runs.record_pod(collisions, "a_1", NAMESPACE, "zombie")
+    airflow_runs.end_now("collisions")
+    yield zombie
     core.delete_collection_namespaced_pod(NAMESPACE, grace_period_seconds=0)
     wait_until(lambda: names(core) == set())
 

@@ -174,6 +174,20 @@ class TestFaults:
         monkeypatch.setenv(name, value)
         assert faults(read_settings({})) == [fault.format(name)]
 
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "AIRFLOW_KPO_CLEANUP_SERVICE_HOST",
+            "AIRFLOW_KPO_CLEANUP_SERVICE_PORT",
+            "AIRFLOW_KPO_CLEANUP_SERVICE_PORT_HTTP",
+            "AIRFLOW_KPO_CLEANUP_PORT",
+            "AIRFLOW_KPO_CLEANUP_PORT_8080_TCP_ADDR",
+        ],
+    )
+    def test_of_a_kubernetes_service_is_no_setting(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(name, "10.0.0.1")
+        assert read_settings({}).faults == []
+
     @pytest.mark.parametrize(("name", "meant"), LOOK_ALIKES.items())
     def test_are_variables_that_look_like_ours_and_are_not(
         self, name: str, meant: str, monkeypatch: pytest.MonkeyPatch
