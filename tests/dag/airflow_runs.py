@@ -143,6 +143,8 @@ def record_pod(dag_run: DagRun, task_id: str, namespace: str, name: str) -> None
     with create_session() as session:
         for key, value in (("pod_name", name), ("pod_namespace", namespace)):
             xcom_model().set(key=key, value=value, **ids, session=session)
+            if IS_AIRFLOW_3:  # there it is the task that serializes, and set() would do it once more
+                session.query(xcom_model()).filter_by(key=key, **ids).update({"value": value})
 
 
 def xcom_model() -> Any:

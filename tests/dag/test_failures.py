@@ -176,19 +176,31 @@ def test_a_task_instance_that_comes_back_to_life_after_classify_spares_its_pod(
     assert core.read_namespaced_pod("zombie", NAMESPACE).metadata.uid == zombie.metadata.uid
 
 
-def test_a_pod_with_a_finalizer_is_left_to_whoever_set_it(
-    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any
+def test_a_pod_that_a_finalizer_holds_does_not_keep_the_next_zombie_from_going(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, said: Callable[[], str]
 ) -> None:
-    def set_finalizers(finalizers: list[str] | None) -> None:
-        core.patch_namespaced_pod("zombie", NAMESPACE, {"metadata": {"finalizers": finalizers}})
+    merge_patch = client.CoreV1Api(client.ApiClient(core.api_client.configuration))
+    merge_patch.api_client.set_default_header("Content-Type", "application/merge-patch+json")
 
-    run = clean_up(before=("reap", lambda: set_finalizers(["example.org/backup"])))
-    assert outcome(run) == {"other/zombie": "deleted"}
-    assert core.read_namespaced_pod("zombie", NAMESPACE).metadata.deletion_timestamp
-    assert airflow_runs.states(clean_up(settle_seconds=300))["reap"] == "skipped"  # being deleted, and not late
-    client_of_merge_patch = client.CoreV1Api(client.ApiClient(core.api_client.configuration))
-    client_of_merge_patch.api_client.set_default_header("Content-Type", "application/merge-patch+json")
-    client_of_merge_patch.patch_namespaced_pod("zombie", NAMESPACE, {"metadata": {"finalizers": None}})
+    def set_finalizers(finalizers: list[str] | None) -> None:
+        merge_patch.patch_namespaced_pod("zombie", NAMESPACE, {"metadata": {"finalizers": finalizers}})
+
+    set_finalizers(["example.org/backup"])
+    try:
+        create(core, "younger", {**zombie.metadata.labels, "already_checked": "True"}, NAMESPACE)
+        assert outcome(clean_up(max_deletes=1)) == {
+            "other/zombie": "awaiting_finalizer",
+            "other/younger": "left_for_next_run",
+        }
+        assert core.read_namespaced_pod("zombie", NAMESPACE).metadata.deletion_timestamp
+        assert outcome(clean_up(max_deletes=1)) == {"other/younger": "deleted"}
+        said()
+        run = clean_up(max_deletes=1)
+        assert airflow_runs.states(run)["reap"] == "skipped"
+        assert airflow_runs.result(run, "classify")["kept_by_reason"] == {"terminating": 1}
+        assert "held by example.org/backup" in said()
+    finally:
+        set_finalizers(None)
     wait_until(lambda: names(core) == set())
 
 
