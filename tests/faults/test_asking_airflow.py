@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +38,10 @@ class Rows:
     def all(self) -> list[tuple[Any, ...]]:
         return [("orders", task, "run_1", -1, "failed", 1, "2026-11-24 00:00:00", "Operator") for task in TASKS]
 
+    def __iter__(self) -> Iterator[Any]:
+        """No XCom."""
+        return iter(())
+
     def first(self) -> tuple[str, Any]:
         """Our own task instance."""
         return "running", OWN.id
@@ -46,12 +50,14 @@ class Rows:
 TASKS = [f"task_{number}" for number in range(PODS)]
 
 
-def failing_on(look: int, answer: Any, error: Exception, calls_of_a_look: int = 1) -> Callable[..., Any]:
-    """Something that gives the answer at each look but at the last call of one (0 is the first)."""
-    calls = iter(range(1, 1_000))
+def failing_on(
+    look: int, answer: Any, error: Exception, is_look: Callable[..., bool] = lambda *_args, **_kwargs: True
+) -> Callable[..., Any]:
+    """Something that gives the answer at each call but at one look (0 is the first)."""
+    looks = iter(range(1_000))
 
-    def ask(*_args: object, **_kwargs: object) -> Any:
-        if next(calls) == (look + 1) * calls_of_a_look:
+    def ask(*args: Any, **kwargs: Any) -> Any:
+        if is_look(*args, **kwargs) and next(looks) == look:
             raise error
         return answer
 
@@ -60,7 +66,7 @@ def failing_on(look: int, answer: Any, error: Exception, calls_of_a_look: int = 
 
 def sdk_source(fails_on: int) -> TaskInstanceSource:
     answer = {"run_1": {**dict.fromkeys(TASKS, "failed"), OWN.task_id: "running"}}
-    ask = failing_on(fails_on, answer, Broken("API_SERVER_ERROR"), calls_of_a_look=2)
+    ask = failing_on(fails_on, answer, Broken("API_SERVER_ERROR"), lambda **question: question["dag_id"] == "orders")
     return TaskSdkSource(ask, NO_XCOMS, OWN, "the Task SDK")
 
 
@@ -70,14 +76,15 @@ def connection(execute: Callable[..., Any]) -> Any:
 
 def sql_source(fails_on: int) -> TaskInstanceSource:
     error = OperationalError("SELECT", {}, Exception("server closed the connection unexpectedly"))
-    fails_once = connection(failing_on(fails_on, Rows(), error, calls_of_a_look=2))
+    fails_once = connection(failing_on(fails_on, Rows(), error, lambda _statement, values=(): "runs" in values))
     return SqlSource(lambda: nullcontext(fails_once), OWN, "the metadata connection")
 
 
 def sql_source_without_connection(fails_on: int) -> TaskInstanceSource:
     error = OperationalError("connect", {}, Exception("could not translate host name"))
+    # Those before a batch connect once more, for the records.
     connect: Callable[[], AbstractContextManager[Any]] = failing_on(
-        fails_on, nullcontext(connection(lambda *_: Rows())), error
+        max(2 * fails_on - 1, 0), nullcontext(connection(lambda *_: Rows())), error
     )
     return SqlSource(connect, OWN, "the metadata connection")
 

@@ -7,6 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cache
 from typing import Any
@@ -15,7 +16,7 @@ from sqlalchemy import ARRAY, String, any_, bindparam, column, func, or_, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..airflow_compat import AirflowException, BaseHook, current_try
+from ..airflow_compat import MAY_MISS_A_TRY, AirflowException, BaseHook, current_try
 from ..errors import TaskInstanceSourceError
 from ..identity import TaskInstanceKey, key_of, safe_label
 from ..task_instance import OwnTaskInstance, RawIds, Record, TaskInstance, TaskInstances
@@ -77,7 +78,8 @@ class SqlSource:
             return TaskInstances()
         with self._connected() as connection:
             self._prove(connection)
-            return collect(_find(connection, frozenset(keys)), {})
+            answer = collect(_find(connection, frozenset(keys)), {})
+        return replace(answer, may_miss_a_try=MAY_MISS_A_TRY)
 
     def read_records(
         self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
