@@ -128,6 +128,13 @@ def set_state(dag_run: DagRun, task_id: str, state: str | None, map_index: int =
             ti.set_state(state, session=session)
 
 
+def set_try(dag_run: DagRun, task_id: str, try_number: int) -> None:
+    """Have a task instance be at this try; by the column, whose attribute differs between the releases."""
+    sql = "UPDATE task_instance SET try_number = ? WHERE dag_id = ? AND run_id = ? AND task_id = ?"
+    with closing(sqlite3.connect(HOME / "airflow.db", timeout=60)) as database, database:
+        database.execute(sql, (try_number, dag_run.dag_id, dag_run.run_id, task_id))
+
+
 def end_now(*dag_ids: str) -> None:
     """Have the task instances of these DAGs that are over end now: later than pods that a test made in the meantime."""
     with create_session() as session:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -187,14 +188,16 @@ def test_a_pod_that_a_finalizer_holds_does_not_keep_the_next_zombie_from_going(
 
     set_finalizers(["example.org/backup"])
     try:
-        create(core, "younger", {**zombie.metadata.labels, "already_checked": "True"}, NAMESPACE)
+        create(core, "zombie-2", {**zombie.metadata.labels, "already_checked": "True"}, NAMESPACE)
         assert outcome(clean_up(max_deletes=1)) == {
             "other/zombie": "awaiting_finalizer",
-            "other/younger": "left_for_next_run",
+            "other/zombie-2": "left_for_next_run",
         }
         assert core.read_namespaced_pod("zombie", NAMESPACE).metadata.deletion_timestamp
-        assert outcome(clean_up(max_deletes=1)) == {"other/younger": "deleted"}
+        assert outcome(clean_up(max_deletes=1)) == {"other/zombie-2": "deleted"}
         said()
+        deadline = core.read_namespaced_pod("zombie", NAMESPACE).metadata.deletion_timestamp
+        wait_until(lambda: datetime.now(UTC) - deadline > timedelta(seconds=2))
         run = clean_up(max_deletes=1)
         assert airflow_runs.states(run)["reap"] == "skipped"
         assert airflow_runs.result(run, "classify")["kept_by_reason"] == {"terminating": 1}
@@ -207,8 +210,11 @@ def test_a_pod_that_a_finalizer_holds_does_not_keep_the_next_zombie_from_going(
 def test_a_pod_whose_successor_vanishes_after_classify_is_spared(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, collisions: DagRun
 ) -> None:
+    wait_until(lambda: datetime.now(UTC) - zombie.metadata.creation_timestamp > timedelta(seconds=2))
     create(core, "newer", labels_of("collisions", "a_1", collisions.run_id, try_number=2), NAMESPACE)
+    airflow_runs.record_pod(collisions, "a_1", NAMESPACE, "newer")
     airflow_runs.set_state(collisions, "a_1", "running")
+    airflow_runs.set_try(collisions, "a_1", 2)
     remove = ("reap", lambda: core.delete_namespaced_pod("newer", NAMESPACE, grace_period_seconds=0))
     run = clean_up(before=remove)
     assert airflow_runs.result(run, "classify")["zombies_by_reason"] == {"superseded": 1}
@@ -219,7 +225,7 @@ def test_a_pod_whose_successor_vanishes_after_classify_is_spared(
 def test_a_pod_that_must_not_be_deleted_fails_the_run_after_the_others_were_tried(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, said: Callable[[], str]
 ) -> None:
-    create(core, "zombie-2", zombie.metadata.labels, NAMESPACE)
+    create(core, "zombie-2", {**zombie.metadata.labels, "already_checked": "True"}, NAMESPACE)
     proxy.spoil(f"{DELETE}zombie$", forbidden("delete", NAMESPACE))
     run = clean_up()
     assert airflow_runs.states(run)["reap"] == "failed"
