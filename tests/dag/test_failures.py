@@ -195,7 +195,6 @@ def test_a_pod_that_a_finalizer_holds_does_not_keep_the_next_zombie_from_going(
         }
         assert core.read_namespaced_pod("zombie", NAMESPACE).metadata.deletion_timestamp
         assert outcome(clean_up(max_deletes=1)) == {"other/zombie-2": "deleted"}
-        said()
         deadline = core.read_namespaced_pod("zombie", NAMESPACE).metadata.deletion_timestamp
         wait_until(lambda: datetime.now(UTC) - deadline > timedelta(seconds=2))
         run = clean_up(max_deletes=1)
