@@ -70,11 +70,10 @@ class Database:
         self._insert("dag", ({"dag_id": dag_id, **columns} for dag_id in dag_ids))
 
     def add_xcom(self, row: Row, key: str, value: Any) -> None:
-        """Have an XCom of a task instance, as the Task SDK leaves it."""
+        """Have an XCom of a task instance, as a task's `xcom_push` leaves it."""
         ids = {"dag_id": row.dag_id, "task_id": row.task_id, "run_id": row.run_id, "map_index": row.map_index}
         run = self.query("SELECT id FROM dag_run WHERE dag_id = ? AND run_id = ?", row.dag_id, row.run_id)
-        # The Task SDK sends the JSON of the value, and the server's column writes that as JSON once more.
-        self._insert("xcom", [{**ids, "dag_run_id": run[0][0], "key": key, "value": json.dumps(json.dumps(value))}])
+        self._insert("xcom", [{**ids, "dag_run_id": run[0][0], "key": key, "value": json.dumps(value)}])
 
     def retry(self, row: Row) -> None:
         """Give a task instance a new try: its `id` is another one then."""

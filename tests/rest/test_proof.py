@@ -179,6 +179,14 @@ class TestRecord:
             row.key: Record(frozenset({"airflow/load-x7"}))
         }
 
+    def test_may_be_written_as_json(self, connect: Connect, database: Database) -> None:
+        database.fill([MINE])
+        database.add_xcom(MINE, "pod_name", '"load-x7"')
+        database.add_xcom(MINE, "pod_namespace", '"airflow"')
+        source = connect()
+        records = source.read_records(source.fetch([MINE.key]), [MINE.key])
+        assert records == {MINE.key: Record(frozenset({"airflow/load-x7"}))}
+
     @pytest.mark.parametrize(
         "xcoms",
         [

@@ -20,7 +20,7 @@ from ..errors import TaskInstanceSourceError
 from ..identity import TaskInstanceKey, key_of, safe_label
 from ..task_instance import OwnTaskInstance, RawIds, Record, TaskInstance, TaskInstances
 from .raw_ids import collect, may_be_cleaned, raw_runs
-from .records import KEYS, Unreadable, record_of
+from .records import KEYS, Unreadable, record_of, unquoted
 from .rest_api import AirflowRefused, RestApi
 
 BATCH = "/dags/~/dagRuns/~/taskInstances/list"
@@ -226,15 +226,14 @@ class RestSource:
         for key in KEYS:
             path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
             try:
-                # The text that the Task SDK stored; the API need not be able to make more of it.
-                values[key] = json.loads(self._api.get(path, map_index=map_index)["value"])
+                values[key] = unquoted(self._api.get(path, map_index=map_index)["value"])
             except AirflowRefused as refusal:
                 if refusal.status == 401:
                     raise
                 if not (refusal.status == 404 and f"`{key}`" in refusal.said):
                     values[key] = Unreadable(str(refusal))
-            except (KeyError, TypeError, ValueError) as error:
-                values[key] = Unreadable(f"the REST API answers no JSON text ({type(error).__name__})")
+            except (KeyError, ValueError) as error:
+                values[key] = Unreadable(f"the REST API answers something else ({type(error).__name__})")
         return values
 
 

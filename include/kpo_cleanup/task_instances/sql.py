@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -21,7 +20,7 @@ from ..identity import TaskInstanceKey, key_of
 from ..task_instance import OwnTaskInstance, RawIds, Record, TaskInstance, TaskInstances
 from ..vocabulary import FINISHED_STATES
 from .raw_ids import collect, may_be_cleaned, raw_runs
-from .records import KEYS, Unreadable, record_of
+from .records import KEYS, Unreadable, record_of, unquoted
 
 log = logging.getLogger(__name__)
 
@@ -213,12 +212,9 @@ def _decoded(value: Any) -> Any:
     try:
         if isinstance(value, (bytes, memoryview)):
             value = bytes(value).decode()
-        # As text, or once more by the one who pushed it; no name begins with a quotation mark.
-        while isinstance(value, str) and value.startswith('"'):
-            value = json.loads(value)
+        return unquoted(value)
     except ValueError:
         return Unreadable("it is pickled or encoded in another way")
-    return value
 
 
 def _is_denied(error: SQLAlchemyError) -> bool:
