@@ -13,10 +13,15 @@ REAL := apache-airflow-providers-postgres apache-airflow-providers-mysql
 ENV_REAL_2 = ENV_SUFFIX=-real scripts/airflow-env $(AIRFLOW_2) $(DATE) $(REAL)
 ENV_REAL_3 = ENV_SUFFIX=-real scripts/airflow-env $(AIRFLOW_3) $(DATE) $(REAL)
 
+# Users with few rights are the FAB auth manager's.
+FAB := apache-airflow-providers-sqlite apache-airflow-providers-fab
+ENV_REST_3 = ENV_SUFFIX=-rest scripts/airflow-env $(AIRFLOW_3) $(DATE) $(FAB)
+ENV_REST_3_0 = ENV_SUFFIX=-rest scripts/airflow-env 3.0.6 2025-09-15 $(FAB)
+
 # Benchmarks have packages of their own, and so environments of their own.
 BENCH_PACKAGES = $(shell sed '/^\#/d' bench/requirements.txt)
 
-.PHONY: help demo test test-matrix test-cluster test-install test-real test-ui screenshots bench dist lint types format \
+.PHONY: help demo test test-matrix test-cluster test-install test-real test-rest test-ui screenshots bench dist lint types format \
 	clean
 
 help:
@@ -28,6 +33,7 @@ help:
 	@echo "make test-install  installs the DAG in each way of the README, on both Airflows, and runs it"
 	@echo "make dist          one zip for the dags folder"
 	@echo "make test-real     a real Airflow with PostgreSQL, killed workers and a restart; MariaDB"
+	@echo "make test-rest     the REST API as source, over real API servers of the oldest and the newest Airflow 3"
 	@echo "make test-ui       Airflow's UI in a browser, on both; 'make screenshots' is the same, for the pictures"
 	@echo "make bench         figures and plots into docs/benchmarks/ (BENCH=\"--sizes 1000 listing\" for a part of them)"
 	@echo "make lint types format clean"
@@ -62,6 +68,10 @@ test-real:
 	@scripts/debian-packages '/usr/lib/postgresql/*/bin/initdb=postgresql' mariadbd=mariadb-server mariadb_config=libmariadb-dev
 	@python=$$($(ENV_REAL_3)) && echo "Real runs on Airflow $(AIRFLOW_3)" && $$python -m pytest tests/real -m real
 	@python=$$($(ENV_REAL_2)) && echo "Real runs on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/real -m real
+
+test-rest:
+	@python=$$($(ENV_REST_3)) && echo "REST API of Airflow $(AIRFLOW_3)" && $$python -m pytest tests/rest -m rest
+	@python=$$($(ENV_REST_3_0)) && echo "REST API of Airflow 3.0.6" && $$python -m pytest tests/rest -m rest
 
 # One code path: the tests take the pictures.
 test-ui screenshots:

@@ -58,6 +58,10 @@ class Airflow:
         self._environment = {
             **environment(folder, self.url, database_url, config or {}),
             "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps({"conn_type": "kubernetes", "extra": extra}),
+            # The way to its own API, which the cleanup may take.
+            "AIRFLOW_CONN_AIRFLOW_API": json.dumps(
+                {"conn_type": "http", "host": self.url, "login": USER, "password": self.password}
+            ),
             **(variables or {}),
         }
 

@@ -150,6 +150,20 @@ def answer(code: int, body: str | bytes, content_type: str = "text/html", **head
     return fault
 
 
+def edited(change: Callable[[Any], object]) -> Fault:
+    """Change the JSON of an answer."""
+
+    async def fault(_request: web.Request, forward: Forward) -> web.StreamResponse:
+        whole = await forward()
+        assert isinstance(whole, web.Response)
+        assert isinstance(whole.body, bytes)
+        value = json.loads(whole.body)
+        change(value)
+        return web.json_response(value, status=whole.status)
+
+    return fault
+
+
 def too_late(fault: Fault) -> Fault:
     """Let the server do what it is asked for, and spoil only its answer."""
 

@@ -24,6 +24,8 @@ The modules, in the order in which a run uses them:
 ``task_instances.sql``        by SQL, from Airflow 2's session or a connection to the metadata database
 ``task_instances.task_sdk``   by the Task SDK of Airflow 3
 ``task_instances.records``    the pods that operators left on record
+``task_instances.rest``       by Airflow's REST API
+``task_instances.rest_api``   one request to Airflow's REST API
 ``task_instances.raw_ids``    the raw ids behind label values
 
 ``classify``                  the verdict on each pod, a pure function

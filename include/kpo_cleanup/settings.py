@@ -114,7 +114,8 @@ class Settings:
     )
     airflow_conn_id: str = _option(
         "",
-        "Airflow 3: an Airflow connection to the metadata database, used in place of the Task SDK when set.",
+        "Airflow 3: an Airflow connection to the metadata database, or of type `http` to the REST API; "
+        "empty = the Task SDK.",
         Scope.DEPLOYMENT,
     )
 

@@ -15,7 +15,11 @@ from typing import Any
 import pytest
 from kubernetes import client, config
 
+from demo.airflow_settings import USER, environment, free_port
 from demo.cluster import EmbeddedCluster, Kubelet
+from demo.processes import end_processes_of, start
+from demo.rest import AirflowApi
+from demo.terminal import Terminal
 from tests.conftest import HOME
 from tests.dag import airflow_runs
 from tests.proxy import FaultProxy
@@ -91,6 +95,26 @@ def _proxy(cluster: Cluster) -> Iterator[FaultProxy]:
     with FaultProxy(cluster.url, cluster.ssl_context) as proxy:
         point_connection_at(proxy.url, {})
         yield proxy
+
+
+@pytest.fixture(scope="session")
+def airflow_api(_proxy: FaultProxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The API server of the Airflow whose runs these are; the connection `airflow_api` leads to it."""
+    folder = tmp_path_factory.mktemp("api-server")
+    (folder / "tmp").mkdir()
+    (folder / "passwords.json").write_text(json.dumps({USER: "secret"}))
+    url = f"http://127.0.0.1:{free_port()}"
+    airflow_runs.register_dags()
+    variables = environment(folder, url, f"sqlite:///{HOME}/airflow.db", {})
+    try:
+        start("api-server", ("airflow", "api-server"), folder, variables)
+        api = AirflowApi(url, USER, "secret")
+        Terminal(0).wait_for("it answers", api.heartbeats, 120, log=folder / "api-server.log")
+        parts = {"conn_type": "http", "host": url, "login": USER, "password": "secret"}
+        os.environ["AIRFLOW_CONN_AIRFLOW_API"] = json.dumps(parts)
+        yield
+    finally:
+        end_processes_of(folder)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """A DAG file of somebody's own, for Airflow: one cleanup for each cluster, and what is done when a run fails.
 
-And one with mistakes, from which the others must not suffer.
+One that asks Airflow's REST API. And one with mistakes, from which the others must not suffer.
 """
 
 from __future__ import annotations
@@ -27,4 +27,9 @@ for name in ("cpu", "gpu"):
         schedule=None,
         on_failure_callback=note,
     )
+cleanup_dag(
+    "kpo_cleanup_by_rest",
+    settings={"airflow_conn_id": "airflow_api", "namespaces": "airflow", "settle_seconds": 0, "max_deletes": 1},
+    schedule=None,
+)
 cleanup_dag("kpo_cleanup_with_mistakes", settings={"dryrun": True, "max_deletes": 0}, schedule="@sometimes")

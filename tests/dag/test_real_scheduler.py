@@ -117,6 +117,17 @@ class TestFirstRun:
         assert set(pods_by_role(core)) == ALL_PODS
         assert run_ids(airflow, "kpo_cleanup") == []
 
+    @pytest.mark.skipif(not IS_AIRFLOW_3, reason="Airflow 2 has its session")
+    def test_the_rest_api_tells_the_same(self, airflow: Airflow, folder: Path, core: client.CoreV1Api) -> None:
+        airflow.api.pause("kpo_cleanup_by_rest", False)
+        run_id = trigger(airflow, "kpo_cleanup_by_rest")
+        assert states(airflow, "kpo_cleanup_by_rest", run_id) == ALL_SUCCEEDED
+        assert "collisions.a[1]#1" in pods_by_role(core)
+        assert len(pods_by_role(core)) == len(ALL_PODS) - 1  # max_deletes
+        logs = [path.read_text() for path in (folder / "task-logs").rglob(f"*{run_id}*/task_id=*/*.log")]
+        assert [log for log in logs if "Task instances come from the REST API" in log]
+        assert [log for log in logs if airflow.password in log] == []
+
     def test_the_switch_deletes_the_zombies_at_once_and_the_live_stay(
         self, airflow: Airflow, folder: Path, core: client.CoreV1Api
     ) -> None:

@@ -17,7 +17,13 @@ from tests.dag.pods import Pods, create, labels_of, pods_by_role, restore, role,
 from tests.proxy import FaultProxy
 
 SOURCES: dict[str, dict[str, Any]] = (
-    {"task_sdk": {}, "metadata_connection": {"airflow_conn_id": "metadata"}} if IS_AIRFLOW_3 else {"session": {}}
+    {
+        "task_sdk": {},
+        "metadata_connection": {"airflow_conn_id": "metadata"},
+        "rest_api": {"airflow_conn_id": "airflow_api"},
+    }
+    if IS_AIRFLOW_3
+    else {"session": {}}
 )
 LONG = safe_label(workload.LONG)
 
@@ -64,7 +70,7 @@ KEPT = {
     "staging.task#1": "unmatched",
     "stranger": "bad_labels",
 }
-# Only SQL tells the try that a task is at, and which DAG has an id that does not fit into a label.
+# The Task SDK alone does not tell the try that a task is at, and which DAG has an id that does not fit into a label.
 LONG_DAG_POD = f"{LONG}.task#1"
 CHECKED_POD = "workload.checked#1"  # its operator is at try 2, and has no pod yet
 
@@ -105,6 +111,8 @@ def pods(core: client.CoreV1Api, runs: dict[str, DagRun]) -> Iterator[Pods]:
 
 @pytest.fixture(params=SOURCES)
 def source(request: pytest.FixtureRequest) -> dict[str, Any]:
+    if request.param == "rest_api":
+        request.getfixturevalue("airflow_api")
     return SOURCES[request.param]
 
 

@@ -17,6 +17,7 @@ from enum import StrEnum
 from types import SimpleNamespace
 from typing import Any
 
+from aiohttp import web
 from sqlalchemy import column, create_engine, insert, table, text
 
 from include.kpo_cleanup.identity import UNMAPPED
@@ -51,6 +52,8 @@ class Does(StrEnum):
     ALREADY_GONE = "The pod is `already_gone`. The run is green."
     DELETED = "The pod is `deleted`. The run is green."
     FETCH_FAILS = "`fetch_active_tis` fails. Nothing is deleted."
+    FETCH_RETRIES = f"Up to {PATIENCE.attempts} tries, then `fetch_active_tis` fails. Nothing is deleted."
+    FETCH_GIVES_UP = "`fetch_active_tis` fails at once and is not tried again. Nothing is deleted."
 
 
 @dataclass(frozen=True)
@@ -592,6 +595,181 @@ SOURCE_CASES = [
 ]
 
 
+_REST = "Airflow's API answers "
+_TO_LIST = " to POST …/api/v2/dags/~/dagRuns/~/taskInstances/list: "
+_REST_SILENT = "no answer from Airflow's API to POST …/taskInstances/list: "
+_REST_HOST = "the connection's host must be the base URL of Airflow's API server, with its path"
+_CORRECT_HOST = "Correct the host of the connection `airflow_conn_id`: Airflow's own address, with its path."
+_AIRFLOW_DOWN = "The API server or the proxy before it is ill or overloaded. See its log. The next run tries again."
+_RENEW = "Put a new token, or the right password, into the connection `airflow_conn_id`."
+
+
+def _detail(code: int, detail: str) -> Fault:
+    return _json({"detail": detail}, code)
+
+
+def _own(state: str, its_id: str | None) -> Fault:
+    row = {"dag_id": OWN.dag_id, "task_id": OWN.task_id, "dag_run_id": OWN.run_id, "map_index": OWN.map_index}
+    row |= {"id": its_id, "state": state, "try_number": 1, "end_date": None, "operator": None}
+    return _json({"task_instances": [row], "total_entries": 1})
+
+
+def _cut_off(cut: Fault) -> Fault:
+    """Cut off an answer that is well."""
+
+    async def fault(request: web.Request, forward: proxy.Forward) -> web.StreamResponse:
+        return await cut(request, lambda: _own("running", OWN.id)(request, forward))
+
+    return fault
+
+
+# Of the REST API as a source; on the question for task instances, as are most of its requests.
+REST_CASES = [
+    *(
+        Case(name, wrong, Does.FETCH_RETRIES, says, to_do, fault)
+        for name, wrong, says, to_do, fault in (
+            (
+                "429",
+                "429 Too Many Requests",
+                f"{_REST}429 Too Many Requests{_TO_LIST}…",
+                _AIRFLOW_DOWN,
+                _too_many_requests(),
+            ),
+            (
+                "500",
+                "500 Internal Server Error",
+                f"{_REST}500 Internal Server Error{_TO_LIST}Internal Server Error",
+                _AIRFLOW_DOWN,
+                proxy.answer(500, "Internal Server Error", "text/plain"),
+            ),
+            (
+                "502-gateway",
+                "502 from a gateway",
+                f"{_REST}502 Bad Gateway{_TO_LIST}<h1>Bad Gateway</h1>",
+                _AIRFLOW_DOWN,
+                proxy.answer(502, "<h1>Bad Gateway</h1>"),
+            ),
+            ("reset", "the connection is reset", f"{_REST_SILENT}ReadError", _NETWORK, proxy.reset),
+            (
+                "reset-midway",
+                "the connection is reset in the middle of the answer",
+                f"{_REST_SILENT}Re",
+                _NETWORK,
+                _cut_off(proxy.reset_midway),
+            ),
+            (
+                "truncated",
+                "the answer is cut off",
+                f"{_REST_SILENT}RemoteProtocolError",
+                _NETWORK,
+                _cut_off(proxy.truncated),
+            ),
+            (
+                "silent",
+                f"no answer within {PATIENCE.read_timeout} s",
+                f"{_REST_SILENT}ReadTimeout",
+                _AIRFLOW_DOWN,
+                proxy.silent,
+            ),
+        )
+    ),
+    *(
+        Case(name, wrong, Does.FETCH_GIVES_UP, says, to_do, fault)
+        for name, wrong, says, to_do, fault in (
+            (
+                "login-page",
+                "an HTML page in place of JSON",
+                f"{_REST}200 OK{_TO_LIST}{LOGIN_PAGE}; {_REST_HOST}",
+                _CORRECT_HOST,
+                proxy.answer(200, LOGIN_PAGE),
+            ),
+            (
+                "json-list",
+                "JSON that is no object (`[]`)",
+                f"{_REST}200 OK{_TO_LIST}[]; {_REST_HOST}",
+                _CORRECT_HOST,
+                _json([]),
+            ),
+            (
+                "redirect",
+                "a redirect to a login page",
+                f"{_REST}302 Found{_TO_LIST}…; it redirects to sso.example.org/login; {_REST_HOST}",
+                _CORRECT_HOST,
+                proxy.answer(302, "", Location="https://sso.example.org/login?state=1"),
+            ),
+            (
+                "401",
+                "the token has expired",
+                f"{_REST}401 Unauthorized{_TO_LIST}Token Expired; the token is wrong or expired: renew connection "
+                "'airflow_api'",
+                _RENEW,
+                _detail(401, "Token Expired"),
+            ),
+            (
+                "bad-token",
+                "the token is wrong",
+                f"{_REST}403 Forbidden{_TO_LIST}Invalid JWT token; the token is wrong or expired: renew connection "
+                "'airflow_api'",
+                _RENEW,
+                _detail(403, "Invalid JWT token"),
+            ),
+            (
+                "403",
+                "the user may not read task instances",
+                f"{_REST}403 Forbidden{_TO_LIST}Forbidden; allow the user of connection 'airflow_api' to read DAGs, "
+                "DAG runs, task instances and XComs",
+                "Give the user's role these rights.",
+                _detail(403, "Forbidden"),
+            ),
+            (
+                "wrong-path",
+                "the path of the address is wrong (405)",
+                f"{_REST}405 Method Not Allowed{_TO_LIST}Method Not Allowed; {_REST_HOST}",
+                _CORRECT_HOST,
+                _detail(405, "Method Not Allowed"),
+            ),
+        )
+    ),
+    *(
+        Case(name, wrong, Does.FETCH_FAILS, says, to_do, fault)
+        for name, wrong, says, to_do, fault in (
+            (
+                "other-json",
+                "JSON of another kind",
+                "Airflow's API answers an object of ['login'] in place of a list of task_instances (KeyError); …",
+                _CORRECT_HOST,
+                _json({"login": "https://sso.example.org"}),
+            ),
+            (
+                "another-airflow",
+                "another Airflow answers, or the user may not read the cleanup's own DAG",
+                "the task instance that asks, kpo_cleanup.fetch_active_tis of run run_1, is not in the answer of "
+                "Airflow's API at …: either this is another Airflow, and the connection's host must be corrected, or "
+                "its user may not read DAG 'kpo_cleanup'",
+                _CORRECT_HOST + " Or allow the user to read the cleanup's DAG, too.",
+                _json({"task_instances": [], "total_entries": 0}),
+            ),
+            (
+                "same-run-of-another-airflow",
+                "another Airflow with the same DAG and run answers",
+                "the task instance that asks, …, is running and has id …, but Airflow's API at … has {'0197': "
+                "'running'}: it is another Airflow's, or its answers are old",
+                _CORRECT_HOST,
+                _own("running", "0197"),
+            ),
+            (
+                "old-answer",
+                "an answer is old",
+                "the task instance that asks, …, is running and has id …, but Airflow's API at … has {…'queued'}: it "
+                "is another Airflow's, or its answers are old",
+                "Have no cache before the API server, and no replica behind it.",
+                _own("queued", OWN.id),
+            ),
+        )
+    ),
+]
+
+
 _OWNER = {"apiVersion": "batch/v1", "kind": "Job", "name": "nightly", "uid": "7f0b2c1e-5f1c-4c3e-9d53-9a1b2c3d4e5f"}
 POD_CASES = [
     *(
@@ -693,6 +871,7 @@ def render() -> str:
         ("Listing pods (`list_pods`)", _LIST_INTRODUCTION, _table(LIST_CASES)),
         ("Deleting pods (`reap`)", _DELETE_INTRODUCTION, _table(DELETE_CASES)),
         ("Asking Airflow (`fetch_active_tis`, `reap`)", _SOURCE_INTRODUCTION, _table(SOURCE_CASES)),
+        ("Asking Airflow by its REST API", "As above; what is asked, changes nothing.", _table(REST_CASES)),
         (
             "Odd pods (`classify`)",
             _POD_INTRODUCTION,

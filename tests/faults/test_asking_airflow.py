@@ -19,13 +19,17 @@ from include.kpo_cleanup.identity import TaskInstanceKey
 from include.kpo_cleanup.kube.pods import PodApi
 from include.kpo_cleanup.reap import Result, reap
 from include.kpo_cleanup.report import failures
+from include.kpo_cleanup.retries import Patience
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instances import TaskInstanceSource
+from include.kpo_cleanup.task_instances.rest import RestSource
+from include.kpo_cleanup.task_instances.rest_api import RestApi
 from include.kpo_cleanup.task_instances.sql import SqlSource
 from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
 from include.kpo_cleanup.vocabulary import Outcome
-from tests.faults.cases import NO_XCOMS, OWN, SOURCE_CASES, Broken, SourceCase, says_pattern
+from tests.faults.cases import NO_XCOMS, OWN, REST_CASES, SOURCE_CASES, Broken, Case, Does, SourceCase, says_pattern
 from tests.faults.servers import Server
+from tests.proxy import FaultProxy
 
 KEY = TaskInstanceKey("orders", "extract", "run_1")
 PODS, BATCH = 5, 2
@@ -161,3 +165,16 @@ def test_what_is_wrong_with_the_source_is_named(case: SourceCase) -> None:
     with pytest.raises(TaskInstanceSourceError) as caught:
         case.source().fetch([KEY])
     assert says_pattern(case.says).search(str(caught.value))
+
+
+@pytest.mark.parametrize("case", REST_CASES, ids=lambda case: case.id)
+def test_what_is_wrong_with_the_rest_api_is_named(case: Case) -> None:
+    patience = Patience(read_timeout=0.3 if case.id == "silent" else 5, first_wait=0.01)
+    with FaultProxy("http://127.0.0.1:9") as proxy:
+        proxy.spoil("", case.fault)
+        connection = SimpleNamespace(host=proxy.url, port=None, login=None, password="a token")
+        with pytest.raises(TaskInstanceSourceError) as caught:
+            RestSource(RestApi("airflow_api", connection, patience), OWN, "the REST API").fetch([KEY])
+        assert says_pattern(case.says).search(str(caught.value))
+        assert len(proxy.requests) == (patience.attempts if case.does is Does.FETCH_RETRIES else 1)
+        assert caught.value.is_passing is (case.does is not Does.FETCH_GIVES_UP)

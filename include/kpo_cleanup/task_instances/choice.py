@@ -1,11 +1,12 @@
-"""Which of the three task instance sources a run uses."""
+"""Which of the four task instance sources a run uses."""
 
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any
 
-from ..airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3, xcom_backend
+from ..airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3, BaseHook, xcom_backend
 from ..task_instance import OwnTaskInstance
 from . import TaskInstanceSource
 
@@ -18,6 +19,8 @@ def choose_source(airflow_conn_id: str, running_task_instance: Any) -> TaskInsta
     :param airflow_conn_id: the setting of that name.
     :param running_task_instance: of the task that asks, by which the source proves itself.
     """
+    from .rest import RestSource
+    from .rest_api import RestApi
     from .sql import SqlSource, airflow_session, metadata_connection
     from .task_sdk import TaskSdkSource
 
@@ -28,6 +31,9 @@ def choose_source(airflow_conn_id: str, running_task_instance: Any) -> TaskInsta
         source = SqlSource(airflow_session, own, f"Airflow's session: this is Airflow {AIRFLOW_VERSION}")
         if airflow_conn_id:
             log.warning("airflow_conn_id=%r has no effect on Airflow 2", airflow_conn_id)
+    elif airflow_conn_id and _type_of(airflow_conn_id) == "http":
+        api = RestApi(airflow_conn_id, BaseHook.get_connection(airflow_conn_id))
+        source = RestSource(api, own, f"the REST API at {api.url}: airflow_conn_id={airflow_conn_id!r} is of type http")
     elif airflow_conn_id:
         connect = metadata_connection(airflow_conn_id)
         source = SqlSource(connect, own, f"the metadata connection: airflow_conn_id={airflow_conn_id!r} is set")
@@ -40,3 +46,10 @@ def choose_source(airflow_conn_id: str, running_task_instance: Any) -> TaskInsta
         )
     log.info("Task instances come from %s", source.description)
     return source
+
+
+def _type_of(conn_id: str) -> str | None:
+    """Give a connection's type; None if it cannot be had, which the database's source explains."""
+    with suppress(Exception):  # whatever a missing connection or a secrets backend raises
+        return str(BaseHook.get_connection(conn_id).conn_type)
+    return None

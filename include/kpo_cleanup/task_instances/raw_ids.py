@@ -6,7 +6,7 @@ import hashlib
 import re
 import string
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 
 from ..identity import CACHED, HASH_LENGTH, MAX_LABEL, TaskInstanceKey, safe_label
@@ -45,6 +45,37 @@ def rebuild_run_id(label: str) -> str | None:
         if digest.hexdigest().startswith(label[-HASH_LENGTH:]) and safe_label(run_id) == label:
             return run_id
     return None
+
+
+def raw_runs(
+    labels: Collection[tuple[str, str]],
+    dag_ids: Callable[[], Iterable[str]],
+    runs_of: Callable[[list[str]], Iterable[tuple[str, str]]],
+) -> list[tuple[str, str]]:
+    """Find all raw (dag_id, run_id) that these pairs of labels may stand for.
+
+    :param dag_ids: gives all there are; asked only if a label may hide one.
+    :param runs_of: gives all (dag_id, run_id) of these DAGs; asked only for those whose labels hide a run_id.
+    """
+    cleaned_dags = {dag for dag, _ in labels if may_be_cleaned(dag)}
+    raw_dags: dict[str, set[str]] = {dag: {dag} for dag, _ in labels}
+    for dag_id in dag_ids() if cleaned_dags else ():
+        if safe_label(dag_id) in cleaned_dags:
+            raw_dags[safe_label(dag_id)].add(dag_id)
+
+    runs, hidden = set(), set()
+    for dag, run in labels:
+        rebuilt = rebuild_run_id(run)
+        for dag_id in raw_dags[dag]:
+            runs.add((dag_id, run))
+            if rebuilt:
+                runs.add((dag_id, rebuilt))
+            elif may_be_cleaned(run):
+                hidden.add((dag_id, run))
+    for dag_id, run_id in runs_of(sorted({dag_id for dag_id, _ in hidden})) if hidden else ():
+        if (dag_id, safe_label(run_id)) in hidden:
+            runs.add((dag_id, run_id))
+    return sorted(runs)
 
 
 def collect(

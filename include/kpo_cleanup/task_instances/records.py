@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -18,6 +19,16 @@ class Unreadable(NamedTuple):
     """A value that is there and cannot be read."""
 
     why: str
+
+
+def unquoted(value: Any) -> Any:
+    """Take the JSON off a text, as often as its writers put it on; no name begins with a quotation mark.
+
+    :raises ValueError: if it is no JSON.
+    """
+    while isinstance(value, str) and value.startswith('"'):
+        value = json.loads(value)
+    return value
 
 
 def record_of(task_instances: Iterable[Mapping[str, Any]]) -> Record | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -18,11 +17,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..airflow_compat import MAY_MISS_A_TRY, AirflowException, BaseHook, current_try
 from ..errors import TaskInstanceSourceError
-from ..identity import TaskInstanceKey, key_of, safe_label
+from ..identity import TaskInstanceKey, key_of
 from ..task_instance import OwnTaskInstance, RawIds, Record, TaskInstance, TaskInstances
 from ..vocabulary import FINISHED_STATES
-from .raw_ids import collect, may_be_cleaned, rebuild_run_id
-from .records import KEYS, Unreadable, record_of
+from .raw_ids import collect, may_be_cleaned, raw_runs
+from .records import KEYS, Unreadable, record_of, unquoted
 
 log = logging.getLogger(__name__)
 
@@ -215,12 +214,9 @@ def _decoded(value: Any) -> Any:
     try:
         if isinstance(value, (bytes, memoryview)):
             value = bytes(value).decode()
-        # As text, or once more by the one who pushed it; no name begins with a quotation mark.
-        while isinstance(value, str) and value.startswith('"'):
-            value = json.loads(value)
+        return unquoted(value)
     except ValueError:
         return Unreadable("it is pickled or encoded in another way")
-    return value
 
 
 def _is_denied(error: SQLAlchemyError) -> bool:
@@ -253,30 +249,14 @@ def _raw_task_ids(keys: Collection[TaskInstanceKey]) -> list[str] | None:
 
 
 def _raw_runs(connection: Connection, labels: set[tuple[str, str]]) -> list[tuple[str, str]]:
-    """All raw (dag_id, run_id) that these pairs of labels may stand for."""
-    cleaned_dags = {dag for dag, _ in labels if may_be_cleaned(dag)}
-    raw_dags: dict[str, set[str]] = {dag: {dag} for dag, _ in labels}
-    if cleaned_dags:
-        for (dag_id,) in connection.execute(select(DAG_RUN.c.dag_id).distinct()):
-            if safe_label(dag_id) in cleaned_dags:
-                raw_dags[safe_label(dag_id)].add(dag_id)
+    def dag_ids() -> list[str]:
+        return [dag_id for (dag_id,) in connection.execute(select(DAG_RUN.c.dag_id).distinct())]
 
-    runs, hidden = set(), set()
-    for dag, run in labels:
-        rebuilt = rebuild_run_id(run)
-        for dag_id in raw_dags[dag]:
-            runs.add((dag_id, run))
-            if rebuilt:
-                runs.add((dag_id, rebuilt))
-            elif may_be_cleaned(run):
-                hidden.add((dag_id, run))
-    if hidden:
-        dag_ids = sorted({dag_id for dag_id, _ in hidden})
+    def runs_of(dag_ids: list[str]) -> Any:
         log.debug("Looking up the run_ids of %s DAGs whose pods do not tell theirs", len(dag_ids))
-        for dag_id, run_id in connection.execute(select(*DAG_RUN.c).where(DAG_RUN.c.dag_id.in_(dag_ids))):
-            if (dag_id, safe_label(run_id)) in hidden:
-                runs.add((dag_id, run_id))
-    return sorted(runs)
+        return connection.execute(select(*DAG_RUN.c).where(DAG_RUN.c.dag_id.in_(dag_ids)))
+
+    return raw_runs(labels, dag_ids, runs_of)
 
 
 def _epoch(value: datetime | str | None) -> int | None:
@@ -314,7 +294,8 @@ def metadata_connection(conn_id: str) -> Callable[[], AbstractContextManager[Con
         except Exception as error:  # whatever a missing connection, a missing provider or a driver raises
             problem = TaskInstanceSourceError(
                 f"airflow_conn_id={conn_id!r} gives no database connection: {error}; it must name an Airflow "
-                "connection to the metadata database whose provider (postgres or mysql) is installed"
+                "connection to the metadata database whose provider (postgres or mysql) is installed, or one of type "
+                "http to the REST API"
             )
             problem.is_passing = not isinstance(error, (AirflowException, ImportError, TypeError))
             raise problem from error

@@ -1,0 +1,65 @@
+"""Two API servers of one Airflow: one with the simple auth manager and below a path, one with FAB."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import httpx
+
+from demo.airflow_settings import USER, Config, environment, free_port
+from demo.processes import end_processes_of, start
+from demo.terminal import Terminal
+from tests.conftest import REPO
+from tests.rest.database import Database
+
+PATH = "/air/flow"  # where the simple one is, as behind a proxy that serves several
+PASSWORD = "a password of nobody else"
+FAB: Config = {"core": {"auth_manager": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"}}
+START_TIMEOUT = 120  # seconds
+DAG_FILE = "from airflow.sdk import DAG\n\nDAG('orders', schedule=None)\n"
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where they are, and what is behind them."""
+
+    simple: str
+    fab: str
+    database: Database
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Servers]:
+    """Start both; nothing else of Airflow runs."""
+    simple, fab = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+    (folder / "tmp").mkdir()
+    (folder / "dags").mkdir()
+    (folder / "dags" / "orders.py").write_text(DAG_FILE)
+    (folder / "passwords.json").write_text(json.dumps({USER: PASSWORD}))
+    below: Config = {"api": {"base_url": simple + PATH, "port": simple.rpartition(":")[2]}}
+    environments = {
+        "simple": environment(folder, simple, None, below),
+        "fab": {**environment(folder, fab, None, FAB), "PYTHONPATH": str(REPO)},
+    }
+    try:
+        for step in (("airflow", "db", "migrate"), ("tests.rest.world",)):
+            start(step[-1], step, folder, environments["fab"]).finish(START_TIMEOUT)
+        for name, variables in environments.items():
+            start(name, ("airflow", "api-server"), folder, variables)
+        for name, url in (("simple", simple + PATH), ("fab", fab)):
+            Terminal(0).wait_for(f"{name} is up", partial(_is_up, url), START_TIMEOUT, log=folder / f"{name}.log")
+        yield Servers(simple + PATH, fab, Database(folder / "airflow.db"))
+    finally:
+        end_processes_of(folder)
+
+
+def _is_up(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/api/v2/monitor/health", trust_env=False).is_success
+    except httpx.TransportError:
+        return False
