@@ -21,13 +21,16 @@ ENV_REST_3_0 = ENV_SUFFIX=-rest scripts/airflow-env 3.0.6 2025-09-15 $(FAB)
 # Benchmarks have packages of their own, and so environments of their own.
 BENCH_PACKAGES = $(shell sed '/^\#/d' bench/requirements.txt)
 
-.PHONY: help demo test test-matrix test-cluster test-install test-real test-rest test-ui screenshots bench dist lint types format \
+.PHONY: help demo unit test test-airflow-2 test-airflow-3 test-random test-matrix test-cluster test-install test-real \
+	test-rest test-ui screenshots bench dist lint types format \
 	clean
 
 help:
 	@echo "make demo          zombie pods go and live ones stay, before your eyes (KEEP=1 leaves the UI up;"
 	@echo "                   KUBECONFIG=… NAMESPACE=… takes your own cluster)"
+	@echo "make unit          the tests that need neither Airflow nor a server, in seconds (T=path K=expression ARGS=--lf)"
 	@echo "make test          all tests on Airflow $(AIRFLOW_2) and $(AIRFLOW_3)"
+	@echo "make test-random   more of the random worlds and faults"
 	@echo "make test-matrix   the DAG's tests on every supported Airflow (ROWS=… takes some of them)"
 	@echo "make test-cluster  the tests against a real kube-apiserver (built with Go the first time)"
 	@echo "make test-install  installs the DAG in each way of the README, on both Airflows, and runs it"
@@ -45,10 +48,26 @@ demo:
 	@python=$$($(ENV_3)) && exec $$python -m demo $(call given,KEEP,--keep) \
 		$(call given,KUBECONFIG,--kubeconfig "$(KUBECONFIG)") $(call given,NAMESPACE,--namespace "$(NAMESPACE)")
 
+unit:
+	@python=$$(scripts/unit-env $(DATE)) && $$python -m pytest $(or $(call given,T,"$(T)"),tests/unit) $(call given,K,-k "$(K)") $(call given,ARGS,$(ARGS))
+
+# The two run side by side, for each has a home and ports of its own; what they print comes when one has ended.
+test: unit
+	@$(ENV_3) >/dev/null && $(ENV_2) >/dev/null # one by one: they share a download cache
+	@$(MAKE) --no-print-directory -j2 -Otarget test-airflow-3 test-airflow-2
+
 # The embedded cluster and the faults of the network have nothing to do with the Airflow; one of them will do.
-test:
-	@python=$$($(ENV_3)) && echo "Tests on Airflow $(AIRFLOW_3)" && $$python -m pytest tests
-	@python=$$($(ENV_2)) && echo "Tests on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/unit tests/dag tests/test_metrics.py
+test-airflow-3:
+	@python=$$($(ENV_3)) && echo "Tests on Airflow $(AIRFLOW_3)" && $$python -m pytest tests --ignore tests/unit
+
+test-airflow-2:
+	@python=$$($(ENV_2)) && echo "Tests on Airflow $(AIRFLOW_2)" && \
+		$$python -m pytest tests/airflow tests/dag tests/test_metrics.py
+
+# The random worlds and faults, more of them.
+test-random:
+	@python=$$($(ENV_3)) && \
+		HYPOTHESIS_PROFILE=more $$python -m pytest tests/unit tests/airflow tests/faults/test_random_faults.py
 
 test-matrix:
 	@python3 -m tests.matrix $(ROWS)

@@ -63,7 +63,7 @@ _MYSQL_BLOB = 65_535  # bytes
 
 
 def is_schedule(text: str) -> bool:
-    """Whether Airflow can schedule by this cron expression or preset."""
+    """Tell whether Airflow can schedule by this cron expression or preset."""
     if text in ("@once", "@continuous"):
         return True
     from_now_on = TimeRestriction(earliest=pendulum.now("UTC"), latest=None, catchup=False)
@@ -76,7 +76,7 @@ def is_schedule(text: str) -> bool:
 
 
 def current_try(state: str | None, column: int | None) -> int | None:
-    """The try that a task instance is at, from its state and the column ``try_number``.
+    """Read the try that a task instance is at from its state and the column ``try_number``.
 
     Before Airflow 2.10 the column counts the tries that began: it goes up when a task starts to run, and down again
     when it defers or asks to be rescheduled. Since then it goes up when the scheduler takes the task up, and stays.
@@ -87,7 +87,7 @@ def current_try(state: str | None, column: int | None) -> int | None:
 
 
 def xcom_backend() -> Any:
-    """The class that reads and writes XComs in a task of Airflow 3, where it has no public name."""
+    """Give the class that reads and writes XComs in a task of Airflow 3; it has no public name there."""
     from airflow.sdk.execution_time.xcom import XCom
 
     return XCom
@@ -111,7 +111,7 @@ def reject_long_xcom(value: Mapping[str, Any], what: str) -> None:
 
 
 def count_metric(name: str, counts: Mapping[str, int]) -> None:
-    """Add counts to Airflow's metrics, as ``kpo_cleanup.<name>.<word>``; nothing where there are none."""
+    """Add counts to Airflow's metrics, as ``kpo_cleanup.<name>.<word>``; do nothing if Airflow has none."""
     with suppress(ImportError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         stats = _stats()

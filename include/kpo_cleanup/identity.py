@@ -26,10 +26,10 @@ class TaskInstanceKey(NamedTuple):
 
 @lru_cache(maxsize=CACHED)
 def safe_label(value: str) -> str:
-    """The label value that the operator writes for an id.
+    """Make the label value that the operator writes for an id.
 
-    The rule is the provider's ``pod_generator.make_safe_label_value``: drop what Kubernetes does not allow,
-    and where that changed anything or the rest is too long, cut it and add the start of an md5 of the original.
+    The rule is the provider's ``pod_generator.make_safe_label_value``: drop what Kubernetes does not allow.
+    If that changed anything, or the rest is too long, cut it and add the start of the original's md5.
     """
     safe = re.sub(r"^[^a-z0-9A-Z]*|[^a-zA-Z0-9_\-.]|[^a-z0-9A-Z]*$", "", value)
     if len(safe) <= MAX_LABEL and safe == value:
@@ -39,5 +39,5 @@ def safe_label(value: str) -> str:
 
 
 def key_of(dag_id: str, task_id: str, run_id: str, map_index: int) -> TaskInstanceKey:
-    """The key under which the pods of a task instance with these raw ids are found."""
+    """Make the key under which the pods of a task instance with these raw ids are found."""
     return TaskInstanceKey(safe_label(dag_id), safe_label(task_id), safe_label(run_id), map_index)

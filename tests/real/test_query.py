@@ -26,7 +26,7 @@ from include.kpo_cleanup.identity import TaskInstanceKey, key_of
 from include.kpo_cleanup.task_instance import OwnTaskInstance, RawIds, Record
 from include.kpo_cleanup.task_instances.sql import SqlSource, metadata_connection
 from tests import databases
-from tests.unit.test_sql_source import ALL_DAG_IDS, Database
+from tests.airflow.test_sql_source import ALL_DAG_IDS, Database
 from tests.unit.worlds import World, assert_true_answer, worlds
 
 pytestmark = pytest.mark.real

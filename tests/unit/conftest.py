@@ -1,14 +1,5 @@
-"""How much the property tests try; ``HYPOTHESIS_PROFILE=explore`` looks further, at random."""
+"""The property tests' profile."""
 
 from __future__ import annotations
 
-import os
-
-from hypothesis import HealthCheck, settings
-
-# Derandomised, so that a red run is red again on the next machine. No deadlines: two busy cores are slow at times.
-settings.register_profile("default", deadline=None, database=None, derandomize=True, max_examples=80)
-settings.register_profile(
-    "explore", deadline=None, database=None, max_examples=3_000, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+import tests.profiles  # noqa: F401

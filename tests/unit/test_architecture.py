@@ -1,11 +1,9 @@
-"""Who may import what, and what importing the DAG costs."""
+"""Who may import what."""
 
 from __future__ import annotations
 
 import ast
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,8 +28,6 @@ PLAIN = {"errors", "identity", "pod", "task_instance", "vocabulary"}
 INTERFACES = {"kube", "task_instances"}
 PURE = {*PLAIN, *INTERFACES, "classify", "evidence", "settings"}
 SEES_BOTH_SIDES = "steps"
-
-IMPORT_LIMIT = 1.0  # seconds of CPU time; the DAG processor does this every time it parses the file
 
 
 def imports_of(module: str, tree: ast.AST) -> Iterator[str]:
@@ -135,58 +131,3 @@ def test_every_module_says_its_job(module: str) -> None:
     docstring = ast.get_docstring(MODULES[module])
     assert docstring
     assert docstring.splitlines()[0].endswith((".", ";"))
-
-
-# Audit events see every connection and process, whatever library makes it.
-IMPORT_THE_DAG = f"""
-import importlib.util, sys, time
-from datetime import datetime
-
-events = []
-WATCHED = ("socket.connect", "socket.getaddrinfo", "sqlite3.connect", "subprocess.Popen")
-sys.addaudithook(lambda event, args: events.append(event) if event in WATCHED else None)
-
-try:
-    from airflow.sdk import dag, task
-except ImportError:
-    from airflow.decorators import dag, task
-
-@dag(schedule=None, start_date=datetime(2024, 1, 1))
-def trivial():
-    @task
-    def nothing():
-        pass
-    nothing()
-
-trivial()
-events.clear()
-started = time.process_time()
-spec = importlib.util.spec_from_file_location("dag_file", {str(REPO / "dags" / "kpo_cleanup.py")!r})
-spec.loader.exec_module(importlib.util.module_from_spec(spec))
-print("SECONDS", time.process_time() - started)
-print("EVENTS", *events)
-"""
-
-
-@pytest.fixture(scope="module")
-def import_of_the_dag(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """What is seen while a fresh process that has a trivial DAG imports ours, with no database to be reached."""
-    environment = {
-        **os.environ,
-        "AIRFLOW_HOME": str(tmp_path_factory.mktemp("home")),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "sqlite:////nonexistent/airflow.db",
-        "PYTHONPATH": str(REPO),
-    }
-    command = [sys.executable, "-W", "ignore", "-c", IMPORT_THE_DAG]
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert process.returncode == 0, process.stderr
-    lines = [line.split() for line in process.stdout.splitlines() if line.startswith(("SECONDS", "EVENTS"))]
-    return {name: values for name, *values in lines}
-
-
-class TestImportingTheDag:
-    def test_makes_no_connection_and_starts_no_process(self, import_of_the_dag: dict[str, list[str]]) -> None:
-        assert import_of_the_dag["EVENTS"] == []
-
-    def test_is_quick(self, import_of_the_dag: dict[str, list[str]]) -> None:
-        assert float(import_of_the_dag["SECONDS"][0]) < IMPORT_LIMIT

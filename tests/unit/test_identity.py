@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
-from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from include.kpo_cleanup.identity import key_of, safe_label
-from include.kpo_cleanup.kube.reading import read_pod
+from include.kpo_cleanup.identity import safe_label
 from include.kpo_cleanup.task_instances.raw_ids import may_be_cleaned, rebuild_run_id
-from tests.unit.builders import make_item
 
 LABEL_CHARACTERS = "abcxyzABCXYZ0123456789_-."
 LONGEST_ID = 250
@@ -76,20 +73,6 @@ def default_run_ids(draw: st.DrawFn) -> str:
 
 class TestSafeLabel:
     @given(any_id)
-    @example("")
-    @example("a" * 63)
-    @example("a" * 64)
-    @example("a" * 250)
-    @example("-a-")
-    @example("!" * 250)
-    @example("a\n")
-    @example("tâche")
-    def test_is_what_the_provider_writes(self, value: str) -> None:
-        from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_value
-
-        assert safe_label(value) == make_safe_label_value(value)
-
-    @given(any_id)
     def test_fits_into_a_label(self, value: str) -> None:
         assert len(safe_label(value)) <= 63
 
@@ -100,19 +83,6 @@ class TestSafeLabel:
     @given(any_id, any_id)
     def test_tells_two_ids_apart(self, one: str, other: str) -> None:
         assert (safe_label(one) == safe_label(other)) == (one == other)
-
-
-@given(dag_id=any_id, task_id=any_id, run_id=st.one_of(any_id, default_run_ids()), map_index=st.integers(-1, 2**31 - 1))
-def test_labels_made_from_any_ids_are_found_again(dag_id: str, task_id: str, run_id: str, map_index: int) -> None:
-    from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_value
-
-    ids: dict[str, Any] = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id, "try_number": 1}
-    if map_index >= 0:  # the operator labels mapped tasks only
-        ids["map_index"] = map_index
-    labels = {name: make_safe_label_value(str(value)) for name, value in ids.items()}
-    pod = read_pod(make_item(labels=labels))
-    assert not pod.label_problem
-    assert pod.key == key_of(dag_id, task_id, run_id, map_index)
 
 
 class TestRebuildRunId:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.kube.reading import answer_decoder, read_pod
-from include.kpo_cleanup.pod import MAIN_CONTAINER, PROTECT_KEY, Container, Owner, Pod
+from include.kpo_cleanup.pod import PROTECT_KEY, Container, Owner, Pod
 from tests.unit.builders import DAY, HOUR, NOW, make_item, make_pod, timestamp
 
 REALISTIC = make_item(
@@ -107,12 +107,6 @@ class TestARealisticPod:
 
     def test_without_a_phase_is_unknown(self) -> None:
         assert read_pod(make_item(status={})).phase == "Unknown"
-
-    def test_speaks_the_operators_words(self) -> None:
-        from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-
-        assert KubernetesPodOperator.BASE_CONTAINER_NAME == MAIN_CONTAINER
-        assert from_labels(**{KubernetesPodOperator.POD_CHECKED_KEY: "True"}).is_checked
 
 
 class TestNoPodAtAll:

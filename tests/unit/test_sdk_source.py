@@ -13,8 +13,7 @@ from hypothesis import given
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, key_of, safe_label
 from include.kpo_cleanup.task_instance import OwnTaskInstance, RawIds, Record, TaskInstance, TaskInstances
-from include.kpo_cleanup.task_instances import task_sdk as sdk_source
-from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
+from include.kpo_cleanup.task_instances.task_sdk import MAX_QUERY, PATIENCE, TaskSdkSource
 from tests.unit.worlds import LONG_ID, ODD_ID, SCHEDULED, Row, World, api_server, assert_true_answer, worlds
 
 Questions = list[dict[str, Any]]
@@ -55,8 +54,8 @@ class XComs:
         return value
 
 
-def source_of(get_task_states: Any, xcoms: XComs | None = None) -> TaskSdkSource:
-    return TaskSdkSource(get_task_states, xcoms or XComs(), OWN, "test")
+def source_of(get_task_states: Any, xcoms: XComs | None = None, patience: float = PATIENCE) -> TaskSdkSource:
+    return TaskSdkSource(get_task_states, xcoms or XComs(), OWN, "test", patience)
 
 
 def asked_by(questions: Questions) -> Questions:
@@ -236,7 +235,7 @@ class TestQuestions:
         for question in questions:
             ids = [("task_ids", value) for value in question["task_ids"] or ()]
             ids += [("run_ids", value) for value in question["run_ids"] or ()]
-            assert sum(len(f"&{name}={quote_plus(value)}") for name, value in ids) <= sdk_source.MAX_QUERY
+            assert sum(len(f"&{name}={quote_plus(value)}") for name, value in ids) <= MAX_QUERY
 
     @pytest.mark.parametrize(
         ("kind", "end", "runs", "tasks", "expected"),
@@ -429,10 +428,11 @@ class TestRecord:
         assert records[keys[0]].problem
         assert records[keys[1]] == Record(frozenset({"airflow/load-x1"}))
 
-    def test_is_an_error_where_the_api_server_takes_too_long_to_fail(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sdk_source, "PATIENCE", -1)
+    def test_is_an_error_where_the_api_server_takes_too_long_to_fail(self) -> None:
+        xcoms = XComs(*pair(row(), TimeoutError("no answer")))
+        source = source_of(api_server([OWN_ROW, row()], Random(0)), xcoms, patience=-1)
         with pytest.raises(TaskInstanceSourceError, match=r"the Task SDK gave no XComs in .*: no answer; see"):
-            record(XComs(*pair(row(), TimeoutError("no answer"))), row())
+            source.read_records(source.fetch([row().key]), [row().key])
 
     def test_has_the_pods_of_all_that_share_a_key(self) -> None:
         odd, label = row(ODD_ID), row(safe_label(ODD_ID))

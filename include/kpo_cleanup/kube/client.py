@@ -1,7 +1,7 @@
 """One request to the Kubernetes API: timeout, retries and explained errors.
 
-The provider's own helpers are not used for the calls: its ``delete_pod`` sends no preconditions, and its retry takes
-409 for transient, which for a failed precondition is the opposite of what is wanted.
+The provider's own helpers are not used for the calls: its ``delete_pod`` sends no preconditions, and its retry
+sends a request again after 409. After a failed precondition that is the opposite of what is wanted.
 """
 
 from __future__ import annotations

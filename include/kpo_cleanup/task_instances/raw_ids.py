@@ -21,13 +21,13 @@ _RANDOM = string.ascii_letters + string.digits  # of which Airflow makes the end
 
 @lru_cache(maxsize=CACHED)
 def may_be_cleaned(label: str) -> bool:
-    """Whether the raw id may differ from this label value (a raw id can end like a hash, too)."""
+    """Tell whether the raw id may differ from this label value (a raw id can end like a hash, too)."""
     return _CLEANED.fullmatch(label) is not None
 
 
 @lru_cache(maxsize=CACHED)
 def rebuild_run_id(label: str) -> str | None:
-    """The raw run_id behind a cleaned label, where its text tells it and its hash proves it; else None."""
+    """Rebuild the run_id behind a cleaned label, if its text tells it and its hash proves it; else None."""
     if not may_be_cleaned(label):
         return None
     match = _FLATTENED_TIME.fullmatch(label[: -HASH_LENGTH - 1])

@@ -52,13 +52,18 @@ class TaskSdkSource:
     """
 
     def __init__(
-        self, get_task_states: Callable[..., dict[str, States]], xcoms: XComs, own: OwnTaskInstance, description: str
+        self,
+        get_task_states: Callable[..., dict[str, States]],
+        xcoms: XComs,
+        own: OwnTaskInstance,
+        description: str,
+        patience: float = PATIENCE,
     ) -> None:
         self._get_task_states = get_task_states
         self._xcoms = xcoms
         self._own = own
         self._known: dict[TaskInstanceKey, tuple[RawIds, ...]] = {}  # of earlier answers
-        self._failing = 0.0  # seconds
+        self._failing, self._patience = 0.0, patience  # seconds
         self.description = description
 
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
@@ -196,7 +201,7 @@ class TaskSdkSource:
             return call()
         except Exception as error:  # of the API server, or of a custom XCom backend: of any class
             self._failing += time.monotonic() - started
-            if self._failing > PATIENCE:
+            if self._failing > self._patience:
                 raise TaskInstanceSourceError(
                     f"the Task SDK gave no XComs in {self._failing:.0f} s: {error}; see the API server's log"
                 ) from error

@@ -1,0 +1,5 @@
+"""The property tests' profile."""
+
+from __future__ import annotations
+
+import tests.profiles  # noqa: F401

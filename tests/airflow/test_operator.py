@@ -1,0 +1,45 @@
+"""What the operator and its provider write on pods is what is read here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_value
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from include.kpo_cleanup.identity import key_of, safe_label
+from include.kpo_cleanup.kube.reading import read_pod
+from include.kpo_cleanup.pod import CHECKED_LABEL, MAIN_CONTAINER
+from tests.unit.builders import make_item
+from tests.unit.test_identity import any_id, default_run_ids
+
+
+@given(any_id)
+@example("")
+@example("a" * 63)
+@example("a" * 64)
+@example("a" * 250)
+@example("-a-")
+@example("!" * 250)
+@example("a\n")
+@example("tâche")
+def test_a_safe_label_is_what_the_provider_writes(value: str) -> None:
+    assert safe_label(value) == make_safe_label_value(value)
+
+
+@given(dag_id=any_id, task_id=any_id, run_id=st.one_of(any_id, default_run_ids()), map_index=st.integers(-1, 2**31 - 1))
+def test_labels_made_from_any_ids_are_found_again(dag_id: str, task_id: str, run_id: str, map_index: int) -> None:
+    ids: dict[str, Any] = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id, "try_number": 1}
+    if map_index >= 0:  # the operator labels mapped tasks only
+        ids["map_index"] = map_index
+    labels = {name: make_safe_label_value(str(value)) for name, value in ids.items()}
+    pod = read_pod(make_item(labels=labels))
+    assert not pod.label_problem
+    assert pod.key == key_of(dag_id, task_id, run_id, map_index)
+
+
+def test_pods_speak_the_operators_words() -> None:
+    assert KubernetesPodOperator.BASE_CONTAINER_NAME == MAIN_CONTAINER
+    assert KubernetesPodOperator.POD_CHECKED_KEY == CHECKED_LABEL
