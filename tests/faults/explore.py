@@ -16,7 +16,7 @@ import tests.conftest  # noqa: F401  a scratch Airflow, chosen before anything i
 from tests.faults.test_random_faults import Airflow, run_histories, set_up
 from tests.faults.world import TALLY
 
-ROUND = 100  # histories
+ROUND = 20  # histories
 
 
 def main() -> None:

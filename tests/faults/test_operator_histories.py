@@ -20,8 +20,7 @@ from include.kpo_cleanup.airflow_compat import AirflowException
 from include.kpo_cleanup.identity import UNMAPPED
 from include.kpo_cleanup.task_instance import Record
 from tests.faults import world
-from tests.faults.conftest import CONN_ID
-from tests.faults.test_random_faults import Airflow, run_histories, set_up
+from tests.faults.test_random_faults import PAST_PROXY, Airflow, run_histories, set_up
 from tests.faults.world import Operator, Task, uid
 
 HISTORIES = 60  # enough for all rules to be met; who explores takes many more
@@ -64,7 +63,7 @@ class RealAirflow(Airflow):
 
     @cached_property
     def hook(self) -> Any:
-        return KubernetesHook(conn_id=CONN_ID)
+        return KubernetesHook(conn_id=PAST_PROXY)
 
     def operator_starts(self, task: Task, operator: Operator, dies: str = "") -> None:
         self.a_moment_passes()
@@ -97,7 +96,7 @@ class RealAirflow(Airflow):
             schedulername="nobody",
             reattach_on_restart=task.reattaches,
             on_finish_action=task.on_finish_action,
-            kubernetes_conn_id=CONN_ID,
+            kubernetes_conn_id=PAST_PROXY,
         )
         process.dies, process.said = dies, {}
         # Each would connect anew, which takes longer than all the rest.

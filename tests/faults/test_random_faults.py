@@ -55,6 +55,7 @@ from tests.faults.world import (
 
 HISTORIES = 120  # enough for all rules to be met; who explores takes many more
 MERGE = "application/merge-patch+json"
+PAST_PROXY = "past_proxy"  # the id of a connection that no fault hits
 PAGE_SIZE = 2
 ALWAYS = 1e9  # seconds
 STEP_SECONDS = 20.0  # with the timeouts that are set below, whatever the fault
@@ -708,8 +709,8 @@ def set_up(kind: type[Airflow]) -> Iterator[None]:
         EmbeddedCluster(kubelet=False, now=server_time) as cluster,
         behind_proxy(cluster.kubeconfig) as server,
     ):
-        address = connection({"server": server.proxy.url}, "default")
-        patch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(address))
+        for conn_id, url in ((CONN_ID, server.proxy.url), (PAST_PROXY, server.url)):
+            patch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection({"server": url})))
         kind.server, kind.clock, kind.time_passes = server, staticmethod(lambda: now), staticmethod(time_passes)
         kind.monotonic = staticmethod(lambda: time.monotonic() + offset)
         kind.brief_api, kind.long_api = PodApi(CONN_ID, BRIEF, PAGE_SIZE), PodApi(CONN_ID, LONG, PAGE_SIZE)
