@@ -17,7 +17,7 @@ ENV_REAL_3 = ENV_SUFFIX=-real scripts/airflow-env $(AIRFLOW_3) $(DATE) $(REAL)
 BENCH_PACKAGES = $(shell sed '/^\#/d' bench/requirements.txt)
 
 .PHONY: help demo test test-matrix test-cluster test-install test-real test-ui screenshots bench dist lint types format \
-	clean
+	clean explore
 
 help:
 	@echo "make demo          zombie pods go and live ones stay, before your eyes (KEEP=1 leaves the UI up;"
@@ -27,6 +27,8 @@ help:
 	@echo "make test-cluster  the tests against a real kube-apiserver (built with Go the first time)"
 	@echo "make test-install  installs the DAG in each way of the README, on both Airflows, and runs it"
 	@echo "make dist          one zip for the dags folder"
+	@echo "make explore       20,000 random histories (MACHINE=operator drives the real operator; AIRFLOW=2"
+	@echo "                   takes Airflow $(AIRFLOW_2); HISTORIES=… SEED=…)"
 	@echo "make test-real     a real Airflow with PostgreSQL, killed workers and a restart; MariaDB"
 	@echo "make test-ui       Airflow's UI in a browser, on both; 'make screenshots' is the same, for the pictures"
 	@echo "make bench         figures and plots into docs/benchmarks/ (BENCH=\"--sizes 1000 listing\" for a part of them)"
@@ -42,7 +44,8 @@ demo:
 # The embedded cluster and the faults of the network have nothing to do with the Airflow; one of them will do.
 test:
 	@python=$$($(ENV_3)) && echo "Tests on Airflow $(AIRFLOW_3)" && $$python -m pytest tests
-	@python=$$($(ENV_2)) && echo "Tests on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/unit tests/dag tests/test_metrics.py
+	@python=$$($(ENV_2)) && echo "Tests on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/unit tests/dag tests/test_metrics.py \
+		tests/faults/test_operator_histories.py
 
 test-matrix:
 	@python3 -m tests.matrix $(ROWS)
@@ -54,6 +57,10 @@ test-install:
 	@scripts/debian-packages git=git
 	@python=$$($(ENV_3)) && echo "Installing on Airflow $(AIRFLOW_3)" && $$python -m pytest tests/install -m install
 	@python=$$($(ENV_2)) && echo "Installing on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/install -m install
+
+explore:
+	@python=$$($(ENV_$(or $(AIRFLOW),3))) && exec $$python -m tests.faults.explore $(if $(MACHINE),--machine $(MACHINE)) \
+		$(if $(HISTORIES),--histories $(HISTORIES)) $(if $(SEED),--seed $(SEED))
 
 dist:
 	@python3 scripts/dist.py

@@ -3,7 +3,7 @@
     python -m tests.faults.explore --machine faults --histories 20000 --seed 1
 
 Each round says how far it has come. A round that fails shows its shortest history, and is found again by its seed:
-``--seed 17 --histories 100``.
+``--seed 17 --histories 50``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tests.conftest  # noqa: F401  a scratch Airflow, chosen before anything i
 from tests.faults.test_random_faults import Airflow, run_histories, set_up
 from tests.faults.world import TALLY
 
-ROUND = 20  # histories
+ROUND = 50  # histories
 
 
 def main() -> None:
