@@ -277,7 +277,10 @@ class Airflow(RuleBasedStateMachine):
         if self.neighbour == "none":
             missed = dead - zombies
             assert not (missed and self.settings.delete_unmatched_pods), "alone, and yet a dead pod was missed"
-            TALLY["missed, but for delete_unmatched_pods"] += len(missed)
+            for verdict in self.verdicts:
+                if verdict.pod.uid in missed:
+                    why = re.sub(r"\S*\d\S*( s| min| h| d)?", "…", verdict.evidence.partition(";")[0])
+                    TALLY[f"missed, but for delete_unmatched_pods: {why}"] += 1
 
     def teardown(self) -> None:
         if hasattr(self, "namespaces"):
@@ -326,8 +329,8 @@ class Airflow(RuleBasedStateMachine):
 
     def _classify(self) -> None:
         listed, (told, records) = xcom.load_listing(self.listing).pods, xcom.load_task_instances(self.told)
-        verdicts = classify(Facts(listed, told, self.settings, int(self.clock()), records))
-        self.doomed = through_json(xcom.dump_zombies(verdicts))
+        self.verdicts = classify(Facts(listed, told, self.settings, int(self.clock()), records))
+        self.doomed = through_json(xcom.dump_zombies(self.verdicts))
         self.next_step = "reap"
 
     def _reap(self) -> None:
@@ -349,6 +352,7 @@ class Airflow(RuleBasedStateMachine):
             )
         after = self.by_uid()
         assert not self.wrong, "a pod of a live task instance was deleted"
+        TALLY[f"wrong, with a second Airflow that is {self.neighbour}"] += len(watch.deletions.keys() & watch.excused)
         assert watch.deletions.keys() <= {verdict.pod.uid for verdict in doomed}
         assert len(watch.deletions) <= self.settings.max_deletes, "more than max_deletes may have been deleted"
         assert not (watch.was_sent and self.settings.dry_run)
@@ -629,6 +633,8 @@ class Watch:
         self._machine, self._lock = machine, threading.Lock()
         self._requests = itertools.count()
         self._in_use = dict.fromkeys(machine.must_live(), -ALWAYS)  # by uid, since when
+        everybody = [*machine.tasks.values(), *machine.their_tasks.values()]
+        self.excused = world.pods_in_use(machine.server, everybody) - self._in_use.keys()  # nothing tells them apart
         self.deletions: dict[str, float] = {}  # by uid, when it was asked for
         self.vanished: set[str] = set()  # deleted by somebody else
         self.was_sent = self.is_answer_lost = False

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -96,7 +95,7 @@ class MemorySource:
 
     def lags(self) -> None:
         """From now on show the past, as a replica does that is cut off."""
-        self._past = self._past or (self.own, deepcopy(self.tasks))
+        self._past = self._past or (self.own, {key: replace(task) for key, task in self.tasks.items()})
 
     def heal(self) -> None:
         self._past = self._fails = None
