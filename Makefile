@@ -23,7 +23,7 @@ BENCH_PACKAGES = $(shell sed '/^\#/d' bench/requirements.txt)
 
 .PHONY: help demo unit test test-airflow-2 test-airflow-3 test-random test-matrix test-cluster test-install test-real \
 	test-rest test-ui screenshots bench dist lint types format \
-	clean
+	clean explore
 
 help:
 	@echo "make demo          zombie pods go and live ones stay, before your eyes (KEEP=1 leaves the UI up;"
@@ -35,6 +35,8 @@ help:
 	@echo "make test-cluster  the tests against a real kube-apiserver (built with Go the first time)"
 	@echo "make test-install  installs the DAG in each way of the README, on both Airflows, and runs it"
 	@echo "make dist          one zip for the dags folder"
+	@echo "make explore       20,000 random histories (MACHINE=operator drives the real operator; AIRFLOW=2"
+	@echo "                   takes Airflow $(AIRFLOW_2); HISTORIES=… SEED=…)"
 	@echo "make test-real     a real Airflow with PostgreSQL, killed workers and a restart; MariaDB"
 	@echo "make test-rest     the REST API as source, over real API servers of the oldest and the newest Airflow 3"
 	@echo "make test-ui       Airflow's UI in a browser, on both; 'make screenshots' is the same, for the pictures"
@@ -62,7 +64,7 @@ test-airflow-3:
 
 test-airflow-2:
 	@python=$$($(ENV_2)) && echo "Tests on Airflow $(AIRFLOW_2)" && \
-		$$python -m pytest tests/airflow tests/dag tests/test_metrics.py
+		$$python -m pytest tests/airflow tests/dag tests/test_metrics.py tests/faults/test_operator_histories.py
 
 # The random worlds and faults, more of them.
 test-random:
@@ -79,6 +81,10 @@ test-install:
 	@scripts/debian-packages git=git
 	@python=$$($(ENV_3)) && echo "Installing on Airflow $(AIRFLOW_3)" && $$python -m pytest tests/install -m install
 	@python=$$($(ENV_2)) && echo "Installing on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/install -m install
+
+explore:
+	@python=$$($(ENV_$(or $(AIRFLOW),3))) && exec $$python -m tests.faults.explore $(if $(MACHINE),--machine $(MACHINE)) \
+		$(if $(HISTORIES),--histories $(HISTORIES)) $(if $(SEED),--seed $(SEED))
 
 dist:
 	@python3 scripts/dist.py

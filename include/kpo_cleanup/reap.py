@@ -14,13 +14,13 @@ from threading import Lock
 from .classify import Facts, Judge, Verdict, keys_in_doubt
 from .errors import KpoCleanupError, TaskInstanceSourceError
 from .identity import TaskInstanceKey
-from .kube import CONCURRENT_DELETES, Cluster, Deletion, Listing
+from .kube import CONCURRENT_DELETES, Cluster, Deletion, Listing, accepted
 from .pod import Pod
 from .retries import Patience
 from .settings import Settings
 from .task_instance import Record, TaskInstances
 from .task_instances import TaskInstanceSource
-from .vocabulary import ALL_NAMESPACES, Outcome
+from .vocabulary import ALL_NAMESPACES, Outcome, Reason
 
 log = logging.getLogger(__name__)
 
@@ -251,6 +251,9 @@ class _Reaper:
     def _judge_and_delete(self, candidate: _Candidate, judge: Judge) -> Pod | None:
         """Give the pod as it is now if it has changed since it was read, and so was not deleted."""
         verdict = judge.verdict_on(candidate.pod)
+        if candidate.is_counted and verdict.reason is Reason.TERMINATING:  # by an attempt whose answer got lost
+            candidate.result = Result(candidate.verdict, accepted(verdict.pod.finalizers))
+            return None
         if not verdict.is_zombie:
             candidate.ends(Outcome.SPARED, f"{verdict.reason.value} now: {verdict.evidence}")
             return None

@@ -1,9 +1,13 @@
-"""Airflow and its pods in small: task instances in memory, pods in an API server, one clock for both."""
+"""Airflow and its pods in small: task instances in memory, pods in an API server, one clock for both.
+
+What must live and what must go is said here once more, as plainly as possible, and without a look at the product.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +21,22 @@ Json = dict[str, Any]
 OVER = ("success", "failed", "skipped", "upstream_failed", "removed")
 START = int(datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp())
 SOURCE_DOWN = "the database of Airflow is down"
+LAGS = "the cleanup's own task instance is not there"
+UNREADABLE = "its XCom pod_name is no name in Kubernetes but a dict"
+NEVER_LOOKED_BY = {
+    *("dag_id", "task_id", "run_id", "map_index", "kubernetes_pod_operator"),
+    *("try_number", "already_checked", "airflow_version", "airflow_kpo_in_cluster"),
+}
+TALLY: Counter[str] = Counter()  # of what was seen in all histories, for whoever explores
+
+
+@dataclass
+class Operator:
+    """One operator of a task."""
+
+    labels: dict[str, str] = field(default_factory=dict)  # its own
+    pod: str | None = None  # the uid of the one that it uses
+    process: Any = None  # the real operator, if there is one and its worker lives
 
 
 @dataclass
@@ -29,9 +49,14 @@ class Task:
     run_id: str
     map_index: int = UNMAPPED
     reattaches: bool = True
+    operators: list[Operator] = field(default_factory=lambda: [Operator()])
+    is_ours: bool = True  # not of the second Airflow
     state: str | None = "running"
     try_number: int = 1
     ended: int | None = None
+    record: Record | None = None  # the XComs pod_name and pod_namespace
+    on_finish_action: str = "delete_pod"
+    store: dict[str, Any] = field(default_factory=dict)  # the operator's task state store, from Airflow 3.3
 
     @property
     def key(self) -> TaskInstanceKey:
@@ -43,7 +68,7 @@ class Task:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Those by which the operator finds its pod: without the try number."""
+        """Those that name it; its operator looks for its pod by them and by its own."""
         ids = {"dag_id": self.dag_id, "task_id": self.task_id, "run_id": self.run_id}
         mapped = {} if self.map_index == UNMAPPED else {"map_index": str(self.map_index)}
         return {**ids, **mapped, "kubernetes_pod_operator": "True"}
@@ -59,21 +84,48 @@ class MemorySource:
 
     def __init__(self, tasks: dict[TaskInstanceKey, Task], tells_all: bool = True) -> None:
         self.tasks, self.tells_all = tasks, tells_all
-        self.fails_in: int | None = None  # after so many more calls
+        self.own = 0  # the try of the cleanup that runs now
         self.before_fetch: Callable[[], object] = lambda: None
+        self._past: tuple[int, dict[TaskInstanceKey, Task]] | None = None
+        self._fails: tuple[int, Callable[[], None]] | None = None
+
+    def fails_in(self, looks: int, how: Callable[[], None]) -> None:
+        """Do something to all looks after so many more."""
+        self._fails = looks, how
+
+    def lags(self) -> None:
+        """From now on show the past, as a replica does that is cut off."""
+        self._past = self._past or (self.own, {key: replace(task) for key, task in self.tasks.items()})
+
+    def heal(self) -> None:
+        self._past = self._fails = None
+
+    def is_down(self) -> None:
+        raise TaskInstanceSourceError(SOURCE_DOWN)
 
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
         self.before_fetch()
-        if self.fails_in is not None:
-            self.fails_in -= 1
-            if self.fails_in < 0:
-                raise TaskInstanceSourceError(SOURCE_DOWN)
-        there = [key for key in keys if key in self.tasks]
+        own, tasks = self._seen()
+        if own != self.own:
+            raise TaskInstanceSourceError(LAGS)
+        there = [key for key in keys if key in tasks]
         raw_ids = {key: (RawIds(*key[:3]),) for key in there}
-        return TaskInstances({key: self._told(self.tasks[key]) for key in there}, raw_ids=raw_ids)
+        return TaskInstances({key: self._told(tasks[key]) for key in there}, raw_ids=raw_ids)
 
-    def read_records(self, *_: object) -> dict[TaskInstanceKey, Record]:
-        return {}
+    def read_records(
+        self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
+    ) -> Mapping[TaskInstanceKey, Record]:
+        assert set(keys) <= task_instances.found.keys(), "there is no record without a task instance"
+        _, tasks = self._seen()
+        return {key: record for key in keys if key in tasks and (record := tasks[key].record)}
+
+    def _seen(self) -> tuple[int, dict[TaskInstanceKey, Task]]:
+        if self._fails is not None:
+            looks, how = self._fails
+            self._fails = max(looks - 1, 0), how
+            if not looks:
+                how()
+        return self._past or (self.own, self.tasks)
 
     def _told(self, task: Task) -> TaskInstance:
         if self.tells_all:
@@ -93,6 +145,10 @@ def uid(pod: Json) -> str:
     return str(pod["metadata"]["uid"])
 
 
+def name(pod: Json) -> str:
+    return f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+
+
 def is_checked(pod: Json) -> bool:
     return bool(pod["metadata"]["labels"].get("already_checked") == "True")
 
@@ -105,14 +161,14 @@ def is_completed(pod: Json) -> bool:
     return pod["status"]["phase"] in ("Succeeded", "Failed")
 
 
-def find_pods(server: Server, task: Task) -> list[Json]:
+def find_pods(server: Server, task: Task, operator: Operator) -> list[Json]:
     """What ``KubernetesPodOperator.find_pod`` finds: by labels without the try number, not checked; oldest first."""
-    wanted = task.labels.items()
-    found = [
-        pod
-        for pod in server.pods(task.namespace).values()
-        if wanted <= pod["metadata"]["labels"].items() and not is_checked(pod)
-    ]
+    return found_by(server.pods(task.namespace).values(), task, operator)
+
+
+def found_by(pods: Iterable[Json], task: Task, operator: Operator) -> list[Json]:
+    wanted = {**operator.labels, **task.labels}.items()
+    found = [pod for pod in pods if wanted <= pod["metadata"]["labels"].items() and not is_checked(pod)]
     return sorted(
         found, key=lambda pod: (pod["metadata"]["creationTimestamp"], int(pod["metadata"]["resourceVersion"]))
     )
@@ -124,52 +180,92 @@ def pods_in_use(server: Server, tasks: Collection[Task]) -> set[str]:
     That is the latest which ``find_pod`` finds; where that one is just being deleted, the one before it, too.
     """
     used = set()
-    for task in tasks:
-        if not task.is_over:
-            found = find_pods(server, task)
+    live = [task for task in tasks if not task.is_over]
+    there = {namespace: server.pods(namespace) for namespace in {task.namespace for task in live}}
+    for task in live:
+        for operator in task.operators:
+            found = found_by(there[task.namespace].values(), task, operator)
             used |= {uid(pod) for pod in found[-1:]}
             used |= {uid(pod) for pod in [pod for pod in found if not is_terminating(pod)][-1:]}
+            used |= {operator.pod} if operator.pod else set()
+        stored = [there[task.namespace].get(kept["name"]) for kept in task.store.values() if task.reattaches]
+        used |= {uid(pod) for pod in stored if pod and not is_checked(pod)}
     return used
 
 
 def zombies(pods: Collection[Json], source: MemorySource, settings: Settings, now: int) -> set[str]:
-    """The uids of what ought to be deleted, said once more and as plainly as possible."""
-    return {uid(pod) for pod in pods if _is_zombie(pod, pods, source, settings, now)}
+    """The uids of what the rules have deleted."""
+    selected = [pod for pod in pods if _is_selected(pod, settings)]
+    return {uid(pod) for pod in selected if _is_zombie(pod, selected, source, settings, now)}
+
+
+def must_go(pods: Collection[Json], source: MemorySource, settings: Settings, now: int) -> set[str]:
+    """The uids of what is dead in truth and may go, if all pods are ours and the settings say so.
+
+    It knows nothing of tries, ends and records, but that one which cannot be read keeps an unchecked pod.
+    """
+    return {uid(pod) for pod in pods if _must_go(pod, source.tasks, settings, now)}
+
+
+def _must_go(pod: Json, tasks: Mapping[TaskInstanceKey, Task], settings: Settings, now: int) -> bool:
+    key = key_of(pod)
+    if key is None or _is_left_alone(pod, settings, now) or is_completed(pod):
+        return False
+    task, long_ago = tasks.get(key), now - max(settings.settle_seconds, 300)
+    if task is None:
+        return epoch(pod["metadata"]["creationTimestamp"]) < long_ago
+    is_readable = is_checked(pod) or not (task.record and task.record.problem)
+    signs = [_last_sign(pod), task.ended or 0]
+    return task.is_over and max(signs) < long_ago and is_readable
+
+
+def _is_selected(pod: Json, settings: Settings) -> bool:
+    label, _, value = settings.label_selector.partition("=")
+    return not label or pod["metadata"]["labels"].get(label) == value
+
+
+def _is_left_alone(pod: Json, settings: Settings, now: int) -> bool:
+    metadata = pod["metadata"]
+    return (
+        "kpo-cleanup/protect" in metadata.get("annotations", {})
+        or any(owner.get("controller") for owner in metadata.get("ownerReferences", []))
+        or (is_terminating(pod) and now <= epoch(metadata["deletionTimestamp"]) + settings.settle_seconds)
+        or (is_terminating(pod) and bool(metadata.get("finalizers")))
+    )
 
 
 def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings: Settings, now: int) -> bool:
-    metadata, labels = pod["metadata"], pod["metadata"]["labels"]
-    key, try_number = key_of(pod), int(labels.get("try_number", "-1"))
-    left_alone = (
-        key is None
-        or "kpo-cleanup/protect" in metadata.get("annotations", {})
-        or any(owner.get("controller") for owner in metadata.get("ownerReferences", []))
-        or (is_terminating(pod) and now <= epoch(metadata["deletionTimestamp"]) + settings.settle_seconds)
-    )
-    if key is None or left_alone:
+    key, try_number = key_of(pod), try_of(pod)
+    if key is None or _is_left_alone(pod, settings, now):
         return False
-    task = source.tasks.get(key)
+    task, created = source.tasks.get(key), epoch(pod["metadata"]["creationTimestamp"])
+    unmatched = settings.delete_unmatched_pods and now - created > settings.settle_seconds
     if task is None:
-        return settings.delete_unmatched_pods and now - epoch(metadata["creationTimestamp"]) > settings.settle_seconds
+        return unmatched
+    record = task.record or Record()
+    is_named = name(pod) in record.pods
     if not task.is_over:
-        has_newer = any(
-            key_of(other) == key
-            and other["metadata"]["namespace"] == metadata["namespace"]
-            and int(other["metadata"]["labels"]["try_number"]) > try_number
-            and other["metadata"]["creationTimestamp"] >= metadata["creationTimestamp"]
-            and not is_checked(other)
-            and not is_terminating(other)
-            for other in pods
-        )
-        is_behind = source.tells_all and is_checked(pod) and task.try_number > try_number
-        if not (has_newer or is_behind):
+        if is_named or record.problem or not _is_through_with(pod, task, pods, source.tells_all):
             return False
         over_since = _last_sign(pod)
     else:
-        known = source.tells_all and task.ended is not None
-        over_since = min(task.ended if known and task.ended is not None else _last_sign(pod), now)
-        if now - over_since < settings.settle_seconds:
+        known = task.ended if source.tells_all else None
+        tells = known if known is not None else _end_of_main(pod)
+        over_since = min(_last_sign(pod) if tells is None else tells, now)
+        if (tells is not None or is_completed(pod)) and now - over_since < settings.settle_seconds:
             return False
+        if not is_checked(pod):
+            if known is not None and created > known + 5:
+                return unmatched
+            if source.tells_all and try_number > task.try_number:
+                return unmatched
+            if record.pods and not is_named:
+                same_try = try_number == task.try_number
+                later = any(name(other) in record.pods and try_of(other) > try_number for other in pods)
+                if same_try if source.tells_all else not later:
+                    return unmatched
+            if record.problem:
+                return False
     if not is_completed(pod):
         return True
     ttl = settings.ttl_seconds_after_finished
@@ -180,6 +276,22 @@ def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings
     return settings.delete_completed_pods and not is_checked(pod)
 
 
+def _is_through_with(pod: Json, task: Task, pods: Collection[Json], tells_all: bool) -> bool:
+    """Whether the operator of a live task instance uses a later pod."""
+    if tells_all and is_checked(pod) and task.try_number > try_of(pod):
+        return True
+    return any(
+        key_of(other) == task.key
+        and other["metadata"]["namespace"] == pod["metadata"]["namespace"]
+        and _own_labels(other) == _own_labels(pod)
+        and try_of(pod) < try_of(other) <= (task.try_number if tells_all else 10**6)
+        and other["metadata"]["creationTimestamp"] > pod["metadata"]["creationTimestamp"]
+        and not is_checked(other)
+        and not is_terminating(other)
+        for other in pods
+    )
+
+
 def key_of(pod: Json) -> TaskInstanceKey | None:
     """None where a label is missing."""
     labels = pod["metadata"]["labels"]
@@ -188,6 +300,21 @@ def key_of(pod: Json) -> TaskInstanceKey | None:
     return TaskInstanceKey(
         labels["dag_id"], labels["task_id"], labels["run_id"], int(labels.get("map_index", str(UNMAPPED)))
     )
+
+
+def try_of(pod: Json) -> int:
+    return int(pod["metadata"]["labels"].get("try_number", "-1"))
+
+
+def _own_labels(pod: Json) -> dict[str, str]:
+    return {label: value for label, value in pod["metadata"]["labels"].items() if label not in NEVER_LOOKED_BY}
+
+
+def _end_of_main(pod: Json) -> int | None:
+    for container in pod["status"].get("containerStatuses", []):
+        if container["name"] == "base" and "terminated" in container["state"]:
+            return epoch(container["state"]["terminated"]["finishedAt"])
+    return None
 
 
 def _last_sign(pod: Json) -> int:

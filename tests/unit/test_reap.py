@@ -598,6 +598,25 @@ class TestTryingAgain:
             "z0002": "already_gone",
         }
 
+    @pytest.mark.parametrize(
+        ("finalizers", "outcome"),
+        [
+            pytest.param((), "deleted", id="ends within its grace period"),
+            pytest.param(("example.com/backup",), "awaiting_finalizer", id="is held by a finalizer"),
+        ],
+    )
+    def test_after_an_answer_that_got_lost_finds_that_the_pod(self, finalizers: tuple[str, ...], outcome: str) -> None:
+        zombies = make_zombies(1, finalizers=finalizers)
+        server = server_of(zombies, {"z0000": NO_ANSWER})
+
+        def was_done(pod: Pod) -> None:
+            if server.deletions:
+                server.change(pod, deletion_deadline=NOW + 30)
+
+        server.before_deletion = was_done
+        assert outcomes(run(zombies, server)) == {"z0000": outcome}
+        assert len(server.deletions) == 2
+
 
 class TestRefusals:
     def test_stop_in_a_namespace_after_as_many_as_run_at_once(self) -> None:

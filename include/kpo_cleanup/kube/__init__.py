@@ -43,6 +43,13 @@ class Deletion:
         return "; ".join(filter(None, [self.status, self.remedy, said]))
 
 
+def accepted(finalizers: Sequence[str]) -> Deletion:
+    """Make what became of a deletion that the API server has accepted."""
+    if finalizers:
+        return Deletion(Outcome.AWAITING_FINALIZER, f"held by {', '.join(finalizers)}")
+    return Deletion(Outcome.DELETED)
+
+
 class Cluster(Protocol):
     """What reaping needs of the Kubernetes API."""
 

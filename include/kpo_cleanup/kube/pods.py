@@ -13,7 +13,7 @@ from ..errors import KubernetesError, NotKubernetes, Refused, SettingsError, Tra
 from ..pod import KPO_LABEL, Pod
 from ..retries import Patience
 from ..vocabulary import ALL_NAMESPACES, Outcome
-from . import CONCURRENT_DELETES, Deletion, Listing
+from . import CONCURRENT_DELETES, Deletion, Listing, accepted
 from .client import attempt, connect, request
 from .reading import answer_decoder, finalizers_of, read_pod
 
@@ -125,10 +125,7 @@ class PodApi:
             return _deletion_of(error, pod)
         if answer.get("kind") not in ("Pod", "Status"):
             return Deletion(Outcome.FAILED, f"the answer is a {answer.get('kind')!r}, not a Pod or Status")
-        finalizers = finalizers_of(answer)
-        if finalizers:
-            return Deletion(Outcome.AWAITING_FINALIZER, f"held by {', '.join(finalizers)}")
-        return Deletion(Outcome.DELETED)
+        return accepted(finalizers_of(answer))
 
     def _list_namespace(self, namespace: str, selector: str, field_selector: str = "") -> list[Pod]:
         for restart in range(MAX_RESTARTS + 1):

@@ -1,0 +1,52 @@
+"""Looks for a wrong deletion or a missed zombie in many more random histories than the tests have time for.
+
+    python -m tests.faults.explore --machine faults --histories 20000 --seed 1
+
+Each round says how far it has come. A round that fails shows its shortest history, and is found again by its seed:
+``--seed 17 --histories 50``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+
+import tests.conftest  # noqa: F401  a scratch Airflow, chosen before anything imports Airflow
+from tests.faults.test_random_faults import Airflow, run_histories, set_up
+from tests.faults.world import TALLY
+
+ROUND = 50  # histories
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--machine", choices=("faults", "operator"), default="faults")
+    parser.add_argument("--histories", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=1, help="of the first round; each further one has the next")
+    given = parser.parse_args()
+    kind = machine_of(given.machine)
+    logging.disable(logging.CRITICAL)
+    start = time.monotonic()
+    with set_up(kind):
+        for number, done in enumerate(range(0, given.histories, ROUND)):
+            histories = min(ROUND, given.histories - done)
+            run_histories(kind, histories, given.seed + number)
+            took = time.monotonic() - start
+            print(f"seed {given.seed + number}: {done + histories} histories in {took:.0f} s", flush=True)
+    for what, times in sorted(TALLY.items()):
+        print(f"{times:8} {what}")
+
+
+def machine_of(name: str) -> type[Airflow]:
+    """Choose the machine; the real operator takes seconds to import."""
+    if name == "faults":
+        return Airflow
+    from tests.faults.test_operator_histories import RealAirflow
+
+    return RealAirflow
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The same random histories with the installed provider's own operator: it makes, finds, checks off and deletes.
+
+``python -m tests.faults.explore --machine operator`` looks much further.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any
+
+import airflow
+import pytest
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+from airflow.providers.cncf.kubernetes.operators.pod import FoundMoreThanOnePodFailure, KubernetesPodOperator
+
+from include.kpo_cleanup.airflow_compat import AirflowException
+from include.kpo_cleanup.identity import UNMAPPED
+from include.kpo_cleanup.task_instance import Record
+from tests.faults import world
+from tests.faults.test_random_faults import PAST_PROXY, Airflow, run_histories, set_up
+from tests.faults.world import Operator, Task, uid
+
+HISTORIES = 60  # enough for all rules to be met; who explores takes many more
+HAS_STORE = tuple(int(part) for part in airflow.__version__.split(".")[:2]) >= (3, 3)
+
+
+class LeftAlone(Exception):
+    """The operator waits for its pod, or its worker has died: in either case the test goes on."""
+
+
+class Process(KubernetesPodOperator):  # type: ignore[misc]
+    """The operator in its worker, until it waits for its pod."""
+
+    log = logging.getLogger(__name__)  # it says much, which Airflow 3 would print
+    dies: str  # where, as in ``Airflow.start_try``
+    said: dict[str, str]  # the XComs
+
+    def xcom_push(self, key: str, value: str) -> None:
+        """Take in what is pushed."""
+        if self.dies == "unsaid":
+            raise LeftAlone
+        self.said[key] = value
+
+    def find_pod(self, *args: Any, **more: Any) -> Any:
+        """See the operator."""
+        if self.dies == "late" and len(self.said) == 2:
+            raise LeftAlone
+        return super().find_pod(*args, **more)
+
+    def await_pod_start(self, pod: Any) -> None:
+        """Leave the operator, which would wait here."""
+        raise LeftAlone
+
+    def post_complete_action(self, **_: Any) -> None:
+        """Do nothing: the operator is not through with its pod yet, or dead."""
+
+
+class RealAirflow(Airflow):
+    """The machine with real operators."""
+
+    @cached_property
+    def hook(self) -> Any:
+        return KubernetesHook(conn_id=PAST_PROXY)
+
+    def operator_starts(self, task: Task, operator: Operator, dies: str = "") -> None:
+        self.a_moment_passes()
+        process = self.process_of(task, operator, dies)
+        ids = {"dag_id": task.dag_id, "task_id": task.task_id, "run_id": task.run_id}
+        index = -1 if task.map_index == UNMAPPED else task.map_index
+        ti = SimpleNamespace(**ids, map_index=index, try_number=task.try_number, xcom_push=process.xcom_push)
+        context: dict[str, Any] = {"ti": ti, "run_id": task.run_id, "dag": None}
+        if HAS_STORE:
+            context["task_state_store"] = SimpleNamespace(get=task.store.get, set=task.store.__setitem__)
+        try:
+            process.execute_sync(context)
+        except FoundMoreThanOnePodFailure:
+            task.state = "up_for_retry"
+        except LeftAlone:
+            operator.process = process
+        if process.said:
+            task.record = Record(frozenset({f"{process.said['pod_namespace']}/{process.said['pod_name']}"}))
+        made = process.pod and self.server.pods(task.namespace).get(process.pod.metadata.name)
+        operator.pod = uid(made) if made else None
+
+    def process_of(self, task: Task, operator: Operator, dies: str) -> Process:
+        process = Process(
+            task_id=task.task_id,
+            name=f"pod-{next(self.numbers)}",
+            random_name_suffix=False,
+            namespace=task.namespace,
+            labels=operator.labels,
+            image="busybox",
+            schedulername="nobody",
+            reattach_on_restart=task.reattaches,
+            on_finish_action=task.on_finish_action,
+            kubernetes_conn_id=PAST_PROXY,
+        )
+        process.dies, process.said = dies, {}
+        # Each would connect anew, which takes longer than all the rest.
+        process.__dict__["hook"], process.__dict__["client"] = self.hook, self.hook.core_v1_client
+        return process
+
+    def operators_end(self, task: Task, how: str) -> None:
+        for pod in self.attached(task):
+            process = next(operator.process for operator in task.operators if operator.pod == uid(pod))
+            if process is None:
+                continue
+            if how == "killed":
+                process.on_kill()
+                continue
+            if not world.is_completed(pod):
+                self.set_status(pod, "Succeeded" if task.state == "success" else "Failed")
+            with suppress(AirflowException):  # which says that the pod has failed
+                process.cleanup(process.pod, self.hook.get_pod(pod["metadata"]["name"], task.namespace))
+
+
+@pytest.mark.timeout(900)  # a failing example takes a while to shrink
+def test_what_is_live_stays_and_what_is_dead_goes() -> None:
+    with set_up(RealAirflow):
+        run_histories(RealAirflow, HISTORIES)
