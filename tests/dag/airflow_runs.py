@@ -186,4 +186,5 @@ def result(dag_run: DagRun, task_id: str) -> Any:
         row = session.query(model).filter_by(
             dag_id=dag_run.dag_id, run_id=dag_run.run_id, task_id=task_id, key="return_value"
         )
-        return model.deserialize_value(row.one())
+        # Airflow 2 deserializes a row when it loads it.
+        return model.deserialize_value(row.one()) if IS_AIRFLOW_3 else row.one().value

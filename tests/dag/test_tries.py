@@ -151,7 +151,7 @@ def test_the_try_is_the_same_in_every_release_for_a_task_that_is(
 def test_a_pod_of_the_1st_try_is_superseded_once_the_2nd_is_taken_up_if_it_is_checked_off(
     seen: Seen, checked: bool
 ) -> None:
-    pod = make_pod(**KEY._asdict(), try_number=1, checked=checked)
+    pod = make_pod(**KEY._asdict(), try_number=1, is_checked=checked)
     reasons = {
         step: classify(Facts([pod], TaskInstances({KEY: ti}), Settings(), NOW))[0].reason for step, ti in seen.items()
     }
