@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ def zombies(proxy: FaultProxy, core: client.CoreV1Api, over: DagRun) -> Iterator
     """One whose task instance is over, and one that no Airflow knows."""
     create(core, "zombie", labels_of("collisions", "a_1", over.run_id), NAMESPACE)
     create(core, "unmatched", labels_of("collisions", "a_1", "never"), NAMESPACE)
+    youngest = max(pod.metadata.creation_timestamp for pod in core.list_namespaced_pod(NAMESPACE).items)
+    wait_until(lambda: datetime.now(UTC) - youngest > timedelta(seconds=2))  # an unmatched pod must be older than none
     yield {"zombie", "unmatched"}
     core.delete_collection_namespaced_pod(NAMESPACE, grace_period_seconds=0)
     wait_until(lambda: names(core) == set())
@@ -46,9 +49,9 @@ def names(core: client.CoreV1Api) -> set[str]:
     return {pod.metadata.name for pod in core.list_namespaced_pod(NAMESPACE).items}
 
 
-def clean_up(before: tuple[str, Callable[[], object]] | None = None, **conf: Any) -> DagRun:
-    conf = {"settle_seconds": 0, "namespaces": NAMESPACE, "delete_unmatched_pods": True, **conf}
-    return airflow_runs.run("kpo_cleanup", before, **conf)
+def clean_up(before: tuple[str, Callable[[], object]] | None = None, **config: Any) -> DagRun:
+    config = {"delete_unmatched_pods": True, **config}
+    return airflow_runs.run("kpo_cleanup", before, config, settle_seconds=0, namespaces=NAMESPACE)
 
 
 def copy_of_the_database(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from kubernetes import client, config
 
 from demo.cluster import EmbeddedCluster
 from tests.dag import airflow_runs
-from tests.dag.pods import create, labels_of
+from tests.dag.pods import create, labels_of, wait_until
 
 NAMESPACE = "airflow"
 
@@ -50,6 +51,11 @@ def collisions(_proxy: object) -> DagRun:
     return airflow_runs.run("collisions")
 
 
+def age_of(cluster: OneCluster, name: str) -> timedelta:
+    created: datetime = cluster.core.read_namespaced_pod(name, NAMESPACE).metadata.creation_timestamp
+    return datetime.now(UTC) - created
+
+
 def outcomes(run: DagRun) -> dict[str, tuple[str, str]]:
     return {row["pod"]: (row["reason"], row["outcome"]) for row in airflow_runs.result(run, "reap")["zombies"]}
 
@@ -63,6 +69,9 @@ def test_what_lives_in_one_cluster_supersedes_nothing_in_the_other(
     create(clusters["gpu"].core, "work", newer)
     for name in clusters:
         assert airflow_runs.states(airflow_runs.run(f"kpo_cleanup_{name}"))["reap"] == "skipped"
+    airflow_runs.set_try(collisions, "a_1", 2)
+    airflow_runs.record_pod(collisions, "a_1", NAMESPACE, "work-of-the-retry")
+    wait_until(lambda: age_of(clusters["cpu"], "work") > timedelta(seconds=2))
     create(clusters["cpu"].core, "work-of-the-retry", newer)
     assert outcomes(airflow_runs.run("kpo_cleanup_cpu")) == {"airflow/work": ("superseded", "deleted")}
     assert {name: cluster.names() for name, cluster in clusters.items()} == {
@@ -74,6 +83,8 @@ def test_what_lives_in_one_cluster_supersedes_nothing_in_the_other(
 def test_one_cluster_is_cleaned_while_the_other_is_down(clusters: dict[str, OneCluster], collisions: DagRun) -> None:
     airflow_runs.set_state(collisions, "a_1", "failed")
     create(clusters["cpu"].core, "zombie", labels_of("collisions", "a_1", collisions.run_id))
+    airflow_runs.record_pod(collisions, "a_1", NAMESPACE, "zombie")
+    airflow_runs.end_now("collisions")
     clusters["gpu"].go_down()
     assert airflow_runs.states(airflow_runs.run("kpo_cleanup_gpu"))["list_pods"] == "failed"
     assert outcomes(airflow_runs.run("kpo_cleanup_cpu")) == {"airflow/zombie": ("orphaned", "deleted")}
