@@ -149,13 +149,16 @@ def set_try(dag_run: DagRun, task_id: str, try_number: int) -> None:
         database.execute(sql, (try_number, dag_run.dag_id, dag_run.run_id, task_id))
 
 
-def end_now(*dag_ids: str) -> None:
-    """Have the task instances of these DAGs that are over end now: later than pods that a test made in the meantime."""
+def end_now(*dag_ids: str, ago: timedelta = timedelta(0)) -> None:
+    """Have the task instances of these DAGs that are over end now: later than pods that a test made in the meantime.
+
+    :param ago: or so long ago.
+    """
     with create_session() as session:
         over = session.query(TaskInstance).filter(
             TaskInstance.dag_id.in_(dag_ids), TaskInstance.state.in_(sorted(FINISHED_STATES))
         )
-        over.update({TaskInstance.end_date: datetime.now(UTC)}, synchronize_session=False)
+        over.update({TaskInstance.end_date: datetime.now(UTC) - ago}, synchronize_session=False)
 
 
 def record_pod(dag_run: DagRun, task_id: str, namespace: str, name: str) -> None:

@@ -130,7 +130,16 @@ def busy() -> None:
     KubernetesPodOperator(task_id="fails", cmds=["false"], retries=1)
 
 
+def reproduction() -> None:
+    """The user's report: pods whose sidecar runs on after their worker was killed, beside healthy ones."""
+    Abandoned(task_id="zombie", full_pod_spec=with_sidecar("sleep 1"))
+    KubernetesPodOperator(task_id="healthy", cmds=["true"])
+    KubernetesPodOperator(task_id="kept", cmds=["true"], on_finish_action="keep_pod")
+    Abandoned.partial(task_id="mapped").expand(full_pod_spec=[with_sidecar("sleep 1")])
+
+
 make("workload", everything)
+make("reproduction", reproduction)
 make("collisions", colliding)
 make(LONG, lambda: Abandoned(task_id="task", **FOREVER))
 make("lively", lively)

@@ -1,0 +1,67 @@
+"""The user's reproduction with all defaults: a worker dies, a sidecar runs on, and one trigger later it is gone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from kubernetes import client, config
+
+from demo.cluster import EmbeddedCluster
+from include.kpo_cleanup.settings import Settings
+from tests.conftest import HOME
+from tests.dag import airflow_runs
+from tests.dag.pods import pods_by_role, wait_until
+
+SETTLE = timedelta(seconds=Settings().settle_seconds)
+A_WHILE = timedelta(minutes=10)  # since the pods were made, by the clock of the API server
+ZOMBIES = {"reproduction.zombie#1", "reproduction.mapped[0]#1"}
+# What their operators have checked off, or left to be looked at: completed, and so none of a run with defaults.
+KEPT = {"reproduction.kept#1"}
+
+
+@pytest.fixture
+def core(monkeypatch: pytest.MonkeyPatch, _proxy: object) -> Iterator[client.CoreV1Api]:
+    """A cluster of its own, whose pods were made a while ago."""
+    with EmbeddedCluster(["airflow"], now=lambda: datetime.now(UTC) - A_WHILE) as cluster:
+        extra = {"kube_config_path": str(cluster.write_kubeconfig(HOME / "defaults")), "namespace": "airflow"}
+        monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": extra}))
+        yield client.CoreV1Api(config.new_client_from_config_dict(cluster.kubeconfig))
+
+
+def let_the_settling_time_pass(core: client.CoreV1Api) -> None:
+    """Move the ends of the tasks and of their containers back, as if somebody had waited."""
+    airflow_runs.end_now("reproduction", ago=SETTLE)
+    for pod in core.list_namespaced_pod("airflow").items:
+        statuses = core.api_client.sanitize_for_serialization(pod.status.container_statuses or [])
+        for ended in [status["state"]["terminated"] for status in statuses if "terminated" in status["state"]]:
+            ended["finishedAt"] = (datetime.now(UTC) - SETTLE).strftime("%Y-%m-%dT%H:%M:%SZ")
+        body = {"status": {"containerStatuses": statuses}}
+        core.patch_namespaced_pod_status(pod.metadata.name, "airflow", body)
+
+
+def test_exactly_the_zombies_are_gone_after_the_settling_time_and_until_then_the_log_says_when(
+    core: client.CoreV1Api, said: Callable[[], str]
+) -> None:
+    airflow_runs.run("reproduction")
+    wait_until(lambda: set(pods_by_role(core)) == ZOMBIES | KEPT)
+    wait_until(lambda: all(has_only_its_sidecar(pods_by_role(core)[zombie]) for zombie in ZOMBIES))
+
+    early = airflow_runs.run("kpo_cleanup")
+    assert airflow_runs.states(early)["reap"] == "skipped"
+    assert airflow_runs.result(early, "classify")["kept_by_reason"] == {"settling": len(ZOMBIES | KEPT)}
+    out = said()
+    assert f"{len(ZOMBIES)} settling: a run after" in out
+    assert "deletes them; settle_seconds=0 deletes them now" in out
+    assert set(pods_by_role(core)) == ZOMBIES | KEPT
+
+    let_the_settling_time_pass(core)
+    assert airflow_runs.states(airflow_runs.run("kpo_cleanup"))["reap"] == "success"
+    assert set(pods_by_role(core)) == KEPT
+
+
+def has_only_its_sidecar(pod: client.V1Pod) -> bool:
+    states = {status.name: status.state for status in pod.status.container_statuses or []}
+    return bool(states and states["base"].terminated and states["sidecar"].running)
