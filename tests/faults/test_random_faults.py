@@ -604,8 +604,8 @@ class Airflow(RuleBasedStateMachine):
             self.uses(task, operator, found[0], dies)
 
     def attached(self, task: Task) -> list[Json]:
-        there = self.by_uid()
-        return [there[operator.pod] for operator in task.operators if operator.pod in there]
+        there, used = self.by_uid(), dict.fromkeys(operator.pod for operator in task.operators)
+        return [there[pod] for pod in used if pod in there]
 
     def end(self, task: Task, state: str, how: str) -> None:
         task.state, task.ended = state, None if how == "end not known" else int(self.clock())
