@@ -15,7 +15,7 @@ from tests.real.story import LATE, SURVIVORS, ZOMBIES, Evidence
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1200)]
 
-READABLE = {"task_instance", "dag_run"}
+READABLE = {"task_instance", "dag_run", "xcom"}
 
 
 def test_exactly_the_zombies_are_gone(evidence: Evidence) -> None:
@@ -71,14 +71,14 @@ def test_paused_means_nothing_runs(evidence: Evidence) -> None:
 
 
 @pytest.mark.usefixtures("evidence")
-def test_the_role_of_the_metadata_connection_can_read_two_tables_and_nothing_else(
+def test_the_role_of_the_metadata_connection_can_read_three_tables_and_nothing_else(
     database: Database, records: Records
 ) -> None:
     tables = {name for (name,) in records.query("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
     assert tables > READABLE
     reader = Records(database.url("psycopg2", user=READER))
     assert {table for table in tables if _may(reader, f'SELECT 1 FROM "{table}" LIMIT 1')} == READABLE
-    writes = ("INSERT INTO {} DEFAULT VALUES", "UPDATE {} SET state = NULL", "DELETE FROM {}", "TRUNCATE {} CASCADE")
+    writes = ("INSERT INTO {} DEFAULT VALUES", "UPDATE {} SET dag_id = NULL", "DELETE FROM {}", "TRUNCATE {} CASCADE")
     assert [write.format(table) for table in READABLE for write in writes if _may(reader, write.format(table))] == []
 
 

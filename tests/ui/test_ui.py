@@ -117,7 +117,7 @@ class TestFirstRun:
         world.cluster.put([make_pod(*task, 5 * HOUR, namespace=PAUSED_NAMESPACE)])
         assert world.run_ids(PAUSED) == []
         ui.unpause(PAUSED)
-        world.terminal.wait_for("a run starts", lambda: world.run_ids(PAUSED), 60)
+        world.terminal.wait_for("a run starts", lambda: bool(world.run_ids(PAUSED)), 60)
         [run_id] = world.run_ids(PAUSED)
         world.wait("the first run is over", PAUSED, run_id)
         assert not [name for name in world.cluster.names() if name.startswith(PAUSED_NAMESPACE)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from demo.airflow import Airflow
@@ -74,17 +76,21 @@ def make_world() -> Iterator[World]:
         airflow.install_dags(REPO / "tests/ui/workload.py")
         airflow.start(terminal, [*CLEANUPS, *FINISHED, RETRYING])
         world = World(airflow, cluster, terminal)
-        _fill(world, proxy)
+        _fill(world, proxy, folder / "airflow.db")
         yield world
 
 
-def _fill(world: World, proxy: FaultProxy) -> None:
+def _fill(world: World, proxy: FaultProxy, database: Path) -> None:
     world.work = {dag_id: [world.airflow.api.trigger(dag_id, {}) for _ in range(2)] for dag_id in FINISHED}
     for dag_id, run_ids in world.work.items():
         for run_id in run_ids:
             world.wait(f"{dag_id} is over", dag_id, run_id)
     world.work[RETRYING] = [world.airflow.api.trigger(RETRYING, {})]
     world.terminal.wait_for("tasks wait for their retries", lambda: _waits(world, *world.work[RETRYING]), SECONDS)
+    # States that the scheduler leaves as they are: one is at its second try, the other waits for its pod.
+    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        connection.execute("UPDATE task_instance SET try_number = 2 WHERE task_id = 'ingest_clickstream'")
+        connection.execute("UPDATE task_instance SET state = 'deferred' WHERE task_id = 'publish_metrics'")
     # The first run by the schedule comes at once; it must not find the pods.
     world.terminal.wait_for("the scheduled run is over", world.is_idle, SECONDS)
     pods = list(zombies(world.work))

@@ -127,8 +127,12 @@ class TestWarnings:
     def test_name_each_pod_that_somebody_should_look_at_and_the_remedy(self) -> None:
         verdicts = [replace(kept(Reason.STALLED, name=name), warning="make x a native sidecar") for name in "ab"]
         assert warnings_of(verdicts, Settings()) == [
-            f"stalled: orders.extract try 1: make x a native sidecar; pod airflow/{name}: task instance running (try 1)"
+            line
             for name in "ab"
+            for line in (
+                f"stalled: orders.extract try 1: task instance running (try 1); pod airflow/{name}",
+                "    make x a native sidecar",
+            )
         ]
 
     def test_count_unknown_pods_and_say_what_removes_them(self) -> None:
