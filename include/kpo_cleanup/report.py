@@ -57,9 +57,11 @@ def zombie_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
 
 def warnings_of(verdicts: Sequence[Verdict], settings: Settings) -> list[str]:
     """Say what somebody should look at although nothing is deleted for it."""
-    lines = [
-        f"{v.reason.value}: {task_of(v.pod)}: {v.warning}; pod {v.pod}: {v.evidence}" for v in verdicts if v.warning
-    ]
+    lines = []
+    for verdict in verdicts:
+        if verdict.warning:
+            lines.append(f"{verdict.reason.value}: {task_of(verdict.pod)}: {verdict.evidence}; pod {verdict.pod}")
+            lines.append(f"    {verdict.warning}")  # a line of its own, for Airflow's log view does not wrap
     unmatched = [v for v in verdicts if v.reason is Reason.UNMATCHED and not v.is_zombie]
     if unmatched and not settings.delete_unmatched_pods:
         lines.append(
