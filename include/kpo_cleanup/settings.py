@@ -51,8 +51,8 @@ class Settings:
     )
     settle_seconds: int = _seconds(
         300,  # longer than an operator's own tidying up, shorter than a person's patience
-        "Seconds that a task instance must be over (where its end is not known: that its pod must be old) before its "
-        "pod is a zombie; also the margin past a pod's own deletion deadline.",
+        "Seconds that a task instance must be over before its pod is a zombie; also the margin past a pod's own "
+        "deletion deadline, and the least grace period where nothing tells since when a task is over.",
     )
     max_deletes: int = _option(
         500,  # an upper bound on what one wrong setting can do before somebody looks
