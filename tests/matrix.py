@@ -17,7 +17,7 @@ from pathlib import Path
 REPO = Path(__file__).parent.parent
 README = REPO / "README.md"
 LOGS = REPO / ".work" / "matrix"
-TESTS = ["tests/unit", "tests/airflow", "tests/dag", "tests/test_metrics.py"]
+TESTS = ["tests/airflow", "tests/dag", "tests/test_metrics.py"]
 PACKAGES = ("apache-airflow", "apache-airflow-providers-cncf-kubernetes", "kubernetes")
 TAIL = 40  # lines of the log of a row that failed
 # Of the newest dependencies; all environments of the Makefile are of this day, too.

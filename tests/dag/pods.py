@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -66,11 +67,19 @@ def restore(core: client.CoreV1Api, pods: Iterable[Any]) -> None:
         for pod in of_one:
             if pod.metadata.name in there:
                 core.delete_namespaced_pod(pod.metadata.name, "airflow", grace_period_seconds=0)
+            if pod is not of_one[0]:
+                wait_for_another_second()
             spec = core.api_client.sanitize_for_serialization(pod.spec)
             spec.pop("nodeName", None)
             core.create_namespaced_pod(
                 "airflow", {"metadata": {"name": pod.metadata.name, "labels": pod.metadata.labels}, "spec": spec}
             )
+
+
+def wait_for_another_second() -> None:
+    """A later try's pod must be younger, and creation times are whole seconds."""
+    second = int(time.time())
+    wait_until(lambda: int(time.time()) > second)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
