@@ -18,6 +18,8 @@ REPO = Path(__file__).parent.parent
 README = REPO / "README.md"
 LOGS = REPO / ".work" / "matrix"
 TESTS = ["tests/airflow", "tests/dag", "tests/test_metrics.py"]
+# A real scheduler for each way to trigger the first look; `make test` has them on both generations.
+FIRST_LOOKS = "test_the_look_deletes_nothing"
 PACKAGES = ("apache-airflow", "apache-airflow-providers-cncf-kubernetes", "kubernetes")
 TAIL = 40  # lines of the log of a row that failed
 # Of the newest dependencies; all environments of the Makefile are of this day, too.
@@ -90,7 +92,7 @@ def _test(row: Row, python: str) -> bool:
     print(f"{row.name}: testing", flush=True)
     log, started = LOGS / f"{row.airflow}-{row.date}.log", time.monotonic()
     with log.open("w") as output:
-        command = [python, "-m", "pytest", *TESTS]
+        command = [python, "-m", "pytest", *TESTS, "-k", f"not {FIRST_LOOKS}"]
         done = subprocess.run(command, cwd=REPO, stdout=output, stderr=output, check=False)
     lines = log.read_text(errors="replace").splitlines()
     print(f"{row.name}: {lines[-1].strip('= ')} ({time.monotonic() - started:.0f} s)", flush=True)
