@@ -178,7 +178,7 @@ def test_a_task_instance_that_comes_back_to_life_after_classify_spares_its_pod(
 
 
 def test_a_pod_that_a_finalizer_holds_does_not_keep_the_next_zombie_from_going(
-    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, said: Callable[[], str]
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any
 ) -> None:
     merge_patch = client.CoreV1Api(client.ApiClient(core.api_client.configuration))
     merge_patch.api_client.set_default_header("Content-Type", "application/merge-patch+json")
@@ -200,7 +200,6 @@ def test_a_pod_that_a_finalizer_holds_does_not_keep_the_next_zombie_from_going(
         run = clean_up(max_deletes=1)
         assert airflow_runs.states(run)["reap"] == "skipped"
         assert airflow_runs.result(run, "classify")["kept_by_reason"] == {"terminating": 1}
-        assert "held by example.org/backup" in said()
     finally:
         set_finalizers(None)
     wait_until(lambda: names(core) == set())
