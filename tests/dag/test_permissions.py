@@ -102,6 +102,8 @@ def run_of_zombie(_proxy: FaultProxy) -> DagRun:
 def zombie(core: client.CoreV1Api, run_of_zombie: DagRun) -> Iterator[None]:
     core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
     create(core, "zombie", labels_of("collisions", "a_1", run_of_zombie.run_id))
+    airflow_runs.record_pod(run_of_zombie, "a_1", "airflow", "zombie")
+    airflow_runs.end_now("collisions")
     yield
     core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
 
