@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from include.kpo_cleanup.classify import Verdict
 from include.kpo_cleanup.errors import KubernetesError, SettingsError
@@ -312,6 +313,20 @@ class TestPreconditions:
         result = reap_it(api, namespace_with_zombie)
         assert (result.outcome, str(result.deletion)) == (Outcome.SPARED, "another pod has its name now")
         assert set(server.pods(namespace_with_zombie)) == {"zombie", "bystander"}
+
+    def test_are_the_uid_and_the_version_of_the_pod_that_was_judged(
+        self, server: Server, api: PodApi, namespace_with_zombie: str
+    ) -> None:
+        asked: list[Any] = []
+
+        async def take_down(request: web.Request, forward: proxy.Forward) -> web.StreamResponse:
+            asked.append((await request.json())["preconditions"])
+            return await forward()
+
+        metadata = server.pods(namespace_with_zombie)["zombie"]["metadata"]
+        server.proxy.spoil(DELETE, take_down)
+        assert reap_it(api, namespace_with_zombie).outcome is Outcome.DELETED
+        assert asked == [{"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}]
 
     @pytest.mark.parametrize(
         ("patch", "reason"),
