@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -105,7 +106,8 @@ def pods(core: client.CoreV1Api, runs: dict[str, DagRun]) -> Iterator[Pods]:
     before = pods_by_role(core)
     yield before
     restore(core, before.values())
-    airflow_runs.end_now(*runs)
+    # For longer than ttl_seconds_after_finished=0, and no longer before the pods than two clocks may differ.
+    airflow_runs.end_now(*runs, ago=timedelta(seconds=2))
     wait_until(lambda: _are_settled(pods_by_role(core)))
 
 
