@@ -100,14 +100,15 @@ class Cleanup:
         for verdict in verdicts:
             if not verdict.is_zombie:
                 log.debug("kept %s, %s: %s", verdict.pod, verdict.reason.value, verdict.evidence)
-        for line in report.due_lines(verdicts):
+        due = report.due_lines(verdicts)
+        for line in due:
             log.info("%s", line)
         summary = report.summary_line(verdicts)
         log.info("%s", summary)  # last, for that is where Airflow opens a log
         count_metric("reason", count_reasons(verdicts))
         return {
             "summary": summary,
-            "due": report.due_lines(verdicts),
+            "due": due,
             "zombies_by_reason": count_reasons(v for v in verdicts if v.is_zombie),
             "kept_by_reason": count_reasons(v for v in verdicts if not v.is_zombie),
             "zombies": xcom.dump_zombies(verdicts),

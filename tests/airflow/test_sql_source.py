@@ -25,7 +25,7 @@ from include.kpo_cleanup.task_instances.sql import SqlSource
 from tests.unit.worlds import (
     CLEAN_DAG_IDS,
     CLEANED_DAG_IDS,
-    LONG_ID,
+    HOSTILE_IDS,
     ODD_ID,
     SCHEDULED,
     Row,
@@ -174,19 +174,7 @@ class TestFinding:
     @pytest.mark.parametrize("state", [None, "running", "success", "removed", "a_state_of_a_later_airflow"])
     @pytest.mark.parametrize(
         "ids",
-        [
-            pytest.param({}, id="a default run_id"),
-            pytest.param({"run_id": "run_1"}, id="a raw run_id"),
-            pytest.param({"run_id": "my run!"}, id="a cleaned run_id of one's own"),
-            pytest.param({"run_id": "r" * 250}, id="a run_id of 250 characters"),
-            pytest.param({"run_id": "run-0123456ab"}, id="a raw run_id that ends like a hash"),
-            pytest.param({"run_id": safe_label(SCHEDULED)}, id="a raw run_id that looks like a cleaned one"),
-            pytest.param({"task_id": ODD_ID}, id="a cleaned task_id"),
-            pytest.param({"task_id": LONG_ID, "map_index": 3}, id="a mapped task_id that was cut"),
-            pytest.param({"dag_id": "commandes_à_faire"}, id="a cleaned dag_id"),
-            pytest.param({"dag_id": "d" * 250, "task_id": "t" * 250, "run_id": "r" * 250}, id="all at their longest"),
-            pytest.param({"dag_id": "orders-0123456ab"}, id="a raw dag_id that ends like a hash"),
-        ],
+        HOSTILE_IDS,
     )
     def test_works_for(self, database: Database, ids: dict[str, Any], state: str | None) -> None:
         there = row(state=state, **ids)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any, NamedTuple
 
+import pytest
 from hypothesis import strategies as st
 
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, key_of, safe_label
@@ -56,6 +57,21 @@ RUN_IDS = [
     "manual__2026-11-24T02:13:14.123456-05:00",
     "asset_triggered__2026-11-24T02:13:14.123456+00:00_AbCdEfGh",  # its label is cut by one character
     "asset_materialization__2026-11-24T02:13:14.123456+00:00_AbCdEfGh",  # and this one by seven
+]
+
+# What a row differs in from a plain one, whose ids its labels tell.
+HOSTILE_IDS = [
+    pytest.param({}, id="a default run_id"),
+    pytest.param({"run_id": "run_1"}, id="a raw run_id"),
+    pytest.param({"run_id": "my run!"}, id="a cleaned run_id of one's own"),
+    pytest.param({"run_id": "r" * 250}, id="a run_id of 250 characters"),
+    pytest.param({"run_id": "run-0123456ab"}, id="a raw run_id that ends like a hash"),
+    pytest.param({"run_id": safe_label(SCHEDULED)}, id="a raw run_id that looks like a cleaned one"),
+    pytest.param({"task_id": ODD_ID}, id="a cleaned task_id"),
+    pytest.param({"task_id": LONG_ID, "map_index": 3}, id="a mapped task_id that was cut"),
+    pytest.param({"dag_id": "commandes_à_faire"}, id="a cleaned dag_id"),
+    pytest.param({"dag_id": "d" * 250, "task_id": "t" * 250, "run_id": "r" * 250}, id="all at their longest"),
+    pytest.param({"dag_id": "orders-0123456ab"}, id="a raw dag_id that ends like a hash"),
 ]
 
 CLEAN_DAG_IDS = ["orders", "orders-0123456ab"]
