@@ -28,6 +28,7 @@ GONE = Deletion(Outcome.ALREADY_GONE, "the API server has no such pod any more")
 HELD = Deletion(Outcome.AWAITING_FINALIZER, "held by example.com/hold")
 NO_ANSWER = Deletion(Outcome.FAILED, "no answer from the API server", is_passing=True, is_unanswered=True)
 SLOW_DOWN = Deletion(Outcome.FAILED, "429 Too Many Requests", is_passing=True)
+GARBLED = Deletion(Outcome.FAILED, "the answer is a None, not a Pod or Status", is_unanswered=True)
 FORBIDDEN = Deletion(Outcome.FAILED, "403 Forbidden", "allow verb 'delete'")
 CONFLICT = Deletion(Outcome.FAILED, "409 Conflict", is_conflict=True)
 FINISHED, RUNNING = make_ti(), make_ti(state="running", ended=None)
@@ -547,6 +548,12 @@ class TestMaxDeletes:
         server = server_of(zombies, {zombie.pod.name: [NO_ANSWER, GONE] for zombie in zombies})
         results = run(zombies, server, max_deletes=2)
         assert count_outcomes(results) == {"deleted": 2, "left_for_next_run": 18}
+        assert server.deleted == {"z0000", "z0001"}
+
+    def test_counts_a_deletion_whose_answer_cannot_be_read(self) -> None:
+        zombies = make_zombies(4)
+        server = server_of(zombies, {"z0000": GARBLED})
+        assert count_outcomes(run(zombies, server, max_deletes=2)) == {"deleted": 1, "failed": 1, "left_for_next_run": 2}
         assert server.deleted == {"z0000", "z0001"}
 
     def test_does_not_count_what_the_look_spared(self) -> None:
