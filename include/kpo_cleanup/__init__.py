@@ -10,6 +10,7 @@ The modules, in the order in which a run uses them:
 ``errors``                    what can go wrong; each says what to do about it
 ``retries``                   when a request is sent again
 ``vocabulary``                the words that README, UI, logs and tests share
+``text``                      counted things, and lines that are not too long
 
 ``kube``                      the pods of a cluster: the interface
 ``kube.client``               one request to the Kubernetes API
@@ -30,6 +31,7 @@ The modules, in the order in which a run uses them:
 
 ``classify``                  the verdict on each pod, a pure function
 ``evidence``                  the verdict's evidence, in words
+``cause``                     why a zombie is there, and what to do about it
 ``reap``                      ask again, delete, account for every pod
 ``xcom``                      what passes between the tasks
 ``report``                    what people read in the log

@@ -14,6 +14,8 @@ from airflow.configuration import conf
 from airflow.timetables.base import TimeRestriction
 from airflow.timetables.interval import CronDataIntervalTimetable
 
+from .errors import KpoCleanupError
+
 AIRFLOW_RELEASE = tuple(int(number) for number in AIRFLOW_VERSION.split(".")[:2])
 IS_AIRFLOW_3 = AIRFLOW_RELEASE >= (3, 0)
 # One that is marked failed while deferred keeps a number one too low.
@@ -49,8 +51,10 @@ __all__ = [
     "conf",
     "count_metric",
     "current_try",
+    "display_name",
     "get_current_context",
     "is_schedule",
+    "is_too_long",
     "reject_long_xcom",
     "task",
     "xcom_backend",
@@ -75,6 +79,11 @@ def is_schedule(text: str) -> bool:
     return True
 
 
+def display_name(name: str) -> dict[str, str]:
+    """Give the argument that has the UI call a task so; before Airflow 2.9 there is none."""
+    return {"task_display_name": name} if AIRFLOW_RELEASE >= (2, 9) else {}
+
+
 def current_try(state: str | None, column: int | None) -> int | None:
     """Read the try that a task instance is at from its state and the column ``try_number``.
 
@@ -93,20 +102,25 @@ def xcom_backend() -> Any:
     return XCom
 
 
-def reject_long_xcom(value: Mapping[str, Any], what: str) -> None:
-    """Refuse what a task cannot return. Before Airflow 2.9 the column of MySQL holds 64 KB.
-
-    :param what: that there is so much of, for people.
-    :raises AirflowFailException: in place of the database's error after the task, or of a value that is cut.
-    """
+def is_too_long(value: Mapping[str, Any]) -> bool:
+    """Tell whether a task cannot return this. Before Airflow 2.9 the column of MySQL holds 64 KB."""
     is_short = AIRFLOW_RELEASE < (2, 9) and conf.get("database", "sql_alchemy_conn").startswith("mysql")
     if not is_short or conf.get("core", "xcom_backend") != "airflow.models.xcom.BaseXCom":
-        return
-    size = len(json.dumps(value).encode())
-    if size > _MYSQL_BLOB:
-        raise AirflowFailException(
-            f"{what} take {size} bytes as an XCom, and the metadata database takes {_MYSQL_BLOB}: MySQL and MariaDB "
-            f"with Airflow {AIRFLOW_VERSION}; narrow namespaces or label_selector, or upgrade to Airflow 2.9"
+        return False
+    return len(json.dumps(value).encode()) > _MYSQL_BLOB
+
+
+def reject_long_xcom(value: Mapping[str, Any], what: str) -> None:
+    """Refuse what a task cannot return.
+
+    :param what: that there is so much of, for people.
+    :raises KpoCleanupError: in place of the database's error after the task, or of a value that is cut.
+    """
+    if is_too_long(value):
+        raise KpoCleanupError(
+            f"{what} take {len(json.dumps(value).encode())} bytes as an XCom, and the metadata database takes "
+            f"{_MYSQL_BLOB}: MySQL and MariaDB with Airflow {AIRFLOW_VERSION}; narrow namespaces or label_selector, "
+            "or upgrade to Airflow 2.9"
         )
 
 

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import Any
 
 from .evidence import ago, container_states, deletion, duration, phase, task_instance_state
 from .identity import TaskInstanceKey
@@ -16,6 +17,8 @@ from .vocabulary import Reason
 
 BORN_LATE = 5  # seconds that a pod may be younger than its task instance's end: two clocks are compared
 LONG_OVER = 24 * 3600  # seconds after which a task that still runs without its pod is worth a warning
+_CANNOT_ACCOUNT = "this Airflow cannot account for them"
+_IF_ALONE = "if no other Airflow uses these namespaces: delete_unmatched_pods=True removes them"
 WAITS_ON_ITS_POD = frozenset({"running", "deferred", "restarting"})  # states in which an operator is attached
 
 
@@ -29,7 +32,8 @@ class Verdict:
     evidence: str
     is_soft: bool = False  # nobody knows for how long it has been over: it is asked to end before it is forced
     due: int | None = None  # epoch seconds when it will be a zombie, if nothing happens until then
-    warning: str = ""  # what somebody should do although it is kept
+    warning: str = ""  # why somebody should look at it although it is kept; alike for all of its kind
+    remedy: str = ""  # what to do about that
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Judge:
         settings, task_instances = self._facts.settings, self._facts.task_instances
         ti = task_instances.found.get(pod.key)
         if pod.label_problem:
-            return _keep(pod, Reason.BAD_LABELS, pod.label_problem)
+            return _keep(pod, Reason.BAD_LABELS, pod.label_problem, warning=pod.label_problem)
         if pod.protected_by:
             return _keep(pod, Reason.PROTECTED, pod.protected_by)
         if pod.controller or pod.job:
@@ -92,10 +96,11 @@ class Judge:
             if now < due:
                 return _keep(pod, Reason.TERMINATING, deletion(pod, now), due=due)
             if pod.finalizers:
-                held = f"held by {', '.join(pod.finalizers)}: see to what sets this finalizer, or remove it"
-                return _keep(pod, Reason.TERMINATING, deletion(pod, now), warning=held)
+                held = f"held by {', '.join(pod.finalizers)}"
+                remedy = "see to what sets this finalizer, or remove it"
+                return _keep(pod, Reason.TERMINATING, deletion(pod, now), warning=held, remedy=remedy)
         if pod.key in task_instances.unresolved:
-            return _keep(pod, Reason.UNRESOLVED, task_instances.unresolved[pod.key])
+            return _unresolved(pod, task_instances.unresolved[pod.key])
         if ti is None:
             born = f"created {ago(pod.created, now)}"
             return self._unmatched(pod, now, "no task instance on record", born, container_states(pod, now))
@@ -107,7 +112,7 @@ class Judge:
         why = self._superseded(pod, ti)
         if why and str(pod) not in record.pods:
             if record.problem:
-                return _keep(pod, Reason.UNRESOLVED, record.problem, why, *states)
+                return _unresolved(pod, record.problem, why, *states)
             if not pod.is_completed:
                 return _zombie(pod, Reason.SUPERSEDED, why, *states, deletion(pod, now))
             gate = _completed_gate(pod, pod.latest_sign_of_life, settings, now)
@@ -115,13 +120,15 @@ class Judge:
             return verdict(pod, Reason.SUPERSEDED, why, f"{phase(pod)}, {gate.why}", *states, deletion(pod, now))
         hanging = _hangs_on(pod, settings, now)
         if hanging and ti.state in WAITS_ON_ITS_POD:
+            waiting = f"container {hanging} keeps its task waiting"
             remedy = f"make {hanging} a native sidecar, or give the task an execution_timeout"
-            return _keep(pod, Reason.STALLED, f"container {hanging} keeps its task waiting", *states, warning=remedy)
+            return _keep(pod, Reason.STALLED, waiting, *states, warning=waiting, remedy=remedy)
         left_over = f"left over from try {pod.try_number}, which the retry may take over" if hanging else ""
-        over_for = now - pod.latest_sign_of_life
-        is_lost = ti.state == "running" and pod.is_completed and over_for > LONG_OVER
-        warning = f"its task runs, but its pod has been over for {duration(over_for)}: look at it" if is_lost else ""
-        return _keep(pod, Reason.ACTIVE, left_over, self._strangers.get(pod.uid, ""), *states, warning=warning)
+        evidence = (left_over, self._strangers.get(pod.uid, ""), *states)
+        if ti.state == "running" and pod.is_completed and now - pod.latest_sign_of_life > LONG_OVER:
+            warning = f"its task runs, but its pod has been over for more than {duration(LONG_OVER)}"
+            return _keep(pod, Reason.ACTIVE, *evidence, warning=warning, remedy="see what the task still does")
+        return _keep(pod, Reason.ACTIVE, *evidence)
 
     def _of_finished(self, pod: Pod, ti: TaskInstance, now: int) -> Verdict:
         settings, states = self._facts.settings, (task_instance_state(ti, now), container_states(pod, now))
@@ -135,7 +142,7 @@ class Judge:
             if not_its:
                 return self._unmatched(pod, now, not_its, *states)
             if record.problem and str(pod) not in record.pods:
-                return _keep(pod, Reason.UNRESOLVED, record.problem, *states)
+                return _unresolved(pod, record.problem, *states)
         if pod.is_completed:
             gate = _completed_gate(pod, pod.latest_sign_of_life if ended is None else ended, settings, now)
             verdict = _zombie if gate.is_open else _keep
@@ -144,9 +151,10 @@ class Judge:
 
     def _unmatched(self, pod: Pod, now: int, *evidence: str) -> Verdict:
         settings = self._facts.settings
+        if not settings.delete_unmatched_pods:
+            return _keep(pod, Reason.UNMATCHED, *evidence, warning=_CANNOT_ACCOUNT, remedy=_IF_ALONE)
         old_enough = now - pod.created > settings.settle_seconds
-        verdict = _zombie if settings.delete_unmatched_pods and old_enough else _keep
-        return verdict(pod, Reason.UNMATCHED, *evidence)
+        return (_zombie if old_enough else _keep)(pod, Reason.UNMATCHED, *evidence)
 
     def _superseded(self, pod: Pod, ti: TaskInstance) -> str:
         """Say why the operator is through with this pod although its task instance is active; empty if it is not.
@@ -235,8 +243,12 @@ def _age(pod: Pod) -> tuple[int, int, str]:
     return pod.created, pod.try_number, pod.uid
 
 
-def _keep(pod: Pod, reason: Reason, *evidence: str, due: int | None = None, warning: str = "") -> Verdict:
-    return Verdict(pod, False, reason, "; ".join(filter(None, evidence)), due=due, warning=warning)
+def _keep(pod: Pod, reason: Reason, *evidence: str, **more: Any) -> Verdict:
+    return Verdict(pod, False, reason, "; ".join(filter(None, evidence)), **more)
+
+
+def _unresolved(pod: Pod, why: str, *evidence: str) -> Verdict:
+    return _keep(pod, Reason.UNRESOLVED, why, *evidence, warning=why)
 
 
 def _zombie(pod: Pod, reason: Reason, *evidence: str) -> Verdict:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .airflow_compat import AIRFLOW_VERSION, conf, is_schedule
 from .errors import SettingsError
 from .settings import CONFIG_SECTION, OPTIONS, Settings, is_for_a_run, parse
+from .text import packed
 
 DAG_FILE, DAG_PARAMS, RUN_CONF = "the DAG file", "the DAG's params", "this run's conf"
 
@@ -22,7 +23,6 @@ _VARIABLES = {name: _PREFIX + name.upper() for name in OPTIONS}
 _NEW_NAMES = {"delete_unknown_pods": "delete_unmatched_pods", "metadata_conn_id": "airflow_conn_id"}
 # What Kubernetes tells every pod of a Service, which may be called airflow-kpo-cleanup.
 _OF_A_SERVICE = re.compile(r"[^_]_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)$")
-_LINE = 100  # characters; Airflow's log view does not wrap what is longer
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Reading:
         changed = [f"{text} ({self.origins[name]})" for name, text in shown.items() if name in self.origins]
         default = [text for name, text in shown.items() if name not in self.origins]
         first = f"kpo_cleanup {version} on Airflow {AIRFLOW_VERSION}, settings on this worker:"
-        return [*_lines([first, *(changed or ["none changed"])]), *_lines(["by default:", *default])]
+        return [*packed([first, *(changed or ["none changed"])]), *packed(["by default:", *default])]
 
     def refuse(self, name: str, value: Any, origin: str, remedy: str) -> None:
         """Add a fault."""
@@ -125,16 +125,6 @@ def read_settings(
         remedy = f"leave out {namespace}, for exclude_namespaces has it, too"
         reading.refuse("namespaces", settings.namespaces, reading.origins["namespaces"], remedy)
     return reading
-
-
-def _lines(words: Iterable[str]) -> Iterator[str]:
-    line = ""
-    for word in words:
-        if line and len(line) + len(word) >= _LINE:
-            yield line
-            line = ""
-        line = f"{line} {word}".lstrip()
-    yield line
 
 
 def _read_config(reading: Reading) -> None:

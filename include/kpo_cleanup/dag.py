@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from .airflow_compat import DAG, Param, task
+from .airflow_compat import DAG, Param, display_name, task
 from .config import read_settings
 from .settings import OPTIONS, is_for_a_run, json_schema
-from .steps import Cleanup
+from .steps import Cleanup, returned_by
 
 _READING = {"retries": 2, "retry_delay": timedelta(seconds=30)}
 _DEFAULT_ARGS = {"owner": "kpo_cleanup", "retries": 0, "execution_timeout": timedelta(minutes=30)}
@@ -75,11 +75,12 @@ def cleanup_dag(dag_id: str, settings: Mapping[str, Any] | None = None, **dag_ar
     if isinstance(dag_arguments.get("schedule", 0), (str, type(None))):
         fixed["schedule"] = dag_arguments.pop("schedule")  # so that a bad one is a fault of the run, too
     reading = read_settings(fixed)
+    is_a_look = reading.settings.dry_run and "dry_run" in fixed
     if reading.faults:
         description = "Every run fails until its settings are corrected."
         what_it_does = "\n- ".join([f"**{description}**\n", *map(str, reading.faults)])
     else:
-        description, what_it_does = _LOOKS if reading.settings.dry_run and "dry_run" in fixed else _DELETES
+        description, what_it_does = _LOOKS if is_a_look else _DELETES
     default_args = dag_arguments.pop("default_args", None) or {}
     params = {
         name: Param(reading.values[name], **json_schema(name))
@@ -100,22 +101,43 @@ def cleanup_dag(dag_id: str, settings: Mapping[str, Any] | None = None, **dag_ar
         "params": {**params, **(dag_arguments.pop("params", None) or {})},
     }
     with DAG(dag_id, **{**defaults, **dag_arguments, **merged}) as dag:
-        _add_tasks(Cleanup(fixed), {name: value for name, value in _READING.items() if name not in default_args})
+        _add_tasks(
+            Cleanup(fixed), is_a_look, {name: value for name, value in _READING.items() if name not in default_args}
+        )
     return dag
 
 
-def _add_tasks(cleanup: Cleanup, reading: Mapping[str, Any]) -> None:
-    """List, ask, judge, delete.
+def _add_tasks(cleanup: Cleanup, is_a_look: bool, reading: Mapping[str, Any]) -> None:
+    """List, ask, judge, delete: one after the other.
 
+    What a task needs of those before it is pulled when it runs. As arguments it would draw an edge for each.
+
+    :param is_a_look: whether nothing is ever deleted.
     :param reading: of the tasks that only read, which may be tried again. What reap leaves undone is for the next run,
         which looks afresh.
     """
     # What they return is for the next task and the XCom page; in the log it would be a wall of text.
     plain = {"multiple_outputs": False, "show_return_value_in_logs": False}
-    listing = task(**plain, **reading)(cleanup.list_pods)()
-    task_instances = task(**plain, **reading)(cleanup.fetch_active_tis)(listing)
-    classification = task(**plain)(cleanup.classify)(listing, task_instances)
-    task(**plain)(cleanup.reap)(listing, classification)
+
+    def list_pods() -> dict[str, Any]:
+        return cleanup.list_pods()
+
+    def fetch_active_tis() -> dict[str, Any]:
+        return cleanup.fetch_active_tis(*returned_by("list_pods"))
+
+    def classify() -> dict[str, Any]:
+        return cleanup.classify(*returned_by("list_pods", "fetch_active_tis"))
+
+    def reap() -> dict[str, Any]:
+        return cleanup.reap(*returned_by("list_pods", "classify"))
+
+    listing = task(**plain, **reading, **display_name("list_pods: in the cluster"))(list_pods)()
+    task_instances = task(**plain, **reading, **display_name("fetch_active_tis: their task instances"))(
+        fetch_active_tis
+    )()
+    verdicts = task(**plain, **display_name("classify: which are zombies"))(classify)()
+    what = "reap: what would be deleted" if is_a_look else "reap: delete zombies"
+    listing >> task_instances >> verdicts >> task(**plain, **display_name(what))(reap)()
 
 
 def _fixed_here(fixed: Mapping[str, Any]) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .identity import UNMAPPED, TaskInstanceKey
 
 MAIN_CONTAINER = "base"  # KubernetesPodOperator.BASE_CONTAINER_NAME
+XCOM_SIDECAR = "airflow-xcom-sidecar"  # PodDefaults.SIDECAR_CONTAINER_NAME
 PROTECT_KEY = "kpo-cleanup/protect"
 ID_LABELS = ("dag_id", "task_id", "run_id")
+IDS = ("dag_id", "task_id", "map_index", "try_number", "run_id")  # as people name a task instance
 KPO_LABEL = "kubernetes_pod_operator"
 CHECKED_LABEL = "already_checked"  # find_pod passes over pods that carry it
 # Written by the operator, too, but not what find_pod looks by; or in the identity of the task instance already.
@@ -73,6 +75,17 @@ class Pod:
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def ids(self) -> dict[str, Any]:
+        """Whose pod it is, for reports."""
+        return {name: getattr(self, name) for name in IDS}
+
+    @property
+    def whose(self) -> str:
+        """The task instance for people: ``orders.load[3] try 2 of run scheduled__2026-11-24…``."""
+        index = "" if self.map_index == UNMAPPED else f"[{self.map_index}]"
+        return f"{self.dag_id}.{self.task_id}{index} try {self.try_number} of run {self.run_id}"
 
     @property
     def key(self) -> TaskInstanceKey:

@@ -20,6 +20,7 @@ from .retries import Patience
 from .settings import Settings
 from .task_instance import Record, TaskInstances
 from .task_instances import TaskInstanceSource
+from .text import INDENT, by_clause, counted, wrapped
 from .vocabulary import ALL_NAMESPACES, Outcome, Reason
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,15 @@ class Result:
     def outcome(self) -> Outcome:
         """Its outcome, whether anything was sent for it or not."""
         return self.deletion.outcome
+
+    def lines(self) -> list[str]:
+        """Say what became of the pod, whose it was, and why."""
+        verdict, detail = self.verdict, str(self.deletion)
+        return [
+            *wrapped(f"{self.outcome.value} {verdict.pod}: {verdict.pod.whose}"),
+            *(by_clause(detail, INDENT) if detail else []),
+            *wrapped(f"{verdict.reason.value}: {verdict.evidence}", INDENT),
+        ]
 
 
 @dataclass
@@ -348,16 +358,17 @@ class _Reaper:
         if result is None or result.outcome is Outcome.WOULD_DELETE:  # the report tells these
             return
         level = {Outcome.FAILED: logging.ERROR, Outcome.SPARED: logging.WARNING}.get(result.outcome, logging.INFO)
-        why, cause = f"{result.verdict.reason.value}: {result.verdict.evidence}", str(result.deletion)
-        # What is out of the ordinary comes first, for a line may be longer than the screen.
-        text = f"{cause} ({why})" if cause else why
-        log.log(level, "%s %s, %s", result.outcome.value, result.verdict.pod, text)
+        with self._lock:  # the lines of one pod stay together
+            for line in result.lines():
+                log.log(level, "%s", line)
 
     def _log_progress(self, candidates: list[_Candidate]) -> None:
-        to_go = sum(candidate.result is None for candidate in candidates)
-        if to_go and not self._settings.dry_run:
+        open_ones = [candidate for candidate in candidates if candidate.result is None]
+        room = self._settings.max_deletes - self._done
+        to_go = min(len(open_ones), room + sum(candidate.is_counted for candidate in open_ones))
+        if to_go > 0 and not self._settings.dry_run:
             deleted = sum(c.result is not None and c.result.outcome is Outcome.DELETED for c in candidates)
-            log.info("%s deleted so far, %s pods to go", deleted, to_go)
+            log.info("%s deleted so far, %s to go", counted(deleted, "pod"), f"{to_go:,}")
 
 
 def _ready(candidates: list[_Candidate], size: int, room: int, now: float) -> list[_Candidate]:

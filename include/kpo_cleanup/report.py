@@ -1,81 +1,86 @@
-"""What people read: the table of a classification and the report of a reaping."""
+"""What people read: the log of a classification, and the report of a reaping."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from tabulate import tabulate
-
+from .cause import cause_of
 from .classify import Verdict, count_reasons
 from .evidence import duration
-from .identity import UNMAPPED
 from .pod import Pod
 from .reap import Result, count_outcomes
 from .settings import Settings
+from .text import INDENT, by_clause, count, counted, first_few, key_values, wrapped
 from .vocabulary import Outcome, Reason
 
 MAX_PROBLEMS = 5  # in the message of a failed run
-MAX_ROWS = 100  # of the table; all zombies are in the XCom
-# Airflow's log view has room for 100 characters of a message on a usual screen, and does not wrap them. So long names
-# are shortened (they are whole in the log of `reap` and in the XCom), and the evidence goes below.
-COLUMNS = ("age", "reason", "task", "pod")
-NAME_WIDTH = 40
+MAX_ROWS = 100  # zombies in the log; all are in the XCom
+MAX_NAMES = 5  # pods that a warning names
+MAX_DAGS = 5  # in a summary
+DRY_RUN = "DRY RUN: "
+
+_GONE = (Outcome.DELETED, Outcome.WOULD_DELETE)  # what counts as freed
 
 
-def summary_line(verdicts: Sequence[Verdict]) -> str:
-    """A classification in one line: the zombies and the kept pods, counted by reason."""
-    zombies = count_reasons(verdict for verdict in verdicts if verdict.is_zombie)
-    kept = count_reasons(verdict for verdict in verdicts if not verdict.is_zombie)
-    total = sum(zombies.values())
-    of_which = f" ({key_values(zombies)})" if zombies else ""
-    return (
-        f"{total} {'zombie' if total == 1 else 'zombies'} among {count(verdicts, 'pod')}{of_which}; "
-        f"kept: {key_values(kept) or 'none'}"
-    )
+def count_dags(pods: Iterable[Pod]) -> dict[str, int]:
+    """Count the pods of each DAG; those with most pods come first."""
+    return dict(Counter(pod.dag_id for pod in pods).most_common())
+
+
+def classification_summary(verdicts: Sequence[Verdict], settings: Settings) -> str:
+    """Sum up a classification in one line, for the log and the list of XComs."""
+    zombies, pods = [v for v in verdicts if v.is_zombie], count(verdicts, "pod")
+    dry_run = DRY_RUN if settings.dry_run else ""
+    if not zombies:
+        return f"{dry_run}nothing to delete among {pods}"
+    found = f"{DRY_RUN}would delete {len(zombies):,} of {pods}" if dry_run else f"{count(zombies, 'zombie')} of {pods}"
+    at_once = f"; {settings.max_deletes:,} a run (max_deletes)" if len(zombies) > settings.max_deletes else ""
+    return f"{found}: {_by_dag(v.pod for v in zombies)}{at_once}"
+
+
+def classification_lines(verdicts: Sequence[Verdict], summary: str) -> list[str]:
+    """Sum up a classification in the log: a line for each topic, the summary last, where Airflow opens a log."""
+    zombies = count_reasons(v for v in verdicts if v.is_zombie)
+    kept = count_reasons(v for v in verdicts if not v.is_zombie)
+    reasons = [f"zombies by reason: {key_values(zombies)}"] if zombies else []
+    return [line for topic in (*reasons, f"kept: {key_values(kept) or 'none'}", summary) for line in wrapped(topic)]
 
 
 def zombie_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
-    """A table of the zombies, each with its evidence below it; nothing where there are none."""
+    """List the zombies by their cause, with one line of advice for each cause, and the evidence for each pod."""
     zombies = [verdict for verdict in verdicts if verdict.is_zombie]
-    shown = zombies[:MAX_ROWS]
-    if not shown:
-        return []
-    several_namespaces = len({verdict.pod.namespace for verdict in verdicts}) > 1
-    rows = [_row(verdict, now, several_namespaces) for verdict in shown]
-    header, rule, *table = tabulate(rows, COLUMNS, disable_numparse=True).splitlines()
-    indent = " " * (rule.index(" ") + 2)
-    lines = [header, rule]
-    for line, verdict in zip(table, shown):
-        lines += [line, f"{indent}{verdict.evidence}"]
+    by_cause = defaultdict(list)
+    for verdict in zombies:
+        by_cause[cause_of(verdict.pod)].append(verdict)
+    lines, room = [], MAX_ROWS
+    for cause, alike in by_cause.items():
+        lines += wrapped(f"{count(alike, 'zombie')}: {cause.problem}")
+        lines += wrapped(f"advice: {cause.advice}", INDENT)
+        for verdict in alike[: max(room, 0)]:
+            age = duration(now - verdict.pod.created)
+            lines += wrapped(f"{age}, {verdict.reason.value}: {verdict.pod.whose}", INDENT)
+            lines += wrapped(f"pod {verdict.pod}: {verdict.evidence}", INDENT * 2)
+        room -= len(alike)
     if len(zombies) > MAX_ROWS:
-        lines.append(f"... and {len(zombies) - MAX_ROWS} more; all are in the XCom of this task")
+        lines.append(f"... and {len(zombies) - MAX_ROWS:,} more; all are in the XCom of this task")
     return lines
 
 
-def warnings_of(verdicts: Sequence[Verdict], settings: Settings) -> list[str]:
-    """Say what somebody should look at although nothing is deleted for it."""
-    lines = []
+def warning_lines(verdicts: Iterable[Verdict]) -> list[str]:
+    """Say what somebody should look at although nothing is deleted for it: each kind once, with some names."""
+    by_kind: dict[tuple[Reason, str, str], list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
         if verdict.warning:
-            lines.append(f"{verdict.reason.value}: {task_of(verdict.pod)}: {verdict.evidence}; pod {verdict.pod}")
-            lines.append(f"    {verdict.warning}")  # a line of its own, for Airflow's log view does not wrap
-    unmatched = [v for v in verdicts if v.reason is Reason.UNMATCHED and not v.is_zombie]
-    if unmatched and not settings.delete_unmatched_pods:
-        lines.append(
-            f"kept {count(unmatched, 'unmatched pod')}: this Airflow cannot account for them; "
-            "delete_unmatched_pods=True removes such pods, if no other Airflow uses these namespaces"
-        )
-    by_cause: dict[str, list[Verdict]] = defaultdict(list)
-    for verdict in verdicts:
-        if verdict.reason is Reason.UNRESOLVED:
-            by_cause[verdict.evidence.partition(";")[0]].append(verdict)
-    lines += [f"kept {count(alike, 'unresolved pod')}: {cause}" for cause, alike in by_cause.items()]
-    spark = [v for v in verdicts if v.reason is Reason.BAD_LABELS and "Spark" in v.evidence]
-    if spark:
-        lines.append(f"kept {count(spark, 'pod')} of the SparkKubernetesOperator, which is not supported")
+            by_kind[verdict.reason, verdict.warning, verdict.remedy].append(verdict)
+    lines = []
+    for (reason, warning, remedy), alike in by_kind.items():
+        lines += by_clause(f"kept {counted(len(alike), f'{reason.value} pod')}: {warning}")
+        lines += wrapped(remedy, INDENT) if remedy else []
+        names = [f"{verdict.pod}: {verdict.pod.whose}" for verdict in alike]
+        lines += [line for name in first_few(names, MAX_NAMES, "pod") for line in wrapped(name, INDENT * 2)]
     return lines
 
 
@@ -90,30 +95,50 @@ def due_lines(verdicts: Sequence[Verdict]) -> list[str]:
     return lines
 
 
-def reap_lines(results: Sequence[Result]) -> list[str]:
-    """The log of a reaping, apart from the deletions, which were logged one by one."""
-    would = [r for r in results if r.outcome is Outcome.WOULD_DELETE]
-    lines = [f"would delete {r.verdict.pod}, {r.verdict.reason.value}: {r.verdict.evidence}" for r in would]
-    if would:
-        lines.append(f"DRY RUN: {count(would, 'pod')} would be deleted, none was")
+def reap_summary(results: Sequence[Result], settings: Settings, pods: int) -> str:
+    """Sum up a reaping in one line, for the log and the list of XComs.
+
+    :param pods: how many were listed.
+    """
+    outcomes = count_outcomes(results)
+    done = outcomes.pop((Outcome.WOULD_DELETE if settings.dry_run else Outcome.DELETED).value, 0)
+    if settings.dry_run:
+        head = f"{DRY_RUN}would delete {done:,} of {counted(pods, 'pod')}"
+    else:
+        head = f"deleted {done:,} of {count(results, 'zombie')}"
+    by_dag = _by_dag(r.verdict.pod for r in results if r.outcome in _GONE)
+    freed = _amounts(_freed(results))
+    verb = "would free" if settings.dry_run else "freed"
+    topics = [f"{head}: {by_dag}" if by_dag else head, key_values(outcomes), f"{verb} {freed}" if freed else ""]
+    return "; ".join(filter(None, topics))
+
+
+def reap_lines(results: Sequence[Result], settings: Settings) -> list[str]:
+    """Say in the log what the lines of the single pods do not: what is left, and what each DAG's pods had requested."""
+    lines = [line for r in results if r.outcome is Outcome.WOULD_DELETE for line in r.lines()]
     left = [r for r in results if r.outcome is Outcome.LEFT_FOR_NEXT_RUN]
     if left:
-        lines.append(f"left for the next run: {count(left, 'zombie')}, for {left[0].deletion}")
-    return lines
+        lines += by_clause(f"left for the next run: {count(left, 'zombie')}, for {left[0].deletion}")
+    verb = "would free" if settings.dry_run else "freed"
+    by_dag = {dag_id: _amounts(_freed(of_dag)) for dag_id, of_dag in _group_by_dag(results).items()}
+    freed = [f"{verb} by pods of {dag_id}: {amounts}" for dag_id, amounts in by_dag.items() if amounts]
+    return [*lines, *(line for dag in first_few(freed, MAX_DAGS, "DAG") for line in wrapped(dag))]
 
 
-def reap_report(results: Sequence[Result], problems: Sequence[str] = ()) -> dict[str, Any]:
-    """The report of a run: counters, what was freed, what went wrong, and every zombie with its outcome."""
-    outcomes = count_outcomes(results)
-    freed = _freed(results)
-    cpu, memory = freed.get("cpu", 0.0), int(freed.get("memory", 0))
-    verb = "would free" if Outcome.WOULD_DELETE.value in outcomes else "freed"
-    requests = f"; {verb} cpu={cpu:g} memory={_memory(memory)}" if cpu or memory else ""
+def reap_report(
+    results: Sequence[Result], settings: Settings, summary: str, problems: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Make the report of a run: counters, freed requests, what went wrong, and each zombie with its outcome."""
     return {
-        "summary": f"{key_values(outcomes) or 'no zombies'}{requests}",
+        "summary": summary,
         **({"problems": list(problems)} if problems else {}),
-        "outcomes": outcomes,
-        "freed": freed,
+        "dry_run": settings.dry_run,
+        "outcomes": count_outcomes(results),
+        "freed": _freed(results),
+        "by_dag": {
+            dag_id: {"outcomes": count_outcomes(of_dag), "freed": _freed(of_dag)}
+            for dag_id, of_dag in _group_by_dag(results).items()
+        },
         "zombies": [
             {
                 "pod": str(r.verdict.pod),
@@ -121,24 +146,15 @@ def reap_report(results: Sequence[Result], problems: Sequence[str] = ()) -> dict
                 "reason": r.verdict.reason.value,
                 "evidence": r.verdict.evidence,
                 **({"detail": str(r.deletion)} if str(r.deletion) else {}),
+                **r.verdict.pod.ids,
             }
             for r in results
         ],
     }
 
 
-def _freed(results: Iterable[Result]) -> dict[str, float]:
-    """Add up the requests of the pods that went, or would go, by resource name."""
-    totals: dict[str, float] = defaultdict(float)
-    for result in results:
-        if result.outcome in (Outcome.DELETED, Outcome.WOULD_DELETE):
-            for resource, quantity in result.verdict.pod.requests:
-                totals[resource] += quantity
-    return {resource: round(total, 3) for resource, total in totals.items()}
-
-
 def failures(results: Iterable[Result]) -> list[str]:
-    """What kept pods from being deleted: one line for each cause, however many pods have it."""
+    """Say why pods were not deleted: once for each cause, however many pods have it."""
     by_cause: dict[tuple[str, ...], list[Result]] = defaultdict(list)
     for result in results:
         if result.outcome is Outcome.FAILED:
@@ -149,42 +165,45 @@ def failures(results: Iterable[Result]) -> list[str]:
     ]
 
 
-def failure_message(summary: str, problems: Sequence[str]) -> str:
-    """What a failed run ends with: short, for it is shown in one piece; all of it is in the log and the report."""
-    more = [f"and {len(problems) - MAX_PROBLEMS} more, see the log"] if len(problems) > MAX_PROBLEMS else []
-    return "\n- ".join([summary, *problems[:MAX_PROBLEMS], *more])
+def failure_lines(summary: str, problems: Sequence[str]) -> list[str]:
+    """Say how a failed run ended: short, for Airflow shows it in one piece; all of it is in the report."""
+    shown = first_few(problems, MAX_PROBLEMS, "problem")
+    return [*by_clause(summary), *(line for problem in shown for line in by_clause(f"- {problem}"))]
 
 
-def count(things: Sized, noun: str) -> str:
-    """Such as ``1 pod`` or ``2 pods``."""
-    return f"{len(things)} {noun}" if len(things) == 1 else f"{len(things)} {noun}s"
+def _freed(results: Iterable[Result]) -> dict[str, float]:
+    """Add up the requests of the pods that went, or would go, by resource name."""
+    totals: dict[str, float] = defaultdict(float)
+    for result in results:
+        if result.outcome in _GONE:
+            for resource, quantity in result.verdict.pod.requests:
+                totals[resource] += quantity
+    return {resource: round(total, 3) for resource, total in totals.items()}
 
 
-def key_values(counts: Mapping[str, int]) -> str:
-    """Counters as ``key=value`` words."""
-    return " ".join(f"{name}={count}" for name, count in counts.items())
+def _amounts(requests: Mapping[str, float]) -> str:
+    """Write requests as people do, such as ``cpu=1.5 memory=512Mi``."""
+    amounts = {
+        name: _bytes(quantity) if name in ("memory", "ephemeral-storage") or name.startswith("hugepages-") else quantity
+        for name, quantity in requests.items()
+        if quantity
+    }
+    return " ".join(f"{name}={v if isinstance(v, str) else format(v, 'g')}" for name, v in amounts.items())
 
 
-def _row(verdict: Verdict, now: int, several_namespaces: bool) -> tuple[str, ...]:
-    pod = verdict.pod
-    place = f"{pod.namespace}/" if several_namespaces else ""
-    return duration(now - pod.created), verdict.reason.value, _shortened(task_of(pod)), _shortened(f"{place}{pod.name}")
-
-
-def task_of(pod: Pod) -> str:
-    """The task instance of a pod, without its run: such as ``orders.load[3] try 2``."""
-    index = "" if pod.map_index == UNMAPPED else f"[{pod.map_index}]"
-    return f"{pod.dag_id}.{pod.task_id}{index} try {pod.try_number}"
-
-
-def _memory(size: int) -> str:
-    """Bytes as Kubernetes writes them, in a unit that people can imagine."""
+def _bytes(size: float) -> str:
+    """Write bytes as Kubernetes does, in a unit that people can imagine."""
     return f"{size / 2**20:.0f}Mi" if size < 2**30 else f"{round(size / 2**30, 1):g}Gi"
 
 
-def _shortened(text: str) -> str:
-    """Without its middle, where it is too long: what tells it from others may be at either end."""
-    if len(text) <= NAME_WIDTH:
-        return text
-    half = (NAME_WIDTH - 2) // 2
-    return f"{text[:half]}..{text[-half:]}"
+def _by_dag(pods: Iterable[Pod]) -> str:
+    """Say such as ``orders 6, sales 2``."""
+    counts = count_dags(pods).items()
+    return ", ".join(first_few([f"{dag_id} {number:,}" for dag_id, number in counts], MAX_DAGS, "DAG"))
+
+
+def _group_by_dag(results: Iterable[Result]) -> dict[str, list[Result]]:
+    by_dag: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        by_dag[result.verdict.pod.dag_id].append(result)
+    return by_dag

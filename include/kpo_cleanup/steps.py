@@ -15,17 +15,21 @@ from .airflow_compat import (
     AirflowSkipException,
     count_metric,
     get_current_context,
+    is_too_long,
     reject_long_xcom,
 )
 from .classify import Facts, classify, count_reasons, keys_in_doubt
-from .config import read_settings
+from .config import Reading, read_settings
 from .errors import KpoCleanupError
 from .kube.pods import PodApi
 from .reap import count_outcomes, reap
 from .settings import Settings
 from .task_instances.choice import choose_source
+from .text import by_clause, counted, message_lines, wrapped
 
 log = logging.getLogger(__name__)
+
+MAX_KEPT = 200  # pods in the XCom of classify
 
 
 @contextmanager
@@ -46,13 +50,31 @@ def without_collector() -> Iterator[None]:
 
 @contextmanager
 def failing_for_good() -> Iterator[None]:
-    """Have Airflow not try again what another try would not better; also as a decorator."""
+    """Say plainly what went wrong, and have Airflow not try again what is not passing; also as a decorator."""
     try:
         yield
     except KpoCleanupError as error:
+        # Airflow's traceback follows; nobody who reads this at night needs it, nor the errors behind this one.
+        for line in message_lines(str(error)):
+            log.error("%s", line)
+        log.error("This run deletes nothing, unless another try succeeds; the tasks after this are upstream_failed")
         if error.is_passing:
-            raise
-        raise AirflowFailException(str(error)) from error
+            raise error from None
+        raise AirflowFailException(str(error)) from None
+
+
+@failing_for_good()
+def returned_by(*task_ids: str) -> list[Any]:
+    """Give what earlier tasks of this run have returned.
+
+    :raises AirflowFailException: if one of it is not there.
+    """
+    ti = get_current_context()["ti"]
+    returned = [ti.xcom_pull(task_ids=task_id) for task_id in task_ids]
+    for task_id, value in zip(task_ids, returned):
+        if value is None:
+            raise KpoCleanupError(f"there is no XCom of {task_id} in this run; clear list_pods with all that follows")
+    return returned
 
 
 class Cleanup:
@@ -66,9 +88,17 @@ class Cleanup:
     @failing_for_good()
     def list_pods(self) -> dict[str, Any]:
         """List the pods. Before the task instances are asked for: a pod born in between would look like a zombie."""
-        settings = self._settings(is_first=True)
+        reading = self._reading()
+        settings = reading.checked()
+        for line in reading.describe(__version__):
+            log.info("%s", line)
+        if not settings.dry_run:
+            log.info("This run deletes zombies; to pause the DAG stops that")
+        _say_if_dry(settings)
         api = PodApi(settings.kubernetes_conn_id)
         listing = api.list_pods(settings.namespace_list(), settings.label_selector, settings.excluded())
+        if not listing.pods:
+            _warn_of_no_pods(settings, api, reading.origins)
         answer = xcom.dump_listing(listing)
         reject_long_xcom(answer, f"{len(listing.pods)} pods")
         return answer
@@ -93,26 +123,32 @@ class Cleanup:
         settings, now = self._settings(), int(time.time())
         pods, (told, records) = xcom.load_listing(listing).pods, xcom.load_task_instances(task_instances)
         verdicts = classify(Facts(pods, told, settings, now, records))
+        due, summary = report.due_lines(verdicts), report.classification_summary(verdicts, settings)
         for line in report.zombie_lines(verdicts, now):
             log.info("%s", line)
-        for line in report.warnings_of(verdicts, settings):
+        for line in report.warning_lines(verdicts):
             log.warning("%s", line)
         for verdict in verdicts:
             if not verdict.is_zombie:
                 log.debug("kept %s, %s: %s", verdict.pod, verdict.reason.value, verdict.evidence)
-        due = report.due_lines(verdicts)
-        for line in due:
+        for line in [*due, *report.classification_lines(verdicts, summary)]:
             log.info("%s", line)
-        summary = report.summary_line(verdicts)
-        log.info("%s", summary)  # last, for that is where Airflow opens a log
         count_metric("reason", count_reasons(verdicts))
-        return {
+        _push_summary(summary)
+        answer = {
             "summary": summary,
             "due": due,
             "zombies_by_reason": count_reasons(v for v in verdicts if v.is_zombie),
             "kept_by_reason": count_reasons(v for v in verdicts if not v.is_zombie),
+            "zombies_by_dag": report.count_dags(v.pod for v in verdicts if v.is_zombie),
+            "kept": xcom.dump_kept(verdicts, MAX_KEPT),
             "zombies": xcom.dump_zombies(verdicts),
         }
+        if is_too_long(answer):
+            log.warning("The XCom leaves out the kept pods, for the metadata database takes no more")
+            answer["kept"] = []
+        reject_long_xcom(answer, counted(len(answer["zombies"]), "zombie"))
+        return answer
 
     @without_collector()
     @failing_for_good()
@@ -123,41 +159,69 @@ class Cleanup:
             was done and reported.
         """
         settings, context = self._settings(), get_current_context()
-        zombies, unlisted = xcom.load_zombies(classification), xcom.load_listing(listing).unlisted
-        if not zombies and not unlisted:
-            nothing = "\n".join([f"Nothing to reap: {classification['summary']}", *classification["due"]])
-            for line in nothing.splitlines():
+        zombies, listed = xcom.load_zombies(classification), xcom.load_listing(listing)
+        if not zombies and not listed.unlisted:
+            summary = classification["summary"]
+            lines = [*classification["due"], *wrapped(f"Nothing to reap: {summary}")]
+            for line in lines:
                 log.info("%s", line)  # the exception's own text is folded away in the UI
-            raise AirflowSkipException(nothing)
+            _push_summary(summary)
+            raise AirflowSkipException("\n".join(lines))
         cluster = PodApi(settings.kubernetes_conn_id)
         source = choose_source(settings.airflow_conn_id, context["ti"])
         namespaces = settings.namespace_list() or [cluster.own_namespace()]
         results = reap(zombies, cluster, source, settings, namespaces)
-        problems = [*unlisted.values(), *report.failures(results)]
-        answer = report.reap_report(results, problems)
-        for line in report.reap_lines(results):
+        problems = [*listed.unlisted.values(), *report.failures(results)]
+        summary = report.reap_summary(results, settings, len(listed.pods))
+        answer = report.reap_report(results, settings, summary, problems)
+        for line in report.reap_lines(results, settings):
             log.info("%s", line)
-        log.info("%s", answer["summary"])
         count_metric("outcome", count_outcomes(results))
+        _push_summary(summary)
         if problems:
             # A failing task returns nothing, but what it did must still be on record.
             context["ti"].xcom_push(key="return_value", value=answer)
-            raise AirflowFailException(report.failure_message(answer["summary"], problems))
+            lines = report.failure_lines(summary, problems)
+            for line in lines:
+                log.error("%s", line)
+            raise AirflowFailException("\n".join(lines))
+        for line in by_clause(summary):
+            log.info("%s", line)
         return answer
 
-    def _settings(self, *, is_first: bool = False) -> Settings:
-        """This run's settings, and what the log says of them.
+    def _reading(self) -> Reading:
+        context: Any = get_current_context()
+        return read_settings(self._fixed, dict(context["params"]), context["dag_run"].conf)
+
+    def _settings(self) -> Settings:
+        """Give this run's settings, and say so if nothing will be deleted.
 
         :raises SettingsError: for any bad value, wherever it is.
         """
-        context: Any = get_current_context()
-        reading = read_settings(self._fixed, dict(context["params"]), context["dag_run"].conf)
-        settings = reading.checked()
-        if is_first:
-            for line in reading.describe(__version__):
-                log.info("%s", line)
-            if not settings.dry_run:
-                log.info("This run deletes zombies; to pause the DAG stops that")
-        if settings.dry_run:
-            log.warning("DRY RUN: nothing will be deleted")
+        settings = self._reading().checked()
+        _say_if_dry(settings)
         return settings
+
+
+def _say_if_dry(settings: Settings) -> None:
+    if settings.dry_run:
+        log.warning("DRY RUN: nothing will be deleted")
+
+
+def _warn_of_no_pods(settings: Settings, api: PodApi, origins: Mapping[str, str]) -> None:
+    """Say where no pod was found: the usual reason is that somebody looks in the wrong place."""
+    namespace, origin = api.own_namespace_and_origin()
+    where = f"namespaces={settings.namespaces!r}, from {origins.get('namespaces', '')}"
+    if not settings.namespace_list():
+        where = f"namespace {namespace!r}, from {origin}, for namespaces is empty"
+    selector = f" with label_selector={settings.label_selector!r}" if settings.label_selector else ""
+    for line in by_clause(
+        f"No pod of the operator was found{selector} in {where}; "
+        "if there are some, correct namespaces, label_selector or kubernetes_conn_id"
+    ):
+        log.warning("%s", line)
+
+
+def _push_summary(summary: str) -> None:
+    """Leave one line under a key of its own, which the list of XComs shows as it is, run by run."""
+    get_current_context()["ti"].xcom_push(key="summary", value=summary)

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from itertools import islice
 from typing import Any
 
 from . import __version__
+from .cause import cause_of
 from .classify import Verdict
 from .errors import KpoCleanupError
 from .identity import TaskInstanceKey
 from .kube import Listing
-from .pod import Container, Owner, Pod
+from .pod import IDS, Container, Owner, Pod
 from .task_instance import Record, TaskInstance, TaskInstances
 from .vocabulary import Reason
 
@@ -141,22 +143,24 @@ def load_task_instances(data: Mapping[str, Any]) -> tuple[TaskInstances, dict[Ta
     return TaskInstances(found, unresolved, may_miss_a_try=data["may_miss_a_try"]), records
 
 
-_ZOMBIE_IDS = ("dag_id", "task_id", "map_index", "try_number", "run_id")
-
-
 def dump_zombies(verdicts: Iterable[Verdict]) -> list[dict[str, Any]]:
     """Write the zombies, in the order in which they are to be deleted."""
     return [
-        {
-            "pod": str(verdict.pod),
-            "reason": verdict.reason.value,
-            "evidence": verdict.evidence,
-            **{name: getattr(verdict.pod, name) for name in _ZOMBIE_IDS},
-            "uid": verdict.pod.uid,
-        }
+        {**_dump_verdict(verdict), "cause": cause_of(verdict.pod).problem, "uid": verdict.pod.uid}
         for verdict in verdicts
         if verdict.is_zombie
     ]
+
+
+def dump_kept(verdicts: Iterable[Verdict], most: int) -> list[dict[str, Any]]:
+    """Write the kept pods for people, without those of active task instances, and not more than so many."""
+    kept = (v for v in verdicts if not v.is_zombie and v.reason is not Reason.ACTIVE)
+    return [_dump_verdict(verdict) for verdict in islice(kept, most)]
+
+
+def _dump_verdict(verdict: Verdict) -> dict[str, Any]:
+    pod = verdict.pod
+    return {"pod": str(pod), "reason": verdict.reason.value, "evidence": verdict.evidence, **pod.ids}
 
 
 def load_zombies(classification: Mapping[str, Any]) -> list[Verdict]:
@@ -175,7 +179,7 @@ def load_zombies(classification: Mapping[str, Any]) -> list[Verdict]:
 
 def _load_zombie(row: Mapping[str, Any]) -> Verdict:
     namespace, _, name = row["pod"].partition("/")
-    pod = Pod(namespace, name, row["uid"], created=0, phase="", **{name: row[name] for name in _ZOMBIE_IDS})
+    pod = Pod(namespace, name, row["uid"], created=0, phase="", **{name: row[name] for name in IDS})
     return Verdict(pod, True, Reason(row["reason"]), row["evidence"])
 
 

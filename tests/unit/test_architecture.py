@@ -24,9 +24,9 @@ def modules_in(package: Path) -> dict[str, ast.Module]:
 
 MODULES = modules_in(PACKAGE)
 FOLDERS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
-PLAIN = {"errors", "identity", "pod", "task_instance", "vocabulary"}
+PLAIN = {"errors", "identity", "pod", "task_instance", "text", "vocabulary"}
 INTERFACES = {"kube", "task_instances"}
-PURE = {*PLAIN, *INTERFACES, "classify", "evidence", "settings"}
+PURE = {*PLAIN, *INTERFACES, "cause", "classify", "evidence", "settings"}
 SEES_BOTH_SIDES = "steps"
 
 

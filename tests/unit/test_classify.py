@@ -633,7 +633,8 @@ class TestStalled:
 
     def test_names_the_remedy(self) -> None:
         verdict = verdict_on(make_pod(containers=(ended(), running("proxy"))), ACTIVE)
-        assert verdict.warning == "make proxy a native sidecar, or give the task an execution_timeout"
+        assert verdict.warning == "container proxy keeps its task waiting"
+        assert verdict.remedy == "make proxy a native sidecar, or give the task an execution_timeout"
 
     def test_says_which_containers_it_waits_for_and_since_when(self) -> None:
         containers = (ended(), running("airflow-xcom-sidecar"), running("proxy"), ended("init"))

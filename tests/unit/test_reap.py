@@ -193,11 +193,28 @@ class TestDeleting:
         zombies = make_zombies(2)
         with caplog.at_level(logging.INFO):
             run(zombies, server_of(zombies, {"z0001": FORBIDDEN}))
-        evidence = "orphaned: task instance failed (try 1) 60 min ago; base running 2 h"
-        assert {(record.levelname, record.getMessage()) for record in caplog.records} == {
-            ("INFO", f"deleted airflow/z0000, {evidence}"),
-            ("ERROR", f"failed airflow/z0001, 403 Forbidden; allow verb 'delete' ({evidence})"),
-        }
+        evidence = "    orphaned: task instance failed (try 1) 60 min ago; base running 2 h"
+        said = [(record.levelname, record.getMessage()) for record in caplog.records]
+        deleted = [line for level, line in said if level == "INFO"]
+        assert deleted == ["deleted airflow/z0000: orders.extract[0] try 1 of run run_1", evidence]
+        assert [line for level, line in said if level == "ERROR"] == [
+            "failed airflow/z0001: orders.extract[1] try 1 of run run_1",
+            "    403 Forbidden",
+            "        allow verb 'delete'",
+            evidence,
+        ]
+
+    @pytest.mark.parametrize(
+        ("limit", "lines"),
+        [
+            pytest.param(500, ["100 pods deleted so far, 101 to go", "200 pods deleted so far, 1 to go"], id="all go"),
+            pytest.param(150, ["100 pods deleted so far, 50 to go"], id="some are left for the next run"),
+        ],
+    )
+    def test_says_how_far_it_is(self, limit: int, lines: list[str], caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.INFO):
+            run(make_zombies(2 * BATCH + 1), max_deletes=limit)
+        assert [message for message in caplog.messages if "so far" in message] == lines
 
     @pytest.mark.parametrize("error", [ConnectionError("odd"), KubernetesError("reading", "503"), ValueError("bad")])
     def test_that_raises_whatever_it_is_fails_one_pod_and_keeps_the_report(self, error: Exception) -> None:
@@ -553,7 +570,11 @@ class TestMaxDeletes:
     def test_counts_a_deletion_whose_answer_cannot_be_read(self) -> None:
         zombies = make_zombies(4)
         server = server_of(zombies, {"z0000": GARBLED})
-        assert count_outcomes(run(zombies, server, max_deletes=2)) == {"deleted": 1, "failed": 1, "left_for_next_run": 2}
+        assert count_outcomes(run(zombies, server, max_deletes=2)) == {
+            "deleted": 1,
+            "failed": 1,
+            "left_for_next_run": 2,
+        }
         assert server.deleted == {"z0000", "z0001"}
 
     def test_does_not_count_what_the_look_spared(self) -> None:

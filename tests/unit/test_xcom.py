@@ -19,6 +19,7 @@ from include.kpo_cleanup.pod import Container, Owner, Pod
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.vocabulary import Reason
 from include.kpo_cleanup.xcom import (
+    dump_kept,
     dump_listing,
     dump_task_instances,
     dump_zombies,
@@ -201,6 +202,25 @@ class TestZombies:
                 "map_index": -1,
                 "try_number": 1,
                 "run_id": "run_1",
+                "cause": "base works on, but its operator is gone",
                 "uid": "uid-1",
             }
         ]
+
+    def test_have_the_kept_pods_beside_them_but_for_the_active_ones_and_not_too_many(self) -> None:
+        def kept(reason: Reason, name: str) -> Verdict:
+            return make_verdict(is_zombie=False, reason=reason, pod=make_pod(name=name), evidence="why")
+
+        verdicts = [make_verdict(), kept(Reason.ACTIVE, "a"), *(kept(Reason.OWNED, f"o{n}") for n in range(3))]
+        rows = dump_kept(verdicts, 2)
+        assert [row["pod"] for row in rows] == ["airflow/o0", "airflow/o1"]
+        assert rows[0] == {
+            "pod": "airflow/o0",
+            "reason": "owned",
+            "evidence": "why",
+            "dag_id": "orders",
+            "task_id": "extract",
+            "map_index": -1,
+            "try_number": 1,
+            "run_id": "run_1",
+        }

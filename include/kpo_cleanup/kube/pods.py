@@ -53,7 +53,14 @@ class PodApi:
 
     def own_namespace(self) -> str:
         """Give the namespace in which the operator would start a pod: the connection's, else the worker's own."""
-        return self._connection[1] or _worker_namespace() or "default"
+        return self.own_namespace_and_origin()[0]
+
+    def own_namespace_and_origin(self) -> tuple[str, str]:
+        """Give that namespace, and say where it comes from."""
+        if self._connection[1]:
+            return self._connection[1], f"connection {self._conn_id!r}"
+        worker = _worker_namespace()
+        return (worker, "the worker's own") if worker else ("default", "nothing else")
 
     def list_pods(
         self,
