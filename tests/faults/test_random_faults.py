@@ -65,6 +65,7 @@ PRODUCTION, STAGING = {"env": "production"}, {"env": "staging"}
 
 RUN_IDS = ("run_1", safe_label("scheduled__2026-11-24T00:00:00+00:00"))
 DELETE_FAULTS = [case for case in DELETE_CASES if case.does in (Does.DELETE_RETRIES, Does.DELETE_FAILS)]
+REFUSALS = ("400", "401", "403", "409", "429")  # of the API server itself, which then has done nothing
 
 FINISH_ACTIONS = ("delete_pod", "delete_pod", "keep_pod", "delete_succeeded_pod")
 
@@ -135,7 +136,9 @@ faults = st.one_of(
         fault_times,
     ),
     # With no fault of the API server it is a pod that is replaced at the last moment.
-    st.tuples(st.just("DELETE "), st.sampled_from([None, None, *DELETE_FAULTS]), st.booleans(), fault_times),
+    st.tuples(st.just("DELETE "), st.sampled_from([None, None, *DELETE_FAULTS]), st.booleans(), fault_times).map(
+        lambda fault: (*fault[:2], False, fault[3]) if fault[1] and fault[1].id in REFUSALS else fault
+    ),
     st.tuples(
         st.sampled_from(["source is down", "source is slow", "source lags"]), st.none(), st.just(False), fault_times
     ),

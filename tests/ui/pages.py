@@ -70,6 +70,10 @@ class Browser:
         yield
         self.page.set_viewport_size(size)
 
+    def edges(self) -> Locator:
+        """The lines of the graph that is shown."""
+        return self.page.locator(".react-flow__edge")
+
     def field(self, name: str) -> Locator:
         """One field of the trigger form."""
         return self.page.locator(f"[name=element_{name}]")
@@ -149,6 +153,11 @@ class Airflow3Ui(Browser):
         self.page.get_by_role("button", name="Expand all").click()
         return self.page.locator("tr", has_text="return_value")
 
+    def summaries(self, task_id: str) -> Locator:
+        """The list of all XComs called summary of a task."""
+        self._go(f"/xcoms?dag_display_name_pattern={CLEANUP}&xcom_key_pattern=summary&task_id_pattern={task_id}")
+        return self.page.locator("tbody")
+
     def _dialog(self) -> Locator:
         return self.page.locator("[role=dialog][data-state=open]")
 
@@ -211,6 +220,10 @@ class Airflow2Ui(Browser):
 
     def xcom(self, run_id: str, task_id: str) -> Locator:
         return self._tab("xcom", run_id, task_id)
+
+    def summaries(self, task_id: str) -> Locator:
+        self._go(f"/xcom/list/?_flt_3_dag_id={CLEANUP}&_flt_3_key=summary&_flt_3_task_id={task_id}")
+        return self.page.locator("tbody")
 
     def _submit(self) -> Locator:
         return self.page.get_by_role("button", name="Trigger", exact=True)
