@@ -120,7 +120,7 @@ class Settings:
     )
 
     def namespace_list(self) -> list[str]:
-        """The namespaces named, in order and once each; empty = the connection's own."""
+        """The namespaces that are named, in order and once each; empty = those of the operator itself."""
         return _names(self.namespaces)
 
     def excluded(self) -> list[str]:

@@ -67,10 +67,10 @@ def run_ids(airflow: Airflow, dag_id: str) -> list[str]:
     return [run["dag_run_id"] for run in airflow.checked().request("GET", f"/dags/{dag_id}/dagRuns")["dag_runs"]]
 
 
-def follow_readme(airflow: Airflow, paragraph: str, dag_id: str) -> str:
-    """Do as the README says under "First run", and wait for the end of the run that it starts; gives its run_id."""
+def follow_readme(airflow: Airflow, section: str, dag_id: str) -> str:
+    """Do as a section of the README says, and wait for the end of the run that this starts; give its run_id."""
     before = set(run_ids(airflow, dag_id))
-    for line in commands("First run", paragraph).splitlines():
+    for line in commands(section).splitlines():
         program, *arguments = shlex.split(line)
         assert program == "airflow"
         airflow.run(*arguments)
@@ -106,7 +106,10 @@ ALL_SUCCEEDED = {(task, -1, "success") for task in ("list_pods", "fetch_active_t
 class TestFirstRun:
     @pytest.mark.parametrize(
         "look",
-        [lambda airflow: follow_readme(airflow, "A look", DRY_RUN), lambda airflow: trigger(airflow, DRY_RUN)],
+        [
+            lambda airflow: follow_readme(airflow, "Look first: nothing is deleted", DRY_RUN),
+            lambda airflow: trigger(airflow, DRY_RUN),
+        ],
         ids=["by the command line", "by REST"],
     )
     def test_the_look_deletes_nothing(
@@ -131,7 +134,7 @@ class TestFirstRun:
     def test_the_switch_deletes_the_zombies_at_once_and_the_live_stay(
         self, airflow: Airflow, folder: Path, core: client.CoreV1Api
     ) -> None:
-        run_id = follow_readme(airflow, "The switch", "kpo_cleanup")
+        run_id = follow_readme(airflow, "Switch on", "kpo_cleanup")
         assert states(airflow, "kpo_cleanup", run_id) == ALL_SUCCEEDED
         assert set(pods_by_role(core)) == {"collisions.a[1]#1"}
         log = next((folder / "task-logs").rglob(f"*{run_id}*/task_id=fetch_active_tis/*.log")).read_text()

@@ -14,10 +14,11 @@ INSTALL = README.partition("## Install\n")[2].partition("\n## ")[0]
 
 
 def follow_readme(way: str, **variables: Path) -> None:
-    """Run in this repository the shell commands that its section "Install" has for a way, such as ``Plain Airflow``."""
+    """Run the shell commands that section "Install" has for a way, such as ``Plain Airflow``; and run them again."""
     script = commands("Install", way)
     environment = {"PATH": "/usr/bin:/bin", **{name: str(path) for name, path in variables.items()}}
-    subprocess.run(["sh", "-euc", script], cwd=REPO, env=environment, check=True)
+    for _ in range(2):
+        subprocess.run(["sh", "-euc", script], cwd=REPO, env=environment, check=True)
 
 
 def clean_up(airflow: Airflow) -> None:
