@@ -54,6 +54,10 @@ class Process(KubernetesPodOperator):  # type: ignore[misc]
         """Leave the operator, which would wait here."""
         raise LeftAlone
 
+    def invoke_defer_method(self, **_: Any) -> None:
+        """Leave the operator, which would defer here."""
+        raise LeftAlone
+
     def post_complete_action(self, **_: Any) -> None:
         """Do nothing: the operator is not through with its pod yet, or dead."""
 
@@ -75,7 +79,7 @@ class RealAirflow(Airflow):
         if HAS_STORE:
             context["task_state_store"] = SimpleNamespace(get=task.store.get, set=task.store.__setitem__)
         try:
-            process.execute_sync(context)
+            (process.execute_async if task.is_deferrable else process.execute_sync)(context)
         except FoundMoreThanOnePodFailure:
             task.state = "up_for_retry"
         except LeftAlone:
@@ -84,6 +88,8 @@ class RealAirflow(Airflow):
             task.record = Record(frozenset({f"{process.said['pod_namespace']}/{process.said['pod_name']}"}))
         made = process.pod and self.server.pods(task.namespace).get(process.pod.metadata.name)
         operator.pod = uid(made) if made else None
+        if task.is_deferrable and operator.pod and task.state == "running":
+            task.state = "deferred"
 
     def process_of(self, task: Task, operator: Operator, dies: str) -> Process:
         process = Process(
@@ -96,6 +102,7 @@ class RealAirflow(Airflow):
             schedulername="nobody",
             reattach_on_restart=task.reattaches,
             on_finish_action=task.on_finish_action,
+            on_kill_action=task.on_kill_action,
             kubernetes_conn_id=PAST_PROXY,
         )
         process.dies, process.said = dies, {}

@@ -67,7 +67,8 @@ RUN_IDS = ("run_1", safe_label("scheduled__2026-11-24T00:00:00+00:00"))
 DELETE_FAULTS = [case for case in DELETE_CASES if case.does in (Does.DELETE_RETRIES, Does.DELETE_FAILS)]
 REFUSALS = ("400", "401", "403", "409", "429")  # of the API server itself, which then has done nothing
 
-FINISH_ACTIONS = ("delete_pod", "delete_pod", "keep_pod", "delete_succeeded_pod")
+FINISH_ACTIONS = ("delete_pod", "delete_pod", "keep_pod", "delete_succeeded_pod", "delete_active_pod")
+KILL_ACTIONS = ("delete_pod", "delete_pod", "keep_pod")
 
 ANY_NUMBER = st.integers(0, 1_000)
 durations = st.sampled_from([1, 59, 61, 299, 301, 4_000, 90_000])
@@ -79,6 +80,8 @@ task_shapes = st.fixed_dictionaries(
         "run_id": st.sampled_from(RUN_IDS),
         "reattaches": st.booleans(),
         "on_finish_action": st.sampled_from(FINISH_ACTIONS),
+        "on_kill_action": st.sampled_from(KILL_ACTIONS),
+        "is_deferrable": st.booleans(),
         "steps": st.sampled_from([(), (), ({},), ({"step": "train"},), ({}, {"step": "load"})]),
         "finalizers": st.sampled_from([[], [], [], ["example.org/backup"]]),
         "is_shared": st.sampled_from([False, False, True]),
@@ -512,6 +515,8 @@ class Airflow(RuleBasedStateMachine):
         run_id: str,
         reattaches: bool,
         on_finish_action: str,
+        on_kill_action: str,
+        is_deferrable: bool,
         steps: tuple[dict[str, str], ...],
         finalizers: list[str],
         is_shared: bool,
@@ -525,7 +530,8 @@ class Airflow(RuleBasedStateMachine):
             operators = [Operator({**env, **labels}) for labels in steps or ({},)]
             ids = ("orders", task_id, run_id, map_index)
             task = Task(self.namespaces[namespace], *ids, reattaches, operators, is_ours, try_number=0)
-            task.on_finish_action = on_finish_action
+            task.on_finish_action, task.on_kill_action = on_finish_action, on_kill_action
+            task.is_deferrable = is_deferrable
             self.tasks_of(task)[task.key] = task
             made.append(task)
             self.start_try(task)
@@ -621,7 +627,7 @@ class Airflow(RuleBasedStateMachine):
         for pod in self.attached(task):
             if how == "tidy":
                 self.delete_pod(pod)
-            elif how == "killed":
+            elif how == "killed" and task.on_kill_action == "delete_pod":
                 self.delete_in_good_order(pod)
             elif how == "keep":
                 self.check_off(pod)

@@ -56,6 +56,8 @@ class Task:
     ended: int | None = None
     record: Record | None = None  # the XComs pod_name and pod_namespace
     on_finish_action: str = "delete_pod"
+    on_kill_action: str = "delete_pod"
+    is_deferrable: bool = False
     store: dict[str, Any] = field(default_factory=dict)  # the operator's task state store, from Airflow 3.3
 
     @property
