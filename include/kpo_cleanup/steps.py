@@ -210,14 +210,15 @@ def _say_if_dry(settings: Settings) -> None:
 
 def _warn_of_no_pods(settings: Settings, api: PodApi, origins: Mapping[str, str]) -> None:
     """Say where no pod was found: the usual reason is that somebody looks in the wrong place."""
-    namespace, origin = api.own_namespace_and_origin()
-    where = f"namespaces={settings.namespaces!r}, from {origins.get('namespaces', '')}"
-    if not settings.namespace_list():
-        where = f"namespace {namespace!r}, from {origin}, for namespaces is empty"
-    selector = f" with label_selector={settings.label_selector!r}" if settings.label_selector else ""
+    if settings.namespace_list():
+        place, origin = f"namespaces {settings.namespaces!r}", origins["namespaces"]
+    else:
+        namespace, origin = api.own_namespace_and_origin()
+        place, origin = f"namespace {namespace!r}", f"{origin}, for namespaces is empty"
+    selector = f" with label_selector {settings.label_selector!r}" if settings.label_selector else ""
     for line in by_clause(
-        f"No pod of the operator was found{selector} in {where}; "
-        "if there are some, correct namespaces, label_selector or kubernetes_conn_id"
+        f"No pod of the operator was found in {place}{selector}; which comes from {origin}; "
+        "if there should be some, correct namespaces, label_selector or kubernetes_conn_id"
     ):
         log.warning("%s", line)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from include.kpo_cleanup.airflow_compat import DAG, Param
+from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE, DAG, Param
 from include.kpo_cleanup.dag import cleanup_dag
 from include.kpo_cleanup.settings import OPTIONS, Settings, is_for_a_run
 
@@ -102,6 +102,26 @@ class TestArguments:
     def test_of_tasks_that_only_read_say_that_they_may_be_tried_again(self) -> None:
         retries = {task.task_id: task.retries for task in cleanup_dag("a").tasks}
         assert retries == {"list_pods": 2, "fetch_active_tis": 2, "classify": 0, "reap": 0}
+
+
+class TestTasks:
+    def test_come_one_after_the_other_without_edges_that_say_nothing(self) -> None:
+        after = {task.task_id: task.downstream_task_ids for task in cleanup_dag("a").tasks}
+        assert after == {
+            "list_pods": {"fetch_active_tis"},
+            "fetch_active_tis": {"classify"},
+            "classify": {"reap"},
+            "reap": set(),
+        }
+
+    @pytest.mark.skipif(AIRFLOW_RELEASE < (2, 9), reason="tasks have no other name there")
+    @pytest.mark.parametrize(
+        ("settings", "last"), [({}, "reap: delete zombies"), ({"dry_run": True}, "reap: what would be deleted")]
+    )
+    def test_say_what_they_do(self, settings: dict[str, Any], last: str) -> None:
+        names = {task.task_id: task.task_display_name for task in cleanup_dag("a", settings=settings).tasks}
+        assert names["reap"] == last
+        assert [name for task_id, name in names.items() if not name.startswith(f"{task_id}: ")] == []
 
 
 class TestDocumentation:

@@ -182,12 +182,10 @@ def xcom_model() -> Any:
     return XCom
 
 
-def result(dag_run: DagRun, task_id: str) -> Any:
-    """What a task returned, from its XCom."""
+def result(dag_run: DagRun, task_id: str, key: str = "return_value") -> Any:
+    """What a task returned, or what it pushed under a key."""
     with create_session() as session:
         model = xcom_model()
-        row = session.query(model).filter_by(
-            dag_id=dag_run.dag_id, run_id=dag_run.run_id, task_id=task_id, key="return_value"
-        )
+        row = session.query(model).filter_by(dag_id=dag_run.dag_id, run_id=dag_run.run_id, task_id=task_id, key=key)
         # Airflow 2 deserializes a row when it loads it.
         return model.deserialize_value(row.one()) if IS_AIRFLOW_3 else row.one().value

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from airflow import settings as airflow_settings
 from airflow.models.dagrun import DagRun
+from airflow.utils.session import create_session
 from kubernetes import client
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
@@ -426,4 +427,71 @@ def test_the_config_is_in_force_without_a_conf(
     monkeypatch.setenv("AIRFLOW__KPO_CLEANUP__DRY_RUN", "True")
     run = clean_up()
     assert outcome(run) == {"other/zombie": "would_delete"}
+    assert names(core) == {"zombie"}
+
+
+@pytest.mark.parametrize(
+    ("conf", "where", "origin"),
+    [
+        pytest.param({"namespaces": "default"}, "namespaces 'default'", "this run's conf", id="in those of the conf"),
+        pytest.param(
+            {"namespaces": ""},
+            "namespace 'airflow'",
+            "connection 'kubernetes_default', for namespaces is empty",
+            id="in that of the connection",
+        ),
+    ],
+)
+def test_no_pod_at_all_is_a_warning_that_names_the_namespaces_and_where_they_come_from(
+    proxy: FaultProxy,
+    collisions: DagRun,
+    caplog: pytest.LogCaptureFixture,
+    conf: dict[str, Any],
+    where: str,
+    origin: str,
+) -> None:
+    run = clean_up(**conf)
+    said = f"No pod of the operator was found in {where}", f"    which comes from {origin}"
+    assert [message for message in caplog.messages if message in said] == [*said]
+    assert airflow_runs.states(run)["reap"] == "skipped"
+
+
+def test_a_line_for_each_run_is_left_of_classify_and_reap(proxy: FaultProxy, zombie: Any) -> None:
+    def summaries(**conf: Any) -> list[str]:
+        run = clean_up(**conf)
+        return [airflow_runs.result(run, task_id, "summary") for task_id in ("classify", "reap")]
+
+    would = "DRY RUN: would delete 1 of 1 pod: collisions 1"
+    assert summaries(dry_run=True) == [would, would]
+    assert summaries() == ["1 zombie of 1 pod: collisions 1", "deleted 1 of 1 zombie: collisions 1"]
+    assert summaries() == ["nothing to delete among 0 pods"] * 2
+    assert summaries(dry_run=True) == ["DRY RUN: nothing to delete among 0 pods"] * 2
+
+
+def test_a_red_run_says_plainly_what_is_wrong_before_any_traceback(
+    proxy: FaultProxy, collisions: DagRun, caplog: pytest.LogCaptureFixture, said: Callable[[], str]
+) -> None:
+    proxy.spoil("GET ", forbidden("list", NAMESPACE))
+    clean_up()
+    plain = [record.getMessage() for record in caplog.records if record.name.endswith("kpo_cleanup.steps")]
+    start = plain.index("no namespace could be listed: listing pods in namespace 'other': 403 Forbidden")
+    assert plain[start + 1].startswith("    allow verb 'list' on resource 'pods' in a Role for namespace 'other'")
+    assert "This run deletes nothing, unless another try succeeds" in plain[-1]
+    assert "direct cause of the following exception" not in said()
+
+
+@pytest.mark.parametrize("task_id", ["list_pods", "classify"])
+def test_an_input_that_is_gone_is_named_with_the_remedy(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, task_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As if reap were cleared in a run of long ago."""
+
+    def forget() -> None:
+        with create_session() as session:
+            session.query(airflow_runs.xcom_model()).filter_by(dag_id="kpo_cleanup", task_id=task_id).delete()
+
+    run = clean_up(before=("reap", forget))
+    assert airflow_runs.states(run)["reap"] == "failed"
+    remedy = [f"there is no XCom of {task_id} in this run", "    clear list_pods with all that follows"]
+    assert [message for message in caplog.messages if message in remedy] == remedy
     assert names(core) == {"zombie"}
