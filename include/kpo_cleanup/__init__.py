@@ -33,6 +33,7 @@ The modules, in the order in which a run uses them:
 ``evidence``                  the verdict's evidence, in words
 ``cause``                     why a zombie is there, and what to do about it
 ``reap``                      ask again, delete, account for every pod
+``earlier_runs``              what an earlier run leaves behind and nobody needs
 ``xcom``                      what passes between the tasks
 ``report``                    what people read in the log
 """

@@ -52,10 +52,12 @@ __all__ = [
     "count_metric",
     "current_try",
     "display_name",
+    "earlier_scheduled_run",
     "get_current_context",
     "is_schedule",
     "is_too_long",
     "reject_long_xcom",
+    "remove_xcom",
     "task",
     "xcom_backend",
 ]
@@ -100,6 +102,43 @@ def xcom_backend() -> Any:
     from airflow.sdk.execution_time.xcom import XCom
 
     return XCom
+
+
+def earlier_scheduled_run(context: Any) -> str | None:
+    """Find the run_id of the last scheduled run that succeeded before the one of this task; None if there is none.
+
+    Airflow 3 tells one run: the last that succeeded, of any type. If it is a manual one, the answer is None: the
+    scheduled run before that was the earlier one of the manual run.
+    """
+    if IS_AIRFLOW_3:
+        earlier = context["ti"].get_previous_dagrun(state="success")
+        return earlier.run_id if earlier and earlier.run_type == "scheduled" else None
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        # In the order of time, manual runs come between: a scheduled one is dated an interval before it starts.
+        found = (
+            session.query(DagRun.run_id)
+            .filter_by(dag_id=context["ti"].dag_id, run_type="scheduled", state="success")
+            .filter(DagRun.execution_date < context["dag_run"].logical_date)
+            .order_by(DagRun.execution_date.desc())
+            .first()
+        )
+        return found and found.run_id
+
+
+def remove_xcom(dag_id: str, task_id: str, run_id: str) -> None:
+    """Remove what a task of another run returned, if it is still there."""
+    ids = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id}
+    if not IS_AIRFLOW_3:
+        from airflow.models.xcom import XCom
+
+        XCom.clear(**ids)
+        return
+    # To delete asks for the value first, and a miss is an error in the log.
+    if xcom_backend().get_all(key="return_value", **ids) is not None:
+        xcom_backend().delete(key="return_value", **ids)
 
 
 def is_too_long(value: Mapping[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from .airflow_compat import (
 )
 from .classify import Facts, classify, count_reasons, keys_in_doubt
 from .config import Reading, read_settings
+from .earlier_runs import remove_inputs
 from .errors import KpoCleanupError
 from .kube.pods import PodApi
 from .reap import count_outcomes, reap
@@ -95,6 +96,7 @@ class Cleanup:
         if not settings.dry_run:
             log.info("This run deletes zombies; to pause the DAG stops that")
         _say_if_dry(settings)
+        remove_inputs(get_current_context())
         api = PodApi(settings.kubernetes_conn_id)
         listing = api.list_pods(settings.namespace_list(), settings.label_selector, settings.excluded())
         if not listing.pods:

@@ -65,6 +65,11 @@ class Records:
         sql = f"SELECT {columns} FROM dag_run WHERE dag_id = :id AND {after}"
         return [Run(*row) for row in self.query(sql, id=dag_id, **({"since": since} if since else {}))]
 
+    def results(self, dag_id: str) -> set[tuple[str, str]]:
+        """The run and task of each return value."""
+        sql = "SELECT run_id, task_id FROM xcom WHERE dag_id = :id AND key = 'return_value'"
+        return {(run_id, task_id) for run_id, task_id in self.query(sql, id=dag_id)}
+
     def are_idle(self, *dag_ids: str) -> bool:
         """Whether all runs of these DAGs are over."""
         return all(run.is_over for dag_id in dag_ids for run in self.runs(dag_id))

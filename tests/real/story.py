@@ -35,6 +35,7 @@ class Evidence:
     after: Pods  # when the cleanup was paused
     tasks: dict[str, Row]  # of `lively`, at that time
     cleanups: list[Run]  # all there had been then
+    results: set[tuple[str, str]]  # run and task of what their tasks returned and was still there
     paused_runs: list[Run]  # of the cleanup while it was paused
     paused_pods: Pods  # at the end of that
     deletions: list[Deletion]  # all that the cleanup asked for
@@ -66,6 +67,7 @@ class Story:
         self._until("there were three cleanups", lambda: len(self._records.runs("kpo_cleanup")) >= 3)
         since = self._pause_cleanup_between_runs()
         after, tasks, cleanups = self._pods(), self._tasks(), self._records.runs("kpo_cleanup")
+        results = self._records.results("kpo_cleanup")
         self._kill_worker("reattached")
         self._mark_failed("reattached")
         self._until("another DAG has a whole run on the same schedule", lambda: self._has_run("busy", since))
@@ -74,7 +76,8 @@ class Story:
         self._await_pods_gone({LATE})
         over = {run.run_id for run in self._records.runs("busy") if run.is_over}
         busy = [ti for ti in self._records.task_instances("busy") if ti.run_id in over]
-        return Evidence(before, after, tasks, cleanups, paused_runs, paused_pods, self._witness.deletions, busy)
+        deletions = self._witness.deletions
+        return Evidence(before, after, tasks, cleanups, results, paused_runs, paused_pods, deletions, busy)
 
     def _start_tasks(self) -> Pods:
         self._airflow.api.pause("lively", False)

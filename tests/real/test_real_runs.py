@@ -58,6 +58,17 @@ def test_the_schedule_made_three_runs_or_more_and_all_went_well(evidence: Eviden
     assert {(run.run_type, run.state) for run in evidence.cleanups} == {("scheduled", "success")}
 
 
+def test_only_the_newest_run_still_has_its_listing_and_task_instances(evidence: Evidence, folder: Path) -> None:
+    runs = sorted(run.run_id for run in evidence.cleanups)
+    left = {result for result in evidence.results if result[1] != "reap"}  # which has none if it is skipped
+    assert left == {(run, "classify") for run in runs} | {
+        (runs[-1], task) for task in ("list_pods", "fetch_active_tis")
+    }
+    logs = [path.read_text() for path in folder.glob("task-logs/dag_id=kpo_cleanup/*/task_id=list_pods/*.log")]
+    assert len(logs) >= len(runs)
+    assert [log for log in logs if "earlier run" in log or "XCom not found" in log] == []
+
+
 def test_the_task_instances_came_from_where_they_should(evidence: Evidence, folder: Path) -> None:
     logs = [path.read_text() for path in folder.glob("task-logs/dag_id=kpo_cleanup/*/task_id=fetch_active_tis/*.log")]
     assert len(logs) >= len(evidence.cleanups)
