@@ -112,7 +112,7 @@ def earlier_scheduled_run(context: Any) -> str | None:
     """
     if IS_AIRFLOW_3:
         earlier = context["ti"].get_previous_dagrun(state="success")
-        return earlier.run_id if earlier and earlier.run_type == "scheduled" else None
+        return str(earlier.run_id) if earlier and earlier.run_type == "scheduled" else None
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
 
@@ -125,7 +125,7 @@ def earlier_scheduled_run(context: Any) -> str | None:
             .order_by(DagRun.execution_date.desc())
             .first()
         )
-        return found and found.run_id
+        return str(found.run_id) if found else None
 
 
 def remove_xcom(dag_id: str, task_id: str, run_id: str) -> None:

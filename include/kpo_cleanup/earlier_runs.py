@@ -27,8 +27,9 @@ def remove_inputs(context: Any) -> None:
     run_id = None
     try:
         run_id = earlier_scheduled_run(context)
-        for task_id in _TASKS if run_id is not None else ():
-            remove_xcom(context["ti"].dag_id, task_id, run_id)
+        if run_id:
+            for task_id in _TASKS:
+                remove_xcom(context["ti"].dag_id, task_id, run_id)
     except Exception as error:  # of the API server, the database, or a custom XCom backend: of any class
         which = f"earlier run {run_id}" if run_id else "the earlier run"
         problem = " ".join(str(error).split())[:200] or type(error).__name__
