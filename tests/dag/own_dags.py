@@ -1,6 +1,7 @@
 """A DAG file of somebody's own, for Airflow: one cleanup for each cluster, and what is done when a run fails.
 
-One that asks Airflow's REST API. And one with mistakes, from which the others must not suffer.
+One that asks Airflow's REST API. One that starts again as soon as it is over. And one with mistakes, from which the
+others must not suffer.
 """
 
 from __future__ import annotations
@@ -32,4 +33,5 @@ cleanup_dag(
     settings={"airflow_conn_id": "airflow_api", "namespaces": "airflow", "settle_seconds": 0, "max_deletes": 1},
     schedule=None,
 )
+cleanup_dag("kpo_cleanup_continuous", settings={"namespaces": "other", "dry_run": True}, schedule="@continuous")
 cleanup_dag("kpo_cleanup_with_mistakes", settings={"dryrun": True, "max_deletes": 0}, schedule="@sometimes")

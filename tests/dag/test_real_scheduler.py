@@ -26,6 +26,7 @@ from tests.readme import commands
 
 TERMINAL = Terminal(0)
 DRY_RUN = "kpo_cleanup_dry_run"
+CONTINUOUS = "kpo_cleanup_continuous"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def airflow(folder: Path, _proxy: FaultProxy) -> Iterator[Airflow]:
     airflow = Airflow(folder, HOME / "kubeconfig.json", "airflow", config=config)
     airflow.install_dags(*(REPO / "tests" / "dag" / file for file in ("workload.py", "own_dags.py")))
     try:
-        airflow.start(TERMINAL, ["kpo_cleanup", "kpo_cleanup_dry_run", "kpo_cleanup_gpu", "collisions"])
+        airflow.start(TERMINAL, ["kpo_cleanup", "kpo_cleanup_dry_run", "kpo_cleanup_gpu", CONTINUOUS, "collisions"])
         yield airflow
     finally:
         end_processes_of(folder)
@@ -147,3 +148,24 @@ def test_a_red_run_of_a_dag_of_ones_own_notifies(airflow: Airflow, folder: Path)
     failed_runs = folder / "failed-runs"
     TERMINAL.wait_for("the callback was called", failed_runs.exists, 60, log=airflow.log("scheduler"))
     assert failed_runs.read_text() == "kpo_cleanup_gpu\n"
+
+
+@pytest.mark.timeout(900)
+def test_on_a_schedule_each_run_removes_the_inputs_of_the_one_before(airflow: Airflow, folder: Path) -> None:
+    def look() -> dict[str, set[str]]:
+        sql = """SELECT run_id, task_id FROM xcom JOIN dag_run USING (dag_id, run_id)
+            WHERE dag_id = ? AND run_type = 'scheduled' AND state = 'success' AND key = 'return_value'
+            ORDER BY dag_run.id"""
+        with closing(sqlite3.connect(folder / "airflow.db", timeout=60)) as database:
+            rows = database.execute(sql, (CONTINUOUS,)).fetchall()
+        return {run_id: {task_id for other, task_id in rows if other == run_id} for run_id, _ in rows}
+
+    airflow.api.pause(CONTINUOUS, False)
+    TERMINAL.wait_for("three runs succeed", lambda: len(look()) >= 3, 600, log=airflow.log("scheduler"))
+    airflow.api.pause(CONTINUOUS, True)
+    *earlier, newest = look().values()
+    assert earlier == [{"classify"}] * len(earlier)
+    assert newest in ({"classify"}, {"list_pods", "fetch_active_tis", "classify"})  # as far as the next run is
+    logs = [path.read_text() for path in (folder / "task-logs").rglob(f"dag_id={CONTINUOUS}/*/task_id=list_pods/*.log")]
+    assert len(logs) >= 3
+    assert [log for log in logs if "earlier run" in log or "XCom not found" in log] == []
