@@ -35,6 +35,7 @@ The modules, in the order in which a run uses them:
 ``reap``                      ask again, delete, account for every pod
 ``xcom``                      what passes between the tasks
 ``report``                    what people read in the log
+``metrics``                   what goes to Airflow's metrics, for alerts
 """
 
 __version__ = "0.2.0"
