@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -78,8 +77,8 @@ def sent(*, tags: bool) -> list[Sample]:
 
 
 @pytest.fixture(scope="module")
-def tagged() -> Iterator[list[Sample]]:
-    yield sent(tags=True)
+def tagged() -> list[Sample]:
+    return sent(tags=True)
 
 
 def values(samples: list[Sample], dag_id: str, kind: str) -> dict[str, float]:
