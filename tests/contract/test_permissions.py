@@ -149,4 +149,4 @@ def test_the_account_can_do_what_a_run_does(
         lambda: core.list_pod_for_all_namespaces(),
     ):
         with pytest.raises(ApiException, match="403"):
-            refused()
+            refused()  # type: ignore[no-untyped-call]
