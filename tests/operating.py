@@ -10,16 +10,16 @@ from tests.conftest import REPO
 OPERATING = (REPO / "docs" / "operating.md").read_text()
 
 
-def section(heading: str) -> str:
-    text = OPERATING.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    assert text, f"operating.md has no section {heading!r}"
+def section(heading: str, document: str = OPERATING) -> str:
+    text = document.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    assert text, f"there is no section {heading!r}"
     return text
 
 
-def block(heading: str, language: str) -> str:
+def block(heading: str, language: str, document: str = OPERATING) -> str:
     """The first block of code of a language in a section."""
-    code = section(heading).partition(f"```{language}\n")[2].partition("```")[0]
-    assert code, f"operating.md has no {language} in {heading!r}"
+    code = section(heading, document).partition(f"```{language}\n")[2].partition("```")[0]
+    assert code, f"there is no {language} in {heading!r}"
     return code
 
 

@@ -25,14 +25,15 @@ from include.kpo_cleanup.vocabulary import Outcome, Reason
 from tests.alerts import RULES, selectors_of
 from tests.conftest import HOME
 from tests.dag.pods import create, labels_of, pods_by_role
-from tests.operating import block, documented_metrics, variables
+from tests.operating import block, documented_metrics, section, variables
 from tests.proxy import FaultProxy
-from tests.readme import commands
+from tests.readme import README, commands
 from tests.statsd import Sample, StatsdServer
 
 TERMINAL = Terminal(0)
 DRY_RUN = "kpo_cleanup_dry_run"
-TWO_AIRFLOWS = "Two Airflows in one namespace"
+SHARING = "Sharing a namespace"
+LABEL_SELECTOR = re.findall(r'`label_selector="(.+?)"`', section(SHARING, README))[0]
 
 
 @pytest.fixture(scope="module")
@@ -50,17 +51,18 @@ def statsd() -> Iterator[StatsdServer]:
 def airflow(folder: Path, statsd: StatsdServer, _proxy: FaultProxy) -> Iterator[Airflow]:
     """An Airflow of its own: what other tests leave in their database is not for this scheduler.
 
-    It is set up as `docs/operating.md` says: it labels its pods, looks at those only, and sends metrics with tags.
+    It labels its pods and looks at those only, as the README says under "Sharing a namespace", and sends metrics as
+    `docs/operating.md` says.
     """
     config: Config = {
         "core": {"dags_are_paused_at_creation": True},
-        "kpo_cleanup": {"settle_seconds": 0},
+        "kpo_cleanup": {"settle_seconds": 0, "label_selector": LABEL_SELECTOR},
         "metrics": {"statsd_host": "127.0.0.1", "statsd_port": statsd.port},
     }
     (folder / "config").mkdir()
-    (folder / "config" / "airflow_local_settings.py").write_text(block(TWO_AIRFLOWS, "python"))
-    as_documented = {**variables(TWO_AIRFLOWS), **variables("Metrics")}
-    airflow = Airflow(folder, HOME / "kubeconfig.json", "airflow", config=config, variables=as_documented)
+    (folder / "config" / "airflow_local_settings.py").write_text(block(SHARING, "python", README))
+    metrics = variables("Metrics")
+    airflow = Airflow(folder, HOME / "kubeconfig.json", "airflow", config=config, variables=metrics)
     airflow.install_dags(*(REPO / "tests" / "dag" / file for file in ("workload.py", "own_dags.py")))
     try:
         airflow.start(TERMINAL, ["kpo_cleanup", "kpo_cleanup_dry_run", "kpo_cleanup_gpu", "collisions"])
@@ -186,7 +188,7 @@ def sent(airflow: Airflow, statsd: StatsdServer) -> list[Sample]:
 
 @pytest.mark.timeout(900)
 class TestOperating:
-    """What `docs/operating.md` says."""
+    """What README and `docs/operating.md` say to whoever operates."""
 
     @pytest.mark.usefixtures("proxy")
     def test_the_hook_tells_whose_pods_they_are(self, airflow: Airflow, core: client.CoreV1Api) -> None:
@@ -194,7 +196,7 @@ class TestOperating:
         work = trigger(airflow, "collisions")
         create(core, "of-another-airflow", labels_of("collisions", "a_1", work))
         of_run = f"run_id={safe_label(work)}"
-        ours = f"{variables(TWO_AIRFLOWS)['AIRFLOW__KPO_CLEANUP__LABEL_SELECTOR']},{of_run}"
+        ours = f"{LABEL_SELECTOR},{of_run}"
         assert len(core.list_namespaced_pod("airflow", label_selector=ours).items) == len(ALL_PODS)
         airflow.api.pause("kpo_cleanup", False)
         trigger(airflow, "kpo_cleanup")
