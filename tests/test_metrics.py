@@ -1,39 +1,144 @@
-"""The counters reach Airflow's metrics: read off the wire, as a StatsD server would."""
+"""The metrics of a run: read off the wire, as a StatsD server gets them. The real scheduler's test has whole runs."""
 
 from __future__ import annotations
 
 import os
-import socket
+import re
 import subprocess
 import sys
 
-from tests.conftest import REPO
+import pytest
 
-COUNT = """
-from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE, count_metric
+from include.kpo_cleanup.vocabulary import Outcome, Reason
+from tests.alerts import RULES, selectors_of
+from tests.conftest import REPO
+from tests.dag.pods import wait_until
+from tests.operating import section
+from tests.statsd import Sample, StatsdServer
+
+SEND = """
+from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE, add_to_counters
+from include.kpo_cleanup.kube import Deletion
+from include.kpo_cleanup.metrics import send_results, send_verdicts
+from include.kpo_cleanup.reap import Result
+from include.kpo_cleanup.settings import Settings
+from include.kpo_cleanup.vocabulary import Outcome, Reason
+from tests.unit.builders import HOUR, NOW, make_pod, make_verdict
 
 if AIRFLOW_RELEASE == (3, 2):  # there the task runner sets the metrics up; the others do so by themselves
     from airflow.sdk.observability.metrics.stats_utils import get_stats_factory
     from airflow.sdk.observability.stats import Stats
 
     Stats.initialize(factory=get_stats_factory(Stats))
-count_metric("reason", {"active": 3, "orphaned": 2})
+
+
+def aged(hours, **values):
+    return make_verdict(pod=make_pod(created=NOW - hours * HOUR), **values)
+
+
+def kept(reason, warning=""):
+    return aged(9, is_zombie=False, reason=reason, warning=warning)
+
+
+def result(hours, outcome):
+    return Result(aged(hours), Deletion(outcome, ""))
+
+
+looked = [aged(2), aged(3), kept(Reason.ACTIVE), kept(Reason.TERMINATING), kept(Reason.TERMINATING, "held by a/b")]
+reaped = [
+    result(6, Outcome.DELETED),
+    result(7, Outcome.AWAITING_FINALIZER),
+    result(3, Outcome.FAILED),
+    result(4, Outcome.LEFT_FOR_NEXT_RUN),
+    result(5, Outcome.SPARED),
+    result(5, Outcome.SPARED),
+]
+send_verdicts("looked", looked, Settings(), NOW)
+send_results("reaped", reaped, Settings(), NOW)
+send_verdicts("empty", [], Settings(), NOW)
+send_results("skipped", [], Settings(), NOW)
+send_verdicts("dry", looked, Settings(dry_run=True), NOW)
+send_results("dry", [result(6, Outcome.WOULD_DELETE)], Settings(dry_run=True), NOW)
+add_to_counters("last", {"end": 1})
 """
 
 
-def test_counters_go_out_by_reason() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
-        statsd.bind(("127.0.0.1", 0))
-        statsd.settimeout(30)
+def sent(*, tags: bool) -> list[Sample]:
+    with StatsdServer() as statsd:
         environment = {
             **os.environ,
             "PYTHONPATH": str(REPO),
             "AIRFLOW__METRICS__STATSD_ON": "True",
             "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
-            "AIRFLOW__METRICS__STATSD_PORT": str(statsd.getsockname()[1]),
+            "AIRFLOW__METRICS__STATSD_PORT": str(statsd.port),
+            "AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED": str(tags),
         }
-        subprocess.run([sys.executable, "-c", COUNT], env=environment, check=True, capture_output=True, timeout=120)
-        received: set[bytes] = set()
-        while not any(line.endswith(b"orphaned:2|c") for line in received):
-            received.add(statsd.recv(1000))
-    assert {b"airflow.kpo_cleanup.reason.active:3|c", b"airflow.kpo_cleanup.reason.orphaned:2|c"} <= received
+        subprocess.run([sys.executable, "-c", SEND], env=environment, check=True, capture_output=True, timeout=120)
+        wait_until(lambda: any(sample.name == "airflow.kpo_cleanup.end" for sample in statsd.samples))
+        return statsd.samples
+
+
+@pytest.fixture(scope="module")
+def tagged() -> list[Sample]:
+    return sent(tags=True)
+
+
+def values(samples: list[Sample], dag_id: str, kind: str) -> dict[str, float]:
+    """The metrics of one DAG, without the beginning that all have."""
+    of_dag = [sample for sample in samples if sample.tags == {"dag_id": dag_id} and sample.kind == kind]
+    assert all(sample.name.startswith("airflow.kpo_cleanup.") for sample in of_dag)
+    return {sample.name.removeprefix("airflow.kpo_cleanup."): sample.value for sample in of_dag}
+
+
+NO_PODS = {**{f"pods.{reason.value}": 0 for reason in Reason}, "held_by_finalizers": 0, "oldest_zombie_seconds": 0}
+NO_RESULTS = {f"outcome.{outcome.value}": 0 for outcome in Outcome}
+
+
+class TestMetrics:
+    def test_of_a_look_are_the_pods_of_every_reason_and_the_age_of_the_oldest_zombie(
+        self, tagged: list[Sample]
+    ) -> None:
+        found = {"pods.orphaned": 2, "pods.active": 1, "pods.terminating": 2, "held_by_finalizers": 1}
+        assert values(tagged, "looked", "g") == {**NO_PODS, **found, "oldest_zombie_seconds": 3 * 3600}
+
+    def test_of_a_look_at_nothing_take_back_what_an_earlier_one_found(self, tagged: list[Sample]) -> None:
+        assert values(tagged, "empty", "g") == NO_PODS
+
+    def test_of_a_reaping_are_every_outcome_and_the_age_of_the_oldest_zombie_that_stays(
+        self, tagged: list[Sample]
+    ) -> None:
+        outcomes = {"deleted": 1, "awaiting_finalizer": 1, "failed": 1, "left_for_next_run": 1, "spared": 2}
+        counted = {f"outcome.{outcome}": count for outcome, count in outcomes.items()}
+        assert values(tagged, "reaped", "c") == {**NO_RESULTS, **counted}
+        assert values(tagged, "reaped", "g") == {"oldest_zombie_seconds": 4 * 3600}
+
+    def test_of_a_reaping_that_is_skipped_have_the_counters_be_there_before_they_count(
+        self, tagged: list[Sample]
+    ) -> None:
+        assert values(tagged, "skipped", "c") == NO_RESULTS
+        assert values(tagged, "skipped", "g") == {"oldest_zombie_seconds": 0}
+
+    def test_of_a_dry_run_set_no_gauge_that_nobody_would_take_back(self, tagged: list[Sample]) -> None:
+        assert values(tagged, "dry", "c") == {**NO_RESULTS, "outcome.would_delete": 1}
+        assert values(tagged, "dry", "g") == {}
+
+    def test_keep_their_names_where_airflow_sends_no_tags(self, tagged: list[Sample]) -> None:
+        plain = sent(tags=False)
+        assert {sample.name for sample in plain} == {sample.name for sample in tagged}
+        assert not any(sample.tags for sample in plain)
+
+
+class TestAlerts:
+    def test_are_those_that_the_document_explains(self) -> None:
+        explained = re.findall(r"^\| `(KpoCleanup\w+)` \|", section("At 3 a.m."), re.M)
+        assert explained == [rule["alert"] for rule in RULES]
+
+    @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
+    def test_are_rules_of_prometheus_and_ask_for_metrics_of_airflow(self, rule: dict[str, object]) -> None:
+        assert set(rule) - {"for"} == {"alert", "expr", "labels", "annotations"}
+        assert selectors_of(str(rule["expr"]))
+
+    def test_are_promql(self) -> None:
+        promql_parser = pytest.importorskip("promql_parser")
+        for rule in RULES:
+            promql_parser.parse(rule["expr"])

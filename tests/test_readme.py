@@ -82,6 +82,9 @@ def test_the_releases_are_those_of_the_matrix() -> None:
     assert re.findall(r"^\| (\d+\.\S+) \|", section, re.M) == [row.airflow for row in ROWS]
 
 
-def test_every_file_that_is_linked_exists() -> None:
-    for path in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (REPO / path).exists(), path
+@pytest.mark.parametrize(
+    "document", [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))], ids=lambda path: path.name
+)
+def test_every_file_that_is_linked_exists(document: Path) -> None:
+    for path in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+        assert (document.parent / path).exists(), path

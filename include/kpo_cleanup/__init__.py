@@ -36,6 +36,7 @@ The modules, in the order in which a run uses them:
 ``earlier_runs``              what an earlier run leaves behind and nobody needs
 ``xcom``                      what passes between the tasks
 ``report``                    what people read in the log
+``metrics``                   what goes to Airflow's metrics, for alerts
 """
 
 __version__ = "0.2.0"

@@ -48,8 +48,8 @@ __all__ = [
     "AirflowSkipException",
     "BaseHook",
     "Param",
+    "add_to_counters",
     "conf",
-    "count_metric",
     "current_try",
     "display_name",
     "earlier_scheduled_run",
@@ -58,6 +58,7 @@ __all__ = [
     "is_too_long",
     "reject_long_xcom",
     "remove_xcom",
+    "set_gauges",
     "task",
     "xcom_backend",
 ]
@@ -163,13 +164,22 @@ def reject_long_xcom(value: Mapping[str, Any], what: str) -> None:
         )
 
 
-def count_metric(name: str, counts: Mapping[str, int]) -> None:
-    """Add counts to Airflow's metrics, as ``kpo_cleanup.<name>.<word>``; do nothing if Airflow has none."""
+def add_to_counters(dag_id: str, counts: Mapping[str, int]) -> None:
+    """Add to counters of Airflow's metrics, tagged with this DAG; do nothing if Airflow has no metrics."""
+    for name, count in counts.items():
+        _send("incr", name, count, dag_id)
+
+
+def set_gauges(dag_id: str, values: Mapping[str, int]) -> None:
+    """Set gauges of Airflow's metrics, tagged with this DAG; do nothing if Airflow has no metrics."""
+    for name, value in values.items():
+        _send("gauge", name, value, dag_id)
+
+
+def _send(method: str, name: str, value: int, dag_id: str) -> None:
     with suppress(ImportError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        stats = _stats()
-        for word, count in counts.items():
-            stats.incr(f"kpo_cleanup.{name}.{word}", count)
+        getattr(_stats(), method)(f"kpo_cleanup.{name}", value, tags={"dag_id": dag_id})
 
 
 def _stats() -> Any:

@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from . import __version__, report, xcom
+from . import __version__, metrics, report, xcom
 from .airflow_compat import (
     AirflowFailException,
     AirflowSkipException,
-    count_metric,
     get_current_context,
     is_too_long,
     reject_long_xcom,
@@ -23,7 +22,7 @@ from .config import Reading, read_settings
 from .earlier_runs import remove_inputs
 from .errors import KpoCleanupError
 from .kube.pods import PodApi
-from .reap import count_outcomes, reap
+from .reap import reap
 from .settings import Settings
 from .task_instances.choice import choose_source
 from .text import by_clause, counted, message_lines, wrapped
@@ -135,7 +134,7 @@ class Cleanup:
                 log.debug("kept %s, %s: %s", verdict.pod, verdict.reason.value, verdict.evidence)
         for line in [*due, *report.classification_lines(verdicts, summary)]:
             log.info("%s", line)
-        count_metric("reason", count_reasons(verdicts))
+        metrics.send_verdicts(get_current_context()["ti"].dag_id, verdicts, settings, now)
         _push_summary(summary)
         answer = {
             "summary": summary,
@@ -167,6 +166,7 @@ class Cleanup:
             lines = [*classification["due"], *wrapped(f"Nothing to reap: {summary}")]
             for line in lines:
                 log.info("%s", line)  # the exception's own text is folded away in the UI
+            metrics.send_results(context["ti"].dag_id, [], settings, int(time.time()))
             _push_summary(summary)
             raise AirflowSkipException("\n".join(lines))
         cluster = PodApi(settings.kubernetes_conn_id)
@@ -178,7 +178,7 @@ class Cleanup:
         answer = report.reap_report(results, settings, summary, problems)
         for line in report.reap_lines(results, settings):
             log.info("%s", line)
-        count_metric("outcome", count_outcomes(results))
+        metrics.send_results(context["ti"].dag_id, results, settings, int(time.time()))
         _push_summary(summary)
         if problems:
             # A failing task returns nothing, but what it did must still be on record.

@@ -5,6 +5,7 @@ The look and the switch are done as the README has them.
 
 from __future__ import annotations
 
+import re
 import shlex
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -19,14 +20,21 @@ from demo.airflow_settings import Config
 from demo.processes import end_processes_of
 from demo.terminal import Terminal
 from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
+from include.kpo_cleanup.identity import safe_label
+from include.kpo_cleanup.vocabulary import Outcome, Reason
+from tests.alerts import RULES, selectors_of
 from tests.conftest import HOME
-from tests.dag.pods import pods_by_role
+from tests.dag.pods import create, labels_of, pods_by_role
+from tests.operating import block, documented_metrics, section, variables
 from tests.proxy import FaultProxy
-from tests.readme import commands
+from tests.readme import README, commands
+from tests.statsd import Sample, StatsdServer
 
 TERMINAL = Terminal(0)
 DRY_RUN = "kpo_cleanup_dry_run"
 CONTINUOUS = "kpo_cleanup_continuous"
+SHARING = "Sharing a namespace"
+LABEL_SELECTOR = re.findall(r'`label_selector="(.+?)"`', section(SHARING, README))[0]
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +43,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def airflow(folder: Path, _proxy: FaultProxy) -> Iterator[Airflow]:
-    """An Airflow of its own: what other tests leave in their database is not for this scheduler."""
+def statsd() -> Iterator[StatsdServer]:
+    with StatsdServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def airflow(folder: Path, statsd: StatsdServer, _proxy: FaultProxy) -> Iterator[Airflow]:
+    """An Airflow of its own: what other tests leave in their database is not for this scheduler.
+
+    It labels its pods and looks at those only, as the README says under "Sharing a namespace", and sends metrics as
+    `docs/operating.md` says.
+    """
     config: Config = {
         "core": {"dags_are_paused_at_creation": True},
-        "kpo_cleanup": {"settle_seconds": 0},
+        "kpo_cleanup": {"settle_seconds": 0, "label_selector": LABEL_SELECTOR},
+        "metrics": {"statsd_host": "127.0.0.1", "statsd_port": statsd.port},
     }
-    airflow = Airflow(folder, HOME / "kubeconfig.json", "airflow", config=config)
+    (folder / "config").mkdir()
+    (folder / "config" / "airflow_local_settings.py").write_text(block(SHARING, "python", README))
+    metrics = variables("Metrics")
+    airflow = Airflow(folder, HOME / "kubeconfig.json", "airflow", config=config, variables=metrics)
     airflow.install_dags(*(REPO / "tests" / "dag" / file for file in ("workload.py", "own_dags.py")))
     try:
         airflow.start(TERMINAL, ["kpo_cleanup", "kpo_cleanup_dry_run", "kpo_cleanup_gpu", CONTINUOUS, "collisions"])
@@ -169,3 +191,56 @@ def test_on_a_schedule_each_run_removes_the_inputs_of_the_one_before(airflow: Ai
     logs = [path.read_text() for path in (folder / "task-logs").rglob(f"dag_id={CONTINUOUS}/*/task_id=list_pods/*.log")]
     assert len(logs) >= 3
     assert [log for log in logs if "earlier run" in log or "XCom not found" in log] == []
+
+
+@pytest.fixture(scope="module")
+def sent(airflow: Airflow, statsd: StatsdServer) -> list[Sample]:
+    """What a green and a red run send, and Airflow about them."""
+    for dag_id in ("kpo_cleanup", "kpo_cleanup_gpu"):  # the connection of the second does not exist
+        airflow.api.pause(dag_id, False)
+        trigger(airflow, dag_id)
+
+    def is_complete() -> bool:
+        ends = {"airflow.dagrun.duration.success", "airflow.dagrun.duration.failed"}
+        return ends <= {sample.name for sample in statsd.samples}
+
+    TERMINAL.wait_for("the scheduler sends how long the runs took", is_complete, 60, log=airflow.log("scheduler"))
+    return statsd.samples
+
+
+@pytest.mark.timeout(900)
+class TestOperating:
+    """What README and `docs/operating.md` say to whoever operates."""
+
+    @pytest.mark.usefixtures("proxy")
+    def test_the_hook_tells_whose_pods_they_are(self, airflow: Airflow, core: client.CoreV1Api) -> None:
+        airflow.api.pause("collisions", False)
+        work = trigger(airflow, "collisions")
+        create(core, "of-another-airflow", labels_of("collisions", "a_1", work))
+        of_run = f"run_id={safe_label(work)}"
+        ours = f"{LABEL_SELECTOR},{of_run}"
+        assert len(core.list_namespaced_pod("airflow", label_selector=ours).items) == len(ALL_PODS)
+        airflow.api.pause("kpo_cleanup", False)
+        trigger(airflow, "kpo_cleanup")
+        left = core.list_namespaced_pod("airflow", label_selector=of_run).items
+        assert [pod.metadata.name for pod in left] == ["of-another-airflow"]
+
+    @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
+    def test_an_alert_asks_for_what_real_runs_send(self, sent: list[Sample], rule: dict[str, str]) -> None:
+        selectors = selectors_of(rule["expr"])
+        assert {selector.text for selector in selectors if not any(map(selector.selects, sent))} == set()
+
+    def test_the_table_has_the_metrics_that_real_runs_send(self, sent: list[Sample]) -> None:
+        types = {"g": "gauge", "c": "counter", "ms": "timer"}
+        of_runs = {
+            re.sub(r"^airflow\.", "", sample.name): (types[sample.kind], set(sample.tags))
+            for sample in sent
+            if re.match(r"airflow\.(kpo_cleanup\.|dagrun\.duration\.(success|failed)$)", sample.name)
+        }
+        families = {"pods": [reason.value for reason in Reason], "outcome": [outcome.value for outcome in Outcome]}
+        documented: dict[str, tuple[str, set[str]]] = {}
+        for name, facts in documented_metrics().items():
+            family = re.fullmatch(r"(kpo_cleanup\.(\w+)\.)<\w+>", name)
+            names = [f"{family[1]}{word}" for word in families[family[2]]] if family else [name]
+            documented.update(dict.fromkeys(names, facts))
+        assert of_runs == documented

@@ -1,0 +1,152 @@
+"""The manifests as somebody puts names of their own into them, on a real API server: what is allowed then."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes import client, config, utils
+from kubernetes.client.exceptions import ApiException
+from tenacity import RetryError
+
+from tests.conftest import REPO
+from tests.control_plane import ControlPlane
+from tests.dag.pods import wait_until
+from tests.operating import block
+
+# Those of the document.
+PODS, WORKERS, ACCOUNT = "team-a", "workflows", "runner"
+DOCUMENTED = {("list", "pods"), ("delete", "pods"), ("get", "namespaces")}
+LISTED = {("list", "pods"), ("delete", "pods")}
+
+Rules = set[tuple[str, str]]
+
+
+def applied(file: str, folder: Path) -> list[dict[str, Any]]:
+    """What is given to ``kubectl`` by the command of the document, with this manifest."""
+    kubectl, given = folder / "kubectl", folder / "given"
+    kubectl.write_text(f'#!/bin/sh\n[ "$*" = "apply -f -" ] && exec cat > {given}\n')
+    kubectl.chmod(0o755)
+    command = block("Permissions", "sh").replace("rbac.yaml", file)
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["bash", "-euc", command], cwd=REPO, env={**os.environ, "PATH": path}, check=True)
+    return list(yaml.safe_load_all(given.read_text()))
+
+
+@pytest.fixture(scope="module")
+def admin(control_plane: ControlPlane) -> client.ApiClient:
+    """The namespaces and the account are there."""
+    admin = config.new_client_from_config_dict(control_plane.kubeconfig)
+    core = client.CoreV1Api(admin)
+    for namespace in (PODS, WORKERS):
+        core.create_namespace({"metadata": {"name": namespace}})
+    core.create_namespaced_service_account(WORKERS, {"metadata": {"name": ACCOUNT}})
+    return admin
+
+
+@pytest.fixture(scope="module")
+def account(control_plane: ControlPlane, admin: client.ApiClient) -> client.ApiClient:
+    return config.new_client_from_config_dict(control_plane.kubeconfig_for_service_account(WORKERS, ACCOUNT))
+
+
+@pytest.fixture
+def bound(admin: client.ApiClient) -> Iterator[list[dict[str, Any]]]:
+    """What a test applies is taken away after it."""
+    documents: list[dict[str, Any]] = []
+    yield documents
+    rbac = client.RbacAuthorizationV1Api(admin)
+    for document in documents:
+        name, namespace = document["metadata"]["name"], document["metadata"].get("namespace")
+        if document["kind"] == "Role":
+            rbac.delete_namespaced_role(name, namespace)
+        elif document["kind"] == "RoleBinding":
+            rbac.delete_namespaced_role_binding(name, namespace)
+        elif document["kind"] == "ClusterRole":
+            rbac.delete_cluster_role(name)
+        else:
+            rbac.delete_cluster_role_binding(name)
+
+
+def rules(account: client.ApiClient, namespace: str) -> Rules:
+    """All verbs and resources that the API server says are allowed to an account in a namespace."""
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectRulesReview",
+        "spec": {"namespace": namespace},
+    }
+    status = client.AuthorizationV1Api(account).create_self_subject_rules_review(review).status
+    assert not status.incomplete
+    return {(verb, resource) for rule in status.resource_rules for verb in rule.verbs for resource in rule.resources}
+
+
+@pytest.fixture(scope="module")
+def of_everybody(account: client.ApiClient) -> dict[str, Rules]:
+    """What is allowed to every account."""
+    return {namespace: rules(account, namespace) for namespace in (PODS, WORKERS, "default")}
+
+
+def granted(account: client.ApiClient, of_everybody: dict[str, Rules], expected: dict[str, Rules]) -> dict[str, Rules]:
+    """What is allowed to the account alone; the API server learns of a grant a moment after it is made."""
+
+    def look() -> dict[str, Rules]:
+        return {namespace: rules(account, namespace) - others for namespace, others in of_everybody.items()}
+
+    with suppress(RetryError):
+        wait_until(lambda: look() == expected, seconds=10)
+    return look()
+
+
+@pytest.mark.parametrize(
+    ("file", "among_the_pods", "elsewhere"),
+    [("rbac.yaml", DOCUMENTED, set()), ("rbac-all-namespaces.yaml", LISTED, LISTED)],
+    ids=["one namespace", "all namespaces"],
+)
+def test_the_documented_verbs_are_allowed_and_nothing_else(
+    admin: client.ApiClient,
+    account: client.ApiClient,
+    of_everybody: dict[str, Rules],
+    bound: list[dict[str, Any]],
+    tmp_path: Path,
+    file: str,
+    among_the_pods: Rules,
+    elsewhere: Rules,
+) -> None:
+    for document in applied(file, tmp_path):
+        utils.create_from_dict(admin, document)
+        bound.append(document)
+    expected = {PODS: among_the_pods, WORKERS: elsewhere, "default": elsewhere}
+    assert granted(account, of_everybody, expected) == expected
+
+
+def test_the_account_can_do_what_a_run_does(
+    admin: client.ApiClient,
+    account: client.ApiClient,
+    of_everybody: dict[str, Rules],
+    bound: list[dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    for document in applied("rbac.yaml", tmp_path):
+        utils.create_from_dict(admin, document)
+        bound.append(document)
+    expected: dict[str, Rules] = {PODS: DOCUMENTED, WORKERS: set(), "default": set()}
+    assert granted(account, of_everybody, expected) == expected
+    pod = {"metadata": {"name": "zombie"}, "spec": {"containers": [{"name": "base", "image": "busybox"}]}}
+    client.CoreV1Api(admin).create_namespaced_pod(PODS, pod)
+    core = client.CoreV1Api(account)
+    assert [pod.metadata.name for pod in core.list_namespaced_pod(PODS).items] == ["zombie"]
+    assert core.read_namespace(PODS).metadata.name == PODS
+    core.delete_namespaced_pod("zombie", PODS, grace_period_seconds=0)
+    for refused in (
+        lambda: core.create_namespaced_pod(PODS, pod),
+        lambda: core.read_namespaced_pod("zombie", PODS),
+        lambda: core.list_namespaced_pod(WORKERS),
+        lambda: core.list_pod_for_all_namespaces(),
+    ):
+        with pytest.raises(ApiException, match="403"):
+            refused()  # type: ignore[no-untyped-call]
