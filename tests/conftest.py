@@ -1,4 +1,4 @@
-"""A scratch Airflow for the test session: its home is chosen before anything imports Airflow."""
+"""A scratch Airflow for the test session. Its home is set before anything imports Airflow."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ NEWEST = "2026-11-20"
 
 @dataclass(frozen=True)
 class Row:
-    """A release of Airflow, and the day as of which its dependencies, the provider above all, are taken."""
+    """A release of Airflow, and the day that dates its dependencies, above all the provider."""
 
     airflow: str
     date: str

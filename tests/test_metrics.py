@@ -1,4 +1,4 @@
-"""The counters reach Airflow's metrics: read off the wire, as a StatsD server would."""
+"""The counters reach Airflow's metrics: read from the network, as a StatsD server does."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
-    """One etcd and kube-apiserver for the whole session; tests keep apart by namespaces of their own.
+    """Start one etcd and kube-apiserver for the whole session; each test has namespaces of its own.
 
     Skips where there are no binaries and none can be built; with REQUIRE_CLUSTER=1 that is a failure.
     """

@@ -12,7 +12,7 @@ SERVICE_ACCOUNT = "service-account"
 
 
 def etcd_flags(folder: Path, url: str) -> list[str]:
-    """To keep its data in `folder` and serve at `url`."""
+    """Make the flags by which etcd keeps its data in `folder` and serves at `url`."""
     return [
         f"--data-dir={folder / 'etcd'}",
         f"--listen-client-urls={url}",
@@ -23,7 +23,7 @@ def etcd_flags(folder: Path, url: str) -> list[str]:
 
 
 def apiserver_flags(folder: Path, etcd_url: str, port: int) -> list[str]:
-    """To serve at `port` with the certificates and keys that are in `folder`."""
+    """Make the flags to serve at `port` with the certificates and keys that are in `folder`."""
     return [
         f"--etcd-servers={etcd_url}",
         "--etcd-compaction-interval=0",  # a continue token expires by ControlPlane.compact(), and only so

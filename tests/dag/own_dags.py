@@ -1,4 +1,4 @@
-"""A DAG file of somebody's own, for Airflow: one cleanup for each cluster, and what is done when a run fails.
+"""A DAG file of the user's own: one cleanup for each cluster, and a callback for runs that fail.
 
 One that asks Airflow's REST API. And one with mistakes, from which the others must not suffer.
 """

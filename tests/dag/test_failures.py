@@ -1,4 +1,4 @@
-"""What goes wrong, and what the run then says and does: nothing live is deleted, nothing is passed over."""
+"""Failures, and the run's actions and words then: nothing live is deleted, no pod is forgotten."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DELETE = f"DELETE /api/v1/namespaces/{NAMESPACE}/pods/"
 
 @pytest.fixture(scope="module")
 def collisions(core: client.CoreV1Api, _proxy: FaultProxy) -> DagRun:
-    """A run whose task instances are all over; the pods are made by each test."""
+    """Run tasks that are all over then; each test makes their pods."""
     run = airflow_runs.run("collisions")
     core.delete_collection_namespaced_pod("airflow", label_selector="dag_id=collisions", grace_period_seconds=0)
     return run
@@ -64,7 +64,7 @@ def replace(core: client.CoreV1Api, pod: Any) -> None:
 
 @contextmanager
 def database_down_for(statement: str) -> Iterator[None]:
-    """Have the database fail on the statements that match, as it does when it goes away in between."""
+    """Let the database fail on the statements that match, as if it is lost in between."""
 
     def fail(_conn: Any, _cursor: Any, sql: str, *_: Any) -> None:
         if re.search(statement, sql, re.DOTALL):

@@ -1,4 +1,4 @@
-"""The verdicts of the design, black box: real operators, real DAG runs, the cleanup's four tasks over HTTP."""
+"""The verdicts of the design from outside: real operators, real DAG runs, the cleanup's four tasks over HTTP."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ CHECKED_POD = "workload.checked#1"  # its operator is at try 2, and has no pod y
 
 @pytest.fixture(scope="module")
 def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, DagRun]:
-    """One run of each test DAG, whose pods and task instances all tests of this module judge."""
+    """Run each test DAG once; all tests of this module judge these pods and task instances."""
     core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
     wait_until(lambda: not pods_by_role(core))
     runs = {dag_id: airflow_runs.run(dag_id) for dag_id in ("workload", "collisions", workload.LONG)}
@@ -102,7 +102,7 @@ def _are_settled(pods: Pods) -> bool:
 
 @pytest.fixture
 def pods(core: client.CoreV1Api, runs: dict[str, DagRun]) -> Iterator[Pods]:
-    """The pods before the test; what it deletes is made again."""
+    """Return the pods before the test, and make those again that it deletes."""
     before = pods_by_role(core)
     yield before
     restore(core, before.values())

@@ -1,4 +1,4 @@
-"""Looks for a wrong deletion or a missed zombie in many more random histories than the tests have time for.
+"""A search for a wrong deletion or a missed zombie, in many more random histories than the tests have time for.
 
     python -m tests.faults.explore --machine faults --histories 20000 --seed 1
 

@@ -33,7 +33,7 @@ def source_of(*tasks: Task) -> MemorySource:
 
 
 def clean_up(api: PodApi, namespace: str, source: MemorySource, patience: Patience = QUICK) -> dict[str, Result]:
-    """Judge all pods and reap; the results by pod name."""
+    """Judge all pods and reap; return the results by pod name."""
     settings = Settings(namespaces=namespace, settle_seconds=0)
     listed = api.list_pods([namespace]).pods
     told = source.fetch({pod.key for pod in listed})
@@ -45,5 +45,5 @@ def clean_up(api: PodApi, namespace: str, source: MemorySource, patience: Patien
 
 
 def outcomes(results: Mapping[str, Result]) -> dict[str, Outcome]:
-    """Give the outcomes by pod name."""
+    """Return the outcomes by pod name."""
     return {name: result.outcome for name, result in results.items()}

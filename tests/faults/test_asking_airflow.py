@@ -37,17 +37,17 @@ LOOKS = 1 + -(-PODS // BATCH)  # one before the verdict, and one before each bat
 
 
 class Rows:
-    """All tasks failed, as the database has it."""
+    """Rows of the database: all tasks failed."""
 
     def all(self) -> list[tuple[Any, ...]]:
         return [("orders", task, "run_1", -1, "failed", 1, "2026-11-24 00:00:00", "Operator") for task in TASKS]
 
     def __iter__(self) -> Iterator[Any]:
-        """No XCom."""
+        """Return no XCom."""
         return iter(())
 
     def first(self) -> tuple[str, Any]:
-        """Our own task instance."""
+        """Return our own task instance."""
         return "running", OWN.id
 
 
@@ -57,7 +57,7 @@ TASKS = [f"task_{number}" for number in range(PODS)]
 def failing_on(
     look: int, answer: Any, error: Exception, is_look: Callable[..., bool] = lambda *_args, **_kwargs: True
 ) -> Callable[..., Any]:
-    """Something that gives the answer at each call but at one look (0 is the first)."""
+    """Make a function that gives the answer at each call, except at one look (0 is the first)."""
     looks = iter(range(1_000))
 
     def ask(*args: Any, **kwargs: Any) -> Any:
@@ -116,7 +116,7 @@ def pods(server: Server, namespace: str) -> list[str]:
 
 
 def clean_up(api: PodApi, namespace: str, source: TaskInstanceSource) -> list[Result]:
-    """The steps of a run, where every pod found unknown would go at once."""
+    """Run the steps of a run in which each unknown pod would be deleted at once."""
     settings = Settings(namespaces=namespace, settle_seconds=0, delete_unmatched_pods=True)
     listed = api.list_pods(settings.namespace_list(), settings.label_selector).pods
     told = source.fetch({pod.key for pod in listed})

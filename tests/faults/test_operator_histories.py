@@ -28,7 +28,7 @@ HAS_STORE = tuple(int(part) for part in airflow.__version__.split(".")[:2]) >= (
 
 
 class LeftAlone(Exception):
-    """The operator waits for its pod, or its worker has died: in either case the test goes on."""
+    """The operator waits for its pod, or its worker has died. In both cases the test goes on."""
 
 
 class Process(KubernetesPodOperator):  # type: ignore[misc]
@@ -39,13 +39,13 @@ class Process(KubernetesPodOperator):  # type: ignore[misc]
     said: dict[str, str]  # the XComs
 
     def xcom_push(self, key: str, value: str) -> None:
-        """Take in what is pushed."""
+        """Note the XComs that are pushed."""
         if self.dies == "unsaid":
             raise LeftAlone
         self.said[key] = value
 
     def find_pod(self, *args: Any, **more: Any) -> Any:
-        """See the operator."""
+        """Note the operator."""
         if self.dies == "late" and len(self.said) == 2:
             raise LeftAlone
         return super().find_pod(*args, **more)
@@ -59,7 +59,7 @@ class Process(KubernetesPodOperator):  # type: ignore[misc]
         raise LeftAlone
 
     def post_complete_action(self, **_: Any) -> None:
-        """Do nothing: the operator is not through with its pod yet, or dead."""
+        """Do nothing: the operator has not finished with its pod, or is dead."""
 
 
 class RealAirflow(Airflow):

@@ -221,7 +221,7 @@ class Airflow(RuleBasedStateMachine):
     @precondition(lambda self: self.tasks)
     @rule(which=ANY_NUMBER, odd=st.sampled_from(["owned", "protected", "unidentified", "of another task"]))
     def there_is_an_odd_pod(self, which: int, odd: str) -> None:
-        """Of a task that is over, so that only what is odd about it can save it."""
+        """Make a pod of a task that is over, so that only its odd feature can save it."""
         task = replace(list(self.tasks.values())[which % len(self.tasks)])
         if not task.is_over:
             return
@@ -251,7 +251,7 @@ class Airflow(RuleBasedStateMachine):
         batch_size: int,
         again: bool,
     ) -> None:
-        """Step by step, while something breaks and life goes on; and perhaps again, when all is well."""
+        """Run it step by step, while something breaks and life goes on; and perhaps again without faults."""
         self.heal()
         self.begin_run(**chosen)
         self.within, self.batch_size = within, batch_size
@@ -304,7 +304,7 @@ class Airflow(RuleBasedStateMachine):
         self.settings = Settings(namespaces=",".join(self.namespaces), label_selector=selector, **chosen)
 
     def step(self) -> bool:
-        """The next step as in ``steps``; a failure ends the run, and must name its cause. False once it is over."""
+        """Do the next step as ``steps`` does; False at the end. A failure ends the run, and must name its cause."""
         step = self.next_step
         if step == "end":
             return False
@@ -382,12 +382,12 @@ class Airflow(RuleBasedStateMachine):
         self.next_step = "end"
 
     def must_live(self) -> set[str]:
-        """What no run may delete: pods in use by our Airflow; and by the other one, if the labels tell it apart."""
+        """List the pods that no run may delete: those in use by our Airflow, or by one that the labels tell apart."""
         tasks = [*self.tasks.values()] if self.neighbour != "alike" else []
         return world.pods_in_use(self.server, [*tasks, *(t for t in self.their_tasks.values() if self.is_apart(t))])
 
     def is_apart(self, theirs: Task) -> bool:
-        """Whether a live task instance of the other Airflow is told apart.
+        """Tell whether the labels tell a live task instance of the other Airflow apart.
 
         Without a selector its labels do so only beside one of ours that is live, too: nothing says which labels ours
         would have.
@@ -419,7 +419,7 @@ class Airflow(RuleBasedStateMachine):
         return self.server.create_pod(task.namespace, f"pod-{next(self.numbers)}", labels, **metadata)
 
     def a_moment_passes(self) -> None:
-        """Or none: it does not always show which of two pods is the later one."""
+        """Let a moment pass, or none: times do not always show which of two pods is the later one."""
         self.time_passes(next(self.numbers) % 2)
 
     def delete_pod(self, pod: Json) -> None:
@@ -455,7 +455,7 @@ class Airflow(RuleBasedStateMachine):
                 self.causes.append(re.compile("400 Bad Request; the server says: unable to parse requirement"))
 
     def move_zombie(self, uid: str, what: str) -> None:
-        """What is about to be deleted, or its task instance, comes to life again or goes."""
+        """Bring a pod that is about to be deleted, or its task instance, to life again, or remove it."""
         pod = self.by_uid().get(uid)
         key = world.key_of(pod) if pod else None
         task = self.tasks.get(key) if key else None
@@ -521,7 +521,7 @@ class Airflow(RuleBasedStateMachine):
         finalizers: list[str],
         is_shared: bool,
     ) -> Task:
-        """A task instance with its first pod; if it is shared, the other Airflow has one of the same ids."""
+        """Make a task instance with its first pod; if it is shared, the other Airflow has one of the same ids."""
         task_id = f"task_{next(self.numbers)}"
         made = []
         airflows = (True, False) if is_shared and self.neighbour != "none" else (True,)
@@ -545,13 +545,13 @@ class Airflow(RuleBasedStateMachine):
         return self.tasks if task.is_ours else self.their_tasks
 
     def uses(self, task: Task, operator: Operator, pod: Json, dies: str) -> None:
-        """The operator has its pod, and says so in its XComs if it does not die first."""
+        """Let the operator have its pod, and push its XComs if it does not die first."""
         operator.pod = uid(pod)
         if dies != "unsaid":
             task.record = Record(frozenset({world.name(pod)}))
 
     def move(self, task: Task, move: str) -> None:
-        """Nothing happens where a move makes no sense."""
+        """Make a move; nothing happens if the move makes no sense."""
         move, _, how = move.partition(", ")
         tasks = self.tasks_of(task)
         exists = tasks.get(task.key) is task
@@ -585,7 +585,7 @@ class Airflow(RuleBasedStateMachine):
             task.state = None if move == "cleared" else move
 
     def start_try(self, task: Task, dies: str = "") -> None:
-        """As Airflow and the operator do it.
+        """Start a try as Airflow and the operator do.
 
         :param dies: ``early``, before it has a pod; ``unsaid``, before it has said which; ``late``, before it has
             checked off an older one.
@@ -636,7 +636,7 @@ class Airflow(RuleBasedStateMachine):
 
 
 class Watch:
-    """Stands before all faults while ``reap`` runs: interrupts it, and notes what is really deleted."""
+    """A watch before all faults while ``reap`` runs: it interrupts it, and notes all real deletions."""
 
     def __init__(self, machine: Airflow) -> None:
         self._machine, self._lock = machine, threading.Lock()
@@ -701,7 +701,7 @@ def path_of(pod: Json) -> str:
 
 
 def through_json(value: Any) -> Any:
-    """As XCom does it."""
+    """Pass data through JSON, as XCom does."""
     return json.loads(json.dumps(value))
 
 

@@ -1,4 +1,4 @@
-"""A real Airflow with PostgreSQL and LocalExecutor, on the embedded cluster, and what was seen of it.
+"""A real Airflow with PostgreSQL and LocalExecutor, on the embedded cluster, and the evidence of its runs.
 
 The embedded cluster will do: what is on trial is what schedulers, workers and databases really do. That the cluster
 behaves like a real kube-apiserver is proved by the contract, and that the cleanup treats both alike by `tests/dag`.
@@ -61,7 +61,7 @@ def cluster() -> Iterator[EmbeddedCluster]:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Of the Airflow; its processes end with it."""
+    """Make the folder of the Airflow; its processes end with it."""
     folder = tmp_path_factory.mktemp("airflow")
     yield folder
     end_processes_of(folder)
@@ -69,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def evidence(database: Database, records: Records, cluster: EmbeddedCluster, folder: Path) -> Iterator[Evidence]:
-    """Of the whole story, which takes some five minutes and is told once."""
+    """Tell the whole story once, which takes some five minutes."""
     terminal = Terminal(0)
     core = client.CoreV1Api(config.new_client_from_config_dict(cluster.kubeconfig))
     with FaultProxy(cluster.url) as proxy:

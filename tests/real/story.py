@@ -1,4 +1,4 @@
-"""What happens to a real Airflow while the cleanup runs on its schedule; see `tests/dag/workload.py` for the tasks."""
+"""The story of a real Airflow while the cleanup runs on its schedule; `tests/dag/workload.py` has the tasks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LATE = "lively.reattached#1"  # becomes one while the cleanup is paused
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was seen, for the tests to judge."""
+    """The facts that were seen, for the tests to judge."""
 
     before: Pods  # once all tasks of `lively` were where they should be
     after: Pods  # when the cleanup was paused
@@ -42,7 +42,7 @@ class Evidence:
 
 
 class Story:
-    """Told once; each step waits until what it is about has happened."""
+    """A story that is told once. Each step waits until its event has happened."""
 
     def __init__(
         self, airflow: Airflow, records: Records, core: client.CoreV1Api, witness: Witness, terminal: Terminal
@@ -90,7 +90,7 @@ class Story:
         return all(pod.status.phase != "Pending" for pod in self._pods().values())
 
     def _disturb(self) -> None:
-        """Workers die, and a person fails and clears tasks."""
+        """Kill workers, and fail and clear tasks as a person does."""
         tries = self._tries()
         for name in LOSE_WORKER:
             self._kill_worker(name)
@@ -101,7 +101,7 @@ class Story:
         self._await_new_tries(tries, ("reattached", "replaced", "cleared"))
 
     def _restart_scheduler(self) -> None:
-        """With all its workers, as when its container goes: every task that runs loses its own."""
+        """Kill the scheduler with all its workers, as when its container dies: all running tasks lose theirs."""
         self._until("no run is going on", lambda: self._records.are_idle("kpo_cleanup", "busy"))
         tries = self._tries()
         self._airflow.restart("scheduler", self._terminal)
@@ -128,7 +128,7 @@ class Story:
         return self._records.now()
 
     def _see_one_cleanup(self) -> None:
-        """That begins from now on."""
+        """Wait for a cleanup that begins from now on."""
         since = self._records.now()
         self._until("a cleanup on its schedule", lambda: self._has_run("kpo_cleanup", since))
 
@@ -160,12 +160,12 @@ class Story:
         kill_worker(pid, self._airflow.scheduler_pid)
 
     def _pods(self) -> Pods:
-        """Those of `lively`."""
+        """List the pods of `lively`."""
         pods = pods_by_role(self._core)
         return {role: pod for role, pod in pods.items() if role.startswith("lively.")}
 
     def _tasks(self) -> dict[str, Row]:
-        """Those of `lively`."""
+        """List the tasks of `lively`."""
         return {ti.name: ti for ti in self._records.task_instances("lively")}
 
     def _tries(self) -> dict[str, int]:

@@ -44,7 +44,7 @@ TABLES = ("task_instance", "dag_run", "xcom")
 
 @pytest.fixture(scope="module", params=["+00:00", "-05:00", "+09:30"])
 def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """With Airflow's schema and these rows, and a user who may read three tables; its server is in this time zone."""
+    """Make Airflow's schema with these rows, a user who may read three tables, and a server in this time zone."""
     with mariadb(["--explicit-defaults-for-timestamp=1", f"--default-time-zone={request.param}"]) as database:
         environment = {**os.environ, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database.url("mysqldb")}
         migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
@@ -83,7 +83,7 @@ def _connected(database: Database, user: str = "airflow") -> Iterator[Connection
 
 
 def _insert(connection: Connection, table: str, **values: Any) -> None:
-    """Into those of these columns that this Airflow has."""
+    """Insert a row, into those of these columns that this Airflow has."""
     there = {row[0] for row in connection.execute(text(f"SHOW COLUMNS FROM {table}"))}
     names = [name for name in values if name in there]
     columns = ", ".join(f"`{name}`" for name in names)

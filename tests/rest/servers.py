@@ -26,7 +26,7 @@ DAG_FILE = "from airflow.sdk import DAG\n\nDAG('orders', schedule=None)\n"
 
 @dataclass(frozen=True)
 class Servers:
-    """Where they are, and what is behind them."""
+    """The addresses of both servers, and what is behind them."""
 
     simple: str
     fab: str

@@ -1,4 +1,4 @@
-"""What the REST API as a source answers, over real API servers: the table of truth of all sources."""
+"""The answers of the REST API as a source, over real API servers: the truth table of all sources."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def known(world: World) -> World:
 
 
 def capped(rows: int) -> Fault:
-    """As a server that gives no more at once, whatever the client wants."""
+    """Limit an answer, as a server that gives no more at once."""
 
     def cap(answer: dict[str, Any]) -> None:
         for name in ("task_instances", "dag_runs", "dags"):
@@ -119,7 +119,7 @@ class TestFinding:
 
 class TestQuestion:
     def asked(self, database: Database) -> list[dict[str, Any]]:
-        """The questions as Airflow's audit log has them."""
+        """Read the questions from Airflow's audit log."""
         found = database.query("SELECT extra FROM log WHERE event = 'get_task_instances_batch' ORDER BY id")
         return [json.loads(extra) for (extra,) in found]
 

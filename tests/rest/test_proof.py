@@ -1,4 +1,4 @@
-"""What the REST API as a source takes for proved, and what it says if it cannot prove it."""
+"""The proofs that the REST API as a source accepts, and its errors if it cannot prove itself."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def token_of(url: str, user: str, password: str) -> str:
 
 
 def with_all_variables(error: BaseException) -> str:
-    """As some consoles show an error, except for the variables of the test."""
+    """Show an error with all variables, as some consoles do, but without those of the test."""
     assert error.__traceback__
     console = Console(file=StringIO(), width=1000)
     console.print(
@@ -88,7 +88,7 @@ class TestOwnTaskInstance:
 
 
 class TestUser:
-    """With FAB."""
+    """Users of the server with FAB."""
 
     def fetch(self, connect: Connect, servers: Servers, user: str, *rows: Row) -> TaskInstances:
         return connect(servers.fab, user, user).fetch([row.key for row in rows])

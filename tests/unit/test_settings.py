@@ -1,4 +1,4 @@
-"""The settings: promised defaults, what is taken, and how everything else is refused."""
+"""The settings: the promised defaults, the allowed values, and the errors for all others."""
 
 from __future__ import annotations
 
