@@ -1,4 +1,4 @@
-"""The environment of an Airflow in a folder, for 2 and 3: it notices things soon, and listens on loopback only."""
+"""The environment of an Airflow in a folder, of 2 or 3, which notices things soon and listens on loopback only."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ def _common(folder: Path, database_url: str) -> Config:
             "parallelism": 10,
             "load_examples": False,
             "dags_are_paused_at_creation": False,
+            "dagbag_import_timeout": 120,  # several tasks that start at once are slow to import the provider
         },
         "database": {"sql_alchemy_conn": database_url},
         "logging": {

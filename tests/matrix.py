@@ -18,11 +18,11 @@ REPO = Path(__file__).parent.parent
 README = REPO / "README.md"
 LOGS = REPO / ".work" / "matrix"
 TESTS = ["tests/airflow", "tests/dag", "tests/test_metrics.py"]
-# A real scheduler for each way to trigger the first look; `make test` has them on both generations.
+# A real scheduler for each way to trigger the first dry run; `make test` has them on Airflow 2 and 3.
 FIRST_LOOKS = "test_the_look_deletes_nothing"
 PACKAGES = ("apache-airflow", "apache-airflow-providers-cncf-kubernetes", "kubernetes")
 TAIL = 40  # lines of the log of a row that failed
-# Of the newest dependencies; all environments of the Makefile are of this day, too.
+# The day of the newest dependencies, for all environments of the Makefile, too.
 NEWEST = "2026-11-20"
 
 
@@ -38,7 +38,7 @@ class Row:
         return f"{self.airflow} as of {self.date}"
 
 
-# Each a few weeks after its release; the last of each generation also with all that is new.
+# Each a few weeks after its release; the last ones of 2 and 3 also with the newest dependencies.
 ROWS = (
     Row("2.7.3", "2023-12-15"),
     Row("2.8.4", "2024-04-15"),

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from .resources import Json
 
-HISTORY_LENGTH = 20_000  # changes of one resource that a watcher may lag behind before it has to list anew (410)
+HISTORY_LENGTH = 20_000  # changes of one resource; a watcher that lags behind more than these must list again (410)
 SNAPSHOTS = 50  # lists that can be paged through at the same time
 
 

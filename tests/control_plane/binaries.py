@@ -43,10 +43,10 @@ class Binaries:
 def find_or_build(sources: Path = GO_SOURCES) -> Binaries:
     """Return the first pair of binaries to be found; build them if there is none, which takes minutes.
 
-    Raises ControlPlaneUnavailable where that is impossible.
+    Raises ControlPlaneUnavailable if that is impossible.
     """
     if assets := os.environ.get("KUBEBUILDER_ASSETS"):
-        # Whoever sets it means it: falling through to other binaries would hide a typo.
+        # A person who sets it means it: other binaries would hide a typo.
         if binaries := Binaries.in_folder(Path(assets)):
             return binaries
         raise ControlPlaneUnavailable(f"KUBEBUILDER_ASSETS={assets} has no etcd and kube-apiserver. {INSTALL_HINT}")

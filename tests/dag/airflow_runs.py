@@ -34,12 +34,12 @@ if AIRFLOW_RELEASE < (2, 10):
     def _run_as_a_worker_does(ti: Any, session: Any, **_: Any) -> None:
         ti.run(ignore_ti_state=True, session=session)
 
-    # dag.test() of these releases neither counts a try nor has a task in state running: a retry would have no end.
+    # In these releases, dag.test() counts no tries, and no task is in state running. So a retry would never end.
     dag_module._run_task = _run_as_a_worker_does
 elif (3, 0) <= AIRFLOW_RELEASE < (3, 3):
     from airflow.sdk.execution_time import supervisor
 
-    # As 3.3 does; before, dag.test() builds a whole API server for each task, which takes seconds.
+    # As 3.3 does. Earlier, dag.test() builds a whole API server for each task, which takes seconds.
     supervisor.in_process_api_server = cache(supervisor.in_process_api_server)
 
 
@@ -53,14 +53,14 @@ def prepare() -> None:
         shutil.copy(REPO / "tests" / "dag" / file, dags)
     _command("db", "migrate")
     with closing(sqlite3.connect(HOME / "airflow.db")) as database:
-        # Readers must not lock out the several processes of a real Airflow.
+        # Readers must not block the other processes of a real Airflow.
         database.execute("PRAGMA journal_mode=WAL")
 
 
 def register_dags() -> None:
     """Put the DAGs into the table of DAGs; without it the API server shows nothing of them.
 
-    ``dag.test()`` does not care for it before 3.3; the DAG processor does.
+    Before 3.3, ``dag.test()`` does not do this; the DAG processor does.
     """
     if AIRFLOW_RELEASE < (3, 3):
         _command("dags", "reserialize")
@@ -68,7 +68,7 @@ def register_dags() -> None:
 
 def _command(*arguments: str) -> None:
     command = [str(Path(sys.executable).with_name("airflow")), *arguments]
-    # What parses DAGs has their folder on its path, as the DAG processor has it.
+    # Like the DAG processor, have the folder of the DAGs on the path.
     variables = {**os.environ, "PYTHONPATH": str(HOME / "dags")}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -90,7 +90,7 @@ def run(
 ) -> DagRun:
     """Run a DAG from beginning to end, and return the run as the database has it afterwards.
 
-    :param before: a task id, and what is to happen just before that task starts.
+    :param before: a task id, and a function to call just before that task starts.
     :param config: options of the config section, in the environment.
     """
     variables = {f"AIRFLOW__KPO_CLEANUP__{name.upper()}": str(value) for name, value in (config or {}).items()}
@@ -124,7 +124,7 @@ def tries(dag_run: DagRun, task_id: str) -> int:
     with create_session() as session:
         ids = {"dag_id": dag_run.dag_id, "run_id": dag_run.run_id, "task_id": task_id}
         row = session.query(TaskInstance).filter_by(**ids).one()
-        # Before Airflow 2.10 the attribute is one ahead of the column in a task that has ended.
+        # Before Airflow 2.10, the attribute of a task that has ended is higher by one than the column.
         return int(row._try_number if AIRFLOW_RELEASE < (2, 10) else row.try_number)
 
 
@@ -167,7 +167,7 @@ def record_pod(dag_run: DagRun, task_id: str, namespace: str, name: str) -> None
     with create_session() as session:
         for key, value in (("pod_name", name), ("pod_namespace", namespace)):
             xcom_model().set(key=key, value=value, **ids, session=session)
-            if IS_AIRFLOW_3:  # there it is the task that serializes, and set() would do it once more
+            if IS_AIRFLOW_3:  # there the task serializes it, and set() would do it again
                 session.query(xcom_model()).filter_by(key=key, **ids).update({"value": value})
 
 

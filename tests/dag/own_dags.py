@@ -1,6 +1,6 @@
 """A DAG file of the user's own: one cleanup for each cluster, and a callback for runs that fail.
 
-One that asks Airflow's REST API. And one with mistakes, from which the others must not suffer.
+One asks Airflow's REST API. And one has mistakes, which must not harm the others.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def create(core: client.CoreV1Api, name: str, labels: dict[str, str], namespace:
 def restore(core: client.CoreV1Api, pods: Iterable[Any]) -> None:
     """Make deleted pods again, with the same names, labels and commands.
 
-    With them the other pods of their task instances, for those of later tries must not be the older ones then.
+    The other pods of their task instances are made again, too: pods of later tries must stay the younger ones.
     """
     there = {pod.metadata.name for pod in core.list_namespaced_pod("airflow").items}
     by_task_instance = defaultdict(list)

@@ -1,4 +1,4 @@
-"""The user's reproduction with all defaults: a worker dies, a sidecar runs on, and one run later the pod is deleted."""
+"""The user's reproduction with all defaults: a worker dies, a sidecar runs on, and one run deletes the pod."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.dag.pods import pods_by_role, wait_until
 SETTLE = timedelta(seconds=Settings().settle_seconds)
 A_WHILE = timedelta(minutes=10)  # since the pods were made, by the clock of the API server
 ZOMBIES = {"reproduction.zombie#1", "reproduction.mapped[0]#1"}
-# What their operators have checked off, or left to be looked at: completed, and so none of a run with defaults.
+# Pods that their operators checked off, or left for people: they are completed, and a run with defaults keeps them.
 KEPT = {"reproduction.kept#1"}
 
 

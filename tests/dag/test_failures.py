@@ -77,7 +77,7 @@ def database_down_for(statement: str) -> Iterator[None]:
         event.remove(airflow_settings.engine, "before_cursor_execute", fail)
 
 
-# What the source of this generation sends to the database: our own query, or that of the API server behind the SDK.
+# The query to the database in this Airflow: our own, or the API server's behind the SDK.
 SDK_QUERY = r"WHERE task_instance\.dag_id = \S+ AND task_instance\.task_id IN .* AND task_instance\.run_id IN"
 SOURCE_QUERY = SDK_QUERY if IS_AIRFLOW_3 else "UNION ALL"
 

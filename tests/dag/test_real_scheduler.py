@@ -1,6 +1,6 @@
 """Runs by a real scheduler. Only there Airflow 3 keeps tasks from the ORM, and Airflow 2 must get its session.
 
-The look and the switch are done as the README has them.
+The dry run and the start of the schedule follow the README.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def zombies(airflow: Airflow, folder: Path, core: client.CoreV1Api, _proxy: Faul
     airflow.api.pause("collisions", False)
     work = trigger(airflow, "collisions")
     assert states(airflow, "collisions", work) == {("a", 0, "failed"), ("a", 1, "failed"), ("a_1", -1, "failed")}
-    # A state that the scheduler leaves as it is.
+    # The scheduler does not change this state.
     sql = "UPDATE task_instance SET state = 'deferred' WHERE run_id = ? AND task_id = 'a' AND map_index = 1"
     with closing(sqlite3.connect(folder / "airflow.db", timeout=60)) as database, database:
         database.execute(sql, (work,))

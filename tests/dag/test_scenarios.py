@@ -28,7 +28,7 @@ SOURCES: dict[str, dict[str, Any]] = (
 )
 LONG = safe_label(workload.LONG)
 
-# The task instances that are over, and what a person or the scheduler makes of the others after the run.
+# The task instances that are over, and the states that a person or the scheduler gives the others after the run.
 CHANGES: list[tuple[str, str, int, str | None]] = [
     ("workload", "stalled", -1, "running"),
     ("workload", "subclass", -1, "running"),
@@ -71,7 +71,7 @@ KEPT = {
     "staging.task#1": "unmatched",
     "stranger": "bad_labels",
 }
-# The Task SDK alone does not tell the try that a task is at, and which DAG has an id that does not fit into a label.
+# The Task SDK does not tell a task's try. Nor does it tell which DAG has an id that does not fit into a label.
 LONG_DAG_POD = f"{LONG}.task#1"
 CHECKED_POD = "workload.checked#1"  # its operator is at try 2, and has no pod yet
 
@@ -106,7 +106,7 @@ def pods(core: client.CoreV1Api, runs: dict[str, DagRun]) -> Iterator[Pods]:
     before = pods_by_role(core)
     yield before
     restore(core, before.values())
-    # For longer than ttl_seconds_after_finished=0, and no longer before the pods than two clocks may differ.
+    # Longer ago than ttl_seconds_after_finished=0, and before the pods by no more than two clocks may differ.
     airflow_runs.end_now(*runs, ago=timedelta(seconds=2))
     wait_until(lambda: _are_settled(pods_by_role(core)))
 
@@ -158,14 +158,14 @@ def test_what_has_just_ended_settles_and_reap_is_skipped(
     zombies, _ = _expected_for(source)
     superseded = sum(reason == "superseded" for reason in zombies.values())
     if "task_sdk" in request.node.name:
-        # Nothing tells since when a task is over whose main container still runs: its pod goes, but softly.
+        # If the main container still runs, nothing tells since when its task is over: the pod is deleted, but softly.
         run = airflow_runs.run("kpo_cleanup", config=source, settle_seconds=3600, dry_run=True)
         reasons = airflow_runs.result(run, "classify")["zombies_by_reason"]
         assert reasons == {"superseded": 1, "orphaned": len(zombies) - 2}  # of one the main container has just ended
         return
     run = airflow_runs.run("kpo_cleanup", config=source, settle_seconds=3600)
     reasons = airflow_runs.result(run, "classify")["zombies_by_reason"]
-    assert reasons == {"superseded": superseded}  # a pod that its task does not use any more need not settle
+    assert reasons == {"superseded": superseded}  # a pod that its task no longer uses need not settle
     run = airflow_runs.run("kpo_cleanup", config=source, settle_seconds=3600)
     assert airflow_runs.states(run)["reap"] == "skipped"
     assert len(pods_by_role(core)) == len(pods) - superseded

@@ -1,7 +1,7 @@
 """The current try of a task instance, read from its database row at each step of scheduler and worker.
 
-The column ``try_number`` means one thing in Airflow 2.7 to 2.9 and another from 2.10 on; the verdicts must not differ.
-Airflow 3 has no worker in this process; there the real runs show it.
+The meaning of the column ``try_number`` changed with Airflow 2.10; the verdicts must not differ.
+With Airflow 3, no worker runs in this process, and the real runs show it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from airflow.triggers.base import BaseTrigger
 from airflow.utils.session import create_session
 from airflow.utils.types import DagRunType
 
-with suppress(ImportError):  # the users, to whom Airflow's tables refer; since 2.9 they are in this provider
+with suppress(ImportError):  # Airflow's tables refer to its users, which since 2.9 are in this provider
     import airflow.providers.fab.auth_manager.models  # noqa: F401
 
 KEY = key_of("tries", "fails_then_defers", "tries", UNMAPPED)
@@ -67,7 +67,7 @@ class FailsThenDefers(BaseOperator):  # type: ignore[misc]
 
 @pytest.fixture(scope="module")
 def seen() -> Seen:
-    """Note what the source says at each step: try 1 fails, try 2 defers and goes on, then the task is cleared."""
+    """Note the source's answer at each step: try 1 fails, try 2 defers and goes on, the task is cleared."""
     airflow_runs.prepare()
     start = datetime(2024, 1, 1, tzinfo=UTC)
     with DAG(KEY.dag_id, schedule=None, start_date=start) as dag:
@@ -114,7 +114,7 @@ def seen() -> Seen:
     take_up("scheduled for the 2nd try")
     work("running the 2nd try", "deferred in the 2nd try")
     with task_instance() as (ti, _):
-        ti.state = "scheduled"  # as the triggerer does when the event has come
+        ti.state = "scheduled"  # as the triggerer does after the event
     look("scheduled to go on with the 2nd try")
     work("going on with the 2nd try", "over in the 2nd try")
     with task_instance() as (ti, session):

@@ -1,7 +1,7 @@
 """A DAG file for the tests: real operators make the pods, real runs make the task instances.
 
-`Abandoned` is what a killed worker leaves behind: the operator has made or found its pod, and then is gone without
-a word. The pods themselves run on a simulated kubelet.
+`Abandoned` acts like an operator whose worker is killed: it makes or finds its pod, and then it dies. The pods
+themselves run on a simulated kubelet.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Abandoned(KubernetesPodOperator):  # type: ignore[misc]
 
     def await_pod_start(self, pod: k8s.V1Pod) -> None:
         if self.retries:
-            # Creation times are whole seconds, and the next try's pod must be seen to be the later one.
+            # Creation times are whole seconds, and the next try's pod must be the later one.
             born_by = int(time.time())
             while int(time.time()) == born_by:
                 time.sleep(0.02)
         raise AirflowException("the worker died")
 
     def cleanup(self, *_: Any, **__: Any) -> None:
-        """Leave the pod alone: there is no process any more."""
+        """Leave the pod alone, for the process is dead."""
 
 
 class Podless(KubernetesPodOperator):  # type: ignore[misc]

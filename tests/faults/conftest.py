@@ -48,7 +48,7 @@ def namespace(server: Server) -> str:
 
 @pytest.fixture
 def patience(request: pytest.FixtureRequest) -> Patience:
-    """Make a patience that is short enough for a test; the timeout is shorter still if the test waits for it."""
+    """Make a patience that is short enough for a test; its timeout is shorter if the test waits for it."""
     return replace(QUICK, read_timeout=0.3) if "silent" in request.node.name else QUICK
 
 

@@ -14,10 +14,10 @@ from include.kpo_cleanup.vocabulary import Outcome
 from tests.faults.servers import Server
 from tests.faults.world import MemorySource, Task
 
-# Such that a test can wait for it; the timeouts as long as a busy machine may need.
+# Short enough for a test; the timeouts are as long as a busy machine may need.
 QUICK = Patience(connect_timeout=2, read_timeout=1, first_wait=0.01, max_wait=1)
 
-# It ends later than its pods are made, whenever that is; nothing settles in these tests.
+# It ends after its pods are made, whenever that is; nothing settles in these tests.
 FAILED_ONCE = Task("", "orders", "over", "run_1", state="failed", ended=2**31)
 IN_TRY_2 = Task("", "orders", "live", "run_1", state="running", try_number=2)
 

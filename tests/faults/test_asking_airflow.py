@@ -1,4 +1,4 @@
-"""A source of task instances that fails, on each of its calls: no answer is never read as "there are none"."""
+"""A source of task instances that fails, in each of its calls: no answer never means "there are none"."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def sql_source(fails_on: int) -> TaskInstanceSource:
 
 def sql_source_without_connection(fails_on: int) -> TaskInstanceSource:
     error = OperationalError("connect", {}, Exception("could not translate host name"))
-    # Those before a batch connect once more, for the records.
+    # The looks before a batch connect once more, for the records.
     connect: Callable[[], AbstractContextManager[Any]] = failing_on(
         max(2 * fails_on - 1, 0), nullcontext(connection(lambda *_: Rows())), error
     )

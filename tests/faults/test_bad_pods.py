@@ -34,7 +34,7 @@ LABELS = {
 RANDOM_PODS = {"embedded": 1_000, "real": 250}
 LONG_IDS = ["d" * 250, "long-id." * 31, "Ünïcödé-" * 31, "日本a" * 83]  # nothing but "-" makes no valid label
 
-# Never a number that Airflow writes; what the API server takes as a label all the same.
+# No number that Airflow writes, but a valid label for the API server.
 NOT_NUMBERS = [
     "",
     "one",
@@ -191,7 +191,7 @@ def random_pods(seed: int, count: int) -> Iterator[tuple[str, dict[str, str], di
         labels["try_number"] = choose.choice(["0", "1", "2", "999999999", "2147483647"])
         if choose.random() < 0.3:
             labels["map_index"] = choose.choice(["0", "7", "2147483647"])
-        # From the weakest reason to the strongest, so that the last one that is chosen is the one that counts.
+        # From the weakest reason to the strongest, so that the last one that is chosen counts.
         if choose.random() < 0.2:
             labels["dag_id"], reason = choose.choice(["Orders", "staging", "x" * 63]), Reason.UNMATCHED
         if choose.random() < 0.15:

@@ -23,7 +23,7 @@ from tests.faults import world
 from tests.faults.test_random_faults import PAST_PROXY, Airflow, run_histories, set_up
 from tests.faults.world import Operator, Task, uid
 
-HISTORIES = 60  # enough for all rules to be met; who explores takes many more
+HISTORIES = 60  # enough to meet all rules; ``explore`` takes many more
 HAS_STORE = tuple(int(part) for part in airflow.__version__.split(".")[:2]) >= (3, 3)
 
 
@@ -34,8 +34,8 @@ class LeftAlone(Exception):
 class Process(KubernetesPodOperator):  # type: ignore[misc]
     """The operator in its worker, until it waits for its pod."""
 
-    log = logging.getLogger(__name__)  # it says much, which Airflow 3 would print
-    dies: str  # where, as in ``Airflow.start_try``
+    log = logging.getLogger(__name__)  # it logs much, and Airflow 3 would print it
+    dies: str  # at which moment, as in ``Airflow.start_try``
     said: dict[str, str]  # the XComs
 
     def xcom_push(self, key: str, value: str) -> None:
@@ -106,7 +106,7 @@ class RealAirflow(Airflow):
             kubernetes_conn_id=PAST_PROXY,
         )
         process.dies, process.said = dies, {}
-        # Each would connect anew, which takes longer than all the rest.
+        # Each would connect again, which takes longer than all the rest.
         process.__dict__["hook"], process.__dict__["client"] = self.hook, self.hook.core_v1_client
         return process
 

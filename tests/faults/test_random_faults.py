@@ -53,7 +53,7 @@ from tests.faults.world import (
     uid,
 )
 
-HISTORIES = 120  # enough for all rules to be met; who explores takes many more
+HISTORIES = 120  # enough to meet all rules; ``explore`` takes many more
 MERGE = "application/merge-patch+json"
 PAST_PROXY = "past_proxy"  # the id of a connection that no fault hits
 PAGE_SIZE = 2
@@ -163,8 +163,8 @@ options = st.fixed_dictionaries(
 class Airflow(RuleBasedStateMachine):
     """One Airflow with its pods in two namespaces; the cleanup runs step by step while life goes on.
 
-    A second Airflow may have pods there, too. Its labels tell it apart, so that ``label_selector`` leaves it out; or
-    they do and no selector says so; or they do not.
+    A second Airflow may have pods there, too. Its labels may tell it apart, with or without a ``label_selector`` that
+    excludes it; or they may not.
     """
 
     server: Server
@@ -382,15 +382,14 @@ class Airflow(RuleBasedStateMachine):
         self.next_step = "end"
 
     def must_live(self) -> set[str]:
-        """List the pods that no run may delete: those in use by our Airflow, or by one that the labels tell apart."""
+        """List the pods that no run may delete: used by our Airflow, or by one that the labels tell apart."""
         tasks = [*self.tasks.values()] if self.neighbour != "alike" else []
         return world.pods_in_use(self.server, [*tasks, *(t for t in self.their_tasks.values() if self.is_apart(t))])
 
     def is_apart(self, theirs: Task) -> bool:
         """Tell whether the labels tell a live task instance of the other Airflow apart.
 
-        Without a selector its labels do so only beside one of ours that is live, too: nothing says which labels ours
-        would have.
+        Without a selector, the labels do so only beside a live one of ours: otherwise nobody knows our labels.
         """
         ours = self.tasks.get(theirs.key)
         return self.neighbour == "selected" or (self.neighbour == "labelled" and ours is not None and not ours.is_over)
@@ -521,7 +520,7 @@ class Airflow(RuleBasedStateMachine):
         finalizers: list[str],
         is_shared: bool,
     ) -> Task:
-        """Make a task instance with its first pod; if it is shared, the other Airflow has one of the same ids."""
+        """Make a task instance with its first pod; if it is shared, the other Airflow has the same ids."""
         task_id = f"task_{next(self.numbers)}"
         made = []
         airflows = (True, False) if is_shared and self.neighbour != "none" else (True,)
@@ -556,13 +555,13 @@ class Airflow(RuleBasedStateMachine):
         tasks = self.tasks_of(task)
         exists = tasks.get(task.key) is task
         if move == "its run is made anew" and (not exists or task.is_over):
-            # Under the same run_id: the tries begin with 1 again, and pods of the run before may still be there.
+            # Under the same run_id: the tries begin with 1 again, and pods of the earlier run may still exist.
             tasks[task.key] = task
             task.try_number = 0
             task.store.clear()
             self.start_try(task)
         elif move == "its run is deleted" and exists and task.is_over:
-            # Under a live task it would leave the pod to nobody.
+            # Under a live task, nobody would use the pod then.
             del tasks[task.key]
         elif move.startswith("tries again") and exists and not task.is_over and task.state != "running":
             self.start_try(task, move.removeprefix("tries again").removeprefix(" and dies "))
@@ -587,8 +586,8 @@ class Airflow(RuleBasedStateMachine):
     def start_try(self, task: Task, dies: str = "") -> None:
         """Start a try as Airflow and the operator do.
 
-        :param dies: ``early``, before it has a pod; ``unsaid``, before it has said which; ``late``, before it has
-            checked off an older one.
+        :param dies: ``early``, before it has a pod; ``unsaid``, before it has pushed its XComs; ``late``, before it has
+            checked off an older pod.
         """
         task.try_number, task.state, task.ended, task.record = task.try_number + 1, "running", None, None
         for operator in task.operators:
@@ -666,7 +665,7 @@ class Watch:
                 self.was_sent = True
                 if answer.status == 200:
                     self.deletions[wanted] = arrived
-                    # Of those that are deleted at once nobody can tell which one saw what.
+                    # If several are deleted at once, nobody can tell which one saw what.
                     too_long = OLD if machine.batch_size == 1 else ALWAYS / 2
                     if arrived - self._in_use.get(wanted, arrived) > too_long:
                         machine.wrong.append(wanted)

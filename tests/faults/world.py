@@ -1,6 +1,6 @@
-"""A small model of Airflow and its pods: task instances in memory, pods in an API server, one clock for both.
+"""A small model of Airflow and its pods: task instances in memory, pods in an API server, and one clock.
 
-What must live and what must go is said here once more, as plainly as possible, and without a look at the product.
+It says again which pods must live and which must go, as plainly as possible, and independently of the product.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def found_by(pods: Iterable[Json], task: Task, operator: Operator) -> list[Json]
 def pods_in_use(server: Server, tasks: Collection[Task]) -> set[str]:
     """List the uids of the pods to which a live task instance is attached, or its next try would attach.
 
-    That is the latest which ``find_pod`` finds; where that one is just being deleted, the one before it, too.
+    That is the latest one that ``find_pod`` finds; if it is just being deleted, the one before it, too.
     """
     used = set()
     live = [task for task in tasks if not task.is_over]
@@ -202,9 +202,9 @@ def zombies(pods: Collection[Json], source: MemorySource, settings: Settings, no
 
 
 def must_go(pods: Collection[Json], source: MemorySource, settings: Settings, now: int) -> set[str]:
-    """List the uids of the pods that are dead in truth, and may be deleted under the settings if all are ours.
+    """List the uids of the pods that are really dead, and that the settings allow to delete if all are ours.
 
-    It knows nothing of tries, ends and records, but that one which cannot be read keeps an unchecked pod.
+    It ignores tries, ends and records, with one exception: a record that cannot be read keeps an unchecked pod.
     """
     return {uid(pod) for pod in pods if _must_go(pod, source.tasks, settings, now)}
 

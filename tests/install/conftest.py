@@ -19,7 +19,7 @@ from tests.conftest import HOME
 from tests.dag.pods import create, labels_of
 
 NAMESPACE = "airflow"
-# All pods of which this Airflow knows nothing are zombies here: any pod shows then that a run did its work.
+# All pods that this Airflow does not know are zombies here. So any pod shows that a run did its work.
 OPTIONS = {"schedule": "None", "settle_seconds": 0, "delete_unmatched_pods": True}
 
 MakeAirflow = Callable[..., Airflow]

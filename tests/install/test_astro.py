@@ -1,8 +1,8 @@
 """The Astro project that this repository is, and one of the user's own to which the DAG is added.
 
-Astro's image cannot be had here. What is in it is known: it sets PYTHONPATH and AIRFLOW_HOME to the folder into which
-it copies the project (https://github.com/astronomer/astro-cli/pull/2155), and how Astro CLI reads the files of a
-project is told by its source (airflow/airflow.go and settings/types.go of astronomer/astro-cli).
+Astro's image cannot be had here, but it is known. It copies the project into a folder, and sets PYTHONPATH and
+AIRFLOW_HOME to it (https://github.com/astronomer/astro-cli/pull/2155). Astro CLI's source shows how it reads the files
+of a project (airflow/airflow.go and settings/types.go of astronomer/astro-cli).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""DAG bundles of Airflow 3: a Git repository with the DAG in a subfolder, run by a scheduler and its workers."""
+"""DAG bundles of Airflow 3: a Git repository with the DAG in a subfolder; a scheduler and workers run it."""
 
 from __future__ import annotations
 

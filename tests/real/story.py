@@ -22,7 +22,7 @@ TIMEOUT = 240  # seconds; the machine may have other work
 # Tasks of `lively`.
 SURVIVORS = ("reattached", "cleared", "mapped[1]", "replaced", "stalled")  # run to the end
 LOSE_WORKER = ("reattached", "mapped[0]", "replaced", "sidecar")
-# Pods that must go: of tasks that fail, and of one that has gone on to another pod.
+# Pods that must go: of tasks that fail, and of one that uses another pod now.
 ZOMBIES = {f"lively.{task}#1" for task in ("mapped[0]", "sidecar", "deferred_failed", "replaced")}
 LATE = "lively.reattached#1"  # becomes one while the cleanup is paused
 
@@ -150,8 +150,8 @@ class Story:
             body = {"dag_run_id": self._run_id, "task_ids": [name], "only_failed": False, "dry_run": False}
             self._airflow.api.request("POST", "/dags/lively/clearTaskInstances", json=body)
         else:
-            # The REST API of 2.11 forgets to write the state of a task that is running; the worker's next heartbeat
-            # then undoes the rest. The UI and the command line do write it.
+            # The REST API of 2.11 does not write the state of a task that is running, and the worker's next heartbeat
+            # undoes the rest. The UI and the command line write it.
             self._airflow.run("tasks", "clear", "--yes", "--task-regex", f"^{name}$", "lively")
 
     def _kill_worker(self, name: str) -> None:

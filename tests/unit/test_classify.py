@@ -84,7 +84,7 @@ def assert_zombie(verdict: Verdict, reason: Reason) -> None:
     assert verdict.evidence
 
 
-# Each row: what keeps the pod, what in a twin that differs in that one thing lets it go, and the twin's reason.
+# Each row: the feature that keeps a pod, the one feature of a twin that is deleted, and the twin's reason.
 # All of it on top of a running pod whose task instance failed an hour ago.
 KEEP_RULES = [
     pytest.param(

@@ -25,7 +25,7 @@ OWN_QUESTION = {"dag_id": "cleanup", "task_ids": ["reap"], "run_ids": ["now"]}
 
 
 class XComs:
-    """The XComs that operators pushed, as the supervisor of Airflow 3 gives them; a value may be an error to raise."""
+    """The XComs that operators pushed, as Airflow 3's supervisor gives them; a value may be an error to raise."""
 
     def __init__(self, *pushed: tuple[Row, str, Any]) -> None:
         self._values = {(row[:4], key): value for row, key, value in pushed}

@@ -24,7 +24,7 @@ STATES = [
     *sorted(FINISHED_STATES),
 ]
 
-# An id whose label was cleaned, next to an id that is that label: two task instances under one key.
+# An id whose label was cleaned, beside an id that equals that label: two task instances under one key.
 ODD_ID = "tâche à faire"
 LONG_ID = "l" * 248  # with a map index or a digit behind it still an id that Airflow takes
 TASK_IDS = [
@@ -59,7 +59,7 @@ RUN_IDS = [
     "asset_materialization__2026-11-24T02:13:14.123456+00:00_AbCdEfGh",  # and this one by seven
 ]
 
-# What a row differs in from a plain one, whose ids its labels tell.
+# The ways in which a row differs from a plain one, whose labels tell its ids.
 HOSTILE_IDS = [
     pytest.param({}, id="a default run_id"),
     pytest.param({"run_id": "run_1"}, id="a raw run_id"),
@@ -125,8 +125,8 @@ def worlds(draw: st.DrawFn, dag_ids: tuple[str, ...] = (*CLEAN_DAG_IDS, *CLEANED
 def assert_true_answer(world: World, answer: TaskInstances, is_task_sdk: bool = False) -> None:
     """Check the first law: no active task instance is said to be finished or absent. And none is made up.
 
-    :param is_task_sdk: it does not know cleaned dag_ids, and takes a run whose raw id is the label for the one meant,
-        unless the label's text tells the run.
+    :param is_task_sdk: it does not know cleaned dag_ids. If a run's raw id equals the label, it takes that run for the
+        one that is meant, unless the label's text tells the run.
     """
     by_key: dict[TaskInstanceKey, list[Row]] = defaultdict(list)
     for row in world.rows:

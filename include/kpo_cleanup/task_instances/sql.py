@@ -58,8 +58,8 @@ TABLES = (TASK_INSTANCE, DAG_RUN, XCOM)
 class SqlSource:
     """A source that asks one batch query for all pods, scoped by the DAGs that they name.
 
-    It finds all active task instances of those DAGs, whatever their run_id: a label that hides the raw id can hide none
-    of them. It finds those that are over if they belong to a run that a pod names.
+    It finds all active task instances of those DAGs, whatever their run_id. So a label that hides the raw id
+    hides none of them. It finds those that are over if they belong to a run that a pod names.
 
     :param own: of this task, which proves that the database is this Airflow's, and up to date.
     """
@@ -152,7 +152,7 @@ def _find(
     at_once = len(runs) if connection.dialect.name == "postgresql" else CHUNK
     for start in range(0, len(runs), at_once):
         result = _select(connection, runs[start : start + at_once], task_ids)
-        # Fetched at once and unpacked: a fetch for each row and a look-up for each name cost more than the query.
+        # Fetch all at once, and unpack: a fetch for each row and a look-up for each name cost more than the query.
         for dag_id, task_id, run_id, map_index, state, try_number, end_date, operator in result.all():
             key = key_of(dag_id, task_id, run_id, map_index)
             if key in keys:
@@ -187,7 +187,7 @@ def _statement(dialect: str) -> Any:
             active.where(ti.dag_id.in_(bindparam("dag_ids", expanding=True))),
             over.where(tuple_(ti.dag_id, ti.run_id).in_(bindparam("runs", expanding=True))),
         )
-    # For a list of pairs, PostgreSQL makes an index scan for each one, and needs longer to plan these than to read the
+    # For a list of pairs, PostgreSQL makes an index scan for each one. To plan these takes longer than to read the
     # rows. So it gets a table of pairs. The OFFSET prevents that it reads all rows and joins them.
     names = ("dag_ids", "dags_of_runs", "run_ids", "task_ids")
     dag_ids, dags_of_runs, run_ids, task_ids = (bindparam(name, type_=ARRAY(String)) for name in names)
