@@ -41,7 +41,7 @@ class Airflow:
         config: Config | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        """Set up where it runs and what it knows; nothing is started.
+        """Set up its folder and its environment; nothing is started.
 
         :param database_url: of an empty database; if it is None, an SQLite file in the folder.
         :param config: Airflow's options, by section, on top of our own.

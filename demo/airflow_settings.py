@@ -1,4 +1,4 @@
-"""The environment of an Airflow in a folder, of 2 or 3, which notices things soon and listens on loopback only."""
+"""The environment of an Airflow in a folder, 2 or 3. It notices things soon, and listens on loopback only."""
 
 from __future__ import annotations
 

@@ -53,7 +53,10 @@ class Namespace:
             raise DemoError(f"{kubeconfig} is no usable kubeconfig: {error}") from error
 
     def check(self) -> None:
-        """:raises DemoError: if its pods cannot be listed."""
+        """Check that its pods can be listed.
+
+        :raises DemoError: if not.
+        """
         self._list(limit=1)
 
     def pods(self, dag_id: str, run_id: str) -> list[PodView]:

@@ -55,7 +55,10 @@ class Child:
         return self._process.pid
 
     def check(self) -> None:
-        """:raises DemoError: if it has ended, for none should end by itself."""
+        """Check that it still runs.
+
+        :raises DemoError: if it has ended, for none should end by itself.
+        """
         code = self._process.poll()
         if code is not None:
             raise DemoError(f"{self.name} has ended with exit status {code}", self.log)

@@ -53,7 +53,10 @@ class AirflowApi:
         }
 
     def has_dag(self, dag_id: str) -> bool:
-        """:raises DemoError: if Airflow could not import a DAG file."""
+        """Tell whether Airflow knows a DAG.
+
+        :raises DemoError: if Airflow could not import a DAG file.
+        """
         if self.request("GET", f"/dags/{dag_id}", may_be_missing=True):
             return True
         for error in self.request("GET", "/importErrors")["import_errors"]:

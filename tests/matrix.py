@@ -1,7 +1,7 @@
 """`python -m tests.matrix [RELEASE…]`: the DAG-level tests on every supported Airflow, each as of its own time.
 
-Prints what each row was tested with, and fails where the README's table says otherwise. Needs the standard library
-only, for it runs before there is any environment.
+It prints the versions that each row was tested with. It fails if the README's table differs. It needs only the standard
+library, for it runs before there is any environment.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main(releases: list[str]) -> int:
     if unknown := set(releases) - {row.airflow for row in ROWS}:
         sys.exit(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(row.airflow for row in ROWS)}")
     LOGS.mkdir(parents=True, exist_ok=True)
-    pythons = {row: _environment(row) for row in rows}  # one by one: they share a download cache
+    pythons = {row: _environment(row) for row in rows}  # one after the other: they share a download cache
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         passed = list(pool.map(lambda row: _test(row, pythons[row]), rows))
     lines = [_readme_line(python) for python in pythons.values()]

@@ -137,7 +137,7 @@ def is_for_a_run(name: str) -> bool:
 
 
 def parse(name: str, value: Any) -> Any:
-    """Read the value of an option: a text of a config file, or a typed value of a trigger form or of Python.
+    """Read the value of an option: a text of a config file, or a typed value of a form or of Python.
 
     :raises ValueError: with the values that are allowed.
     """

@@ -36,6 +36,6 @@ class Outcome(str, Enum):
     WOULD_DELETE = "would_delete"
 
 
-# Airflow's terminal task instance states (airflow.utils.state.TerminalTIState). They are written out here, so that a
-# new state of a later Airflow counts as active: an unknown word must not delete a pod.
+# Airflow's terminal task instance states (airflow.utils.state.TerminalTIState). They are written out here. So a new
+# state of a later Airflow counts as active, for an unknown word must not delete a pod.
 FINISHED_STATES = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})

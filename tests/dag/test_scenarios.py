@@ -28,7 +28,7 @@ SOURCES: dict[str, dict[str, Any]] = (
 )
 LONG = safe_label(workload.LONG)
 
-# The task instances that are over, and the states that a person or the scheduler gives the others after the run.
+# The task instances that are over, and the states that the others get after the run.
 CHANGES: list[tuple[str, str, int, str | None]] = [
     ("workload", "stalled", -1, "running"),
     ("workload", "subclass", -1, "running"),

@@ -1,4 +1,4 @@
-"""The faults about which there is a promise: the tests inject them, and docs/faults.md is made of the same tables.
+"""The faults that are documented: the tests inject them, and docs/faults.md is made of the same tables.
 
     python -m tests.faults.cases > docs/faults.md
 

@@ -257,7 +257,7 @@ class TestDeleting:
         server.proxy.spoil(DELETE, case.fault, times=QUICK.attempts - 1)
         with within(BOUND):
             result = reap_it(api, namespace_with_zombie)
-        # With half of an answer or none, the API server may have deleted the pod at the first attempt: then we did it.
+        # If the answer is cut off, the API server may have deleted the pod at the first attempt: then we did it.
         assert result.outcome is Outcome.DELETED
         assert requests_like(server, DELETE) == QUICK.attempts
         assert set(server.pods(namespace_with_zombie)) == {"bystander"}

@@ -58,7 +58,7 @@ MERGE = "application/merge-patch+json"
 PAST_PROXY = "past_proxy"  # the id of a connection that no fault hits
 PAGE_SIZE = 2
 ALWAYS = 1e9  # seconds
-STEP_SECONDS = 20.0  # with the timeouts that are set below, whatever the fault
+STEP_SECONDS = 20.0  # with the timeouts that are set below, for every fault
 BRIEF = Patience(connect_timeout=2, read_timeout=0.25, attempts=3, first_wait=0.002, max_wait=0.02)
 LONG = Patience()  # without faults there is no timeout to wait for, and a busy machine must not make one
 PRODUCTION, STAGING = {"env": "production"}, {"env": "staging"}
@@ -87,7 +87,7 @@ task_shapes = st.fixed_dictionaries(
         "is_shared": st.sampled_from([False, False, True]),
     }
 )
-# What becomes of a task instance. Where it ends, its operator deletes the pod (tidy), checks it off (keep), or is dead.
+# The moves of a task instance. If it ends, its operator deletes the pod (tidy), checks it off (keep), or is dead.
 ENDS = ("failed", "success", "skipped", "upstream_failed", "removed", "failed, end not known")
 WAITS = ("up_for_retry", "cleared", "queued", "restarting", "deferred", "a_state_of_a_later_airflow")
 RUN_ENDS = ("its run is deleted", "its run is made anew")
@@ -102,7 +102,7 @@ stories = st.one_of(
     st.tuples(st.sampled_from(WAITS), st.sampled_from(TRIES)),
     st.tuples(st.sampled_from(ENDS), st.just("cleared"), st.just("tries again")),
     st.tuples(st.sampled_from(ENDS), st.sampled_from(RUN_ENDS)),
-    # Two pods, and the later one is not to be attached to any more.
+    # Two pods, and nobody may attach to the later one any more.
     st.tuples(st.just("up_for_retry"), st.just("tries again and dies unsaid"), st.just("its pod is being deleted")),
     st.tuples(*map(st.just, ("up_for_retry", "tries again and dies unsaid", "failed, keep", "cleared"))),
     st.tuples(st.sampled_from(SECOND), st.sampled_from(["up_for_retry", *ENDS]), st.just("tries again")),
@@ -116,21 +116,21 @@ POD_MOVES = (
 
 Life = tuple[Json, list[Sequence[str]]]
 lives = st.lists(st.tuples(task_shapes, st.lists(stories, max_size=3)), min_size=2, max_size=8)
-Happening = tuple[str, int, Any]  # what it is about, which of them, and what becomes of it
+Happening = tuple[str, int, Any]  # the kind of thing, which of them, and what happens to it
 happenings = st.one_of(
     st.tuples(st.just("task"), ANY_NUMBER, moves),
     st.tuples(st.just("pod"), ANY_NUMBER, st.sampled_from(POD_MOVES)),
     st.tuples(st.just("time"), st.just(0), durations),
 )
-# Of pods that are about to be deleted, and of their task instances.
+# The moves of pods that are about to be deleted, and of their task instances.
 escapes = st.tuples(
     st.just("zombie"), ANY_NUMBER, st.sampled_from(["cleared", "cleared", "tries again", "tries again", *POD_MOVES])
 )
-# What happens within reap: before which of its requests, what, and how many seconds later the request is answered.
+# The interruptions of reap: before which of its requests, what happens, and for how many seconds the answer waits.
 interruptions = st.tuples(
     st.integers(0, 8), st.one_of(escapes, escapes, happenings), st.sampled_from([0, 1, OLD + 1, 40])
 )
-Fault = tuple[str, Case | None, bool, int | None]  # which requests, what, after the deed?, how often
+Fault = tuple[str, Case | None, bool, int | None]  # which requests, the fault, whether after the deed, how often
 faults = st.one_of(
     st.tuples(
         st.sampled_from(["GET .*/pods", "GET .*continue=", "GET .*fieldSelector="]),
@@ -138,7 +138,7 @@ faults = st.one_of(
         st.just(False),
         fault_times,
     ),
-    # With no fault of the API server it is a pod that is replaced at the last moment.
+    # None is no fault of the API server: a pod is replaced at the last moment.
     st.tuples(st.just("DELETE "), st.sampled_from([None, None, *DELETE_FAULTS]), st.booleans(), fault_times).map(
         lambda fault: (*fault[:2], False, fault[3]) if fault[1] and fault[1].id in REFUSALS else fault
     ),
@@ -394,7 +394,7 @@ class Airflow(RuleBasedStateMachine):
         ours = self.tasks.get(theirs.key)
         return self.neighbour == "selected" or (self.neighbour == "labelled" and ours is not None and not ours.is_over)
 
-    # --- what the rules are made of
+    # --- parts of the rules
 
     def heal(self) -> None:
         self.server.proxy.heal()
@@ -450,7 +450,7 @@ class Airflow(RuleBasedStateMachine):
         else:
             self.server.proxy.spoil(where, proxy.too_late(case.fault) if late else case.fault, times)
             self.causes.append(says_pattern(case.says, namespace="…", pod="…"))
-            if case.does is Does.RUN_FAILS:  # the selector of a second look is nobody's setting
+            if case.does is Does.RUN_FAILS:  # ``reap`` makes its selector itself: it is no setting
                 self.causes.append(re.compile("400 Bad Request; the server says: unable to parse requirement"))
 
     def move_zombie(self, uid: str, what: str) -> None:

@@ -27,7 +27,7 @@ NEVER_LOOKED_BY = {
     *("dag_id", "task_id", "run_id", "map_index", "kubernetes_pod_operator"),
     *("try_number", "already_checked", "airflow_version", "airflow_kpo_in_cluster"),
 }
-TALLY: Counter[str] = Counter()  # of what was seen in all histories, for whoever explores
+TALLY: Counter[str] = Counter()  # of the events in all histories, for ``explore``
 
 
 @dataclass
@@ -92,7 +92,7 @@ class MemorySource:
         self._fails: tuple[int, Callable[[], None]] | None = None
 
     def fails_in(self, looks: int, how: Callable[[], None]) -> None:
-        """Do something to all looks after so many more."""
+        """Call `how` in each look after so many more looks."""
         self._fails = looks, how
 
     def lags(self) -> None:
@@ -202,7 +202,7 @@ def zombies(pods: Collection[Json], source: MemorySource, settings: Settings, no
 
 
 def must_go(pods: Collection[Json], source: MemorySource, settings: Settings, now: int) -> set[str]:
-    """List the uids of the pods that are really dead, and that the settings allow to delete if all are ours.
+    """List the uids of the pods that are really dead, and that the settings let go if all are ours.
 
     It ignores tries, ends and records, with one exception: a record that cannot be read keeps an unchecked pod.
     """

@@ -35,7 +35,7 @@ def said(airflow: Airflow) -> str:
 
 
 def own_dag(dags: Path, include: Path) -> Path:
-    """Add a user's DAG with a module of its own in `include`; return a file that exists after it is loaded."""
+    """Add a user's DAG with a module of its own in `include`; return a file that it writes when loaded."""
     include.mkdir(parents=True, exist_ok=True)
     (include / "other.py").write_text("LOADED = 'loaded'\n")
     loaded = dags / "own_dag_is.loaded"

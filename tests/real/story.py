@@ -31,12 +31,12 @@ LATE = "lively.reattached#1"  # becomes one while the cleanup is paused
 class Evidence:
     """The facts that were seen, for the tests to judge."""
 
-    before: Pods  # once all tasks of `lively` were where they should be
+    before: Pods  # after all tasks of `lively` had reached their states
     after: Pods  # when the cleanup was paused
     tasks: dict[str, Row]  # of `lively`, at that time
-    cleanups: list[Run]  # all there had been then
+    cleanups: list[Run]  # all until that time
     paused_runs: list[Run]  # of the cleanup while it was paused
-    paused_pods: Pods  # at the end of that
+    paused_pods: Pods  # at the end of that pause
     deletions: list[Deletion]  # all that the cleanup asked for
     busy: list[Row]  # the task instances of all runs of `busy` that are over
 
@@ -115,7 +115,7 @@ class Story:
         self._until(f"the next tries of {', '.join(names)} run", all_run)
 
     def _pause_cleanup_between_runs(self) -> Any:
-        """:returns: when it was done, by the clock of the database."""
+        """Pause the cleanup between two runs, and return the time of it, by the clock of the database."""
 
         def paused() -> bool:
             self._airflow.api.pause("kpo_cleanup", True)
@@ -150,8 +150,8 @@ class Story:
             body = {"dag_run_id": self._run_id, "task_ids": [name], "only_failed": False, "dry_run": False}
             self._airflow.api.request("POST", "/dags/lively/clearTaskInstances", json=body)
         else:
-            # The REST API of 2.11 does not write the state of a task that is running, and the worker's next heartbeat
-            # undoes the rest. The UI and the command line write it.
+            # The REST API of 2.11 does not write the state of a task that is running. The worker's next heartbeat then
+            # undoes the rest. The UI and the command line do write it.
             self._airflow.run("tasks", "clear", "--yes", "--task-regex", f"^{name}$", "lively")
 
     def _kill_worker(self, name: str) -> None:

@@ -84,8 +84,8 @@ def assert_zombie(verdict: Verdict, reason: Reason) -> None:
     assert verdict.evidence
 
 
-# Each row: the feature that keeps a pod, the one feature of a twin that is deleted, and the twin's reason.
-# All of it on top of a running pod whose task instance failed an hour ago.
+# Each row: a feature that keeps a pod, that feature of a twin which is deleted, and the twin's reason.
+# All else is as in a running pod whose task instance failed an hour ago.
 KEEP_RULES = [
     pytest.param(
         Reason.BAD_LABELS,

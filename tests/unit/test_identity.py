@@ -1,4 +1,4 @@
-"""From pod labels to task instances and back: the label of an id, and the proof of the id behind a label."""
+"""Pod labels and task instances: the label of an id, and the proof of the id behind a label."""
 
 from __future__ import annotations
 

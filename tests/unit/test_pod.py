@@ -453,7 +453,7 @@ def absurd(value: Any, random: Any, junk: list[Any]) -> Any:
 
 
 def reading_of(page: Any) -> Any:
-    """Read each item of a page into a pod or an error; return the page itself if it has no items."""
+    """Read each item of a page into a pod or an error; the page itself if it has no items."""
 
     def reading(item: Any) -> Any:
         try:

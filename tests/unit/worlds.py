@@ -125,8 +125,8 @@ def worlds(draw: st.DrawFn, dag_ids: tuple[str, ...] = (*CLEAN_DAG_IDS, *CLEANED
 def assert_true_answer(world: World, answer: TaskInstances, is_task_sdk: bool = False) -> None:
     """Check the first law: no active task instance is said to be finished or absent. And none is made up.
 
-    :param is_task_sdk: it does not know cleaned dag_ids. If a run's raw id equals the label, it takes that run for the
-        one that is meant, unless the label's text tells the run.
+    :param is_task_sdk: it does not know cleaned dag_ids. It takes a run whose raw id equals the label for the one
+        that is meant, unless the label's text tells the run.
     """
     by_key: dict[TaskInstanceKey, list[Row]] = defaultdict(list)
     for row in world.rows:

@@ -152,7 +152,7 @@ def _find(
     at_once = len(runs) if connection.dialect.name == "postgresql" else CHUNK
     for start in range(0, len(runs), at_once):
         result = _select(connection, runs[start : start + at_once], task_ids)
-        # Fetch all at once, and unpack: a fetch for each row and a look-up for each name cost more than the query.
+        # Fetch all at once, and unpack: to fetch each row and look up each name costs more than the query.
         for dag_id, task_id, run_id, map_index, state, try_number, end_date, operator in result.all():
             key = key_of(dag_id, task_id, run_id, map_index)
             if key in keys:

@@ -45,7 +45,7 @@ class TaskSdkSource:
     is empty, it asks for the task's runs, or for the run's tasks, and normalises the answers. It cannot find a cleaned
     dag_id at all: there is nothing to ask.
 
-    One case is not seen: a run whose label is exactly the raw run_id of another run of the same DAG.
+    One case is not seen: a run whose label is the raw run_id of another run of the same DAG.
 
     :param get_task_states: ``ti.get_task_states`` of the running task.
     :param own: of this task, which proves that the answers are this Airflow's, and up to date.
@@ -154,8 +154,8 @@ class TaskSdkSource:
     ) -> list[tuple[TaskInstanceKey, str]]:
         """Find the raw task ids behind cleaned labels, among the tasks of their runs.
 
-        These answers give only names. If one answer has all tasks of a run, a state may belong to another task than its
-        name says (see :func:`_layers`).
+        These answers give only names. If an answer has all tasks of a run, a state may be another task's (see
+        :func:`_layers`).
         """
         found = []
         keys = [key for key in keys if key not in self._known]
@@ -248,7 +248,7 @@ def _task_ids(names: Iterable[str], key: TaskInstanceKey) -> set[str]:
 def _layers(task_ids: Iterable[str]) -> dict[str, int]:
     """Number the task ids so that within one number no answer is ambiguous.
 
-    An answer has index 1 of the mapped task ``a`` and the task ``a_1`` under one name; one replaces the other.
+    An answer has index 1 of the mapped task ``a`` and the task ``a_1`` under one name; only one remains.
     """
     layers: dict[str, int] = {}
     for task_id in sorted(task_ids, key=len):
