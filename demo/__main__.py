@@ -48,7 +48,7 @@ def main() -> int:
             print(f"\nAirflow is at {airflow.url} (user {airflow.user}, password {airflow.password}). Look at")
             for text, path in story.places():
                 print(f"  {text}:\n    {airflow.url}{path}")
-            print("Ctrl-C stops everything and removes it.", flush=True)
+            print("\nCtrl-C stops everything and removes it.", flush=True)
             with suppress(Interrupted):
                 signal.pause()
         return 0 if right else 1

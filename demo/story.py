@@ -46,11 +46,11 @@ class Story:
         return self.compare(before)
 
     def places(self) -> list[tuple[str, str]]:
-        """Name what to look at in Airflow's UI after the story, each with its path."""
+        """Name the places to look at in the UI of Airflow 3 after the story, each with its path."""
         return [
-            ("the dry run: the log of `classify` shows each zombie", self._path("kpo_cleanup_dry_run", "classify")),
-            ("the real run: the log of `reap` shows each deletion", self._path("kpo_cleanup", "reap")),
-            ("and its XCom has the summary, and all pods by name", self._path("kpo_cleanup", "reap") + "/xcom"),
+            ("the log of `classify` in the dry run, with each zombie", self._path("kpo_cleanup_dry_run", "classify")),
+            ("the log of `reap` in the real run, with each deletion", self._path("kpo_cleanup", "reap")),
+            ("the XComs `summary`, one for each run and task", "/xcoms?key_pattern=summary"),
             ("the tasks that made the pods", f"/dags/{DAG_ID}/runs/{quote(self.run_id)}"),
         ]
 
@@ -157,7 +157,7 @@ class Story:
         return classified
 
     def _path(self, dag_id: str, task_id: str) -> str:
-        """Make the path of a task of the latest run in the UI of Airflow 3."""
+        """Make the path of a task of the latest run."""
         return f"/dags/{dag_id}/runs/{quote(self._cleanup_run_ids[dag_id])}/tasks/{task_id}"
 
     def _pods_play_their_roles(self) -> bool:
