@@ -34,7 +34,7 @@ class AirflowApi:
 
     def __init__(self, url: str, user: str, password: str) -> None:
         # The environment's proxies do not lead to this machine.
-        self._client = httpx.Client(base_url=url, trust_env=False, timeout=30)
+        self._client = httpx.Client(base_url=url, trust_env=False, timeout=60)  # seconds; a busy machine is slow
         self._login = {"username": user, "password": password}
         if not IS_AIRFLOW_3:
             self._client.auth = (user, password)
