@@ -41,7 +41,7 @@ def postgresql(settings: Sequence[str] = (), is_standby: bool = False) -> Iterat
     """Run a PostgreSQL server.
 
     :param settings: more of them, as ``name=value``.
-    :param is_standby: whether it takes no writes and waits for those of a primary, which there is not.
+    :param is_standby: whether it refuses writes and waits for a primary that does not exist.
     """
     programs = Path(_find("initdb", "/usr/lib/postgresql")).parent
     with ExitStack() as stack:
@@ -82,7 +82,7 @@ def mariadb(settings: Sequence[str] = ()) -> Iterator[Database]:
         ]
         _run([*install, "--skip-test-db"], Path(_find("mariadb-install-db", "/usr/bin")).parent, folder)
         script = folder / "init.sql"
-        statements = [  # each on a line of its own, or the server passes over it
+        statements = [  # each on its own line, or the server ignores it
             "CREATE DATABASE airflow CHARACTER SET utf8mb4;",
             f"CREATE USER '{USER}'@'{HOST}';",
             f"GRANT ALL ON airflow.* TO '{USER}'@'{HOST}' WITH GRANT OPTION;",

@@ -231,7 +231,7 @@ async def _send_half(request: web.Request, whole: web.StreamResponse, reset: boo
 def _cut_off(request: web.Request, reset: bool) -> None:
     assert request.transport is not None
     if reset:
-        # Lingering for no time at all makes the kernel send RST in place of FIN.
+        # With a linger time of zero, the kernel sends RST in place of FIN.
         sock = request.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         request.transport.abort()

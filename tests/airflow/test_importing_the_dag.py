@@ -12,7 +12,7 @@ from tests.conftest import REPO
 
 IMPORT_LIMIT = 1.0  # seconds of CPU time; the DAG processor does this every time it parses the file
 
-# Audit events see every connection and process, whatever library makes it.
+# Audit events show each connection and process, for all libraries.
 IMPORT_THE_DAG = f"""
 import importlib.util, sys, time
 from datetime import datetime

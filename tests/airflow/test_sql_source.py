@@ -35,7 +35,7 @@ from tests.unit.worlds import (
 )
 
 METADATA = MetaData()
-# The columns that Airflow's own tables have and this project reads, and one that it does not; Airflow's indexes.
+# The columns of Airflow's own tables that this project reads, and one that it does not read; and Airflow's indexes.
 TASK_INSTANCE = Table(
     "task_instance",
     METADATA,
@@ -157,7 +157,7 @@ def states(answer: TaskInstances) -> dict[Any, str | None]:
     return {key: ti.state for key, ti in answer.found.items()}
 
 
-# Unlike the Task SDK, SQL finds cleaned dag_ids, and even tells one from a dag_id that is its label.
+# SQL finds cleaned dag_ids, unlike the Task SDK. It even tells one from a dag_id that equals its label.
 ALL_DAG_IDS = (*CLEAN_DAG_IDS, *CLEANED_DAG_IDS, *map(safe_label, CLEANED_DAG_IDS))
 
 

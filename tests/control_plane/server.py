@@ -84,7 +84,7 @@ class ControlPlane:
     def compact(self) -> None:
         """Make etcd forget the past: it then answers 410 Expired to each earlier continue token.
 
-        So is each watch, or list, from an earlier resourceVersion that the API server doesn't hold in memory.
+        It answers so to each watch or list, too, whose resourceVersion is older than the API server's memory.
         """
         # A write first: the present revision itself is never compacted, and a token may be of that one.
         written = self._etcd("put", key="kpo-cleanup/compacted", value="")
@@ -108,7 +108,7 @@ class ControlPlane:
         apiserver.wait_until(lambda: self._is_ok(f"{self.url}/readyz"), "ready", START_SECONDS)
         default = f"{self.url}/api/v1/namespaces/default"
         apiserver.wait_until(lambda: self._is_ok(default), "serving its default namespace", START_SECONDS)
-        # Had the port been taken, another etcd would have answered before ours gave up.
+        # If the port was taken, another etcd answered before ours gave up.
         etcd.wait_until(lambda: self._is_ok(f"{self.etcd_url}/health"), "still healthy", START_SECONDS)
 
         self._ca = _base64(folder / "ca.crt")

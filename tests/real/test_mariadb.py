@@ -29,7 +29,7 @@ HIDDEN = f"my run {'x' * 80}"  # its label does not tell it
 SCHEDULED = "scheduled__2026-11-24T00:00:00+00:00"  # its label does
 ENDED, ENDED_EPOCH = "2026-11-24 11:30:15.500000", 1_795_519_815
 
-# task_id, run_id, map_index, state, try_number, end_date; what the source is to make of the last four
+# task_id, run_id, map_index, state, try_number, end_date; the source's reading of the last four
 ROWS: list[tuple[tuple[Any, ...], TaskInstance]] = [
     (("running", SCHEDULED, -1, "running", 2, None), TaskInstance("running", 2, None, "Operator")),
     (("cleared", SCHEDULED, -1, None, 1, ENDED), TaskInstance(None, 1, ENDED_EPOCH, "Operator")),

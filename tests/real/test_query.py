@@ -32,7 +32,7 @@ from tests.unit.worlds import World, assert_true_answer, worlds
 pytestmark = pytest.mark.real
 
 ROWS = 25_000
-# In the plans of the two. SQLite, which is for development only, does scan the table.
+# The words in the plans of both. SQLite reads the whole table, but it is for development only.
 WHOLE_TABLE = ["Seq Scan on task_instance", "task_instance ALL", "Seq Scan on xcom", "xcom ALL"]
 SERVERS = {"PostgreSQL": databases.postgresql, "MariaDB": databases.mariadb}
 

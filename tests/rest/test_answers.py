@@ -32,7 +32,7 @@ from tests.unit.worlds import (
 
 pytestmark = pytest.mark.rest
 
-# As SQL, it finds cleaned dag_ids, and even tells one from a dag_id that is its label.
+# Like SQL, it finds cleaned dag_ids, and even tells one from a dag_id that equals its label.
 ALL_DAG_IDS = (*CLEAN_DAG_IDS, *CLEANED_DAG_IDS, *map(safe_label, CLEANED_DAG_IDS))
 # The API itself fails on a state that it does not know.
 UNKNOWN_STATE = "a_state_of_a_later_airflow"
@@ -189,7 +189,7 @@ class TestCappedAnswers:
         self, database: Database, connect: Connect, proxy: FaultProxy
     ) -> None:
         rows = [row(map_index=index, state="success") for index in range(10)]
-        # Some that share ids with our own task instance, and so come along.
+        # Some share ids with our own task instance, so that the answer has them, too.
         others = [row(map_index=index, run_id=OWN.run_id) for index in range(10)]
         database.fill([*rows, *others])
         proxy.spoil(BATCH, capped(4))

@@ -104,7 +104,7 @@ class TestUser:
         self, connect: Connect, servers: Servers, database: Database
     ) -> None:
         there = MINE._replace(task_id=ODD_ID)
-        # One that may be read has an id that is the label of one that may not.
+        # The user may read a DAG whose id equals the label of a DAG that the user may not read.
         database.fill([there, SECRET_DAG, CLEANED_DAG, LABEL_DAG])
         answer = self.fetch(connect, servers, "reads_two", MINE, there, SECRET_DAG, CLEANED_DAG, GONE_DAG)
         assert set(answer.found) == {there.key}
@@ -302,7 +302,7 @@ class TestToken:
         shown = caplog.text + "".join(traceback.format_exception(caught.value))
         if not status:
             shown += with_all_variables(caught.value)
-        # A message may be cut off in the middle of a token, whose beginning tells nothing.
+        # A message may be cut off in the middle of a token. The beginning of a token is no secret.
         for secret in (PASSWORD, *(each[50:80] for each in (token, *made))) if has_login else (token[50:80],):
             assert secret not in shown
 

@@ -778,7 +778,7 @@ class TestCompleted:
         gates: dict[str, Any] = {"delete_completed_pods": completed, "delete_pods_on_failure": on_failure}
         pod = make_pod(phase=phase, is_checked=checked)
         assert_zombie(verdict_on(pod, ttl_seconds_after_finished=HOUR - 1, **gates), Reason.COMPLETED)
-        # A ttl that is not over closes no gate that is open.
+        # A ttl that is not over does not keep a pod that the gates let go.
         assert verdict_on(pod, ttl_seconds_after_finished=HOUR, **gates).is_zombie == goes
 
     @pytest.mark.parametrize("phase", ["Pending", "Running", "Unknown", "", "A phase to come"])
@@ -1070,7 +1070,7 @@ class TestWhateverComes:
         before = by_uid(judge_all(pods, answers, settings, now))
         for verdict in classify(Facts(pods, answers, settings, now, records)):
             if verdict.is_zombie and not before[verdict.pod.uid].is_zombie:
-                assert verdict.reason is Reason.UNMATCHED  # settings.delete_unmatched_pods takes what a gate kept
+                assert verdict.reason is Reason.UNMATCHED  # delete_unmatched_pods deletes pods that a gate kept
             if verdict.is_zombie and verdict.reason is Reason.SUPERSEDED:
                 assert str(verdict.pod) not in records.get(verdict.pod.key, Record()).pods
 

@@ -26,7 +26,7 @@ STATES = [
 
 # An id whose label was cleaned, beside an id that equals that label: two task instances under one key.
 ODD_ID = "tâche à faire"
-LONG_ID = "l" * 248  # with a map index or a digit behind it still an id that Airflow takes
+LONG_ID = "l" * 248  # short enough for Airflow, with a map index or a digit behind it
 TASK_IDS = [
     "a",
     "a_1",
