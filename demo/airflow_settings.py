@@ -62,7 +62,7 @@ def _common(folder: Path, database_url: str) -> Config:
             "parallelism": 10,
             "load_examples": False,
             "dags_are_paused_at_creation": False,
-            "dagbag_import_timeout": 120,  # several tasks that start at once are slow to import the provider
+            "dagbag_import_timeout": 120,  # tasks that start at once make even a quick machine slow for a while
         },
         "database": {"sql_alchemy_conn": database_url},
         "logging": {
@@ -120,7 +120,7 @@ def _airflow_3(folder: Path, url: str) -> Config:
             "task_instance_heartbeat_timeout": HEARTBEAT_TIMEOUT,
             "task_instance_heartbeat_timeout_detection_interval": 2,
         },
-        "workers": {"min_heartbeat_interval": 3},
+        "workers": {"min_heartbeat_interval": 3, "execution_api_timeout": 30},
         "dag_processor": {
             "dag_bundle_storage_path": folder / "bundles",
             "refresh_interval": 5,

@@ -28,9 +28,7 @@ SPEED = 20.0
 SETTLE_SECONDS = 5
 READER = "kpo_cleanup"  # a role of PostgreSQL
 CONFIG: Config = {
-    # Ten tasks that start at once make even a quick machine slow for a while.
     "core": {"parallelism": 24, "dags_are_paused_at_creation": True},
-    "workers": {"execution_api_timeout": 30},
     # The time after which a new scheduler takes up the tasks of one that died.
     "scheduler": {"orphaned_tasks_check_interval": 10, "scheduler_health_check_threshold": 20},
     "kpo_cleanup": {
