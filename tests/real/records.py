@@ -59,7 +59,10 @@ class Records:
         return [Row(*row) for row in self.query(f"SELECT {columns} FROM task_instance WHERE dag_id = :id", id=dag_id)]
 
     def runs(self, dag_id: str, since: Any = None) -> list[Run]:
-        """:param since: only those that were made after this time of the database."""
+        """List the runs of a DAG.
+
+        :param since: only those that were made after this time of the database.
+        """
         columns = ", ".join(Run.__annotations__)
         after = "queued_at > :since" if since else "true"
         sql = f"SELECT {columns} FROM dag_run WHERE dag_id = :id AND {after}"
