@@ -101,7 +101,7 @@ class Story:
         classified = self._look()
         if len(classified["zombies"]) != HANGING:
             raise DemoError(f"expected {HANGING} zombies, but: {classified['summary']}")
-        self._terminal.say(f"{HANGING} zombies, and the dry run has deleted none of them")
+        self._terminal.say(f"all pods are still there; the summary says: {classified['summary']}")
 
     def clean_up(self) -> None:
         self._terminal.step("kpo_cleanup, which deletes them")
