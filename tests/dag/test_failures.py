@@ -484,7 +484,7 @@ def test_a_red_run_says_plainly_what_is_wrong_before_any_traceback(
 def test_an_input_that_is_gone_is_named_with_the_remedy(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, task_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As if reap were cleared in a run of long ago."""
+    """Act as if somebody clears reap in a run of long ago."""
 
     def forget() -> None:
         with create_session() as session:
