@@ -1,24 +1,24 @@
-# Everything installs what it needs into .work/, which `make clean` removes. Python 3.11 or 3.12 must be there.
+# Each target installs its packages into .work/, which `make clean` removes. It needs Python 3.11 or 3.12.
 AIRFLOW_2 := 2.11.2
 AIRFLOW_3 := 3.3.2
 DATE := $(shell sed -n 's/^NEWEST = "\(.*\)"$$/\1/p' tests/matrix.py)
 
-# Airflow 2 brings the SQLite provider along; the metadata connection of Airflow 3 needs it in the tests, which also
-# install the DAG from a Git repository.
+# Airflow 2 comes with the SQLite provider. In the tests of Airflow 3, the metadata connection needs it. The Git provider
+# is for the tests that install the DAG from a Git repository.
 ENV_2 = scripts/airflow-env $(AIRFLOW_2) $(DATE)
 ENV_3 = scripts/airflow-env $(AIRFLOW_3) $(DATE) apache-airflow-providers-sqlite apache-airflow-providers-git
 
-# Drivers for other databases; an environment of their own, so that the others need not be made again and again.
+# Drivers for other databases, in environments of their own: so a change here does not make the others again.
 REAL := apache-airflow-providers-postgres apache-airflow-providers-mysql
 ENV_REAL_2 = ENV_SUFFIX=-real scripts/airflow-env $(AIRFLOW_2) $(DATE) $(REAL)
 ENV_REAL_3 = ENV_SUFFIX=-real scripts/airflow-env $(AIRFLOW_3) $(DATE) $(REAL)
 
-# Users with few rights are the FAB auth manager's.
+# The FAB auth manager has users with few rights.
 FAB := apache-airflow-providers-sqlite apache-airflow-providers-fab
 ENV_REST_3 = ENV_SUFFIX=-rest scripts/airflow-env $(AIRFLOW_3) $(DATE) $(FAB)
 ENV_REST_3_0 = ENV_SUFFIX=-rest scripts/airflow-env 3.0.6 2025-09-15 $(FAB)
 
-# Benchmarks have packages of their own, and so environments of their own.
+# The benchmarks' packages, in environments of their own.
 BENCH_PACKAGES = $(shell sed '/^\#/d' bench/requirements.txt)
 
 .PHONY: help demo unit test test-airflow-2 test-airflow-3 test-random test-matrix test-cluster test-install test-real \
@@ -26,7 +26,7 @@ BENCH_PACKAGES = $(shell sed '/^\#/d' bench/requirements.txt)
 	clean explore
 
 help:
-	@echo "make demo          zombie pods go and live ones stay, before your eyes (KEEP=1 leaves the UI up;"
+	@echo "make demo          zombie pods are deleted, live ones stay, before your eyes (KEEP=1 leaves the UI up;"
 	@echo "                   KUBECONFIG=… NAMESPACE=… takes your own cluster)"
 	@echo "make unit          the tests that need neither Airflow nor a server, in seconds (T=path K=expression ARGS=--lf)"
 	@echo "make test          all tests on Airflow $(AIRFLOW_2) and $(AIRFLOW_3)"
@@ -43,7 +43,7 @@ help:
 	@echo "make bench         figures and plots into docs/benchmarks/ (BENCH=\"--sizes 1000 listing\" for a part of them)"
 	@echo "make lint types format clean"
 
-# Only what was given to make itself: an exported KUBECONFIG must not lead the demo to somebody's cluster.
+# Only values on make's command line: an exported KUBECONFIG must not lead the demo to somebody's cluster.
 given = $(if $(filter command line,$(origin $(1))),$(2))
 
 demo:
@@ -53,12 +53,12 @@ demo:
 unit:
 	@python=$$(scripts/unit-env $(DATE)) && $$python -m pytest $(or $(call given,T,"$(T)"),tests/unit) $(call given,K,-k "$(K)") $(call given,ARGS,$(ARGS))
 
-# The two run side by side, for each has a home and ports of its own; what they print comes when one has ended.
+# The two run side by side, for each has its own home and ports. The output of each comes at its end.
 test: unit
-	@$(ENV_3) >/dev/null && $(ENV_2) >/dev/null # one by one: they share a download cache
+	@$(ENV_3) >/dev/null && $(ENV_2) >/dev/null # one after the other: they share a download cache
 	@$(MAKE) --no-print-directory -j2 -Otarget test-airflow-3 test-airflow-2
 
-# The embedded cluster and the faults of the network have nothing to do with the Airflow; one of them will do.
+# The embedded cluster and the faults of the network do not depend on Airflow; one Airflow is enough for them.
 test-airflow-3:
 	@python=$$($(ENV_3)) && echo "Tests on Airflow $(AIRFLOW_3)" && $$python -m pytest tests --ignore tests/unit
 
@@ -66,7 +66,7 @@ test-airflow-2:
 	@python=$$($(ENV_2)) && echo "Tests on Airflow $(AIRFLOW_2)" && \
 		$$python -m pytest tests/airflow tests/dag tests/test_metrics.py tests/faults/test_operator_histories.py
 
-# The random worlds and faults, more of them.
+# More of the random worlds and faults.
 test-random:
 	@python=$$($(ENV_3)) && \
 		HYPOTHESIS_PROFILE=more $$python -m pytest tests/unit tests/airflow tests/faults/test_random_faults.py
@@ -98,7 +98,7 @@ test-rest:
 	@python=$$($(ENV_REST_3)) && echo "REST API of Airflow $(AIRFLOW_3)" && $$python -m pytest tests/rest -m rest
 	@python=$$($(ENV_REST_3_0)) && echo "REST API of Airflow 3.0.6" && $$python -m pytest tests/rest -m rest
 
-# One code path: the tests take the pictures.
+# The tests take the pictures, so that there is one way only.
 test-ui screenshots:
 	@scripts/debian-packages chromium=chromium
 	@python=$$($(ENV_3)) && $$python -m pytest tests/ui -m ui

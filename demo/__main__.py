@@ -23,7 +23,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
-    """Somebody wants the demo to stop; no error."""
+    """Somebody wants the demo to stop, which is no error."""
 
 
 def main() -> int:
@@ -40,11 +40,15 @@ def main() -> int:
     terminal = Terminal(STEPS)
     stack = ExitStack()
     try:
-        right = _play(terminal, stack, options)
+        airflow, story = _start(terminal, stack, options)
+        right = story.tell()
         print(f"\n{'PASSED' if right else 'FAILED'} after {terminal.elapsed:.0f} s: ", end="")
-        print("exactly the zombies are gone." if right else "see the verdict above.", flush=True)
+        print("exactly the zombies were deleted." if right else "see the verdict above.", flush=True)
         if options.keep:
-            print("Ctrl-C stops everything and removes it.", flush=True)
+            print(f"\nAirflow is at {airflow.url} (user {airflow.user}, password {airflow.password}). Look at")
+            for text, path in story.places():
+                print(f"  {text}:\n    {airflow.url}{path}")
+            print("\nCtrl-C stops everything and removes it.", flush=True)
             with suppress(Interrupted):
                 signal.pause()
         return 0 if right else 1
@@ -65,14 +69,14 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupted
 
 
-def _play(terminal: Terminal, stack: ExitStack, options: argparse.Namespace) -> bool:
-    """Set the stage and tell the story; what has to be undone is put on the stack."""
+def _start(terminal: Terminal, stack: ExitStack, options: argparse.Namespace) -> tuple[Airflow, Story]:
+    """Start the cluster and Airflow; the stack stops them and removes what they leave."""
     terminal.step("start a cluster and Airflow")
     folder = stack.enter_context(scratch_folder())
     if options.kubeconfig:
         kubeconfig, name = options.kubeconfig.resolve(), options.namespace
         terminal.say(f"your own cluster ({kubeconfig}), only its namespace {name}")
-        # Other pods in there are none of our business.
+        # The demo has nothing to do with other pods in there.
         cleanup_options = {"label_selector": dag_selector(DAG_ID)}
     else:
         cluster = stack.enter_context(EmbeddedCluster([NAMESPACE], speed=1))
@@ -81,7 +85,7 @@ def _play(terminal: Terminal, stack: ExitStack, options: argparse.Namespace) -> 
         cleanup_options = {}
     namespace = Namespace(kubeconfig, name)
     namespace.check()
-    # Only the runs that the demo starts: one by the schedule would get in its way.
+    # A scheduled run would disturb the runs that the demo starts.
     config = {"kpo_cleanup": {"schedule": "None", **cleanup_options}}
     airflow = Airflow(folder, kubeconfig, name, config=config)
     story = Story(airflow, namespace, terminal)
@@ -90,10 +94,7 @@ def _play(terminal: Terminal, stack: ExitStack, options: argparse.Namespace) -> 
     airflow.install_dags(REPO / "demo" / "dags" / "kpo_zombies.py")
     airflow.start(terminal, ("kpo_cleanup", "kpo_cleanup_dry_run", DAG_ID))
     terminal.say(f"Airflow is up: {airflow.url} (user {airflow.user}, password {airflow.password})")
-    right = story.tell()
-    if options.keep:
-        print(f"\nAirflow: {airflow.url}   user: {airflow.user}   password: {airflow.password}")
-    return right
+    return airflow, story
 
 
 def _remove_pods(namespace: Namespace, story: Story) -> None:

@@ -1,4 +1,4 @@
-"""A whole Airflow in a folder, 2 or 3, whichever is installed: metadata database and all components."""
+"""A whole Airflow in a folder, with its metadata database and all components: 2 or 3, whichever is installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from demo.terminal import Terminal
 
 REPO = Path(__file__).resolve().parent.parent
 START_TIMEOUT = 120  # seconds
-# Their log servers would listen on all addresses; the logs are on this machine anyway.
+# Without log servers, which listen on all addresses: the logs are on this machine anyway.
 _SCHEDULER = {"scheduler": ("scheduler", "--skip-serve-logs")}
 _TRIGGERER = {"triggerer": ("triggerer", "--skip-serve-logs")}
 COMPONENTS: Mapping[str, tuple[str, ...]] = (
@@ -24,12 +24,12 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = (
     if IS_AIRFLOW_3
     else {"webserver": ("webserver",), **_SCHEDULER, **_TRIGGERER}
 )
-WEB = next(iter(COMPONENTS))  # what serves the UI and the REST API
+WEB = next(iter(COMPONENTS))  # it serves the UI and the REST API
 PARSER = "dag-processor" if IS_AIRFLOW_3 else "scheduler"
 
 
 class Airflow:
-    """Everything is below `folder`; ending the folder's processes and removing it leaves nothing."""
+    """An Airflow with everything below `folder`: end the folder's processes and remove it, and nothing is left."""
 
     def __init__(
         self,
@@ -41,14 +41,14 @@ class Airflow:
         config: Config | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        """Where it is to be and what it is to know; nothing is started.
+        """Set up its folder and its environment; nothing is started.
 
-        :param database_url: of an empty database; an SQLite file in the folder if there is none.
+        :param database_url: of an empty database; if it is None, an SQLite file in the folder.
         :param config: Airflow's options, by section, on top of our own.
         :param variables: more environment, such as connections.
         """
         self.user = USER
-        self.password = secrets.token_hex(6)  # never with a dash in front, which the command line takes for an option
+        self.password = secrets.token_hex(6)  # no dash in front: the command line would take it for an option
         self.url = f"http://127.0.0.1:{free_port()}"
         self.api = AirflowApi(self.url, USER, self.password)
         self.dags = folder / "dags"
@@ -58,7 +58,7 @@ class Airflow:
         self._environment = {
             **environment(folder, self.url, database_url, config or {}),
             "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps({"conn_type": "kubernetes", "extra": extra}),
-            # The way to its own API, which the cleanup may take.
+            # A connection to its own API, which the cleanup may use.
             "AIRFLOW_CONN_AIRFLOW_API": json.dumps(
                 {"conn_type": "http", "host": self.url, "login": USER, "password": self.password}
             ),
@@ -66,16 +66,16 @@ class Airflow:
         }
 
     def install_dags(self, *others: Path) -> None:
-        """The cleanup in the way of a plain Airflow, `include/` in the DAGs folder beside the DAG; and other DAGs."""
+        """Install the cleanup as in a plain Airflow, `include/` beside the DAG; and other DAGs."""
         shutil.copytree(REPO / "include", self.dags / "include", ignore=shutil.ignore_patterns("__pycache__"))
         for file in (REPO / "dags" / "kpo_cleanup.py", REPO / "dags" / ".airflowignore", *others):
             shutil.copy(file, self.dags)
 
     def start(self, terminal: Terminal, dag_ids: Collection[str]) -> None:
-        """Ready when the API answers, all components have a heartbeat, and these DAGs are known."""
-        terminal.say("making the metadata database")
+        """Start all components, and wait until the API answers, all have a heartbeat, and these DAGs are known."""
         (self._folder / "tmp").mkdir(exist_ok=True)
-        self.run("db", "migrate")
+        migration = self._begin("db", "migrate")
+        terminal.wait_for("the metadata database is made", migration.has_finished, START_TIMEOUT, log=migration.log)
         self._make_user()
         terminal.say(f"starting {', '.join(COMPONENTS)}")
         for name in COMPONENTS:
@@ -88,26 +88,26 @@ class Airflow:
             )
 
     def run(self, *arguments: str) -> None:
-        """A command of Airflow's command line.
+        """Run a command of Airflow's command line.
 
         :raises DemoError: if it fails.
         """
-        start("-".join(arguments[:2]), ("airflow", *arguments), self._folder, self._environment).finish(START_TIMEOUT)
+        self._begin(*arguments).finish(START_TIMEOUT)
 
     def kill(self, name: str) -> None:
-        """End a component and all that it started, tasks included, as when its container goes: no word to anybody."""
+        """Kill a component and all that it started, tasks included, as when its container dies."""
         self._children.pop(name).kill_session()
 
     def restart(self, name: str, terminal: Terminal) -> None:
-        """Kill a component as `kill` does, and have it back."""
+        """Kill a component as `kill` does, and start it again."""
         self.kill(name)
         self._start(name)
         self._await(name, terminal)
 
     def checked(self) -> AirflowApi:
-        """The API, after a look whether all components still run.
+        """Return the API, if all components still run.
 
-        :raises DemoError: with its last words, if one of them does not.
+        :raises DemoError: with its last lines, if one of them does not.
         """
         for child in self._children.values():
             child.check()
@@ -119,6 +119,9 @@ class Airflow:
     @property
     def scheduler_pid(self) -> int:
         return self._children["scheduler"].pid
+
+    def _begin(self, *arguments: str) -> Child:
+        return start("-".join(arguments[:2]), ("airflow", *arguments), self._folder, self._environment)
 
     def _make_user(self) -> None:
         if IS_AIRFLOW_3:
@@ -137,7 +140,7 @@ class Airflow:
         heartbeats = self.checked().heartbeats()
         if name == WEB:
             return heartbeats is not None
-        # A dead predecessor still counts as healthy for a while.
+        # For a while, the last heartbeat is that of a dead predecessor.
         return (heartbeats or {}).get(name, 0) > self._children[name].started
 
     def _has_dag(self, dag_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""The environment of an Airflow in a folder, for both generations: quick to notice things, and alone on loopback."""
+"""The environment of an Airflow in a folder, 2 or 3. It notices things soon, and listens on loopback only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-# Not by importing Airflow, which would make itself a home.
+# Not by an import of Airflow, which would make a home for itself.
 IS_AIRFLOW_3 = not version("apache-airflow").startswith("2.")
 USER = "admin"
 HEARTBEAT_TIMEOUT = 20  # seconds; Airflow's own default is five minutes
@@ -19,10 +19,10 @@ Config = Mapping[str, Mapping[str, object]]
 
 
 def environment(folder: Path, url: str, database_url: str | None, config: Config) -> dict[str, str]:
-    """Ours, without what would lead Airflow elsewhere, and with all settings.
+    """Make the environment: our own, without variables that would mislead Airflow, and with all settings.
 
-    :param database_url: of the metadata database; an SQLite file in the folder if there is none.
-    :param config: more of them, by section and option; they have the last word.
+    :param database_url: of the metadata database; if it is None, an SQLite file in the folder.
+    :param config: more settings, by section and option; they win.
     """
     database = database_url or f"sqlite:///{folder / 'airflow.db'}"
     generation = _airflow_3(folder, url) if IS_AIRFLOW_3 else _airflow_2(url)
@@ -32,7 +32,7 @@ def environment(folder: Path, url: str, database_url: str | None, config: Config
         for section, values in layer.items()
         for name, value in values.items()
     }
-    # The Kubernetes client writes keys into temporary files, which a killed process leaves.
+    # The Kubernetes client writes keys into temporary files, and a killed process leaves them behind.
     return {**_neutral_environment(), "AIRFLOW_HOME": str(folder), "TMPDIR": str(folder / "tmp"), **options}
 
 
@@ -43,11 +43,11 @@ def free_port() -> int:
 
 
 def _neutral_environment() -> dict[str, str]:
-    """Ours without what would lead Airflow to another installation, or Python to other modules."""
+    """Drop variables that would lead Airflow to another installation, or Python to other modules."""
     misleading = ("AIRFLOW", "PYTHON", "KUBECONFIG")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(misleading)}
     local = ",".join(filter(None, [inherited.get("NO_PROXY") or inherited.get("no_proxy"), "127.0.0.1,localhost"]))
-    # Airflow 2 starts tasks as `airflow`.
+    # Airflow 2 starts tasks by the command `airflow`.
     path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
     return {**inherited, "NO_PROXY": local, "no_proxy": local, "PATH": path}
 
@@ -62,11 +62,12 @@ def _common(folder: Path, database_url: str) -> Config:
             "parallelism": 10,
             "load_examples": False,
             "dags_are_paused_at_creation": False,
+            "dagbag_import_timeout": 120,  # tasks that start at once make even a quick machine slow for a while
         },
         "database": {"sql_alchemy_conn": database_url},
         "logging": {
             "base_log_folder": folder / "task-logs",
-            # Nothing listens there; at the default ports another Airflow on this machine might.
+            # Nothing listens there. At the default ports, another Airflow on this machine might.
             "worker_log_server_port": free_port(),
             "trigger_log_server_port": free_port(),
         },
@@ -89,11 +90,11 @@ def _airflow_2(url: str) -> Config:
         "scheduler": {
             "local_task_job_heartbeat_sec": 3,
             "scheduler_zombie_task_threshold": HEARTBEAT_TIMEOUT,
-            # The DAG processor is told to fail a task each time. Where that takes it longer than this, the second time
-            # it fails the next try.
+            # The DAG processor is told to fail a task each time. If it takes longer than this, it is told twice, and
+            # fails the next try, too.
             "zombie_detection_interval": 20,
             "dag_dir_list_interval": 5,
-            # Parsing the same files again and again would only slow down the tasks.
+            # To parse the same files often would only slow down the tasks.
             "min_file_process_interval": 60,
         },
     }
@@ -119,7 +120,7 @@ def _airflow_3(folder: Path, url: str) -> Config:
             "task_instance_heartbeat_timeout": HEARTBEAT_TIMEOUT,
             "task_instance_heartbeat_timeout_detection_interval": 2,
         },
-        "workers": {"min_heartbeat_interval": 3},
+        "workers": {"min_heartbeat_interval": 3, "execution_api_timeout": 30},
         "dag_processor": {
             "dag_bundle_storage_path": folder / "bundles",
             "refresh_interval": 5,

@@ -1,4 +1,4 @@
-"""The pods of one DAG run: listing, showing and, in somebody's own cluster, removing them."""
+"""The pods of one DAG run: list them, show them and, in a cluster of the user's own, remove them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REQUEST_TIMEOUT = 15  # seconds
 
 @dataclass(frozen=True)
 class PodView:
-    """What the demo needs to know of a pod."""
+    """A pod, as far as the demo needs to know it."""
 
     name: str
     uid: str
@@ -29,7 +29,7 @@ class PodView:
     try_number: int
     phase: str
     containers: str
-    is_running: bool  # its base container is
+    is_running: bool  # of the base container
     base_ended: float | None  # epoch seconds
     is_terminating: bool
 
@@ -43,7 +43,7 @@ class PodView:
 
 
 class Namespace:
-    """One namespace of a cluster; nothing outside of it is read or touched."""
+    """One namespace of a cluster. Nothing outside of it is read or touched."""
 
     def __init__(self, kubeconfig: Path, namespace: str) -> None:
         self.name = namespace
@@ -53,11 +53,14 @@ class Namespace:
             raise DemoError(f"{kubeconfig} is no usable kubeconfig: {error}") from error
 
     def check(self) -> None:
-        """:raises DemoError: if its pods cannot be listed."""
+        """Check that its pods can be listed.
+
+        :raises DemoError: if not.
+        """
         self._list(limit=1)
 
     def pods(self, dag_id: str, run_id: str) -> list[PodView]:
-        """The pods of a run, by task.
+        """List the pods of a run, by task.
 
         :raises DemoError: if they cannot be listed.
         """
@@ -65,7 +68,7 @@ class Namespace:
         return sorted(map(_view, items), key=lambda pod: (pod.task_id, pod.map_index, pod.try_number))
 
     def remove_pods(self, dag_id: str, run_id: str) -> None:
-        """At once, whatever their grace period: nothing works in them."""
+        """Delete the pods of a run at once, whatever their grace period: they do no real work."""
         self._api.delete_collection_namespaced_pod(
             self.name,
             label_selector=run_selector(dag_id, run_id),
@@ -84,12 +87,12 @@ class Namespace:
 
 
 def dag_selector(dag_id: str) -> str:
-    """The label selector for the pods that the operator made for a DAG."""
+    """Make the label selector for the pods that the operator made for a DAG."""
     return f"kubernetes_pod_operator=True,dag_id={safe_label(dag_id)}"
 
 
 def run_selector(dag_id: str, run_id: str) -> str:
-    """The label selector for the pods that the operator made in a run."""
+    """Make the label selector for the pods that the operator made in a run."""
     return f"{dag_selector(dag_id)},run_id={safe_label(run_id)}"
 
 

@@ -1,8 +1,8 @@
-"""Child processes that leave nothing behind, whatever becomes of the demo.
+"""Child processes that leave nothing behind, whatever happens to the demo.
 
 Each child has a session of its own, so that Ctrl-C in the terminal reaches the demo alone. All that a child starts
-stays in its session, even when its parent is killed; the sessions are on file, so that a later demo can end what one
-that was killed had to leave.
+stays in its session, even if the parent is killed. The sessions are in a file. So a later demo can end the processes of
+a demo that was killed.
 """
 
 from __future__ import annotations
@@ -55,22 +55,34 @@ class Child:
         return self._process.pid
 
     def check(self) -> None:
-        """:raises DemoError: if it has ended, which none should do by itself."""
+        """Check that it still runs.
+
+        :raises DemoError: if it has ended, for none should end by itself.
+        """
         code = self._process.poll()
         if code is not None:
             raise DemoError(f"{self.name} has ended with exit status {code}", self.log)
 
     def finish(self, seconds: float) -> None:
-        """Wait for it to end well.
+        """Wait until it ends.
 
         :raises DemoError: if it takes longer, or fails.
         """
         try:
-            code = self._process.wait(seconds)
+            self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise DemoError(f"{self.name} has not ended within {seconds:.0f} s", self.log) from None
+        self.has_finished()
+
+    def has_finished(self) -> bool:
+        """Tell whether it has ended.
+
+        :raises DemoError: if it has failed.
+        """
+        code = self._process.poll()
         if code:
             raise DemoError(f"{self.name} failed with exit status {code}", self.log)
+        return code is not None
 
     def kill_session(self) -> None:
         """Kill it with everything that it started."""
@@ -79,10 +91,10 @@ class Child:
 
 
 def end_processes_of(folder: Path) -> None:
-    """Kill what was started in this folder: there is nothing in it worth saving."""
+    """Kill all processes that were started in this folder."""
     path = folder / SESSIONS
     sessions = {int(line) for line in path.read_text().split()} if path.exists() else set()
-    # A child that was started just now may not be on file yet.
+    # A child that was started just now may not be in the file yet.
     _end(folder, sessions | {process.pid for process in psutil.Process().children()})
 
 
@@ -98,7 +110,7 @@ def _end(folder: Path, sessions: set[int]) -> None:
 
 def _belongs(process: psutil.Process, folder: Path, sessions: set[int]) -> bool:
     try:
-        # Both, for a number may be another session's by now, and a person's shell may stand in the folder.
+        # Both, for the number may be another session's by now, and a person's shell may be in the folder.
         return (
             os.getsid(process.pid) in sessions
             and process.status() != psutil.STATUS_ZOMBIE
@@ -109,7 +121,7 @@ def _belongs(process: psutil.Process, folder: Path, sessions: set[int]) -> bool:
 
 
 def kill_worker(runner_pid: int, scheduler_pid: int) -> None:
-    """Kill the process of a running task and all above it, as when a worker node dies: no word to the scheduler.
+    """Kill the process of a running task and all above it, as when a worker node dies.
 
     :raises DemoError: if that process is not one that our scheduler started.
     """

@@ -1,4 +1,4 @@
-"""The few requests of Airflow's REST API, of 2 and 3, that the demo and the tests make."""
+"""The few requests to Airflow's REST API, of 2 and 3, that the demo and the tests make."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OUR_LOGGERS = "include.kpo_cleanup"
 
 @dataclass(frozen=True)
 class TaskInstance:
-    """A task instance as the API shows it; `pid` is that of the process in which the task itself runs."""
+    """A task instance as the API shows it. `pid` is the process in which the task itself runs."""
 
     task_id: str
     map_index: int
@@ -30,17 +30,17 @@ class TaskInstance:
 
 
 class AirflowApi:
-    """Logs in when it is first needed."""
+    """A client of the REST API. It logs in with its first request."""
 
     def __init__(self, url: str, user: str, password: str) -> None:
-        # Proxies are for the outside.
-        self._client = httpx.Client(base_url=url, trust_env=False, timeout=30)
+        # The environment's proxies do not lead to this machine.
+        self._client = httpx.Client(base_url=url, trust_env=False, timeout=60)  # seconds; a busy machine is slow
         self._login = {"username": user, "password": password}
         if not IS_AIRFLOW_3:
             self._client.auth = (user, password)
 
     def heartbeats(self) -> dict[str, float] | None:
-        """The latest (epoch seconds) of each component; None while the web server itself does not answer."""
+        """Return each component's latest heartbeat (epoch seconds); None if the web server does not answer."""
         try:
             answer = self._client.get(HEALTH, timeout=5)
         except httpx.TransportError:
@@ -53,7 +53,10 @@ class AirflowApi:
         }
 
     def has_dag(self, dag_id: str) -> bool:
-        """:raises DemoError: if Airflow could not import a DAG file."""
+        """Tell whether Airflow knows a DAG.
+
+        :raises DemoError: if Airflow could not import a DAG file.
+        """
         if self.request("GET", f"/dags/{dag_id}", may_be_missing=True):
             return True
         for error in self.request("GET", "/importErrors")["import_errors"]:
@@ -64,7 +67,7 @@ class AirflowApi:
         self.request("PATCH", f"/dags/{dag_id}", json={"is_paused": is_paused})
 
     def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
-        """Start a run now; returns its run_id."""
+        """Start a run now, and return its run_id."""
         body = {"logical_date": None, "conf": conf} if IS_AIRFLOW_3 else {"conf": conf}
         return str(self.request("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
@@ -76,26 +79,26 @@ class AirflowApi:
         return [TaskInstance(**{name: ti[name] for name in TaskInstance.__annotations__}) for ti in found]
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> list[dict[str, Any]]:
-        """The messages in a task's log."""
+        """Return the messages in a task's log."""
         path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/logs/{try_number}"
         answer = self.request("GET", path, params={"full_content": True}, may_be_missing=True)
         return [entry for entry in (answer or {}).get("content", []) if isinstance(entry, dict)]
 
     def our_log(self, dag_id: str, run_id: str, task_id: str) -> list[str]:
-        """What the cleanup itself wrote into a task's log, without what Airflow adds."""
+        """Return the lines that the cleanup itself wrote into a task's log, without Airflow's."""
         entries = self.log(dag_id, run_id, task_id)
         ours = (entry for entry in entries if str(entry.get("logger", "")).startswith(OUR_LOGGERS))
         return [f"{'' if entry['level'] == 'info' else entry['level'].upper() + ' '}{entry['event']}" for entry in ours]
 
     def returned(self, dag_id: str, run_id: str, task_id: str) -> Any:
-        """What a task returned; None if it returned nothing."""
+        """Return a task's return value; None if it returned nothing."""
         path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
         return (self.request("GET", path, params={"deserialize": True}, may_be_missing=True) or {}).get("value")
 
     def request(self, method: str, path: str, *, may_be_missing: bool = False, **options: Any) -> Any:
-        """Any other request; gives the answer's JSON.
+        """Make any other request, and return the answer's JSON.
 
-        :raises DemoError: where Airflow does not answer, or with an error.
+        :raises DemoError: if Airflow does not answer, or answers with an error.
         """
         try:
             if IS_AIRFLOW_3 and "Authorization" not in self._client.headers:

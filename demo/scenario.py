@@ -1,4 +1,4 @@
-"""Who is who in the DAG `kpo_zombies`: what has to go, and what has to stay."""
+"""The task instances of the DAG `kpo_zombies`: whose pods have to go, and whose have to stay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DAG_ID = "kpo_zombies"
 
 @dataclass(frozen=True)
 class Role:
-    """One task instance of the DAG, and how it stands when the cleanup comes."""
+    """One task instance of the DAG, and its state when the cleanup runs."""
 
     task_id: str
     map_index: int
@@ -26,7 +26,7 @@ class Role:
         return (self.task_id, self.map_index) == (other.task_id, other.map_index)
 
     def has_come_to(self, task_instances: list[TaskInstance]) -> bool:
-        """Whether its task instance is where the cleanup should find it."""
+        """Tell whether its task instance is as the cleanup should find it."""
         ours = [ti for ti in task_instances if self.plays(ti)]
         return [(ti.state, ti.try_number) for ti in ours] == [(self.state, self.try_number)]
 
@@ -45,7 +45,7 @@ ROLES = (
 
 
 def title(one: Role | TaskInstance | PodView) -> str:
-    """The task as people name it."""
+    """Name the task as people do."""
     return one.task_id if one.map_index < 0 else f"{one.task_id} [{one.map_index}]"
 
 

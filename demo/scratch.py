@@ -1,4 +1,4 @@
-"""A folder for one demo: nobody else's while the demo runs, and wiped if an earlier one was cut short."""
+"""A folder for one demo. A later demo wipes it if this one was killed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import IO
 
 from demo.processes import end_processes_of
 
-# Resolved, for processes are known by their folder, and `.work` may be a link.
+# Resolved: processes are found by their folder, and `.work` may be a link.
 ROOT = (Path(__file__).parent.parent / ".work" / "demo").resolve()
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A new folder below `ROOT`, gone at the end."""
+    """Make a new folder below `ROOT`, and wipe it at the end."""
     ROOT.mkdir(parents=True, exist_ok=True)
     for folder in ROOT.iterdir():
         _wipe_if_abandoned(folder)
@@ -33,7 +33,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def _lock(folder: Path) -> IO[str] | None:
-    """The lock lasts as long as the demo's process, however that ends; None if another demo has it."""
+    """Take the folder's lock, which ends with this process; None if another demo has it."""
     lock = (folder / "lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

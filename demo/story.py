@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 from demo.airflow import Airflow
 from demo.airflow_settings import HEARTBEAT_TIMEOUT
@@ -14,35 +15,44 @@ from demo.rest import TaskInstance
 from demo.scenario import DAG_ID, ROLES, Role, role_of, title
 from demo.terminal import DemoError, Terminal
 
-STEPS = 7
+STEPS = 8
+HANGING = sum(role.is_zombie for role in ROLES)  # tasks whose pods never end
 SETTLE_SECONDS = 5
-# Seconds. Images may have to be pulled in somebody's own cluster.
+# Seconds. A cluster of the user's own may have to pull images.
 PODS_TIMEOUT = 180
 TASKS_TIMEOUT = 120
 
 
 class Story:
-    """Tells steps 2 to 7 of the demo, once Airflow and the cluster are there."""
+    """Steps 2 to 8 of the demo, after Airflow and the cluster have started."""
 
     def __init__(self, airflow: Airflow, namespace: Namespace, terminal: Terminal) -> None:
         self._airflow = airflow
         self._namespace = namespace
         self._terminal = terminal
         self.run_id = ""
+        self._cleanup_run_ids: dict[str, str] = {}  # of the latest run of each DAG
 
     def tell(self) -> bool:
-        """:returns: whether exactly the zombies are gone."""
+        """Play all steps; tell whether exactly the zombies were deleted."""
         self.make_pods()
-        before_anything = {pod.uid for pod in self._pods()}
-        self.try_a_dry_run()
-        if {pod.uid for pod in self._pods()} != before_anything:
-            raise DemoError("pods came or went during the dry run")
+        self.look_while_all_works()
         self.kill_workers()
         self.wait_for_heartbeats()
         before = self._pods()
         self._show_pods(before)
+        self.look_at_zombies()
         self.clean_up()
         return self.compare(before)
+
+    def places(self) -> list[tuple[str, str]]:
+        """Name the places to look at in the UI of Airflow 3 after the story, each with its path."""
+        return [
+            ("the log of `classify` in the dry run, with each zombie", self._path("kpo_cleanup_dry_run", "classify")),
+            ("the log of `reap` in the real run, with each deletion", self._path("kpo_cleanup", "reap")),
+            ("the XComs `summary`, one for each run and task", "/xcoms?key_pattern=summary"),
+            ("the tasks that made the pods", f"/dags/{DAG_ID}/runs/{quote(self.run_id)}"),
+        ]
 
     def make_pods(self) -> None:
         self._terminal.step("run tasks that make pods (DAG kpo_zombies)")
@@ -56,13 +66,12 @@ class Story:
         )
         self._show_pods(self._pods())
 
-    def try_a_dry_run(self) -> None:
+    def look_while_all_works(self) -> None:
         self._terminal.step("kpo_cleanup_dry_run, a look that deletes nothing, while all tasks are still running")
-        classified = self._run_cleanup("kpo_cleanup_dry_run")
-        hanging = sum(role.is_zombie for role in ROLES)
-        if classified["zombies"] or classified["kept_by_reason"].get("stalled") != hanging:
-            raise DemoError(f"expected no zombies and {hanging} stalled pods, but: {classified['summary']}")
-        self._terminal.say("no zombies yet: two tasks are stalled, they wait for a sidecar that never ends")
+        classified = self._look()
+        if classified["zombies"] or classified["kept_by_reason"].get("stalled") != HANGING:
+            raise DemoError(f"expected no zombies and {HANGING} stalled pods, but: {classified['summary']}")
+        self._terminal.say(f"no zombies yet: {HANGING} tasks are stalled, they wait for a sidecar that never ends")
 
     def kill_workers(self) -> None:
         self._terminal.step("the workers of three tasks die (SIGKILL, as when a node goes)")
@@ -87,8 +96,15 @@ class Story:
         [pod] = [pod for pod in self._pods() if retried.plays(pod)]
         self._wait(f"try 2 finds the pod of try 1, {pod.name}", lambda: self._has_reattached(pod), TASKS_TIMEOUT)
 
+    def look_at_zombies(self) -> None:
+        self._terminal.step("kpo_cleanup_dry_run again, now that there are zombies")
+        classified = self._look()
+        if len(classified["zombies"]) != HANGING:
+            raise DemoError(f"expected {HANGING} zombies, but: {classified['summary']}")
+        self._terminal.say(f"all pods are still there; the summary says: {classified['summary']}")
+
     def clean_up(self) -> None:
-        self._terminal.step("kpo_cleanup, in earnest")
+        self._terminal.step("kpo_cleanup, which deletes them")
         self._run_cleanup("kpo_cleanup")
 
     def compare(self, before: list[PodView]) -> bool:
@@ -102,17 +118,29 @@ class Story:
             survives = now is not None and now.is_running and not now.is_terminating
             right = (now is None) if role.is_zombie else (survives and role.has_come_to(task_instances))
             state = ", ".join(f"{ti.state}, try {ti.try_number}" for ti in task_instances if role.plays(ti))
-            is_left = "gone" if now is None else "alive" if survives else "dying"
-            rows.append((title(pod), state, "go" if role.is_zombie else "stay", is_left, "yes" if right else "NO"))
+            left = "deleted" if now is None else "alive" if survives else "dying"
+            rows.append((title(pod), state, "go" if role.is_zombie else "stay", left, "yes" if right else "NO"))
         self._terminal.table(rows, ("task", "Airflow says", "its pod must", "and is", "right?"))
         for pod in after.values():
             self._terminal.say(f"{pod.name} is new, which no pod should be")
         return not after and all(row[-1] == "yes" for row in rows) and len(rows) == len(ROLES)
 
+    def _look(self) -> dict[str, Any]:
+        """Do a dry run, and return what `classify` returned.
+
+        :raises DemoError: if pods were deleted or made in the meantime.
+        """
+        before = self._pods()
+        classified = self._run_cleanup("kpo_cleanup_dry_run")
+        after = self._pods()
+        if {pod.uid for pod in after} != {pod.uid for pod in before} or any(pod.is_terminating for pod in after):
+            raise DemoError("pods were deleted or made during the dry run")
+        return classified
+
     def _run_cleanup(self, dag_id: str) -> dict[str, Any]:
-        """:returns: what `classify` returned."""
+        """Run the cleanup, show its logs, and return what `classify` returned."""
         conf = {"settle_seconds": SETTLE_SECONDS}
-        run_id = self._airflow.checked().trigger(dag_id, conf)
+        run_id = self._cleanup_run_ids[dag_id] = self._airflow.checked().trigger(dag_id, conf)
         self._terminal.say(f"{dag_id} is triggered with {conf}")
 
         def is_over() -> bool:
@@ -127,6 +155,10 @@ class Story:
             raise DemoError(f"{dag_id} failed", self._airflow.log("scheduler"))
         classified: dict[str, Any] = self._airflow.api.returned(dag_id, run_id, "classify")
         return classified
+
+    def _path(self, dag_id: str, task_id: str) -> str:
+        """Make the path of a task of the latest run."""
+        return f"/dags/{dag_id}/runs/{quote(self._cleanup_run_ids[dag_id])}/tasks/{task_id}"
 
     def _pods_play_their_roles(self) -> bool:
         for ti in self._task_instances():

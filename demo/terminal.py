@@ -1,4 +1,4 @@
-"""What a person sees: headings, lines with the seconds so far, tables, and waiting with a deadline."""
+"""The output of the demo: headings, lines with the seconds so far, tables, and waiting with a deadline."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from tabulate import tabulate
 Found = TypeVar("Found")
 
 POLL_SECONDS = 0.5
+REPORT_SECONDS = 10  # so often, a long wait says that it still waits
 TAIL_LINES = 25
 WIDTH = 116
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the message says what, and `log` has the rest of the story."""
+    """The demo cannot go on. The message says why, and `log` has more."""
 
     def __init__(self, message: str, log: Path | None = None) -> None:
         super().__init__(message)
@@ -33,7 +34,7 @@ class DemoError(Exception):
 
 
 class Terminal:
-    """Prints the story as it goes on; every line tells how many seconds have passed since the start."""
+    """Prints the story as it goes on. Each line begins with the seconds since the start."""
 
     def __init__(self, steps: int) -> None:
         self._started = time.monotonic()
@@ -53,7 +54,7 @@ class Terminal:
 
     def show(self, lines: Iterable[str]) -> None:
         for line in lines:
-            # Tables of this width are legible; settings in one line are not.
+            # Tables fit into this width; a line with all settings does not.
             for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ", drop_whitespace=False) or [""]:
                 print(f"    {part}".rstrip(), flush=True)
 
@@ -68,16 +69,21 @@ class Terminal:
         *,
         log: Path | None = None,
     ) -> Found:
-        """What `look` finds, as soon as it is not None and not False.
+        """Return what `look` finds, as soon as it is not None and not False.
 
-        :raises DemoError: when it finds nothing for so many seconds.
+        :raises DemoError: if it finds nothing for so many seconds.
         """
         self.say(f"waiting: {what}")
-        deadline = time.monotonic() + seconds
+        start = time.monotonic()
+        next_report = float(REPORT_SECONDS)
         while True:
             found = look()
             if found is not None and found is not False:
                 return found
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - start
+            if waited > seconds:
                 raise DemoError(f"Still waiting after {seconds:.0f} s: {what}", log)
+            if waited >= next_report:
+                self.say(f"… still waiting, {waited:.0f} s")
+                next_report = waited + REPORT_SECONDS
             time.sleep(POLL_SECONDS)

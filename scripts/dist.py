@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Pack the DAG and its package into one zip that Airflow loads as a packaged DAG; prints where it is.
+"""Pack the DAG and its package into one zip, which Airflow loads as a packaged DAG; print its path.
 
-The same tree gives the same bytes on every machine: sorted, not compressed (zlib's output differs between versions),
-and without times, owners and permissions of the files.
+The same tree gives the same bytes on every machine. So the zip is sorted, and has no times, owners and permissions of
+the files. It is not compressed, for zlib's output differs between versions.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
-READABLE = 0o100644 << 16  # a plain file, where the zip keeps the mode
+READABLE = 0o100644 << 16  # the mode of a plain file, at its place in a zip
 
 # The package has a name of its own in there; dags/kpo_cleanup.py says why.
 PACKAGE = "_kpo_cleanup"
 
 
 def contents(repo: Path) -> Iterator[tuple[str, bytes]]:
-    """What is in the zip: name and bytes, the DAG file at its root."""
+    """Yield name and bytes of each file in the zip, with the DAG file at its root."""
     yield "LICENSE", (repo / "LICENSE").read_bytes()
     package = repo / "include" / "kpo_cleanup"
     for path in sorted(package.rglob("*.py")):
@@ -31,7 +31,7 @@ def contents(repo: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def version(repo: Path) -> str:
-    """The version in the package, which is not imported: it may need an Airflow."""
+    """Read the version from the package without an import, which may need an Airflow."""
     path = repo / "include" / "kpo_cleanup" / "__init__.py"
     found = re.search(r'^__version__ = "(.+)"$', path.read_text(), re.MULTILINE)
     if found is None:
@@ -46,7 +46,7 @@ def pack(repo: Path, folder: Path) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, data in contents(repo):
             entry = zipfile.ZipInfo(name, EPOCH)
-            entry.create_system, entry.external_attr = 3, READABLE  # as on Unix, wherever it is made
+            entry.create_system, entry.external_attr = 3, READABLE  # as on Unix, on all systems
             archive.writestr(entry, data)
     return path
 

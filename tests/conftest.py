@@ -1,4 +1,4 @@
-"""A scratch Airflow for the test session: its home is chosen before anything imports Airflow."""
+"""A scratch Airflow for the test session. Its home is set before anything imports Airflow."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ HOME = Path(tempfile.mkdtemp(prefix="kpo-cleanup-tests-"))
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
 for name in [name for name in os.environ if name.startswith("AIRFLOW_")]:
-    del os.environ[name]  # a developer's own settings must not decide what the tests see
+    del os.environ[name]  # a developer's own settings must not change the tests
 os.environ.update(
     AIRFLOW_HOME=str(HOME),
     AIRFLOW__CORE__DAGS_FOLDER=str(HOME / "dags"),
     AIRFLOW__CORE__LOAD_EXAMPLES="False",
     AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{HOME}/airflow.db",
     AIRFLOW__LOGGING__BASE_LOG_FOLDER=str(HOME / "logs"),
-    AIRFLOW__WORKERS__EXECUTION_API_RETRIES="1",  # a source that is down on purpose need not be asked for a minute
+    AIRFLOW__WORKERS__EXECUTION_API_RETRIES="1",  # tests stop a source on purpose, and must not ask it for a minute
     AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
 )
 

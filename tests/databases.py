@@ -1,4 +1,4 @@
-"""PostgreSQL and MariaDB servers for tests and benchmarks: Debian's packages, on loopback, gone afterwards."""
+"""PostgreSQL and MariaDB servers for tests and benchmarks, from Debian's packages, on loopback; nothing is left."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Database:
     port: int
 
     def url(self, driver: str = "", user: str = USER, password: str = "") -> str:
-        """For SQLAlchemy, such as ``postgresql+psycopg2://airflow:@127.0.0.1:5432/airflow``."""
+        """Make a URL for SQLAlchemy, such as ``postgresql+psycopg2://airflow:@127.0.0.1:5432/airflow``."""
         return f"{self.dialect}{driver and '+'}{driver}://{user}:{password}@{HOST}:{self.port}/airflow"
 
 
 @contextmanager
 def postgresql(settings: Sequence[str] = (), is_standby: bool = False) -> Iterator[Database]:
-    """A PostgreSQL server.
+    """Run a PostgreSQL server.
 
     :param settings: more of them, as ``name=value``.
-    :param is_standby: whether it takes no writes and waits for those of a primary, which there is not.
+    :param is_standby: whether it refuses writes and waits for a primary that does not exist.
     """
     programs = Path(_find("initdb", "/usr/lib/postgresql")).parent
     with ExitStack() as stack:
@@ -66,7 +66,7 @@ def postgresql(settings: Sequence[str] = (), is_standby: bool = False) -> Iterat
 
 @contextmanager
 def mariadb(settings: Sequence[str] = ()) -> Iterator[Database]:
-    """A MariaDB server.
+    """Run a MariaDB server.
 
     :param settings: more of them, as ``--name=value``.
     """
@@ -82,7 +82,7 @@ def mariadb(settings: Sequence[str] = ()) -> Iterator[Database]:
         ]
         _run([*install, "--skip-test-db"], Path(_find("mariadb-install-db", "/usr/bin")).parent, folder)
         script = folder / "init.sql"
-        statements = [  # each on a line of its own, or the server passes over it
+        statements = [  # each on its own line, or the server ignores it
             "CREATE DATABASE airflow CHARACTER SET utf8mb4;",
             f"CREATE USER '{USER}'@'{HOST}';",
             f"GRANT ALL ON airflow.* TO '{USER}'@'{HOST}' WITH GRANT OPTION;",
@@ -97,7 +97,7 @@ def mariadb(settings: Sequence[str] = ()) -> Iterator[Database]:
 
 
 def _find(program: str, folder: str) -> str:
-    """Where a program of a Debian package is; servers are not on everybody's PATH there."""
+    """Find a program of a Debian package; its servers are not on everybody's PATH."""
     found = shutil.which(program) or next(map(str, sorted(Path(folder).glob(f"**/{program}"), reverse=True)), None)
     if found is None:
         raise FileNotFoundError(f"{program} is not installed; `make` does that with scripts/debian-packages")
@@ -106,7 +106,7 @@ def _find(program: str, folder: str) -> str:
 
 @contextmanager
 def _folder(owner: str) -> Iterator[Path]:
-    """A folder that the server may write to: as root it runs as its package's user, for it refuses to be root."""
+    """Make a folder that the server may write to. As root it runs as its package's user, for it refuses root."""
     with tempfile.TemporaryDirectory(prefix=f"kpo-cleanup-{owner}-") as name:
         if os.geteuid() == 0:
             shutil.chown(name, owner, owner)
@@ -128,7 +128,7 @@ def _run(command: Sequence[str], programs: Path, folder: Path) -> None:
 
 
 def _serve(stack: ExitStack, command: Sequence[str | Path], folder: Path, port: int, stop: signal.Signals) -> None:
-    """Start a server and wait until it listens; the stack stops it. It ends with us, however we end."""
+    """Start a server and wait until it listens. The stack stops it, and it ends with this process in any case."""
     log = folder / "server.log"
     prefix = [*(_as_owner(folder) or ["setpriv"]), f"--pdeathsig={stop.name.removeprefix('SIG')}"]
     with log.open("wb") as output:

@@ -1,7 +1,7 @@
 """`python -m tests.matrix [RELEASE…]`: the DAG-level tests on every supported Airflow, each as of its own time.
 
-Prints what each row was tested with, and fails where the README's table says otherwise. Needs the standard library
-only, for it runs before there is any environment.
+It prints the versions that each row was tested with. It fails if the README's table differs. It needs only the standard
+library, for it runs before there is any environment.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ REPO = Path(__file__).parent.parent
 README = REPO / "README.md"
 LOGS = REPO / ".work" / "matrix"
 TESTS = ["tests/airflow", "tests/dag", "tests/test_metrics.py"]
-# A real scheduler for each way to trigger the first look; `make test` has them on both generations.
+# A real scheduler for each way to trigger the first dry run; `make test` has them on Airflow 2 and 3.
 FIRST_LOOKS = "test_the_look_deletes_nothing"
 PACKAGES = ("apache-airflow", "apache-airflow-providers-cncf-kubernetes", "kubernetes")
 TAIL = 40  # lines of the log of a row that failed
-# Of the newest dependencies; all environments of the Makefile are of this day, too.
+# The day of the newest dependencies, for all environments of the Makefile, too.
 NEWEST = "2026-11-20"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A release of Airflow, and the day as of which its dependencies, the provider above all, are taken."""
+    """A release of Airflow, and the day that dates its dependencies, above all the provider."""
 
     airflow: str
     date: str
@@ -38,7 +38,7 @@ class Row:
         return f"{self.airflow} as of {self.date}"
 
 
-# Each a few weeks after its release; the last of each generation also with all that is new.
+# Each a few weeks after its release; the last ones of 2 and 3 also with the newest dependencies.
 ROWS = (
     Row("2.7.3", "2023-12-15"),
     Row("2.8.4", "2024-04-15"),
@@ -60,7 +60,7 @@ def main(releases: list[str]) -> int:
     if unknown := set(releases) - {row.airflow for row in ROWS}:
         sys.exit(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(row.airflow for row in ROWS)}")
     LOGS.mkdir(parents=True, exist_ok=True)
-    pythons = {row: _environment(row) for row in rows}  # one by one: they share a download cache
+    pythons = {row: _environment(row) for row in rows}  # one after the other: they share a download cache
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         passed = list(pool.map(lambda row: _test(row, pythons[row]), rows))
     lines = [_readme_line(python) for python in pythons.values()]

@@ -1,4 +1,4 @@
-"""How much the property tests try: ``HYPOTHESIS_PROFILE=more`` in CI; ``explore`` looks further, at random."""
+"""The number of examples of the property tests: ``HYPOTHESIS_PROFILE=more`` in CI; ``explore`` tries many more."""
 
 from __future__ import annotations
 

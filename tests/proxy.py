@@ -1,4 +1,4 @@
-"""An HTTP proxy between the product and an API server, to watch requests and to spoil answers."""
+"""An HTTP proxy between the product and an API server: it notes requests and spoils answers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Rule:
 
 
 class FaultProxy:
-    """Runs from ``start`` to ``stop``, or as long as its ``with`` block, on 127.0.0.1."""
+    """A proxy that runs from ``start`` to ``stop``, or as long as its ``with`` block, on 127.0.0.1."""
 
     def __init__(self, upstream: str, ssl_context: ssl.SSLContext | None = None) -> None:
         self.url = ""
@@ -62,7 +62,7 @@ class FaultProxy:
         self._loop.stop()
 
     def spoil(self, pattern: str, fault: Fault, times: int | None = None) -> None:
-        """Answer matching requests with a fault; rules that were made first go first."""
+        """Answer matching requests with a fault; earlier rules win."""
         self.rules.append(Rule(pattern, fault, times))
 
     def heal(self) -> None:
@@ -104,7 +104,7 @@ class FaultProxy:
 
 
 def status(code: int, reason: str, message: str, **headers: str) -> Fault:
-    """An error as the API server words it."""
+    """Answer an error in the API server's words."""
     body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "reason": reason}
 
     async def fault(_request: web.Request, _forward: Forward) -> web.StreamResponse:
@@ -119,7 +119,7 @@ def status(code: int, reason: str, message: str, **headers: str) -> Fault:
 
 
 def forbidden(verb: str, namespace: str) -> Fault:
-    """What RBAC answers."""
+    """Answer as RBAC does."""
     message = (
         f'pods is forbidden: User "kpo" cannot {verb} resource "pods" in API group "" in the namespace "{namespace}"'
     )
@@ -137,7 +137,7 @@ def first(do: Callable[[], Any]) -> Fault:
 
 
 def answer(code: int, body: str | bytes, content_type: str = "text/html", **headers: str) -> Fault:
-    """Any other answer, as a gateway in between gives it."""
+    """Give any other answer, as a gateway in between does."""
 
     async def fault(_request: web.Request, _forward: Forward) -> web.StreamResponse:
         return web.Response(
@@ -231,7 +231,7 @@ async def _send_half(request: web.Request, whole: web.StreamResponse, reset: boo
 def _cut_off(request: web.Request, reset: bool) -> None:
     assert request.transport is not None
     if reset:
-        # Lingering for no time at all makes the kernel send RST in place of FIN.
+        # With a linger time of zero, the kernel sends RST in place of FIN.
         sock = request.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         request.transport.abort()

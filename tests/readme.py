@@ -1,4 +1,4 @@
-"""The README as somebody follows it: the shell commands below a heading."""
+"""The README as a person follows it: the shell commands below a heading."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SOURCES = (REPO / "docs" / "sources.md").read_text()
 
 
 def commands(section: str, paragraph: str = "") -> str:
-    """Give a section's first block of shell commands, or the first one after a paragraph that starts in bold so."""
+    """Find the first shell commands in a section, or those after a paragraph that starts in bold so."""
     below = README.partition(f"## {section}\n")[2].partition("\n## ")[0]
     if paragraph:
         below = below.partition(f"**{paragraph}")[2]

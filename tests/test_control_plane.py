@@ -1,4 +1,4 @@
-"""The real control plane for other tests: it is one, and where it can't be had it says why."""
+"""The control plane for other tests is a real one, and says why if it cannot be had."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def core(kubeconfig: dict[str, Any]) -> client.CoreV1Api:
 
 
 def make_pod(name: str, **spec: Any) -> dict[str, Any]:
-    """A pod that no scheduler takes: the simulated kubelet of other tests on this server would run it."""
+    """Make a pod that no scheduler takes: the simulated kubelet of other tests on this server would run it."""
     containers = [{"name": "base", "image": "example.org/none"}]
     return {"metadata": {"name": name}, "spec": {"containers": containers, "schedulerName": "nobody", **spec}}
 
 
 def status_of(call: Callable[[], object]) -> int:
-    """The HTTP status by which the API server answers `call`."""
+    """Return the HTTP status by which the API server answers `call`."""
     try:
         call()
     except client.ApiException as error:
@@ -149,7 +149,7 @@ class TestCompact:
 
 
 class Kubelet(http.server.BaseHTTPRequestHandler):
-    """Of the kubelet's API, the log of a container."""
+    """A kubelet's API with nothing but a container's log."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -157,12 +157,12 @@ class Kubelet(http.server.BaseHTTPRequestHandler):
         self.wfile.write(f"log of {self.path.split('?')[0]}".encode())
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Print nothing."""
 
 
 @pytest.fixture
 def kubelet_port(tmp_path: Path) -> Iterator[int]:
-    """A kubelet on loopback with a certificate of its own making."""
+    """Start a kubelet on loopback with a certificate of its own."""
     CertificateAuthority(tmp_path).issue_server("kubelet")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "kubelet.crt", tmp_path / "kubelet.key")
@@ -188,13 +188,13 @@ def test_logs_come_from_a_kubelet_on_loopback(admin: client.CoreV1Api, namespace
 class TestLifecycle:
     @pytest.fixture
     def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """Where a control plane of this test keeps its files."""
+        """Make the folder in which a control plane of this test keeps its files."""
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         return tmp_path
 
     @pytest.fixture
     def found(self, control_plane: ControlPlane) -> Binaries:
-        """The binaries, if there are any."""
+        """Find the binaries, if there are any."""
         return find_or_build()
 
     def test_nothing_is_left_behind(self, found: Binaries, folder: Path) -> None:
@@ -241,7 +241,7 @@ class TestLifecycle:
 
 
 class TestBinaries:
-    """With a stand-in for Go, whose build takes no time."""
+    """Binaries by a substitute for Go, whose build takes no time."""
 
     @pytest.fixture(autouse=True)
     def cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -252,7 +252,7 @@ class TestBinaries:
 
     @pytest.fixture
     def builds(self, tmp_path: Path) -> Path:
-        """One line for each build by the Go on PATH."""
+        """List the builds by the Go on PATH."""
         self.make_program(
             tmp_path / "go",
             f'echo build >>{tmp_path}/builds; /bin/sleep 0.2; while [ "$1" != -o ]; do shift; done\n'

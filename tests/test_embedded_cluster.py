@@ -1,4 +1,4 @@
-"""What only the embedded cluster has to do; all that it shares with a real one is in `tests/contract`."""
+"""The features of the embedded cluster alone; those that it shares with a real one are in `tests/contract`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.contract.space import Server, Space, container, pod, states
 
 REPOSITORY = Path(__file__).parent.parent
 SPEED = 20.0
-# What `@task.kubernetes` runs in its pod.
+# The command of `@task.kubernetes` in its pod.
 DECORATED = """python -c "import os;x = os.environ['__PYTHON_SCRIPT'];f = open('/tmp/script.py', 'wb'); f.close()" \
 && : && mkdir -p /airflow/xcom && python /tmp/script.py /tmp/script.in /airflow/xcom/return.json"""
 

@@ -1,9 +1,9 @@
 """A Kubernetes cluster in one Python process: an API server that speaks real HTTP, and a simulated node.
 
 No library does this: kmock 0.8, the nearest, has no label selectors, no pagination and no graceful deletion.
-The API server (`api`) only stores; what happens to pods is done by the kubelet (`kubelet`), a client like any
-other, which works against a real kube-apiserver too. There is no authorization and there are no controllers.
-That both servers behave alike, as far as clients rely on it, is what `tests/contract` proves.
+The API server (`api`) only stores. The kubelet (`kubelet`) runs the pods. It is a client like any other, and works
+with a real kube-apiserver, too. There is no authorization and there are no controllers.
+`tests/contract` proves that both servers behave alike, as far as clients rely on it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["EmbeddedCluster", "Kubelet"]
 
 
 class EmbeddedCluster(InBackground):
-    """Runs as long as its `with` block, on a free port of 127.0.0.1.
+    """A cluster that runs as long as its `with` block, on a free port of 127.0.0.1.
 
     `speed`: simulated seconds per second, for what containers do and for grace periods.
     `now`: the API server's clock.
@@ -66,20 +66,20 @@ class EmbeddedCluster(InBackground):
             "kind": "Config",
             "current-context": "embedded",
             "clusters": [{"name": "embedded", "cluster": cluster}],
-            # Everybody is let in; clients just want to have a token.
+            # The server lets everybody in, but clients want to have a token.
             "users": [{"name": "embedded", "user": {"token": "embedded"}}],
             "contexts": [{"name": "embedded", "context": context}],
         }
 
     def write_kubeconfig(self, path: Path | str) -> Path:
-        """As JSON, which is YAML too."""
+        """Write a kubeconfig, as JSON, which is YAML, too."""
         path = Path(path)
         path.touch(mode=0o600)
         path.write_text(json.dumps(self.kubeconfig, indent=2))
         return path
 
     def expire_continue_tokens(self) -> None:
-        """Makes every token handed out so far answer 410, and a watch from any earlier version too."""
+        """Let all continue tokens answer 410 from now on, and watches from earlier versions, too."""
         self._background.run(self._compact())
 
     async def _compact(self) -> None:

@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--tls", action="store_true", help="https, with a certificate made at start")
     options = parser.parse_args()
     namespaces = options.namespace or ["default", "airflow"]
-    # Blocked, and so in all threads to come, until they are waited for.
+    # Block them here and in all later threads, until sigwait takes them.
     stops = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     with EmbeddedCluster(namespaces, speed=options.speed, tls=options.tls) as cluster:

@@ -1,4 +1,4 @@
-"""The HTTP face of the API server: which verb a request is, and its answer."""
+"""The HTTP side of the API server: it finds the verb of a request, and answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VERSION = {"major": "1", "minor": "34", "gitVersion": "v1.34.0-embedded", **dict
 
 
 class Api:
-    """Serves a store."""
+    """The HTTP server of a store."""
 
     def __init__(self, store: Store, namespaces: tuple[str, ...]) -> None:
         self.store = store
@@ -40,7 +40,7 @@ class Api:
     async def _verb(self, request: web.Request, target: Target) -> web.StreamResponse:
         resource, store = target.resource, self.store
         if target.subresource != "exec":
-            await request.read()  # the last wait before an answer: what is read from the store stays true
+            await request.read()  # the last wait before an answer, which is then true when it is made
         if "dryRun" in request.query:
             raise bad_request("dry runs are not simulated")
         match request.method, bool(target.name), target.subresource:
@@ -81,7 +81,7 @@ class Api:
         return stored
 
     async def _ask_node(self, request: web.Request, target: Target) -> web.StreamResponse:
-        """A real API server passes logs and exec on over HTTPS; here the kubelet takes the request itself."""
+        """Pass logs and exec on to the kubelet, directly and not over HTTPS as a real API server does."""
         pod = self._existing(target).object
         container = _container(request, pod)
         if not pod["spec"].get("nodeName"):
@@ -127,7 +127,7 @@ async def _body(request: web.Request) -> Json:
 
 
 async def _delete_options(request: web.Request) -> Json:
-    """A body, once there is one, is all that counts: the API server then ignores the query."""
+    """Read the options from the body, or from the query if there is no body, as the API server does."""
     if await request.read():
         options = await _body(request)
         if options.get("dryRun"):
@@ -138,7 +138,7 @@ async def _delete_options(request: web.Request) -> Json:
 
 
 def _static(request: web.Request) -> web.Response:
-    """Version and discovery; what else is asked for does not exist."""
+    """Answer version and discovery; all else does not exist."""
     match request.path.rstrip("/"):
         case "/version":
             return web.json_response(VERSION)

@@ -1,4 +1,4 @@
-"""A self-signed certificate for this machine, made anew at every start."""
+"""A self-signed certificate for this machine, new at every start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 
 
 def server_context(common_name: str) -> tuple[ssl.SSLContext, str]:
-    """A context for a server on 127.0.0.1, and the PEM certificate its clients can trust."""
+    """Make a context for a server on 127.0.0.1, and the PEM certificate that its clients can trust."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     hosts = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]

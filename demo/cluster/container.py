@@ -1,4 +1,4 @@
-"""A simulated container: its process, its log and its state, and what a pod's status makes of the states of several."""
+"""A simulated container: its process, its log and its state; and a pod's phase and conditions, made of several."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .shell import Lines, Process, Write
 
 @dataclass
 class Log:
-    """The lines that one run of a container has written."""
+    """The lines that one run of a container wrote."""
 
     lines: list[tuple[datetime, str]] = field(default_factory=list)
     closed: bool = False
 
     def write(self, text: str) -> None:
-        """`text` consists of whole lines."""
+        """Add `text`, which consists of whole lines."""
         self.lines += [(datetime.now(UTC), line) for line in text.splitlines()]
 
 
 class Container:
-    """Runs as often as its pod's worker wants. `files` are the pod's: all its containers share one folder tree."""
+    """A container that its pod's worker can start again. All containers of the pod share `files`."""
 
     def __init__(self, spec: Json, files: dict[str, str], sleep: Callable[[float], Awaitable[None]]) -> None:
         self.name: str = spec["name"]
@@ -44,13 +44,13 @@ class Container:
 
     @property
     def exit_code(self) -> int | None:
-        """Of its last run, unless it runs again."""
+        """Return the exit code of the last run; None while it runs."""
         last = self.last_state if "waiting" in self.state else self.state
         code: int | None = last.get("terminated", {}).get("exitCode")
         return code
 
     def start(self) -> asyncio.Task[int]:
-        """Answers the exit code. An image's own entry point is not known here, and taken to succeed."""
+        """Run it, and return the exit code. The image's own entry point is unknown here, and counts as a success."""
         self._archive()
         self.log, self.state = Log(), {"running": {"startedAt": timestamp()}}
         self.process = self.execute(self._command, self.log.write)
@@ -67,11 +67,11 @@ class Container:
         return code
 
     def execute(self, command: list[str], write: Write, lines: Lines | None = None) -> Process:
-        """Begins PID 1, or a process beside it."""
+        """Start PID 1, or a process beside it."""
         return Process(command, self._files, write, self._sleep, self.process, lines)
 
     def wait(self, reason: str, message: str) -> None:
-        """For its start, or for another one."""
+        """Wait for its start, or for its next one."""
         self._archive()
         self.state = {"waiting": {"reason": reason, "message": message}}
 
@@ -93,7 +93,7 @@ class Container:
 
 
 def phase(policy: str, inits: list[Container], containers: list[Container], *, ended: bool) -> str:
-    """As in the kubelet's `getPhase`. `ended`: nothing will be started any more, whatever the restart policy."""
+    """Find the phase, as the kubelet's `getPhase` does. `ended`: no container starts again, whatever the policy."""
     if any(c.exit_code for c in inits) and (policy == "Never" or ended):
         return "Failed"
     if any(c.exit_code is None for c in inits) or any("waiting" in c.state and not c.last_state for c in containers):
@@ -107,7 +107,7 @@ def phase(policy: str, inits: list[Container], containers: list[Container], *, e
 
 
 def conditions(phase: str, inits: list[Container], containers: list[Container], before: Json) -> list[Json]:
-    """`before` is the last status: a condition that has not changed keeps its time."""
+    """Make the conditions. One that is as in `before`, the last status, keeps its time."""
     unready = [c.name for c in containers if not c.running]
     reason = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}.get(phase, "ContainersNotReady")
     not_ready = {"reason": reason, "message": f"containers with unready status: [{' '.join(unready)}]"}

@@ -1,4 +1,4 @@
-"""What a DELETE does, above all to a pod: preconditions, grace, finalizers (as in `registry.Store.Delete`)."""
+"""DELETE, above all of a pod: preconditions, grace, finalizers (as in `registry.Store.Delete`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .store import Store, Stored
 
 
 def delete(store: Store, pod: Stored, options: Json) -> Stored:
-    """Deletes, or begins to; answers the pod's new (or last) state."""
+    """Delete an object, or begin to, and return its new (or last) state."""
     metadata = pod.object["metadata"]
     _check_preconditions(metadata, options)
     finalizers, left = metadata.get("finalizers"), metadata.get("deletionGracePeriodSeconds")
@@ -22,19 +22,19 @@ def delete(store: Store, pod: Stored, options: Json) -> Stored:
     else:
         grace = _grace(options, left)
         if left == 0 or grace >= left:
-            return pod  # a grace period that runs may be shortened, never lengthened
+            return pod  # a second DELETE may shorten the grace period, but not lengthen it
         mark = {}
         deadline = datetime.fromisoformat(metadata["deletionTimestamp"]) + timedelta(seconds=grace - left)
         if deadline < store.now():
             deadline, grace = store.now(), min(grace, 1)
     mark |= {"deletionTimestamp": timestamp(deadline), "deletionGracePeriodSeconds": grace}
-    # Watchers see the mark first, even when the removal follows at once.
+    # Watchers see the mark first, even if the removal follows at once.
     marked = store.put("pods", pod.key, {**pod.object, "metadata": {**metadata, **mark}})
     return marked if grace or finalizers else store.remove("pods", pod.key)
 
 
 def delete_namespace(store: Store, namespace: Stored) -> Stored:
-    """There is no controller that would empty it first: its content goes with it, at once."""
+    """Delete a namespace with its content at once, for no controller empties it first."""
     for resource, table in store.tables.items():
         for key in [key for key in table.objects if key.startswith(f"{namespace.key}/")]:
             store.remove(resource, key)
@@ -42,7 +42,7 @@ def delete_namespace(store: Store, namespace: Stored) -> Stored:
 
 
 def is_over(pod: Json) -> bool:
-    """Whether nothing keeps the pod any more."""
+    """Tell whether nothing keeps the pod any more."""
     return pod["metadata"].get("deletionGracePeriodSeconds") == 0 and not pod["metadata"].get("finalizers")
 
 
@@ -64,13 +64,13 @@ def _check_preconditions(metadata: Json, options: Json) -> None:
             f"ResourceVersion in record ({metadata['resourceVersion']}). The object might have been modified"
         )
     if why:
-        # It names the kind where other errors name the resource; the API server does so too.
+        # Other errors name the resource; this one names the kind, as the API server does.
         raise conflict("Pod", metadata["name"], why)
 
 
 def _first_grace(pod: Json, options: Json) -> int:
-    """In seconds."""
-    # Nobody has to stop a pod that no node runs, nor one that has ended.
+    """Return the grace period of the first DELETE, in seconds."""
+    # No node has to stop a pod that runs on none, or that has ended.
     if not pod["spec"].get("nodeName") or pod["status"].get("phase") in ("Succeeded", "Failed"):
         return 0
     return _grace(options, pod["spec"]["terminationGracePeriodSeconds"])

@@ -1,4 +1,4 @@
-"""The Status errors of the Kubernetes API, worded as apimachinery's `api/errors` words them."""
+"""The Status errors of the Kubernetes API, in the words of apimachinery's `api/errors`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class Cause:
-    """One field that validation refused."""
+    """A field that validation refused."""
 
     reason: str
     field: str

@@ -1,4 +1,4 @@
-"""A simulated node: takes pods from any API server, embedded or real, and acts out their containers."""
+"""A simulated node: it takes pods from any API server, embedded or real, and plays their containers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class Kubelet(InBackground):
-    """A pure client of the API server: what it does to pods, it does through the real API's requests.
+    """A client of the API server: it changes pods only through requests of the real API.
 
-    `ssl_context` is for an https URL; `speed` says how many simulated seconds pass in one. The kubelet is its
-    own scheduler: it binds every unbound pod that asks for the default one.
+    `ssl_context` is for an https URL. `speed` is the number of simulated seconds in a second. The kubelet is its own
+    scheduler: it binds each unbound pod that asks for the default one.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Kubelet(InBackground):
         )
 
     async def tell(self, pod: Json, reason: str, message: str, *, container: str = "") -> None:
-        """Posts an Event about the pod."""
+        """Post an Event about the pod."""
         metadata, now = pod["metadata"], timestamp()
         involved = {key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion")}
         field = {"fieldPath": f"spec.containers{{{container}}}"} if container else {}
@@ -109,7 +109,7 @@ class Kubelet(InBackground):
         task.add_done_callback(self._tasks.discard)
 
     async def _request(self, method: str, path: str, body: Json) -> bool:
-        """Tried again until there is an answer; False is a refusal, and the watch will say what happened."""
+        """Try a request until there is an answer. False is a refusal; the watch will tell why."""
         content_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
         while True:
             try:
@@ -126,7 +126,7 @@ class Kubelet(InBackground):
             await asyncio.sleep(0.5)
 
     async def _register(self, port: int) -> None:
-        """Ready once and for all: there is no node controller that would miss a heartbeat."""
+        """Register the node as ready. It needs no heartbeats, for there is no node controller."""
         await self._request("POST", "/api/v1/nodes", {"metadata": {"name": self._name}})
         now = timestamp()
         ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "simulated"}
@@ -138,7 +138,7 @@ class Kubelet(InBackground):
         await self._request("PATCH", f"/api/v1/nodes/{self._name}/status", {"status": status})
 
     async def _follow_pods(self) -> None:
-        """Lists, then watches; lists again whenever the watch cannot go on."""
+        """List, then watch; list again if the watch cannot go on."""
         while True:
             try:
                 async with self._client.get("/api/v1/pods") as answer:
@@ -155,7 +155,7 @@ class Kubelet(InBackground):
                 await asyncio.sleep(0.2)
 
     async def _watch_from(self, version: str) -> None:
-        """Until the server ends it: in half an hour, or because it has forgotten the version."""
+        """Watch until the server ends it: after half an hour, or because it has forgotten the version."""
         query = {"watch": "true", "resourceVersion": version}
         async with self._client.get("/api/v1/pods", params=query) as answer:
             answer.raise_for_status()
@@ -184,7 +184,7 @@ class Kubelet(InBackground):
         self._workers[uid].observe(pod)
 
     async def _bind(self, pod: Json) -> None:
-        """Refused, and rightly, for a pod that is bound or gone by now."""
+        """Bind a pod. The server refuses one that is already bound or deleted, which is right."""
         name, namespace, uid = (pod["metadata"][key] for key in ("name", "namespace", "uid"))
         target = {"apiVersion": "v1", "kind": "Node", "name": self._name}
         binding = {"metadata": {"name": name, "uid": uid}, "target": target}

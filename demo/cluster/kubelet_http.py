@@ -21,7 +21,7 @@ _STDIN, _STDOUT, _, _ERROR = (bytes([number]) for number in range(4))  # the fir
 
 
 class KubeletServer:
-    """`find` looks a pod up by namespace and name."""
+    """A server that finds a pod by `find`, which takes namespace and name."""
 
     def __init__(self, find: Callable[[str, str], PodWorker | None]) -> None:
         self._find = find
@@ -63,18 +63,18 @@ class KubeletServer:
         written: list[str] = []
         lines: Lines = asyncio.Queue()
         reader = asyncio.create_task(_read_input(socket, lines))
-        # `stdin` is what the API server calls it, `input` what the kubelet does.
+        # The API server calls it `stdin`, the kubelet calls it `input`.
         is_interactive = flag(request.query, "stdin") or flag(request.query, "input")
         command = request.query.getall("command", [])
         process = found.execute(command, written.append, lines if is_interactive else None)
         try:
             code = await process.wait()
-            # No command that can be executed here writes at length, or for long: it is sent at the end.
+            # All commands here write little and end soon. So the output is sent at the end.
             await socket.send_bytes(_STDOUT + "".join(written).encode())
             await socket.send_bytes(_ERROR + json.dumps(_outcome(code)).encode())
             await socket.close()
         except ConnectionResetError:
-            pass  # the client has gone
+            pass  # the client has disconnected
         finally:
             reader.cancel()
         return socket
@@ -95,7 +95,7 @@ async def _send_log(log: Log, query: Query, response: web.StreamResponse) -> Non
     if "tailLines" in query:
         index = max(index, len(log.lines) - int(query["tailLines"]))
     while True:
-        closed = log.closed  # looked at before reading, so that nothing is missed
+        closed = log.closed  # asked before the read, so that nothing is missed
         for moment, line in log.lines[index:]:
             stamp = moment.strftime("%Y-%m-%dT%H:%M:%S.%f000Z ") if flag(query, "timestamps") else ""
             await response.write(f"{stamp}{line}\n".encode())

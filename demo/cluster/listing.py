@@ -27,7 +27,7 @@ _EXPIRED_PAGE = (
 
 
 class Selection:
-    """Which objects a LIST or WATCH is about."""
+    """The objects that a LIST or WATCH asks for."""
 
     def __init__(self, target: Target, query: Query) -> None:
         self._labels = label_requirements(query.get("labelSelector", ""))
@@ -45,10 +45,10 @@ class Selection:
 
 
 def page(store: Store, target: Target, query: Query) -> bytes:
-    """The JSON of one page."""
+    """Make the JSON of one page."""
     selection, limit = Selection(target, query), integer(query, "limit")
     resource, version, start = target.resource.plural, store.version, ""
-    integer(query, "resourceVersion")  # whatever it is: the newest version is not older
+    integer(query, "resourceVersion")  # whatever it is, the newest version is not older
     if token := query.get("continue"):
         version, start = _decode(token, selection.prefix)
         version = store.version if version == -1 else version  # -1: the newest, inconsistent with earlier pages
@@ -67,8 +67,8 @@ def page(store: Store, target: Target, query: Query) -> bytes:
             chosen.append(candidate)
         if limit and len(chosen) >= limit:
             if rest := len(candidates) - index - 1:
-                # Whether any of the rest matches is not looked at, so the last page may be empty; and only
-                # without selectors is the number of the rest known.
+                # Nobody looks whether the rest matches, so the last page may be empty. The number of the rest is
+                # known only without selectors.
                 metadata["continue"] = _encode(version, candidate.key + "\0", selection.prefix)
                 metadata |= {} if selection.is_narrow else {"remainingItemCount": rest}
                 store.keep_snapshot(resource, items, version)
@@ -81,7 +81,7 @@ async def watch(store: Store, request: web.Request, target: Target) -> web.Strea
     query, table = request.query, store.tables[target.resource.plural]
     selection, since = Selection(target, query), integer(query, "resourceVersion")
     timeout = integer(query, "timeoutSeconds") or _DEFAULT_WATCH
-    if "sendInitialEvents" in query:  # a client that is refused lists and then watches
+    if "sendInitialEvents" in query:  # after this refusal, a client lists and then watches
         raise ApiError(422, "Invalid", "sendInitialEvents: Forbidden: not simulated")
     # No await between reading the state and subscribing: no change can fall between.
     queue: asyncio.Queue[Change] = asyncio.Queue()
@@ -101,7 +101,7 @@ async def watch(store: Store, request: web.Request, target: Target) -> web.Strea
             while True:
                 await response.write(_seen(await queue.get(), selection, target))
     except (TimeoutError, ConnectionResetError):
-        pass  # its time is over, or the watcher has gone
+        pass  # its time is over, or the watcher has disconnected
     finally:
         table.watchers.discard(queue)
     return response
@@ -116,7 +116,7 @@ def integer(query: Query, name: str) -> int:
 
 
 def flag(query: Query, name: str) -> bool:
-    """A boolean as Go reads it: the Python clients send `True`."""
+    """Read a boolean as Go does: the Python clients send `True`."""
     return query.get(name) in ("1", "t", "T", "true", "TRUE", "True")
 
 
@@ -136,12 +136,12 @@ def _decode(token: str, prefix: str) -> tuple[int, str]:
 
 
 def _seen(change: Change, selection: Selection, target: Target) -> bytes:
-    """The change as this selection sees it: what leaves it counts as deleted, what enters as added."""
+    """Tell how this selection sees a change: an object that leaves is deleted, one that enters is added."""
     before, after = selection.includes(change.before), selection.includes(change.after)
     if after and change.after:
         return _event("MODIFIED" if before else "ADDED", target, change.after.raw)
     if before and change.before:
-        # The last state that matched, under the version at which it stopped matching.
+        # The last state that matched, with the version that no longer matches.
         return _event("DELETED", target, Stored.make("", change.before.object, change.version).raw)
     return b""
 

@@ -13,7 +13,7 @@ _STRATEGIC = "application/strategic-merge-patch+json"
 
 
 def apply(content_type: str, body: bytes, target: Json) -> Json:
-    """The patched copy of `target`."""
+    """Return a patched copy of `target`."""
     if content_type not in (_MERGE, _STRATEGIC):
         raise ApiError(415, "UnsupportedMediaType", "415: Unsupported Media Type", {})
     try:
@@ -27,7 +27,7 @@ def apply(content_type: str, body: bytes, target: Json) -> Json:
 
 
 def _merge(target: Any, patch: Any, *, strategic: bool) -> Any:
-    """RFC 7386. The strategic kind also merges lists; here, of those that a client of ours patches, `finalizers`."""
+    """Merge as in RFC 7386. The strategic kind also merges lists; here only `finalizers`, which our clients patch."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}

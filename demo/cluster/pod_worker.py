@@ -1,4 +1,4 @@
-"""One pod's life on the node: started, kept running, told to stop, killed, and struck off the API server."""
+"""One pod's life on the node: it is started, kept running, stopped, killed, and removed from the API server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _POLL = 0.02  # real seconds
 
 
 class Node(Protocol):
-    """What a worker needs of its kubelet."""
+    """The part of a kubelet that its workers need."""
 
     speed: float
 
@@ -27,7 +27,7 @@ class Node(Protocol):
 
 
 class PodWorker:
-    """Begins at once."""
+    """The task that plays one pod; it begins at once."""
 
     def __init__(self, node: Node, pod: Json, number: int) -> None:
         self.pod = pod
@@ -42,7 +42,7 @@ class PodWorker:
         self._policy: str = spec["restartPolicy"]
         self._ip = f"10.244.{number // 250 % 250}.{number % 250 + 2}"
         self._started = timestamp()
-        self._ended = False  # nothing is started any more
+        self._ended = False  # no container starts any more
         self._deadline = float("inf")  # in the loop's time: when the grace period is over
         self._reported: Json = {}
         self._reporting = asyncio.Lock()
@@ -54,7 +54,7 @@ class PodWorker:
         return [*self.inits, *self.containers]
 
     def observe(self, pod: Json) -> None:
-        """The API server has a newer version of the pod."""
+        """Take in a newer version of the pod."""
         self.pod = pod
         if pod["metadata"].get("deletionTimestamp"):
             grace = float(pod["metadata"].get("deletionGracePeriodSeconds") or 0)
@@ -64,7 +64,7 @@ class PodWorker:
                 self._end = asyncio.create_task(self._terminate())
 
     def abandon(self) -> None:
-        """The pod is gone from the API server: whatever still runs is killed, with nobody to tell."""
+        """Kill all that still runs and tell nobody, for the API server has no such pod any more."""
         self._ended = True
         self._kill()
         for task in (self._life, self._end):
@@ -81,7 +81,7 @@ class PodWorker:
         await asyncio.gather(*(self._keep(container, self._policy) for container in self.containers))
 
     async def _keep(self, container: Container, policy: str) -> None:
-        """Runs a container again and again, as far as the policy wants."""
+        """Run a container again and again, as the policy wants."""
         if _UNPULLABLE in container.image:
             await self._fail_to_pull(container)
         back_off, name = 0.0, container.name
@@ -93,12 +93,12 @@ class PodWorker:
             await self._report()
             await self._tell("Created", f"Created container: {name}", name)
             await self._tell("Started", f"Started container {name}", name)
-            # Shielded, for the process has to be seen to its end even if this worker is stopped.
+            # Shielded: the process has to end first, even if this worker is stopped.
             code = await asyncio.shield(run)
             await self._report()
             if self._ended or policy == "Never" or (policy == "OnFailure" and code == 0):
                 return
-            # The first restart comes at once, the next after ten seconds, then twice as long each time.
+            # The first restart is at once, the next after ten seconds; then each wait is twice as long.
             if back_off:
                 container.wait("CrashLoopBackOff", f"back-off {back_off:.0f}s restarting failed container={name}")
                 await self._report()
@@ -107,7 +107,7 @@ class PodWorker:
             back_off = min(back_off * 2, _LONGEST_BACK_OFF) or _FIRST_BACK_OFF
 
     async def _fail_to_pull(self, container: Container) -> None:
-        """For ever."""
+        """Say for ever that the image cannot be pulled."""
         why = f'Back-off pulling image "{container.image}": not found'
         container.wait("ImagePullBackOff", why)
         await self._report()

@@ -1,4 +1,4 @@
-"""Which resources the embedded cluster has, and how a request path names them."""
+"""The resources of the embedded cluster, and how a request path names them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Resource:
     short_name: str
     namespaced: bool = True
     subresources: tuple[str, ...] = ("status",)
-    fields: frozenset[str] = _METADATA_FIELDS  # what field selectors may ask for
+    fields: frozenset[str] = _METADATA_FIELDS  # that field selectors may ask for
 
     def described(self) -> list[Json]:
-        """The rows of API discovery."""
+        """Make the rows of API discovery."""
         row = {"singularName": self.kind.lower(), "namespaced": self.namespaced, "kind": self.kind}
         verbs = ["create", "delete", "get", "list", "patch", "watch"]
         parts = ({**row, "name": f"{self.plural}/{name}", "verbs": verbs} for name in self.subresources)
@@ -50,7 +50,7 @@ RESOURCES = {resource.plural: resource for resource in (PODS, NAMESPACES, NODES,
 
 @dataclass(frozen=True)
 class Target:
-    """What a request path names."""
+    """The resource, namespace and object that a request path names."""
 
     resource: Resource
     namespace: str = ""
@@ -63,7 +63,7 @@ class Target:
 
 
 def target_of(path: str) -> Target | None:
-    """None for what is no resource."""
+    """Read a request path; None if it names no resource."""
     match path.strip("/").split("/"):
         case ["api", "v1", "namespaces", namespace, plural, *rest] if plural in RESOURCES:
             pass

@@ -1,4 +1,4 @@
-"""Label and field selectors: parsed once a request, then asked of every object."""
+"""Label and field selectors: parsed once a request, then applied to each object."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TERM = re.compile(r"(?P<field>[^=!]*?)(?P<operator>!=|==?)(?P<value>.*)", re.S)
 
 
 def label_requirements(text: str) -> list[Requirement]:
-    """All of them have to hold; none is met by everything."""
+    """Parse a label selector into requirements that all have to hold. An empty selector matches everything."""
     requirements: list[Requirement] = []
     place = 0
     while place < len(text.rstrip()) or text[:place].endswith(","):
@@ -64,7 +64,7 @@ def _unparsable(why: str) -> Exception:
 
 
 def field_terms(text: str, offered: frozenset[str]) -> list[tuple[str, str, bool]]:
-    """Field, value, and whether they have to be equal or different."""
+    """Parse a field selector into fields, values, and whether they have to be equal or different."""
     terms = []
     for part in filter(None, text.split(",")):
         term = _TERM.fullmatch(part)
@@ -78,7 +78,7 @@ def field_terms(text: str, offered: frozenset[str]) -> list[tuple[str, str, bool
 
 
 def field_value(obj: Json, path: str) -> str:
-    """What the API compares: an absent field is the empty string."""
+    """Return the value that the API compares: an absent field is the empty string."""
     node: Any = obj
     for part in path.split("."):
         node = node.get(part) if isinstance(node, dict) else None

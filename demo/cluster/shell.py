@@ -1,7 +1,7 @@
-"""Acts out a container's command in scaled time, with Linux's signal rules for PID 1.
+"""A container's command, played in scaled time, with Linux's signal rules for PID 1.
 
-Not a shell: it knows the few commands below, joined by `;`, `&&` or a new line and with output sent to a file,
-and, as whole scripts, what the operator and its xcom sidecar run. Variables are not expanded.
+This is no shell. It knows the few commands below, joined by `;`, `&&` or a new line, and output into a file. As whole
+scripts, it knows those that the operator and its xcom sidecar run. Variables are not expanded.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ Lines = asyncio.Queue[str | None]
 _KILLED, _INTERRUPTED = 128 + 9, 128 + 2
 _DURATION = re.compile(r"infinity|\d+(\.\d+)?")
 _SHELLS = ("sh", "bash", "/bin/sh", "/bin/bash")
-# The loop of the xcom sidecar, and the usual one of processes that can be told to stop.
+# The loop of the xcom sidecar, and the usual loop of processes that obey a signal.
 _FOREVER = re.compile(r"while true; *do sleep (\S+); *done")
-# What `PodManager.extract_xcom` executes in the sidecar: reading the value, then ending every `sh`.
+# The commands of `PodManager.extract_xcom` in the sidecar: read the value, then end every `sh`.
 _READ_XCOM = re.compile(r"if \[ -s (\S+) \]; then cat \1; else echo (\S+); fi")
 _KILL_SIDECAR = "kill -2 $(pgrep -u $(id -u) -f 'sh')"
 
 
 class Process:
-    """Begins at once. `files` are those of the whole pod.
+    """A process, which begins at once. `files` are those of the whole pod.
 
     `first`: PID 1 of the container, if that is not this process. `lines`: makes it a shell whose input they are.
     """
@@ -49,7 +49,7 @@ class Process:
         self._work = asyncio.create_task(self._read(lines) if lines else self._run(command, write))
 
     async def wait(self) -> int:
-        """For its end; answers the exit code."""
+        """Wait for its end, and return the exit code."""
         try:
             await asyncio.wait({self._work})
             return self._killed if self._work.cancelled() else self._work.result()
@@ -57,7 +57,7 @@ class Process:
             self._work.cancel()
 
     def signal(self, name: str) -> None:
-        """Nothing happens to PID 1 by a signal for which it has no trap: that is Linux's rule."""
+        """Send a signal. By Linux's rule, PID 1 ignores it if it has no trap for it."""
         self._caught = self._traps.get(name) or self._caught
 
     def kill(self, code: int = _KILLED) -> None:
@@ -94,7 +94,7 @@ class Process:
                         self._files[path] = "".join(written)
                     case _:
                         code = await self._run(words, self._write)
-                # As in a real shell, a trap waits for the command in the foreground. Its action is taken to exit.
+                # As in a real shell, a trap waits for the command in the foreground. Every action counts as an exit.
                 if self._caught:
                     action, self._caught = self._caught, ""
                     return await self._script(action)
@@ -129,7 +129,7 @@ class Process:
 
 
 def _commands(script: str) -> Iterator[tuple[str, list[str]]]:
-    """Each command with what joins it to the last.
+    """Split a script into commands, each with the sign that joins it to the last.
 
     :raises ValueError: if the script cannot be read.
     """

@@ -1,4 +1,4 @@
-"""What the API server remembers: objects, one version counter, a history to watch, snapshots to page."""
+"""The memory of the API server: objects, one version counter, a history to watch, snapshots to page."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 
 from .resources import Json
 
-HISTORY_LENGTH = 20_000  # changes of one resource that a watcher may lag behind before it has to list anew (410)
+HISTORY_LENGTH = 20_000  # changes of one resource; a watcher that lags behind more than these must list again (410)
 SNAPSHOTS = 50  # lists that can be paged through at the same time
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One version of one object. Never changed in place: snapshots and history only hold references."""
+    """One version of one object. It never changes: snapshots and history only hold references."""
 
     key: str  # `namespace/name`, or `name`
     object: Json
@@ -42,12 +42,12 @@ class Table:
 
     objects: dict[str, Stored] = field(default_factory=dict)
     history: deque[Change] = field(default_factory=lambda: deque(maxlen=HISTORY_LENGTH))
-    forgotten: int = 0  # the newest version that has dropped out of the history
+    forgotten: int = 0  # the newest version that is no longer in the history
     watchers: set[asyncio.Queue[Change]] = field(default_factory=set)
     snapshots: dict[int, list[Stored]] = field(default_factory=dict)  # by version
 
     def all(self) -> list[Stored]:
-        """In the order of their keys, as etcd has them."""
+        """Return all objects in the order of their keys, as etcd has them."""
         return [self.objects[key] for key in sorted(self.objects)]
 
 
@@ -56,7 +56,7 @@ def utc_now() -> datetime:
 
 
 class Store:
-    """All tables. Lives in one event loop and is not thread-safe."""
+    """All tables. The store belongs to one event loop, and is not thread-safe."""
 
     def __init__(self, resources: tuple[str, ...], now: Callable[[], datetime] = utc_now) -> None:
         self.now = now
@@ -75,7 +75,7 @@ class Store:
         return stored
 
     def remove(self, resource: str, key: str) -> Stored:
-        """Answers the object's last state, under the version of its removal."""
+        """Remove an object, and return its last state with the version of its removal."""
         table = self.tables[resource]
         before = table.objects.pop(key)
         self.version += 1
@@ -83,7 +83,7 @@ class Store:
         return Stored.make(key, before.object, self.version)
 
     def snapshot(self, resource: str, version: int) -> list[Stored] | None:
-        """Everything as it was at `version`; None when that is no longer known."""
+        """Return all as it was at `version`; None if that is no longer known."""
         table = self.tables[resource]
         return table.all() if version == self.version else table.snapshots.get(version)
 
@@ -94,8 +94,8 @@ class Store:
             del snapshots[min(snapshots)]
 
     def compact(self) -> None:
-        """Forgets every version but the newest, as etcd's compaction does."""
-        self.version += 1  # so that a list made from now on cannot revive a token handed out before
+        """Forget all versions but the newest, as etcd's compaction does."""
+        self.version += 1  # so that no later list makes an old token valid again
         for table in self.tables.values():
             table.snapshots.clear()
             table.history.clear()

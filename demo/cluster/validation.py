@@ -53,7 +53,7 @@ def metadata_problems(metadata: Json) -> list[Cause]:
 
 
 def spec_problems(spec: Json) -> list[Cause]:
-    """Of a pod."""
+    """Find what is wrong in a pod's spec."""
     causes = [] if spec.get("containers") else [Cause.required("spec.containers")]
     for index, container in enumerate(spec.get("containers") or []):
         missing = (field for field in ("name", "image") if not container.get(field))

@@ -1,4 +1,4 @@
-"""Create, update and bind: what the API server makes of an object before it is stored."""
+"""Create, update and bind: the API server's changes to an object before it is stored."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .resources import NAMESPACES, PODS, Json, Target
 from .store import Store, Stored
 from .validation import metadata_problems, spec_problems
 
-# The API server's own letters: no vowels, so that no words come out.
+# The API server's own letters: without vowels, so that they form no words.
 _LETTERS = "bcdfghjklmnpqrstvwxz2456789"
-# Set when an object is made, and no client's to change.
+# Set at creation; clients cannot change them.
 _SYSTEM_FIELDS = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 _POD_DEFAULTS: Json = {
     "restartPolicy": "Always",
@@ -49,7 +49,7 @@ def create(store: Store, target: Target, body: Json) -> Stored:
 
 
 def update(store: Store, target: Target, old: Stored, wanted: Json) -> Stored:
-    """A PATCH of an object or of its status; answers the object as it then is."""
+    """Patch an object or its status, and return the new object."""
     resource, before = target.resource, old.object
     metadata, known = _metadata(target, wanted), before["metadata"]
     if metadata.get("name") != target.name:
@@ -64,7 +64,7 @@ def update(store: Store, target: Target, old: Stored, wanted: Json) -> Stored:
         causes.append(Cause.invalid("metadata.uid", uid, "field is immutable"))
     system = {key: known[key] for key in ("resourceVersion", *_SYSTEM_FIELDS) if key in known}
     after = {**_payload(wanted), "metadata": {**metadata, **system}}
-    # The object's own path can't write the status, and the status path nothing else.
+    # The object's own path cannot write the status, and the status path writes nothing else.
     if target.subresource == "status":
         after = {**before, "metadata": after["metadata"], "status": after.get("status")}
     elif "status" in before:
@@ -81,7 +81,7 @@ def update(store: Store, target: Target, old: Stored, wanted: Json) -> Stored:
 
 
 def bind(store: Store, target: Target, old: Stored, binding: Json) -> None:
-    """The scheduler's decision: gives a pod its node, once."""
+    """Give a pod its node, once, as the scheduler decided."""
     pod, wanted = old.object, binding.get("metadata") or {}
     why, uid = "", pod["metadata"]["uid"]
     if wanted.get("uid", uid) != uid:

@@ -9,7 +9,7 @@
 | `retried_kpo_task` | works for an hour | its worker is killed; the retry takes over the pod of the first try |
 | `deferred_kpo_task` | works for an hour, watched by the triggerer | nothing |
 
-The sidecar's tasks hang: the operator waits for the whole pod. When their workers are gone, nothing ever ends it.
+Tasks with such a sidecar hang: the operator waits for the whole pod. After their workers have died, nothing ends it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from include.kpo_cleanup.airflow_compat import DAG
 
 HOUR = "3600"
 A_DAY = 86_400
-REQUESTS = {"cpu": "10m", "memory": "16Mi"}  # the report sums up what was freed
+REQUESTS = {"cpu": "10m", "memory": "16Mi"}  # for the report, which adds up the requests that were freed
 
 
 def pod(**sleeps: str) -> k8s.V1Pod:
-    """A pod with a container for each name, which sleeps for that long."""
+    """Make a pod with a container for each name, which sleeps for that long."""
     containers = [
         k8s.V1Container(
             name=name,
@@ -43,12 +43,12 @@ def pod(**sleeps: str) -> k8s.V1Pod:
 
 
 def hanging() -> k8s.V1Pod:
-    """The work is soon done, but the pod never is."""
+    """Make a pod whose work is soon done, but which never ends."""
     return pod(base="5", sidecar="infinity")
 
 
 def working() -> k8s.V1Pod:
-    """Still at work when the cleanup comes; a long grace period is no reason to think otherwise."""
+    """Make a pod that still works when the cleanup runs; it has a long grace period."""
     made = pod(base=HOUR)
     made.spec.termination_grace_period_seconds = A_DAY
     return made

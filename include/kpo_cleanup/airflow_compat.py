@@ -1,4 +1,4 @@
-"""What differs between Airflow 2 and 3, in one place."""
+"""The differences between Airflow 2 and 3, in one place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .errors import KpoCleanupError
 
 AIRFLOW_RELEASE = tuple(int(number) for number in AIRFLOW_VERSION.split(".")[:2])
 IS_AIRFLOW_3 = AIRFLOW_RELEASE >= (3, 0)
-# One that is marked failed while deferred keeps a number one too low.
+# A task that is marked failed while deferred keeps a try number that is too low by one.
 MAY_MISS_A_TRY = AIRFLOW_RELEASE < (2, 10)
 
 if IS_AIRFLOW_3:
@@ -63,35 +63,35 @@ __all__ = [
     "xcom_backend",
 ]
 
-# States in which the column of Airflow 2.7 to 2.9 is one behind what it is later.
+# In these states, the column of Airflow 2.7 to 2.9 is lower by one than in later versions.
 _BETWEEN_COUNTS = frozenset({"scheduled", "queued", "deferred", "up_for_reschedule"})
 
 _MYSQL_BLOB = 65_535  # bytes
 
 
 def is_schedule(text: str) -> bool:
-    """Tell whether Airflow can schedule by this cron expression or preset."""
+    """Tell whether Airflow can use this cron expression or preset as a schedule."""
     if text in ("@once", "@continuous"):
         return True
     from_now_on = TimeRestriction(earliest=pendulum.now("UTC"), latest=None, catchup=False)
     try:
         timetable = CronDataIntervalTimetable(text, "UTC")
         timetable.next_dagrun_info(last_automated_data_interval=None, restriction=from_now_on)
-    except Exception:  # whatever the libraries for cron say to what they cannot read, or to 31 February
+    except Exception:  # the libraries for cron have many errors, one of them for 31 February
         return False
     return True
 
 
 def display_name(name: str) -> dict[str, str]:
-    """Give the argument that has the UI call a task so; before Airflow 2.9 there is none."""
+    """Return the argument for a task's name in the UI; before Airflow 2.9 there is none."""
     return {"task_display_name": name} if AIRFLOW_RELEASE >= (2, 9) else {}
 
 
 def current_try(state: str | None, column: int | None) -> int | None:
-    """Read the try that a task instance is at from its state and the column ``try_number``.
+    """Find a task instance's current try, from its state and the column ``try_number``.
 
-    Before Airflow 2.10 the column counts the tries that began: it goes up when a task starts to run, and down again
-    when it defers or asks to be rescheduled. Since then it goes up when the scheduler takes the task up, and stays.
+    Before Airflow 2.10 the column counts the tries that began. It goes up when a task starts to run. It goes down again
+    when the task defers or asks to be rescheduled. Since 2.10 it goes up when the scheduler takes the task, and stays.
     """
     if column is not None and AIRFLOW_RELEASE < (2, 10) and state in _BETWEEN_COUNTS:
         return column + 1
@@ -99,7 +99,7 @@ def current_try(state: str | None, column: int | None) -> int | None:
 
 
 def xcom_backend() -> Any:
-    """Give the class that reads and writes XComs in a task of Airflow 3; it has no public name there."""
+    """Return the class that reads and writes XComs in a task of Airflow 3, where it has no public name."""
     from airflow.sdk.execution_time.xcom import XCom
 
     return XCom
@@ -151,10 +151,10 @@ def is_too_long(value: Mapping[str, Any]) -> bool:
 
 
 def reject_long_xcom(value: Mapping[str, Any], what: str) -> None:
-    """Refuse what a task cannot return.
+    """Refuse an answer that a task cannot return.
 
-    :param what: that there is so much of, for people.
-    :raises KpoCleanupError: in place of the database's error after the task, or of a value that is cut.
+    :param what: the answer, for people.
+    :raises KpoCleanupError: in place of the database's later error, or of a value that is cut.
     """
     if is_too_long(value):
         raise KpoCleanupError(

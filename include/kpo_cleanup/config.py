@@ -1,4 +1,4 @@
-"""Where the settings of a run come from: config, DAG file, params and conf; and what is said to those not allowed."""
+"""The origins of a run's settings: config, DAG file, params and conf; and the errors for values not allowed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _EXECUTOR_SECTION = "kubernetes_executor"
 _PREFIX = f"AIRFLOW__{CONFIG_SECTION.upper()}__"
 _VARIABLES = {name: _PREFIX + name.upper() for name in OPTIONS}
 _NEW_NAMES = {"delete_unknown_pods": "delete_unmatched_pods", "metadata_conn_id": "airflow_conn_id"}
-# What Kubernetes tells every pod of a Service, which may be called airflow-kpo-cleanup.
+# Kubernetes sets these in each pod for a Service, which may be called airflow-kpo-cleanup.
 _OF_A_SERVICE = re.compile(r"[^_]_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)$")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a value is not taken."""
+    """A value that is not taken, and why."""
 
     option: str
     value: Any
@@ -35,13 +35,13 @@ class Fault:
     remedy: str
 
     def __str__(self) -> str:
-        # Without square brackets of our own: Airflow's command line takes those for markup, and swallows them.
+        # No square brackets of our own: Airflow's command line takes them for markup, and drops them.
         return f"{self.option}={self.value!r} ({self.origin}):\n  {self.remedy}"
 
 
 @dataclass
 class Reading:
-    """What was read: each value over the earlier ones, where it comes from, and what was not taken."""
+    """The values that were read, the later over the earlier ones; their origins; and the faults."""
 
     values: dict[str, Any] = field(default_factory=lambda: {name: option.default for name, option in OPTIONS.items()})
     origins: dict[str, str] = field(default_factory=dict)  # of the values that are not the built-in ones
@@ -49,11 +49,11 @@ class Reading:
 
     @property
     def settings(self) -> Settings:
-        """The settings, with what was taken before in place of a value that was not."""
+        """Make the settings. In place of a refused value, the earlier one counts."""
         return Settings(**self.values)
 
     def checked(self) -> Settings:
-        """The settings, if all that was given could be taken.
+        """Return the settings, if no value was refused.
 
         :raises SettingsError: with all faults, each with option, value, origin and remedy.
         """
@@ -63,8 +63,8 @@ class Reading:
         return self.settings
 
     def describe(self, version: str) -> list[str]:
-        """The settings for the log: first those that somebody changed, each with where that was done."""
-        # Not the schedule: the DAG processor decides it, whatever this worker's config says.
+        """Describe the settings for the log: first those that somebody changed, each with its origin."""
+        # Not the schedule: the DAG processor reads it, and this worker's config may differ.
         shown = {name: f"{name}={value!r}" for name, value in self.values.items() if name != "schedule"}
         changed = [f"{text} ({self.origins[name]})" for name, text in shown.items() if name in self.origins]
         default = [text for name, text in shown.items() if name not in self.origins]
@@ -91,7 +91,7 @@ class Reading:
         if name == "schedule" and parsed not in (None, OPTIONS[name].default) and not is_schedule(parsed):
             remedy = "give a cron expression of five fields such as */15 * * * *, a preset such as @hourly, or None"
             self.refuse(name, value, origin, remedy)
-        elif parsed != self.values[name]:  # one that says the same again is not where the value comes from
+        elif parsed != self.values[name]:  # a repeated value keeps its first origin
             if is_fixed:
                 self.refuse(name, value, origin, f"this DAG's file fixes {self.values[name]!r}; leave it out")
             else:
@@ -101,7 +101,7 @@ class Reading:
 def read_settings(
     fixed: Mapping[str, Any], params: Mapping[str, Any] | None = None, run_conf: Mapping[str, Any] | None = None
 ) -> Reading:
-    """Read the settings as they are on this machine now; with params and conf: those of one run.
+    """Read the settings on this machine now; with params and conf, those of one run.
 
     :param fixed: options that the DAG file gives, which neither params nor conf may change.
     """
@@ -110,7 +110,7 @@ def read_settings(
     for name, value in fixed.items():
         reading.take(name, value, DAG_FILE)
     run_conf = run_conf or {}
-    # What the run's conf says is in its params, too, unless [core] dag_run_conf_overrides_params is off.
+    # The run's conf is in its params, too, unless [core] dag_run_conf_overrides_params is off.
     defaults = {name: value for name, value in (params or {}).items() if name not in run_conf}
     for origin, given in ((DAG_PARAMS, defaults), (RUN_CONF, run_conf)):
         for name, value in given.items():
@@ -136,7 +136,7 @@ def _read_config(reading: Reading) -> None:
         is_like_ours = _letters(variable).startswith(_letters(_PREFIX)) and not _OF_A_SERVICE.search(variable)
         if is_like_ours and variable not in _VARIABLES.values():
             reading.refuse(variable, value, "the environment", _no_variable(variable))
-    # The file alone; getsection() would add what is in the environment, with suffixes taken off and texts converted.
+    # The file alone: getsection() adds the environment, cuts suffixes and converts texts.
     in_file = conf.options(CONFIG_SECTION) if conf.has_section(CONFIG_SECTION) else []
     for name in [*OPTIONS, *(name for name in in_file if name not in OPTIONS)]:
         is_variable = _VARIABLES.get(name, "") in os.environ
@@ -144,7 +144,7 @@ def _read_config(reading: Reading) -> None:
             origin = _VARIABLES[name] if is_variable else _FILE
             try:
                 value = conf.get(CONFIG_SECTION, name)
-            except Exception as error:  # ConfigParser has an error for each thing that can be wrong with a %
+            except Exception as error:  # ConfigParser has an error for each possible fault of a %
                 remedy = f"it cannot be read ({error}); write %% for %"
                 reading.refuse(name, conf.get(CONFIG_SECTION, name, raw=True), origin, remedy)
             else:
@@ -156,7 +156,7 @@ def _letters(variable: str) -> str:
 
 
 def _no_variable(variable: str) -> str:
-    """The remedy for an environment variable that looks like one of ours."""
+    """Give the remedy for an environment variable that looks like one of ours."""
     by_letters = {_letters(name): name for name in (*OPTIONS, *_NEW_NAMES)}
     letters = _letters(variable)[len(_letters(_PREFIX)) :]
     close = difflib.get_close_matches(letters, by_letters, n=1)
@@ -173,7 +173,7 @@ def _variable(name: str) -> str:
 
 
 def _unknown(name: str) -> str:
-    """The remedy for an option that does not exist: ``dryrun=True`` must not delete anything."""
+    """Give the remedy for an option that does not exist: ``dryrun=True`` must not delete anything."""
     if name in _NEW_NAMES:
         return f"its name is {_NEW_NAMES[name]} now"
     close = difflib.get_close_matches(name, OPTIONS, n=1)

@@ -1,12 +1,12 @@
-"""The errors of this project: each says what, the value, and what to do about it."""
+"""The errors of this project: each names the thing, its value and the remedy."""
 
 from __future__ import annotations
 
 
 class KpoCleanupError(Exception):
-    """Anything that ends a run of the cleanup as failed."""
+    """An error that ends a run of the cleanup as failed."""
 
-    is_passing = False  # whether another try may end better
+    is_passing = False  # whether another try may succeed
 
 
 class SettingsError(KpoCleanupError):
@@ -14,7 +14,7 @@ class SettingsError(KpoCleanupError):
 
 
 class TaskInstanceSourceError(KpoCleanupError):
-    """Airflow could not be asked about task instances; never to be read as "there are none"."""
+    """Airflow gave no answer about task instances, which never means "there are none"."""
 
     is_passing = True
 
@@ -23,7 +23,7 @@ class KubernetesError(KpoCleanupError):
     """The Kubernetes API did not give the answer that was needed.
 
     :param what: the request, as people say it.
-    :param problem: what came in place of the answer, such as ``403 Forbidden``.
+    :param problem: the thing that came in place of the answer, such as ``403 Forbidden``.
     :param remedy: what to do about it, if that is known.
     :param said: the server's own words, which can be long.
     """
@@ -38,7 +38,7 @@ class KubernetesError(KpoCleanupError):
 
 
 class Refused(KubernetesError):
-    """A Kubernetes API server's answer that a second attempt will not change.
+    """An answer of a Kubernetes API server that a second attempt will not change.
 
     :param status: the HTTP status code.
     """
@@ -49,11 +49,11 @@ class Refused(KubernetesError):
 
 
 class NotKubernetes(KubernetesError):
-    """An answer of something else than a Kubernetes API server: a gateway, a login page."""
+    """An answer from something that is no Kubernetes API server: a gateway, a login page."""
 
 
 class Transient(KubernetesError):
-    """No answer, or one that says to come back later.
+    """No answer, or an answer that asks to come back later.
 
     :param retry_after: seconds, if the server named them.
     :param is_unanswered: nobody knows whether the request was carried out.

@@ -1,4 +1,4 @@
-"""When a request that failed for a passing reason is sent again; the same for every server that is asked."""
+"""The rule by which a request that failed for a passing reason is sent again, the same for all servers."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a server is waited for, and how often it is asked; times are seconds."""
+    """The time to wait for a server, in seconds, and the number of attempts."""
 
     connect_timeout: float = 10
     read_timeout: float = 60  # Kubernetes' API server itself gives up on a request after 60
     attempts: int = 5
-    give_up_after: float = 90  # no further attempt is made after that
+    give_up_after: float = 90  # no attempt begins after that
     first_wait: float = 0.5
-    max_wait: float = 30  # between two attempts; also the longest Retry-After that is honoured
+    max_wait: float = 30  # between two attempts, and the longest Retry-After that is obeyed
 
     def pause(self, attempt: int, retry_after: float | None = None) -> float:
-        """Say how long to wait after an attempt; clients that failed together must not come back together."""
+        """Say how long to wait after an attempt, at random: clients that failed together must not return together."""
         if retry_after is not None:
             return min(retry_after, self.max_wait)
         return random.uniform(0, min(self.first_wait * 2**attempt, self.max_wait))
 
     def retrying(self) -> Retrying:
-        """Make the policy of one request: it calls again as long as the error ``is_passing``."""
+        """Make the policy of one request: it tries again as long as the error ``is_passing``."""
         return Retrying(
             stop=stop_after_attempt(self.attempts) | stop_after_delay(self.give_up_after),
             wait=lambda state: self.pause(state.attempt_number, getattr(_error_of(state), "retry_after", None)),
@@ -46,7 +46,7 @@ class Patience:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Read the header's seconds; None for what is no number of them (our servers send no dates)."""
+    """Read the header's seconds; None if it is no number (our servers send no dates)."""
     try:
         seconds = float(headers.get("Retry-After", ""))
     except ValueError:

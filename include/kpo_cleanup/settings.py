@@ -1,4 +1,4 @@
-"""The settings of a run: what each means, its bounds, and who decides it."""
+"""The settings of a run: their meanings, their bounds, and who decides them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ CONFIG_SECTION = "kpo_cleanup"
 COMPLETED_PODS = "Completed pods"  # a section of the trigger form
 
 _YEAR = 365 * 24 * 3600
-_NAMESPACE = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"  # RFC 1123 label, as Kubernetes asks for
+_NAMESPACE = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"  # RFC 1123 label, as Kubernetes demands
 _NAMESPACES = rf"[\s,]*({_NAMESPACE}(\s*,[\s,]*{_NAMESPACE})*[\s,]*)?"
 _TRUE, _FALSE = {"true", "t", "1"}, {"false", "f", "0"}  # the words of Airflow's own getboolean
 
 
 class Scope(Enum):
-    """For what an option is decided."""
+    """The thing for which an option is decided: one run, or a deployment."""
 
-    RUN = "run"  # a param of the DAG: who triggers a run may change it
-    DEPLOYMENT = "deployment"  # who may trigger a run need not be allowed to point it elsewhere
+    RUN = "run"  # a param of the DAG: a person who triggers a run may change it
+    DEPLOYMENT = "deployment"  # a person who may trigger a run may not point it elsewhere
 
 
 def _option(default: Any, meaning: str, scope: Scope = Scope.RUN, **more: Any) -> Any:
@@ -39,9 +39,9 @@ def _seconds(default: int | None, meaning: str, minimum: int = 0, **more: Any) -
 
 @dataclass(frozen=True)
 class Settings:
-    """One run's settings. Every field is an option of the config section ``kpo_cleanup``."""
+    """The settings of one run. Each field is an option of the config section ``kpo_cleanup``."""
 
-    # In the order in which the trigger form, the log and the README show them.
+    # In the order of the trigger form, the log and the README.
     dry_run: bool = _option(False, "Report what would be deleted, delete nothing.")
     namespaces: str = _option(
         "",
@@ -50,18 +50,18 @@ class Settings:
         allowed="names of lower-case letters, digits and dashes, such as airflow,team-a; or * alone for all",
     )
     settle_seconds: int = _seconds(
-        300,  # longer than an operator's own tidying up, shorter than a person's patience
+        300,  # longer than an operator tidies up, shorter than a person waits
         "Seconds that a task instance must be over before its pod is a zombie; also the margin past a pod's own "
         "deletion deadline, and the least grace period where nothing tells since when a task is over.",
     )
     max_deletes: int = _option(
-        500,  # an upper bound on what one wrong setting can do before somebody looks
+        500,  # bounds the damage of a wrong setting until somebody looks
         "At most so many deletions a run, oldest pods first; the rest is left for the next run.",
         minimum=1,
         maximum=100_000,
     )
     grace_period_seconds: int = _seconds(
-        0,  # a zombie has had its SIGTERM, or ignores it: waiting buys nothing
+        0,  # a zombie has had its SIGTERM or ignores it, so a wait gains nothing
         "Seconds of grace in the delete call; 0 = force, -1 = the pod's own.",
         minimum=-1,
     )
@@ -72,7 +72,7 @@ class Settings:
         follows="delete_worker_pods",
     )
     delete_pods_on_failure: bool = _option(
-        False,  # a failed pod costs no compute and is what people debug with
+        False,  # a failed pod costs no compute, and people debug with it
         "Also delete pods in phase Failed.",
         section=COMPLETED_PODS,
         follows="delete_worker_pods_on_failure",
@@ -120,11 +120,11 @@ class Settings:
     )
 
     def namespace_list(self) -> list[str]:
-        """The namespaces that are named, in order and once each; empty = those of the operator itself."""
+        """List the namespaces, in order and once each; empty = those of the operator itself."""
         return _names(self.namespaces)
 
     def excluded(self) -> list[str]:
-        """The namespaces that are left out of all."""
+        """List the namespaces that are left out if all are listed."""
         return _names(self.exclude_namespaces)
 
 
@@ -132,12 +132,12 @@ OPTIONS = {option.name: option for option in fields(Settings)}
 
 
 def is_for_a_run(name: str) -> bool:
-    """Whether who triggers a run may change this option."""
+    """Tell whether a person who triggers a run may change this option."""
     return bool(OPTIONS[name].metadata["scope"] is Scope.RUN)
 
 
 def parse(name: str, value: Any) -> Any:
-    """Read the value of an option: a text of a config file, or a typed one of a trigger form or of Python.
+    """Read the value of an option: a text of a config file, or a typed value of a form or of Python.
 
     :raises ValueError: with the values that are allowed.
     """
@@ -146,7 +146,7 @@ def parse(name: str, value: Any) -> Any:
 
 
 def json_schema(name: str) -> dict[str, Any]:
-    """The option as Airflow's ``Param`` takes it: type, bounds, description and section of the form."""
+    """Describe the option for Airflow's ``Param``: type, bounds, description and section of the form."""
     option = OPTIONS[name]
     schema = {
         "type": _JSON_TYPES[str(option.type)],
@@ -154,7 +154,7 @@ def json_schema(name: str) -> dict[str, Any]:
         **{key: option.metadata[key] for key in ("pattern", "section") if key in option.metadata},
     }
     if "minimum" in option.metadata:
-        # One level down. If the form of Airflow 3 sees a minimum, it turns -5 into 0 without a word.
+        # One level down: if the form of Airflow 3 sees a minimum, it turns -5 into 0 without a word.
         schema["allOf"] = [{key: option.metadata[key] for key in ("minimum", "maximum")}]
     return schema
 
@@ -202,7 +202,7 @@ def _number_or_none(value: Any, metadata: Mapping[str, Any]) -> int | None:
         raise ValueError(f"{error}, or nothing") from error
 
 
-# By annotation; a text, for this module does not evaluate its own.
+# By annotation, which is a text: this module does not evaluate its annotations.
 _PARSERS: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "bool": _flag,
     "str": _text,
@@ -210,7 +210,7 @@ _PARSERS: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "int": _number,
     "int | None": _number_or_none,
 }
-# The trigger form asks for a value wherever the type excludes null; an empty text is a value here.
+# The trigger form asks for a value if the type excludes null, but an empty text is a value here.
 _JSON_TYPES: dict[str, str | list[str]] = {
     "bool": "boolean",
     "str": ["null", "string"],

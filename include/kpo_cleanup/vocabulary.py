@@ -1,4 +1,4 @@
-"""The words of this project, defined once: README, UI, logs and tests use these and no others."""
+"""The words of this project, defined once. README, UI, logs and tests use these and no others."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ ALL_NAMESPACES = "*"
 
 
 class Reason(str, Enum):
-    """Why a pod is kept or deleted; in the order in which the rules are tried."""
+    """The reason why a pod is kept or deleted, in the order of the rules."""
 
     BAD_LABELS = "bad_labels"  # an identifying label is missing or malformed
-    PROTECTED = "protected"  # somebody asked for it to be left alone
+    PROTECTED = "protected"  # somebody asked to keep it
     OWNED = "owned"  # a controller (a Job, a SparkApplication) looks after it
-    TERMINATING = "terminating"  # already being deleted, and not late
+    TERMINATING = "terminating"  # it is already being deleted, and not late
     UNRESOLVED = "unresolved"  # the source cannot tell whether there is a task instance
     UNMATCHED = "unmatched"  # this Airflow has no such task instance
     SUPERSEDED = "superseded"  # its task instance is active, but uses another pod now
-    STALLED = "stalled"  # its task itself waits for a container that does not end
+    STALLED = "stalled"  # its task waits for a container that does not end
     ACTIVE = "active"  # its task instance is not over
-    SETTLING = "settling"  # its task instance ended a moment ago; the operator may be tidying up
+    SETTLING = "settling"  # its task instance ended a moment ago, and the operator may still tidy up
     COMPLETED = "completed"  # its task instance is over, and its containers too
     ORPHANED = "orphaned"  # its task instance is over, its containers are not
 
 
 class Outcome(str, Enum):
-    """What became of a zombie in ``reap``."""
+    """The fate of a zombie in ``reap``."""
 
     DELETED = "deleted"
     AWAITING_FINALIZER = "awaiting_finalizer"  # accepted, but a finalizer keeps the pod
-    ALREADY_GONE = "already_gone"  # somebody else was faster
-    SPARED = "spared"  # the second look, or the precondition, said that it lives
+    ALREADY_GONE = "already_gone"  # somebody else deleted it first
+    SPARED = "spared"  # the second look or the precondition showed that it is in use
     FAILED = "failed"
     LEFT_FOR_NEXT_RUN = "left_for_next_run"  # max_deletes was reached, or the API server did not answer
     WOULD_DELETE = "would_delete"
 
 
-# Airflow's terminal task instance states (airflow.utils.state.TerminalTIState). Written out so that a state
-# which a later Airflow invents counts as active: not knowing a word must not delete a pod.
+# Airflow's terminal task instance states (airflow.utils.state.TerminalTIState). They are written out here. So a new
+# state of a later Airflow counts as active, for an unknown word must not delete a pod.
 FINISHED_STATES = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})

@@ -1,1 +1,1 @@
-"""What needs an Airflow, but no server and no run: each Airflow that is supported must agree."""
+"""Tests that need an Airflow, but no server and no run. They must pass on each Airflow that is supported."""

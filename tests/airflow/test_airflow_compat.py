@@ -1,4 +1,4 @@
-"""What only some releases of Airflow do."""
+"""Differences between the releases of Airflow."""
 
 from __future__ import annotations
 

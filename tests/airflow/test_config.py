@@ -1,4 +1,4 @@
-"""Where settings come from: what wins over what, and what is said to what is not allowed."""
+"""The origins of settings: their order, and the errors for values that are not allowed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def _nothing_configured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def config_file() -> Iterator[None]:
-    """A section as airflow.cfg would have it."""
+    """Write a section as airflow.cfg has it."""
     conf.read_dict({"kpo_cleanup": {"settle_seconds": "60", "namespaces": "a,b"}})
     yield
     conf.remove_section("kpo_cleanup")
 
 
 def changed(reading: Reading) -> dict[str, tuple[Any, str]]:
-    """The values that are not the built-in ones, each with its origin."""
+    """List the values that are not the built-in ones, each with its origin."""
     assert reading.faults == []
     names = {name for name in OPTIONS if reading.values[name] != OPTIONS[name].default}
     assert names == set(reading.origins)
@@ -44,7 +44,7 @@ def changed(reading: Reading) -> dict[str, tuple[Any, str]]:
 
 
 def faults(reading: Reading) -> list[str]:
-    """Each on one line."""
+    """List the faults, one a line."""
     return [str(fault).replace("\n ", "") for fault in reading.faults]
 
 

@@ -16,7 +16,7 @@ FOR_A_RUN = [name for name in OPTIONS if is_for_a_run(name)]
 
 
 def schedule_of(dag: DAG) -> Any:
-    """What it was made with; Airflow 2 keeps that under its old name."""
+    """Return the schedule that a DAG was made with; Airflow 2 keeps it under its old name."""
     return getattr(dag, "schedule", getattr(dag, "schedule_interval", None))
 
 

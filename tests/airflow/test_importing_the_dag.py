@@ -1,4 +1,4 @@
-"""What importing the DAG costs."""
+"""The cost of an import of the DAG."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.conftest import REPO
 
 IMPORT_LIMIT = 1.0  # seconds of CPU time; the DAG processor does this every time it parses the file
 
-# Audit events see every connection and process, whatever library makes it.
+# Audit events show each connection and process, for all libraries.
 IMPORT_THE_DAG = f"""
 import importlib.util, sys, time
 from datetime import datetime
@@ -45,7 +45,7 @@ print("EVENTS", *events)
 
 @pytest.fixture(scope="module")
 def import_of_the_dag(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """What is seen while a fresh process that has a trivial DAG imports ours, with no database to be reached."""
+    """Import our DAG and a trivial one in a fresh process without a database, and note all that is seen."""
     environment = {
         **os.environ,
         "AIRFLOW_HOME": str(tmp_path_factory.mktemp("home")),

@@ -1,4 +1,4 @@
-"""What the operator and its provider write on pods is what is read here."""
+"""The cleanup reads the labels and annotations that the operator and its provider write on pods."""
 
 from __future__ import annotations
 

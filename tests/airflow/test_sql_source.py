@@ -1,4 +1,4 @@
-"""The metadata database as a source: the batch query over a real (SQLite) database, and that its answers are true."""
+"""The metadata database as a source: the batch query over a real (SQLite) database gives true answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.unit.worlds import (
 )
 
 METADATA = MetaData()
-# The columns that Airflow's own tables have and this project reads, and one that it does not; Airflow's indexes.
+# The columns of Airflow's own tables that this project reads, and one that it does not read; and Airflow's indexes.
 TASK_INSTANCE = Table(
     "task_instance",
     METADATA,
@@ -81,7 +81,7 @@ OWN_QUESTION = "SELECT task_instance.state, id "
 
 
 class Database:
-    """An Airflow metadata database with nothing but what a test puts in."""
+    """An Airflow metadata database with only what a test puts in."""
 
     def __init__(self, engine: Engine | None = None) -> None:
         self._engine = engine or create_engine(
@@ -145,7 +145,7 @@ def database() -> Database:
 
 @pytest.fixture(scope="module")
 def shared_database() -> Database:
-    """For property tests, which fill it afresh for each example."""
+    """Make a database for property tests, which fill it anew for each example."""
     return Database()
 
 
@@ -157,7 +157,7 @@ def states(answer: TaskInstances) -> dict[Any, str | None]:
     return {key: ti.state for key, ti in answer.found.items()}
 
 
-# Unlike the Task SDK, SQL finds cleaned dag_ids, and even tells one from a dag_id that is its label.
+# SQL finds cleaned dag_ids, unlike the Task SDK. It even tells one from a dag_id that equals its label.
 ALL_DAG_IDS = (*CLEAN_DAG_IDS, *CLEANED_DAG_IDS, *map(safe_label, CLEANED_DAG_IDS))
 
 
@@ -297,7 +297,7 @@ class TestNoAnswer:
 
 
 class TestProof:
-    """Every question also asks for the task instance that asks it."""
+    """Each question also asks for the task instance that asks it."""
 
     @pytest.mark.parametrize(
         ("changed", "wrong"),
@@ -347,7 +347,7 @@ class TestProof:
 
 
 def record(database: Database, *rows: Row) -> Record | None:
-    """The record of the key that these share."""
+    """Return the record of the key that these share."""
     source, [key] = database.source, {each.key for each in rows}
     return source.read_records(source.fetch([key]), [key]).get(key)
 

@@ -1,4 +1,4 @@
-"""What the sources have in common: which states are over, and which of two task instances counts."""
+"""Rules for all sources: which states are over, and which of two task instances counts."""
 
 from __future__ import annotations
 

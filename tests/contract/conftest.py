@@ -29,5 +29,5 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 @pytest.fixture
 def space(server: Server) -> Space:
-    """A namespace of the test's own."""
+    """Make a namespace for one test."""
     return Space(server)

@@ -1,4 +1,4 @@
-"""A namespace of either server, with raw access to the API, and builders for what is put there."""
+"""A namespace of either server, with raw access to the API, and builders for its pods."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Space:
     def request(
         self, method: str, path: str, body: Any = None, content_type: str = "application/json", **query: Any
     ) -> tuple[int, Json]:
-        """A trailing underscore is dropped from the names of query parameters."""
+        """Make a request; a trailing underscore is dropped from the names of query parameters."""
         answer = self.server.http.request(
             method,
             self.server.url + path,
@@ -66,7 +66,7 @@ class Space:
         return answer
 
     def fails(self, method: str, path: str, *request: Any, **query: Any) -> Json:
-        """The body of the error, without what all of them have in common."""
+        """Return the body of the error, without the parts that all errors have in common."""
         code, status = self.request(method, path, *request, **query)
         common = {key: status.pop(key) for key in ("kind", "apiVersion", "status")}
         assert common == {"kind": "Status", "apiVersion": "v1", "status": "Failure"}
@@ -77,17 +77,17 @@ class Space:
         return status
 
     def create(self, name: str, **overrides: Any) -> Json:
-        """A pod that no scheduler takes."""
+        """Make a pod that no scheduler takes."""
         return self.call("POST", self.pods, pod(name, **overrides))
 
     def run(self, name: str, *containers: Json, **overrides: Any) -> Json:
-        """A pod on the simulated node."""
+        """Make a pod on the simulated node."""
         if containers:
             overrides["containers"] = list(containers)
         return self.create(name, nodeName=self.server.node, **overrides)
 
     def get(self, name: str) -> Json:
-        """Empty when there is no such pod."""
+        """Read a pod; empty if there is none."""
         code, found = self.request("GET", f"{self.pods}/{name}")
         assert code in (200, 404)
         return found if code == 200 else {}
@@ -96,7 +96,7 @@ class Space:
         return [item["metadata"]["name"] for item in self.call("GET", self.pods, **query)["items"]]
 
     def bind(self, name: str) -> None:
-        """To a node without a kubelet, so that the pod stays as it is."""
+        """Bind a pod to a node without a kubelet, so that the pod stays as it is."""
         target = {"apiVersion": "v1", "kind": "Node", "name": "nowhere"}
         self.call("POST", f"{self.pods}/{name}/binding", {"metadata": {"name": name}, "target": target})
 
@@ -138,7 +138,7 @@ def container(name: str, script: str = "true", **fields: Any) -> Json:
 
 
 def states(found: Json) -> Json:
-    """Container name to exit code, or to the name of its state."""
+    """Map each container's name to its exit code, or to the name of its state."""
     shown: Json = {}
     for status in found["status"].get("containerStatuses", []):
         kind = next(iter(status["state"]))

@@ -1,4 +1,4 @@
-"""What a DELETE does, at once and while the pod is in deletion, and when it is refused."""
+"""DELETE: at once, while the pod is being deleted, and if it is refused."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_later_delete_shortens_the_grace_period_and_never_lengthens_it(space: 
 
 
 def conflict(why: str) -> dict[str, Any]:
-    """What the API server answers where a precondition on the pod ``p`` does not hold."""
+    """Make the API server's error if a precondition on the pod ``p`` does not hold."""
     return {
         "metadata": {},
         "message": f'Operation cannot be fulfilled on Pod "p": {why}',

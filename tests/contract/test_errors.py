@@ -1,4 +1,4 @@
-"""Creating pods, and the bodies of what the API refuses."""
+"""Creation of pods, and the bodies of the API's errors."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ async def imitate(fault: Fault) -> Json:
 
 
 def test_forbidden_reads_as_the_proxy_of_the_other_tests_words_it(control_plane: ControlPlane) -> None:
-    """The embedded server lets everybody in; those tests have a proxy say what RBAC says."""
+    """Compare the words of RBAC with the proxy's, by which other tests replace it: the embedded server has no RBAC."""
     admin = client.CoreV1Api(config.new_client_from_config_dict(control_plane.kubeconfig))
     space = admin.create_namespace({"metadata": {"generateName": "forbidden-"}}).metadata.name
     admin.create_namespaced_service_account(space, {"metadata": {"name": "kpo"}})

@@ -94,7 +94,7 @@ def connected(space: Space, command: list[str], **streams: bool) -> Any:
 
 
 def test_the_xcom_sidecar_hands_out_the_value_and_is_killed(space: Space) -> None:
-    """The exchange of `PodManager.extract_xcom`, word for word."""
+    """Play the exchange of `PodManager.extract_xcom`, word for word."""
     mounts = [{"name": "xcom", "mountPath": "/airflow/xcom"}]
     base = container("base", """echo '{"a": 1}' > /airflow/xcom/return.json""", volumeMounts=mounts)
     sidecar = container("airflow-xcom-sidecar", SIDECAR_COMMAND, volumeMounts=mounts)

@@ -1,4 +1,4 @@
-"""PATCH: what it changes, and what it may not."""
+"""PATCH: the changes that it makes, and those that it refuses."""
 
 from __future__ import annotations
 

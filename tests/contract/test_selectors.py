@@ -1,4 +1,4 @@
-"""Which pods a selector selects, and which selectors are refused."""
+"""Selectors: the pods that each selects, and selectors that are refused."""
 
 from __future__ import annotations
 

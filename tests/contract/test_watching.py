@@ -1,4 +1,4 @@
-"""WATCH, as the raw API and as the clients see it."""
+"""WATCH, through the raw API and through the clients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.contract.space import Json, Space
 
 
 def watched(space: Space, **query: Any) -> list[Json]:
-    """All events of one watch that ends after a second."""
+    """Return all events of one watch that ends after a second."""
     params = {"watch": "true", "timeoutSeconds": 1, **query}
     answer = space.server.http.get(space.server.url + space.pods, params=params, timeout=30)
     return [json.loads(line) for line in answer.content.splitlines()]

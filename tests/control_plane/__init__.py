@@ -3,9 +3,8 @@
     with ControlPlane() as cp:
         kubernetes.config.load_kube_config_from_dict(cp.kubeconfig)
 
-There is no scheduler, no controller manager and no kubelet: pods stay as they were made until a test (or a
-simulated kubelet) changes them, namespaces get no `default` service account, and a deleted namespace stays
-in Terminating.
+There is no scheduler, no controller manager and no kubelet. Pods stay as they are until a test or a simulated kubelet
+changes them. Namespaces get no `default` service account. A deleted namespace stays in Terminating.
 """
 
 from .binaries import Binaries, find_or_build

@@ -1,4 +1,4 @@
-"""Where etcd and kube-apiserver come from: KUBEBUILDER_ASSETS, PATH, the cache, or `go build`."""
+"""The origins of etcd and kube-apiserver: KUBEBUILDER_ASSETS, PATH, the cache, or `go build`."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ class Binaries:
 
     @classmethod
     def in_folder(cls, folder: Path) -> Binaries | None:
-        """Those in `folder`, or None unless both are there."""
+        """Return those in `folder`, or None unless both are there."""
         found = cls(folder / "etcd", folder / "kube-apiserver")
         return found if all(os.access(path, os.X_OK) for path in (found.etcd, found.kube_apiserver)) else None
 
 
 def find_or_build(sources: Path = GO_SOURCES) -> Binaries:
-    """The first pair of binaries to be found; builds them if there is none, which takes minutes.
+    """Return the first pair of binaries to be found; build them if there is none, which takes minutes.
 
-    Raises ControlPlaneUnavailable where that is impossible.
+    Raises ControlPlaneUnavailable if that is impossible.
     """
     if assets := os.environ.get("KUBEBUILDER_ASSETS"):
-        # Whoever sets it means it: falling through to other binaries would hide a typo.
+        # A person who sets it means it: other binaries would hide a typo.
         if binaries := Binaries.in_folder(Path(assets)):
             return binaries
         raise ControlPlaneUnavailable(f"KUBEBUILDER_ASSETS={assets} has no etcd and kube-apiserver. {INSTALL_HINT}")
@@ -125,7 +125,7 @@ def _build(folder: Path, sources: Path) -> None:
 
 
 def _kubernetes_version(sources: Path) -> str:
-    """As in go.mod; a kube-apiserver that is built without it calls itself v0.0.0-master."""
+    """Read the version in go.mod; a kube-apiserver that is built without it calls itself v0.0.0-master."""
     match = re.search(r"^\s*k8s\.io/kubernetes (v\S+)$", (sources / "go.mod").read_text(), re.MULTILINE)
     if match is None:
         raise ControlPlaneUnavailable(f"{sources / 'go.mod'} requires no k8s.io/kubernetes")

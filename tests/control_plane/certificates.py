@@ -16,7 +16,7 @@ _VALID_FOR = datetime.timedelta(days=7)
 
 
 class CertificateAuthority:
-    """Writes `<name>.crt` and `<name>.key` into `folder`; its own are `ca.crt` and `ca.key`."""
+    """An authority that writes `<name>.crt` and `<name>.key` into `folder`; its own are `ca.crt` and `ca.key`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -28,7 +28,7 @@ class CertificateAuthority:
         self._write("ca", builder)
 
     def issue_server(self, name: str) -> None:
-        """A certificate for a server on loopback."""
+        """Issue a certificate for a server on loopback."""
         names = x509.SubjectAlternativeName(
             [
                 x509.IPAddress(ipaddress.ip_address(LOOPBACK)),
@@ -40,7 +40,7 @@ class CertificateAuthority:
         self._write(name, builder)
 
     def issue_client(self, name: str, group: str) -> None:
-        """A certificate by which Kubernetes knows its owner as user `name` in `group`."""
+        """Issue a certificate by which Kubernetes knows its owner as user `name` in `group`."""
         self._write(name, self._leaf(name, group, ExtendedKeyUsageOID.CLIENT_AUTH))
 
     def _leaf(self, name: str, group: str, usage: x509.ObjectIdentifier) -> x509.CertificateBuilder:

@@ -1,4 +1,4 @@
-"""What can go wrong with the control plane."""
+"""The errors of the control plane."""
 
 
 class ControlPlaneError(Exception):

@@ -1,7 +1,7 @@
 """The pytest fixture `control_plane`, and the marker `cluster` on each test that uses it.
 
-A pytest plugin: load it with `pytest_plugins = ["tests.control_plane.fixture"]`. Importing the fixture into
-several modules instead would start a control plane for each.
+A pytest plugin: load it with `pytest_plugins = ["tests.control_plane.fixture"]`. If several modules import the fixture,
+each starts a control plane.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
-    """One etcd and kube-apiserver for the whole session; tests keep apart by namespaces of their own.
+    """Start one etcd and kube-apiserver for the whole session; each test has namespaces of its own.
 
-    Skips where there are no binaries and none can be built; with REQUIRE_CLUSTER=1 that is a failure.
+    The test is skipped if there are no binaries and none can be built. With REQUIRE_CLUSTER=1 it fails then.
     """
     try:
         # Building takes minutes: say so at once rather than with the captured output of a failed test.

@@ -12,7 +12,7 @@ SERVICE_ACCOUNT = "service-account"
 
 
 def etcd_flags(folder: Path, url: str) -> list[str]:
-    """To keep its data in `folder` and serve at `url`."""
+    """Make the flags by which etcd keeps its data in `folder` and serves at `url`."""
     return [
         f"--data-dir={folder / 'etcd'}",
         f"--listen-client-urls={url}",
@@ -23,14 +23,14 @@ def etcd_flags(folder: Path, url: str) -> list[str]:
 
 
 def apiserver_flags(folder: Path, etcd_url: str, port: int) -> list[str]:
-    """To serve at `port` with the certificates and keys that are in `folder`."""
+    """Make the flags to serve at `port` with the certificates and keys that are in `folder`."""
     return [
         f"--etcd-servers={etcd_url}",
-        "--etcd-compaction-interval=0",  # a continue token expires by ControlPlane.compact(), and only so
-        # ListFromCacheSnapshot: from 1.34 on, the watch cache answers continue tokens from snapshots, and
-        # doesn't notice when somebody else compacts etcd. Without it, compact() works at once.
-        # TranslateStreamCloseWebsocketRequests: the kubelet gets exec's websocket as the client sent it,
-        # not as SPDY. From 1.36 on that is so anyway for nodes that declare ExtendWebSocketsToKubelet.
+        "--etcd-compaction-interval=0",  # a continue token expires only by ControlPlane.compact()
+        # ListFromCacheSnapshot: from 1.34 on, the watch cache answers continue tokens from snapshots. It does not
+        # notice that somebody else compacts etcd. Without it, compact() works at once.
+        # TranslateStreamCloseWebsocketRequests: the kubelet gets exec's websocket as the client sent it, not as SPDY.
+        # From 1.36 on, nodes that declare ExtendWebSocketsToKubelet get it so in any case.
         "--feature-gates=ListFromCacheSnapshot=false,TranslateStreamCloseWebsocketRequests=false",
         f"--bind-address={LOOPBACK}",
         f"--secure-port={port}",

@@ -1,4 +1,4 @@
-"""A server process: started, awaited until it is ready, stopped; with its log in a file."""
+"""A server process that is started, awaited until it is ready, and stopped; its log is in a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.05
 
 
 class Process:
-    """`command`, running in `folder`, until `stop`."""
+    """A `command` that runs in `folder` until `stop`."""
 
     def __init__(self, command: Sequence[str | Path], folder: Path) -> None:
         self.name = Path(command[0]).name
@@ -64,12 +64,12 @@ class Process:
             return False
 
     def log_tail(self) -> str:
-        """The last lines of its log."""
+        """Read the last lines of its log."""
         lines = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
         return "\n".join([f"The last lines of {self.name}'s log:", *lines])
 
     def stop(self, seconds: float) -> None:
-        """Ask it to end, and kill it when it hasn't after `seconds`."""
+        """Ask it to end, and kill it if it still runs after `seconds`."""
         self._popen.terminate()
         try:
             self._popen.wait(seconds)
@@ -79,7 +79,7 @@ class Process:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on loopback that were free a moment ago. Held together while choosing, so that they differ."""
+    """Find free ports on loopback; all are held until the last is found, so that they differ."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:

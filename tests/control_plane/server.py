@@ -25,7 +25,7 @@ _ADMIN = "kpo-cleanup-admin"
 
 
 class ControlPlane:
-    """Starts both on entering and stops them on leaving; its files go with it.
+    """A context that starts both on entry and stops them on exit; their files are removed, too.
 
     `apiserver_flags` come after, and so override, the flags that are set here.
     `ports` chooses free ones; it is asked again if somebody else took them.
@@ -68,7 +68,7 @@ class ControlPlane:
         self._running.close()
 
     def kubeconfig_for_service_account(self, namespace: str, name: str) -> dict[str, Any]:
-        """With a token that the API server makes for it, valid for an hour. The account must exist."""
+        """Make a kubeconfig with a token of the API server for an account that exists, valid for an hour."""
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
         token = self._answer(self._session.post(f"{self.url}{path}", json=body, timeout=REQUEST_SECONDS))
@@ -82,9 +82,9 @@ class ControlPlane:
         return path
 
     def compact(self) -> None:
-        """Make etcd forget the past: each continue token from before now is answered 410 Expired.
+        """Make etcd forget the past: it then answers 410 Expired to each earlier continue token.
 
-        So is each watch, or list, from an earlier resourceVersion that the API server doesn't hold in memory.
+        It answers so to each watch or list, too, whose resourceVersion is older than the API server's memory.
         """
         # A write first: the present revision itself is never compacted, and a token may be of that one.
         written = self._etcd("put", key="kpo-cleanup/compacted", value="")
@@ -108,7 +108,7 @@ class ControlPlane:
         apiserver.wait_until(lambda: self._is_ok(f"{self.url}/readyz"), "ready", START_SECONDS)
         default = f"{self.url}/api/v1/namespaces/default"
         apiserver.wait_until(lambda: self._is_ok(default), "serving its default namespace", START_SECONDS)
-        # Had the port been taken, another etcd would have answered before ours gave up.
+        # If the port was taken, another etcd answered before ours gave up.
         etcd.wait_until(lambda: self._is_ok(f"{self.etcd_url}/health"), "still healthy", START_SECONDS)
 
         self._ca = _base64(folder / "ca.crt")
@@ -138,7 +138,7 @@ class ControlPlane:
         return self._session.get(url, timeout=REQUEST_SECONDS).ok
 
     def _etcd(self, call: str, **body: Any) -> dict[str, Any]:
-        """A call of etcd's JSON API, in which keys and values are base64."""
+        """Call etcd's JSON API, in which keys and values are base64."""
         encoded = {
             key: base64.b64encode(value.encode()).decode() if isinstance(value, str) else value
             for key, value in body.items()

@@ -1,4 +1,4 @@
-"""Run DAGs in this process as ``airflow dags test`` does, and read and change what they leave in the database."""
+"""Runs of DAGs in this process, as by ``airflow dags test``, and changes to what they leave in the database."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ if AIRFLOW_RELEASE < (2, 10):
     def _run_as_a_worker_does(ti: Any, session: Any, **_: Any) -> None:
         ti.run(ignore_ti_state=True, session=session)
 
-    # dag.test() of these releases neither counts a try nor has a task in state running: a retry would have no end.
+    # In these releases, dag.test() counts no tries, and no task is in state running. So a retry would never end.
     dag_module._run_task = _run_as_a_worker_does
 elif (3, 0) <= AIRFLOW_RELEASE < (3, 3):
     from airflow.sdk.execution_time import supervisor
 
-    # As 3.3 does; before, dag.test() builds a whole API server for each task, which takes seconds.
+    # As 3.3 does. Earlier, dag.test() builds a whole API server for each task, which takes seconds.
     supervisor.in_process_api_server = cache(supervisor.in_process_api_server)
 
 
@@ -53,14 +53,14 @@ def prepare() -> None:
         shutil.copy(REPO / "tests" / "dag" / file, dags)
     _command("db", "migrate")
     with closing(sqlite3.connect(HOME / "airflow.db")) as database:
-        # Readers must not lock out the several processes of a real Airflow.
+        # Readers must not block the other processes of a real Airflow.
         database.execute("PRAGMA journal_mode=WAL")
 
 
 def register_dags() -> None:
-    """Have the DAGs in the table of DAGs, without which the API server shows nothing of them.
+    """Put the DAGs into the table of DAGs; without it the API server shows nothing of them.
 
-    ``dag.test()`` does not care for it before 3.3; the DAG processor does.
+    Before 3.3, ``dag.test()`` does not do this; the DAG processor does.
     """
     if AIRFLOW_RELEASE < (3, 3):
         _command("dags", "reserialize")
@@ -68,14 +68,14 @@ def register_dags() -> None:
 
 def _command(*arguments: str) -> None:
     command = [str(Path(sys.executable).with_name("airflow")), *arguments]
-    # What parses DAGs has their folder on its path, as the DAG processor has it.
+    # Like the DAG processor, have the folder of the DAGs on the path.
     variables = {**os.environ, "PYTHONPATH": str(HOME / "dags")}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 def load(dag_id: str) -> Any:
-    """The DAG, parsed afresh: a run in this process leaves its conf in the params of the DAG object."""
+    """Parse the DAG anew: a run in this process leaves its conf in the params of the DAG object."""
     prepare()
     bag = DagBag(str(HOME / "dags"))  # the examples are off by configuration
     assert not bag.import_errors
@@ -88,9 +88,9 @@ def run(
     config: Mapping[str, object] | None = None,
     **conf: Any,
 ) -> DagRun:
-    """One run of a DAG from beginning to end; gives the run as the database has it afterwards.
+    """Run a DAG from beginning to end, and return the run as the database has it afterwards.
 
-    :param before: a task id, and what is to happen just before that task starts.
+    :param before: a task id, and a function to call just before that task starts.
     :param config: options of the config section, in the environment.
     """
     variables = {f"AIRFLOW__KPO_CLEANUP__{name.upper()}": str(value) for name, value in (config or {}).items()}
@@ -111,7 +111,7 @@ def run(
 
 
 def states(dag_run: DagRun) -> dict[str, str | None]:
-    """The state of each task of a run that is not mapped."""
+    """Return the state of each task of a run that is not mapped."""
     with create_session() as session:
         rows = session.query(TaskInstance.task_id, TaskInstance.state).filter(
             TaskInstance.dag_id == dag_run.dag_id, TaskInstance.run_id == dag_run.run_id
@@ -120,11 +120,11 @@ def states(dag_run: DagRun) -> dict[str, str | None]:
 
 
 def tries(dag_run: DagRun, task_id: str) -> int:
-    """How often a task that is not mapped and has ended was tried."""
+    """Count the tries of a task that is not mapped and has ended."""
     with create_session() as session:
         ids = {"dag_id": dag_run.dag_id, "run_id": dag_run.run_id, "task_id": task_id}
         row = session.query(TaskInstance).filter_by(**ids).one()
-        # Before Airflow 2.10 the attribute is one ahead of the column in a task that has ended.
+        # Before Airflow 2.10, the attribute of a task that has ended is higher by one than the column.
         return int(row._try_number if AIRFLOW_RELEASE < (2, 10) else row.try_number)
 
 
@@ -143,14 +143,14 @@ def set_state(dag_run: DagRun, task_id: str, state: str | None, map_index: int =
 
 
 def set_try(dag_run: DagRun, task_id: str, try_number: int) -> None:
-    """Have a task instance be at this try; by the column, whose attribute differs between the releases."""
+    """Set the try of a task instance; by the column, for the attribute differs between the releases."""
     sql = "UPDATE task_instance SET try_number = ? WHERE dag_id = ? AND run_id = ? AND task_id = ?"
     with closing(sqlite3.connect(HOME / "airflow.db", timeout=60)) as database, database:
         database.execute(sql, (try_number, dag_run.dag_id, dag_run.run_id, task_id))
 
 
 def end_now(*dag_ids: str, ago: timedelta = timedelta(0)) -> None:
-    """Have the task instances of these DAGs that are over end now: later than pods that a test made in the meantime.
+    """Let all task instances of these DAGs that are over end now: later than the pods that a test made.
 
     :param ago: or so long ago.
     """
@@ -162,17 +162,17 @@ def end_now(*dag_ids: str, ago: timedelta = timedelta(0)) -> None:
 
 
 def record_pod(dag_run: DagRun, task_id: str, namespace: str, name: str) -> None:
-    """Leave the record that the operator leaves of its pod."""
+    """Leave a record of the pod, as the operator does."""
     ids = {"dag_id": dag_run.dag_id, "task_id": task_id, "run_id": dag_run.run_id}
     with create_session() as session:
         for key, value in (("pod_name", name), ("pod_namespace", namespace)):
             xcom_model().set(key=key, value=value, **ids, session=session)
-            if IS_AIRFLOW_3:  # there it is the task that serializes, and set() would do it once more
+            if IS_AIRFLOW_3:  # there the task serializes it, and set() would do it again
                 session.query(xcom_model()).filter_by(key=key, **ids).update({"value": value})
 
 
 def xcom_model() -> Any:
-    """Airflow's table of XComs, by the name that it has in this release."""
+    """Return Airflow's table of XComs, whose name differs between the releases."""
     if IS_AIRFLOW_3:
         from airflow.models.xcom import XComModel
 
@@ -183,7 +183,7 @@ def xcom_model() -> Any:
 
 
 def result(dag_run: DagRun, task_id: str, key: str = "return_value") -> Any:
-    """What a task returned, or what it pushed under a key."""
+    """Return a task's XCom: its return value, or the one of a key."""
     with create_session() as session:
         model = xcom_model()
         row = session.query(model).filter_by(dag_id=dag_run.dag_id, run_id=dag_run.run_id, task_id=task_id, key=key)

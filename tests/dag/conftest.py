@@ -1,4 +1,4 @@
-"""The cluster of the DAG tests and the proxy in front of it; the connection of the cleanup points to the proxy."""
+"""The cluster of the DAG tests, and the proxy before it. The connection of the cleanup leads to the proxy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SPEED = 20.0
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running cluster as the tests see it: as its administrator, past the proxy."""
+    """A running cluster as its administrator sees it, past the proxy."""
 
     kubeconfig: dict[str, Any]
     ssl_context: ssl.SSLContext | None
@@ -42,7 +42,7 @@ class Cluster:
 
 @pytest.fixture(scope="session", params=["embedded", pytest.param("real", marks=pytest.mark.cluster)])
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """The embedded cluster, or a real kube-apiserver whose one node is the same simulated kubelet."""
+    """Start the embedded cluster, or a real kube-apiserver whose one node is the same simulated kubelet."""
     if request.param == "embedded":
         with EmbeddedCluster(NAMESPACES, speed=SPEED) as embedded:
             yield Cluster(embedded.kubeconfig, None)
@@ -57,7 +57,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 
 def admin_context(kubeconfig: dict[str, Any]) -> ssl.SSLContext:
-    """TLS with the client certificate of a kubeconfig."""
+    """Make a TLS context with the client certificate of a kubeconfig."""
     user, cluster = kubeconfig["users"][0]["user"], kubeconfig["clusters"][0]["cluster"]
     context = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
     with NamedTemporaryFile() as both:
@@ -73,7 +73,7 @@ def core(cluster: Cluster) -> client.CoreV1Api:
 
 
 def point_connection_at(url: str, user: dict[str, Any]) -> None:
-    """Have the connection ``kubernetes_default`` lead to this URL, as this user of a kubeconfig."""
+    """Let the connection ``kubernetes_default`` lead to this URL, as this user of a kubeconfig."""
     path = HOME / "kubeconfig.json"
     kubeconfig = {
         "apiVersion": "v1",
@@ -99,7 +99,7 @@ def _proxy(cluster: Cluster) -> Iterator[FaultProxy]:
 
 @pytest.fixture(scope="session")
 def airflow_api(_proxy: FaultProxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The API server of the Airflow whose runs these are; the connection `airflow_api` leads to it."""
+    """Start the API server of the Airflow of these runs; the connection `airflow_api` leads to it."""
     folder = tmp_path_factory.mktemp("api-server")
     (folder / "tmp").mkdir()
     (folder / "passwords.json").write_text(json.dumps({USER: "secret"}))
@@ -119,12 +119,12 @@ def airflow_api(_proxy: FaultProxy, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def proxy(_proxy: FaultProxy) -> FaultProxy:
-    """With no rule and no request in it."""
+    """Return the proxy with no rule and no request in it."""
     _proxy.heal()
     return _proxy
 
 
 @pytest.fixture
 def said(capfd: pytest.CaptureFixture[str]) -> Callable[[], str]:
-    """What was printed so far, on one line and without colours: some releases of Airflow frame an exception."""
+    """Join the output so far into one line without colours, for some releases of Airflow frame an exception."""
     return lambda: " ".join(re.sub(r"\x1b\[[0-9;]*m", "", capfd.readouterr().out).split())

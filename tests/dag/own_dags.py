@@ -1,7 +1,7 @@
-"""A DAG file of somebody's own, for Airflow: one cleanup for each cluster, and what is done when a run fails.
+"""A DAG file of the user's own: one cleanup for each cluster, and a callback for runs that fail.
 
-One that asks Airflow's REST API. One that starts again as soon as it is over. And one with mistakes, from which the
-others must not suffer.
+One asks Airflow's REST API. One starts again as soon as it is over. And one has mistakes, which must not harm the
+others.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pods of the test cluster: found by what made them, kept for another round."""
+"""Pods of the test cluster: found by their task, and made again for another test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Pods = dict[str, Any]
 
 
 def pods_by_role(core: client.CoreV1Api, namespace: str = "airflow") -> Pods:
-    """All pods by a readable name: ``dag.task[map index]#try``, so that tests need not know the random suffixes."""
+    """Map a readable name to each pod, ``dag.task[map index]#try``: tests need not know the random suffixes."""
     pods = core.list_namespaced_pod(namespace).items
     return {role(pod.metadata.labels or {}, pod.metadata.name): pod for pod in pods}
 
@@ -30,7 +30,7 @@ def role(labels: dict[str, str], name: str) -> str:
 
 
 def labels_of(dag_id: str, task_id: str, run_id: str, try_number: int = 1) -> dict[str, str]:
-    """The labels that the operator writes, for pods that it does not make here."""
+    """Make the labels that the operator writes, for pods that it does not make here."""
     ids = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id}
     return {
         **{name: safe_label(value) for name, value in ids.items()},
@@ -40,7 +40,7 @@ def labels_of(dag_id: str, task_id: str, run_id: str, try_number: int = 1) -> di
 
 
 def create(core: client.CoreV1Api, name: str, labels: dict[str, str], namespace: str = "airflow", **meta: Any) -> Any:
-    """A pod that runs for ever."""
+    """Make a pod that runs for ever."""
     body = {
         "metadata": {"name": name, "labels": labels, **meta},
         "spec": {
@@ -52,9 +52,9 @@ def create(core: client.CoreV1Api, name: str, labels: dict[str, str], namespace:
 
 
 def restore(core: client.CoreV1Api, pods: Iterable[Any]) -> None:
-    """Make pods that were deleted anew, with the same names, labels and commands.
+    """Make deleted pods again, with the same names, labels and commands.
 
-    With them the other pods of their task instances, for those of later tries must not be the older ones then.
+    The other pods of their task instances are made again, too: pods of later tries must stay the younger ones.
     """
     there = {pod.metadata.name for pod in core.list_namespaced_pod("airflow").items}
     by_task_instance = defaultdict(list)
@@ -77,13 +77,13 @@ def restore(core: client.CoreV1Api, pods: Iterable[Any]) -> None:
 
 
 def wait_for_another_second() -> None:
-    """A later try's pod must be younger, and creation times are whole seconds."""
+    """Wait until the second turns: a later try's pod must be younger, and creation times are whole seconds."""
     second = int(time.time())
     wait_until(lambda: int(time.time()) > second)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Await a condition; fails the test where it does not come true."""
+    """Wait for a condition; the test fails if it does not come true."""
     retry(stop=stop_after_delay(seconds), wait=wait_fixed(0.2), retry=retry_if_result(lambda true: not true))(
         condition
     )()

@@ -1,4 +1,4 @@
-"""The user's reproduction with all defaults: a worker dies, a sidecar runs on, and one trigger later it is gone."""
+"""The user's reproduction with all defaults: a worker dies, a sidecar runs on, and one run deletes the pod."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.dag.pods import pods_by_role, wait_until
 SETTLE = timedelta(seconds=Settings().settle_seconds)
 A_WHILE = timedelta(minutes=10)  # since the pods were made, by the clock of the API server
 ZOMBIES = {"reproduction.zombie#1", "reproduction.mapped[0]#1"}
-# What their operators have checked off, or left to be looked at: completed, and so none of a run with defaults.
+# Pods that their operators checked off, or left for people: they are completed, and a run with defaults keeps them.
 KEPT = {"reproduction.kept#1"}
 
 
 @pytest.fixture
 def core(monkeypatch: pytest.MonkeyPatch, _proxy: object) -> Iterator[client.CoreV1Api]:
-    """A cluster of its own, whose pods were made a while ago."""
+    """Start a cluster of its own, whose pods were made a while ago."""
     with EmbeddedCluster(["airflow"], now=lambda: datetime.now(UTC) - A_WHILE) as cluster:
         extra = {"kube_config_path": str(cluster.write_kubeconfig(HOME / "defaults")), "namespace": "airflow"}
         monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": extra}))
@@ -32,7 +32,7 @@ def core(monkeypatch: pytest.MonkeyPatch, _proxy: object) -> Iterator[client.Cor
 
 
 def let_the_settling_time_pass(core: client.CoreV1Api) -> None:
-    """Move the ends of the tasks and of their containers back, as if somebody had waited."""
+    """Move the ends of the tasks and of their containers into the past, as if somebody had waited."""
     airflow_runs.end_now("reproduction", ago=SETTLE)
     for pod in core.list_namespaced_pod("airflow").items:
         statuses = core.api_client.sanitize_for_serialization(pod.status.container_statuses or [])

@@ -1,4 +1,4 @@
-"""What goes wrong, and what the run then says and does: nothing live is deleted, nothing is passed over."""
+"""Failures, and the run's actions and words then: nothing live is deleted, no pod is forgotten."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.dag import airflow_runs
 from tests.dag.pods import create, labels_of, wait_until
 from tests.proxy import FaultProxy, first, forbidden, status
 
-NAMESPACE = "other"  # the scenarios have the other one
+NAMESPACE = "other"  # the pods of the scenarios are in another one
 DELETE = f"DELETE /api/v1/namespaces/{NAMESPACE}/pods/"
 
 
 @pytest.fixture(scope="module")
 def collisions(core: client.CoreV1Api, _proxy: FaultProxy) -> DagRun:
-    """A run whose task instances are all over; the pods are made by each test."""
+    """Run tasks that are all over then; each test makes their pods."""
     run = airflow_runs.run("collisions")
     core.delete_collection_namespaced_pod("airflow", label_selector="dag_id=collisions", grace_period_seconds=0)
     return run
@@ -64,7 +64,7 @@ def replace(core: client.CoreV1Api, pod: Any) -> None:
 
 @contextmanager
 def database_down_for(statement: str) -> Iterator[None]:
-    """Have the database fail on the statements that match, as it does when it goes away in between."""
+    """Let the database fail on the statements that match, as if it is lost in between."""
 
     def fail(_conn: Any, _cursor: Any, sql: str, *_: Any) -> None:
         if re.search(statement, sql, re.DOTALL):
@@ -77,7 +77,7 @@ def database_down_for(statement: str) -> Iterator[None]:
         event.remove(airflow_settings.engine, "before_cursor_execute", fail)
 
 
-# What the source of this generation sends to the database: our own query, or that of the API server behind the SDK.
+# The query to the database in this Airflow: our own, or the API server's behind the SDK.
 SDK_QUERY = r"WHERE task_instance\.dag_id = \S+ AND task_instance\.task_id IN .* AND task_instance\.run_id IN"
 SOURCE_QUERY = SDK_QUERY if IS_AIRFLOW_3 else "UNION ALL"
 
@@ -484,7 +484,7 @@ def test_a_red_run_says_plainly_what_is_wrong_before_any_traceback(
 def test_an_input_that_is_gone_is_named_with_the_remedy(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, task_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As if reap were cleared in a run of long ago."""
+    """Act as if somebody clears reap in a run of long ago."""
 
     def forget() -> None:
         with create_session() as session:

@@ -1,4 +1,4 @@
-"""The cleanup under a service account that is bound to the shipped manifest and to nothing else."""
+"""The cleanup under a service account that has the rights of the shipped manifest and no others."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def without(documents: list[dict[str, Any]], verb: str, resource: str) -> list[d
 
 
 class Grants:
-    """What is granted to the account at the moment."""
+    """The rights that the account has at the moment."""
 
     def __init__(self, api: client.ApiClient) -> None:
         self._rbac, self._authorization = client.RbacAuthorizationV1Api(api), client.AuthorizationV1Api(api)
@@ -79,7 +79,7 @@ class Grants:
             self._await(verb, resource, "airflow", allowed=False)
 
     def _await(self, verb: str, resource: str, namespace: str, allowed: bool) -> None:
-        """The API server learns of a grant a moment after it is made."""
+        """Wait until the API server knows of a grant, a moment after it is made."""
         review = {
             "spec": {
                 "user": f"system:serviceaccount:airflow:{ACCOUNT}",
@@ -112,7 +112,7 @@ def zombie(core: client.CoreV1Api, run_of_zombie: DagRun) -> Iterator[None]:
 def grants(
     cluster: Cluster, control_plane: ControlPlane, core: client.CoreV1Api, proxy: FaultProxy
 ) -> Iterator[Grants]:
-    """The connection leads to the API server as the service account for as long as the test lasts."""
+    """Let the connection lead to the API server as the service account, for one test."""
     accounts = core.list_namespaced_service_account("airflow").items
     if ACCOUNT not in {account.metadata.name for account in accounts}:
         core.create_namespaced_service_account("airflow", {"metadata": {"name": ACCOUNT}})

@@ -1,6 +1,6 @@
-"""Runs by a real scheduler: Airflow 3 keeps tasks from the ORM only there, and Airflow 2 must get its session.
+"""Runs by a real scheduler. Only there Airflow 3 keeps tasks from the ORM, and Airflow 2 must get its session.
 
-The look and the switch are done as the README has them.
+The dry run and the start of the schedule follow the README.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def statsd() -> Iterator[StatsdServer]:
 
 @pytest.fixture(scope="module")
 def airflow(folder: Path, statsd: StatsdServer, _proxy: FaultProxy) -> Iterator[Airflow]:
-    """An Airflow of its own: what other tests leave in their database is not for this scheduler.
+    """Start an Airflow of its own: this scheduler must not see what other tests leave in their database.
 
-    It labels its pods and looks at those only, as the README says under "Sharing a namespace", and sends metrics as
+    It labels its pods and looks at those only, as the README says under "Sharing a namespace". It sends metrics as
     `docs/operating.md` says.
     """
     config: Config = {
@@ -73,7 +73,7 @@ def airflow(folder: Path, statsd: StatsdServer, _proxy: FaultProxy) -> Iterator[
 
 
 def trigger(airflow: Airflow, dag_id: str) -> str:
-    """Trigger a DAG by REST, and wait for the end of the run; gives its run_id."""
+    """Trigger a DAG by REST, wait for the end of the run, and return its run_id."""
     run_id = airflow.api.trigger(dag_id, {})
     await_end(airflow, dag_id, run_id)
     return run_id
@@ -91,7 +91,7 @@ def run_ids(airflow: Airflow, dag_id: str) -> list[str]:
 
 
 def follow_readme(airflow: Airflow, section: str, dag_id: str) -> str:
-    """Do as a section of the README says, and wait for the end of the run that this starts; give its run_id."""
+    """Follow a section of the README, wait for the end of the run that starts, and return its run_id."""
     before = set(run_ids(airflow, dag_id))
     for line in commands(section).splitlines():
         program, *arguments = shlex.split(line)
@@ -109,12 +109,12 @@ def states(airflow: Airflow, dag_id: str, run_id: str) -> set[tuple[str, int, st
 
 @pytest.fixture(scope="module")
 def zombies(airflow: Airflow, folder: Path, core: client.CoreV1Api, _proxy: FaultProxy) -> None:
-    """Two zombies, and one pod whose task lives."""
+    """Make two zombies, and one pod whose task lives."""
     core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
     airflow.api.pause("collisions", False)
     work = trigger(airflow, "collisions")
     assert states(airflow, "collisions", work) == {("a", 0, "failed"), ("a", 1, "failed"), ("a_1", -1, "failed")}
-    # A state that the scheduler leaves as it is.
+    # The scheduler does not change this state.
     sql = "UPDATE task_instance SET state = 'deferred' WHERE run_id = ? AND task_id = 'a' AND map_index = 1"
     with closing(sqlite3.connect(folder / "airflow.db", timeout=60)) as database, database:
         database.execute(sql, (work,))

@@ -1,4 +1,4 @@
-"""The verdicts of the design, black box: real operators, real DAG runs, the cleanup's four tasks over HTTP."""
+"""The verdicts of the design from outside: real operators, real DAG runs, the cleanup's four tasks over HTTP."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SOURCES: dict[str, dict[str, Any]] = (
 )
 LONG = safe_label(workload.LONG)
 
-# The task instances that are over, and what a person or the scheduler makes of the others after the run.
+# The task instances that are over, and the states that the others get after the run.
 CHANGES: list[tuple[str, str, int, str | None]] = [
     ("workload", "stalled", -1, "running"),
     ("workload", "subclass", -1, "running"),
@@ -71,14 +71,14 @@ KEPT = {
     "staging.task#1": "unmatched",
     "stranger": "bad_labels",
 }
-# The Task SDK alone does not tell the try that a task is at, and which DAG has an id that does not fit into a label.
+# The Task SDK does not tell a task's try. Nor does it tell which DAG has an id that does not fit into a label.
 LONG_DAG_POD = f"{LONG}.task#1"
 CHECKED_POD = "workload.checked#1"  # its operator is at try 2, and has no pod yet
 
 
 @pytest.fixture(scope="module")
 def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, DagRun]:
-    """One run of each test DAG, whose pods and task instances all tests of this module judge."""
+    """Run each test DAG once; all tests of this module judge these pods and task instances."""
     core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
     wait_until(lambda: not pods_by_role(core))
     runs = {dag_id: airflow_runs.run(dag_id) for dag_id in ("workload", "collisions", workload.LONG)}
@@ -102,11 +102,11 @@ def _are_settled(pods: Pods) -> bool:
 
 @pytest.fixture
 def pods(core: client.CoreV1Api, runs: dict[str, DagRun]) -> Iterator[Pods]:
-    """The pods before the test; what it deletes is made again."""
+    """Return the pods before the test, and make those again that it deletes."""
     before = pods_by_role(core)
     yield before
     restore(core, before.values())
-    # For longer than ttl_seconds_after_finished=0, and no longer before the pods than two clocks may differ.
+    # Longer ago than ttl_seconds_after_finished=0, and before the pods by no more than two clocks may differ.
     airflow_runs.end_now(*runs, ago=timedelta(seconds=2))
     wait_until(lambda: _are_settled(pods_by_role(core)))
 
@@ -158,14 +158,14 @@ def test_what_has_just_ended_settles_and_reap_is_skipped(
     zombies, _ = _expected_for(source)
     superseded = sum(reason == "superseded" for reason in zombies.values())
     if "task_sdk" in request.node.name:
-        # Nothing tells since when a task is over whose main container still runs: its pod goes, but softly.
+        # If the main container still runs, nothing tells since when its task is over: the pod is deleted, but softly.
         run = airflow_runs.run("kpo_cleanup", config=source, settle_seconds=3600, dry_run=True)
         reasons = airflow_runs.result(run, "classify")["zombies_by_reason"]
         assert reasons == {"superseded": 1, "orphaned": len(zombies) - 2}  # of one the main container has just ended
         return
     run = airflow_runs.run("kpo_cleanup", config=source, settle_seconds=3600)
     reasons = airflow_runs.result(run, "classify")["zombies_by_reason"]
-    assert reasons == {"superseded": superseded}  # a pod that its task does not use any more need not settle
+    assert reasons == {"superseded": superseded}  # a pod that its task no longer uses need not settle
     run = airflow_runs.run("kpo_cleanup", config=source, settle_seconds=3600)
     assert airflow_runs.states(run)["reap"] == "skipped"
     assert len(pods_by_role(core)) == len(pods) - superseded

@@ -1,4 +1,4 @@
-"""A source that proves to be another Airflow's or an old one: the run fails, and nothing is deleted."""
+"""Sources that prove to be another Airflow's, or old: the run fails, and nothing is deleted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ only_airflow_3 = pytest.mark.skipif(not IS_AIRFLOW_3, reason="Airflow 2 has no c
 
 @pytest.fixture(scope="module")
 def over(core: client.CoreV1Api, _proxy: FaultProxy) -> DagRun:
-    """A run whose task instances are all over."""
+    """Run tasks that are all over then."""
     run = airflow_runs.run("collisions")
     core.delete_collection_namespaced_pod("airflow", label_selector="dag_id=collisions", grace_period_seconds=0)
     return run
@@ -35,7 +35,7 @@ def over(core: client.CoreV1Api, _proxy: FaultProxy) -> DagRun:
 
 @pytest.fixture
 def zombies(proxy: FaultProxy, core: client.CoreV1Api, over: DagRun) -> Iterator[set[str]]:
-    """One whose task instance is over, and one that no Airflow knows."""
+    """Make a pod whose task instance is over, and one that no Airflow knows."""
     create(core, "zombie", labels_of("collisions", "a_1", over.run_id), NAMESPACE)
     create(core, "unmatched", labels_of("collisions", "a_1", "never"), NAMESPACE)
     youngest = max(pod.metadata.creation_timestamp for pod in core.list_namespaced_pod(NAMESPACE).items)

@@ -1,7 +1,7 @@
-"""Which try a task instance is at, by its database row, from one state to the next, as scheduler and worker write it.
+"""The current try of a task instance, read from its database row at each step of scheduler and worker.
 
-The column ``try_number`` means one thing in Airflow 2.7 to 2.9 and another from 2.10 on; the verdicts must not differ.
-Airflow 3 has no worker in this process; there the real runs show it.
+The meaning of the column ``try_number`` changed with Airflow 2.10; the verdicts must not differ.
+With Airflow 3, no worker runs in this process, and the real runs show it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from airflow.triggers.base import BaseTrigger
 from airflow.utils.session import create_session
 from airflow.utils.types import DagRunType
 
-with suppress(ImportError):  # the users, to whom Airflow's tables refer; since 2.9 they are in this provider
+with suppress(ImportError):  # Airflow's tables refer to its users, which since 2.9 are in this provider
     import airflow.providers.fab.auth_manager.models  # noqa: F401
 
 KEY = key_of("tries", "fails_then_defers", "tries", UNMAPPED)
@@ -44,7 +44,7 @@ Seen = dict[str, TaskInstance]  # by step
 
 
 class Never(BaseTrigger):  # type: ignore[misc]
-    """Nothing runs it."""
+    """An operator that nobody runs."""
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return f"{__name__}.Never", {}
@@ -54,7 +54,7 @@ class Never(BaseTrigger):  # type: ignore[misc]
 
 
 class FailsThenDefers(BaseOperator):  # type: ignore[misc]
-    """Fails in its first try, and waits for a trigger in its second."""
+    """An operator that fails in its first try, and waits for a trigger in its second."""
 
     def execute(self, context: Any) -> None:
         if context["ti"].try_number == 1:
@@ -62,12 +62,12 @@ class FailsThenDefers(BaseOperator):  # type: ignore[misc]
         self.defer(trigger=Never(), method_name="go_on")
 
     def go_on(self, context: Any, event: Any = None) -> None:
-        """Ends well."""
+        """End well."""
 
 
 @pytest.fixture(scope="module")
 def seen() -> Seen:
-    """What the source says at each step: the first try fails, the second defers and goes on, then it is cleared."""
+    """Note the source's answer at each step: try 1 fails, try 2 defers and goes on, the task is cleared."""
     airflow_runs.prepare()
     start = datetime(2024, 1, 1, tzinfo=UTC)
     with DAG(KEY.dag_id, schedule=None, start_date=start) as dag:
@@ -93,14 +93,14 @@ def seen() -> Seen:
             yield ti, session
 
     def take_up(step: str) -> None:
-        """As the scheduler does."""
+        """Take up the task as the scheduler does."""
         with task_instance() as (ti, session):
             ti.dag_run.dag = dag
             ti.dag_run.schedule_tis([ti], session)
         look(step)
 
     def work(while_running: str, then: str) -> None:
-        """As a worker does."""
+        """Run the task as a worker does."""
         task._pre_execute_hook = lambda _context: look(while_running)
         with suppress(AirflowException), task_instance() as (ti, session):
             ti.state = "queued"
@@ -114,7 +114,7 @@ def seen() -> Seen:
     take_up("scheduled for the 2nd try")
     work("running the 2nd try", "deferred in the 2nd try")
     with task_instance() as (ti, _):
-        ti.state = "scheduled"  # as the triggerer does when the event has come
+        ti.state = "scheduled"  # as the triggerer does after the event
     look("scheduled to go on with the 2nd try")
     work("going on with the 2nd try", "over in the 2nd try")
     with task_instance() as (ti, session):

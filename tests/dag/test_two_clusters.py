@@ -1,4 +1,4 @@
-"""Two DAGs of one's own, each with a cluster of its own: what is in one says nothing about the other."""
+"""Two DAGs of the user's own, each with its own cluster: they know nothing of each other."""
 
 from __future__ import annotations
 

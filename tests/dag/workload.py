@@ -1,7 +1,7 @@
 """A DAG file for the tests: real operators make the pods, real runs make the task instances.
 
-`Abandoned` is what a killed worker leaves behind: the operator has made or found its pod, and then is gone without
-a word. The pods themselves run on a simulated kubelet.
+`Abandoned` acts like an operator whose worker is killed: it makes or finds its pod, and then it dies. The pods
+themselves run on a simulated kubelet.
 """
 
 from __future__ import annotations
@@ -34,36 +34,36 @@ DEFAULTS: dict[str, Any] = {
 
 
 class Abandoned(KubernetesPodOperator):  # type: ignore[misc]
-    """A company's own subclass, whose worker dies as soon as the pod is there."""
+    """A company's own subclass, whose worker dies as soon as it has its pod."""
 
     def await_pod_start(self, pod: k8s.V1Pod) -> None:
         if self.retries:
-            # Creation times are whole seconds, and the next try's pod must be seen to be the later one.
+            # Creation times are whole seconds, and the next try's pod must be the later one.
             born_by = int(time.time())
             while int(time.time()) == born_by:
                 time.sleep(0.02)
         raise AirflowException("the worker died")
 
     def cleanup(self, *_: Any, **__: Any) -> None:
-        """Leave the pod alone: there is no process any more."""
+        """Leave the pod alone, for the process is dead."""
 
 
 class Podless(KubernetesPodOperator):  # type: ignore[misc]
-    """Its worker dies before it has made a pod."""
+    """An operator whose worker dies before it has made a pod."""
 
     def execute(self, context: Any) -> None:
         raise AirflowException("the worker died")
 
 
 class EksPodOperator(Abandoned):
-    """Named like the operator for external clusters, but aimed at this one."""
+    """An operator with the name of one for external clusters, which uses this one."""
 
 
 FOREVER: dict[str, Any] = {"cmds": ["sleep"], "arguments": ["infinity"]}
 
 
 def with_sidecar(base: str) -> k8s.V1Pod:
-    """The pod of the user's report: a base container that ends and a sidecar that does not."""
+    """Make the pod of the user's report: a base container that ends and a sidecar that does not."""
     containers = [
         k8s.V1Container(name=name, image="busybox", command=["sh", "-c"], args=[command])
         for name, command in (("base", base), ("sidecar", "sleep infinity"))
@@ -78,7 +78,7 @@ def make(dag_id: str, define: Callable[[], object], schedule: str | None = None)
 
 
 def colliding() -> None:
-    """In the Task SDK's answer the second map index of one and the other are both ``a_1``."""
+    """Make tasks that collide: in the Task SDK's answer, both are ``a_1``."""
     Abandoned.partial(task_id="a", **FOREVER).expand(env_vars=[{"N": "0"}, {"N": "1"}])
     Abandoned(task_id="a_1", **FOREVER)
 
@@ -103,13 +103,13 @@ def everything() -> None:
 
     @task.kubernetes(image="python:3.12", namespace="airflow", on_finish_action="keep_pod")  # type: ignore[untyped-decorator]
     def decorated() -> None:
-        """Never run: the simulated kubelet has no Python."""
+        """Do nothing: the simulated kubelet has no Python."""
 
     decorated()
 
 
 def lively() -> None:
-    """All that a real Airflow has at once. Some workers will be killed; what has retries survives that."""
+    """Make all that a real Airflow has at once. Some workers will be killed; tasks with retries survive that."""
     for name in ("reattached", "cleared"):
         KubernetesPodOperator(task_id=name, retries=9, **FOREVER)
     KubernetesPodOperator.partial(task_id="mapped", retries=9, **FOREVER).expand(env_vars=[{"N": "0"}, {"N": "1"}])
@@ -125,13 +125,13 @@ def lively() -> None:
 
 
 def busy() -> None:
-    """Pods come and go while the cleanup is at work."""
+    """Make pods that come and go while the cleanup works."""
     KubernetesPodOperator(task_id="succeeds", cmds=["sleep"], arguments=["60"])
     KubernetesPodOperator(task_id="fails", cmds=["false"], retries=1)
 
 
 def reproduction() -> None:
-    """The user's report: pods whose sidecar runs on after their worker was killed, beside healthy ones."""
+    """Make the pods of the user's report, whose sidecar outlives a killed worker, and healthy ones."""
     Abandoned(task_id="zombie", full_pod_spec=with_sidecar("sleep 1"))
     KubernetesPodOperator(task_id="healthy", cmds=["true"])
     KubernetesPodOperator(task_id="kept", cmds=["true"], on_finish_action="keep_pod")

@@ -1,8 +1,8 @@
-"""Every fault there is a promise about: the tests inject it, and docs/faults.md is made of the same table.
+"""The faults that are documented: the tests inject them, and docs/faults.md is made of the same tables.
 
     python -m tests.faults.cases > docs/faults.md
 
-``says`` is the message, where ``…`` stands for any text and ``{namespace}`` and ``{pod}`` for names.
+``says`` is the message. In it, ``…`` stands for any text, and ``{namespace}`` and ``{pod}`` for names.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ LOGIN_PAGE = "<html><body>Please log in</body></html>"
 
 
 class Does(StrEnum):
-    """What a run does about a fault that lasts."""
+    """The reaction of a run to a fault that lasts."""
 
-    LIST_RETRIES = f"Up to {PATIENCE.attempts} tries, then gives the namespace up."
+    LIST_RETRIES = f"Tries up to {PATIENCE.attempts} times. Then gives the namespace up."
     LIST_GIVES_UP = "Gives the namespace up at once."
-    LIST_RESTARTS = f"Starts the listing again, {MAX_RESTARTS} times at most. Then gives the namespace up."
-    RUN_FAILS = "`list_pods` fails at once and is not tried again. Nothing is deleted."
-    DELETE_RETRIES = f"Up to {PATIENCE.attempts} tries, then the pod is `failed`."
+    LIST_RESTARTS = f"Starts the listing again, up to {MAX_RESTARTS} times. Then gives the namespace up."
+    RUN_FAILS = "`list_pods` fails at once and has no retry. Nothing is deleted."
+    DELETE_RETRIES = f"Tries up to {PATIENCE.attempts} times. Then the pod is `failed`."
     DELETE_FAILS = "The pod is `failed` at once."
     ALREADY_GONE = "The pod is `already_gone`. The run is green."
     DELETED = "The pod is `deleted`. The run is green."
     FETCH_FAILS = "`fetch_active_tis` fails. Nothing is deleted."
-    FETCH_RETRIES = f"Up to {PATIENCE.attempts} tries, then `fetch_active_tis` fails. Nothing is deleted."
-    FETCH_GIVES_UP = "`fetch_active_tis` fails at once and is not tried again. Nothing is deleted."
+    FETCH_RETRIES = f"Tries up to {PATIENCE.attempts} times. Then `fetch_active_tis` fails. Nothing is deleted."
+    FETCH_GIVES_UP = "`fetch_active_tis` fails at once and has no retry. Nothing is deleted."
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Case:
 
 @dataclass(frozen=True)
 class ConnectionCase:
-    """An address that is wrong; ``cluster`` makes the kubeconfig's cluster of the right one."""
+    """A wrong address. ``cluster`` makes the kubeconfig's cluster out of the right one."""
 
     id: str
     wrong: str
@@ -94,7 +94,7 @@ class SourceCase:
 
 @dataclass(frozen=True)
 class PodCase:
-    """What is odd about a pod which is a zombie otherwise: its task instance failed long ago, and it still runs."""
+    """An odd pod. Without that it is a zombie: its task instance failed long ago, and it still runs."""
 
     id: str
     odd: str
@@ -108,7 +108,7 @@ class PodCase:
 
 
 def says_pattern(says: str, **names: str) -> re.Pattern[str]:
-    """What the message must match."""
+    """Make the pattern that the message must match."""
     for name, value in names.items():
         says = says.replace("{" + name + "}", value)
     return re.compile(".*".join(re.escape(part) for part in says.split("…")), re.DOTALL)
@@ -123,15 +123,15 @@ def _too_many_requests() -> Fault:
 
 
 _OVERLOADED = "The API server is overloaded. Look at its priority and fairness metrics. The next run tries again."
-_SERVER_DOWN = "The control plane is ill or restarting. See its own logs. The next run tries again."
+_SERVER_DOWN = "The control plane has a fault or restarts. See its own logs. The next run tries again."
 _NETWORK = "Look at the network, the load balancer and the proxies on the way. The next run tries again."
 _NOT_KUBERNETES = (
-    "Something else than the API server answers: a gateway, a login page. Correct the host of the connection "
+    "A gateway or a login page answers, and not the API server. Correct the host of the connection "
     "`kubernetes_conn_id`."
 )
 _CREDENTIALS = "Renew the credentials of the connection `kubernetes_conn_id`."
 
-# What can happen to any request: the fault, the end of the message, and what to do. All of it is tried again.
+# Faults of any request: the fault, the end of the message, and what to do. All of these requests are tried again.
 _PASSING: list[tuple[str, str, Fault, str, str]] = [
     (
         "429",
@@ -231,7 +231,7 @@ LIST_CASES = [
     ),
     Case(
         "not-a-pod",
-        "a list of things that are no pods",
+        "a list of objects that are no pods",
         Does.LIST_GIVES_UP,
         LISTING + "an item without namespace, name, uid or creationTimestamp",
         _NOT_KUBERNETES,
@@ -280,7 +280,7 @@ LIST_CASES = [
     ),
     Case(
         "bad-selector",
-        "a label selector that is not one",
+        "the label selector is no valid one",
         Does.RUN_FAILS,
         "label_selector=… was refused ("
         + LISTING
@@ -294,7 +294,7 @@ LIST_CASES = [
         "the continue token has expired (410)",
         Does.LIST_RESTARTS,
         LISTING + "410 Gone; the server says: The provided continue parameter is too old",
-        "Listing takes longer than etcd keeps the past. Narrow `namespaces` or `label_selector`.",
+        "The listing takes longer than etcd keeps old versions. Narrow `namespaces` or `label_selector`.",
         proxy.status(410, "Expired", "The provided continue parameter is too old to display a consistent list"),
     ),
 ]
@@ -314,7 +314,7 @@ DELETE_CASES = [
         "400 Bad Request",
         Does.DELETE_FAILS,
         "400 Bad Request; the server says: the body of the request was in an unknown format",
-        "The API server does not take what is sent to it. Report it as a bug.",
+        "The API server does not accept the request. Report it as a bug.",
         proxy.status(400, "BadRequest", "the body of the request was in an unknown format"),
     ),
     Case(
@@ -376,7 +376,7 @@ DELETE_CASES = [
     ),
     Case(
         "deed-done-silent",
-        "the API server deletes the pod, but its answer gets lost",
+        "the API server deletes the pod, but its answer is lost",
         Does.DELETED,
         "",
         "Nothing.",
@@ -392,7 +392,7 @@ DELETE_CASES = [
     ),
     Case(
         "404",
-        "the pod is gone already (404)",
+        "the pod does not exist any more (404)",
         Does.ALREADY_GONE,
         "the API server has no such pod any more",
         "Nothing.",
@@ -400,17 +400,17 @@ DELETE_CASES = [
     ),
     Case(
         "409",
-        "a refusal with 409 although the pod is as it was",
+        "409 Conflict although the pod has not changed",
         Does.DELETE_FAILS,
         "409 Conflict; the server says: the admission webhook is busy",
-        "See what refuses it: the message is the API server's own.",
+        "Find out who refuses it: the message is the API server's own.",
         proxy.status(409, "Conflict", "the admission webhook is busy"),
     ),
 ]
 
 
 def free_port() -> int:
-    """A port on which nobody listens."""
+    """Find a port on which nobody listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -422,21 +422,21 @@ CONNECTION_CASES = [
         "refused",
         "nobody listens at the address",
         LISTING + NO_ANSWER + "Connection refused",
-        "See whether the API server runs. " + _HOST_WRONG,
+        "Check that the API server runs. " + _HOST_WRONG,
         lambda _right: {"server": f"https://127.0.0.1:{free_port()}"},
     ),
     ConnectionCase(
         "no-such-host",
-        "the host's name is not known",
+        "nobody knows the host's name",
         LISTING + NO_ANSWER + "Failed to resolve 'no-such-host.invalid'",
-        "See whether DNS works. " + _HOST_WRONG,
+        "Check that DNS works. " + _HOST_WRONG,
         lambda _right: {"server": "https://no-such-host.invalid"},
     ),
     ConnectionCase(
         "untrusted",
         "the certificate is not trusted",
         LISTING + NO_ANSWER + "certificate verify failed: …",
-        "Give the cluster's CA in the kubeconfig of the connection. It changes when a cluster is made anew.",
+        "Put the cluster's CA into the kubeconfig of the connection. A cluster that was made again has a new CA.",
         lambda right: {"server": right["server"]},
     ),
     ConnectionCase(
@@ -457,7 +457,7 @@ CONNECTION_CASES = [
 
 
 class NoXComs:
-    """What the operators pushed: nothing."""
+    """XComs of operators that pushed none."""
 
     def get_all(self, **_question: Any) -> None:
         return None
@@ -486,7 +486,7 @@ def _sdk_raises(**_question: object) -> Any:
 
 
 def _sql(*own_rows: tuple[str, str]) -> TaskInstanceSource:
-    """A metadata connection to a database with this state and id of our own task instance."""
+    """Make a metadata connection to a database with this state and id of our own task instance."""
 
     @contextmanager
     def connect() -> Any:
@@ -506,7 +506,7 @@ def _empty() -> AbstractContextManager[Any]:
 
 
 def _replica() -> AbstractContextManager[Any]:
-    """A PostgreSQL server that says of itself that it is one."""
+    """Connect to a PostgreSQL server that says that it is a replica."""
     yes = SimpleNamespace(scalar=lambda: True)
     return nullcontext(SimpleNamespace(dialect=SimpleNamespace(name="postgresql"), execute=lambda _statement: yes))
 
@@ -522,17 +522,17 @@ SOURCE_CASES = [
     ),
     SourceCase(
         "sdk-nonsense",
-        "the Task SDK answers something else",
+        "the Task SDK gives another answer",
         "the Task SDK answered 'None' to {'dag_id': …",
         "This Airflow may be too new. Set `airflow_conn_id`, and report it as a bug.",
         lambda: _sdk(lambda **_: None),
     ),
     SourceCase(
         "sql-error",
-        "the database refuses the query, or is not there",
+        "the database refuses the query, or does not run",
         "task instances could not be read (the metadata connection): …no such table: task_instance…; the database must "
         "be reachable and allow SELECT on task_instance, dag_run and xcom",
-        "See whether the database runs. Grant SELECT on these tables.",
+        "Check that the database runs. Grant SELECT on these tables.",
         lambda: SqlSource(_empty, OWN, "the metadata connection"),
     ),
     SourceCase(
@@ -600,7 +600,7 @@ _TO_LIST = " to POST …/api/v2/dags/~/dagRuns/~/taskInstances/list: "
 _REST_SILENT = "no answer from Airflow's API to POST …/taskInstances/list: "
 _REST_HOST = "the connection's host must be the base URL of Airflow's API server, with its path"
 _CORRECT_HOST = "Correct the host of the connection `airflow_conn_id`: Airflow's own address, with its path."
-_AIRFLOW_DOWN = "The API server or the proxy before it is ill or overloaded. See its log. The next run tries again."
+_AIRFLOW_DOWN = "The API server or its proxy has a fault or is overloaded. See its log. The next run tries again."
 _RENEW = "Put a new token, or the right password, into the connection `airflow_conn_id`."
 
 
@@ -615,7 +615,7 @@ def _own(state: str, its_id: str | None) -> Fault:
 
 
 def _cut_off(cut: Fault) -> Fault:
-    """Cut off an answer that is well."""
+    """Cut off an answer that is right."""
 
     async def fault(request: web.Request, forward: proxy.Forward) -> web.StreamResponse:
         return await cut(request, lambda: _own("running", OWN.id)(request, forward))
@@ -623,7 +623,7 @@ def _cut_off(cut: Fault) -> Fault:
     return fault
 
 
-# Of the REST API as a source; on the question for task instances, as are most of its requests.
+# Faults of the REST API as a source, in the question for task instances: most of its requests are such.
 REST_CASES = [
     *(
         Case(name, wrong, Does.FETCH_RETRIES, says, to_do, fault)
@@ -762,7 +762,7 @@ REST_CASES = [
                 "an answer is old",
                 "the task instance that asks, …, is running and has id …, but Airflow's API at … has {…'queued'}: it "
                 "is another Airflow's, or its answers are old",
-                "Have no cache before the API server, and no replica behind it.",
+                "Put no cache before the API server, and no replica behind it.",
                 _own("queued", OWN.id),
             ),
         )
@@ -824,32 +824,33 @@ POD_CASES = [
     PodCase("owner", "an owner that is no controller", Reason.ORPHANED, metadata={"ownerReferences": [_OWNER]}),
 ]
 
-_INTRODUCTION = f"""# What goes wrong, and what the run then does
+_INTRODUCTION = f"""# Faults, and what a run does about them
 
-For people on call. Made by `python -m tests.faults.cases > docs/faults.md`; the tests inject every fault of these
-tables and look for every message.
+For people on call. Made by `python -m tests.faults.cases > docs/faults.md`. The tests inject each fault of these
+tables, and look for each message.
 
-- A fault that passes is sat out: a request is tried up to {PATIENCE.attempts} times. No new try begins after
-  {PATIENCE.give_up_after:g} s. An answer may take {PATIENCE.read_timeout:g} s and a connection
+- A run waits for a fault to pass: it tries a request up to {PATIENCE.attempts} times. No new try begins after
+  {PATIENCE.give_up_after:g} s. An answer may take {PATIENCE.read_timeout:g} s, and a connection
   {PATIENCE.connect_timeout:g} s.
-- A deletion is only sent on an answer of Airflow that is no older than {OLD:g} s: before another try it is asked again.
-- The tables say what happens when a fault lasts.
-- Between two tries the run waits as long as the API server asks for (`Retry-After`, in seconds), but no more than
-  {PATIENCE.max_wait:g} s; else half a second, doubled each time, by chance shorter.
+- The tables say what happens if a fault lasts.
+- Between two tries, the run waits as long as the API server asks (`Retry-After`, in seconds), but at most
+  {PATIENCE.max_wait:g} s. If the server does not ask, the run waits at random: at first up to
+  {PATIENCE.first_wait * 2:g} s, then up to twice as long each time.
+- A deletion needs an answer of Airflow that is at most {OLD:g} s old. So the run asks again before each new try.
 - `…` in a message stands for details.
-- No fault ever makes a pod a zombie. What cannot be found out keeps the pod.
+- No fault ever makes a pod a zombie. If the run cannot find something out, it keeps the pod.
 """
-_LIST_INTRODUCTION = """A namespace that is given up does not stop the others: their zombies are deleted, and `reap`
-ends failed with the message. Where no namespace is left, `list_pods` fails, and nothing is deleted. Airflow tries
-`list_pods` again twice, if another try can better it. When `reap` lists again and fails, it deletes nothing there."""
-_DELETE_INTRODUCTION = f"""The other pods are tried, too. Then `reap` fails and names each pod that is `failed`. The
-next run tries again. After {CONCURRENT_DELETES} pods in a row without an answer no more is sent: the rest is
-`left_for_next_run`. After {CONCURRENT_DELETES} equal refusals in a namespace the others there are `failed`, too."""
-_SOURCE_INTRODUCTION = f"""No answer is never read as "there are no task instances". Airflow tries `fetch_active_tis`
-again twice. The same faults when `reap` asks again: the pods of that look (up to {BATCH}) are `failed`, the
-rest are `left_for_next_run`, and `reap` fails. What was deleted before stays deleted, rightly."""
-_POD_INTRODUCTION = """What a pod with odd labels is taken for, if it runs and its task instance failed long ago. A
-pod that is not `orphaned` is kept."""
+_LIST_INTRODUCTION = """If a run gives one namespace up, it goes on with the others, and deletes their zombies. Then
+`reap` fails with the message. If no namespace is left, `list_pods` fails, and nothing is deleted. Airflow tries
+`list_pods` twice more, if that can help. `reap` lists again. If that fails, it deletes nothing in that namespace."""
+_DELETE_INTRODUCTION = f"""The run tries the other pods, too. Then `reap` fails and names each pod that is `failed`. The
+next run tries again. After {CONCURRENT_DELETES} pods in a row without an answer, the run sends no more: the rest is
+`left_for_next_run`. After {CONCURRENT_DELETES} equal refusals in a namespace, its other pods are `failed`, too."""
+_SOURCE_INTRODUCTION = f"""No answer never means "there are no task instances". Airflow tries `fetch_active_tis` twice
+more. `reap` asks again. If that fails, the pods of that question (up to {BATCH}) are `failed`, the rest is
+`left_for_next_run`, and `reap` fails. The pods that were deleted before were rightly deleted."""
+_POD_INTRODUCTION = """The reason for a pod with odd labels, if it runs and its task instance failed long ago. Only
+`orphaned` pods are deleted."""
 
 
 def _row(cells: Iterable[str]) -> str:
@@ -857,21 +858,21 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _table(cases: Iterable[Case | ConnectionCase | SourceCase]) -> list[str]:
-    rows = [_row(("what goes wrong", "what the run does", "what it says", "what to do")), _row(["---"] * 4)]
+    rows = [_row(("fault", "what the run does", "what it says", "what to do")), _row(["---"] * 4)]
     for case in cases:
         says = case.says.replace("{namespace}", "airflow").replace("{pod}", "extract-x1y2z3")
-        rows.append(_row((case.wrong, case.does.value, f"`{says}`", case.to_do)))
+        rows.append(_row((case.wrong, case.does.value, f"`{says}`" if says else "", case.to_do)))
     return rows
 
 
 def render() -> str:
-    """The text of docs/faults.md."""
+    """Write the text of docs/faults.md."""
     sections: list[tuple[str, str, list[str]]] = [
-        ("Reaching the API server", "As for listing, below.", _table(CONNECTION_CASES)),
+        ("Reaching the API server", "As for the listing, below.", _table(CONNECTION_CASES)),
         ("Listing pods (`list_pods`)", _LIST_INTRODUCTION, _table(LIST_CASES)),
         ("Deleting pods (`reap`)", _DELETE_INTRODUCTION, _table(DELETE_CASES)),
         ("Asking Airflow (`fetch_active_tis`, `reap`)", _SOURCE_INTRODUCTION, _table(SOURCE_CASES)),
-        ("Asking Airflow by its REST API", "As above; what is asked, changes nothing.", _table(REST_CASES)),
+        ("Asking Airflow by its REST API", "As above, whatever the question is.", _table(REST_CASES)),
         (
             "Odd pods (`classify`)",
             _POD_INTRODUCTION,

@@ -1,4 +1,4 @@
-"""The API server of a test, embedded or real, and waits that a test can wait for."""
+"""The API server of a test, embedded or real, and timeouts for which a test can wait."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def real_server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 @pytest.fixture(params=["embedded", pytest.param("real", marks=pytest.mark.cluster)])
 def server(request: pytest.FixtureRequest) -> Server:
-    """Healthy, and behind a proxy."""
+    """Put a healthy server behind a proxy."""
     server: Server = request.getfixturevalue(f"{request.param}_server")
     server.proxy.heal()
     return server
@@ -48,7 +48,7 @@ def namespace(server: Server) -> str:
 
 @pytest.fixture
 def patience(request: pytest.FixtureRequest) -> Patience:
-    """As a test can wait for; where a timeout is what it waits for, a short one."""
+    """Make a patience that is short enough for a test; its timeout is shorter if the test waits for it."""
     return replace(QUICK, read_timeout=0.3) if "silent" in request.node.name else QUICK
 
 
@@ -70,5 +70,5 @@ def connect(monkeypatch: pytest.MonkeyPatch, patience: Patience, page_size: int)
 
 @pytest.fixture
 def api(server: Server, connect: Connect) -> PodApi:
-    """The product's client, by way of the proxy."""
+    """Make the product's client, which goes through the proxy."""
     return connect({"server": server.proxy.url})

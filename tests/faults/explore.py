@@ -1,8 +1,8 @@
-"""Looks for a wrong deletion or a missed zombie in many more random histories than the tests have time for.
+"""A search for a wrong deletion or a missed zombie, in many more random histories than the tests have time for.
 
     python -m tests.faults.explore --machine faults --histories 20000 --seed 1
 
-Each round says how far it has come. A round that fails shows its shortest history, and is found again by its seed:
+Each round prints its progress. A round that fails shows its shortest history. Its seed finds it again:
 ``--seed 17 --histories 50``.
 """
 

@@ -14,10 +14,10 @@ from include.kpo_cleanup.vocabulary import Outcome
 from tests.faults.servers import Server
 from tests.faults.world import MemorySource, Task
 
-# Such that a test can wait for it; the timeouts as long as a busy machine may need.
+# Short enough for a test; the timeouts are as long as a busy machine may need.
 QUICK = Patience(connect_timeout=2, read_timeout=1, first_wait=0.01, max_wait=1)
 
-# It ends later than its pods are made, whenever that is; nothing settles in these tests.
+# It ends after its pods are made, whenever that is; nothing settles in these tests.
 FAILED_ONCE = Task("", "orders", "over", "run_1", state="failed", ended=2**31)
 IN_TRY_2 = Task("", "orders", "live", "run_1", state="running", try_number=2)
 
@@ -33,7 +33,7 @@ def source_of(*tasks: Task) -> MemorySource:
 
 
 def clean_up(api: PodApi, namespace: str, source: MemorySource, patience: Patience = QUICK) -> dict[str, Result]:
-    """Judge all pods and reap; the results by pod name."""
+    """Judge all pods and reap; return the results by pod name."""
     settings = Settings(namespaces=namespace, settle_seconds=0)
     listed = api.list_pods([namespace]).pods
     told = source.fetch({pod.key for pod in listed})
@@ -45,5 +45,5 @@ def clean_up(api: PodApi, namespace: str, source: MemorySource, patience: Patien
 
 
 def outcomes(results: Mapping[str, Result]) -> dict[str, Outcome]:
-    """Give the outcomes by pod name."""
+    """Return the outcomes by pod name."""
     return {name: result.outcome for name, result in results.items()}

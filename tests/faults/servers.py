@@ -18,7 +18,7 @@ SECONDS = 30  # for any request that is made here
 
 
 class Server:
-    """An API server, seen from both sides of its proxy: what the tests do goes past it."""
+    """An API server, seen from both sides of its proxy: the tests themselves go past the proxy."""
 
     def __init__(self, kubeconfig: Mapping[str, Any], proxy: FaultProxy, files: Path) -> None:
         self.proxy = proxy
@@ -31,7 +31,7 @@ class Server:
             self._http.cert = str(files / "client")
 
     def call(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
-        """One request, which must succeed."""
+        """Make one request, which must succeed."""
         answer = self._http.request(
             method, f"{self.url}/api/v1/{path}", json=body, headers={"Content-Type": content_type}, timeout=SECONDS
         )
@@ -39,12 +39,12 @@ class Server:
         return answer.json()
 
     def create_namespace(self) -> str:
-        """One of its own for each test."""
+        """Make a namespace for one test."""
         created = self.call("POST", "namespaces", {"metadata": {"generateName": "faults-"}})
         return str(created["metadata"]["name"])
 
     def create_pod(self, namespace: str, name: str, labels: Mapping[str, str], **metadata: Any) -> dict[str, Any]:
-        """A pod; it is Pending, as no kubelet runs."""
+        """Make a pod, which is Pending, as no kubelet runs."""
         body = {
             "metadata": {"name": name, "labels": dict(labels), **metadata},
             "spec": {
@@ -57,28 +57,28 @@ class Server:
         return pod
 
     def set_status(self, namespace: str, name: str, **status: Any) -> None:
-        """As a kubelet would."""
+        """Write a status as a kubelet does."""
         path = f"namespaces/{namespace}/pods/{name}/status"
         self.call("PATCH", path, {"status": status}, "application/merge-patch+json")
 
     def patch(self, namespace: str, name: str, metadata: Mapping[str, Any]) -> None:
-        """As somebody with kubectl would."""
+        """Patch a pod as a person with kubectl does."""
         path = f"namespaces/{namespace}/pods/{name}"
         self.call("PATCH", path, {"metadata": metadata}, "application/merge-patch+json")
 
     def pods(self, namespace: str) -> dict[str, dict[str, Any]]:
-        """What there is, by name."""
+        """Return all pods by name."""
         items = self.call("GET", f"namespaces/{namespace}/pods")["items"]
         return {item["metadata"]["name"]: item for item in items}
 
     def delete(self, namespace: str, name: str, **options: Any) -> None:
-        """By default at once."""
+        """Delete a pod, by default at once."""
         self.call("DELETE", f"namespaces/{namespace}/pods/{name}", {"gracePeriodSeconds": 0, **options})
 
 
 @contextmanager
 def behind_proxy(kubeconfig: Mapping[str, Any]) -> Iterator[Server]:
-    """Put a proxy before the API server of a kubeconfig; it is the proxy that has the credentials."""
+    """Put a proxy before the API server of a kubeconfig; the proxy holds the credentials."""
     with tempfile.TemporaryDirectory() as folder:
         files, context = Path(folder), None
         if authority := _cluster(kubeconfig).get("certificate-authority-data"):
@@ -94,7 +94,7 @@ def behind_proxy(kubeconfig: Mapping[str, Any]) -> Iterator[Server]:
 
 
 def connection(cluster: Mapping[str, Any], namespace: str = "default") -> dict[str, Any]:
-    """An Airflow connection to the API server at such an address, without credentials."""
+    """Make an Airflow connection to the API server at such an address, without credentials."""
     kubeconfig = {
         "apiVersion": "v1",
         "kind": "Config",

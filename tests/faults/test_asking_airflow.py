@@ -1,4 +1,4 @@
-"""A source of task instances that fails, on each of its calls: no answer is never read as "there are none"."""
+"""A source of task instances that fails, in each of its calls: no answer never means "there are none"."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ LOOKS = 1 + -(-PODS // BATCH)  # one before the verdict, and one before each bat
 
 
 class Rows:
-    """All tasks failed, as the database has it."""
+    """Rows of the database: all tasks failed."""
 
     def all(self) -> list[tuple[Any, ...]]:
         return [("orders", task, "run_1", -1, "failed", 1, "2026-11-24 00:00:00", "Operator") for task in TASKS]
 
     def __iter__(self) -> Iterator[Any]:
-        """No XCom."""
+        """Return no XCom."""
         return iter(())
 
     def first(self) -> tuple[str, Any]:
-        """Our own task instance."""
+        """Return our own task instance."""
         return "running", OWN.id
 
 
@@ -57,7 +57,7 @@ TASKS = [f"task_{number}" for number in range(PODS)]
 def failing_on(
     look: int, answer: Any, error: Exception, is_look: Callable[..., bool] = lambda *_args, **_kwargs: True
 ) -> Callable[..., Any]:
-    """Something that gives the answer at each call but at one look (0 is the first)."""
+    """Make a function that gives the answer at each call, except at one look (0 is the first)."""
     looks = iter(range(1_000))
 
     def ask(*args: Any, **kwargs: Any) -> Any:
@@ -86,7 +86,7 @@ def sql_source(fails_on: int) -> TaskInstanceSource:
 
 def sql_source_without_connection(fails_on: int) -> TaskInstanceSource:
     error = OperationalError("connect", {}, Exception("could not translate host name"))
-    # Those before a batch connect once more, for the records.
+    # The looks before a batch connect once more, for the records.
     connect: Callable[[], AbstractContextManager[Any]] = failing_on(
         max(2 * fails_on - 1, 0), nullcontext(connection(lambda *_: Rows())), error
     )
@@ -116,7 +116,7 @@ def pods(server: Server, namespace: str) -> list[str]:
 
 
 def clean_up(api: PodApi, namespace: str, source: TaskInstanceSource) -> list[Result]:
-    """The steps of a run, where every pod found unknown would go at once."""
+    """Run the steps of a run in which each unknown pod would be deleted at once."""
     settings = Settings(namespaces=namespace, settle_seconds=0, delete_unmatched_pods=True)
     listed = api.list_pods(settings.namespace_list(), settings.label_selector).pods
     told = source.fetch({pod.key for pod in listed})

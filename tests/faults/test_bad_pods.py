@@ -1,4 +1,4 @@
-"""Pods with hostile or absurd labels and annotations: each gets its documented reason, and only zombies go."""
+"""Pods with hostile or absurd labels and annotations: each gets its documented reason, and only zombies are deleted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LABELS = {
 RANDOM_PODS = {"embedded": 1_000, "real": 250}
 LONG_IDS = ["d" * 250, "long-id." * 31, "Ünïcödé-" * 31, "日本a" * 83]  # nothing but "-" makes no valid label
 
-# Never a number that Airflow writes; what the API server takes as a label all the same.
+# No number that Airflow writes, but a valid label for the API server.
 NOT_NUMBERS = [
     "",
     "one",
@@ -82,7 +82,7 @@ def settings(namespace: str) -> Settings:
 
 
 def judge(api: PodApi, settings: Settings, source: AllFailed) -> dict[str, Verdict]:
-    """The verdicts by pod name; all goes through JSON, as between the tasks of the DAG."""
+    """Return the verdicts by pod name; all data passes through JSON, as between the tasks of the DAG."""
     listing = xcom.load_listing(xcom.dump_listing(api.list_pods(settings.namespace_list(), settings.label_selector)))
     assert not listing.unlisted
     told = source.fetch({pod.key for pod in listing.pods if not pod.label_problem})
@@ -128,7 +128,7 @@ def test_each_odd_pod_has_its_documented_reason_and_only_zombies_go(
 def test_a_pod_that_is_not_labelled_as_the_operators_is_not_even_listed(
     server: Server, api: PodApi, settings: Settings, value: str | None
 ) -> None:
-    """The executor's worker pods have the same other labels."""
+    """Make a pod like the executor's worker pods, which have the same other labels."""
     server.create_pod(settings.namespaces, "odd", changed(LABELS, {"kubernetes_pod_operator": value}))
     assert judge(api, settings, AllFailed(["orders"])) == {}
 
@@ -167,13 +167,13 @@ def test_an_id_of_250_characters_is_found_by_its_cleaned_label(
 
 @pytest.mark.parametrize("value", ["t" * 64, "über", "a b", "-1", "a/b", "1\n"], ids=repr)
 def test_what_does_not_fit_into_a_label_never_gets_into_the_cluster(server: Server, namespace: str, value: str) -> None:
-    """So nothing needs to be promised about it."""
+    """Show that the API server refuses it, so that no verdict on it is needed."""
     with pytest.raises(AssertionError, match=r"metadata\.labels: Invalid value"):
         server.create_pod(namespace, "refused", {**LABELS, "task_id": value})
 
 
 def random_pods(seed: int, count: int) -> Iterator[tuple[str, dict[str, str], dict[str, Any], Reason]]:
-    """Name, labels and metadata of pods, each with the reason that it must get."""
+    """Make names, labels and metadata of pods, each with the reason that it must get."""
     choose = random.Random(seed)
     text = string.ascii_letters + string.digits
     annotation = text + " \t\n\r\0\"'\\{}[]<>&%$#äßπ漢🚀\u202e\u200b\ufeff\u2028"
@@ -191,7 +191,7 @@ def random_pods(seed: int, count: int) -> Iterator[tuple[str, dict[str, str], di
         labels["try_number"] = choose.choice(["0", "1", "2", "999999999", "2147483647"])
         if choose.random() < 0.3:
             labels["map_index"] = choose.choice(["0", "7", "2147483647"])
-        # From the weakest reason to the strongest, so that the last one that is chosen is the one that counts.
+        # From the weakest reason to the strongest, so that the last one that is chosen counts.
         if choose.random() < 0.2:
             labels["dag_id"], reason = choose.choice(["Orders", "staging", "x" * 63]), Reason.UNMATCHED
         if choose.random() < 0.15:

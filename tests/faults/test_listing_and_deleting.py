@@ -1,4 +1,4 @@
-"""Faults of the API server and of what is between, one at a time, over real HTTP."""
+"""Faults of the API server and of the network before it, one at a time, over real HTTP."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def by_id(case: Case | ConnectionCase) -> str:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Fails a test that takes longer."""
+    """Fail a test that takes longer."""
     start = time.monotonic()
     yield
     assert time.monotonic() - start < seconds
@@ -72,14 +72,14 @@ def fill(server: Server, namespace: str) -> None:
 
 @pytest.fixture
 def namespace_with_zombie(server: Server, namespace: str) -> str:
-    """A pod to delete, with another one next to it."""
+    """Make a pod to delete, and another one beside it."""
     create(server, namespace, "zombie", FAILED_ONCE)
     create(server, namespace, "bystander", IN_TRY_2)
     return namespace
 
 
 def reap_it(api: PodApi, namespace: str) -> Result:
-    """What becomes of the zombie."""
+    """Reap, and return the result of the zombie."""
     return clean_up(api, namespace, source_of(FAILED_ONCE, IN_TRY_2))["zombie"]
 
 
@@ -194,7 +194,7 @@ class TestListing:
     def test_a_gateway_that_serves_the_same_page_for_ever_is_given_up(
         self, server: Server, api: PodApi, full_namespace: str
     ) -> None:
-        """A cache that does not know the token gives page one, with its token, again and again."""
+        """Act as a cache that does not know the token: it gives page one, with its token, again and again."""
         path = f"namespaces/{full_namespace}/pods?limit={PAGE_SIZE}"
         page = server.call("GET", path)
         server.proxy.spoil(SECOND_PAGE, proxy.answer(200, json.dumps(page), "application/json"), times=200)
@@ -208,7 +208,7 @@ def slow_down(value: str) -> proxy.Fault:
 
 
 class TestRetryAfter:
-    """``max_wait`` is one second here."""
+    """``Retry-After``; ``max_wait`` is one second here."""
 
     @pytest.mark.parametrize(
         ("value", "at_least", "at_most"),
@@ -257,7 +257,7 @@ class TestDeleting:
         server.proxy.spoil(DELETE, case.fault, times=QUICK.attempts - 1)
         with within(BOUND):
             result = reap_it(api, namespace_with_zombie)
-        # If half of the answer came, or none, the API server may have done it at the first attempt: it is ours then.
+        # If the answer is cut off, the API server may have deleted the pod at the first attempt: then we did it.
         assert result.outcome is Outcome.DELETED
         assert requests_like(server, DELETE) == QUICK.attempts
         assert set(server.pods(namespace_with_zombie)) == {"bystander"}
@@ -300,7 +300,7 @@ class TestDeleting:
 
 
 class TestPreconditions:
-    """What changes between the second listing and the deletion."""
+    """Changes between the second listing and the deletion."""
 
     def test_a_new_pod_of_the_same_name_is_spared(
         self, server: Server, api: PodApi, namespace_with_zombie: str

@@ -23,29 +23,29 @@ from tests.faults import world
 from tests.faults.test_random_faults import PAST_PROXY, Airflow, run_histories, set_up
 from tests.faults.world import Operator, Task, uid
 
-HISTORIES = 60  # enough for all rules to be met; who explores takes many more
+HISTORIES = 60  # enough to meet all rules; ``explore`` takes many more
 HAS_STORE = tuple(int(part) for part in airflow.__version__.split(".")[:2]) >= (3, 3)
 
 
 class LeftAlone(Exception):
-    """The operator waits for its pod, or its worker has died: in either case the test goes on."""
+    """The operator waits for its pod, or its worker has died. In both cases the test goes on."""
 
 
 class Process(KubernetesPodOperator):  # type: ignore[misc]
     """The operator in its worker, until it waits for its pod."""
 
-    log = logging.getLogger(__name__)  # it says much, which Airflow 3 would print
-    dies: str  # where, as in ``Airflow.start_try``
+    log = logging.getLogger(__name__)  # it logs much, and Airflow 3 would print it
+    dies: str  # at which moment, as in ``Airflow.start_try``
     said: dict[str, str]  # the XComs
 
     def xcom_push(self, key: str, value: str) -> None:
-        """Take in what is pushed."""
+        """Note the XComs that are pushed."""
         if self.dies == "unsaid":
             raise LeftAlone
         self.said[key] = value
 
     def find_pod(self, *args: Any, **more: Any) -> Any:
-        """See the operator."""
+        """Note the operator."""
         if self.dies == "late" and len(self.said) == 2:
             raise LeftAlone
         return super().find_pod(*args, **more)
@@ -59,7 +59,7 @@ class Process(KubernetesPodOperator):  # type: ignore[misc]
         raise LeftAlone
 
     def post_complete_action(self, **_: Any) -> None:
-        """Do nothing: the operator is not through with its pod yet, or dead."""
+        """Do nothing: the operator has not finished with its pod, or is dead."""
 
 
 class RealAirflow(Airflow):
@@ -106,7 +106,7 @@ class RealAirflow(Airflow):
             kubernetes_conn_id=PAST_PROXY,
         )
         process.dies, process.said = dies, {}
-        # Each would connect anew, which takes longer than all the rest.
+        # Each would connect again, which takes longer than all the rest.
         process.__dict__["hook"], process.__dict__["client"] = self.hook, self.hook.core_v1_client
         return process
 

@@ -53,12 +53,12 @@ from tests.faults.world import (
     uid,
 )
 
-HISTORIES = 120  # enough for all rules to be met; who explores takes many more
+HISTORIES = 120  # enough to meet all rules; ``explore`` takes many more
 MERGE = "application/merge-patch+json"
 PAST_PROXY = "past_proxy"  # the id of a connection that no fault hits
 PAGE_SIZE = 2
 ALWAYS = 1e9  # seconds
-STEP_SECONDS = 20.0  # with the timeouts that are set below, whatever the fault
+STEP_SECONDS = 20.0  # with the timeouts that are set below, for every fault
 BRIEF = Patience(connect_timeout=2, read_timeout=0.25, attempts=3, first_wait=0.002, max_wait=0.02)
 LONG = Patience()  # without faults there is no timeout to wait for, and a busy machine must not make one
 PRODUCTION, STAGING = {"env": "production"}, {"env": "staging"}
@@ -87,7 +87,7 @@ task_shapes = st.fixed_dictionaries(
         "is_shared": st.sampled_from([False, False, True]),
     }
 )
-# What becomes of a task instance. Where it ends, its operator deletes the pod (tidy), checks it off (keep), or is dead.
+# The moves of a task instance. If it ends, its operator deletes the pod (tidy), checks it off (keep), or is dead.
 ENDS = ("failed", "success", "skipped", "upstream_failed", "removed", "failed, end not known")
 WAITS = ("up_for_retry", "cleared", "queued", "restarting", "deferred", "a_state_of_a_later_airflow")
 RUN_ENDS = ("its run is deleted", "its run is made anew")
@@ -102,7 +102,7 @@ stories = st.one_of(
     st.tuples(st.sampled_from(WAITS), st.sampled_from(TRIES)),
     st.tuples(st.sampled_from(ENDS), st.just("cleared"), st.just("tries again")),
     st.tuples(st.sampled_from(ENDS), st.sampled_from(RUN_ENDS)),
-    # Two pods, and the later one is not to be attached to any more.
+    # Two pods, and nobody may attach to the later one any more.
     st.tuples(st.just("up_for_retry"), st.just("tries again and dies unsaid"), st.just("its pod is being deleted")),
     st.tuples(*map(st.just, ("up_for_retry", "tries again and dies unsaid", "failed, keep", "cleared"))),
     st.tuples(st.sampled_from(SECOND), st.sampled_from(["up_for_retry", *ENDS]), st.just("tries again")),
@@ -116,21 +116,21 @@ POD_MOVES = (
 
 Life = tuple[Json, list[Sequence[str]]]
 lives = st.lists(st.tuples(task_shapes, st.lists(stories, max_size=3)), min_size=2, max_size=8)
-Happening = tuple[str, int, Any]  # what it is about, which of them, and what becomes of it
+Happening = tuple[str, int, Any]  # the kind of thing, which of them, and what happens to it
 happenings = st.one_of(
     st.tuples(st.just("task"), ANY_NUMBER, moves),
     st.tuples(st.just("pod"), ANY_NUMBER, st.sampled_from(POD_MOVES)),
     st.tuples(st.just("time"), st.just(0), durations),
 )
-# Of pods that are about to be deleted, and of their task instances.
+# The moves of pods that are about to be deleted, and of their task instances.
 escapes = st.tuples(
     st.just("zombie"), ANY_NUMBER, st.sampled_from(["cleared", "cleared", "tries again", "tries again", *POD_MOVES])
 )
-# What happens within reap: before which of its requests, what, and how many seconds later the request is answered.
+# The interruptions of reap: before which of its requests, what happens, and for how many seconds the answer waits.
 interruptions = st.tuples(
     st.integers(0, 8), st.one_of(escapes, escapes, happenings), st.sampled_from([0, 1, OLD + 1, 40])
 )
-Fault = tuple[str, Case | None, bool, int | None]  # which requests, what, after the deed?, how often
+Fault = tuple[str, Case | None, bool, int | None]  # which requests, the fault, whether after the deed, how often
 faults = st.one_of(
     st.tuples(
         st.sampled_from(["GET .*/pods", "GET .*continue=", "GET .*fieldSelector="]),
@@ -138,7 +138,7 @@ faults = st.one_of(
         st.just(False),
         fault_times,
     ),
-    # With no fault of the API server it is a pod that is replaced at the last moment.
+    # None is no fault of the API server: a pod is replaced at the last moment.
     st.tuples(st.just("DELETE "), st.sampled_from([None, None, *DELETE_FAULTS]), st.booleans(), fault_times).map(
         lambda fault: (*fault[:2], False, fault[3]) if fault[1] and fault[1].id in REFUSALS else fault
     ),
@@ -163,8 +163,8 @@ options = st.fixed_dictionaries(
 class Airflow(RuleBasedStateMachine):
     """One Airflow with its pods in two namespaces; the cleanup runs step by step while life goes on.
 
-    A second Airflow may have pods there, too. Its labels tell it apart, so that ``label_selector`` leaves it out; or
-    they do and no selector says so; or they do not.
+    A second Airflow may have pods there, too. Its labels may tell it apart, with or without a ``label_selector`` that
+    excludes it; or they may not.
     """
 
     server: Server
@@ -221,7 +221,7 @@ class Airflow(RuleBasedStateMachine):
     @precondition(lambda self: self.tasks)
     @rule(which=ANY_NUMBER, odd=st.sampled_from(["owned", "protected", "unidentified", "of another task"]))
     def there_is_an_odd_pod(self, which: int, odd: str) -> None:
-        """Of a task that is over, so that only what is odd about it can save it."""
+        """Make a pod of a task that is over, so that only its odd feature can save it."""
         task = replace(list(self.tasks.values())[which % len(self.tasks)])
         if not task.is_over:
             return
@@ -251,7 +251,7 @@ class Airflow(RuleBasedStateMachine):
         batch_size: int,
         again: bool,
     ) -> None:
-        """Step by step, while something breaks and life goes on; and perhaps again, when all is well."""
+        """Run it step by step, while something breaks and life goes on; and perhaps again without faults."""
         self.heal()
         self.begin_run(**chosen)
         self.within, self.batch_size = within, batch_size
@@ -304,7 +304,7 @@ class Airflow(RuleBasedStateMachine):
         self.settings = Settings(namespaces=",".join(self.namespaces), label_selector=selector, **chosen)
 
     def step(self) -> bool:
-        """The next step as in ``steps``; a failure ends the run, and must name its cause. False once it is over."""
+        """Do the next step as ``steps`` does; False at the end. A failure ends the run, and must name its cause."""
         step = self.next_step
         if step == "end":
             return False
@@ -382,20 +382,19 @@ class Airflow(RuleBasedStateMachine):
         self.next_step = "end"
 
     def must_live(self) -> set[str]:
-        """What no run may delete: pods in use by our Airflow; and by the other one, if the labels tell it apart."""
+        """List the pods that no run may delete: used by our Airflow, or by one that the labels tell apart."""
         tasks = [*self.tasks.values()] if self.neighbour != "alike" else []
         return world.pods_in_use(self.server, [*tasks, *(t for t in self.their_tasks.values() if self.is_apart(t))])
 
     def is_apart(self, theirs: Task) -> bool:
-        """Whether a live task instance of the other Airflow is told apart.
+        """Tell whether the labels tell a live task instance of the other Airflow apart.
 
-        Without a selector its labels do so only beside one of ours that is live, too: nothing says which labels ours
-        would have.
+        Without a selector, the labels do so only beside a live one of ours: otherwise nobody knows our labels.
         """
         ours = self.tasks.get(theirs.key)
         return self.neighbour == "selected" or (self.neighbour == "labelled" and ours is not None and not ours.is_over)
 
-    # --- what the rules are made of
+    # --- parts of the rules
 
     def heal(self) -> None:
         self.server.proxy.heal()
@@ -419,7 +418,7 @@ class Airflow(RuleBasedStateMachine):
         return self.server.create_pod(task.namespace, f"pod-{next(self.numbers)}", labels, **metadata)
 
     def a_moment_passes(self) -> None:
-        """Or none: it does not always show which of two pods is the later one."""
+        """Let a moment pass, or none: times do not always show which of two pods is the later one."""
         self.time_passes(next(self.numbers) % 2)
 
     def delete_pod(self, pod: Json) -> None:
@@ -451,11 +450,11 @@ class Airflow(RuleBasedStateMachine):
         else:
             self.server.proxy.spoil(where, proxy.too_late(case.fault) if late else case.fault, times)
             self.causes.append(says_pattern(case.says, namespace="…", pod="…"))
-            if case.does is Does.RUN_FAILS:  # the selector of a second look is nobody's setting
+            if case.does is Does.RUN_FAILS:  # ``reap`` makes its selector itself: it is no setting
                 self.causes.append(re.compile("400 Bad Request; the server says: unable to parse requirement"))
 
     def move_zombie(self, uid: str, what: str) -> None:
-        """What is about to be deleted, or its task instance, comes to life again or goes."""
+        """Bring a pod that is about to be deleted, or its task instance, to life again, or remove it."""
         pod = self.by_uid().get(uid)
         key = world.key_of(pod) if pod else None
         task = self.tasks.get(key) if key else None
@@ -521,7 +520,7 @@ class Airflow(RuleBasedStateMachine):
         finalizers: list[str],
         is_shared: bool,
     ) -> Task:
-        """A task instance with its first pod; if it is shared, the other Airflow has one of the same ids."""
+        """Make a task instance with its first pod; if it is shared, the other Airflow has the same ids."""
         task_id = f"task_{next(self.numbers)}"
         made = []
         airflows = (True, False) if is_shared and self.neighbour != "none" else (True,)
@@ -545,24 +544,24 @@ class Airflow(RuleBasedStateMachine):
         return self.tasks if task.is_ours else self.their_tasks
 
     def uses(self, task: Task, operator: Operator, pod: Json, dies: str) -> None:
-        """The operator has its pod, and says so in its XComs if it does not die first."""
+        """Let the operator have its pod, and push its XComs if it does not die first."""
         operator.pod = uid(pod)
         if dies != "unsaid":
             task.record = Record(frozenset({world.name(pod)}))
 
     def move(self, task: Task, move: str) -> None:
-        """Nothing happens where a move makes no sense."""
+        """Make a move; nothing happens if the move makes no sense."""
         move, _, how = move.partition(", ")
         tasks = self.tasks_of(task)
         exists = tasks.get(task.key) is task
         if move == "its run is made anew" and (not exists or task.is_over):
-            # Under the same run_id: the tries begin with 1 again, and pods of the run before may still be there.
+            # Under the same run_id: the tries begin with 1 again, and pods of the earlier run may still exist.
             tasks[task.key] = task
             task.try_number = 0
             task.store.clear()
             self.start_try(task)
         elif move == "its run is deleted" and exists and task.is_over:
-            # Under a live task it would leave the pod to nobody.
+            # Under a live task, nobody would use the pod then.
             del tasks[task.key]
         elif move.startswith("tries again") and exists and not task.is_over and task.state != "running":
             self.start_try(task, move.removeprefix("tries again").removeprefix(" and dies "))
@@ -585,10 +584,10 @@ class Airflow(RuleBasedStateMachine):
             task.state = None if move == "cleared" else move
 
     def start_try(self, task: Task, dies: str = "") -> None:
-        """As Airflow and the operator do it.
+        """Start a try as Airflow and the operator do.
 
-        :param dies: ``early``, before it has a pod; ``unsaid``, before it has said which; ``late``, before it has
-            checked off an older one.
+        :param dies: ``early``, before it has a pod; ``unsaid``, before it has pushed its XComs; ``late``, before it has
+            checked off an older pod.
         """
         task.try_number, task.state, task.ended, task.record = task.try_number + 1, "running", None, None
         for operator in task.operators:
@@ -636,7 +635,7 @@ class Airflow(RuleBasedStateMachine):
 
 
 class Watch:
-    """Stands before all faults while ``reap`` runs: interrupts it, and notes what is really deleted."""
+    """A watch before all faults while ``reap`` runs: it interrupts it, and notes all real deletions."""
 
     def __init__(self, machine: Airflow) -> None:
         self._machine, self._lock = machine, threading.Lock()
@@ -666,7 +665,7 @@ class Watch:
                 self.was_sent = True
                 if answer.status == 200:
                     self.deletions[wanted] = arrived
-                    # Of those that are deleted at once nobody can tell which one saw what.
+                    # If several are deleted at once, nobody can tell which one saw what.
                     too_long = OLD if machine.batch_size == 1 else ALWAYS / 2
                     if arrived - self._in_use.get(wanted, arrived) > too_long:
                         machine.wrong.append(wanted)
@@ -701,7 +700,7 @@ def path_of(pod: Json) -> str:
 
 
 def through_json(value: Any) -> Any:
-    """As XCom does it."""
+    """Pass data through JSON, as XCom does."""
     return json.loads(json.dumps(value))
 
 

@@ -75,10 +75,10 @@ def test_an_api_server_that_answers_no_more_is_left_alone(server: Server, api: P
 
 
 def test_the_pod_of_a_run_that_was_made_again_is_no_older_pod(server: Server, api: PodApi, namespace: str) -> None:
-    """A DAG run was deleted, and made anew under its run_id: its tries begin with 1 again.
+    """Delete a DAG run and make it again under its run_id: its tries begin with 1 again.
 
-    With ``reattach_on_restart=False`` the operator makes a pod of try 1, while one of try 3 is still there from
-    before. The higher try number is that of the dead pod.
+    With ``reattach_on_restart=False`` the operator makes a pod of try 1, while an older one of try 3 still exists. The
+    dead pod has the higher try number.
     """
     again = Task("", "orders", "live", "run_1", state="running", try_number=1)
     create(server, namespace, "dead", again, 3)

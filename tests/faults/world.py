@@ -1,6 +1,6 @@
-"""Airflow and its pods in small: task instances in memory, pods in an API server, one clock for both.
+"""A small model of Airflow and its pods: task instances in memory, pods in an API server, and one clock.
 
-What must live and what must go is said here once more, as plainly as possible, and without a look at the product.
+It says again which pods must live and which must go, as plainly as possible, and independently of the product.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NEVER_LOOKED_BY = {
     *("dag_id", "task_id", "run_id", "map_index", "kubernetes_pod_operator"),
     *("try_number", "already_checked", "airflow_version", "airflow_kpo_in_cluster"),
 }
-TALLY: Counter[str] = Counter()  # of what was seen in all histories, for whoever explores
+TALLY: Counter[str] = Counter()  # of the events in all histories, for ``explore``
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Task:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Those that name it; its operator looks for its pod by them and by its own."""
+        """Return the labels that name it. Its operator looks for its pod by these and by its own."""
         ids = {"dag_id": self.dag_id, "task_id": self.task_id, "run_id": self.run_id}
         mapped = {} if self.map_index == UNMAPPED else {"map_index": str(self.map_index)}
         return {**ids, **mapped, "kubernetes_pod_operator": "True"}
@@ -92,11 +92,11 @@ class MemorySource:
         self._fails: tuple[int, Callable[[], None]] | None = None
 
     def fails_in(self, looks: int, how: Callable[[], None]) -> None:
-        """Do something to all looks after so many more."""
+        """Call `how` in each look after so many more looks."""
         self._fails = looks, how
 
     def lags(self) -> None:
-        """From now on show the past, as a replica does that is cut off."""
+        """Show the past from now on, as a replica does that is cut off."""
         self._past = self._past or (self.own, {key: replace(task) for key, task in self.tasks.items()})
 
     def heal(self) -> None:
@@ -164,7 +164,7 @@ def is_completed(pod: Json) -> bool:
 
 
 def find_pods(server: Server, task: Task, operator: Operator) -> list[Json]:
-    """What ``KubernetesPodOperator.find_pod`` finds: by labels without the try number, not checked; oldest first."""
+    """Find pods as ``KubernetesPodOperator.find_pod``: by labels without try number, unchecked, oldest first."""
     return found_by(server.pods(task.namespace).values(), task, operator)
 
 
@@ -177,9 +177,9 @@ def found_by(pods: Iterable[Json], task: Task, operator: Operator) -> list[Json]
 
 
 def pods_in_use(server: Server, tasks: Collection[Task]) -> set[str]:
-    """The uids of the pods to which a live task instance is attached, or its next try would attach.
+    """List the uids of the pods to which a live task instance is attached, or its next try would attach.
 
-    That is the latest which ``find_pod`` finds; where that one is just being deleted, the one before it, too.
+    That is the latest one that ``find_pod`` finds; if it is just being deleted, the one before it, too.
     """
     used = set()
     live = [task for task in tasks if not task.is_over]
@@ -196,15 +196,15 @@ def pods_in_use(server: Server, tasks: Collection[Task]) -> set[str]:
 
 
 def zombies(pods: Collection[Json], source: MemorySource, settings: Settings, now: int) -> set[str]:
-    """The uids of what the rules have deleted."""
+    """List the uids of the pods that the rules have deleted."""
     selected = [pod for pod in pods if _is_selected(pod, settings)]
     return {uid(pod) for pod in selected if _is_zombie(pod, selected, source, settings, now)}
 
 
 def must_go(pods: Collection[Json], source: MemorySource, settings: Settings, now: int) -> set[str]:
-    """The uids of what is dead in truth and may go, if all pods are ours and the settings say so.
+    """List the uids of the pods that are really dead, and that the settings let go if all are ours.
 
-    It knows nothing of tries, ends and records, but that one which cannot be read keeps an unchecked pod.
+    It ignores tries, ends and records, with one exception: a record that cannot be read keeps an unchecked pod.
     """
     return {uid(pod) for pod in pods if _must_go(pod, source.tasks, settings, now)}
 
@@ -279,7 +279,7 @@ def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings
 
 
 def _is_through_with(pod: Json, task: Task, pods: Collection[Json], tells_all: bool) -> bool:
-    """Whether the operator of a live task instance uses a later pod."""
+    """Tell whether the operator of a live task instance uses a later pod."""
     if tells_all and is_checked(pod) and task.try_number > try_of(pod):
         return True
     return any(
@@ -295,7 +295,7 @@ def _is_through_with(pod: Json, task: Task, pods: Collection[Json], tells_all: b
 
 
 def key_of(pod: Json) -> TaskInstanceKey | None:
-    """None where a label is missing."""
+    """Return the key; None if a label is missing."""
     labels = pod["metadata"]["labels"]
     if not {"dag_id", "task_id", "run_id", "try_number"} <= labels.keys():
         return None

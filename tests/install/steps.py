@@ -1,4 +1,4 @@
-"""What a person does to install the DAG and to see that it works."""
+"""The steps of a person who installs the DAG and sees that it works."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INSTALL = README.partition("## Install\n")[2].partition("\n## ")[0]
 
 
 def follow_readme(way: str, **variables: Path) -> None:
-    """Run the shell commands that section "Install" has for a way, such as ``Plain Airflow``; and run them again."""
+    """Run, twice, the README's shell commands for one way to install, such as ``Plain Airflow``."""
     script = commands("Install", way)
     environment = {"PATH": "/usr/bin:/bin", **{name: str(path) for name, path in variables.items()}}
     for _ in range(2):
@@ -30,12 +30,12 @@ def clean_up(airflow: Airflow) -> None:
 
 
 def said(airflow: Airflow) -> str:
-    """What the runs of :func:`clean_up` wrote; an error of the parser is not among the last words of one that fails."""
+    """Return the output of the runs of :func:`clean_up`; a parser's error is not at the end of a failed one."""
     return (airflow.dags.parent / "dags-test.log").read_text()
 
 
 def own_dag(dags: Path, include: Path) -> Path:
-    """A DAG of the user's, with a module of its own in an `include`; gives a file that is there once it is loaded."""
+    """Add a user's DAG with a module of its own in `include`; return a file that it writes when loaded."""
     include.mkdir(parents=True, exist_ok=True)
     (include / "other.py").write_text("LOADED = 'loaded'\n")
     loaded = dags / "own_dag_is.loaded"
@@ -45,7 +45,7 @@ def own_dag(dags: Path, include: Path) -> Path:
 
 
 def copy_repository(target: Path) -> Path:
-    """This repository as a clone has it, with what is not committed yet."""
+    """Copy this repository as a clone has it, with changes that are not committed yet."""
     unknown = [line.strip("/") for line in (REPO / ".gitignore").read_text().splitlines()]
     shutil.copytree(REPO, target, ignore=shutil.ignore_patterns(".git", *unknown), dirs_exist_ok=True)
     return target

@@ -1,8 +1,8 @@
 """The Astro project that this repository is, and one of the user's own to which the DAG is added.
 
-Astro's image cannot be had here. What is in it is known: it sets PYTHONPATH and AIRFLOW_HOME to the folder into which
-it copies the project (https://github.com/astronomer/astro-cli/pull/2155), and how Astro CLI reads the files of a
-project is told by its source (airflow/airflow.go and settings/types.go of astronomer/astro-cli).
+Astro's image cannot be had here, but it is known. It copies the project into a folder, and sets PYTHONPATH and
+AIRFLOW_HOME to it (https://github.com/astronomer/astro-cli/pull/2155). Astro CLI's source shows how it reads the files
+of a project (airflow/airflow.go and settings/types.go of astronomer/astro-cli).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CONNECTION_KEYS = {"id", "type", "host", "schema", "login", "password", "port", 
 
 @pytest.fixture
 def airflow_in(make_airflow: MakeAirflow, kubeconfig: Path) -> Callable[[Path], Airflow]:
-    """An Airflow as in the image; its connection is the one of airflow_settings.yaml, as Astro CLI adds it."""
+    """Set up an Airflow as in the image, with the connection of airflow_settings.yaml, as Astro CLI adds it."""
     (entry,) = yaml.safe_load((REPO / "airflow_settings.yaml").read_text())["airflow"]["connections"]
     connection = {name.removeprefix("conn_"): value for name, value in entry.items()}
     assert set(connection) <= CONNECTION_KEYS
@@ -47,7 +47,7 @@ def airflow_in(make_airflow: MakeAirflow, kubeconfig: Path) -> Callable[[Path], 
 
 
 def build_context(target: Path) -> Path:
-    """What `COPY . .` copies: this repository without what .dockerignore names."""
+    """Copy what `COPY . .` copies: this repository without the files that .dockerignore names."""
     copy_repository(target)
     patterns = [line for line in (REPO / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
     for path in target.iterdir():
@@ -98,7 +98,7 @@ def test_the_dockerfile_takes_the_runtime_with_the_airflow_that_is_tested() -> N
 
 
 def test_the_requirements_leave_airflow_alone() -> None:
-    """The image's build ends with an error where they name apache-airflow."""
+    """Check for apache-airflow: the image's build fails if the requirements name it."""
     lines = (REPO / "requirements.txt").read_text().splitlines()
     names = {re.split(r"[^\w.-]", line)[0] for line in lines if line and line[0] != "#"}
     assert "apache-airflow" not in names

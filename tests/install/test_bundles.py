@@ -1,4 +1,4 @@
-"""DAG bundles of Airflow 3: a Git repository with the DAG in a subfolder, run by a scheduler and its workers."""
+"""DAG bundles of Airflow 3: a Git repository with the DAG in a subfolder; a scheduler and workers run it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RUN_SECONDS = 120
 
 
 class GitRepository:
-    """A bare repository, as a server has it, and a clone in which files are changed."""
+    """A bare repository, as on a server, and a clone in which files are changed."""
 
     def __init__(self, folder: Path) -> None:
         self.bare, self.clone = folder / "bare.git", folder / "clone"
@@ -43,7 +43,7 @@ class GitRepository:
             self._git(*command)
 
     def bundle(self, **options: Any) -> dict[str, dict[str, str]]:
-        """Airflow's options for a bundle that follows this repository; nothing else is served."""
+        """Make Airflow's options for a bundle that follows this repository; no other is served."""
         kwargs = {"repo_url": str(self.bare), "tracking_ref": "main", "refresh_interval": 5, **options}
         bundle = {"name": "git", "classpath": "airflow.providers.git.bundles.git.GitDagBundle", "kwargs": kwargs}
         return {"dag_processor": {"dag_bundle_config_list": json.dumps([bundle])}}
@@ -58,13 +58,13 @@ def git(tmp_path: Path) -> GitRepository:
 
 
 def dag_file(airflow: Airflow) -> str:
-    """The file, below the bundle's folder, in which Airflow found the DAG when it looked last."""
+    """Find the file, below the bundle's folder, in which Airflow last found the DAG."""
     with closing(sqlite3.connect(airflow.dags.parent / "airflow.db")) as database:
         return str(database.execute("SELECT relative_fileloc FROM dag WHERE dag_id = 'kpo_cleanup'").fetchone()[0])
 
 
 def scheduled_run(airflow: Airflow) -> str:
-    """Trigger the DAG, and wait until the scheduler has had it run to a good end; gives the logs of its workers."""
+    """Trigger the DAG, wait until the scheduler's run has succeeded, and return its workers' logs."""
     run_id = airflow.checked().trigger("kpo_cleanup", {})
     wait_until(lambda: airflow.checked().run_state("kpo_cleanup", run_id) in ("success", "failed"), RUN_SECONDS)
     assert airflow.api.run_state("kpo_cleanup", run_id) == "success"

@@ -1,4 +1,4 @@
-"""Files copied into a dags folder, served by git-sync too, and this repository itself as a dags folder."""
+"""Files copied into a dags folder, also served by git-sync, and this repository itself as a dags folder."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_an_include_that_hides_it_makes_an_error_that_the_readme_names(
 def test_git_sync_serves_a_subfolder_and_swaps_its_revision(
     make_airflow: MakeAirflow, tmp_path: Path, pods: Pods
 ) -> None:
-    """git-sync checks out each revision anew, turns a link to it and deletes the old one."""
+    """Act as git-sync: it checks out each revision anew, turns a link to it and deletes the old one."""
     git = tmp_path / "git"
     airflow = make_airflow({"core": {"dags_folder": git / "repo" / "airflow" / "dags"}})
 

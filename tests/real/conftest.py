@@ -1,7 +1,7 @@
-"""A real Airflow with PostgreSQL and LocalExecutor, on the embedded cluster, and what was seen of it.
+"""A real Airflow with PostgreSQL and LocalExecutor, on the embedded cluster, and the evidence of its runs.
 
-The embedded cluster will do: what is on trial is what schedulers, workers and databases really do. That the cluster
-behaves like a real kube-apiserver is proved by the contract, and that the cleanup treats both alike by `tests/dag`.
+The embedded cluster is enough: these tests are about real schedulers, workers and databases. `tests/contract` proves
+that the cluster behaves like a real kube-apiserver, and `tests/dag` that the cleanup treats both alike.
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ SPEED = 20.0
 SETTLE_SECONDS = 5
 READER = "kpo_cleanup"  # a role of PostgreSQL
 CONFIG: Config = {
-    # Ten tasks that begin at once make even a quick machine slow for a while.
-    "core": {"parallelism": 24, "dags_are_paused_at_creation": True, "dagbag_import_timeout": 120},
-    "workers": {"execution_api_timeout": 30},
-    # How soon a new scheduler takes up what ran under one that died.
+    "core": {"parallelism": 24, "dags_are_paused_at_creation": True},
+    # The time after which a new scheduler takes up the tasks of one that died.
     "scheduler": {"orphaned_tasks_check_interval": 10, "scheduler_health_check_threshold": 20},
     "kpo_cleanup": {
         "schedule": "* * * * *",
@@ -61,7 +59,7 @@ def cluster() -> Iterator[EmbeddedCluster]:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Of the Airflow; its processes end with it."""
+    """Make the folder of the Airflow; its processes end with it."""
     folder = tmp_path_factory.mktemp("airflow")
     yield folder
     end_processes_of(folder)
@@ -69,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def evidence(database: Database, records: Records, cluster: EmbeddedCluster, folder: Path) -> Iterator[Evidence]:
-    """Of the whole story, which takes some five minutes and is told once."""
+    """Tell the whole story once, which takes some five minutes."""
     terminal = Terminal(0)
     core = client.CoreV1Api(config.new_client_from_config_dict(cluster.kubeconfig))
     with FaultProxy(cluster.url) as proxy:

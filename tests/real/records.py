@@ -1,4 +1,4 @@
-"""What Airflow has on record, read from PostgreSQL past Airflow itself."""
+"""Airflow's records, read from PostgreSQL past Airflow itself."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Run:
 
 
 class Records:
-    """One look at a time: no transaction stays open."""
+    """A reader of the records. Each look is a transaction of its own."""
 
     def __init__(self, url: str) -> None:
         self._engine = create_engine(url, poolclass=NullPool)
 
     def now(self) -> Any:
-        """By the clock of the database."""
+        """Read the time of the database."""
         return self.query("SELECT now()")[0][0]
 
     def task_instances(self, dag_id: str) -> list[Row]:
@@ -59,7 +59,10 @@ class Records:
         return [Row(*row) for row in self.query(f"SELECT {columns} FROM task_instance WHERE dag_id = :id", id=dag_id)]
 
     def runs(self, dag_id: str, since: Any = None) -> list[Run]:
-        """:param since: only those that were made after this time of the database."""
+        """List the runs of a DAG.
+
+        :param since: only those that were made after this time of the database.
+        """
         columns = ", ".join(Run.__annotations__)
         after = "queued_at > :since" if since else "true"
         sql = f"SELECT {columns} FROM dag_run WHERE dag_id = :id AND {after}"
@@ -71,7 +74,7 @@ class Records:
         return {(run_id, task_id) for run_id, task_id in self.query(sql, id=dag_id)}
 
     def are_idle(self, *dag_ids: str) -> bool:
-        """Whether all runs of these DAGs are over."""
+        """Tell whether all runs of these DAGs are over."""
         return all(run.is_over for dag_id in dag_ids for run in self.runs(dag_id))
 
     def execute(self, sql: str) -> None:

@@ -1,4 +1,4 @@
-"""What happens to a real Airflow while the cleanup runs on its schedule; see `tests/dag/workload.py` for the tasks."""
+"""The story of a real Airflow while the cleanup runs on its schedule; `tests/dag/workload.py` has the tasks."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ TIMEOUT = 240  # seconds; the machine may have other work
 # Tasks of `lively`.
 SURVIVORS = ("reattached", "cleared", "mapped[1]", "replaced", "stalled")  # run to the end
 LOSE_WORKER = ("reattached", "mapped[0]", "replaced", "sidecar")
-# Pods that must go: of tasks that fail, and of one that has gone on to another pod.
+# Pods that must go: of tasks that fail, and of one that uses another pod now.
 ZOMBIES = {f"lively.{task}#1" for task in ("mapped[0]", "sidecar", "deferred_failed", "replaced")}
 LATE = "lively.reattached#1"  # becomes one while the cleanup is paused
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was seen, for the tests to judge."""
+    """The facts that were seen, for the tests to judge."""
 
-    before: Pods  # once all tasks of `lively` were where they should be
+    before: Pods  # after all tasks of `lively` had reached their states
     after: Pods  # when the cleanup was paused
     tasks: dict[str, Row]  # of `lively`, at that time
-    cleanups: list[Run]  # all there had been then
-    results: set[tuple[str, str]]  # run and task of what their tasks returned and was still there
+    cleanups: list[Run]  # all until that time
+    results: set[tuple[str, str]]  # run and task of each result that was still there
     paused_runs: list[Run]  # of the cleanup while it was paused
-    paused_pods: Pods  # at the end of that
+    paused_pods: Pods  # at the end of that pause
     deletions: list[Deletion]  # all that the cleanup asked for
     busy: list[Row]  # the task instances of all runs of `busy` that are over
 
 
 class Story:
-    """Told once; each step waits until what it is about has happened."""
+    """A story that is told once. Each step waits until its event has happened."""
 
     def __init__(
         self, airflow: Airflow, records: Records, core: client.CoreV1Api, witness: Witness, terminal: Terminal
@@ -93,7 +93,7 @@ class Story:
         return all(pod.status.phase != "Pending" for pod in self._pods().values())
 
     def _disturb(self) -> None:
-        """Workers die, and a person fails and clears tasks."""
+        """Kill workers, and fail and clear tasks as a person does."""
         tries = self._tries()
         for name in LOSE_WORKER:
             self._kill_worker(name)
@@ -104,7 +104,7 @@ class Story:
         self._await_new_tries(tries, ("reattached", "replaced", "cleared"))
 
     def _restart_scheduler(self) -> None:
-        """With all its workers, as when its container goes: every task that runs loses its own."""
+        """Kill the scheduler with all its workers, as when its container dies: all running tasks lose theirs."""
         self._until("no run is going on", lambda: self._records.are_idle("kpo_cleanup", "busy"))
         tries = self._tries()
         self._airflow.restart("scheduler", self._terminal)
@@ -118,7 +118,7 @@ class Story:
         self._until(f"the next tries of {', '.join(names)} run", all_run)
 
     def _pause_cleanup_between_runs(self) -> Any:
-        """:returns: when it was done, by the clock of the database."""
+        """Pause the cleanup between two runs, and return the time of it, by the clock of the database."""
 
         def paused() -> bool:
             self._airflow.api.pause("kpo_cleanup", True)
@@ -131,7 +131,7 @@ class Story:
         return self._records.now()
 
     def _see_one_cleanup(self) -> None:
-        """That begins from now on."""
+        """Wait for a cleanup that begins from now on."""
         since = self._records.now()
         self._until("a cleanup on its schedule", lambda: self._has_run("kpo_cleanup", since))
 
@@ -153,8 +153,8 @@ class Story:
             body = {"dag_run_id": self._run_id, "task_ids": [name], "only_failed": False, "dry_run": False}
             self._airflow.api.request("POST", "/dags/lively/clearTaskInstances", json=body)
         else:
-            # The REST API of 2.11 forgets to write the state of a task that is running; the worker's next heartbeat
-            # then undoes the rest. The UI and the command line do write it.
+            # The REST API of 2.11 does not write the state of a task that is running. The worker's next heartbeat then
+            # undoes the rest. The UI and the command line do write it.
             self._airflow.run("tasks", "clear", "--yes", "--task-regex", f"^{name}$", "lively")
 
     def _kill_worker(self, name: str) -> None:
@@ -163,12 +163,12 @@ class Story:
         kill_worker(pid, self._airflow.scheduler_pid)
 
     def _pods(self) -> Pods:
-        """Those of `lively`."""
+        """List the pods of `lively`."""
         pods = pods_by_role(self._core)
         return {role: pod for role, pod in pods.items() if role.startswith("lively.")}
 
     def _tasks(self) -> dict[str, Row]:
-        """Those of `lively`."""
+        """List the tasks of `lively`."""
         return {ti.name: ti for ti in self._records.task_instances("lively")}
 
     def _tries(self) -> dict[str, int]:

@@ -29,7 +29,7 @@ HIDDEN = f"my run {'x' * 80}"  # its label does not tell it
 SCHEDULED = "scheduled__2026-11-24T00:00:00+00:00"  # its label does
 ENDED, ENDED_EPOCH = "2026-11-24 11:30:15.500000", 1_795_519_815
 
-# task_id, run_id, map_index, state, try_number, end_date; what the source is to make of the last four
+# task_id, run_id, map_index, state, try_number, end_date; the source's reading of the last four
 ROWS: list[tuple[tuple[Any, ...], TaskInstance]] = [
     (("running", SCHEDULED, -1, "running", 2, None), TaskInstance("running", 2, None, "Operator")),
     (("cleared", SCHEDULED, -1, None, 1, ENDED), TaskInstance(None, 1, ENDED_EPOCH, "Operator")),
@@ -44,7 +44,7 @@ TABLES = ("task_instance", "dag_run", "xcom")
 
 @pytest.fixture(scope="module", params=["+00:00", "-05:00", "+09:30"])
 def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """With Airflow's schema and these rows, and a user who may read three tables; its server is in this time zone."""
+    """Make Airflow's schema with these rows, a user who may read three tables, and a server in this time zone."""
     with mariadb(["--explicit-defaults-for-timestamp=1", f"--default-time-zone={request.param}"]) as database:
         environment = {**os.environ, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database.url("mysqldb")}
         migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
@@ -83,7 +83,7 @@ def _connected(database: Database, user: str = "airflow") -> Iterator[Connection
 
 
 def _insert(connection: Connection, table: str, **values: Any) -> None:
-    """Into those of these columns that this Airflow has."""
+    """Insert a row, into those of these columns that this Airflow has."""
     there = {row[0] for row in connection.execute(text(f"SHOW COLUMNS FROM {table}"))}
     names = [name for name in values if name in there]
     columns = ", ".join(f"`{name}`" for name in names)

@@ -1,4 +1,4 @@
-"""The SQL queries on the servers that Airflow runs on: true answers, and no more is read than an index finds."""
+"""The SQL queries on Airflow's usual servers: true answers, and no more reads than an index needs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.unit.worlds import World, assert_true_answer, worlds
 pytestmark = pytest.mark.real
 
 ROWS = 25_000
-# In the plans of the two. SQLite, which is for development only, does scan the table.
+# The words in the plans of both. SQLite reads the whole table, but it is for development only.
 WHOLE_TABLE = ["Seq Scan on task_instance", "task_instance ALL", "Seq Scan on xcom", "xcom ALL"]
 SERVERS = {"PostgreSQL": databases.postgresql, "MariaDB": databases.mariadb}
 
@@ -54,7 +54,7 @@ def test_the_answer_is_true_in_any_world(small: Database, world: World) -> None:
 
 @pytest.fixture(scope="module", params=SERVERS)
 def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
-    """A database with Airflow's own schema and a history in it."""
+    """Make a database with Airflow's own schema and a history in it."""
     home = tmp_path_factory.mktemp("airflow")
     with ExitStack() as stack:
         server = stack.enter_context(SERVERS[request.param]())

@@ -94,7 +94,7 @@ def test_the_role_of_the_metadata_connection_can_read_three_tables_and_nothing_e
 
 
 def _may(reader: Records, sql: str) -> bool:
-    """Whether PostgreSQL lets this role do that."""
+    """Tell whether PostgreSQL lets this role do that."""
     try:
         reader.execute(sql)
     except ProgrammingError as error:

@@ -1,4 +1,4 @@
-"""Stands between the cleanup and the API server, and notes how things were whenever a pod was to be deleted."""
+"""A witness between the cleanup and the API server: it notes the state of things at each deletion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.real.records import Records
 
 @dataclass(frozen=True)
 class Deletion:
-    """A pod that the cleanup wanted to be deleted, and its task instance at that moment."""
+    """A pod that the cleanup asked to delete, and its task instance at that moment."""
 
     role: str
     state: str | None
@@ -24,7 +24,7 @@ class Deletion:
 
 
 class Witness:
-    """Sees all deletions that come through a proxy."""
+    """A witness of all deletions that come through a proxy."""
 
     def __init__(self, proxy: FaultProxy, core: client.CoreV1Api, records: Records) -> None:
         self.deletions: list[Deletion] = []

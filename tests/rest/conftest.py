@@ -1,4 +1,4 @@
-"""Sources that ask a real API server, as different users, directly or through a proxy that spoils answers."""
+"""Sources that ask a real API server, as several users, directly or through a proxy that spoils answers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _proxies(servers: Servers) -> Iterator[dict[str, FaultProxy]]:
 
 @pytest.fixture
 def proxy(servers: Servers, _proxies: dict[str, FaultProxy]) -> FaultProxy:
-    """In front of the simple server, with no rule and no request in it."""
+    """Put a proxy before the simple server, with no rule and no request in it."""
     _proxies[servers.simple].heal()
     return _proxies[servers.simple]
 

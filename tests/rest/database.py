@@ -1,4 +1,4 @@
-"""The metadata database of the API servers: what a test wants to be in it, written past Airflow."""
+"""The metadata database of the API servers, which a test fills past Airflow."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ FILLING = {
 
 
 class Database:
-    """SQLite, as `airflow db migrate` made it."""
+    """An SQLite database, as `airflow db migrate` made it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def fill(self, rows: Iterable[Row], **columns: Any) -> None:
-        """Have these task instances, with their DAGs and runs, and no others but our own."""
+        """Put in these task instances, with their DAGs and runs, and no others but our own."""
         rows = [OWN, *rows]
         runs = {run: number for number, run in enumerate(sorted({(row.dag_id, row.run_id) for row in rows}), 1)}
         self.execute(*(f"DELETE FROM {table}" for table in ("xcom", "task_instance", "dag_run", "dag", "log")))
@@ -62,7 +62,7 @@ class Database:
         self.add(*rows, **columns)
 
     def add(self, *rows: Row, **columns: Any) -> None:
-        """Have more task instances, of runs that are there."""
+        """Put in more task instances, of runs that exist."""
         values = {"try_number": 2, "max_tries": 3, "end_date": NOW, "operator": "Mine", **columns}
         self._insert("task_instance", ({"id": self._new_id(), **row._asdict(), **values} for row in rows))
 
@@ -70,7 +70,7 @@ class Database:
         self._insert("dag", ({"dag_id": dag_id, **columns} for dag_id in dag_ids))
 
     def add_xcom(self, row: Row, key: str, value: Any) -> None:
-        """Have an XCom of a task instance, as a task's `xcom_push` leaves it."""
+        """Put in an XCom of a task instance, as a task's `xcom_push` leaves it."""
         ids = {"dag_id": row.dag_id, "task_id": row.task_id, "run_id": row.run_id, "map_index": row.map_index}
         run = self.query("SELECT id FROM dag_run WHERE dag_id = ? AND run_id = ?", row.dag_id, row.run_id)
         self._insert("xcom", [{**ids, "dag_run_id": run[0][0], "key": key, "value": json.dumps(value)}])

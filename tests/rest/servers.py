@@ -17,7 +17,7 @@ from demo.terminal import Terminal
 from tests.conftest import REPO
 from tests.rest.database import Database
 
-PATH = "/air/flow"  # where the simple one is, as behind a proxy that serves several
+PATH = "/air/flow"  # the path of the simple one, as behind a proxy that serves several
 PASSWORD = "a password of nobody else"
 FAB: Config = {"core": {"auth_manager": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"}}
 START_TIMEOUT = 120  # seconds
@@ -26,7 +26,7 @@ DAG_FILE = "from airflow.sdk import DAG\n\nDAG('orders', schedule=None)\n"
 
 @dataclass(frozen=True)
 class Servers:
-    """Where they are, and what is behind them."""
+    """The addresses of both servers, and what is behind them."""
 
     simple: str
     fab: str

@@ -1,4 +1,4 @@
-"""What the REST API as a source answers, over real API servers: the table of truth of all sources."""
+"""The answers of the REST API as a source, over real API servers: the truth table of all sources."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.unit.worlds import (
 
 pytestmark = pytest.mark.rest
 
-# As SQL, it finds cleaned dag_ids, and even tells one from a dag_id that is its label.
+# Like SQL, it finds cleaned dag_ids, and even tells one from a dag_id that equals its label.
 ALL_DAG_IDS = (*CLEAN_DAG_IDS, *CLEANED_DAG_IDS, *map(safe_label, CLEANED_DAG_IDS))
 # The API itself fails on a state that it does not know.
 UNKNOWN_STATE = "a_state_of_a_later_airflow"
@@ -49,7 +49,7 @@ def known(world: World) -> World:
 
 
 def capped(rows: int) -> Fault:
-    """As a server that gives no more at once, whatever the client wants."""
+    """Limit an answer, as a server that gives no more at once."""
 
     def cap(answer: dict[str, Any]) -> None:
         for name in ("task_instances", "dag_runs", "dags"):
@@ -119,7 +119,7 @@ class TestFinding:
 
 class TestQuestion:
     def asked(self, database: Database) -> list[dict[str, Any]]:
-        """The questions as Airflow's audit log has them."""
+        """Read the questions from Airflow's audit log."""
         found = database.query("SELECT extra FROM log WHERE event = 'get_task_instances_batch' ORDER BY id")
         return [json.loads(extra) for (extra,) in found]
 
@@ -189,7 +189,7 @@ class TestCappedAnswers:
         self, database: Database, connect: Connect, proxy: FaultProxy
     ) -> None:
         rows = [row(map_index=index, state="success") for index in range(10)]
-        # Some that share ids with our own task instance, and so come along.
+        # Some share ids with our own task instance, so that the answer has them, too.
         others = [row(map_index=index, run_id=OWN.run_id) for index in range(10)]
         database.fill([*rows, *others])
         proxy.spoil(BATCH, capped(4))

@@ -1,4 +1,4 @@
-"""What the REST API as a source takes for proved, and what it says if it cannot prove it."""
+"""The proofs that the REST API as a source accepts, and its errors if it cannot prove itself."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def token_of(url: str, user: str, password: str) -> str:
 
 
 def with_all_variables(error: BaseException) -> str:
-    """As some consoles show an error, except for the variables of the test."""
+    """Show an error with all variables, as some consoles do, but without those of the test."""
     assert error.__traceback__
     console = Console(file=StringIO(), width=1000)
     console.print(
@@ -88,7 +88,7 @@ class TestOwnTaskInstance:
 
 
 class TestUser:
-    """With FAB."""
+    """Users of the server with FAB."""
 
     def fetch(self, connect: Connect, servers: Servers, user: str, *rows: Row) -> TaskInstances:
         return connect(servers.fab, user, user).fetch([row.key for row in rows])
@@ -104,7 +104,7 @@ class TestUser:
         self, connect: Connect, servers: Servers, database: Database
     ) -> None:
         there = MINE._replace(task_id=ODD_ID)
-        # One that may be read has an id that is the label of one that may not.
+        # The user may read a DAG whose id equals the label of a DAG that the user may not read.
         database.fill([there, SECRET_DAG, CLEANED_DAG, LABEL_DAG])
         answer = self.fetch(connect, servers, "reads_two", MINE, there, SECRET_DAG, CLEANED_DAG, GONE_DAG)
         assert set(answer.found) == {there.key}
@@ -302,7 +302,7 @@ class TestToken:
         shown = caplog.text + "".join(traceback.format_exception(caught.value))
         if not status:
             shown += with_all_variables(caught.value)
-        # A message may be cut off in the middle of a token, whose beginning tells nothing.
+        # A message may be cut off in the middle of a token. The beginning of a token is no secret.
         for secret in (PASSWORD, *(each[50:80] for each in (token, *made))) if has_login else (token[50:80],):
             assert secret not in shown
 

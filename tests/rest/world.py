@@ -1,4 +1,4 @@
-"""`python -m tests.rest.world`: what is in a new database: a DAG, and users with no more rights than their names say.
+"""`python -m tests.rest.world`: the content of a new database: a DAG, and users whose names tell their rights.
 
 Runs in the environment of the Airflow whose database it is. The password of each user is the name.
 """

@@ -1,4 +1,4 @@
-"""Small builders: each gives a plain, valid thing, and a test names only what it is about."""
+"""Small builders: each makes a plain, valid thing, and a test names only the values that matter to it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _serial = itertools.count(1)
 
 
 def make_pod(**overrides: Any) -> Pod:
-    """A running pod of try 1, two hours old; of a later try it is some minutes younger."""
+    """Make a running pod of try 1, two hours old; one of a later try is some minutes younger."""
     number = next(_serial)
     of_try = overrides.get("try_number", 1)
     values: dict[str, Any] = {
@@ -43,7 +43,7 @@ def make_pod(**overrides: Any) -> Pod:
 
 
 def make_ti(**overrides: Any) -> TaskInstance:
-    """A task instance that failed an hour ago, in its first try."""
+    """Make a task instance that failed an hour ago, in its first try."""
     values: dict[str, Any] = {
         "state": "failed",
         "try_number": 1,
@@ -56,14 +56,14 @@ def make_ti(**overrides: Any) -> TaskInstance:
 def answer(
     found: Mapping[TaskInstanceKey, TaskInstance | None], *unresolved: TaskInstanceKey, may_miss_a_try: bool = False
 ) -> TaskInstances:
-    """A source's answer; a task instance that is None was not found."""
+    """Make a source's answer; a task instance that is None was not found."""
     told = {key: ti for key, ti in found.items() if ti is not None}
     cannot_tell = dict.fromkeys(unresolved, "the source cannot tell")
     return TaskInstances(told, cannot_tell, may_miss_a_try=may_miss_a_try)
 
 
 def make_verdict(**overrides: Any) -> Verdict:
-    """A zombie."""
+    """Make a zombie."""
     values: dict[str, Any] = {
         "pod": make_pod(),
         "is_zombie": True,
@@ -74,7 +74,7 @@ def make_verdict(**overrides: Any) -> Verdict:
 
 
 def timestamp(epoch: int) -> str:
-    """A time as the Kubernetes API writes it."""
+    """Write a time as the Kubernetes API does."""
     return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -85,7 +85,7 @@ def make_item(
     spec: Any = None,
     status: Any = None,
 ) -> dict[str, Any]:
-    """One item of a pod list, as a real API server gives it for a pod of the operator.
+    """Make one item of a pod list, as a real API server gives it for a pod of the operator.
 
     :param labels: changes to the operator's labels, None removes one; what is no mapping replaces them all.
     """

@@ -1,4 +1,4 @@
-"""Who may import what."""
+"""The rules of imports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAME = "kpo_cleanup"  # the package imports itself by relative imports, which th
 
 
 def modules_in(package: Path) -> dict[str, ast.Module]:
-    """All modules, by dotted name within the package; a folder goes by its own name."""
+    """List all modules by their dotted names within the package; a folder has its own name."""
     paths = {path.relative_to(package).with_suffix(""): path for path in sorted(package.rglob("*.py"))}
     names = {relative: ".".join(part for part in relative.parts if part != "__init__") for relative in paths}
     return {names[relative]: ast.parse(path.read_text()) for relative, path in paths.items() if names[relative]}
@@ -31,7 +31,7 @@ SEES_BOTH_SIDES = "steps"
 
 
 def imports_of(module: str, tree: ast.AST) -> Iterator[str]:
-    """All that is imported anywhere in a module at run time, functions included; relative ones made absolute."""
+    """List all run-time imports of a module, also those in functions; relative ones are made absolute."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -47,7 +47,7 @@ def imports_of(module: str, tree: ast.AST) -> Iterator[str]:
 
 
 def own_imports_of(module: str) -> set[str]:
-    """The modules of the package that a module imports."""
+    """List the modules of the package that a module imports."""
     own = {name.removeprefix(f"{NAME}.") for name in imports_of(module, MODULES[module]) if name.startswith(NAME)}
     return {name if name in MODULES else name.rpartition(".")[0] for name in own}
 
@@ -110,7 +110,7 @@ class TestImports:
 
     @pytest.mark.parametrize("module", sorted(MODULES))
     def test_of_the_package_itself_are_relative(self, module: str) -> None:
-        """The zip has it under another name."""
+        """Check this, because the zip has the package under another name."""
         assert "include" not in {name.partition(".")[0] for name in imports_of(module, MODULES[module])}
 
     def test_are_guarded_in_folders_that_are_new(self, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The specification of the verdict: each rule, their order, their boundaries, and what holds whatever comes."""
+"""The specification of the verdict: each rule, their order, their boundaries, and invariants."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def verdict_on(
     record: Record | None = None,
     **settings: Any,
 ) -> Verdict:
-    """The verdict on one pod, among others of the same listing."""
+    """Judge one pod, among others of the same listing."""
     task_instances = answer({pod.key: ti}, *([pod.key] if unresolved else []), may_miss_a_try=may_miss_a_try)
     records = {} if record is None else {pod.key: record}
     verdicts = classify(Facts([pod, *others], task_instances, Settings(**settings), NOW, records))
@@ -84,8 +84,8 @@ def assert_zombie(verdict: Verdict, reason: Reason) -> None:
     assert verdict.evidence
 
 
-# Each row: what keeps the pod, what in a twin that differs in that one thing lets it go, and the twin's reason.
-# All of it on top of a running pod whose task instance failed an hour ago.
+# Each row: a feature that keeps a pod, that feature of a twin which is deleted, and the twin's reason.
+# All else is as in a running pod whose task instance failed an hour ago.
 KEEP_RULES = [
     pytest.param(
         Reason.BAD_LABELS,
@@ -406,7 +406,7 @@ class TestEveryKeepRule:
 
 
 class TestOrder:
-    """A pod that several rows fit gets the first of them."""
+    """The order of the rules: a pod that several rows fit gets the first of them."""
 
     @pytest.mark.parametrize("first", range(4))
     def test_of_the_rules_about_the_pod_itself(self, first: int) -> None:
@@ -666,7 +666,7 @@ class TestWarnings:
 
 
 class TestDue:
-    """When a pod that is kept for now will go, if nothing happens until then."""
+    """The time at which a pod that is kept for now will be deleted, if nothing happens until then."""
 
     @pytest.mark.parametrize(
         ("ti", "pod", "due"),
@@ -690,7 +690,7 @@ class TestDue:
 
 
 class TestSoftly:
-    """If nobody can say for how long the task has been over, its pod is asked to end before it is forced."""
+    """A pod whose task has been over for an unknown time: it is asked to end before it is forced."""
 
     @pytest.mark.parametrize(
         ("ti", "pod", "is_soft"),
@@ -778,7 +778,7 @@ class TestCompleted:
         gates: dict[str, Any] = {"delete_completed_pods": completed, "delete_pods_on_failure": on_failure}
         pod = make_pod(phase=phase, is_checked=checked)
         assert_zombie(verdict_on(pod, ttl_seconds_after_finished=HOUR - 1, **gates), Reason.COMPLETED)
-        # A ttl that is not over closes no gate that is open.
+        # A ttl that is not over does not keep a pod that the gates let go.
         assert verdict_on(pod, ttl_seconds_after_finished=HOUR, **gates).is_zombie == goes
 
     @pytest.mark.parametrize("phase", ["Pending", "Running", "Unknown", "", "A phase to come"])
@@ -799,7 +799,7 @@ class TestCompleted:
 
 
 class TestTaskSdk:
-    """Its task instances have a state, and no try number, end or operator."""
+    """Task instances of the Task SDK: they have a state, but no try number, end or operator."""
 
     def test_gives_enough_for_a_zombie(self) -> None:
         assert_zombie(verdict_on(make_pod(), TaskInstance("failed")), Reason.ORPHANED)
@@ -1070,7 +1070,7 @@ class TestWhateverComes:
         before = by_uid(judge_all(pods, answers, settings, now))
         for verdict in classify(Facts(pods, answers, settings, now, records)):
             if verdict.is_zombie and not before[verdict.pod.uid].is_zombie:
-                assert verdict.reason is Reason.UNMATCHED  # settings.delete_unmatched_pods takes what a gate kept
+                assert verdict.reason is Reason.UNMATCHED  # delete_unmatched_pods deletes pods that a gate kept
             if verdict.is_zombie and verdict.reason is Reason.SUPERSEDED:
                 assert str(verdict.pod) not in records.get(verdict.pod.key, Record()).pods
 

@@ -1,4 +1,4 @@
-"""Times and states in people's words."""
+"""Times and states in words for people."""
 
 from __future__ import annotations
 

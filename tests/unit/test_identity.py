@@ -1,4 +1,4 @@
-"""From pod labels to task instances and back: what a label is, and what is proved about the id behind it."""
+"""Pod labels and task instances: the label of an id, and the proof of the id behind a label."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ CUT_RUN_IDS = [
 
 @st.composite
 def default_run_ids(draw: st.DrawFn) -> str:
-    """What Airflow 2 and 3 name a run themselves."""
+    """Make the run_ids that Airflow 2 and 3 give by themselves."""
     prefix = draw(st.sampled_from(["scheduled", "manual", "backfill", "dataset_triggered", "asset_triggered"]))
     minutes = draw(st.integers(-14 * 4, 14 * 4)) * 15
     time = draw(st.datetimes(timezones=st.just(timezone(timedelta(minutes=minutes)))))

@@ -1,4 +1,4 @@
-"""What is read from the API's JSON of a pod, however odd it is."""
+"""Pods read from the API's JSON, however odd it is."""
 
 from __future__ import annotations
 
@@ -442,7 +442,7 @@ JSON = st.recursive(
 
 
 def absurd(value: Any, random: Any, junk: list[Any]) -> Any:
-    """The same JSON with some of its parts replaced by junk."""
+    """Return the same JSON with some of its parts replaced by junk."""
     if random.random() < 0.06:
         return random.choice(junk)
     if isinstance(value, dict):
@@ -453,7 +453,7 @@ def absurd(value: Any, random: Any, junk: list[Any]) -> Any:
 
 
 def reading_of(page: Any) -> Any:
-    """What becomes of each item of a page: a pod, or the error; or the page itself where it has none."""
+    """Read each item of a page into a pod or an error; the page itself if it has no items."""
 
     def reading(item: Any) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""Deleting: the second listing, the look, the limits, and an account of every pod."""
+"""Deletion: the second listing, the look, the limits, and an account of every pod."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Answers = Deletion | Sequence[Deletion]  # to one deletion after the other; the 
 
 
 class Server:
-    """The API server: the pods that there are now, and what it says to each deletion, by the pod's name."""
+    """The API server: the pods that exist now, and its answers to deletions, by pod name."""
 
     def __init__(self, pods: Iterable[Pod], says: Mapping[str, Answers] | None = None) -> None:
         self.pods = {pod.uid: pod for pod in pods}
@@ -73,7 +73,7 @@ class Server:
             return said
 
     def change(self, pod: Pod, **changes: Any) -> None:
-        """As if somebody patched it."""
+        """Change a pod, as if somebody patched it."""
         version = f"{int(self.pods[pod.uid].resource_version or 0) + 1}"
         self.pods[pod.uid] = replace(self.pods[pod.uid], resource_version=version, **changes)
 
@@ -83,7 +83,7 @@ class Server:
 
 
 class Airflow:
-    """The task instances as they are now; after ``fails_after`` looks it answers no more."""
+    """The task instances as they are now; after ``fails_after`` looks there is no answer."""
 
     description = "test"
 
@@ -115,7 +115,7 @@ def zombies_of(*pods: Pod, ti: TaskInstance = FINISHED, **settings: Any) -> list
 
 
 def make_zombies(count: int, **overrides: Any) -> list[Verdict]:
-    """Pods ``z0000``, ``z0001``... of a task instance each, oldest first."""
+    """Make pods ``z0000``, ``z0001``... with a task instance each, oldest first."""
     return zombies_of(
         *(
             make_pod(name=f"z{number:04d}", map_index=number, created=NOW - 9 * HOUR + number, **overrides)
@@ -142,7 +142,7 @@ def run(
     patience: Patience = AT_ONCE,
     **settings: Any,
 ) -> list[Result]:
-    """Reap, and see that every zombie has one result, in their order."""
+    """Reap, and check that every zombie has one result, in their order."""
     server, airflow = server or server_of(zombies), airflow or now_finished(zombies)
     results = reap(zombies, server, airflow, Settings(**settings), namespaces, clock, monotonic, patience)
     assert [result.verdict.pod.name for result in results] == [zombie.pod.name for zombie in zombies]
@@ -250,7 +250,7 @@ class TestDryRun:
 
 
 class TestListingAgain:
-    """What the pods were when they were classified does not count."""
+    """The second listing: the pods as they were when they were classified do not count."""
 
     @pytest.mark.parametrize(
         ("changes", "reason"),
@@ -328,7 +328,7 @@ class TestListingAgain:
 
 
 class TestAPodThatChanges:
-    """Its resource version is a precondition, so that the deletion is one of the pod that was judged."""
+    """A pod that changes. Its resource version is a precondition, so only the pod that was judged is deleted."""
 
     @pytest.mark.parametrize(("times", "outcome"), [(1, "deleted"), (CHANGES, "deleted"), (CHANGES + 1, "failed")])
     def test_is_read_again_and_judged_again(self, times: int, outcome: str) -> None:
@@ -457,7 +457,7 @@ class TestLook:
 
 
 class TestAnOldLook:
-    """Nothing is deleted on an answer about the task instance that is older than some seconds."""
+    """An old look: nothing is deleted on an answer about the task instance that is older than some seconds."""
 
     def test_is_followed_by_a_new_one_which_spares_what_came_back_to_life(self) -> None:
         zombies = make_zombies(BATCH)
@@ -560,7 +560,7 @@ class TestMaxDeletes:
         assert count_outcomes(run(zombies, server, max_deletes=2)) == {"awaiting_finalizer": 2, "left_for_next_run": 1}
 
     def test_counts_a_deletion_whose_answer_got_lost(self) -> None:
-        """A gateway answers 502 after each deletion was done."""
+        """Act as a gateway that answers 502 after each deletion."""
         zombies = make_zombies(20)
         server = server_of(zombies, {zombie.pod.name: [NO_ANSWER, GONE] for zombie in zombies})
         results = run(zombies, server, max_deletes=2)

@@ -1,4 +1,4 @@
-"""The Task SDK as a source: what it asks of the API server, and that its answers are true."""
+"""The Task SDK as a source: its questions to the API server, and its true answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OWN_QUESTION = {"dag_id": "cleanup", "task_ids": ["reap"], "run_ids": ["now"]}
 
 
 class XComs:
-    """What operators pushed, as the supervisor of Airflow 3 gives it; a value may be an error to raise."""
+    """The XComs that operators pushed, as Airflow 3's supervisor gives them; a value may be an error to raise."""
 
     def __init__(self, *pushed: tuple[Row, str, Any]) -> None:
         self._values = {(row[:4], key): value for row, key, value in pushed}
@@ -59,12 +59,12 @@ def source_of(get_task_states: Any, xcoms: XComs | None = None, patience: float 
 
 
 def asked_by(questions: Questions) -> Questions:
-    """Without those by which the source proves itself."""
+    """List the questions, without those by which the source proves itself."""
     return [question for question in questions if question != OWN_QUESTION]
 
 
 def ask(rows: list[Row], *keys: TaskInstanceKey, seed: int = 0) -> tuple[TaskInstances, Questions]:
-    """The source's answer, and the questions that it asked."""
+    """Return the source's answer, and the questions that it asked."""
     questions: Questions = []
     source = source_of(api_server([OWN_ROW, *rows], Random(seed), questions))
     return source.fetch(keys), asked_by(questions)
@@ -319,7 +319,7 @@ class TestNoAnswer:
 
 
 class TestProof:
-    """Every question also asks for the task instance that asks it."""
+    """Each question also asks for the task instance that asks it."""
 
     @pytest.mark.parametrize(
         ("own", "wrong"),
@@ -351,7 +351,7 @@ class TestProof:
 
 
 def record(xcoms: XComs, *rows: Row) -> Record | None:
-    """The record of the key that these share."""
+    """Return the record of the key that these share."""
     source, [key] = source_of(api_server([OWN_ROW, *rows], Random(0)), xcoms), {each.key for each in rows}
     return source.read_records(source.fetch([key]), [key]).get(key)
 

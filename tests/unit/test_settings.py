@@ -1,4 +1,4 @@
-"""The settings: promised defaults, what is taken, and how everything else is refused."""
+"""The settings: the promised defaults, the allowed values, and the errors for all others."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ REFUSED = [
         for value in ("yes", "on", "Tru", "", "2", 1, 0, None, 1.0)
     ],
     *[
-        # Nothing checks the JSON that somebody triggers a run with while dag_run_conf_overrides_params is off.
+        # While dag_run_conf_overrides_params is off, nothing checks the JSON of a triggered run.
         pytest.param("dry_run", no_scalar, "True or False", id=f"dry_run={no_scalar!r}")
         for no_scalar in NOT_SCALARS
     ],

@@ -1,4 +1,4 @@
-"""What tests may not do: use private names of our modules, or patch our code."""
+"""The limits of tests: they use no private names of our modules, and do not patch our code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What passes between the tasks: nothing is lost as JSON, and ten thousand pods fit."""
+"""The data between the tasks: nothing is lost as JSON, and ten thousand pods fit."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def through_json(data: Any) -> Any:
 
 class TestListing:
     def test_is_tested_with_every_field_of_a_pod(self) -> None:
-        """A field that is new must survive the way from one task to the next."""
+        """Check that a new field is tested, too: it must survive the way from one task to the next."""
         assert set(POD_FIELDS) == {field.name for field in fields(Pod)}
 
     @given(st.lists(PODS, max_size=6), st.dictionaries(NAMES, TEXT, max_size=2))

@@ -1,4 +1,4 @@
-"""Random worlds of DAG runs and task instances, and what a true answer about them is."""
+"""Random worlds of DAG runs and task instances, and the true answers about them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ STATES = [
     *sorted(FINISHED_STATES),
 ]
 
-# An id whose label was cleaned, next to an id that is that label: two task instances under one key.
+# An id whose label was cleaned, beside an id that equals that label: two task instances under one key.
 ODD_ID = "tâche à faire"
-LONG_ID = "l" * 248  # with a map index or a digit behind it still an id that Airflow takes
+LONG_ID = "l" * 248  # short enough for Airflow, with a map index or a digit behind it
 TASK_IDS = [
     "a",
     "a_1",
@@ -59,7 +59,7 @@ RUN_IDS = [
     "asset_materialization__2026-11-24T02:13:14.123456+00:00_AbCdEfGh",  # and this one by seven
 ]
 
-# What a row differs in from a plain one, whose ids its labels tell.
+# The ways in which a row differs from a plain one, whose labels tell its ids.
 HOSTILE_IDS = [
     pytest.param({}, id="a default run_id"),
     pytest.param({"run_id": "run_1"}, id="a raw run_id"),
@@ -97,7 +97,7 @@ class Row(NamedTuple):
 
 
 class World(NamedTuple):
-    """What there is, and what is asked."""
+    """A world, and the questions about it."""
 
     rows: list[Row]
     keys: frozenset[TaskInstanceKey]
@@ -106,7 +106,7 @@ class World(NamedTuple):
 
 @st.composite
 def worlds(draw: st.DrawFn, dag_ids: tuple[str, ...] = (*CLEAN_DAG_IDS, *CLEANED_DAG_IDS)) -> World:
-    """Task instances whose names collide in every way there is, and keys of some of them and of none."""
+    """Make task instances whose names collide in every possible way, and keys of some of them and of none."""
     # Few of each, so that they meet.
     dags = st.sampled_from(draw(st.lists(st.sampled_from(dag_ids), min_size=1, max_size=2, unique=True)))
     tasks = st.sampled_from(draw(st.lists(st.sampled_from(TASK_IDS), min_size=1, max_size=5, unique=True)))
@@ -123,10 +123,10 @@ def worlds(draw: st.DrawFn, dag_ids: tuple[str, ...] = (*CLEAN_DAG_IDS, *CLEANED
 
 
 def assert_true_answer(world: World, answer: TaskInstances, is_task_sdk: bool = False) -> None:
-    """The first law: what is active is never said to be finished or absent. And nothing is made up.
+    """Check the first law: no active task instance is said to be finished or absent. And none is made up.
 
-    :param is_task_sdk: it does not know cleaned dag_ids, and takes a run whose raw id is the label for the one meant,
-        unless the label's text tells the run.
+    :param is_task_sdk: it does not know cleaned dag_ids. It takes a run whose raw id equals the label for the one
+        that is meant, unless the label's text tells the run.
     """
     by_key: dict[TaskInstanceKey, list[Row]] = defaultdict(list)
     for row in world.rows:
@@ -153,7 +153,7 @@ def assert_true_answer(world: World, answer: TaskInstances, is_task_sdk: bool = 
 def api_server(
     rows: Iterable[Row], random: Random, log: list[dict[str, Any]] | None = None
 ) -> Callable[..., dict[str, dict[str, str | None]]]:
-    """``ti.get_task_states``, as ``get_task_instance_states`` of Airflow 3.3's execution API answers it."""
+    """Answer ``ti.get_task_states``, as ``get_task_instance_states`` of Airflow 3.3's execution API does."""
     rows = list(rows)
 
     def get_task_states(

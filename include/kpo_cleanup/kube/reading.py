@@ -1,8 +1,8 @@
-"""From the JSON of an answer to pods: which fields are read, and what is made of them.
+"""The way from the JSON of an answer to pods: the fields that are read, and their meaning.
 
-Only what is read is decoded if msgspec is installed, and all of it if not. Most of a pod is nothing that the verdict
-needs, ``managedFields`` above all; passing over it is some fifteen times as fast as making Python objects of it.
-Airflow 3 brings msgspec along.
+If msgspec is installed, only these fields are decoded; if not, all are. The verdict does not need most of a pod,
+``managedFields`` above all. To skip it is some fifteen times as fast as to make Python objects of it.
+Airflow 3 depends on msgspec.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ..pod import (
     Pod,
 )
 
-# A key may be missing, as it may in the API; a list says what each of its items is like.
+# A key may be missing, as in the API. A list holds the fields of each of its items.
 _RESOURCES = {"requests": Any}
 _STATUSES = [{"name": Any, "state": Any}]
 _ITEM = {
@@ -74,9 +74,9 @@ _SPARK_LABEL = "spark_kubernetes_operator"
 
 
 def answer_decoder() -> Callable[[bytes], Any]:
-    """Make what decodes a page to at least what is read of a pod, and any other answer to its kind and finalizers.
+    """Make a decoder. It gives at least the fields that are read: of a page, its pods; of another answer, its kind.
 
-    It raises ValueError for what is not JSON.
+    The decoder raises ValueError if the answer is not JSON.
     """
     try:
         from msgspec.json import Decoder
@@ -87,7 +87,7 @@ def answer_decoder() -> Callable[[bytes], Any]:
     def decode(body: bytes) -> Any:
         try:
             return decoder.decode(body)
-        except Exception:  # decoded whole, it is refused in the same words as without msgspec
+        except Exception:  # decode all of it, so that the error is the same as without msgspec
             return json.loads(body)
 
     return decode
@@ -95,7 +95,7 @@ def answer_decoder() -> Callable[[bytes], Any]:
 
 def _as_type(shape: Any) -> Any:
     if isinstance(shape, dict):
-        # The functional form takes any key; its name shows in msgspec's errors only.
+        # The functional form takes any key. Its name is seen only in msgspec's errors.
         return TypedDict("_Shape", {key: _as_type(value) for key, value in shape.items()}, total=False)  # type: ignore[operator]
     return list[_as_type(shape[0])] if isinstance(shape, list) else shape  # type: ignore[misc]
 
@@ -103,8 +103,8 @@ def _as_type(shape: Any) -> Any:
 def read_pod(item: Mapping[str, Any]) -> Pod:
     """Read one item of a pod list.
 
-    :raises ValueError: if it has no name, namespace, uid or creation time, so that it is no pod at all.
-        Anything else that is absurd (labels above all) makes a pod with a ``label_problem``.
+    :raises ValueError: if it has no name, namespace, uid or creation time, and so is no pod at all.
+        Other absurd values (labels above all) make a pod with a ``label_problem``.
     """
     metadata, status, spec = _mapping(item.get("metadata")), _mapping(item.get("status")), _mapping(item.get("spec"))
     namespace, name, uid = metadata.get("namespace"), metadata.get("name"), metadata.get("uid")
@@ -151,18 +151,18 @@ def read_pod(item: Mapping[str, Any]) -> Pod:
 
 
 def finalizers_of(answer: Mapping[str, Any]) -> tuple[str, ...]:
-    """Read what holds the pod that a deletion answers with."""
+    """Read the finalizers that hold a pod, from the answer to its deletion."""
     return tuple(map(str, _mapping(answer.get("metadata")).get("finalizers") or ()))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}  # from JSON nothing else is one
+    return value if isinstance(value, dict) else {}  # a number from JSON, and no bool
 
 
 def _epoch(timestamp: Any) -> int | None:
     if not isinstance(timestamp, str) or not _TIME.fullmatch(timestamp):
         return None
-    try:  # strptime() takes ten times as long, and there are some in each pod
+    try:  # strptime() takes ten times as long, and each pod has several times
         return int(datetime.fromisoformat(f"{timestamp[:-1]}+00:00").timestamp())
     except ValueError:
         return None
@@ -175,7 +175,7 @@ def _label_number(labels: Mapping[str, Any], name: str) -> int | None:
 
 def _label_problem(labels: Mapping[str, Any], numbers: Mapping[str, int | None]) -> str:
     if labels.get(KPO_LABEL) != "True":
-        # The executor's worker pods have the same other labels.
+        # The executor's worker pods have the same labels but for this one.
         return f"label {KPO_LABEL} is {labels.get(KPO_LABEL)!r}, not 'True'"
     if labels.get(_SPARK_LABEL) == "True":
         return f"label {_SPARK_LABEL}=True: pods of the SparkKubernetesOperator are not supported"
@@ -190,18 +190,18 @@ def _label_problem(labels: Mapping[str, Any], numbers: Mapping[str, int | None])
 
 def _protection(keys: Mapping[str, Any]) -> str:
     value = keys.get(PROTECT_KEY)
-    # Whoever wrote "yes" meant it: everything but a clear "false" protects.
+    # A person who wrote "yes" meant it: all but a clear "false" protects.
     return "" if value is None or str(value).strip().lower() == "false" else f"{PROTECT_KEY}={value}"
 
 
 @lru_cache(maxsize=4096)
 def _kept_once(labels: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    """Give one copy for the thousands of pods that have the same."""
+    """Return one copy for thousands of pods that have the same."""
     return labels
 
 
 def _job(labels: Mapping[str, Any]) -> str:
-    """Read the Job's name from what its controller writes; ``job-name`` alone may be a user's own label."""
+    """Read the Job's name from its controller's labels; ``job-name`` alone may be a user's own label."""
     name = labels.get("batch.kubernetes.io/job-name")
     if name is None and "controller-uid" in labels:
         name = labels.get("job-name")
@@ -230,7 +230,7 @@ def _controller(owners: Any) -> Owner | None:
 
 
 def _main_container(containers: list[Mapping[str, Any]]) -> str:
-    """Find the operator's container: people may call it otherwise (``base_container_name``)."""
+    """Find the operator's container; people may give it another name (``base_container_name``)."""
     names = [str(container.get("name")) for container in containers]
     return intern(MAIN_CONTAINER if MAIN_CONTAINER in names or not names else names[0])
 
@@ -249,7 +249,7 @@ def _container(status: Any) -> Container:
 
 
 def _init_containers(status: Mapping[str, Any], sidecars: list[Mapping[str, Any]]) -> Iterator[Container]:
-    """Give the native sidecars, and what else must end before the others start and has not."""
+    """Find the init containers that count: native sidecars, and those that have not ended."""
     names = {str(container.get("name")) for container in sidecars}
     for container in map(_container, status.get("initContainerStatuses") or ()):
         if container.name in names:
@@ -267,13 +267,13 @@ def _quantities(by_resource: Any) -> Iterator[tuple[str, str]]:
     return ((str(resource), str(quantity)) for resource, quantity in _mapping(by_resource).items())
 
 
-@lru_cache(maxsize=4096)  # the pods of one task ask for the same
+@lru_cache(maxsize=4096)  # the pods of one task have the same requests
 def _total(
     of_containers: tuple[tuple[str, str], ...],
     of_pod: tuple[tuple[str, str], ...],
     overhead: tuple[tuple[str, str], ...],
 ) -> tuple[tuple[str, float], ...]:
-    """Add up what the scheduler sets aside: what the pod itself requests counts in place of its containers' sum."""
+    """Add up the requests as the scheduler does: those of the pod itself replace its containers' sum."""
     totals = {**_sums(of_containers), **_sums(of_pod)}
     for resource, quantity in _sums(overhead).items():
         totals[resource] = totals.get(resource, 0.0) + quantity
@@ -285,6 +285,6 @@ def _sums(quantities: tuple[tuple[str, str], ...]) -> dict[str, float]:
 
     sums: dict[str, float] = {}
     for resource, quantity in quantities:
-        with suppress(ValueError):  # counted for people only; nothing rests on it
+        with suppress(ValueError):  # for people only: no decision depends on it
             sums[resource] = sums.get(resource, 0.0) + float(parse_quantity(quantity))
     return sums

@@ -1,4 +1,4 @@
-"""Which of the four task instance sources a run uses."""
+"""The choice among the four sources of task instances."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def choose_source(airflow_conn_id: str, running_task_instance: Any) -> TaskInstanceSource:
-    """Choose the source for this Airflow; logs which, and why.
+    """Choose the source for this Airflow, and log which and why.
 
     :param airflow_conn_id: the setting of that name.
     :param running_task_instance: of the task that asks, by which the source proves itself.
@@ -49,7 +49,7 @@ def choose_source(airflow_conn_id: str, running_task_instance: Any) -> TaskInsta
 
 
 def _type_of(conn_id: str) -> str | None:
-    """Give a connection's type; None if it cannot be had, which the database's source explains."""
-    with suppress(Exception):  # whatever a missing connection or a secrets backend raises
+    """Look up a connection's type; None if that fails, which the database's source explains."""
+    with suppress(Exception):  # a missing connection or a secrets backend can raise anything
         return str(BaseHook.get_connection(conn_id).conn_type)
     return None

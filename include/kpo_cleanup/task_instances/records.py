@@ -1,4 +1,4 @@
-"""Records of pods: the XComs that the operator pushes about its pod, which anybody else may have written, too."""
+"""Records of pods: the XComs that the operator pushes about its pod. Others may have written them, too."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ..task_instance import Record
 KEYS = ("pod_name", "pod_namespace")  # of the XComs
 
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")  # of a pod or a namespace
-_SHOWN = 12  # characters of a value that is no name: enough to tell a reference by, too few to tell a secret
+_SHOWN = 12  # characters of a value that is no name: enough to recognise a reference, too few to show a secret
 
 
 class Unreadable(NamedTuple):
-    """A value that is there and cannot be read."""
+    """A value that exists but cannot be read."""
 
     why: str
 
 
 def unquoted(value: Any) -> Any:
-    """Take the JSON off a text, as often as its writers put it on; no name begins with a quotation mark.
+    """Decode a text of JSON, again if its writers encoded it twice; no name begins with a quotation mark.
 
     :raises ValueError: if it is no JSON.
     """
@@ -34,7 +34,7 @@ def unquoted(value: Any) -> Any:
 def record_of(task_instances: Iterable[Mapping[str, Any]]) -> Record | None:
     """Make the record of the task instances that share a key; None if none of them has one.
 
-    :param task_instances: of each the values of those of the two XComs that there are, by key.
+    :param task_instances: the values of each one's XComs, by XCom key; one or both may be missing.
     """
     pods, problems = set(), []
     for values in task_instances:

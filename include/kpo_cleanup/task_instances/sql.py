@@ -26,11 +26,11 @@ from .records import KEYS, Unreadable, record_of, unquoted
 log = logging.getLogger(__name__)
 
 STATEMENT_TIMEOUT = 120  # seconds
-CHUNK = 250  # runs in one list: MariaDB rather reads the whole table than look for more, and SQLite has a limit
-MAX_TASKS = 1_000  # with more to compare each row with, it is quicker to read some rows too many
+CHUNK = 250  # runs in one list: with more, MariaDB reads the whole table, and SQLite has a limit
+MAX_TASKS = 1_000  # with more names to compare, it is quicker to read rows that are not needed
 
-# The tables and columns that are read, SELECT on which is all that a database role needs. They are spelt out
-# here, and not taken from Airflow's models, because tasks of Airflow 3 must not import those.
+# The tables and columns that are read. A database role needs no more than SELECT on them. They are written out here,
+# and not taken from Airflow's models, because tasks of Airflow 3 must not import those.
 TASK_INSTANCE = table(
     "task_instance",
     column("dag_id"),
@@ -56,10 +56,10 @@ TABLES = (TASK_INSTANCE, DAG_RUN, XCOM)
 
 
 class SqlSource:
-    """One batch query for all pods, scoped by the DAGs that they name.
+    """A source that asks one batch query for all pods, scoped by the DAGs that they name.
 
-    It finds all active task instances of those DAGs, whatever their run_id, so that none can be missed because
-    a label hides the raw id; and those that are over where they belong to a run that a pod names.
+    It finds all active task instances of those DAGs, whatever their run_id. So a label that hides the raw id
+    hides none of them. It finds those that are over if they belong to a run that a pod names.
 
     :param own: of this task, which proves that the database is this Airflow's, and up to date.
     """
@@ -85,7 +85,7 @@ class SqlSource:
     ) -> Mapping[TaskInstanceKey, Record]:
         """See :class:`~.TaskInstanceSource`."""
         asked = {(*ids, key.map_index): key for key in keys for ids in task_instances.raw_ids.get(key, ())}
-        # By key the task instances that share it, and of each the values of its XComs.
+        # For each key, the task instances that share it; for each of these, the values of its XComs.
         values: dict[TaskInstanceKey, Any] = defaultdict(lambda: defaultdict(dict))
         with self._connected() as connection:
             try:
@@ -113,7 +113,7 @@ class SqlSource:
     def _prove(self, connection: Connection) -> None:
         """Look for our own task instance, on the primary server.
 
-        :raises TaskInstanceSourceError: if the database does not have it, or as it was.
+        :raises TaskInstanceSourceError: if it is missing, not running, or has another id.
         """
         sign = _sign_of_a_replica(connection)
         if sign:
@@ -129,7 +129,7 @@ class SqlSource:
         ).first()
         if row is None:
             wrong = "is not there"
-        # `airflow dags test` of Airflow 2 does not have it running.
+        # Under `airflow dags test`, Airflow 2 does not say that it runs.
         elif row[0] in FINISHED_STATES if own.id is None else row[0] != "running":
             wrong = f"is {row[0]!r} there, and not running"
         elif own.id is not None and _plain(row[1]) != _plain(own.id):
@@ -152,7 +152,7 @@ def _find(
     at_once = len(runs) if connection.dialect.name == "postgresql" else CHUNK
     for start in range(0, len(runs), at_once):
         result = _select(connection, runs[start : start + at_once], task_ids)
-        # All at once, and unpacked: a fetch for each row and a look-up for each name cost more than the query.
+        # Fetch all at once, and unpack: to fetch each row and look up each name costs more than the query.
         for dag_id, task_id, run_id, map_index, state, try_number, end_date, operator in result.all():
             key = key_of(dag_id, task_id, run_id, map_index)
             if key in keys:
@@ -161,9 +161,9 @@ def _find(
 
 
 def _select(connection: Connection, runs: list[tuple[str, str]], task_ids: list[str] | None) -> Any:
-    """Active task instances of these DAGs, and finished ones of these runs; others than of these tasks are not needed.
+    """Select the active task instances of these DAGs, and those of these runs that are over.
 
-    :param task_ids: None where the raw ids are not known.
+    :param task_ids: the only tasks that are needed; None if the raw ids are not known.
     """
     dialect = connection.dialect.name
     dags_of_runs, run_ids = map(list, zip(*runs))
@@ -176,10 +176,10 @@ def _select(connection: Connection, runs: list[tuple[str, str]], task_ids: list[
 
 @cache
 def _statement(dialect: str) -> Any:
-    """Two halves with an index each."""
+    """Make the query of two halves, each of which uses an index."""
     ti = TASK_INSTANCE.c
     rows = select(*ti)
-    # The index needs the states by name. A state that only a newer Airflow knows is found by the other half.
+    # The index needs the states by name. The other half finds states that only a newer Airflow knows.
     active = rows.where(or_(ti.state.is_(None), ti.state.in_(_active_states())))
     over = rows.where(ti.state.is_not(None), ti.state.not_in(_active_states()))
     if dialect != "postgresql":
@@ -187,8 +187,8 @@ def _statement(dialect: str) -> Any:
             active.where(ti.dag_id.in_(bindparam("dag_ids", expanding=True))),
             over.where(tuple_(ti.dag_id, ti.run_id).in_(bindparam("runs", expanding=True))),
         )
-    # PostgreSQL makes an index scan of its own of each pair in a list, and needs longer to plan and start those than
-    # to read the rows. It takes a table of pairs instead; the OFFSET keeps it from scanning all rows beside that.
+    # For a list of pairs, PostgreSQL makes an index scan for each one. To plan these takes longer than to read the
+    # rows. So it gets a table of pairs. The OFFSET prevents that it reads all rows and joins them.
     names = ("dag_ids", "dags_of_runs", "run_ids", "task_ids")
     dag_ids, dags_of_runs, run_ids, task_ids = (bindparam(name, type_=ARRAY(String)) for name in names)
     asked = func.unnest(dags_of_runs, run_ids).table_valued("dag_id", "run_id").render_derived("asked")
@@ -220,7 +220,7 @@ def _decoded(value: Any) -> Any:
 
 
 def _is_denied(error: SQLAlchemyError) -> bool:
-    """Whether the database says that a right is missing: by PostgreSQL's code, or MySQL's number."""
+    """Tell whether the database says that a right is missing: by PostgreSQL's code, or MySQL's number."""
     original = getattr(error, "orig", None)
     code = getattr(original, "pgcode", None) or getattr(original, "sqlstate", None)
     return code == "42501" or getattr(original, "args", ())[:1] in ((1142,), (1143,))
@@ -243,7 +243,7 @@ def _active_states() -> list[str]:
 
 
 def _raw_task_ids(keys: Collection[TaskInstanceKey]) -> list[str] | None:
-    """The raw ids of the tasks, if their labels tell all of them and they are not too many to compare with."""
+    """List the tasks' raw ids; None if a label may hide one, or if there are too many to compare."""
     labels = {key.task_id for key in keys}
     return None if len(labels) > MAX_TASKS or any(map(may_be_cleaned, labels)) else sorted(labels)
 
@@ -271,7 +271,7 @@ def _epoch(value: datetime | str | None) -> int | None:
 
 @contextmanager
 def airflow_session() -> Iterator[Connection]:
-    """Airflow's own session; only Airflow 2 lets a task have it."""
+    """Open Airflow's own session; only Airflow 2 lets a task have it."""
     from airflow.utils.session import create_session
 
     with create_session() as session:
@@ -281,17 +281,17 @@ def airflow_session() -> Iterator[Connection]:
 
 
 def metadata_connection(conn_id: str) -> Callable[[], AbstractContextManager[Connection]]:
-    """An Airflow connection to the metadata database, by the hook of its own provider."""
+    """Open an Airflow connection to the metadata database, by the hook of its own provider."""
 
-    @cache  # one for all questions of a task: opening a connection takes longer than a second look
+    @cache  # one for all questions of a task: to open a connection takes longer than a second look
     def engine() -> Engine:
         try:
             hook = BaseHook.get_hook(conn_id)
             if not hasattr(hook, "get_sqlalchemy_engine"):
                 raise TypeError(f"its type is {BaseHook.get_connection(conn_id).conn_type!r}")
-            # The server, or a proxy before it, may close what is idle between two questions.
+            # The server, or a proxy before it, may close a connection that is idle between two questions.
             made: Engine = hook.get_sqlalchemy_engine({"pool_pre_ping": True})
-        except Exception as error:  # whatever a missing connection, a missing provider or a driver raises
+        except Exception as error:  # a missing connection, a missing provider or a driver can raise anything
             problem = TaskInstanceSourceError(
                 f"airflow_conn_id={conn_id!r} gives no database connection: {error}; it must name an Airflow "
                 "connection to the metadata database whose provider (postgres or mysql) is installed, or one of type "
@@ -315,7 +315,7 @@ def _server_of(connection: Connection) -> str:
 
 
 def _prepare(connection: Connection) -> None:
-    """Have the database itself give up, and give its times in UTC.
+    """Give the database a time limit of its own, and have its times in UTC.
 
     A driver that waits in C does not see the task's execution_timeout. MySQL converts times to the session's zone.
     """
@@ -330,7 +330,7 @@ def _prepare(connection: Connection) -> None:
 
 
 def _sign_of_a_replica(connection: Connection) -> str:
-    """Name what shows that the server takes no writes; empty if nothing does."""
+    """Name the sign that the server takes no writes; empty if there is none."""
     if connection.dialect.name == "postgresql":
         return "pg_is_in_recovery()" if connection.execute(text("SELECT pg_is_in_recovery()")).scalar() else ""
     if connection.dialect.name == "mysql":

@@ -16,10 +16,10 @@ from ..task_instance import OwnTaskInstance, RawIds, Record, TaskInstance, TaskI
 from .raw_ids import collect, may_be_cleaned, rebuild_run_id
 from .records import KEYS, Unreadable, record_of
 
-# Characters of ids in one request. They travel in a URL: Airflow's own server takes any, but common reverse proxies
-# accept no more than 8,190. Fifty runs of the longest default run_ids fit, in both spellings.
+# Characters of ids in one request. They are sent in a URL: Airflow's own server takes any, but common reverse proxies
+# accept no more than 8,190. Fifty runs with the longest default run_ids fit, in both spellings.
 MAX_QUERY = 7_500
-PATIENCE = 60  # seconds for questions about records that fail; Airflow itself sends each of them several times
+PATIENCE = 60  # seconds for failing questions about records; Airflow itself sends each of them several times
 
 _Found = tuple[TaskInstanceKey, RawIds, TaskInstance]
 States = dict[str, Optional[str]]  # of one run: state by task_id, or by task_id_mapindex
@@ -28,24 +28,24 @@ _MAPPED = re.compile(r"(.*)_(0|[1-9][0-9]*)", re.DOTALL)
 
 
 class XComs(Protocol):
-    """The calls of Airflow's XCom class that are used."""
+    """The part of Airflow's XCom class that is used."""
 
     def get_all(self, *, key: str, dag_id: str, task_id: str, run_id: str) -> list[Any] | None:
-        """Give the values of all map indexes that have one, in their order; a miss is not logged."""
+        """Return the values of all map indexes that have one, in order; a miss is not logged."""
 
     def get_one(self, *, key: str, dag_id: str, task_id: str, run_id: str, map_index: int | None) -> Any:
-        """Give one value; a miss is logged as an error."""
+        """Return one value; a miss is logged as an error."""
 
 
 class TaskSdkSource:
-    """The states of task instances, as ``ti.get_task_states`` gives them: no try number and no end.
+    """A source that tells states, as ``ti.get_task_states`` gives them: no try number and no end.
 
-    It wants raw ids. A label is the raw id unless it may be cleaned; a cleaned default run_id is rebuilt from its
-    text and proved by its hash. Any other run_id that looks cleaned is first taken as it stands. If there is nothing,
-    the ids behind it are found by asking for the task's runs, or for the run's tasks, and normalising the answers.
-    A cleaned dag_id cannot be found at all: there is nothing to ask.
+    It needs raw ids. A label is the raw id unless it may be cleaned. A cleaned default run_id is rebuilt from its text,
+    and its hash proves it. The source first asks for any other run_id as it is, even if it looks cleaned. If the answer
+    is empty, it asks for the task's runs, or for the run's tasks, and normalises the answers. It cannot find a cleaned
+    dag_id at all: there is nothing to ask.
 
-    So one thing is not seen: a run behind whose label another run of the same DAG stands, as its raw run_id.
+    One case is not seen: a run whose label is the raw run_id of another run of the same DAG.
 
     :param get_task_states: ``ti.get_task_states`` of the running task.
     :param own: of this task, which proves that the answers are this Airflow's, and up to date.
@@ -137,7 +137,7 @@ class TaskSdkSource:
         for key, task_id in wanted:
             groups[layers[task_id]].append((key, task_id))
         for _, group in sorted(groups.items()):
-            # Neighbours share an id in the URL: of what there is more, each is to be written once.
+            # Neighbours share an id in the URL. So the ids that are more in number are written once each.
             if len({key.run_id for key, _ in group}) > len({task_id for _, task_id in group}):
                 group.sort(key=lambda pair: pair[0].run_id)
             for part in _parts(group, lambda pair: {pair[1], *self._run_ids(pair[0], widely)}):
@@ -152,10 +152,10 @@ class TaskSdkSource:
     def _hidden_tasks(
         self, dag_id: str, keys: list[TaskInstanceKey], widely: bool
     ) -> list[tuple[TaskInstanceKey, str]]:
-        """The raw task ids behind cleaned labels, found in what their runs consist of.
+        """Find the raw task ids behind cleaned labels, among the tasks of their runs.
 
-        Only the names are taken from these answers: with all tasks of a run in one answer, a state in it may
-        belong to another task than its name says (see :func:`_layers`).
+        These answers give only names. If an answer has all tasks of a run, a state may be another task's (see
+        :func:`_layers`).
         """
         found = []
         keys = [key for key in keys if key not in self._known]
@@ -167,7 +167,7 @@ class TaskSdkSource:
         return found
 
     def _run_ids(self, key: TaskInstanceKey, widely: bool) -> set[str]:
-        """The raw run_ids to ask for; none if all are to be asked for."""
+        """List the raw run_ids to ask for; none means all."""
         if widely:
             return set()
         return {key.run_id, rebuild_run_id(key.run_id) or key.run_id, *self._known_ids(key, "run_id")}
@@ -179,9 +179,9 @@ class TaskSdkSource:
         return self._patiently(lambda: self._xcoms.get_all(key=name, **ids._asdict()))
 
     def _xcom_of(self, values: Any, ids: RawIds, name: str, map_index: int) -> list[Any]:
-        """The one value of a task instance, or none.
+        """Find the one value of a task instance, or none.
 
-        :param values: of all map indexes. They do not tell whose they are, for those without a value are left out.
+        :param values: of all map indexes. They do not tell their index: those without a value are left out.
         """
         if not values or isinstance(values, Unreadable):
             return [values] if values else []
@@ -192,14 +192,14 @@ class TaskSdkSource:
         return [] if value is None else [value]
 
     def _patiently(self, call: Callable[[], Any]) -> Any:
-        """Make a call whose failure is that of one record.
+        """Make a call. Its failure is that of one record only.
 
-        :raises TaskInstanceSourceError: if the calls that fail take too long.
+        :raises TaskInstanceSourceError: if failing calls take too long.
         """
         started = time.monotonic()
         try:
             return call()
-        except Exception as error:  # of the API server, or of a custom XCom backend: of any class
+        except Exception as error:  # any class: the API server or a custom XCom backend raises it
             self._failing += time.monotonic() - started
             if self._failing > self._patience:
                 raise TaskInstanceSourceError(
@@ -208,7 +208,7 @@ class TaskSdkSource:
             return Unreadable(" ".join(str(error).split())[:200] or type(error).__name__)
 
     def _ask(self, dag_id: str, task_ids: set[str], run_ids: set[str]) -> dict[str, list[tuple[str, States]]]:
-        """The runs that the answer has and their states, by the label value of the run_id."""
+        """Ask for states. The answer holds runs and their states, by the label value of the run_id."""
         # An empty list means "all" to the API server, as None does.
         question = {"dag_id": dag_id, "task_ids": sorted(task_ids) or None, "run_ids": sorted(run_ids) or None}
         try:
@@ -234,12 +234,12 @@ def _may_hide_run(key: TaskInstanceKey) -> bool:
 
 
 def _name(task_id: str, map_index: int) -> str:
-    """How an answer names a task instance."""
+    """Make the name of a task instance in an answer."""
     return task_id if map_index == UNMAPPED else f"{task_id}_{map_index}"
 
 
 def _task_ids(names: Iterable[str], key: TaskInstanceKey) -> set[str]:
-    """The raw task ids among the names of an answer that this key's label may stand for."""
+    """Find the raw task ids, among an answer's names, that this key's label may stand for."""
     suffix = _name("", key.map_index)
     candidates = (name[: len(name) - len(suffix)] for name in names if name.endswith(suffix))
     return {task_id for task_id in candidates if safe_label(task_id) == key.task_id and task_id != key.task_id}
@@ -248,7 +248,7 @@ def _task_ids(names: Iterable[str], key: TaskInstanceKey) -> set[str]:
 def _layers(task_ids: Iterable[str]) -> dict[str, int]:
     """Number the task ids so that within one number no answer is ambiguous.
 
-    The answer has task ``a`` mapped 1 and task ``a_1`` under one name, and the second one read replaces the first.
+    An answer has index 1 of the mapped task ``a`` and the task ``a_1`` under one name; only one remains.
     """
     layers: dict[str, int] = {}
     for task_id in sorted(task_ids, key=len):
@@ -258,7 +258,7 @@ def _layers(task_ids: Iterable[str]) -> dict[str, int]:
 
 
 def _parts(items: list[_Item], ids_of: Callable[[_Item], set[str]]) -> Iterator[list[_Item]]:
-    """Split what is asked so that no request's URL is too long."""
+    """Split a question, so that no request's URL is too long."""
     part: list[_Item] = []
     asked: dict[str, int] = {}  # the length of each id in the URL
     for item in items:
