@@ -19,8 +19,10 @@ PARTS = {
     "listing": "bench.listing",
     "memory": "bench.listing_memory",
     "task-instances": "bench.task_instances",
+    "sources": "bench.sources",
     "classify": "bench.classifying",
     "reap": "bench.reaping",
+    "reap-before": "bench.reaping_before",
     "xcom": "bench.xcom_size",
     "dag": "bench.whole_dag",
 }
