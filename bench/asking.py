@@ -74,7 +74,7 @@ def ask_rest(engine: Engine, url: str, own: OwnTaskInstance) -> None:
     from include.kpo_cleanup.task_instances.rest_api import RestApi
 
     class Counted(RestApi):
-        """Counts the requests."""
+        """The same, with its requests counted."""
 
         requests = 0
 

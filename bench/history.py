@@ -69,11 +69,12 @@ def fill(engine: Engine, rows_before: int, rows: int) -> None:
 
 
 def add_dags(engine: Engine) -> None:
-    """Have the DAGs themselves, without which the REST API of Airflow 3 shows none of their task instances."""
+    """Have the DAGs and their bundle, without which the REST API of Airflow 3 shows none of their task instances."""
     columns = [column["name"] for column in inspect(engine).get_columns("dag")]
     filling = {name: FILLING[name] for name in columns if name in FILLING}
     with engine.begin() as connection:
         connection.execute(text("SET LOCAL session_replication_role = replica"))
+        connection.execute(text("INSERT INTO dag_bundle (name) VALUES (:bundle_name)"), FILLING)
         _insert(connection, "dag", ({**filling, "dag_id": _dag_id(dag)} for dag in range(DAGS)))
 
 

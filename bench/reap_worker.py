@@ -10,7 +10,7 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -29,7 +29,7 @@ class Memory:
 
     description = "the benchmark"
 
-    def __init__(self, pods: list[Any]) -> None:
+    def __init__(self, pods: Sequence[Any]) -> None:
         known = load("task_instance" if HAS_PROOFS else "task_instances")
         failed = known.TaskInstance("failed", 1, int(time.time()), "KubernetesPodOperator")
         self.told = known.TaskInstances({pod.key: failed for pod in pods})
