@@ -19,8 +19,10 @@ PARTS = {
     "listing": "bench.listing",
     "memory": "bench.listing_memory",
     "task-instances": "bench.task_instances",
+    "sources": "bench.sources",
     "classify": "bench.classifying",
     "reap": "bench.reaping",
+    "reap-before": "bench.reaping_before",
     "xcom": "bench.xcom_size",
     "dag": "bench.whole_dag",
 }
@@ -31,7 +33,7 @@ DOCS = Path(__file__).parent.parent / "docs" / "benchmarks"
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all where none is named")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all if none is named")
     parser.add_argument("--sizes", type=_sizes, default=POD_SIZES, help="numbers of pods, with commas")
     parser.add_argument("--rows", type=_sizes, default=ROW_SIZES, help="numbers of task instance rows, with commas")
     parser.add_argument("--repetitions", type=int, default=5, help="of each measurement, of which the median counts")

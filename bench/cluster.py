@@ -46,7 +46,7 @@ class Cluster:
         self._templates = {is_zombie: self._make_template(is_zombie) for is_zombie in (False, True)}
 
     def put(self, namespace: str, numbers: Sequence[int], is_zombie: bool = False) -> None:
-        """Have the pods of these numbers, with new uids, whether or not they are there already."""
+        """Have the pods of these numbers, with new uids. They may be there already."""
         self._need_namespace(namespace)
         copy = self._templates[is_zombie]
         for start in range(0, len(numbers), PUTS):
@@ -57,19 +57,19 @@ class Cluster:
         self._call("put", copy(namespace_of(0), 0))
 
     def fill(self, count: int) -> str:
-        """A namespace with so many live pods; gives its name."""
+        """Have a namespace with so many live pods; gives its name."""
         namespace = namespace_of(count)
         if namespace not in self._namespaces:
             self.put(namespace, range(count))
         return namespace
 
     def metrics(self) -> str:
-        """What the API server counts."""
+        """Read what the API server counts."""
         answer = self._admin.api_client.call_api("/metrics", "GET", _preload_content=False)
         return bytes(answer.data).decode()
 
     def _make_account(self) -> dict[str, Any]:
-        """The kubeconfig of a service account that may do anything."""
+        """Make a service account that may do anything; gives its kubeconfig."""
         account = {"namespace": "default", "name": CONN_ID}
         self._admin.create_namespaced_service_account("default", {"metadata": {"name": CONN_ID}})
         client.RbacAuthorizationV1Api(self._admin.api_client).create_cluster_role_binding(
@@ -114,7 +114,7 @@ class Cluster:
 
 
 def namespace_of(count: int) -> str:
-    """The namespace for so many pods; all are equally long."""
+    """Name the namespace for so many pods; all names are equally long."""
     return f"pods-{count:06}"
 
 

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from random import Random
 from typing import Any
 
 from sqlalchemy import column, insert, inspect, table, text
@@ -14,6 +15,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, key_of
 from include.kpo_cleanup.task_instance import OwnTaskInstance
+from tests.rest.database import FILLING
 
 DAGS = 250
 DAGS_WITH_PODS = 200
@@ -27,13 +29,18 @@ BATCH = 5_000
 
 
 def keys_of_pods(runs: int) -> frozenset[TaskInstanceKey]:
-    """The keys of pods of the latest runs of 200 DAGs, five a run; the first of these runs is not over yet."""
+    """Give the keys of pods of the latest runs of 200 DAGs, five a run; the first of these runs is not over yet."""
     return frozenset(
         key_of(_dag_id(dag), task_id, _run_id(run), map_index)
         for dag in range(DAGS_WITH_PODS)
         for run in range(runs)
         for task_id, map_index in POD_TASKS
     )
+
+
+def keys_at_random(count: int, runs: int) -> frozenset[TaskInstanceKey]:
+    """Pick so many of the keys of all pods of these runs, always the same ones."""
+    return frozenset(Random(0).sample(sorted(keys_of_pods(runs)), count))
 
 
 def own_task_instance(connection: Connection) -> OwnTaskInstance:
@@ -58,9 +65,33 @@ def fill(engine: Engine, rows_before: int, rows: int) -> None:
         _insert(connection, "dag_run", ({k: v for k, v in run.items() if k in columns} for run in _dag_runs(runs)))
         columns = {column["name"] for column in inspect(engine).get_columns("task_instance")}
         _insert(connection, "task_instance", _task_instances(runs, has_id="id" in columns))
-    analyze = "ANALYZE TABLE task_instance, dag_run, xcom" if engine.dialect.name == "mysql" else "ANALYZE"
-    with engine.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text(analyze))
+    _analyze(engine)
+
+
+def add_dags(engine: Engine) -> None:
+    """Have the DAGs and their bundle, without which the REST API of Airflow 3 shows none of their task instances."""
+    columns = [column["name"] for column in inspect(engine).get_columns("dag")]
+    filling = {name: FILLING[name] for name in columns if name in FILLING}
+    with engine.begin() as connection:
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        connection.execute(text("INSERT INTO dag_bundle (name) VALUES (:bundle_name)"), FILLING)
+        _insert(connection, "dag", ({**filling, "dag_id": _dag_id(dag)} for dag in range(DAGS)))
+
+
+def add_records(engine: Engine) -> None:
+    """Have the operator's two XComs of every task instance; each names a pod of its own."""
+    value_type = next(each["type"] for each in inspect(engine).get_columns("xcom") if each["name"] == "value")
+    statement = f"""
+        INSERT INTO xcom (dag_run_id, dag_id, task_id, run_id, map_index, key, value, timestamp)
+        SELECT run.id, ti.dag_id, ti.task_id, ti.run_id, ti.map_index, record.key,
+            CAST('"' || record.prefix || run.id || '"' AS {value_type}), now()
+        FROM task_instance AS ti JOIN dag_run AS run USING (dag_id, run_id)
+        CROSS JOIN (VALUES ('pod_name', 'pod-'), ('pod_namespace', 'namespace-')) AS record (key, prefix)
+    """
+    with engine.begin() as connection:
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        connection.execute(text(statement))
+    _analyze(engine)
 
 
 def _dag_id(dag: int) -> str:
@@ -113,6 +144,12 @@ def _task_instances(runs: Iterable[int], has_id: bool) -> Iterator[dict[str, Any
                     "start_date": _date(run),
                     **({"id": uuid.uuid4().hex, "span_status": "not_started"} if has_id else {}),
                 }
+
+
+def _analyze(engine: Engine) -> None:
+    analyze = "ANALYZE TABLE task_instance, dag_run, xcom" if engine.dialect.name == "mysql" else "ANALYZE"
+    with engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text(analyze))
 
 
 def _insert(connection: Connection, name: str, rows: Iterator[dict[str, Any]]) -> None:

@@ -55,7 +55,7 @@ def ours(api: PodApi, namespace: str) -> int:
 
 
 def typed(cluster: Cluster, namespace: str) -> Iterator[Any]:
-    """The loop of `airflow.providers.cncf.kubernetes.cli.kubernetes_command.cleanup_pods`, with our selector."""
+    """List as `airflow.providers.cncf.kubernetes.cli.kubernetes_command.cleanup_pods` does, with our selector."""
     arguments: dict[str, Any] = {"limit": 500, "label_selector": f"{KPO_LABEL}=True"}
     while True:
         pods = cluster.core.list_namespaced_pod(namespace, **arguments)
@@ -66,14 +66,14 @@ def typed(cluster: Cluster, namespace: str) -> Iterator[Any]:
 
 
 def raw_pages(core: Any, namespace: str) -> Callable[..., Any]:
-    """The call for a page of our listing, whose answer has the body as it comes in ``data``."""
+    """Make the call for a page of our listing; its answer has the body as it comes in ``data``."""
     selector = f"{KPO_LABEL}=True"
     call = core.list_namespaced_pod
     return partial(call, namespace, limit=PAGE_SIZE, label_selector=selector, _preload_content=False)
 
 
 def read_and_throw_away(cluster: Cluster, namespace: str) -> int:
-    """The least that a client can do, with the same HTTP client: of each page only its token is looked at."""
+    """Do the least that a client can, with the same HTTP client: look at the token of each page only."""
     call = raw_pages(cluster.core, namespace)
     length, token = 0, None
     while True:

@@ -17,7 +17,7 @@ def name_of(number: int) -> str:
 
 
 def ids_of(number: int) -> dict[str, str]:
-    """The raw ids of a pod's task instance: each has a run of its own, and `PODS_OF_A_DAG` share a DAG."""
+    """Give the raw ids of a pod's task instance: each has a run of its own, and `PODS_OF_A_DAG` share a DAG."""
     day = datetime(2026, 10, 1, tzinfo=UTC) + timedelta(minutes=number % PODS_OF_A_DAG)
     return {
         "dag_id": f"customer_orders_{number // PODS_OF_A_DAG:04d}",
@@ -27,7 +27,7 @@ def ids_of(number: int) -> dict[str, str]:
 
 
 def pod(number: int) -> dict[str, Any]:
-    """The body with which the operator asks for it."""
+    """Make the body with which the operator asks for it."""
     labels = {name: safe_label(value) for name, value in ids_of(number).items()}
     return {
         "apiVersion": "v1",
@@ -65,7 +65,7 @@ def _container(name: str, image: str, requests: dict[str, str]) -> dict[str, Any
 
 
 def status(is_zombie: bool) -> dict[str, Any]:
-    """What the kubelet reports: both containers run, or (the zombie) the sidecar outlives the task."""
+    """Make the status that the kubelet reports: both containers run, or the sidecar of a zombie does."""
     started = (datetime.now(UTC) - timedelta(hours=3)).strftime("%Y-%m-%dT%H:%M:%SZ")
     ended = (datetime.now(UTC) - timedelta(hours=2)).strftime("%Y-%m-%dT%H:%M:%SZ")
     running = {"running": {"startedAt": started}}

@@ -15,15 +15,14 @@ from typing import Any
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Connection
 
-from bench.history import DAGS_WITH_PODS, fill, keys_of_pods, own_task_instance
-from bench.timing import interleaved, stopwatch
-from include.kpo_cleanup.airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3, xcom_backend
-from include.kpo_cleanup.task_instance import OwnTaskInstance
+from bench.history import fill, keys_of_pods, own_task_instance
+from bench.timing import interleaved
+from include.kpo_cleanup.airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3
 from include.kpo_cleanup.task_instances import TaskInstanceSource
 from include.kpo_cleanup.task_instances.sql import SqlSource, airflow_session, metadata_connection
-from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
 
 CONN_ID = "bench_metadata"
+RUNS = 2  # of each DAG, whose pods are asked for
 
 
 def main() -> None:
@@ -34,16 +33,12 @@ def main() -> None:
     for rows in sizes:
         fill(create_engine(url), before, rows)
         before = rows
-        result = {"airflow": AIRFLOW_VERSION, "rows": rows, **query(repetitions)}
-        if IS_AIRFLOW_3:
-            with create_engine(url).connect() as connection:
-                result |= ask_api(own_task_instance(connection))
-        print(json.dumps(result), flush=True)
+        print(json.dumps({"airflow": AIRFLOW_VERSION, "rows": rows, **query(repetitions)}), flush=True)
 
 
 def query(repetitions: int) -> dict[str, Any]:
-    """The source beside its own statement in the hands of the driver: one connection, open before, for both."""
-    keys = keys_of_pods(runs=2)
+    """Time the source and its own statement in the hands of the driver: one connection, open before, for both."""
+    keys = keys_of_pods(RUNS)
     with (metadata_connection(CONN_ID) if IS_AIRFLOW_3 else airflow_session)() as connection:
         source = SqlSource(lambda: nullcontext(connection), own_task_instance(connection), "bench")
         with recorded(connection) as statements:
@@ -63,26 +58,6 @@ def query(repetitions: int) -> dict[str, Any]:
         return {**times, "matching": len(keys), "driver": connection.dialect.driver}
 
 
-def ask_api(own: OwnTaskInstance) -> dict[str, Any]:
-    """The Task SDK's own client with the code of the execution API behind it, without a network between them."""
-    from airflow.api_fastapi.execution_api.app import InProcessExecutionAPI
-    from airflow.sdk.api.client import Client
-
-    client = Client(base_url="http://in-process.invalid./", token="", transport=InProcessExecutionAPI().transport)
-    calls = 0
-
-    def get_task_states(**question: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        return client.task_instances.get_task_states(**question).task_states
-
-    source, keys = TaskSdkSource(get_task_states, xcom_backend(), own, "bench"), keys_of_pods(runs=10)
-    found = len(source.fetch(keys).found)
-    asked = calls
-    seconds = stopwatch(lambda: source.fetch(keys))
-    return {"pods": len(keys), "found": found, "calls": asked, "dags": DAGS_WITH_PODS, "asking": seconds}
-
-
 def check(source: TaskInstanceSource, keys: frozenset[Any]) -> None:
     found = source.fetch(keys).found
     if set(found) != keys:
@@ -91,7 +66,7 @@ def check(source: TaskInstanceSource, keys: frozenset[Any]) -> None:
 
 @contextmanager
 def recorded(connection: Connection) -> Iterator[list[tuple[str, Any]]]:
-    """What the driver is given."""
+    """Record what the driver is given."""
     statements: list[tuple[str, Any]] = []
 
     def record(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -103,7 +78,7 @@ def recorded(connection: Connection) -> Iterator[list[tuple[str, Any]]]:
 
 
 def plan_of(connection: Connection, statements: list[tuple[str, Any]]) -> str:
-    """How the database goes about it."""
+    """Tell how the database goes about it."""
     explain = "EXPLAIN "
     lines = []
     for statement, parameters in statements:

@@ -5,45 +5,28 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from kubernetes.client import V1DeleteOptions
 
-from bench.classifying import failed
 from bench.cluster import CONN_ID, Cluster, namespace_of
 from bench.distance import PLACES, distance
+from bench.reap_worker import Memory
 from bench.results import Figure, Panel, Point, at_least, at_most, seconds
 from bench.setting import Bench
 from bench.timing import cpu_seconds, stopwatch
 from include.kpo_cleanup.classify import Facts, classify
-from include.kpo_cleanup.identity import TaskInstanceKey
 from include.kpo_cleanup.kube import CONCURRENT_DELETES
 from include.kpo_cleanup.kube.pods import PodApi
 from include.kpo_cleanup.pod import Pod
 from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import Record, TaskInstances
 from include.kpo_cleanup.vocabulary import Outcome
 
 ZOMBIES, SLICE = 5_000, 1_000  # the ways take turns, a slice each
 PANELS = {place: Panel("reap", f"Deleting zombies, API server {place}", "pods", "seconds") for place in PLACES}
 OURS, ONE_BY_ONE, TYPED = "kpo_cleanup", "the same calls one after the other", "one after the other, as cleanup-pods"
-
-
-class Memory:
-    """A source that knows the answer: here it is the API server that is measured."""
-
-    description = "the benchmark"
-
-    def __init__(self, known: TaskInstances) -> None:
-        self._known = known
-
-    def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
-        return self._known
-
-    def read_records(self, *_: object) -> dict[TaskInstanceKey, Record]:
-        return {}
 
 
 def measure(bench: Bench) -> Iterator[Figure | Point]:
@@ -84,10 +67,10 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
 
 
 def _reap(api: PodApi, pods: Sequence[Pod], settings: Settings) -> None:
-    """Judging the pods is on the clock, too: about a hundredth of it."""
-    known = TaskInstances(dict.fromkeys((pod.key for pod in pods), failed()))
-    zombies = [v for v in classify(Facts(pods, known, settings, int(time.time()))) if v.is_zombie]
-    results = reap(zombies, api, Memory(known), settings, settings.namespace_list())
+    """Judge and reap. The judging is on the clock, too: about a hundredth of it."""
+    source = Memory(pods)
+    zombies = [v for v in classify(Facts(pods, source.told, settings, int(time.time()))) if v.is_zombie]
+    results = reap(zombies, api, source, settings, settings.namespace_list())
     if {result.outcome for result in results} != {Outcome.DELETED} or len(results) != len(pods):
         raise RuntimeError(f"not all were deleted: {results[0]}")
 
@@ -98,14 +81,14 @@ def _one_by_one(api: PodApi, pods: Sequence[Pod], settings: Settings) -> None:
 
 
 def _typed(cluster: Cluster, pods: Sequence[Pod], settings: Settings) -> None:
-    """As `_delete_pod` of cleanup-pods does it, without the new client that it makes for each pod."""
+    """Delete as `_delete_pod` of cleanup-pods does, without the new client that it makes for each pod."""
     options = V1DeleteOptions(grace_period_seconds=settings.grace_period_seconds)
     for pod in pods:
         cluster.core.delete_namespaced_pod(pod.name, pod.namespace, body=options)
 
 
 def _refusals(cluster: Cluster) -> int:
-    """How many requests the API server has refused for being too many, by its own count."""
+    """Count the requests that the API server has refused for being too many."""
     metrics = cluster.metrics()
     counts = re.findall(r'^apiserver_request_total\{.*code="429".*\} (\S+)$', metrics, re.MULTILINE)
     return sum(int(float(count)) for count in counts)

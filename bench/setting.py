@@ -30,7 +30,7 @@ class Bench:
 
     @cached_property
     def cluster(self) -> Cluster:
-        """A real kube-apiserver."""
+        """Start a real kube-apiserver, if it is not there."""
         from bench.cluster import Cluster
 
         self.say("starting a kube-apiserver")
@@ -39,6 +39,6 @@ class Bench:
         return cluster
 
     def say(self, text: str) -> None:
-        """One line on what is going on."""
+        """Print a line on what is going on."""
         minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
         print(f"[{minutes:2}:{seconds:02}] {text}", flush=True)

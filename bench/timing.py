@@ -11,7 +11,7 @@ import psutil  # type: ignore[import-untyped]
 
 
 def stopwatch(call: Callable[[], object]) -> float:
-    """How long one call takes, in seconds; what is there already is nothing for the collector to look through."""
+    """Time one call in seconds. The garbage collector does not look through what was there before."""
     gc.collect()
     gc.freeze()
     start = time.perf_counter()
@@ -22,7 +22,7 @@ def stopwatch(call: Callable[[], object]) -> float:
 
 
 def interleaved(calls: Mapping[str, Callable[[], object]], repetitions: int, warm_up: bool = True) -> dict[str, float]:
-    """The median seconds of each call, by its name; a first round warms all up and does not count."""
+    """Give the median seconds of each call, by its name; a first round warms all up and does not count."""
     for call in calls.values() if warm_up else ():
         call()
     rounds = [{name: stopwatch(call) for name, call in calls.items()} for _ in range(repetitions)]
@@ -30,7 +30,7 @@ def interleaved(calls: Mapping[str, Callable[[], object]], repetitions: int, war
 
 
 def cpu_seconds() -> float:
-    """How long this process and the servers that it started have computed so far."""
+    """Tell how long this process and the servers that it started have computed so far."""
     here = psutil.Process()
     times = [process.cpu_times() for process in (here, *here.children(recursive=True))]
     return float(sum(of_one.user + of_one.system for of_one in times))

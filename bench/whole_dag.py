@@ -11,22 +11,22 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 from airflow.sdk.execution_time.context import set_current_context
 from sqlalchemy import column, create_engine, insert, or_, select, table, text
 from sqlalchemy.engine import Engine
-from uuid6 import uuid7
 
 from bench.cluster import CONN_ID, Cluster, namespace_of
 from bench.distance import PLACES, distance
 from bench.listing import typed
-from bench.pod_template import ids_of
+from bench.pod_template import ids_of, name_of
 from bench.results import Figure, Panel, Point, at_least, seconds
 from bench.setting import Bench
 from bench.timing import stopwatch
@@ -38,6 +38,7 @@ from tests.databases import Database, postgresql
 SIZES = (1_000, 10_000)
 ZOMBIES = 10  # every so many pods, one
 HISTORY = range(10_000_000, 10_050_000)  # task instances whose pods are long gone
+OWN = HISTORY.stop  # the number of the task instance that asks
 METADATA = "bench_metadata"
 PANEL = Panel("dag", "The whole DAG, API server on the same machine", "pods", "seconds")
 OURS, OBVIOUS = "kpo_cleanup", "the obvious way"
@@ -47,18 +48,20 @@ TASK_INSTANCE = table("task_instance", *map(column, ("dag_id", "task_id", "run_i
 
 def measure(bench: Bench) -> Iterator[Figure | Point]:
     sizes = [size for size in SIZES if size <= bench.pods[-1]]
+    cluster = bench.cluster  # first, for no pod may be younger than the end of its task instance
     bench.say("starting PostgreSQL with Airflow's tables")
     with postgresql() as database:
         bench.versions["PostgreSQL"] = database.name.split()[-1]
         engine = _set_up(database)
         _insert(engine, HISTORY, lambda _: "success")
+        _insert(engine, range(OWN, OWN + 1), lambda _: "running")
         filled = 0
         for size in sizes:
             _insert(engine, range(filled, size), lambda number: "running" if number % ZOMBIES else "failed")
             filled = size
             for place, seconds_away in PLACES.items() if size == sizes[-1] else [next(iter(PLACES.items()))]:
                 bench.say(f"the whole DAG with {size:,} pods, API server {place}")
-                ours, obvious = _take_turns(bench, engine, size, seconds_away)
+                ours, obvious = _take_turns(cluster, engine, size, seconds_away, bench.repetitions)
                 if not seconds_away:
                     yield Point(PANEL, OURS, size, ours)
                     yield Point(PANEL, OBVIOUS, size, obvious)
@@ -69,17 +72,20 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
         engine.dispose()
 
 
-def _take_turns(bench: Bench, engine: Engine, size: int, seconds_away: float) -> tuple[float, float]:
-    """The median seconds of ours and of the obvious way, each with its zombies in place again."""
-    namespace, cluster, api = namespace_of(800_000 + size), bench.cluster, PodApi(CONN_ID)
+def _take_turns(
+    cluster: Cluster, engine: Engine, size: int, seconds_away: float, repetitions: int
+) -> tuple[float, float]:
+    """Give the median seconds of ours and of the obvious way, each with its zombies in place again."""
+    namespace, api = namespace_of(800_000 + size), PodApi(CONN_ID)
     zombies = range(0, size, ZOMBIES)
     cluster.put(namespace, [number for number in range(size) if number % ZOMBIES])
+    _insert_records(engine, namespace, zombies)
     ways: dict[str, Callable[[], None]] = {
         OURS: partial(_ours, namespace, size),
         OBVIOUS: partial(_obvious, cluster, engine, namespace),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for round_ in range(1 + bench.repetitions):
+    for round_ in range(1 + repetitions):
         for name, clean_up in ways.items():
             cluster.put(namespace, zombies, is_zombie=True)
             with distance(seconds_away):
@@ -93,11 +99,11 @@ def _take_turns(bench: Bench, engine: Engine, size: int, seconds_away: float) ->
 
 
 def _ours(namespace: str, size: int) -> None:
-    """The steps as the tasks run them, with what passes between them as JSON."""
-    cleanup = Cleanup(
-        {"kubernetes_conn_id": CONN_ID, "namespaces": namespace, "airflow_conn_id": METADATA, "max_deletes": size}
-    )
-    context: Any = {"params": {}, "dag_run": SimpleNamespace(conf={}), "ti": None}
+    """Run the steps as the tasks do, with what passes between them as JSON."""
+    where = {"kubernetes_conn_id": CONN_ID, "namespaces": namespace, "airflow_conn_id": METADATA}
+    cleanup = Cleanup({**where, "max_deletes": size, "settle_seconds": 0})
+    own = SimpleNamespace(**ids_of(OWN), id=_id_of(OWN), map_index=UNMAPPED)
+    context: Any = {"params": {}, "dag_run": SimpleNamespace(conf={}), "ti": own}
     with set_current_context(context):
         listing = _through_xcom(cleanup.list_pods())
         task_instances = _through_xcom(cleanup.fetch_active_tis(listing))
@@ -129,7 +135,7 @@ def _obvious(cluster: Cluster, engine: Engine, namespace: str) -> None:
 
 
 def _set_up(database: Database) -> Engine:
-    """Airflow's own tables, and the Airflow connection `METADATA` to them."""
+    """Make Airflow's own tables, and the Airflow connection `METADATA` to them."""
     url = database.url("psycopg2")
     environment = {**os.environ, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url}
     airflow = Path(sys.executable).with_name("airflow")
@@ -139,9 +145,8 @@ def _set_up(database: Database) -> Engine:
 
 
 def _insert(engine: Engine, numbers: range, state_of: Callable[[int], str]) -> None:
-    """The task instances of pods of these numbers, and their runs."""
+    """Have the task instances of pods of these numbers, and their runs; those that are over have ended just now."""
     now = datetime.now(UTC)
-    ended = now - timedelta(hours=2)
     ids = [ids_of(number) for number in numbers]
     runs = {(of_one["dag_id"], of_one["run_id"]) for of_one in ids}
     run_rows = [
@@ -151,7 +156,7 @@ def _insert(engine: Engine, numbers: range, state_of: Callable[[int], str]) -> N
             "run_type": "scheduled",
             "state": "running",
             "logical_date": datetime.fromisoformat(run_id.partition("__")[2]),
-            "run_after": ended,
+            "run_after": now,
             "clear_number": 0,
         }
         for dag_id, run_id in runs
@@ -159,12 +164,12 @@ def _insert(engine: Engine, numbers: range, state_of: Callable[[int], str]) -> N
     rows = [
         {
             **of_one,
-            "id": uuid7(),
+            "id": _id_of(number),
             "map_index": UNMAPPED,
             "state": (state := state_of(number)),
             "try_number": 1,
             "max_tries": 2,
-            "end_date": None if state == "running" else ended,
+            "end_date": None if state == "running" else now,
             "operator": "KubernetesPodOperator",
             "pool": "default_pool",
             "pool_slots": 1,
@@ -178,3 +183,26 @@ def _insert(engine: Engine, numbers: range, state_of: Callable[[int], str]) -> N
             connection.execute(insert(table(name, *map(column, of_table[0]))), of_table)
     with engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("ANALYZE"))
+
+
+def _insert_records(engine: Engine, namespace: str, numbers: range) -> None:
+    """Have the two XComs of the operator for these pods, and no others."""
+    statement = text(
+        "INSERT INTO xcom (dag_run_id, dag_id, task_id, run_id, map_index, key, value, timestamp) "
+        "SELECT id, dag_id, :task_id, run_id, -1, :key, to_jsonb(CAST(:value AS text)), now() FROM dag_run "
+        "WHERE dag_id = :dag_id AND run_id = :run_id"
+    )
+    records = [
+        {**ids_of(number), "key": key, "value": value}
+        for number in numbers
+        for key, value in (("pod_name", name_of(number)), ("pod_namespace", namespace))
+    ]
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM xcom"))
+        connection.execute(statement, records)
+        if connection.execute(text("SELECT count(*) FROM xcom")).scalar() != len(records):
+            raise RuntimeError("not every pod has its record")
+
+
+def _id_of(number: int) -> UUID:
+    return UUID(int=number)

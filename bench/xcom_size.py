@@ -56,7 +56,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
 
 
 def _a_run(api: PodApi, settings: Settings) -> dict[str, Any]:
-    """What the tasks of one run return."""
+    """Give what the tasks of one run return."""
     listing = api.list_pods(settings.namespace_list(), settings.label_selector)
     told = task_instances_of(listing.pods)
     verdicts = classify(Facts(listing.pods, told, settings, int(time.time())))
@@ -68,7 +68,7 @@ def _a_run(api: PodApi, settings: Settings) -> dict[str, Any]:
 
 
 def _databases(home: Path, mysql_driver: str) -> Iterator[tuple[str, AbstractContextManager[str]]]:
-    """The metadata databases, one after the other: name, and what starts it and gives its URL."""
+    """Give the metadata databases one by one: the name, and what starts it and gives its URL."""
     yield "SQLite", nullcontext(f"sqlite:///{home}/airflow.db")
     yield "PostgreSQL", _url(postgresql(), "psycopg2")
     yield "MariaDB", _url(mariadb(), mysql_driver)
@@ -81,7 +81,7 @@ def _url(starting: AbstractContextManager[Database], driver: str) -> Iterator[st
 
 
 def _passes(python: Path, url: str, file: Path, home: Path) -> bool:
-    """Whether the XComs come back as they were; where they do not, the end of the log is shown."""
+    """Tell whether the XComs come back as they were; if not, show the end of the log."""
     home.mkdir(exist_ok=True)
     settings = {
         "AIRFLOW_HOME": str(home),

@@ -19,6 +19,7 @@ BORN_LATE = 5  # seconds that a pod may be younger than its task instance's end:
 LONG_OVER = 24 * 3600  # seconds after which a task that still runs without its pod is worth a warning
 _CANNOT_ACCOUNT = "this Airflow cannot account for them"
 _IF_ALONE = "if no other Airflow uses these namespaces: delete_unmatched_pods=True removes them"
+NO_RECORD = Record()
 WAITS_ON_ITS_POD = frozenset({"running", "deferred", "restarting"})  # states in which an operator is attached
 
 
@@ -72,8 +73,9 @@ class Judge:
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
         self._pods = {str(pod): pod for pod in facts.pods}
-        self._successors = find_successors(facts.pods, facts.task_instances)
-        self._strangers = find_strangers(facts.pods)
+        siblings = [pod for group in _groups(facts.pods, lambda pod: pod.found_by[:2]) for pod in group]
+        self._successors = find_successors(siblings, facts.task_instances)
+        self._strangers = find_strangers(siblings)
 
     def verdict_on(self, pod: Pod) -> Verdict:
         """Judge one pod: the first rule that fits, safest first; what is not known means keep."""
@@ -108,7 +110,7 @@ class Judge:
 
     def _of_active(self, pod: Pod, ti: TaskInstance, now: int) -> Verdict:
         settings, states = self._facts.settings, (task_instance_state(ti, now), container_states(pod, now))
-        record = self._facts.records.get(pod.key, Record())
+        record = self._facts.records.get(pod.key, NO_RECORD)
         why = self._superseded(pod, ti)
         if why and str(pod) not in record.pods:
             if record.problem:
@@ -132,7 +134,7 @@ class Judge:
 
     def _of_finished(self, pod: Pod, ti: TaskInstance, now: int) -> Verdict:
         settings, states = self._facts.settings, (task_instance_state(ti, now), container_states(pod, now))
-        record = self._facts.records.get(pod.key, Record())
+        record = self._facts.records.get(pod.key, NO_RECORD)
         ended = _over_since(pod, ti)
         # Never from the future: a clock that is ahead must not make a task instance settle sooner.
         if ended is not None and now - min(ended, now) < settings.settle_seconds:
@@ -281,7 +283,8 @@ def _over_since(pod: Pod, ti: TaskInstance) -> int | None:
 
 def _hangs_on(pod: Pod, settings: Settings, now: int) -> str:
     """Name the containers that run on although the main container ended long ago; empty if that is not so."""
-    if pod.main is None or pod.main.ended is None or now - pod.main.ended <= settings.settle_seconds:
+    main = pod.main
+    if main is None or main.ended is None or now - main.ended <= settings.settle_seconds:
         return ""
     return " and ".join(c.name for c in pod.containers if c.state == "running")
 

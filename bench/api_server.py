@@ -1,0 +1,43 @@
+"""A real API server of Airflow 3 on a metadata database that is there already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+
+from demo.airflow_settings import USER, environment, free_port
+from demo.processes import end_processes_of, start
+from demo.terminal import Terminal
+
+PASSWORD = "a password of nobody else"
+START_TIMEOUT = 120  # seconds
+
+
+@contextmanager
+def api_server(database_url: str) -> Iterator[str]:
+    """Start it with the simple auth manager; gives its URL, at which `USER` has `PASSWORD`."""
+    url = f"http://127.0.0.1:{free_port()}"
+    with TemporaryDirectory(prefix="kpo-cleanup-api-") as name:
+        folder = Path(name)
+        (folder / "tmp").mkdir()
+        (folder / "passwords.json").write_text(json.dumps({USER: PASSWORD}))
+        variables = environment(folder, url, database_url, {"logging": {"logging_level": "ERROR"}})
+        try:
+            server = start("api-server", ("airflow", "api-server"), folder, variables)
+            Terminal(0).wait_for("the API server is up", partial(_is_up, url), START_TIMEOUT, log=server.log)
+            yield url
+        finally:
+            end_processes_of(folder)
+
+
+def _is_up(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/api/v2/monitor/health", trust_env=False).is_success
+    except httpx.TransportError:
+        return False
