@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from bench.results import Figure, amount
+from bench.results import Figure
 from bench.setting import Bench
 
 COLUMNS = ("what", "against", "size", "ours", "theirs", "ratio", "reach", "reached")
@@ -20,17 +20,13 @@ NOTES = Path(__file__).with_name("notes.md")
 
 
 def table(figures: Iterable[Figure], style: str = "simple") -> str:
-    """One line a figure."""
-    rows = []
-    for figure in figures:
-        ratio, reached = amount(figure.ratio, figure.reach.unit), "yes" if figure.is_reached else "NO"
-        sides = (figure.what, figure.against, figure.size, figure.ours, figure.theirs)
-        rows.append((*sides, ratio, figure.reach, reached))
+    """Write one line for each figure."""
+    rows = [(f.what, f.against, f.size, f.ours, f.theirs, *f.judged()) for f in figures]
     return tabulate(rows, COLUMNS, tablefmt=style, disable_numparse=True)
 
 
 def write_page(path: Path, figures: Sequence[Figure], pictures: Sequence[Path], bench: Bench) -> None:
-    """The figures of one run, with what it ran on, and the notes that explain them."""
+    """Write the figures of one run, what it ran on, and the notes that explain them."""
     versions = {name: version(name) for name in PACKAGES} | bench.versions
     today = datetime.now(UTC).date().isoformat()
     machine = f"{os.cpu_count()} cores, {_memory()} of memory, {platform.system()} {platform.machine()}"

@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Reach:
-    """What a figure is to be: such as ``at least 4 times``."""
+    """A bound for a figure, such as ``at least 4 times``."""
 
     bound: Literal["at least", "at most"]
     limit: float
@@ -22,39 +22,42 @@ class Reach:
 
 
 def at_least(limit: float, unit: str = "times") -> Reach:
-    """For how many times faster ours is: ``ratio`` is theirs divided by ours."""
+    """Bound how many times faster ours is: ``ratio`` is theirs divided by ours."""
     return Reach("at least", limit, unit)
 
 
 def at_most(limit: float, unit: str = "times") -> Reach:
-    """For how much ours costs: ``ratio`` is ours divided by theirs, or the amount itself in that unit."""
+    """Bound what ours costs: ``ratio`` is ours divided by theirs, or the amount itself in that unit."""
     return Reach("at most", limit, unit)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table."""
+    """One line of the table; without a reach it is only shown."""
 
     what: str
     against: str
     size: str  # such as "10,000 pods"
     ours: str  # as people read it: ``seconds(0.52)``
-    theirs: str
-    ratio: float  # in the unit of ``reach``
-    reach: Reach
+    theirs: str = ""
+    ratio: float = 0.0  # in the unit of ``reach``
+    reach: Reach | None = None
 
-    @property
-    def is_reached(self) -> bool:
-        return self.reach.holds(self.ratio)
+    def judged(self) -> tuple[str, str, str]:
+        """Word the ratio, its reach, and whether it holds."""
+        if self.reach is None:
+            return "", "", ""
+        is_reached = "yes" if self.reach.holds(self.ratio) else "NO"
+        return amount(self.ratio, self.reach.unit), str(self.reach), is_reached
 
     def __str__(self) -> str:
-        judged = "reached" if self.is_reached else "NOT REACHED"
         against = f" against {self.against}" if self.against else ""
         values = f"{self.ours} and {self.theirs}" if self.theirs else self.ours
-        return (
-            f"{self.what}{against}, {self.size}: {values}, {amount(self.ratio, self.reach.unit)}; "
-            f"{self.reach}: {judged}"
-        )
+        text = f"{self.what}{against}, {self.size}: {values}"
+        if self.reach is None:
+            return text
+        ratio, reach, is_reached = self.judged()
+        return f"{text}, {ratio}; {reach}: {is_reached}"
 
 
 @dataclass(frozen=True)
@@ -78,15 +81,15 @@ class Point:
 
 
 def amount(value: float, unit: str) -> str:
-    """Such as ``4.2 times`` or ``214 bytes a pod``."""
+    """Write a value with its unit, such as ``4.2 times`` or ``214 bytes a pod``."""
     return f"{value:,.0f} {unit}" if abs(value) >= 100 else f"{value:.3g} {unit}"
 
 
 def seconds(value: float) -> str:
-    """Such as ``1.24 s`` or ``35 ms``."""
+    """Write a duration, such as ``1.24 s`` or ``35 ms``."""
     return f"{value:.3g} s" if value >= 1 else f"{value * 1000:.3g} ms"
 
 
 def mebibytes(value: float) -> str:
-    """Of bytes."""
+    """Write a number of bytes, such as ``11.6 MiB``."""
     return f"{value / 2**20:.1f} MiB"
