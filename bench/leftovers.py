@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
+from itertools import cycle, islice
 from typing import Any
 
 from bench.real_airflow import OVERDUE, RealAirflow, in_each_airflow
@@ -14,7 +15,8 @@ from bench.results import Figure, at_most
 from bench.setting import Bench
 from demo.airflow_settings import IS_AIRFLOW_3
 
-PODS, BACKLOG, FEW = 1_000, 50, 5  # the first run finds a backlog of zombies, each of the others a few
+PODS, ZOMBIES = 1_000, 50
+FEW = 5  # zombies that each run but the first finds
 RUNS = 5  # of the DAG
 RUNS_OF_A_MONTH = 30 * 24 * 4
 MEGABYTE = 1_000_000
@@ -42,18 +44,19 @@ def measure(bench: Bench) -> Iterator[Figure]:
 
 def _measure_here(database_url: str) -> None:
     with ExitStack() as stack:
-        airflow = RealAirflow(stack, database_url, PODS, BACKLOG)
-        airflow.put_zombies()
-        airflow.api.pause(OVERDUE, False)
-        for number in range(1, RUNS):
-            # A run that has listed the pods takes no notice of new ones.
-            airflow.wait_for(f"run {number} has listed", partial(_have_listed, airflow, number))
-            airflow.put_zombies(airflow.zombies[:FEW])
-        airflow.wait_for(f"run {RUNS} has listed", partial(_have_listed, airflow, RUNS))
-        airflow.wait_for("all are over", partial(airflow.records.are_idle, OVERDUE))
+        airflow = RealAirflow(stack, database_url, PODS, ZOMBIES)
+        few, others, backlog = airflow.zombies[:FEW], airflow.zombies[FEW : 2 * FEW], airflow.zombies[2 * FEW :]
+        found = [backlog, *islice(cycle((few, others)), RUNS - 1)]
+        for number, zombies in enumerate(found):
+            # A run that has listed the pods takes no notice of new ones: they are for the next run.
+            airflow.wait_for(f"{number} runs have listed", partial(_have_listed, airflow, number))
+            airflow.put_zombies(zombies)
+            airflow.api.pause(OVERDUE, False)
+        airflow.wait_for(f"{RUNS} runs have listed", partial(_have_listed, airflow, RUNS))
+        airflow.wait_for("they are over", partial(airflow.records.are_idle, OVERDUE))
         runs = sorted(run.run_id for run in airflow.records.runs(OVERDUE))
-        for run_id in runs:
-            airflow.check(OVERDUE, run_id, BACKLOG if run_id == runs[0] else FEW)
+        for run_id, zombies in zip(runs, found, strict=True):
+            airflow.check(OVERDUE, run_id, len(zombies))
         left = [_rows_and_bytes(airflow, run_id) for run_id in runs]
     print(json.dumps({"airflow": airflow.version, "runs": left}))
 

@@ -19,7 +19,7 @@ from bench.cluster import CONN_ID, Cluster, namespace_of
 from bench.pod_rows import insert_rows
 from bench.setting import Bench
 from demo.airflow import REPO, Airflow
-from demo.airflow_settings import Config
+from demo.airflow_settings import IS_AIRFLOW_3, Config
 from demo.scratch import scratch_folder
 from demo.terminal import Terminal
 from tests.databases import postgresql
@@ -95,8 +95,10 @@ class RealAirflow:
 
     def check(self, dag_id: str, run_id: str, zombies: int) -> None:
         """:raises RuntimeError: if this run of a cleanup found other than so many zombies, or failed."""
-        found = len(self.api.returned(dag_id, run_id, "classify")["zombies"])
-        states = {ti.task_id: ti.state for ti in self.api.task_instances(dag_id, run_id)}
+        where = "dag_id = :dag_id AND run_id = :run_id AND task_id = 'classify' AND key = 'return_value'"
+        ((value,),) = self.records.query(f"SELECT value FROM xcom WHERE {where}", dag_id=dag_id, run_id=run_id)
+        found = len((value if IS_AIRFLOW_3 else json.loads(bytes(value)))["zombies"])
+        states = {ti.task_id: ti.state for ti in self.records.task_instances(dag_id) if ti.run_id == run_id}
         if found != zombies or set(states.values()) != {"success"}:
             raise RuntimeError(f"{run_id} of {dag_id} found {found} zombies, not {zombies}, and ended as {states}")
 
