@@ -25,6 +25,9 @@ PARTS = {
     "reap-before": "bench.reaping_before",
     "xcom": "bench.xcom_size",
     "dag": "bench.whole_dag",
+    "run": "bench.real_run",
+    "leftovers": "bench.leftovers",
+    "process-memory": "bench.whole_memory",
 }
 """By the name that is given on the command line, the module that measures; in the order of the table."""
 

@@ -1,0 +1,112 @@
+"""A whole Airflow, 2 or 3, on PostgreSQL, and the pods of its tasks in a real kube-apiserver.
+
+A process can have one Airflow only: a part that measures both has a process of its own for each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bench.cluster import CONN_ID, Cluster, namespace_of
+from bench.pod_rows import insert_rows
+from bench.setting import Bench
+from demo.airflow import REPO, Airflow
+from demo.airflow_settings import IS_AIRFLOW_3, Config
+from demo.scratch import scratch_folder
+from demo.terminal import Terminal
+from tests.databases import postgresql
+from tests.real.records import Records
+
+IDLE, MEASURED, OVERDUE = DAGS = ("nothing", "kpo_cleanup_measured", "kpo_cleanup_overdue")
+TIMEOUT = 1800  # seconds; the machine may have other work
+
+
+def in_each_airflow(bench: Bench, module: str, *arguments: int) -> Iterator[dict[str, Any]]:
+    """Run a module of ours with Airflow 2 and with 3, each on a database of its own; give the JSON that it prints.
+
+    Its arguments are the URL of the empty database, and these.
+    """
+    for python in filter(None, (bench.airflow_2, Path(sys.executable))):
+        with postgresql() as database:
+            bench.versions[database.name.split()[0]] = database.name.split()[1]
+            told = [database.url("psycopg2"), *map(str, arguments)]
+            command = [str(python.absolute()), "-W", "ignore", "-m", module, *told]
+            environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+            with subprocess.Popen(command, env=environment, cwd=REPO, stdout=subprocess.PIPE, text=True) as process:
+                assert process.stdout is not None
+                for line in process.stdout:
+                    if line.startswith("{"):  # the rest is on what is waited for
+                        yield json.loads(line)
+            if process.returncode:
+                raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+
+
+class RealAirflow:
+    """The Airflow of this environment, its cluster, and the live pods in it; the zombies come with `put_zombies`."""
+
+    version = version("apache-airflow")
+
+    def __init__(self, stack: ExitStack, database_url: str, pods: int, zombies: int) -> None:
+        """Start all, and wait until the DAGs are known."""
+        self.zombies = range(0, pods, pods // zombies)
+        self.records = Records(database_url)
+        self.folder = stack.enter_context(scratch_folder())
+        self._namespace = namespace_of(pods)
+        self._terminal = Terminal(0)
+        self._cluster = Cluster(stack)
+        self._cluster.put(self._namespace, sorted({*range(pods)} - {*self.zombies}))
+        kubeconfig = json.loads(os.environ[f"AIRFLOW_CONN_{CONN_ID.upper()}"])["extra"]["kube_config"]
+        file = self._cluster.control_plane.write_kubeconfig(self.folder / "kubeconfig", kubeconfig)
+        # The pods are new, and so their task instances have ended just now.
+        ours = {"settle_seconds": 0, "namespaces": self._namespace, "schedule": None}
+        config: Config = {"core": {"dags_are_paused_at_creation": True}, "kpo_cleanup": ours}
+        self._airflow = Airflow(self.folder, file, self._namespace, database_url=database_url, config=config)
+        self._airflow.install_dags(REPO / "bench" / "real_dags.py")
+        self._airflow.start(self._terminal, DAGS)
+        self.api = self._airflow.api
+        insert_rows(database_url, self._namespace, range(pods), failed=self.zombies)
+
+    def put_zombies(self, numbers: Sequence[int] = ()) -> None:
+        """Have the pods of these numbers anew, all zombies if none is given: their task instances have failed."""
+        self._cluster.put(self._namespace, numbers or self.zombies, is_zombie=True)
+
+    def run(self, dag_id: str) -> str:
+        """Trigger a run and wait for its end; gives its run_id."""
+        self.api.pause(dag_id, False)
+        run_id = self.api.trigger(dag_id, {})
+        # Not by the API, whose server has enough to do with the tasks of Airflow 3.
+        self.wait_for(f"{dag_id} is over", lambda: self.records.are_idle(dag_id))
+        return run_id
+
+    def clean_up(self, dag_id: str) -> str:
+        """Put all zombies and run a cleanup, which must find them; gives its run_id."""
+        self.put_zombies()
+        run_id = self.run(dag_id)
+        self.check(dag_id, run_id, len(self.zombies))
+        return run_id
+
+    def check(self, dag_id: str, run_id: str, zombies: int) -> None:
+        """:raises RuntimeError: if this run of a cleanup found other than so many zombies, or failed."""
+        where = "dag_id = :dag_id AND run_id = :run_id AND task_id = 'classify' AND key = 'return_value'"
+        ((value,),) = self.records.query(f"SELECT value FROM xcom WHERE {where}", dag_id=dag_id, run_id=run_id)
+        found = len((value if IS_AIRFLOW_3 else json.loads(bytes(value)))["zombies"])
+        states = {ti.task_id: ti.state for ti in self.records.task_instances(dag_id) if ti.run_id == run_id}
+        if found != zombies or set(states.values()) != {"success"}:
+            raise RuntimeError(f"{run_id} of {dag_id} found {found} zombies, not {zombies}, and ended as {states}")
+
+    def wait_for(self, what: str, look: Callable[[], bool]) -> None:
+        """Wait until it is so, while all components run."""
+
+        def look_at_both() -> bool:
+            self._airflow.checked()
+            return look()
+
+        self._terminal.wait_for(what, look_at_both, TIMEOUT, log=self._airflow.log("scheduler"))

@@ -1,0 +1,49 @@
+"""The memory of the tasks' whole processes, as a real scheduler starts them, beside that of an idle task."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from bench.real_airflow import IDLE, MEASURED, RealAirflow, in_each_airflow
+from bench.results import Figure, at_most
+from bench.setting import Bench
+
+ZOMBIES = 500
+
+
+def measure(bench: Bench) -> Iterator[Figure]:
+    size = bench.pods[-1]
+    bench.say(f"memory of a run's processes with {size:,} pods")
+    for result in in_each_airflow(bench, "bench.whole_memory", size):
+        tasks: dict[str, float] = result["tasks"]
+        idle = result["idle"]
+        bench.say(f"an idle task {idle:.0f} MB, " + ", ".join(f"{name} {peak:.0f} MB" for name, peak in tasks.items()))
+        heaviest = max(tasks, key=lambda name: tasks[name])
+        yield Figure(
+            f"memory of the heaviest process of a run, Airflow {result['airflow']}",
+            "a task that does nothing",
+            f"{size:,} pods, {ZOMBIES} zombies",
+            f"{tasks[heaviest]:.0f} MB ({heaviest})",
+            f"{idle:.0f} MB",
+            tasks[heaviest] - idle,
+            at_most(150, "MB more"),
+        )
+
+
+def _measure_here(database_url: str, size: int) -> None:
+    with ExitStack() as stack:
+        airflow = RealAirflow(stack, database_url, size, ZOMBIES)
+        airflow.run(IDLE)
+        airflow.clean_up(MEASURED)
+        lines = (airflow.folder / "peaks").read_text().splitlines()
+    peaks = {(dag_id, task_id): kilobytes * 1024 / 1e6 for dag_id, task_id, kilobytes in map(json.loads, lines)}
+    idle = max(peak for (dag_id, _), peak in peaks.items() if dag_id == IDLE)
+    tasks = {task_id: peak for (dag_id, task_id), peak in peaks.items() if dag_id == MEASURED}
+    print(json.dumps({"airflow": airflow.version, "idle": idle, "tasks": tasks}))
+
+
+if __name__ == "__main__":
+    _measure_here(sys.argv[1], int(sys.argv[2]))
