@@ -1,4 +1,4 @@
-"""The metrics of a run: read from the network, as a StatsD server gets them. The real scheduler's test has whole runs."""
+"""The metrics of a run, read from the network as a StatsD server does; the real scheduler's test has whole runs."""
 
 from __future__ import annotations
 

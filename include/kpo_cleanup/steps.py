@@ -73,7 +73,10 @@ def returned_by(*task_ids: str) -> list[Any]:
     returned = [ti.xcom_pull(task_ids=task_id) for task_id in task_ids]
     for task_id, value in zip(task_ids, returned):
         if value is None:
-            raise KpoCleanupError(f"there is no XCom of {task_id} in this run; clear list_pods with all that follows")
+            raise KpoCleanupError(
+                f"there is no XCom of {task_id} in this run: a later run or a cleaning of XComs has removed it; "
+                "clear list_pods with all that follows, or trigger a new run"
+            )
     return returned
 
 

@@ -54,16 +54,11 @@ def dump_listing(listing: Listing) -> dict[str, Any]:
     }
 
 
-def load_listing(data: Mapping[str, Any] | None) -> Listing:
+def load_listing(data: Mapping[str, Any]) -> Listing:
     """Read the listing that :func:`dump_listing` wrote.
 
-    :raises KpoCleanupError: if it is gone, or another version wrote it, before an upgrade in the middle of the run.
+    :raises KpoCleanupError: if another version wrote it, before an upgrade in the middle of the run.
     """
-    if data is None:
-        raise KpoCleanupError(
-            "the listing of this run is gone: a later run removes it, as XCom cleaning of your own may; "
-            "clear list_pods, with the tasks after it, or trigger a new run"
-        )
     version = data.get("version", "0.1.0")  # the last that did not say
     if version != __version__:
         raise KpoCleanupError(

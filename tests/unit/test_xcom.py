@@ -120,10 +120,6 @@ class TestListing:
         ):
             load_listing(data)
 
-    def test_says_what_to_clear_if_it_is_gone(self) -> None:
-        with pytest.raises(KpoCleanupError, match=r"the listing of this run is gone: .*; clear list_pods, "):
-            load_listing(None)
-
     @pytest.mark.parametrize(
         ("runs", "limit"),
         [
