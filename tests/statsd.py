@@ -1,4 +1,4 @@
-"""A StatsD server that keeps what it is sent, and tells it under the names that Prometheus sees."""
+"""A StatsD server that keeps all samples, and gives them the names that Prometheus sees."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Sample:
 
     @property
     def prometheus_names(self) -> set[str]:
-        """As ``statsd_exporter`` translates it without a mapping; a timer is a summary."""
+        """Translate the name as ``statsd_exporter`` does without a mapping; a timer is a summary."""
         plain = re.sub(r"[^a-zA-Z0-9_]", "_", self.name)
         return {f"{plain}_count", f"{plain}_sum", plain} if self.kind == "ms" else {plain}
 
 
 class StatsdServer:
-    """Listens at a free port of this machine for as long as it is entered."""
+    """A server at a free port of this machine, as long as its ``with`` block."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -58,7 +58,7 @@ class StatsdServer:
 
     @property
     def samples(self) -> list[Sample]:
-        """What has come so far, in its order."""
+        """Return all samples so far, in order."""
         return [Sample.parse(line) for line in list(self._lines)]
 
     def _receive(self) -> None:

@@ -1,4 +1,4 @@
-"""The metrics of a run, read from the network as a StatsD server does; the real scheduler's test has whole runs."""
+"""The metrics of a run, read from the network as by a StatsD server. The real scheduler's test has whole runs."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def tagged() -> list[Sample]:
 
 
 def values(samples: list[Sample], dag_id: str, kind: str) -> dict[str, float]:
-    """The metrics of one DAG, without the beginning that all have."""
+    """Return the metrics of one DAG, without the beginning that all have."""
     of_dag = [sample for sample in samples if sample.tags == {"dag_id": dag_id} and sample.kind == kind]
     assert all(sample.name.startswith("airflow.kpo_cleanup.") for sample in of_dag)
     return {sample.name.removeprefix("airflow.kpo_cleanup."): sample.value for sample in of_dag}

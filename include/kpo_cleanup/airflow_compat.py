@@ -108,8 +108,8 @@ def xcom_backend() -> Any:
 def earlier_scheduled_run(context: Any) -> str | None:
     """Find the run_id of the last scheduled run that succeeded before the one of this task; None if there is none.
 
-    Airflow 3 tells one run: the last that succeeded, of any type. If it is a manual one, the answer is None: the
-    scheduled run before that was the earlier one of the manual run.
+    Airflow 3 tells one run: the last that succeeded, of any type. If that is a manual one, the answer is None. The
+    manual run already had the scheduled run before it as its earlier one.
     """
     if IS_AIRFLOW_3:
         earlier = context["ti"].get_previous_dagrun(state="success")
@@ -118,7 +118,7 @@ def earlier_scheduled_run(context: Any) -> str | None:
     from airflow.utils.session import create_session
 
     with create_session() as session:
-        # In the order of time, manual runs come between: a scheduled one is dated an interval before it starts.
+        # By date, manual runs come in between: a scheduled run is dated an interval before it starts.
         found = (
             session.query(DagRun.run_id)
             .filter_by(dag_id=context["ti"].dag_id, run_type="scheduled", state="success")
@@ -130,7 +130,7 @@ def earlier_scheduled_run(context: Any) -> str | None:
 
 
 def remove_xcom(dag_id: str, task_id: str, run_id: str) -> None:
-    """Remove what a task of another run returned, if it is still there."""
+    """Remove the return value of a task of another run, if it still exists."""
     ids = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id}
     if not IS_AIRFLOW_3:
         from airflow.models.xcom import XCom

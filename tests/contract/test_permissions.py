@@ -1,4 +1,4 @@
-"""The manifests as somebody puts names of their own into them, on a real API server: what is allowed then."""
+"""The manifests on a real API server, with names as a user puts them in: the rights that result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Rules = set[tuple[str, str]]
 
 
 def applied(file: str, folder: Path) -> list[dict[str, Any]]:
-    """What is given to ``kubectl`` by the command of the document, with this manifest."""
+    """Run the command of the document with this manifest, and return the documents that ``kubectl`` gets."""
     kubectl, given = folder / "kubectl", folder / "given"
     kubectl.write_text(f'#!/bin/sh\n[ "$*" = "apply -f -" ] && exec cat > {given}\n')
     kubectl.chmod(0o755)
@@ -41,7 +41,7 @@ def applied(file: str, folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def admin(control_plane: ControlPlane) -> client.ApiClient:
-    """The namespaces and the account are there."""
+    """Make the namespaces and the account."""
     admin = config.new_client_from_config_dict(control_plane.kubeconfig)
     core = client.CoreV1Api(admin)
     for namespace in (PODS, WORKERS):
@@ -57,7 +57,7 @@ def account(control_plane: ControlPlane, admin: client.ApiClient) -> client.ApiC
 
 @pytest.fixture
 def bound(admin: client.ApiClient) -> Iterator[list[dict[str, Any]]]:
-    """What a test applies is taken away after it."""
+    """Remove after a test the documents that it applied."""
     documents: list[dict[str, Any]] = []
     yield documents
     rbac = client.RbacAuthorizationV1Api(admin)
@@ -74,7 +74,7 @@ def bound(admin: client.ApiClient) -> Iterator[list[dict[str, Any]]]:
 
 
 def rules(account: client.ApiClient, namespace: str) -> Rules:
-    """All verbs and resources that the API server says are allowed to an account in a namespace."""
+    """List all verbs and resources that the API server allows an account in a namespace."""
     review = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectRulesReview",
@@ -87,12 +87,12 @@ def rules(account: client.ApiClient, namespace: str) -> Rules:
 
 @pytest.fixture(scope="module")
 def of_everybody(account: client.ApiClient) -> dict[str, Rules]:
-    """What is allowed to every account."""
+    """List the rights of every account."""
     return {namespace: rules(account, namespace) for namespace in (PODS, WORKERS, "default")}
 
 
 def granted(account: client.ApiClient, of_everybody: dict[str, Rules], expected: dict[str, Rules]) -> dict[str, Rules]:
-    """What is allowed to the account alone; the API server learns of a grant a moment after it is made."""
+    """List the rights of the account alone; the API server learns of a grant a moment after it is made."""
 
     def look() -> dict[str, Rules]:
         return {namespace: rules(account, namespace) - others for namespace, others in of_everybody.items()}

@@ -192,21 +192,21 @@ def result(dag_run: DagRun, task_id: str, key: str = "return_value") -> Any:
 
 
 def tasks_with_result(dag_run: DagRun) -> set[str]:
-    """The tasks of a run whose return value is in the database."""
+    """List the tasks of a run whose return value is in the database."""
     with create_session() as session:
         rows = session.query(xcom_model().task_id).filter_by(dag_id=dag_run.dag_id, run_id=dag_run.run_id)
         return {task_id for (task_id,) in rows.filter_by(key="return_value")}
 
 
 def set_run(dag_run: DagRun, run_type: str, state: str) -> None:
-    """Have a run be of this type and in this state."""
+    """Set the type and the state of a run."""
     with create_session() as session:
         session.query(DagRun).filter_by(id=dag_run.id).update({"run_type": run_type, "state": state})
 
 
 @contextmanager
 def keeping_xcoms_of(dag_run: DagRun) -> Iterator[None]:
-    """Have the database refuse to remove what the tasks of a run returned."""
+    """Let the database refuse to remove the return values of a run's tasks."""
     refuse = f"""CREATE TRIGGER keep BEFORE DELETE ON xcom WHEN OLD.run_id = '{dag_run.run_id}'
         BEGIN SELECT RAISE(ABORT, 'these are to be kept'); END"""
     with closing(sqlite3.connect(HOME / "airflow.db", timeout=60)) as database:

@@ -1,4 +1,4 @@
-"""What is left in the database of earlier runs, once there is a newer one."""
+"""The XComs of earlier runs that are left in the database after a newer run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INPUTS = {"list_pods", "fetch_active_tis"}
 
 
 def clean_up(run_type: str, state: str = "success", **config: Any) -> DagRun:
-    """One run of the cleanup, which has this type and state from then on."""
+    """Run the cleanup; the run has this type and state from then on."""
     run = airflow_runs.run("kpo_cleanup", config={"namespaces": NAMESPACE, **config})
     assert run.state == "success"
     airflow_runs.set_run(run, run_type, state)
@@ -27,7 +27,7 @@ def clean_up(run_type: str, state: str = "success", **config: Any) -> DagRun:
 
 @pytest.fixture(scope="module")
 def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, DagRun]:
-    """In this order; each sees to the ones before it."""
+    """Run the cleanup several times, in this order; each run removes XComs of those before it."""
     create(core, "zombie", labels_of("of", "another", "airflow"), NAMESPACE)
     wait_until(lambda: core.read_namespaced_pod("zombie", NAMESPACE).status.phase == "Running")
     return {

@@ -195,7 +195,7 @@ def test_on_a_schedule_each_run_removes_the_inputs_of_the_one_before(airflow: Ai
 
 @pytest.fixture(scope="module")
 def sent(airflow: Airflow, statsd: StatsdServer) -> list[Sample]:
-    """What a green and a red run send, and Airflow about them."""
+    """Return the metrics that a green and a red run send, and those that Airflow sends about them."""
     for dag_id in ("kpo_cleanup", "kpo_cleanup_gpu"):  # the connection of the second does not exist
         airflow.api.pause(dag_id, False)
         trigger(airflow, dag_id)
@@ -210,7 +210,7 @@ def sent(airflow: Airflow, statsd: StatsdServer) -> list[Sample]:
 
 @pytest.mark.timeout(900)
 class TestOperating:
-    """What README and `docs/operating.md` say to whoever operates."""
+    """The promises of README and `docs/operating.md` to the person who operates."""
 
     @pytest.mark.usefixtures("proxy")
     def test_the_hook_tells_whose_pods_they_are(self, airflow: Airflow, core: client.CoreV1Api) -> None:

@@ -69,7 +69,7 @@ class Records:
         return [Run(*row) for row in self.query(sql, id=dag_id, **({"since": since} if since else {}))]
 
     def results(self, dag_id: str) -> set[tuple[str, str]]:
-        """The run and task of each return value."""
+        """List the run and the task of each return value."""
         sql = "SELECT run_id, task_id FROM xcom WHERE dag_id = :id AND key = 'return_value'"
         return {(run_id, task_id) for run_id, task_id in self.query(sql, id=dag_id)}
 
