@@ -16,7 +16,7 @@ _NEVER_STARTED = {  # by a part of the reason that the kubelet or the scheduler 
 
 
 class Cause(NamedTuple):
-    """What zombies of one kind have in common."""
+    """The reason why zombies of one kind are there."""
 
     problem: str
     advice: str

@@ -25,7 +25,7 @@ WAITS_ON_ITS_POD = frozenset({"running", "deferred", "restarting"})  # states in
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is to happen to one pod, and why."""
+    """The decision on one pod, and why."""
 
     pod: Pod
     is_zombie: bool
@@ -191,12 +191,12 @@ class Judge:
 
 
 def find_successors(pods: Iterable[Pod], task_instances: TaskInstances) -> dict[str, Pod]:
-    """For each pod (by uid) find the pod that a later try of the same task instance made and uses.
+    """Find for each pod (by uid) the pod that a later try of the same task instance made and uses.
 
-    Only a pod to which the operator would attach counts: the next try's ``find_pod`` passes over one that is
-    ``already_checked``, one that is being deleted is about to vanish, and one of other labels or in another namespace
-    it does not find at all. Nor does a pod count that is not younger: a DAG run that was deleted and made anew under
-    its run_id counts its tries from 1 again, and creation times are whole seconds.
+    Only a pod to which the operator would attach counts. The next try's ``find_pod`` passes over a pod that is
+    ``already_checked``. It does not find one of other labels or in another namespace. A pod that is being deleted is
+    about to vanish. The successor must be younger: a DAG run that was deleted and made anew counts its tries from 1
+    again, and creation times are whole seconds.
     """
     successors: dict[str, Pod] = {}
     for group in _groups(pods, lambda pod: pod.found_by):

@@ -110,13 +110,13 @@ def cleanup_dag(dag_id: str, settings: Mapping[str, Any] | None = None, **dag_ar
 def _add_tasks(cleanup: Cleanup, is_a_look: bool, reading: Mapping[str, Any]) -> None:
     """List, ask, judge, delete: one after the other.
 
-    What a task needs of those before it is pulled when it runs. As arguments it would draw an edge for each.
+    A task pulls the XComs that it needs when it runs. If they were arguments, the graph would draw an edge for each.
 
     :param is_a_look: whether nothing is ever deleted.
     :param reading: of the tasks that only read, which may be tried again. What reap leaves undone is for the next run,
         which looks afresh.
     """
-    # What they return is for the next task and the XCom page; in the log it would be a wall of text.
+    # Their XComs are for the next task and the XCom page; in the log each would be a wall of text.
     plain = {"multiple_outputs": False, "show_return_value_in_logs": False}
 
     def list_pods() -> dict[str, Any]:

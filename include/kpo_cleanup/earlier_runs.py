@@ -1,4 +1,4 @@
-"""What an earlier run leaves behind and nobody needs: its listing and its task instances.
+"""The leftovers of an earlier run that nobody needs: its listing and its task instances.
 
 They are nearly all that a run leaves in the metadata database. The verdicts and the report stay.
 """

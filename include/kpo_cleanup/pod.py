@@ -1,4 +1,4 @@
-"""What is kept of a pod: just what the verdict and the report need, in plain types."""
+"""A pod, with just what the verdict and the report need, in plain types."""
 
 from __future__ import annotations
 
@@ -83,18 +83,18 @@ class Pod:
 
     @property
     def whose(self) -> str:
-        """The task instance for people: ``orders.load[3] try 2 of run scheduled__2026-11-24…``."""
+        """Name the task instance for people: ``orders.load[3] try 2 of run scheduled__2026-11-24…``."""
         index = "" if self.map_index == UNMAPPED else f"[{self.map_index}]"
         return f"{self.dag_id}.{self.task_id}{index} try {self.try_number} of run {self.run_id}"
 
     @property
     def key(self) -> TaskInstanceKey:
-        """The task instance it belongs to. Only meaningful if there is no ``label_problem``."""
+        """Give the task instance that it belongs to; only meaningful if there is no ``label_problem``."""
         return TaskInstanceKey(self.dag_id, self.task_id, self.run_id, self.map_index)
 
     @property
     def found_by(self) -> tuple[str, TaskInstanceKey, tuple[tuple[str, str], ...]]:
-        """What the operator's ``find_pod`` looks by: pods that differ in it never replace each other.
+        """Give what the operator's ``find_pod`` looks by: pods that differ in it never replace each other.
 
         It takes the operator's own labels, which are some of the pod's; nothing on a pod tells which.
         """
@@ -107,12 +107,12 @@ class Pod:
 
     @property
     def main(self) -> Container | None:
-        """The container whose end is the end of the task's work, if it has a status."""
+        """Give the container whose end is the end of the task's work, if it has a status."""
         return next((c for c in self.containers if c.name == self.main_container), None)
 
     @property
     def latest_sign_of_life(self) -> int:
-        """The latest time that the pod itself shows: a container's end, else its start, else its creation.
+        """Give the latest time that the pod itself shows: a container's end, else its start, else its creation.
 
         The order is that of ``_get_pod_completion_time`` of ``airflow kubernetes cleanup-pods``.
         """

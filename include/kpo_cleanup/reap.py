@@ -33,7 +33,7 @@ CHANGES = 4  # times that a pod may change between its reading and its deletion
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one zombie, and why."""
+    """The fate of one zombie, and why."""
 
     verdict: Verdict
     deletion: Deletion
@@ -76,7 +76,7 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class _Look:
-    """What Airflow says of some pods' task instances, and when it was asked."""
+    """Airflow's answer on some pods' task instances, and when it was asked."""
 
     asked_at: float  # by the monotonic clock
     task_instances: TaskInstances

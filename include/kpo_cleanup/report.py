@@ -1,4 +1,4 @@
-"""What people read: the log of a classification, and the report of a reaping."""
+"""Texts for people: the log of a classification, and the report of a reaping."""
 
 from __future__ import annotations
 

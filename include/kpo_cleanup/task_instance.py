@@ -1,4 +1,4 @@
-"""What Airflow knows about task instances, as plain values."""
+"""Task instances as Airflow knows them, as plain values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TaskInstance(NamedTuple):
 
     @property
     def is_active(self) -> bool:
-        """Whether it is not over. Any state that is not known to be terminal is active."""
+        """Tell whether it is not over. Any state that is not known to be terminal is active."""
         return self.state not in FINISHED_STATES
 
 

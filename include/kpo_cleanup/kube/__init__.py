@@ -22,7 +22,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Deletion:
-    """What became of one deletion, sent or not."""
+    """The result of one deletion, sent or not."""
 
     outcome: Outcome
     status: str = ""  # what the API server answered, such as "403 Forbidden"
@@ -35,7 +35,7 @@ class Deletion:
 
     @property
     def cause(self) -> tuple[str, str, str]:
-        """What deletions that failed alike have in common; the server's words name the pod."""
+        """Give what deletions that failed alike have in common; the server's words name the pod."""
         return self.outcome.value, self.status, self.remedy
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ def accepted(finalizers: Sequence[str]) -> Deletion:
 
 
 class Cluster(Protocol):
-    """What reaping needs of the Kubernetes API."""
+    """The part of the Kubernetes API that reaping needs."""
 
     def list_pods(
         self,

@@ -1,7 +1,7 @@
 """Task instances by Airflow's REST API v2, for an Airflow 3 whose database cannot be reached.
 
 Its one batch question takes lists of DAGs, runs and tasks, and answers with all that any combination of them names.
-What the user may not read is left out without a word, so what is absent has to be proved.
+It leaves out what the user may not read, without a word. So an absence has to be proved.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class RestSource:
         wanted = self._wanted(keys)
         rows: list[_Row] = []
         too_many: set[_Wanted] = set()
-        # What names its tasks is not asked together with what does not: the latter takes all tasks.
+        # A part that names its tasks is asked apart from one that does not, for the latter takes all tasks.
         for _, group in groupby(
             sorted(wanted, key=lambda each: (not each.task_id, each)), lambda each: not each.task_id
         ):

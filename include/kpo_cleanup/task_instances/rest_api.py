@@ -71,7 +71,7 @@ class RestApi:
             )
         self._login, self._password = connection.login, connection.password or ""
         token = self._password.strip()
-        # What no header can hold would be shown by the error of the HTTP library.
+        # The error of the HTTP library would show a token that no header can hold.
         if not self._password or not (self._login or (token.isascii() and token.isprintable())):
             raise SettingsError(
                 f"{self._name} has no usable password; it must be a token, or the password of the connection's login"
@@ -170,5 +170,5 @@ _NOT_AIRFLOW = "the connection's host must be the base URL of Airflow's API serv
 
 
 def _is_token_refused(answer: httpx.Response) -> bool:
-    """Whether the answer is about the token: 403 is that, too, if its signature is wrong."""
+    """Tell whether the answer is about the token. A 403 is, too, if the signature is wrong."""
     return answer.status_code == 401 or (answer.status_code == 403 and "Invalid JWT token" in answer.text)
