@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import promql_parser
 import pytest
 
 from include.kpo_cleanup.vocabulary import Outcome, Reason
@@ -139,6 +140,5 @@ class TestAlerts:
         assert selectors_of(str(rule["expr"]))
 
     def test_are_promql(self) -> None:
-        promql_parser = pytest.importorskip("promql_parser")
         for rule in RULES:
             promql_parser.parse(rule["expr"])
