@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from .identity import UNMAPPED, TaskInstanceKey
@@ -87,7 +88,7 @@ class Pod:
         index = "" if self.map_index == UNMAPPED else f"[{self.map_index}]"
         return f"{self.dag_id}.{self.task_id}{index} try {self.try_number} of run {self.run_id}"
 
-    @property
+    @cached_property  # it is asked for some five times a pod, and making it each time is a seventh of judging
     def key(self) -> TaskInstanceKey:
         """Give the task instance that it belongs to; only meaningful if there is no ``label_problem``."""
         return TaskInstanceKey(self.dag_id, self.task_id, self.run_id, self.map_index)
