@@ -62,12 +62,13 @@ def _measure_here(database_url: str) -> None:
 
 
 def _have_listed(airflow: RealAirflow, number: int) -> bool:
-    """Whether so many runs have listed the pods."""
+    """Tell whether so many runs have listed the pods."""
     task_instances = airflow.records.task_instances(OVERDUE)
     return number <= sum(ti.task_id == "list_pods" and ti.is_over for ti in task_instances)
 
 
 def _rows_and_bytes(airflow: RealAirflow, run_id: str) -> list[Any]:
+    """Count what a run has in the database: rows, and bytes of their values."""
     value = "value::text" if IS_AIRFLOW_3 else "value"  # JSON or bytes of it
     sql = f"SELECT count(*), sum(octet_length({value})) FROM xcom WHERE dag_id = :dag_id AND run_id = :run_id"
     return list(airflow.records.query(sql, dag_id=OVERDUE, run_id=run_id)[0])

@@ -37,7 +37,7 @@ def _measure_here(database_url: str, repetitions: int) -> None:
 
 
 def _seconds(airflow: RealAirflow, dag_id: str, run_id: str) -> float:
-    """From the start of the first task to the end of the last one."""
+    """Give the time from the start of the first task to the end of the last one."""
     sql = "SELECT max(end_date) - min(start_date) FROM task_instance WHERE dag_id = :dag_id AND run_id = :run_id"
     ((took,),) = airflow.records.query(sql, dag_id=dag_id, run_id=run_id)
     return float(took.total_seconds())
