@@ -108,7 +108,7 @@ def _ours(namespace: str, size: int) -> None:
         listing = _through_xcom(cleanup.list_pods())
         task_instances = _through_xcom(cleanup.fetch_active_tis(listing))
         classification = _through_xcom(cleanup.classify(listing, task_instances))
-        cleanup.reap(listing, classification)
+        cleanup.reap(classification)
 
 
 def _through_xcom(value: dict[str, Any]) -> dict[str, Any]:

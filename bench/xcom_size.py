@@ -63,7 +63,7 @@ def _a_run(api: PodApi, settings: Settings) -> dict[str, Any]:
     return {
         "list_pods": xcom.dump_listing(listing),
         "fetch_active_tis": xcom.dump_task_instances(told),
-        "classify": {"zombies": xcom.dump_zombies(verdicts)},
+        "classify": xcom.dump_classification(verdicts, {}),
     }
 
 

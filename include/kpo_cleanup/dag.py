@@ -129,7 +129,7 @@ def _add_tasks(cleanup: Cleanup, is_a_look: bool, reading: Mapping[str, Any]) ->
         return cleanup.classify(*returned_by("list_pods", "fetch_active_tis"))
 
     def reap() -> dict[str, Any]:
-        return cleanup.reap(*returned_by("list_pods", "classify"))
+        return cleanup.reap(*returned_by("classify"))
 
     listing = task(**plain, **reading, **display_name("list_pods: in the cluster"))(list_pods)()
     task_instances = task(**plain, **reading, **display_name("fetch_active_tis: their task instances"))(

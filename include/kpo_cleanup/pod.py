@@ -83,10 +83,10 @@ class Pod:
         return {name: getattr(self, name) for name in IDS}
 
     @property
-    def whose(self) -> str:
-        """Name the task instance for people: ``orders.load[3] try 2 of run scheduled__2026-11-24…``."""
+    def whose(self) -> tuple[str, str]:
+        """Name the task instance for people: ``orders.load[3] try 2``, ``of run scheduled__2026-11-24…``."""
         index = "" if self.map_index == UNMAPPED else f"[{self.map_index}]"
-        return f"{self.dag_id}.{self.task_id}{index} try {self.try_number} of run {self.run_id}"
+        return f"{self.dag_id}.{self.task_id}{index} try {self.try_number}", f"of run {self.run_id}"
 
     @cached_property  # it is asked for some five times a pod, and making it each time is a seventh of judging
     def key(self) -> TaskInstanceKey:

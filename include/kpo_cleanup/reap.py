@@ -20,7 +20,7 @@ from .retries import Patience
 from .settings import Settings
 from .task_instance import Record, TaskInstances
 from .task_instances import TaskInstanceSource
-from .text import INDENT, by_clause, counted, wrapped
+from .text import INDENT, by_clause, counted, packed, wrapped
 from .vocabulary import ALL_NAMESPACES, Outcome, Reason
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Result:
         """Say what became of the pod, whose it was, and why."""
         verdict, detail = self.verdict, str(self.deletion)
         return [
-            *wrapped(f"{self.outcome.value} {verdict.pod}: {verdict.pod.whose}"),
+            *packed((f"{self.outcome.value} {verdict.pod}:", *verdict.pod.whose)),
             *(by_clause(detail, INDENT) if detail else []),
             *wrapped(f"{verdict.reason.value}: {verdict.evidence}", INDENT),
         ]

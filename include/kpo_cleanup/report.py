@@ -13,7 +13,7 @@ from .evidence import duration
 from .pod import Pod
 from .reap import Result, count_outcomes
 from .settings import Settings
-from .text import INDENT, by_clause, count, counted, first_few, key_values, wrapped
+from .text import INDENT, by_clause, count, counted, first_few, key_values, packed, wrapped
 from .vocabulary import Outcome, Reason
 
 MAX_PROBLEMS = 5  # in the message of a failed run
@@ -61,8 +61,9 @@ def zombie_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
         lines += wrapped(f"advice: {cause.advice}", INDENT)
         for verdict in alike[: max(room, 0)]:
             age = duration(now - verdict.pod.created)
-            lines += wrapped(f"{age}, {verdict.reason.value}: {verdict.pod.whose}", INDENT)
-            lines += wrapped(f"pod {verdict.pod}: {verdict.evidence}", INDENT * 2)
+            lines += packed((f"{age}, {verdict.reason.value}:", *verdict.pod.whose), INDENT)
+            lines += wrapped(f"pod {verdict.pod}", INDENT * 2)
+            lines += wrapped(verdict.evidence, INDENT * 2)
         room -= len(alike)
     if len(zombies) > MAX_ROWS:
         lines.append(f"... and {len(zombies) - MAX_ROWS:,} more; all are in the XCom of this task")
@@ -79,8 +80,10 @@ def warning_lines(verdicts: Iterable[Verdict]) -> list[str]:
     for (reason, warning, remedy), alike in by_kind.items():
         lines += by_clause(f"kept {counted(len(alike), f'{reason.value} pod')}: {warning}")
         lines += wrapped(remedy, INDENT) if remedy else []
-        names = [f"{verdict.pod}: {verdict.pod.whose}" for verdict in alike]
-        lines += [line for name in first_few(names, MAX_NAMES, "pod") for line in wrapped(name, INDENT * 2)]
+        for verdict in alike[:MAX_NAMES]:
+            lines += packed((f"{verdict.pod}:", *verdict.pod.whose), INDENT * 2)
+        if len(alike) > MAX_NAMES:
+            lines.append(f"{INDENT * 2}and {counted(len(alike) - MAX_NAMES, 'more pod')}")
     return lines
 
 
@@ -166,9 +169,13 @@ def failures(results: Iterable[Result]) -> list[str]:
 
 
 def failure_lines(summary: str, problems: Sequence[str]) -> list[str]:
-    """Say how a failed run ended: short, for Airflow shows it in one piece; all of it is in the report."""
+    """Say how a failed run ended: short, for Airflow shows it in one piece; all of it is in the report.
+
+    Airflow puts the name of the exception before the first line.
+    """
     shown = first_few(problems, MAX_PROBLEMS, "problem")
-    return [*by_clause(summary), *(line for problem in shown for line in by_clause(f"- {problem}"))]
+    first = f"{count(problems, 'problem')}; all else was done"
+    return [first, *(line for problem in shown for line in by_clause(f"- {problem}")), *by_clause(summary)]
 
 
 def _freed(results: Iterable[Result]) -> dict[str, float]:

@@ -29,8 +29,6 @@ from .text import by_clause, counted, message_lines, wrapped
 
 log = logging.getLogger(__name__)
 
-MAX_KEPT = 200  # pods in the XCom of classify
-
 
 @contextmanager
 def without_collector() -> Iterator[None]:
@@ -125,8 +123,8 @@ class Cleanup:
     def classify(self, listing: dict[str, Any], task_instances: dict[str, Any]) -> dict[str, Any]:
         """Judge every pod, and show the verdicts."""
         settings, now = self._settings(), int(time.time())
-        pods, (told, records) = xcom.load_listing(listing).pods, xcom.load_task_instances(task_instances)
-        verdicts = classify(Facts(pods, told, settings, now, records))
+        listed, (told, records) = xcom.load_listing(listing), xcom.load_task_instances(task_instances)
+        verdicts = classify(Facts(listed.pods, told, settings, now, records))
         due, summary = report.due_lines(verdicts), report.classification_summary(verdicts, settings)
         for line in report.zombie_lines(verdicts, now):
             log.info("%s", line)
@@ -145,8 +143,7 @@ class Cleanup:
             "zombies_by_reason": count_reasons(v for v in verdicts if v.is_zombie),
             "kept_by_reason": count_reasons(v for v in verdicts if not v.is_zombie),
             "zombies_by_dag": report.count_dags(v.pod for v in verdicts if v.is_zombie),
-            "kept": xcom.dump_kept(verdicts, MAX_KEPT),
-            "zombies": xcom.dump_zombies(verdicts),
+            **xcom.dump_classification(verdicts, listed.unlisted),
         }
         if is_too_long(answer):
             log.warning("The XCom leaves out the kept pods, for the metadata database takes no more")
@@ -156,15 +153,15 @@ class Cleanup:
 
     @without_collector()
     @failing_for_good()
-    def reap(self, listing: dict[str, Any], classification: dict[str, Any]) -> dict[str, Any]:
+    def reap(self, classification: dict[str, Any]) -> dict[str, Any]:
         """Delete the zombies and report; skipped if there is nothing to do.
 
         :raises AirflowFailException: if a pod could not be deleted or a namespace not be listed, after all the rest
             was done and reported.
         """
         settings, context = self._settings(), get_current_context()
-        zombies, listed = xcom.load_zombies(classification), xcom.load_listing(listing)
-        if not zombies and not listed.unlisted:
+        zombies, unlisted, pods = xcom.load_classification(classification)
+        if not zombies and not unlisted:
             summary = classification["summary"]
             lines = [*classification["due"], *wrapped(f"Nothing to reap: {summary}")]
             for line in lines:
@@ -176,8 +173,8 @@ class Cleanup:
         source = choose_source(settings.airflow_conn_id, context["ti"])
         namespaces = settings.namespace_list() or [cluster.own_namespace()]
         results = reap(zombies, cluster, source, settings, namespaces)
-        problems = [*listed.unlisted.values(), *report.failures(results)]
-        summary = report.reap_summary(results, settings, len(listed.pods))
+        problems = [*unlisted.values(), *report.failures(results)]
+        summary = report.reap_summary(results, settings, pods)
         answer = report.reap_report(results, settings, summary, problems)
         for line in report.reap_lines(results, settings):
             log.info("%s", line)

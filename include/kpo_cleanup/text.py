@@ -42,14 +42,14 @@ def message_lines(message: str) -> list[str]:
     return [line for part in message.splitlines() for line in by_clause(part)]
 
 
-def packed(items: Iterable[str]) -> list[str]:
-    """Put as many items on each line as there is room for; an item is not broken."""
+def packed(items: Iterable[str], indent: str = "") -> list[str]:
+    """Put as many items on each line as there is room for; an item is only broken if it fits no line."""
     lines: list[str] = []
     for item in items:
         if lines and len(lines[-1]) + len(item) < LINE:
             lines[-1] = f"{lines[-1]} {item}"
         else:
-            lines.append(item)
+            lines += wrapped(item, indent + INDENT if lines else indent)
     return lines
 
 

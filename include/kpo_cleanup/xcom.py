@@ -7,10 +7,10 @@ Ids are keys, nested, so that each is written once however many pods share it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import __version__
 from .cause import cause_of
@@ -59,12 +59,7 @@ def load_listing(data: Mapping[str, Any]) -> Listing:
 
     :raises KpoCleanupError: if another version wrote it, before an upgrade in the middle of the run.
     """
-    version = data.get("version", "0.1.0")  # the last that did not say
-    if version != __version__:
-        raise KpoCleanupError(
-            f"list_pods was run by kpo_cleanup {version}, and this is {__version__}: it was upgraded meanwhile; "
-            "the next run starts afresh"
-        )
+    _check_version("list_pods", data)
     shared = {name: [tuple(sorted(each.items())) for each in data[name]] for name in _SHARED}
     pods = [
         _load_pod(dict(zip((*_LEVELS, *_COLUMNS, "others"), (namespace, dag_id, task_id, run_id, *row))), shared)
@@ -143,33 +138,44 @@ def load_task_instances(data: Mapping[str, Any]) -> tuple[TaskInstances, dict[Ta
     return TaskInstances(found, unresolved, may_miss_a_try=data["may_miss_a_try"]), records
 
 
-def dump_zombies(verdicts: Iterable[Verdict]) -> list[dict[str, Any]]:
-    """Write the zombies, in the order in which they are to be deleted."""
-    return [
-        {**_dump_verdict(verdict), "cause": cause_of(verdict.pod).problem, "uid": verdict.pod.uid}
-        for verdict in verdicts
-        if verdict.is_zombie
-    ]
+MAX_KEPT = 200  # pods that are written for people alone
 
 
-def dump_kept(verdicts: Iterable[Verdict], most: int) -> list[dict[str, Any]]:
-    """Write the kept pods for people, without those of active task instances, and not more than so many."""
-    kept = (v for v in verdicts if not v.is_zombie and v.reason is not Reason.ACTIVE)
-    return [_dump_verdict(verdict) for verdict in islice(kept, most)]
+class Classification(NamedTuple):
+    """The part of a classification that ``reap`` needs."""
+
+    zombies: list[Verdict]
+    unlisted: dict[str, str]  # by namespace, the problem
+    pods: int
 
 
-def _dump_verdict(verdict: Verdict) -> dict[str, Any]:
-    pod = verdict.pod
-    return {"pod": str(pod), "reason": verdict.reason.value, "evidence": verdict.evidence, **pod.ids}
+def dump_classification(verdicts: Sequence[Verdict], unlisted: Mapping[str, str]) -> dict[str, Any]:
+    """Write the zombies in the order in which they are to be deleted, and for people the kept pods.
 
-
-def load_zombies(classification: Mapping[str, Any]) -> list[Verdict]:
-    """Read the zombies that :func:`dump_zombies` wrote; of each pod no more than its name and whose it was.
-
-    :raises KpoCleanupError: if they are not there, or not as they were written.
+    Those of active task instances are left out.
     """
+    kept = (v for v in verdicts if not v.is_zombie and v.reason is not Reason.ACTIVE)
+    return {
+        "pods": len(verdicts),
+        "unlisted": dict(unlisted),
+        "kept": [_dump_verdict(verdict) for verdict in islice(kept, MAX_KEPT)],
+        "zombies": [
+            {**_dump_verdict(verdict), "cause": cause_of(verdict.pod).problem, "uid": verdict.pod.uid}
+            for verdict in verdicts
+            if verdict.is_zombie
+        ],
+        "version": __version__,
+    }
+
+
+def load_classification(data: Mapping[str, Any]) -> Classification:
+    """Read what :func:`dump_classification` wrote; of each zombie no more than its name and whose it was.
+
+    :raises KpoCleanupError: if it is not as this version writes it.
+    """
+    _check_version("classify", data)
     try:
-        return [_load_zombie(row) for row in classification["zombies"]]
+        return Classification([_load_zombie(row) for row in data["zombies"]], dict(data["unlisted"]), data["pods"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise KpoCleanupError(
             f"the XCom of classify cannot be read ({type(error).__name__}: {error}); "
@@ -177,10 +183,24 @@ def load_zombies(classification: Mapping[str, Any]) -> list[Verdict]:
         ) from error
 
 
+def _dump_verdict(verdict: Verdict) -> dict[str, Any]:
+    pod = verdict.pod
+    return {"pod": str(pod), "reason": verdict.reason.value, "evidence": verdict.evidence, **pod.ids}
+
+
 def _load_zombie(row: Mapping[str, Any]) -> Verdict:
     namespace, _, name = row["pod"].partition("/")
     pod = Pod(namespace, name, row["uid"], created=0, phase="", **{name: row[name] for name in IDS})
     return Verdict(pod, True, Reason(row["reason"]), row["evidence"])
+
+
+def _check_version(task_id: str, data: Mapping[str, Any]) -> None:
+    version = data.get("version", "0.1.0")  # the last that did not say
+    if version != __version__:
+        raise KpoCleanupError(
+            f"{task_id} was run by kpo_cleanup {version}, and this is {__version__}: it was upgraded meanwhile; "
+            "the next run starts afresh"
+        )
 
 
 def _tree() -> Any:

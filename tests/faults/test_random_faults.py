@@ -336,11 +336,12 @@ class Airflow(RuleBasedStateMachine):
     def _classify(self) -> None:
         listed, (told, records) = xcom.load_listing(self.listing).pods, xcom.load_task_instances(self.told)
         self.verdicts = classify(Facts(listed, told, self.settings, int(self.clock()), records))
-        self.doomed = through_json(xcom.dump_zombies(self.verdicts))
+        self.classification = through_json(xcom.dump_classification(self.verdicts, {}))
+        self.doomed = self.classification["zombies"]
         self.next_step = "reap"
 
     def _reap(self) -> None:
-        doomed = xcom.load_zombies({"zombies": self.doomed})
+        doomed = xcom.load_classification(self.classification).zombies
         namespaces = self.settings.namespace_list()
         watch = Watch(self)
         self.replaced.clear()

@@ -19,13 +19,13 @@ from include.kpo_cleanup.pod import Container, Owner, Pod
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.vocabulary import Reason
 from include.kpo_cleanup.xcom import (
-    dump_kept,
+    MAX_KEPT,
+    dump_classification,
     dump_listing,
     dump_task_instances,
-    dump_zombies,
+    load_classification,
     load_listing,
     load_task_instances,
-    load_zombies,
 )
 from tests.unit.builders import HOUR, NOW, make_pod, make_verdict
 
@@ -187,12 +187,15 @@ class TestZombies:
             return str(pod), pod.uid, pod.key, pod.try_number, verdict.is_zombie, verdict.reason, verdict.evidence
 
         verdicts = [Verdict(*each) for each in drawn]
-        loaded = load_zombies({"zombies": through_json(dump_zombies(verdicts))})
-        assert [told(verdict) for verdict in loaded] == [told(verdict) for verdict in verdicts if verdict.is_zombie]
+        loaded = load_classification(through_json(dump_classification(verdicts, {"default": "403"})))
+        assert (loaded.unlisted, loaded.pods) == ({"default": "403"}, len(verdicts))
+        assert [told(verdict) for verdict in loaded.zombies] == [
+            told(verdict) for verdict in verdicts if verdict.is_zombie
+        ]
 
     def test_are_readable(self) -> None:
         verdict = make_verdict(pod=make_pod(name="extract-1", uid="uid-1"))
-        assert dump_zombies([verdict]) == [
+        assert dump_classification([verdict], {})["zombies"] == [
             {
                 "pod": "airflow/extract-1",
                 "reason": "orphaned",
@@ -211,9 +214,9 @@ class TestZombies:
         def kept(reason: Reason, name: str) -> Verdict:
             return make_verdict(is_zombie=False, reason=reason, pod=make_pod(name=name), evidence="why")
 
-        verdicts = [make_verdict(), kept(Reason.ACTIVE, "a"), *(kept(Reason.OWNED, f"o{n}") for n in range(3))]
-        rows = dump_kept(verdicts, 2)
-        assert [row["pod"] for row in rows] == ["airflow/o0", "airflow/o1"]
+        many = [kept(Reason.OWNED, f"o{number}") for number in range(MAX_KEPT + 3)]
+        rows = dump_classification([make_verdict(), kept(Reason.ACTIVE, "a"), *many], {})["kept"]
+        assert [row["pod"] for row in rows] == [f"airflow/o{number}" for number in range(MAX_KEPT)]
         assert rows[0] == {
             "pod": "airflow/o0",
             "reason": "owned",
