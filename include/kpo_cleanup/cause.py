@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from .pod import XCOM_SIDECAR, Pod
 
-_WORKER = "see why its worker ended: its memory, an eviction, a drained node; or who ended the task"
+_WORKER = "see why its worker ended (memory, eviction, drained node), or who ended the task"
 _BEFORE_THE_START = ("PodInitializing", "ContainerCreating")  # what every pod says for a moment
 _NEVER_STARTED = {  # by a part of the reason that the kubelet or the scheduler gives
     "Image": "correct the image's name or its pull secret",
@@ -42,7 +42,7 @@ def cause_of(pod: Pod) -> Cause:
 
 def _advice_on(sidecars: list[str]) -> str:
     if sidecars == [XCOM_SIDECAR]:
-        return f"nobody took its result; {_WORKER}"
+        return f"its result was not taken: {_WORKER}"
     return "make it a native sidecar: an init container with restartPolicy: Always"
 
 

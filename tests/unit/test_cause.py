@@ -40,7 +40,7 @@ def running(name: str) -> Container:
         pytest.param(
             {"containers": (ENDED, running(XCOM_SIDECAR))},
             f"{XCOM_SIDECAR} runs on after base ended",
-            "nobody took its result",
+            "its result was not taken",
             id="the sidecar of the operator",
         ),
         pytest.param(

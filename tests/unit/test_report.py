@@ -74,7 +74,7 @@ class TestZombies:
             "        pod airflow/load-2",
             "        task instance failed 1 h ago",
         ]
-        assert [number for number, line in enumerate(lines) if line.startswith("    advice: ")] == [1, 5]
+        assert [number for number, line in enumerate(lines) if line.startswith("    advice: ")] == [1, 6]
 
     def test_are_the_first_of_very_many_and_it_says_so(self) -> None:
         lines = zombie_lines([make_verdict(pod=make_pod(name=f"z{n:04d}")) for n in range(MAX_ROWS + 7)], NOW)
