@@ -138,7 +138,7 @@ def reap_report(
         "dry_run": settings.dry_run,
         "outcomes": count_outcomes(results),
         "freed": _freed(results),
-        "by_dag": {
+        "totals_by_dag": {
             dag_id: {"outcomes": count_outcomes(of_dag), "freed": _freed(of_dag)}
             for dag_id, of_dag in _group_by_dag(results).items()
         },

@@ -147,7 +147,7 @@ class Cleanup:
         }
         if is_too_long(answer):
             log.warning("The XCom leaves out the kept pods, for the metadata database takes no more")
-            answer["kept"] = []
+            answer["untouched"] = []
         reject_long_xcom(answer, counted(len(answer["zombies"]), "zombie"))
         return answer
 

@@ -158,7 +158,7 @@ def dump_classification(verdicts: Sequence[Verdict], unlisted: Mapping[str, str]
     return {
         "pods": len(verdicts),
         "unlisted": dict(unlisted),
-        "kept": [_dump_verdict(verdict) for verdict in islice(kept, MAX_KEPT)],
+        "untouched": [_dump_verdict(verdict) for verdict in islice(kept, MAX_KEPT)],
         "zombies": [
             {**_dump_verdict(verdict), "cause": cause_of(verdict.pod).problem, "uid": verdict.pod.uid}
             for verdict in verdicts

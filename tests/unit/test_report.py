@@ -239,7 +239,7 @@ class TestReaping:
             "dry_run": False,
             "outcomes": {"deleted": 2, "spared": 1},
             "freed": {"cpu": 1.5, "memory": 512 * 2.0**20},
-            "by_dag": {
+            "totals_by_dag": {
                 "orders": {"outcomes": {"deleted": 1, "spared": 1}, "freed": {"cpu": 1.0, "memory": 512 * 2.0**20}},
                 "sales": {"outcomes": {"deleted": 1}, "freed": {"cpu": 0.5}},
             },

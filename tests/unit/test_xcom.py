@@ -215,7 +215,7 @@ class TestZombies:
             return make_verdict(is_zombie=False, reason=reason, pod=make_pod(name=name), evidence="why")
 
         many = [kept(Reason.OWNED, f"o{number}") for number in range(MAX_KEPT + 3)]
-        rows = dump_classification([make_verdict(), kept(Reason.ACTIVE, "a"), *many], {})["kept"]
+        rows = dump_classification([make_verdict(), kept(Reason.ACTIVE, "a"), *many], {})["untouched"]
         assert [row["pod"] for row in rows] == [f"airflow/o{number}" for number in range(MAX_KEPT)]
         assert rows[0] == {
             "pod": "airflow/o0",
