@@ -297,7 +297,7 @@ class TestLog:
     ) -> None:
         monkeypatch.setenv(PREFIX + "NAMESPACES", "a")
         lines = read_settings({"max_deletes": 5}, {}, {"dry_run": True}).describe("1.2.3")
-        text = " ".join(lines)
+        text = " ".join(" ".join(lines).split())
         first, _, default = text.partition(" by default: ")
         assert re.match(r"kpo_cleanup 1\.2\.3 on Airflow \d\S+, settings on this worker: ", first)
         assert first.endswith(

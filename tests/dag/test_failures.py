@@ -480,9 +480,9 @@ def test_a_red_run_says_plainly_what_is_wrong_before_any_traceback(
     assert "direct cause of the following exception" not in said()
 
 
-@pytest.mark.parametrize("task_id", ["list_pods", "classify"])
+@pytest.mark.parametrize(("task_id", "reader"), [("list_pods", "classify"), ("classify", "reap")])
 def test_an_input_that_is_gone_is_named_with_the_remedy(
-    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, task_id: str, caplog: pytest.LogCaptureFixture
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, task_id: str, reader: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Act as if somebody clears reap in a run of long ago."""
 
@@ -490,8 +490,8 @@ def test_an_input_that_is_gone_is_named_with_the_remedy(
         with create_session() as session:
             session.query(airflow_runs.xcom_model()).filter_by(dag_id="kpo_cleanup", task_id=task_id).delete()
 
-    run = clean_up(before=("reap", forget))
-    assert airflow_runs.states(run)["reap"] == "failed"
+    run = clean_up(before=(reader, forget))
+    assert airflow_runs.states(run)[reader] == "failed"
     assert f"there is no XCom of {task_id} in this run: a later run" in caplog.text
     assert "    clear list_pods with all that follows, or trigger a new run" in caplog.messages
     assert names(core) == {"zombie"}
