@@ -9,7 +9,7 @@ import re
 import shlex
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from kubernetes import client
 from demo.airflow import REPO, Airflow
 from demo.airflow_settings import Config
 from demo.processes import end_processes_of
-from demo.terminal import Terminal
+from demo.terminal import DemoError, Terminal
 from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
 from include.kpo_cleanup.identity import safe_label
 from include.kpo_cleanup.vocabulary import Outcome, Reason
@@ -166,10 +166,14 @@ class TestFirstRun:
 
 def test_a_red_run_of_a_dag_of_ones_own_notifies(airflow: Airflow, folder: Path) -> None:
     airflow.api.pause("kpo_cleanup_gpu", False)
-    trigger(airflow, "kpo_cleanup_gpu")  # its connection does not exist
     failed_runs = folder / "failed-runs"
-    TERMINAL.wait_for("the callback was called", failed_runs.exists, 60, log=airflow.log("scheduler"))
-    assert failed_runs.read_text() == "kpo_cleanup_gpu\n"
+    # Airflow's DAG processor calls each callback once at most, and drops it if it is too busy.
+    for _ in range(3):
+        trigger(airflow, "kpo_cleanup_gpu")  # its connection does not exist
+        with suppress(DemoError):
+            TERMINAL.wait_for("the callback was called", failed_runs.exists, 60, log=airflow.log("scheduler"))
+            break
+    assert set(failed_runs.read_text().splitlines()) == {"kpo_cleanup_gpu"}
 
 
 @pytest.mark.timeout(900)
