@@ -21,7 +21,7 @@ ENV_REST_3_0 = ENV_SUFFIX=-rest scripts/airflow-env 3.0.6 2025-09-15 $(FAB)
 # The benchmarks' packages, in environments of their own.
 BENCH_PACKAGES = $(shell sed '/^\#/d' bench/requirements.txt)
 
-.PHONY: help demo unit test test-airflow-2 test-airflow-3 test-random test-matrix test-cluster test-install test-real \
+.PHONY: help demo unit test test-airflow-2 test-dags-3 test-servers test-random test-matrix test-cluster test-install test-real \
 	test-rest test-ui screenshots bench dist lint types format \
 	clean explore
 
@@ -53,14 +53,18 @@ demo:
 unit:
 	@python=$$(scripts/unit-env $(DATE)) && $$python -m pytest $(or $(call given,T,"$(T)"),tests/unit) $(call given,K,-k "$(K)") $(call given,ARGS,$(ARGS))
 
-# The two run side by side, for each has its own home and ports. The output of each comes at its end.
+# The parts run side by side, for each has its own home and ports. The output of each comes at its end.
 test: unit
 	@$(ENV_3) >/dev/null && $(ENV_2) >/dev/null # one after the other: they share a download cache
-	@$(MAKE) --no-print-directory -j2 -Otarget test-airflow-3 test-airflow-2
+	@$(MAKE) --no-print-directory -j3 -Otarget test-dags-3 test-airflow-2 test-servers
 
 # The embedded cluster and the faults of the network do not depend on Airflow; one Airflow is enough for them.
-test-airflow-3:
-	@python=$$($(ENV_3)) && echo "Tests on Airflow $(AIRFLOW_3)" && $$python -m pytest tests --ignore tests/unit
+test-servers:
+	@python=$$($(ENV_3)) && echo "Tests of servers and faults on Airflow $(AIRFLOW_3)" && \
+		$$python -m pytest tests --ignore tests/unit --ignore tests/airflow --ignore tests/dag
+
+test-dags-3:
+	@python=$$($(ENV_3)) && echo "Tests on Airflow $(AIRFLOW_3)" && $$python -m pytest tests/airflow tests/dag
 
 test-airflow-2:
 	@python=$$($(ENV_2)) && echo "Tests on Airflow $(AIRFLOW_2)" && \
@@ -69,7 +73,8 @@ test-airflow-2:
 # More of the random worlds and faults.
 test-random:
 	@python=$$($(ENV_3)) && \
-		HYPOTHESIS_PROFILE=more $$python -m pytest tests/unit tests/airflow tests/faults/test_random_faults.py
+		HYPOTHESIS_PROFILE=more $$python -m pytest tests/unit tests/airflow tests/faults/test_random_faults.py \
+			tests/faults/test_operator_histories.py
 
 test-matrix:
 	@python3 -m tests.matrix $(ROWS)

@@ -15,6 +15,7 @@ import airflow
 import pytest
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 from airflow.providers.cncf.kubernetes.operators.pod import FoundMoreThanOnePodFailure, KubernetesPodOperator
+from hypothesis import settings
 
 from include.kpo_cleanup.airflow_compat import AirflowException
 from include.kpo_cleanup.identity import UNMAPPED
@@ -23,7 +24,7 @@ from tests.faults import world
 from tests.faults.test_random_faults import PAST_PROXY, Airflow, run_histories, set_up
 from tests.faults.world import Operator, Task, uid
 
-HISTORIES = 60  # enough to meet all rules; ``explore`` takes many more
+HISTORIES = settings().max_examples // 2  # `make test-random` takes more, ``explore`` many more
 HAS_STORE = tuple(int(part) for part in airflow.__version__.split(".")[:2]) >= (3, 3)
 
 

@@ -53,7 +53,7 @@ from tests.faults.world import (
     uid,
 )
 
-HISTORIES = 120  # enough to meet all rules; ``explore`` takes many more
+HISTORIES = settings().max_examples  # `make test-random` takes more, ``explore`` many more
 MERGE = "application/merge-patch+json"
 PAST_PROXY = "past_proxy"  # the id of a connection that no fault hits
 PAGE_SIZE = 2
