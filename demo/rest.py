@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from demo.airflow_settings import IS_AIRFLOW_3
 from demo.terminal import DemoError
@@ -27,6 +28,10 @@ class TaskInstance:
     state: str | None
     try_number: int
     pid: int | None
+
+
+class DatabaseBusy(DemoError):
+    """SQLite was locked by another component of Airflow for too long, and the request was not carried out."""
 
 
 class AirflowApi:
@@ -95,6 +100,7 @@ class AirflowApi:
         path = f"{_run(dag_id, run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
         return (self.request("GET", path, params={"deserialize": True}, may_be_missing=True) or {}).get("value")
 
+    @retry(retry=retry_if_exception_type(DatabaseBusy), stop=stop_after_attempt(8), wait=wait_fixed(1), reraise=True)
     def request(self, method: str, path: str, *, may_be_missing: bool = False, **options: Any) -> Any:
         """Make any other request, and return the answer's JSON.
 
@@ -110,7 +116,8 @@ class AirflowApi:
         if may_be_missing and answer.status_code == httpx.codes.NOT_FOUND:
             return None
         if answer.is_error:
-            raise DemoError(f"Airflow answers {answer.status_code} to {method} {path}: {answer.text}")
+            kind = DatabaseBusy if "Database error" in answer.text else DemoError
+            raise kind(f"Airflow answers {answer.status_code} to {method} {path}: {answer.text}")
         return answer.json()
 
 
