@@ -20,6 +20,10 @@ LOGS = REPO / ".work" / "matrix"
 TESTS = ["tests/airflow", "tests/dag", "tests/test_metrics.py"]
 # A real scheduler for each way to trigger the first dry run; `make test` has them on Airflow 2 and 3.
 FIRST_LOOKS = "test_the_look_deletes_nothing"
+# Faults of the Kubernetes API, which are the longest part: on the oldest release of each generation. `make test` has
+# them on the newest ones.
+FAULTS = "tests/dag/test_failures.py"
+OLDEST = ("2.7.3", "3.0.6")
 PACKAGES = ("apache-airflow", "apache-airflow-providers-cncf-kubernetes", "kubernetes")
 TAIL = 40  # lines of the log of a row that failed
 # The day of the newest dependencies, for all environments of the Makefile, too.
@@ -55,14 +59,17 @@ ROWS = (
 
 
 def main(releases: list[str]) -> int:
-    """Run the rows of these releases, or all; as many at a time as there are cores."""
+    """Run the rows of these releases, or all; as many at a time as there are cores.
+
+    If all are run, those with the newest dependencies are only looked at: they are the environments of `make test`.
+    """
     rows = [row for row in ROWS if not releases or row.airflow in releases]
     if unknown := set(releases) - {row.airflow for row in ROWS}:
         sys.exit(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(row.airflow for row in ROWS)}")
     LOGS.mkdir(parents=True, exist_ok=True)
     pythons = {row: _environment(row) for row in rows}  # one after the other: they share a download cache
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        passed = list(pool.map(lambda row: _test(row, pythons[row]), rows))
+        passed = list(pool.map(lambda row: _test(row, pythons[row]), [r for r in rows if releases or r.date != NEWEST]))
     lines = [_readme_line(python) for python in pythons.values()]
     print("\n".join(["", "Tested with:", *lines]), flush=True)
     missing = [line for line in lines if line not in README.read_text().splitlines()]
@@ -92,7 +99,8 @@ def _test(row: Row, python: str) -> bool:
     print(f"{row.name}: testing", flush=True)
     log, started = LOGS / f"{row.airflow}-{row.date}.log", time.monotonic()
     with log.open("w") as output:
-        command = [python, "-m", "pytest", *TESTS, "-k", f"not {FIRST_LOOKS}"]
+        left_out = [] if row.airflow in OLDEST else ["--ignore", FAULTS]
+        command = [python, "-m", "pytest", *TESTS, "-k", f"not {FIRST_LOOKS}", *left_out]
         done = subprocess.run(command, cwd=REPO, stdout=output, stderr=output, check=False)
     lines = log.read_text(errors="replace").splitlines()
     print(f"{row.name}: {lines[-1].strip('= ')} ({time.monotonic() - started:.0f} s)", flush=True)

@@ -6,7 +6,8 @@ from contextlib import nullcontext
 
 import pytest
 
-from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE, AirflowFailException, reject_long_xcom
+from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE, reject_long_xcom
+from include.kpo_cleanup.errors import KpoCleanupError
 
 MYSQL = "mysql+mysqldb://airflow@db.example.org/airflow"
 LIMIT = 65_535
@@ -32,7 +33,7 @@ def test_an_xcom_is_refused_before_airflow_2_9_if_it_is(
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", url)
     if backend:
         monkeypatch.setenv("AIRFLOW__CORE__XCOM_BACKEND", backend)
-    with pytest.raises(AirflowFailException) if is_refused else nullcontext() as caught:
+    with pytest.raises(KpoCleanupError) if is_refused else nullcontext() as caught:
         reject_long_xcom(listing_of(size), "281 pods")
     if caught:
         assert str(caught.value).startswith(f"281 pods take {size} bytes as an XCom, and the metadata database takes ")
