@@ -128,14 +128,11 @@ def reap_lines(results: Sequence[Result], settings: Settings) -> list[str]:
     return [*lines, *(line for dag in first_few(freed, MAX_DAGS, "DAG") for line in wrapped(dag))]
 
 
-def reap_report(
-    results: Sequence[Result], settings: Settings, summary: str, problems: Sequence[str] = ()
-) -> dict[str, Any]:
+def reap_report(results: Sequence[Result], summary: str, problems: Sequence[str] = ()) -> dict[str, Any]:
     """Make the report of a run: counters, freed requests, what went wrong, and each zombie with its outcome."""
     return {
         "summary": summary,
-        **({"problems": list(problems)} if problems else {}),
-        "dry_run": settings.dry_run,
+        **({"undone": list(problems)} if problems else {}),
         "outcomes": count_outcomes(results),
         "freed": _freed(results),
         "totals_by_dag": {

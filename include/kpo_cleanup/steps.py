@@ -175,7 +175,7 @@ class Cleanup:
         results = reap(zombies, cluster, source, settings, namespaces)
         problems = [*unlisted.values(), *report.failures(results)]
         summary = report.reap_summary(results, settings, pods)
-        answer = report.reap_report(results, settings, summary, problems)
+        answer = report.reap_report(results, summary, problems)
         for line in report.reap_lines(results, settings):
             log.info("%s", line)
         metrics.send_results(context["ti"].dag_id, results, settings, int(time.time()))

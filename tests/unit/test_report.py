@@ -234,9 +234,8 @@ class TestReaping:
         ids = {"task_id": "extract", "map_index": -1, "try_number": 1, "run_id": "run_1"}
         common = {"reason": "orphaned", "evidence": "task instance failed 1 h ago", **ids}
         spared = {"detail": "active now: task instance running"}
-        assert reap_report(results, Settings(), "all went well") == {
+        assert reap_report(results, "all went well") == {
             "summary": "all went well",
-            "dry_run": False,
             "outcomes": {"deleted": 2, "spared": 1},
             "freed": {"cpu": 1.5, "memory": 512 * 2.0**20},
             "totals_by_dag": {
@@ -252,13 +251,13 @@ class TestReaping:
 
     def test_counts_all_outcomes_in_the_order_of_the_vocabulary(self) -> None:
         results = [make_result(outcome) for outcome in reversed(Outcome)]
-        counts = reap_report(results, Settings(), "")["outcomes"]
+        counts = reap_report(results, "")["outcomes"]
         assert list(counts.items()) == [(outcome.value, 1) for outcome in Outcome]
 
     def test_has_what_went_wrong_next_to_the_summary(self) -> None:
-        report = reap_report([], Settings(), "", ["namespace 'x' is forbidden"])
-        assert list(report)[:2] == ["summary", "problems"]
-        assert report["problems"] == ["namespace 'x' is forbidden"]
+        report = reap_report([], "", ["namespace 'x' is forbidden"])
+        assert list(report)[:2] == ["summary", "undone"]
+        assert report["undone"] == ["namespace 'x' is forbidden"]
 
     def test_names_each_cause_of_failures_once(self) -> None:
         def failed(name: str, status: str) -> Result:
@@ -279,7 +278,7 @@ class TestReaping:
     @pytest.mark.parametrize("outcome", Outcome)
     def test_says_what_was_freed_by_resource(self, outcome: Outcome) -> None:
         requests = [(("cpu", 0.5), ("memory", 2.0**20)), (("memory", 2.0**20), ("nvidia.com/gpu", 1.0)), ()]
-        freed = reap_report([make_result(outcome, requests=each) for each in requests], Settings(), "")["freed"]
+        freed = reap_report([make_result(outcome, requests=each) for each in requests], "")["freed"]
         has_gone = outcome in (Outcome.DELETED, Outcome.WOULD_DELETE)
         assert freed == ({"cpu": 0.5, "memory": 2.0**21, "nvidia.com/gpu": 1} if has_gone else {})
 
