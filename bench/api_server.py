@@ -9,10 +9,9 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import httpx
-
 from demo.airflow_settings import USER, environment, free_port
 from demo.processes import end_processes_of, start
+from demo.rest import is_up
 from demo.terminal import Terminal
 
 PASSWORD = "a password of nobody else"
@@ -30,14 +29,7 @@ def api_server(database_url: str) -> Iterator[str]:
         variables = environment(folder, url, database_url, {"logging": {"logging_level": "ERROR"}})
         try:
             server = start("api-server", ("airflow", "api-server"), folder, variables)
-            Terminal(0).wait_for("the API server is up", partial(_is_up, url), START_TIMEOUT, log=server.log)
+            Terminal(0).wait_for("the API server is up", partial(is_up, url), START_TIMEOUT, log=server.log)
             yield url
         finally:
             end_processes_of(folder)
-
-
-def _is_up(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/api/v2/monitor/health", trust_env=False).is_success
-    except httpx.TransportError:
-        return False

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
+from bench.airflow_process import each_airflow, printed_by, without_airflow
 from bench.cluster import CONN_ID, Cluster, namespace_of
 from bench.pod_rows import insert_rows
 from bench.setting import Bench
@@ -22,7 +20,6 @@ from demo.airflow import REPO, Airflow
 from demo.airflow_settings import IS_AIRFLOW_3, Config
 from demo.scratch import scratch_folder
 from demo.terminal import Terminal
-from tests.databases import postgresql
 from tests.real.records import Records
 
 IDLE, MEASURED, OVERDUE = DAGS = ("nothing", "kpo_cleanup_measured", "kpo_cleanup_overdue")
@@ -34,19 +31,9 @@ def in_each_airflow(bench: Bench, module: str, *arguments: int) -> Iterator[dict
 
     Its arguments are the URL of the empty database, and these.
     """
-    for python in filter(None, (bench.airflow_2, Path(sys.executable))):
-        with postgresql() as database:
-            bench.versions[database.name.split()[0]] = database.name.split()[1]
-            told = [database.url("psycopg2"), *map(str, arguments)]
-            command = [str(python.absolute()), "-W", "ignore", "-m", module, *told]
-            environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
-            with subprocess.Popen(command, env=environment, cwd=REPO, stdout=subprocess.PIPE, text=True) as process:
-                assert process.stdout is not None
-                for line in process.stdout:
-                    if line.startswith("{"):  # the rest is on what is waited for
-                        yield json.loads(line)
-            if process.returncode:
-                raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+    for python, database in each_airflow(bench):
+        told = [database.url("psycopg2"), *map(str, arguments)]
+        yield from printed_by(python, module, told, without_airflow())
 
 
 class RealAirflow:

@@ -121,5 +121,13 @@ class AirflowApi:
         return answer.json()
 
 
+def is_up(url: str) -> bool:
+    """Tell whether an API server answers at this URL."""
+    try:
+        return httpx.get(f"{url}{HEALTH}", trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
 def _run(dag_id: str, run_id: str) -> str:
     return f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}"

@@ -353,7 +353,7 @@ class _Reaper:
         return None
 
     def _log(self, candidate: _Candidate) -> None:
-        """Write one line for each pod, when it happens: a run that is killed half-way has still said what it did."""
+        """Say what became of each pod when it happens: a run that is killed half-way has still said what it did."""
         result = candidate.result
         if result is None or result.outcome is Outcome.WOULD_DELETE:  # the report tells these
             return

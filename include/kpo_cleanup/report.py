@@ -36,7 +36,7 @@ def classification_summary(verdicts: Sequence[Verdict], settings: Settings) -> s
     dry_run = DRY_RUN if settings.dry_run else ""
     if not zombies:
         return f"{dry_run}nothing to delete among {pods}"
-    found = f"{DRY_RUN}would delete {len(zombies):,} of {pods}" if dry_run else f"{count(zombies, 'zombie')} of {pods}"
+    found = f"{dry_run}would delete {len(zombies):,} of {pods}" if dry_run else f"{count(zombies, 'zombie')} of {pods}"
     at_once = f"; {settings.max_deletes:,} a run (max_deletes)" if len(zombies) > settings.max_deletes else ""
     return f"{found}: {_by_dag(v.pod for v in zombies)}{at_once}"
 
@@ -78,7 +78,7 @@ def warning_lines(verdicts: Iterable[Verdict]) -> list[str]:
             by_kind[verdict.reason, verdict.warning, verdict.remedy].append(verdict)
     lines = []
     for (reason, warning, remedy), alike in by_kind.items():
-        lines += by_clause(f"kept {counted(len(alike), f'{reason.value} pod')}: {warning}")
+        lines += by_clause(f"kept {count(alike, f'{reason.value} pod')}: {warning}")
         lines += wrapped(remedy, INDENT) if remedy else []
         for verdict in alike[:MAX_NAMES]:
             lines += packed((f"{verdict.pod}:", *verdict.pod.whose), INDENT * 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,16 @@ def account(control_plane: ControlPlane, admin: client.ApiClient) -> client.ApiC
 
 
 @pytest.fixture
-def bound(admin: client.ApiClient) -> Iterator[list[dict[str, Any]]]:
-    """Remove after a test the documents that it applied."""
+def apply(admin: client.ApiClient, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Apply a manifest as the document says; after the test, remove what it made."""
     documents: list[dict[str, Any]] = []
-    yield documents
+
+    def make(file: str) -> None:
+        for document in applied(file, tmp_path):
+            utils.create_from_dict(admin, document)
+            documents.append(document)
+
+    yield make
     rbac = client.RbacAuthorizationV1Api(admin)
     for document in documents:
         name, namespace = document["metadata"]["name"], document["metadata"].get("namespace")
@@ -108,18 +114,14 @@ def granted(account: client.ApiClient, of_everybody: dict[str, Rules], expected:
     ids=["one namespace", "all namespaces"],
 )
 def test_the_documented_verbs_are_allowed_and_nothing_else(
-    admin: client.ApiClient,
     account: client.ApiClient,
     of_everybody: dict[str, Rules],
-    bound: list[dict[str, Any]],
-    tmp_path: Path,
+    apply: Callable[[str], None],
     file: str,
     among_the_pods: Rules,
     elsewhere: Rules,
 ) -> None:
-    for document in applied(file, tmp_path):
-        utils.create_from_dict(admin, document)
-        bound.append(document)
+    apply(file)
     expected = {PODS: among_the_pods, WORKERS: elsewhere, "default": elsewhere}
     assert granted(account, of_everybody, expected) == expected
 
@@ -128,12 +130,9 @@ def test_the_account_can_do_what_a_run_does(
     admin: client.ApiClient,
     account: client.ApiClient,
     of_everybody: dict[str, Rules],
-    bound: list[dict[str, Any]],
-    tmp_path: Path,
+    apply: Callable[[str], None],
 ) -> None:
-    for document in applied("rbac.yaml", tmp_path):
-        utils.create_from_dict(admin, document)
-        bound.append(document)
+    apply("rbac.yaml")
     expected: dict[str, Rules] = {PODS: DOCUMENTED, WORKERS: set(), "default": set()}
     assert granted(account, of_everybody, expected) == expected
     pod = {"metadata": {"name": "zombie"}, "spec": {"containers": [{"name": "base", "image": "busybox"}]}}

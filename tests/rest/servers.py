@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import httpx
-
 from demo.airflow_settings import USER, Config, environment, free_port
 from demo.processes import end_processes_of, start
+from demo.rest import is_up
 from demo.terminal import Terminal
 from tests.conftest import REPO
 from tests.rest.database import Database
@@ -52,14 +51,7 @@ def running(folder: Path) -> Iterator[Servers]:
         for name, variables in environments.items():
             start(name, ("airflow", "api-server"), folder, variables)
         for name, url in (("simple", simple + PATH), ("fab", fab)):
-            Terminal(0).wait_for(f"{name} is up", partial(_is_up, url), START_TIMEOUT, log=folder / f"{name}.log")
+            Terminal(0).wait_for(f"{name} is up", partial(is_up, url), START_TIMEOUT, log=folder / f"{name}.log")
         yield Servers(simple + PATH, fab, Database(folder / "airflow.db"))
     finally:
         end_processes_of(folder)
-
-
-def _is_up(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/api/v2/monitor/health", trust_env=False).is_success
-    except httpx.TransportError:
-        return False
