@@ -102,7 +102,7 @@ def _ours(namespace: str, size: int) -> None:
     """Run the steps as the tasks do, with what passes between them as JSON."""
     where = {"kubernetes_conn_id": CONN_ID, "namespaces": namespace, "airflow_conn_id": METADATA}
     cleanup = Cleanup({**where, "max_deletes": size, "settle_seconds": 0})
-    own = SimpleNamespace(**ids_of(OWN), id=_id_of(OWN), map_index=UNMAPPED)
+    own = SimpleNamespace(**ids_of(OWN), id=_id_of(OWN), map_index=UNMAPPED, xcom_push=lambda **_: None)
     context: Any = {"params": {}, "dag_run": SimpleNamespace(conf={}), "ti": own}
     with set_current_context(context):
         listing = _through_xcom(cleanup.list_pods())

@@ -63,7 +63,7 @@ def classify(facts: Facts) -> list[Verdict]:
 def keys_in_doubt(facts: Facts) -> set[TaskInstanceKey]:
     """Find the task instances whose record can change a verdict: those whose pods are zombies without one, or soon."""
     judge = Judge(replace(facts, records={}))
-    verdicts = [judge.verdict_on(pod) for pod in facts.pods if pod.key in facts.task_instances.found]
+    verdicts = (judge.verdict_on(pod) for pod in facts.pods if pod.key in facts.task_instances.found)
     return {v.pod.key for v in verdicts if v.is_zombie or v.due is not None}
 
 

@@ -161,9 +161,15 @@ class _Reaper:
         namespaces = sorted({candidate.pod.namespace for candidate in candidates})
         if not namespaces:
             return
+        uids, keys = ({getattr(c.pod, name) for c in candidates} for name in ("uid", "key"))
         try:
             # A namespace that was deleted meanwhile is as good as an empty one.
-            listing = self._cluster.list_pods(namespaces, self._settings.label_selector, must_exist=False)
+            listing = self._cluster.list_pods(
+                namespaces,
+                self._settings.label_selector,
+                must_exist=False,
+                keep=lambda pod: pod.uid in uids or pod.key in keys,
+            )
         except Exception as error:  # whatever it is, the report must tell
             listing = Listing(unlisted=dict.fromkeys(namespaces, _said(error)))
         by_uid = {(pod.namespace, pod.uid): pod for pod in listing.pods}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -60,14 +60,9 @@ class Record:
     problem: str = ""  # why it could not be read
 
 
-def merge(pairs: Iterable[tuple[TaskInstanceKey, TaskInstance]]) -> dict[TaskInstanceKey, TaskInstance]:
-    """Collect task instances by key; if two share one (ids that clean to the same label), the active one counts.
+def one_that_counts(one: TaskInstance, other: TaskInstance) -> TaskInstance:
+    """Choose between two task instances that share a key (ids that clean to the same label): the active one counts.
 
     Of two that are over, the one that ended last counts, for it settles last.
     """
-    found: dict[TaskInstanceKey, TaskInstance] = {}
-    for key, ti in pairs:
-        other = found.get(key)
-        if other is None or (ti.is_active, ti.ended or 0) > (other.is_active, other.ended or 0):
-            found[key] = ti
-    return found
+    return max(one, other, key=lambda ti: (ti.is_active, ti.ended or 0))

@@ -1,15 +1,18 @@
 """How pods, task instances and verdicts pass between the tasks: small JSON that a person can read.
 
 Airflow 2 shows keys in alphabetical order; they are named so that the long ones come after the summary there, too.
-Ids are keys, nested, so that each is written once however many pods share it.
+Ids are keys, nested, so that each is written once however many pods share it. The rows of a DAG are one string of JSON:
+Airflow copies what a task returns several times, which for nested lists takes twice the memory of all the rest.
 """
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import islice
+from sys import intern
 from typing import Any, NamedTuple
 
 from . import __version__
@@ -31,19 +34,15 @@ _DEFAULTS = {f.name: f.default for f in fields(Pod) if f.name not in (*_LEVELS, 
 
 
 def dump_listing(listing: Listing) -> dict[str, Any]:
-    """Write a listing; ``tree``: by namespace, dag_id, task_id and run_id (as label values) the rows of that run."""
-    tree = _tree()
-    shared: dict[str, dict[Any, int]] = {name: {} for name in _SHARED}
+    """Write a listing; ``tree``: by namespace and dag_id the rows of that DAG, by task_id and run_id (as label values)."""
+    of_dags = _tree()
     for pod in listing.pods:
-        values = {name: getattr(pod, name) for name in _COLUMNS}
-        for name, numbers in shared.items():
-            values[name] = numbers.setdefault(values[name], len(numbers))
-        values["containers"] = [_dump_container(container, pod.created) for container in pod.containers]
-        row = list(values.values())
-        others = {name: value for name, default in _DEFAULTS.items() if (value := getattr(pod, name)) != default}
-        tree[pod.namespace][pod.dag_id][pod.task_id].setdefault(pod.run_id, []).append(
-            [*row, others] if others else row
-        )
+        of_dags[pod.namespace].setdefault(pod.dag_id, []).append(pod)
+    shared: dict[str, dict[Any, int]] = {name: {} for name in _SHARED}
+    tree = {
+        namespace: {dag_id: _dump_rows(pods, shared) for dag_id, pods in dags.items()}
+        for namespace, dags in of_dags.items()
+    }
     return {
         "summary": f"pods: {len(listing.pods)}, in: {', '.join(tree) or 'no namespace'}",
         "unlisted": dict(listing.unlisted),
@@ -52,6 +51,19 @@ def dump_listing(listing: Listing) -> dict[str, Any]:
         "tree": tree,
         "version": __version__,
     }
+
+
+def _dump_rows(pods: Sequence[Pod], shared: Mapping[str, dict[Any, int]]) -> str:
+    runs = _tree()
+    for pod in pods:
+        values = {name: getattr(pod, name) for name in _COLUMNS}
+        for name, numbers in shared.items():
+            values[name] = numbers.setdefault(values[name], len(numbers))
+        values["containers"] = [_dump_container(container, pod.created) for container in pod.containers]
+        row = list(values.values())
+        others = {name: value for name, default in _DEFAULTS.items() if (value := getattr(pod, name)) != default}
+        runs[pod.task_id].setdefault(pod.run_id, []).append([*row, others] if others else row)
+    return _text_of(runs)
 
 
 def load_listing(data: Mapping[str, Any]) -> Listing:
@@ -64,8 +76,8 @@ def load_listing(data: Mapping[str, Any]) -> Listing:
     pods = [
         _load_pod(dict(zip((*_LEVELS, *_COLUMNS, "others"), (namespace, dag_id, task_id, run_id, *row))), shared)
         for namespace, dags in data["tree"].items()
-        for dag_id, tasks in dags.items()
-        for task_id, runs in tasks.items()
+        for dag_id, text in dags.items()
+        for task_id, runs in json.loads(text).items()
         for run_id, rows in runs.items()
         for row in rows
     ]
@@ -75,6 +87,7 @@ def load_listing(data: Mapping[str, Any]) -> Listing:
 def _load_pod(values: dict[str, Any], shared: Mapping[str, list[Any]]) -> Pod:
     values.update(values.pop("others", {}))
     values.update({name: shared[name][values[name]] for name in _SHARED})
+    values["phase"] = intern(values["phase"])  # of thousands of pods; each text is kept once
     values["containers"] = tuple(_load_container(each, values["created"]) for each in values["containers"])
     values["finalizers"] = tuple(values.get("finalizers", ()))
     if "controller" in values:
@@ -91,7 +104,8 @@ def _dump_container(container: Container, created: int) -> list[Any]:
 
 
 def _load_container(fields: list[Any], created: int) -> Container:
-    return _moved(Container(*fields), created)
+    name, state, *others = fields
+    return _moved(Container(intern(name), intern(state), *others), created)
 
 
 def _moved(container: Container, seconds: int) -> Container:
@@ -103,7 +117,7 @@ def _moved(container: Container, seconds: int) -> Container:
 def dump_task_instances(
     task_instances: TaskInstances, records: Mapping[TaskInstanceKey, Record] | None = None
 ) -> dict[str, Any]:
-    """Write an answer; ``task_instances``: by dag_id, task_id and run_id, rows of map index and what is known.
+    """Write an answer; ``task_instances``: by dag_id the rows of that DAG, by task_id and run_id.
 
     The raw ids are left out: whoever asks again finds them again.
     """
@@ -117,7 +131,7 @@ def dump_task_instances(
     return {
         "summary": f"{active} active and {len(task_instances.found) - active} finished task instances of these pods",
         "columns": "map_index, state, try_number, ended, operator",
-        "task_instances": tree,
+        "task_instances": {dag_id: _text_of(tasks) for dag_id, tasks in tree.items()},
         "unresolved": sorted([*key, why] for key, why in task_instances.unresolved.items()),
         "records": sorted([*key, sorted(record.pods), record.problem] for key, record in (records or {}).items()),
         "may_miss_a_try": task_instances.may_miss_a_try,
@@ -128,8 +142,8 @@ def load_task_instances(data: Mapping[str, Any]) -> tuple[TaskInstances, dict[Ta
     """Read the task instances and the operators' records that :func:`dump_task_instances` wrote."""
     found = {
         TaskInstanceKey(dag_id, task_id, run_id, row[0]): TaskInstance(*row[1:])
-        for dag_id, tasks in data["task_instances"].items()
-        for task_id, runs in tasks.items()
+        for dag_id, text in data["task_instances"].items()
+        for task_id, runs in json.loads(text).items()
         for run_id, rows in runs.items()
         for row in rows
     }
@@ -205,3 +219,7 @@ def _check_version(task_id: str, data: Mapping[str, Any]) -> None:
 
 def _tree() -> Any:
     return defaultdict(_tree)
+
+
+def _text_of(rows: Any) -> str:
+    return json.dumps(rows, separators=(",", ":"))

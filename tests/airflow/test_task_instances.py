@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 
 import pytest
 from airflow.utils.state import State
 
 from include.kpo_cleanup.identity import TaskInstanceKey
-from include.kpo_cleanup.task_instance import TaskInstance, merge
+from include.kpo_cleanup.task_instance import RawIds, TaskInstance
+from include.kpo_cleanup.task_instances.raw_ids import collect
 from include.kpo_cleanup.vocabulary import FINISHED_STATES
 from tests.unit.builders import NOW
 
 KEY = TaskInstanceKey("orders", "extract", "run_1")
 OTHER = TaskInstanceKey("orders", "extract", "run_1", 0)
+RAW = RawIds("orders", "extract", "run_1")
 RUNNING, CLEARED = TaskInstance("running"), TaskInstance(None)
 FAILED, FAILED_LATER = TaskInstance("failed", ended=NOW - 10), TaskInstance("success", ended=NOW)
+
+
+def collected(task_instances: Iterable[TaskInstance]) -> TaskInstance:
+    """Give the one that counts of those that share a key."""
+    return collect([(KEY, RAW, ti) for ti in task_instances], {}).found[KEY]
 
 
 def test_the_finished_states_are_airflows() -> None:
@@ -41,14 +49,21 @@ def test_all_other_states_of_this_airflow_are_active() -> None:
     ],
 )
 def test_of_two_with_one_key_counts(one: TaskInstance, other: TaskInstance, counts: TaskInstance) -> None:
-    assert merge([(KEY, one), (KEY, other)]) == {KEY: counts}
-    assert merge([(KEY, other), (KEY, one)]) == {KEY: counts}
+    assert collected([one, other]) == counts
+    assert collected([other, one]) == counts
 
 
 def test_an_active_one_counts_in_every_order_of_many() -> None:
     for order in itertools.permutations([FAILED, RUNNING, FAILED_LATER]):
-        assert merge((KEY, ti) for ti in order) == {KEY: RUNNING}
+        assert collected(order) == RUNNING
 
 
 def test_two_keys_do_not_meet() -> None:
-    assert merge([(KEY, RUNNING), (OTHER, FAILED)]) == {KEY: RUNNING, OTHER: FAILED}
+    rows = [(KEY, RAW, RUNNING), (OTHER, RAW, FAILED)]
+    assert collect(rows, {}).found == {KEY: RUNNING, OTHER: FAILED}
+
+
+def test_each_key_has_the_raw_ids_of_all_that_share_it_once() -> None:
+    longer = RawIds("orders!", "extract", "run_1")
+    rows = [(KEY, longer, FAILED), (KEY, RAW, RUNNING), (KEY, longer, FAILED), (OTHER, RAW, FAILED)]
+    assert collect(rows, {}).raw_ids == {KEY: (RAW, longer), OTHER: (RAW,)}

@@ -10,7 +10,7 @@ from airflow.models.dagrun import DagRun
 from kubernetes import client
 
 from tests.dag import airflow_runs
-from tests.dag.pods import create, labels_of, wait_until
+from tests.dag.pods import create, labels_of, wait_for_another_second, wait_until
 from tests.proxy import FaultProxy
 
 NAMESPACE = "default"
@@ -30,6 +30,7 @@ def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, DagRun]:
     """Run the cleanup several times, in this order; each run removes XComs of those before it."""
     create(core, "zombie", labels_of("of", "another", "airflow"), NAMESPACE)
     wait_until(lambda: core.read_namespaced_pod("zombie", NAMESPACE).status.phase == "Running")
+    wait_for_another_second()  # an unmatched pod must be older than settle_seconds
     return {
         "first": clean_up("scheduled", delete_unmatched_pods=True, settle_seconds=0),
         "failed": clean_up("scheduled", "failed"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -60,11 +60,12 @@ class Cluster(Protocol):
         excluded: Sequence[str] = (),
         *,
         must_exist: bool = True,
+        keep: Callable[[Pod], bool] | None = None,
     ) -> Listing:
         """List the operator's pods; a namespace that cannot be listed does not stop the others.
 
         :param must_exist: tell a missing namespace from an empty one.
-
+        :param keep: tells which pods are wanted; all if it is not given.
         :raises KubernetesError: if not one namespace could be listed.
         """
 

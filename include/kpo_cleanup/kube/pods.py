@@ -69,6 +69,7 @@ class PodApi:
         excluded: Sequence[str] = (),
         *,
         must_exist: bool = True,
+        keep: Callable[[Pod], bool] | None = None,
     ) -> Listing:
         """List all pods of the operator.
 
@@ -79,6 +80,7 @@ class PodApi:
         :param label_selector: narrows.
         :param excluded: namespaces to leave out of all.
         :param must_exist: tell a missing namespace from an empty one.
+        :param keep: tells which pods are wanted, so that a large cluster does not fill the memory; all if not given.
         :raises KubernetesError: if not one namespace could be listed.
         :raises SettingsError: if the API server refuses the selector.
         """
@@ -90,7 +92,8 @@ class PodApi:
             try:
                 if silent == SILENT_NAMESPACES:
                     raise Transient(_listing(namespace), "not tried, for the API server does not answer")
-                found = self._list_namespace(namespace, _selector(label_selector), _but_for(namespace, excluded))
+                terms = _selector(label_selector), _but_for(namespace, excluded)
+                found = self._list_namespace(namespace, *terms, keep=keep)
                 if must_exist and not found and namespace != ALL_NAMESPACES:
                     self._check_exists(namespace)
             except KubernetesError as error:
@@ -101,7 +104,7 @@ class PodApi:
                 errors[namespace] = error
                 silent += isinstance(error, Transient) and silent < SILENT_NAMESPACES
             else:
-                log.info("%s pods in %s", len(found), _place(namespace))
+                log.info("%s pods %sin %s", len(found), "that matter " if keep else "", _place(namespace))
                 pods.extend(found)
                 silent = 0
         unlisted = {namespace: str(error) for namespace, error in errors.items()}
@@ -135,10 +138,13 @@ class PodApi:
             return Deletion(Outcome.FAILED, problem, is_unanswered=True)
         return accepted(finalizers_of(answer))
 
-    def _list_namespace(self, namespace: str, selector: str, field_selector: str = "") -> list[Pod]:
+    def _list_namespace(
+        self, namespace: str, selector: str, field_selector: str = "", keep: Callable[[Pod], bool] | None = None
+    ) -> list[Pod]:
         for restart in range(MAX_RESTARTS + 1):
             try:
-                return [pod for page in self._pages(namespace, selector, field_selector) for pod in page]
+                pages = self._pages(namespace, selector, field_selector)
+                return [pod for page in pages for pod in page if keep is None or keep(pod)]
             except Refused as refusal:
                 if refusal.status != 410 or restart == MAX_RESTARTS:
                     raise _explained(refusal, namespace) from refusal

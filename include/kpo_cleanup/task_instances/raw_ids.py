@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 import string
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 
 from ..identity import CACHED, HASH_LENGTH, MAX_LABEL, TaskInstanceKey, safe_label
-from ..task_instance import RawIds, TaskInstance, TaskInstances, merge
+from ..task_instance import RawIds, TaskInstance, TaskInstances, one_that_counts
 
 _CLEANED = re.compile(rf".*-[0-9a-f]{{{HASH_LENGTH}}}", re.DOTALL)
 # An ISO timestamp that lost its colons and its plus sign, anywhere in a run_id: scheduled__, manual__,
@@ -82,10 +81,12 @@ def collect(
     rows: Iterable[tuple[TaskInstanceKey, RawIds, TaskInstance]], unresolved: Mapping[TaskInstanceKey, str]
 ) -> TaskInstances:
     """Make the answer of a source from what it found, which may come more than once."""
-    rows = list(rows)
-    raw_ids: dict[TaskInstanceKey, set[RawIds]] = defaultdict(set)
-    for key, ids, _ in rows:
-        raw_ids[key].add(ids)
-    return TaskInstances(
-        merge((key, ti) for key, _, ti in rows), unresolved, {key: tuple(sorted(ids)) for key, ids in raw_ids.items()}
-    )
+    found: dict[TaskInstanceKey, TaskInstance] = {}
+    raw_ids: dict[TaskInstanceKey, tuple[RawIds, ...]] = {}
+    for key, ids, ti in rows:
+        if key in found:  # ids that clean to the same label, or one row in two answers
+            found[key] = one_that_counts(found[key], ti)
+            raw_ids[key] = tuple(sorted({*raw_ids[key], ids}))
+        else:
+            found[key], raw_ids[key] = ti, (ids,)
+    return TaskInstances(found, unresolved, raw_ids)

@@ -121,12 +121,8 @@ class SqlSource:
                 f"{self.description} leads to a read-only replica ({sign}), which may lag behind; let it lead to the "
                 "primary server"
             )
-        own, ti = self._own, TASK_INSTANCE.c
-        columns = [ti.state, column("id")] if own.id else [ti.state]  # Airflow 2 has no such column
-        mine = zip((ti.dag_id, ti.task_id, ti.run_id, ti.map_index), own)
-        row = connection.execute(
-            select(*columns).select_from(TASK_INSTANCE).where(*(each == value for each, value in mine))
-        ).first()
+        own = self._own
+        row = connection.execute(_own_row(has_id=own.id is not None), own._asdict()).first()
         if row is None:
             wrong = "is not there"
         # Under `airflow dags test`, Airflow 2 does not say that it runs.
@@ -267,6 +263,14 @@ def _epoch(value: datetime | str | None) -> int | None:
     if value.tzinfo is None:  # Airflow stores UTC; MySQL and SQLite lose the offset
         value = value.replace(tzinfo=timezone.utc)
     return int(value.timestamp())
+
+
+@cache
+def _own_row(has_id: bool) -> Any:
+    """Make the query for our own task instance; on Airflow 2 it has no id."""
+    ti, ids = TASK_INSTANCE.c, ("dag_id", "task_id", "run_id", "map_index")
+    columns = [ti.state, column("id")] if has_id else [ti.state]
+    return select(*columns).select_from(TASK_INSTANCE).where(*(ti[name] == bindparam(name) for name in ids))
 
 
 @contextmanager
