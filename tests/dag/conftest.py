@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import pytest
@@ -22,6 +20,7 @@ from demo.rest import AirflowApi
 from demo.terminal import Terminal
 from tests.conftest import HOME
 from tests.dag import airflow_runs
+from tests.faults.servers import context_of
 from tests.proxy import FaultProxy
 
 NAMESPACES = ("default", "other", "airflow")
@@ -48,23 +47,12 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
             yield Cluster(embedded.kubeconfig, None)
         return
     control_plane = request.getfixturevalue("control_plane")
-    context = admin_context(control_plane.kubeconfig)
+    context = context_of(control_plane.kubeconfig)
     core = client.CoreV1Api(config.new_client_from_config_dict(control_plane.kubeconfig))
     for namespace in set(NAMESPACES) - {item.metadata.name for item in core.list_namespace().items}:
         core.create_namespace({"metadata": {"name": namespace}})
     with Kubelet(control_plane.url, ssl_context=context, speed=SPEED):
         yield Cluster(control_plane.kubeconfig, context)
-
-
-def admin_context(kubeconfig: dict[str, Any]) -> ssl.SSLContext:
-    """Make a TLS context with the client certificate of a kubeconfig."""
-    user, cluster = kubeconfig["users"][0]["user"], kubeconfig["clusters"][0]["cluster"]
-    context = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
-    with NamedTemporaryFile() as both:
-        both.write(base64.b64decode(user["client-certificate-data"]) + base64.b64decode(user["client-key-data"]))
-        both.flush()
-        context.load_cert_chain(both.name)
-    return context
 
 
 @pytest.fixture(scope="session")

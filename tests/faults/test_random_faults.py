@@ -174,6 +174,10 @@ class Airflow(RuleBasedStateMachine):
     brief_api: PodApi
     long_api: PodApi
 
+    @classmethod
+    def prepare(cls, patch: pytest.MonkeyPatch) -> None:
+        """Prepare for all histories of a machine."""
+
     @initialize(
         tells_all=st.booleans(),
         neighbour=st.sampled_from(["none", "none", "selected", "labelled", "alike"]),
@@ -727,6 +731,7 @@ def set_up(kind: type[Airflow]) -> Iterator[None]:
         kind.server, kind.clock, kind.time_passes = server, staticmethod(lambda: now), staticmethod(time_passes)
         kind.monotonic = staticmethod(lambda: time.monotonic() + offset)
         kind.brief_api, kind.long_api = PodApi(CONN_ID, BRIEF, PAGE_SIZE), PodApi(CONN_ID, LONG, PAGE_SIZE)
+        kind.prepare(patch)
         yield
 
 

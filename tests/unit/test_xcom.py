@@ -146,7 +146,6 @@ class TestListing:
         ]
         assert len(json.dumps(dump_listing(Listing(pods)))) / len(pods) <= limit
 
-
     def test_has_few_things_that_airflow_could_copy(self) -> None:
         """Check that they are as many as the DAGs: Airflow copies each list and each dict, several times."""
         pods = [make_pod(dag_id=f"dag_{number % 3}", run_id=f"run_{number}") for number in range(1_000)]
