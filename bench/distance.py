@@ -1,7 +1,7 @@
 """An API server that is some way off: each request takes so much longer, whoever makes it.
 
-On loopback, with an etcd that does not wait for its disk, a request is nothing but computing time, of which the server
-and its client share the same cores here. In a cluster it mostly waits: for the network, and for etcd's disk.
+On loopback, with an etcd that does not wait for its disk, a request is nothing but computing time. The server and its
+client share the same cores here. In a cluster a request mostly waits: for the network, and for etcd's disk.
 """
 
 from __future__ import annotations

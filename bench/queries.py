@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 from bench.history import fill, keys_of_pods, own_task_instance
 from bench.timing import interleaved
 from include.kpo_cleanup.airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3
+from include.kpo_cleanup.steps import without_collector
 from include.kpo_cleanup.task_instances import TaskInstanceSource
 from include.kpo_cleanup.task_instances.sql import SqlSource, airflow_session, metadata_connection
 
@@ -45,6 +46,11 @@ def query(repetitions: int) -> dict[str, Any]:
             check(source, keys)
         cursor = connection.connection.cursor()
 
+        @without_collector()  # as in the task
+        def ours() -> None:
+            source.fetch(keys)
+
+        @without_collector()
         def bare() -> None:
             for statement, parameters in statements:
                 cursor.execute(statement, parameters)
@@ -54,7 +60,7 @@ def query(repetitions: int) -> dict[str, Any]:
         if "Seq Scan on task_instance" in plan:
             raise SystemExit(f"the query reads the whole table:\n{plan}")
         # Of milliseconds one takes more rounds than of seconds.
-        times = interleaved({"ours": lambda: source.fetch(keys), "bare": bare}, 5 * repetitions)
+        times = interleaved({"ours": ours, "bare": bare}, 5 * repetitions)
         return {**times, "matching": len(keys), "driver": connection.dialect.driver}
 
 

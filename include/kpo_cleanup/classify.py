@@ -271,8 +271,8 @@ def _goes_on(pod: Pod, ti: TaskInstance | None, now: int) -> str:
 def _over_since(pod: Pod, ti: TaskInstance) -> int | None:
     """Tell when the task instance was over, in epoch seconds; None if nothing tells.
 
-    If the source does not know, the end of the main container does. While that runs, the task may have been marked
-    failed this very second, and its operator's ``on_kill`` may be on its way.
+    If the source does not know, the end of the main container does. While that runs, nothing tells: the task may have
+    been marked failed this very second. Then its operator's ``on_kill`` may be on its way.
     """
     if ti.ended is not None:
         return ti.ended

@@ -1,8 +1,8 @@
 """The figures of a run that go to Airflow's metrics, for alerts.
 
 They are tagged with the id of the cleanup's own DAG, so that teams and clusters can be told apart. They are not tagged
-with the DAGs of the pods. If all pods of a DAG are gone, no later run knows of it, and its gauge would keep its last
-value for ever. The report has those counts.
+with the DAGs of the pods. If all pods of a DAG are gone, no later run knows of it. Its gauge would keep its last value
+for ever. The report has those counts.
 
 A dry run sets no gauge. Nothing would ever take back what a look by hand has found, and an alert would not end.
 """

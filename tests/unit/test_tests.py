@@ -45,6 +45,8 @@ def offences(tree: ast.Module) -> Iterator[str]:
     for node in nodes:
         if isinstance(node, ast.Attribute) and is_private(node.attr) and is_of_ours(node.value):
             yield f"line {node.lineno} uses {ast.unparse(node)}"
+        elif isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load) and is_of_ours(node.value):
+            yield f"line {node.lineno} changes {ast.unparse(node)}"
         elif isinstance(node, ast.Call) and is_patch(node) and any(map(is_of_ours, node.args[:1])):
             yield f"line {node.lineno} patches {ast.unparse(node.args[0])}"
 
@@ -66,6 +68,8 @@ def test_use_no_private_names_of_ours_and_patch_nothing_of_ours(path: Path) -> N
         ),
         pytest.param("monkeypatch.setattr('include.kpo_cleanup.reap.BATCH', 1)", id="patches by a dotted name"),
         pytest.param("patch.setitem(include.kpo_cleanup.xcom.TABLE, 1, 2)", id="patches a table"),
+        pytest.param("from include.kpo_cleanup import reap\nreap.BATCH = 1", id="assigns to a name of a module"),
+        pytest.param("from include.kpo_cleanup import reap\ndel reap.BATCH", id="deletes a name of a module"),
         pytest.param("mock.patch('include.kpo_cleanup.reap.judge')", id="mocks a function"),
         pytest.param("from include.kpo_cleanup import reap\nmock.patch.object(reap, 'judge')", id="mocks an object"),
     ],

@@ -237,7 +237,7 @@ def _ahead(answers: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Give each answer while the next one is fetched.
 
     Server and client work about equally long on a page. On two cores shared with a real kube-apiserver, this saves 11
-    to 28 % of a listing of 10,000 pods, 20 % in the middle. That is five blocks of five rounds each way, in turn.
+    to 28 % of a listing of 10,000 pods. It was measured in five blocks of five rounds each way, in turn.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="list") as pool:
         following = pool.submit(next, answers, None)

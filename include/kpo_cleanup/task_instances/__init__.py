@@ -17,7 +17,7 @@ class TaskInstanceSource(Protocol):
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
         """Look up the task instances of these keys, and prove it by the cleanup's own.
 
-        The answer says of every key that it has a task instance, that it has none, or why that cannot be told.
+        The answer says for every key whether it has a task instance, or why that cannot be told.
 
         :raises TaskInstanceSourceError: if the question could not be answered, or another Airflow's or an old
             database answered: the cleanup's own task instance is not in the answer, or not running.
