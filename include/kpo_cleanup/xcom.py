@@ -34,7 +34,10 @@ _DEFAULTS = {f.name: f.default for f in fields(Pod) if f.name not in (*_LEVELS, 
 
 
 def dump_listing(listing: Listing) -> dict[str, Any]:
-    """Write a listing; ``tree``: by namespace and dag_id the rows of that DAG, by task_id and run_id (as label values)."""
+    """Write a listing; ``tree``: by namespace and dag_id the rows of that DAG, by task_id and run_id.
+
+    The ids are label values.
+    """
     of_dags = _tree()
     for pod in listing.pods:
         of_dags[pod.namespace].setdefault(pod.dag_id, []).append(pod)
