@@ -61,8 +61,14 @@ def classify(facts: Facts) -> list[Verdict]:
 
 
 def keys_in_doubt(facts: Facts) -> set[TaskInstanceKey]:
-    """Find the task instances whose record can change a verdict: those whose pods are zombies without one, or soon."""
-    judge = Judge(replace(facts, records={}))
+    """Find the task instances whose record can change a verdict: those whose pods are zombies without one, or soon.
+
+    With ``delete_unmatched_pods``, a record that names another pod lets a completed one go that the gates would keep.
+    """
+    settings = facts.settings
+    if settings.delete_unmatched_pods:
+        settings = replace(settings, delete_completed_pods=True, delete_pods_on_failure=True)
+    judge = Judge(replace(facts, records={}, settings=settings))
     verdicts = (judge.verdict_on(pod) for pod in facts.pods if pod.key in facts.task_instances.found)
     return {v.pod.key for v in verdicts if v.is_zombie or v.due is not None}
 
@@ -76,6 +82,10 @@ class Judge:
         siblings = [pod for group in _groups(facts.pods, lambda pod: pod.found_by[:2]) for pod in group]
         self._successors = find_successors(siblings, facts.task_instances)
         self._strangers = find_strangers(siblings)
+
+    def successor_of(self, pod: Pod) -> Pod | None:
+        """Give the pod on which it rests that this one is superseded; None if it does not rest on another pod."""
+        return self._successors.get(pod.uid)
 
     def verdict_on(self, pod: Pod) -> Verdict:
         """Judge one pod: the first rule that fits, safest first; what is not known means keep."""

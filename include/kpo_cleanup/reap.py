@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 NO_ANSWER = "the API server does not answer any more"
 BATCH = 100  # pods that share one look
 OLD = 5.0  # seconds after which a look says nothing any more
-CHANGES = 4  # times that a pod may change between its reading and its deletion
+CHANGES = 4  # times that a pod, or the one that replaced it, is read again before its deletion
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class _Candidate:
     attempts: int = 0
     first_attempt: float | None = None
     not_before: float = 0.0
-    changes: int = 0  # between its reading and its deletion
+    readings: int = 0  # after the listing, of it or of its successor
     is_counted: bool = False  # in max_deletes: it was deleted, or nobody knows
     result: Result | None = None
 
@@ -130,8 +130,9 @@ class _Reaper:
         self._clock, self._monotonic, self._patience = clock, monotonic, patience
         self._batch_size = batch_size
         self._pods: dict[TaskInstanceKey, dict[str, Pod]] = defaultdict(dict)  # as they are now, by uid
-        self._records: dict[TaskInstanceKey, Record] = {}
-        self._has_record_read: set[TaskInstanceKey] = set()
+        self._read_at: dict[str, float] = {}  # by uid; the others with the listing
+        self._listed_at = 0.0  # by the monotonic clock, like the former
+        self._records: Mapping[TaskInstanceKey, Record] = {}  # of the last look
         self._lock = Lock()
         self._done = 0  # of max_deletes
         self._unanswered = 0  # deletions in a row
@@ -161,6 +162,7 @@ class _Reaper:
         namespaces = sorted({candidate.pod.namespace for candidate in candidates})
         if not namespaces:
             return
+        self._listed_at = self._monotonic()  # its pages show the cluster as it was at the first one
         uids, keys = ({getattr(c.pod, name) for c in candidates} for name in ("uid", "key"))
         try:
             # A namespace that was deleted meanwhile is as good as an empty one.
@@ -214,16 +216,16 @@ class _Reaper:
         return ""
 
     def _look(self, keys: set[TaskInstanceKey]) -> _Look:
-        """Ask Airflow once more, and for the operators' records that are not known yet.
+        """Ask Airflow once more, and for the operators' records: another attempt may meet another try.
 
         :raises TaskInstanceSourceError: also if the answer is too old by the time that it is there.
         """
         asked_at = self._monotonic()
         task_instances = self._source.fetch(sorted(keys))
-        doubted = keys_in_doubt(self._facts(keys, task_instances)) - self._has_record_read
+        doubted = keys_in_doubt(self._facts(keys, task_instances))
+        self._records = {}
         if doubted:
-            self._records.update(self._source.read_records(task_instances, sorted(doubted)))
-            self._has_record_read |= doubted
+            self._records = self._source.read_records(task_instances, sorted(doubted))
             if self._monotonic() - asked_at > OLD / 5:
                 asked_at = self._monotonic()
                 task_instances = self._source.fetch(sorted(keys))
@@ -249,29 +251,49 @@ class _Reaper:
         judge = look.judge
         try:
             while self._unanswered < CONCURRENT_DELETES and not self._is_old(look):
-                changed = self._judge_and_delete(candidate, judge)
-                if changed is None:
+                key = candidate.pod.key
+                if not self._refresh_successor(candidate, judge):
+                    changed = self._judge_and_delete(candidate, judge)
+                    if changed is None:
+                        break
+                    candidate.verdict = replace(candidate.verdict, pod=changed)
+                candidate.readings += 1
+                if candidate.readings > CHANGES:
+                    candidate.ends(Outcome.FAILED, f"it was read again {CHANGES} times, and is still not certain to go")
                     break
-                key, candidate.verdict = candidate.pod.key, replace(candidate.verdict, pod=changed)
-                candidate.changes += 1
-                if candidate.changes > CHANGES:
-                    candidate.ends(Outcome.FAILED, f"it changed {CHANGES} times while it was to be deleted")
-                    break
-                if changed.key != key:
+                if candidate.pod.key != key:
                     break  # the look says nothing about that task instance
                 judge = Judge(self._facts([key], look.task_instances))
         except Exception as error:  # whatever it is, the report must tell
             candidate.ends(Outcome.FAILED, _said(error))
         self._log(candidate)
 
+    def _refresh_successor(self, candidate: _Candidate, judge: Judge) -> bool:
+        """Read the pod that replaced this one again if that was long ago: if it goes, a retry may take this one over.
+
+        :returns: whether it was read.
+        """
+        verdict, now = judge.verdict_on(candidate.pod), self._monotonic()
+        successor = judge.successor_of(candidate.pod) if verdict.reason is Reason.SUPERSEDED else None
+        if successor is None or now - self._read_at.get(successor.uid, self._listed_at) <= OLD:
+            return False
+        self._replace(successor, self._cluster.read_again(successor), now)
+        return True
+
+    def _replace(self, old: Pod, new: Pod | None, read_at: float) -> None:
+        with self._lock:
+            self._pods[old.key].pop(old.uid, None)
+            if new is not None:
+                self._pods[new.key][new.uid] = new
+                self._read_at[new.uid] = read_at
+
     def _judge_and_delete(self, candidate: _Candidate, judge: Judge) -> Pod | None:
         """Give the pod as it is now if it has changed since it was read, and so was not deleted."""
         verdict = judge.verdict_on(candidate.pod)
-        if candidate.is_counted and verdict.reason is Reason.TERMINATING:  # by an attempt whose answer got lost
-            candidate.result = Result(candidate.verdict, accepted(verdict.pod.finalizers))
-            return None
         if not verdict.is_zombie:
-            candidate.ends(Outcome.SPARED, f"{verdict.reason.value} now: {verdict.evidence}")
+            spared = Deletion(Outcome.SPARED, f"{verdict.reason.value} now: {verdict.evidence}")
+            lost = self._find_out(candidate) if candidate.is_counted else None
+            candidate.result = Result(candidate.verdict, lost or spared)
             return None
         candidate.verdict = verdict
         if self._settings.dry_run:
@@ -318,21 +340,27 @@ class _Reaper:
         log.warning("%s: %s; it is tried again in %.0f s", candidate.pod, deletion, pause)
         return True
 
+    def _find_out(self, candidate: _Candidate) -> Deletion | None:
+        """Find out what an attempt did whose answer got lost; None if it did nothing."""
+        pod = self._cluster.read_again(candidate.pod)
+        if pod is None or pod.uid != candidate.pod.uid:
+            return Deletion(Outcome.DELETED)
+        return None if pod.deletion_deadline is None else accepted(pod.finalizers)
+
     def _read_again(self, candidate: _Candidate, deletion: Deletion) -> Pod | None:
         """Read a pod that is not as it was; None settles what became of it."""
-        old = candidate.pod
+        old, now = candidate.pod, self._monotonic()
         pod = self._cluster.read_again(old)
-        if pod is None:
-            outcome = Outcome.DELETED if candidate.is_counted else Outcome.ALREADY_GONE
-            candidate.ends(outcome, "the API server has no such pod any more")
+        if candidate.is_counted and (pod is None or pod.uid != old.uid):
+            candidate.ends(Outcome.DELETED)  # by an attempt whose answer got lost
+        elif pod is None:
+            candidate.ends(Outcome.ALREADY_GONE, "the API server has no such pod any more")
         elif pod.uid != old.uid:
             candidate.ends(Outcome.SPARED, "another pod has its name now")
         elif pod.resource_version == old.resource_version:
             candidate.result = Result(candidate.verdict, deletion)  # it was refused for another reason
         else:
-            with self._lock:
-                self._pods[old.key].pop(old.uid, None)
-                self._pods[pod.key][pod.uid] = pod
+            self._replace(old, pod, now)
             return pod
         return None
 

@@ -405,7 +405,7 @@ class Airflow(RuleBasedStateMachine):
         self.server.proxy.heal()
         self.source.heal()
         # A busy machine may be late without any fault.
-        self.causes[:] = map(re.compile, ("it changed . times while", "not sent, for .* others", "Read timed out"))
+        self.causes[:] = map(re.compile, ("it was read again . times", "not sent, for .* others", "Read timed out"))
 
     def must_be_explained(self, message: str) -> None:
         assert any(cause.search(message) for cause in self.causes), f"{message!r} names none of {self.causes}"

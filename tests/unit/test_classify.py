@@ -931,7 +931,7 @@ class TestTheRecord:
             pytest.param(make_ti(ended=NOW), {}, True, id="of one that will go soon"),
             pytest.param(FINISHED, {"phase": "Succeeded"}, True, id="of a completed one that would go"),
             pytest.param(SECOND_TRY, {"is_checked": True}, True, id="of a superseded one"),
-            pytest.param(FINISHED, {"phase": "Failed"}, False, id="not of one that a gate keeps"),
+            pytest.param(FINISHED, {"phase": "Failed"}, True, id="of one that a gate keeps if it is this one's"),
             pytest.param(ACTIVE, {}, False, id="not of an active one"),
             pytest.param(NO_TI, {}, False, id="not of one without a task instance"),
             pytest.param(FINISHED, {"protected_by": "x"}, False, id="not of a protected one"),
@@ -943,6 +943,10 @@ class TestTheRecord:
         judged = make_pod(**pod)
         facts = Facts([judged], answer({judged.key: ti}), Settings(delete_unmatched_pods=True), NOW)
         assert keys_in_doubt(facts) == ({judged.key} if asked else set())
+
+    def test_is_not_asked_for_of_a_pod_that_a_gate_keeps_whoever_made_it(self) -> None:
+        kept = make_pod(phase="Failed")
+        assert keys_in_doubt(Facts([kept], answer({kept.key: FINISHED}), Settings(), NOW)) == set()
 
 
 class TestOrderOfVerdicts:

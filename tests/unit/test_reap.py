@@ -34,6 +34,7 @@ CONFLICT = Deletion(Outcome.FAILED, "409 Conflict", is_conflict=True)
 FINISHED, RUNNING = make_ti(), make_ti(state="running", ended=None)
 AT_ONCE = Patience(first_wait=0, max_wait=0)
 NAMESPACES = ["airflow", "other"]
+TOO_OLD = OLD + 1  # seconds
 
 Answers = Deletion | Sequence[Deletion]  # to one deletion after the other; the last one again and again
 
@@ -522,6 +523,31 @@ class TestSuperseded:
     def test_is_spared_when_its_successor(self, now: list[Pod]) -> None:
         assert self.reap(self.OLD, *now) == {"old": "spared"}
 
+    @pytest.mark.parametrize(
+        ("seconds", "changes", "outcome"),
+        [
+            pytest.param(TOO_OLD, {"deletion_deadline": NOW}, "spared", id="long ago, and it is being deleted now"),
+            pytest.param(TOO_OLD, {"is_checked": True}, "spared", id="long ago, and it was checked off meanwhile"),
+            pytest.param(TOO_OLD, {"name": "vanished"}, "spared", id="long ago, and it has vanished"),
+            pytest.param(TOO_OLD, {}, "deleted", id="long ago, and it is as it was"),
+            pytest.param(TOO_OLD - 1, {"deletion_deadline": NOW}, "deleted", id="just now"),
+        ],
+    )
+    def test_whose_successor_was_read(self, seconds: float, changes: dict[str, Any], outcome: str) -> None:
+        """Check it with a listing that takes so long: it shows the cluster as it was at its first page."""
+        times = itertools.chain([0.0], itertools.repeat(seconds))
+
+        class Slow(Server):
+            def list_pods(self, *arguments: Any, **more: Any) -> Listing:
+                listing = super().list_pods(*arguments, **more)
+                self.pods["new"] = replace(self.pods["new"], **changes)
+                return listing
+
+        server = Slow([self.OLD, self.NEW])
+        zombies = zombies_of(self.OLD, self.NEW, ti=self.TRY_2)
+        airflow = Airflow({self.OLD.key: self.TRY_2})
+        assert outcomes(run(zombies, server, airflow, monotonic=lambda: next(times))) == {"old": outcome}
+
     def test_goes_when_its_task_instance_is_over_meanwhile(self) -> None:
         assert self.reap(self.OLD, self.NEW, ti=make_ti(try_number=2)) == {"old": "deleted"}
 
@@ -644,6 +670,46 @@ class TestTryingAgain:
         server.before_deletion = was_done
         assert outcomes(run(zombies, server)) == {"z0000": outcome}
         assert len(server.deletions) == 2
+
+    @pytest.mark.parametrize(
+        ("left", "outcome"),
+        [
+            pytest.param(None, "deleted", id="is gone"),
+            pytest.param({"uid": "another"}, "deleted", id="has made place for another of its name"),
+            pytest.param({"deletion_deadline": NOW + 30}, "deleted", id="ends within its grace period"),
+            pytest.param(
+                {"deletion_deadline": NOW, "finalizers": ("a/b",)}, "awaiting_finalizer", id="is held by a finalizer"
+            ),
+            pytest.param({}, "spared", id="is there as before"),
+        ],
+    )
+    def test_after_an_answer_that_got_lost_and_a_task_that_came_back_finds_that_the_pod(
+        self, left: dict[str, Any] | None, outcome: str
+    ) -> None:
+        zombies = make_zombies(1)
+        airflow = now_finished(zombies)
+
+        class Deaf(Server):
+            def delete(self, pod: Pod, grace_period_seconds: int) -> Deletion:
+                super().delete(pod, grace_period_seconds)
+                self.pods = {} if left is None else {"left": replace(pod, **left)}
+                airflow.found[pod.key] = RUNNING
+                return NO_ANSWER
+
+        server = Deaf(zombie.pod for zombie in zombies)
+        assert outcomes(run(zombies, server, airflow)) == {"z0000": outcome}
+        assert len(server.deletions) == 1
+
+    def test_after_an_answer_that_got_lost_and_a_new_pod_of_its_name_tells_that_the_old_one_was_deleted(self) -> None:
+        zombies = make_zombies(1)
+        server = server_of(zombies, {"z0000": [NO_ANSWER, CONFLICT]})
+
+        def is_replaced(pod: Pod) -> None:
+            if server.deletions:
+                server.pods = {"another": replace(pod, uid="another")}
+
+        server.before_deletion = is_replaced
+        assert outcomes(run(zombies, server)) == {"z0000": "deleted"}
 
 
 class TestRefusals:
