@@ -69,7 +69,7 @@ class Terminal:
         *,
         log: Path | None = None,
     ) -> Found:
-        """Return what `look` finds, as soon as it is not None and not False.
+        """Return what `look` finds, as soon as it is true; an empty list is not.
 
         :raises DemoError: if it finds nothing for so many seconds.
         """
@@ -78,7 +78,7 @@ class Terminal:
         next_report = float(REPORT_SECONDS)
         while True:
             found = look()
-            if found is not None and found is not False:
+            if found:
                 return found
             waited = time.monotonic() - start
             if waited > seconds:

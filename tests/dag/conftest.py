@@ -97,7 +97,7 @@ def airflow_api(_proxy: FaultProxy, tmp_path_factory: pytest.TempPathFactory) ->
     try:
         start("api-server", ("airflow", "api-server"), folder, variables)
         api = AirflowApi(url, USER, "secret")
-        Terminal(0).wait_for("it answers", api.heartbeats, 120, log=folder / "api-server.log")
+        Terminal(0).wait_for("it answers", lambda: api.heartbeats() is not None, 120, log=folder / "api-server.log")
         parts = {"conn_type": "http", "host": url, "login": USER, "password": "secret"}
         os.environ["AIRFLOW_CONN_AIRFLOW_API"] = json.dumps(parts)
         yield

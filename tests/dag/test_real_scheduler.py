@@ -97,8 +97,11 @@ def follow_readme(airflow: Airflow, section: str, dag_id: str) -> str:
         program, *arguments = shlex.split(line)
         assert program == "airflow"
         airflow.run(*arguments)
-    TERMINAL.wait_for("a run starts", lambda: set(run_ids(airflow, dag_id)) - before, 60, log=airflow.log("scheduler"))
-    (run_id,) = set(run_ids(airflow, dag_id)) - before
+
+    def started() -> set[str]:
+        return set(run_ids(airflow, dag_id)) - before
+
+    (run_id,) = TERMINAL.wait_for("a run starts", started, 60, log=airflow.log("scheduler"))
     await_end(airflow, dag_id, run_id)
     return run_id
 
