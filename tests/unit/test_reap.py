@@ -50,8 +50,10 @@ class Server:
         self.before_deletion: Callable[[Pod], None] = lambda _pod: None
         self.unlisted: dict[str, str] = {}
 
-    def list_pods(self, namespaces: Sequence[str], *_: object, **__: object) -> Listing:
-        listed = [pod for pod in self.pods.values() if pod.namespace in namespaces]
+    def list_pods(
+        self, namespaces: Sequence[str], *_: object, keep: Callable[[Pod], bool] = lambda _pod: True, **__: object
+    ) -> Listing:
+        listed = [pod for pod in self.pods.values() if pod.namespace in namespaces and keep(pod)]
         return Listing(
             [pod for pod in listed if pod.namespace not in self.unlisted],
             {namespace: why for namespace, why in self.unlisted.items() if namespace in namespaces},
