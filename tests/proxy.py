@@ -48,6 +48,7 @@ class FaultProxy:
         self.rules: list[Rule] = []
         self.requests: list[str] = []  # "METHOD path?query", in the order of their coming
         self.arrivals: list[float] = []  # when each of them came, in seconds of the monotonic clock
+        self._in_flight = 0  # requests that are being carried out
         self._upstream, self._ssl = upstream.rstrip("/"), ssl_context
         self._loop = BackgroundLoop("fault-proxy")
 
@@ -64,6 +65,10 @@ class FaultProxy:
     def spoil(self, pattern: str, fault: Fault, times: int | None = None) -> None:
         """Answer matching requests with a fault; earlier rules win."""
         self.rules.append(Rule(pattern, fault, times))
+
+    def is_idle(self) -> bool:
+        """Tell whether no request is being carried out, also none whose client has given up."""
+        return self._in_flight == 0
 
     def heal(self) -> None:
         """Forget all rules and all requests."""
@@ -87,6 +92,13 @@ class FaultProxy:
         await self._session.close()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
+        self._in_flight += 1
+        try:
+            return await self._answer(request)
+        finally:
+            self._in_flight -= 1
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
         line = f"{request.method} {request.path_qs}"
         self.requests.append(line)
         self.arrivals.append(time.monotonic())

@@ -35,6 +35,7 @@ from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record
 from include.kpo_cleanup.vocabulary import Outcome
 from tests import proxy
+from tests.dag.pods import wait_until
 from tests.faults import world
 from tests.faults.cases import DELETE_CASES, LIST_CASES, Case, Does, says_pattern
 from tests.faults.conftest import CONN_ID
@@ -404,6 +405,7 @@ class Airflow(RuleBasedStateMachine):
     # --- parts of the rules
 
     def heal(self) -> None:
+        wait_until(self.server.proxy.is_idle)  # an attempt that timed out may still be carried out
         self.server.proxy.heal()
         self.source.heal()
         # A busy machine may be late without any fault.

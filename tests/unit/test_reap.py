@@ -51,9 +51,10 @@ class Server:
         self.unlisted: dict[str, str] = {}
 
     def list_pods(
-        self, namespaces: Sequence[str], *_: object, keep: Callable[[Pod], bool] = lambda _pod: True, **__: object
+        self, namespaces: Sequence[str], *_: object, keep: Callable[[Pod], bool] | None = None, **__: object
     ) -> Listing:
-        listed = [pod for pod in self.pods.values() if pod.namespace in namespaces and keep(pod)]
+        there = self.pods.values()
+        listed = [pod for pod in there if pod.namespace in namespaces and (keep is None or keep(pod))]
         return Listing(
             [pod for pod in listed if pod.namespace not in self.unlisted],
             {namespace: why for namespace, why in self.unlisted.items() if namespace in namespaces},
