@@ -363,7 +363,7 @@ class Airflow(RuleBasedStateMachine):
                 self.batch_size,
             )
         after = self.by_uid()
-        assert not self.wrong, "a pod of a live task instance was deleted"
+        assert not self.wrong, "a pod was deleted that a live task instance uses, or that is protected, owned or ending"
         TALLY[f"wrong, with a second Airflow that is {self.neighbour}"] += len(watch.deletions.keys() & watch.excused)
         assert watch.deletions.keys() <= {verdict.pod.uid for verdict in doomed}
         assert len(watch.deletions) <= self.settings.max_deletes, "more than max_deletes may have been deleted"
@@ -669,6 +669,7 @@ class Watch:
         wanted = json.loads(await request.read())["preconditions"]["uid"] if request.method == "DELETE" else ""
 
         async def note() -> web.StreamResponse:
+            is_left_alone = wanted and await request.loop.run_in_executor(None, self._is_left_alone, wanted)
             answer = await forward()
             if wanted:
                 self.was_sent = True
@@ -676,12 +677,17 @@ class Watch:
                     self.deletions[wanted] = arrived
                     # If several are deleted at once, nobody can tell which one saw what.
                     too_long = OLD if machine.batch_size == 1 else ALWAYS / 2
-                    if arrived - self._in_use.get(wanted, arrived) > too_long:
+                    if is_left_alone or arrived - self._in_use.get(wanted, arrived) > too_long:
                         machine.wrong.append(wanted)
             return answer
 
         rule = next((rule for rule in machine.server.proxy.rules[1:] if rule.applies(line)), None)
         return await (rule.fault(request, note) if rule else note())
+
+    def _is_left_alone(self, uid: str) -> bool:
+        machine = self._machine
+        pod = machine.by_uid().get(uid)
+        return pod is not None and world.is_left_alone(pod, machine.settings, int(machine.clock()))
 
     def _interrupt(self) -> None:
         with self._lock:

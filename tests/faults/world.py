@@ -211,7 +211,7 @@ def must_go(pods: Collection[Json], source: MemorySource, settings: Settings, no
 
 def _must_go(pod: Json, tasks: Mapping[TaskInstanceKey, Task], settings: Settings, now: int) -> bool:
     key = key_of(pod)
-    if key is None or _is_left_alone(pod, settings, now) or is_completed(pod):
+    if key is None or is_left_alone(pod, settings, now) or is_completed(pod):
         return False
     task, long_ago = tasks.get(key), now - max(settings.settle_seconds, 300)
     if task is None:
@@ -226,7 +226,8 @@ def _is_selected(pod: Json, settings: Settings) -> bool:
     return not label or pod["metadata"]["labels"].get(label) == value
 
 
-def _is_left_alone(pod: Json, settings: Settings, now: int) -> bool:
+def is_left_alone(pod: Json, settings: Settings, now: int) -> bool:
+    """Tell whether something on the pod itself keeps it, whatever its task instance is."""
     metadata = pod["metadata"]
     return (
         "kpo-cleanup/protect" in metadata.get("annotations", {})
@@ -238,7 +239,7 @@ def _is_left_alone(pod: Json, settings: Settings, now: int) -> bool:
 
 def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings: Settings, now: int) -> bool:
     key, try_number = key_of(pod), try_of(pod)
-    if key is None or _is_left_alone(pod, settings, now):
+    if key is None or is_left_alone(pod, settings, now):
         return False
     task, created = source.tasks.get(key), epoch(pod["metadata"]["creationTimestamp"])
     unmatched = settings.delete_unmatched_pods and now - created > settings.settle_seconds
