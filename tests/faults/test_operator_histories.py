@@ -93,7 +93,7 @@ class RealAirflow(Airflow):
             context["task_state_store"] = SimpleNamespace(get=task.store.get, set=task.store.__setitem__)
         try:
             (process.execute_async if task.is_deferrable else process.execute_sync)(context)
-        except FoundMoreThanOnePodFailure:
+        except (FoundMoreThanOnePodFailure, KeyError):  # the second if one of several pods has no label try_number
             task.state = "up_for_retry"
         except LeftAlone:
             operator.process = process
