@@ -273,9 +273,10 @@ class _Reaper:
 
         :returns: whether it was read.
         """
-        verdict, now = judge.verdict_on(candidate.pod), self._monotonic()
-        successor = judge.successor_of(candidate.pod) if verdict.reason is Reason.SUPERSEDED else None
+        successor, now = judge.successor_of(candidate.pod), self._monotonic()
         if successor is None or now - self._read_at.get(successor.uid, self._listed_at) <= OLD:
+            return False
+        if judge.verdict_on(candidate.pod).reason is not Reason.SUPERSEDED:
             return False
         self._replace(successor, self._cluster.read_again(successor), now)
         return True
