@@ -171,7 +171,7 @@ def test_what_has_just_ended_settles_and_reap_is_skipped(
     assert len(pods_by_role(core)) == len(pods) - superseded
 
 
-def test_completed_and_unknown_pods_go_where_the_settings_say_so(
+def test_completed_and_unmatched_pods_go_where_the_settings_say_so(
     proxy: FaultProxy, pods: Pods, source: dict[str, Any]
 ) -> None:
     run = airflow_runs.run(

@@ -116,7 +116,7 @@ def pods(server: Server, namespace: str) -> list[str]:
 
 
 def clean_up(api: PodApi, namespace: str, source: TaskInstanceSource) -> list[Result]:
-    """Run the steps of a run in which each unknown pod would be deleted at once."""
+    """Run the steps of a run in which each unmatched pod would be deleted at once."""
     settings = Settings(namespaces=namespace, settle_seconds=0, delete_unmatched_pods=True)
     listed = api.list_pods(settings.namespace_list(), settings.label_selector).pods
     told = source.fetch({pod.key for pod in listed})

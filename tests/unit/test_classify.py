@@ -517,7 +517,7 @@ class TestSuperseded:
             pytest.param({"task_id": "load"}, id="is of another task"),
             pytest.param({"dag_id": "invoices"}, id="is of another DAG"),
             pytest.param({"try_number": 1}, id="is of the same try"),
-            pytest.param({"label_problem": "label task_id is missing"}, id="is unidentified"),
+            pytest.param({"label_problem": "label task_id is missing"}, id="is badly labelled"),
         ],
     )
     def test_does_not_count_a_newer_pod_that(self, changes: dict[str, Any]) -> None:
