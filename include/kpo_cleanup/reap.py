@@ -278,7 +278,7 @@ class _Reaper:
             return False
         if judge.verdict_on(candidate.pod).reason is not Reason.SUPERSEDED:
             return False
-        self._replace(successor, self._cluster.read_again(successor), now)
+        self._replace(successor, self._read(successor), now)
         return True
 
     def _replace(self, old: Pod, new: Pod | None, read_at: float) -> None:
@@ -341,9 +341,12 @@ class _Reaper:
         log.warning("%s: %s; it is tried again in %.0f s", candidate.pod, deletion, pause)
         return True
 
+    def _read(self, pod: Pod) -> Pod | None:
+        return self._cluster.read_again(pod, self._settings.label_selector)
+
     def _find_out(self, candidate: _Candidate) -> Deletion | None:
         """Find out what an attempt did whose answer got lost; None if it did nothing."""
-        pod = self._cluster.read_again(candidate.pod)
+        pod = self._read(candidate.pod)
         if pod is None or pod.uid != candidate.pod.uid:
             return Deletion(Outcome.DELETED)
         return None if pod.deletion_deadline is None else accepted(pod.finalizers)
@@ -351,7 +354,7 @@ class _Reaper:
     def _read_again(self, candidate: _Candidate, deletion: Deletion) -> Pod | None:
         """Read a pod that is not as it was; None settles what became of it."""
         old, now = candidate.pod, self._monotonic()
-        pod = self._cluster.read_again(old)
+        pod = self._read(old)
         if candidate.is_counted and (pod is None or pod.uid != old.uid):
             candidate.ends(Outcome.DELETED)  # by an attempt whose answer got lost
         elif pod is None:

@@ -32,10 +32,12 @@ def source_of(*tasks: Task) -> MemorySource:
     return MemorySource({task.key: task for task in tasks})
 
 
-def clean_up(api: PodApi, namespace: str, source: MemorySource, patience: Patience = QUICK) -> dict[str, Result]:
+def clean_up(
+    api: PodApi, namespace: str, source: MemorySource, patience: Patience = QUICK, label_selector: str = ""
+) -> dict[str, Result]:
     """Judge all pods and reap; return the results by pod name."""
-    settings = Settings(namespaces=namespace, settle_seconds=0)
-    listed = api.list_pods([namespace]).pods
+    settings = Settings(namespaces=namespace, settle_seconds=0, label_selector=label_selector)
+    listed = api.list_pods([namespace], label_selector).pods
     told = source.fetch({pod.key for pod in listed})
     verdicts = classify(Facts(listed, told, settings, int(time.time()) + 1))
     doomed = [verdict for verdict in verdicts if verdict.is_zombie]

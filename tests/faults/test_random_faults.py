@@ -124,9 +124,9 @@ happenings = st.one_of(
     st.tuples(st.just("time"), st.just(0), durations),
 )
 # The moves of pods that are about to be deleted, and of their task instances.
-escapes = st.tuples(
-    st.just("zombie"), ANY_NUMBER, st.sampled_from(["cleared", "cleared", "tries again", "tries again", *POD_MOVES])
-)
+REVIVALS = ("cleared", "tries again")
+ESCAPES = (*POD_MOVES, "leaves the selection", "loses the operator's label")
+escapes = st.tuples(st.just("zombie"), ANY_NUMBER, st.sampled_from([*REVIVALS, *REVIVALS, *ESCAPES]))
 # The interruptions of reap: before which of its requests, what happens, and for how many seconds the answer waits.
 interruptions = st.tuples(
     st.integers(0, 8), st.one_of(escapes, escapes, happenings), st.sampled_from([0, 1, OLD + 1, 40])
@@ -224,7 +224,7 @@ class Airflow(RuleBasedStateMachine):
                 self.move_zombie(self.doomed[which % len(self.doomed)]["uid"], what)
 
     @precondition(lambda self: self.tasks)
-    @rule(which=ANY_NUMBER, odd=st.sampled_from(["owned", "protected", "unidentified", "of another task"]))
+    @rule(which=ANY_NUMBER, odd=st.sampled_from(["owned", "protected", "badly labelled", "of another task"]))
     def there_is_an_odd_pod(self, which: int, odd: str) -> None:
         """Make a pod of a task that is over, so that only its odd feature can save it."""
         task = replace(list(self.tasks.values())[which % len(self.tasks)])
@@ -233,7 +233,7 @@ class Airflow(RuleBasedStateMachine):
         metadata = {"owned": CHANGES["gets a controller"], "protected": CHANGES["is protected"]}
         if odd == "of another task":
             task.dag_id = "staging"
-        self.create_pod(task, without="try_number" if odd == "unidentified" else "", **metadata.get(odd, {}))
+        self.create_pod(task, without="try_number" if odd == "badly labelled" else "", **metadata.get(odd, {}))
 
     # --- the cleanup
 
@@ -305,7 +305,7 @@ class Airflow(RuleBasedStateMachine):
         self.within, self.batch_size = [], 3
         self.results: list[Result] = []
         self.doomed: list[Json] = []  # the zombies of this run, once they are known
-        selector = "env=production" if self.neighbour == "selected" else ""
+        selector = world.OURS if self.neighbour == "selected" else world.NOT_LEFT_OUT
         self.settings = Settings(namespaces=",".join(self.namespaces), label_selector=selector, **chosen)
 
     def step(self) -> bool:
@@ -363,7 +363,7 @@ class Airflow(RuleBasedStateMachine):
                 self.batch_size,
             )
         after = self.by_uid()
-        assert not self.wrong, "a pod was deleted that a live task instance uses, or that is protected, owned or ending"
+        assert not self.wrong, "a pod was deleted that a live task instance uses, or that something on it protects"
         TALLY[f"wrong, with a second Airflow that is {self.neighbour}"] += len(watch.deletions.keys() & watch.excused)
         assert watch.deletions.keys() <= {verdict.pod.uid for verdict in doomed}
         assert len(watch.deletions) <= self.settings.max_deletes, "more than max_deletes may have been deleted"
@@ -377,7 +377,7 @@ class Airflow(RuleBasedStateMachine):
             TALLY[f"{result.outcome.value}: {result.verdict.reason.value}"] += 1
             pod = after.get(result.verdict.pod.uid)
             if result.outcome is Outcome.ALREADY_GONE:
-                assert pod is None
+                assert pod is None or not world.is_selected(pod, self.settings)
             elif result.outcome in (Outcome.DELETED, Outcome.AWAITING_FINALIZER):
                 assert pod is None or world.is_terminating(pod)
             elif result.outcome not in (Outcome.FAILED, Outcome.LEFT_FOR_NEXT_RUN):  # whose answer may be lost
@@ -467,7 +467,7 @@ class Airflow(RuleBasedStateMachine):
         pod = self.by_uid().get(uid)
         key = world.key_of(pod) if pod else None
         task = self.tasks.get(key) if key else None
-        if pod and what in POD_MOVES:
+        if pod and what in ESCAPES:
             self.move_pod(pod, what)
         elif task:
             self.move(task, "cleared")
@@ -707,6 +707,8 @@ CHANGES: dict[str, Json] = {
     "is protected": {"annotations": {"kpo-cleanup/protect": "true"}},
     "gets a controller": {"ownerReferences": [OWNER]},
     "gets a label": {"labels": {"sidecar.example.org/injected": "true"}},
+    "leaves the selection": {"labels": {"env": "left-out"}},
+    "loses the operator's label": {"labels": {"kubernetes_pod_operator": None}},
 }
 
 

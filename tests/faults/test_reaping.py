@@ -101,3 +101,24 @@ def test_the_second_listing_sees_what_became_of_the_successor(server: Server, ap
     source.before_fetch = vanish
     assert outcomes(clean_up(api, namespace, source)) == {"older": Outcome.SPARED}
     assert set(server.pods(namespace)) == {"older"}
+
+
+@pytest.mark.parametrize(
+    ("selector", "label", "value", "why"),
+    [
+        pytest.param(
+            "keep notin (true)", "keep", "true", "label_selector='keep notin (true)' does not match", id="the user's"
+        ),
+        pytest.param("", "kubernetes_pod_operator", None, "label kubernetes_pod_operator is None", id="the operator's"),
+    ],
+)
+def test_a_pod_that_is_taken_out_of_the_selection_at_the_last_moment_is_spared_by_label(
+    server: Server, api: PodApi, namespace: str, selector: str, label: str, value: str | None, why: str
+) -> None:
+    create(server, namespace, "zombie", FAILED_ONCE)
+    relabel = proxy.first(lambda: server.patch(namespace, "zombie", {"labels": {label: value}}))
+    server.proxy.spoil("DELETE ", relabel, times=1)
+    results = clean_up(api, namespace, source_of(FAILED_ONCE), label_selector=selector)
+    assert outcomes(results) == {"zombie": Outcome.SPARED}
+    assert str(results["zombie"].deletion).startswith(f"bad_labels now: {why}")
+    assert set(server.pods(namespace)) == {"zombie"}

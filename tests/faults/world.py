@@ -23,6 +23,7 @@ START = int(datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp())
 SOURCE_DOWN = "the database of Airflow is down"
 LAGS = "the cleanup's own task instance is not there"
 UNREADABLE = "its XCom pod_name is no name in Kubernetes but a dict"
+NOT_LEFT_OUT, OURS = "env!=left-out", "env=production"  # what the cleanup looks for
 NEVER_LOOKED_BY = {
     *("dag_id", "task_id", "run_id", "map_index", "kubernetes_pod_operator"),
     *("try_number", "already_checked", "airflow_version", "airflow_kpo_in_cluster"),
@@ -197,7 +198,7 @@ def pods_in_use(server: Server, tasks: Collection[Task]) -> set[str]:
 
 def zombies(pods: Collection[Json], source: MemorySource, settings: Settings, now: int) -> set[str]:
     """List the uids of the pods that the rules have deleted."""
-    selected = [pod for pod in pods if _is_selected(pod, settings)]
+    selected = [pod for pod in pods if is_selected(pod, settings)]
     return {uid(pod) for pod in selected if _is_zombie(pod, selected, source, settings, now)}
 
 
@@ -221,16 +222,20 @@ def _must_go(pod: Json, tasks: Mapping[TaskInstanceKey, Task], settings: Setting
     return task.is_over and max(signs) < long_ago and is_readable
 
 
-def _is_selected(pod: Json, settings: Settings) -> bool:
-    label, _, value = settings.label_selector.partition("=")
-    return not label or pod["metadata"]["labels"].get(label) == value
+def is_selected(pod: Json, settings: Settings) -> bool:
+    """Tell whether its labels are those that the cleanup looks for."""
+    labels = pod["metadata"]["labels"]
+    env = labels.get("env")
+    is_matched = {NOT_LEFT_OUT: env != "left-out", OURS: env == "production"}[settings.label_selector]
+    return is_matched and bool(labels.get("kubernetes_pod_operator") == "True")
 
 
 def is_left_alone(pod: Json, settings: Settings, now: int) -> bool:
     """Tell whether something on the pod itself keeps it, whatever its task instance is."""
     metadata = pod["metadata"]
     return (
-        "kpo-cleanup/protect" in metadata.get("annotations", {})
+        not is_selected(pod, settings)
+        or "kpo-cleanup/protect" in metadata.get("annotations", {})
         or any(owner.get("controller") for owner in metadata.get("ownerReferences", []))
         or (is_terminating(pod) and now <= epoch(metadata["deletionTimestamp"]) + settings.settle_seconds)
         or (is_terminating(pod) and bool(metadata.get("finalizers")))

@@ -60,7 +60,7 @@ class Server:
             {namespace: why for namespace, why in self.unlisted.items() if namespace in namespaces},
         )
 
-    def read_again(self, pod: Pod) -> Pod | None:
+    def read_again(self, pod: Pod, *_: object, **__: object) -> Pod | None:
         return next((now for now in self.pods.values() if str(now) == str(pod)), None)
 
     def delete(self, pod: Pod, grace_period_seconds: int) -> Deletion:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,10 +115,18 @@ class PodApi:
             raise nothing
         return Listing(pods, unlisted)
 
-    def read_again(self, pod: Pod) -> Pod | None:
-        """See :class:`Cluster`; by a list, which needs no other right than listing."""
-        found = self._list_namespace(pod.namespace, _selector(), f"metadata.name={pod.name}")
-        return found[0] if found else None
+    def read_again(self, pod: Pod, label_selector: str = "") -> Pod | None:
+        """See :class:`Cluster`; by lists, which need no other right than listing."""
+        of_its_name = f"metadata.name={pod.name}"
+        selected = self._list_namespace(pod.namespace, _selector(label_selector), of_its_name)
+        if selected:
+            return selected[0]
+        # Somebody may have taken it out of the selection, which is no less than protecting it.
+        others = self._list_namespace(pod.namespace, "", of_its_name)
+        if not others:
+            return None
+        why = others[0].label_problem or f"label_selector={label_selector!r} does not match it any more"
+        return replace(others[0], label_problem=why)
 
     def delete(self, pod: Pod, grace_period_seconds: int) -> Deletion:
         """See :class:`Cluster`."""
@@ -156,7 +165,8 @@ class PodApi:
             call: Callable[..., Any] = self._core.list_pod_for_all_namespaces
         else:
             call = partial(self._core.list_namespaced_pod, namespace)
-        selectors = {"label_selector": selector, **({"field_selector": field_selector} if field_selector else {})}
+        given = {"label_selector": selector, "field_selector": field_selector}
+        selectors = {name: text for name, text in given.items() if text}
         what = _listing(namespace)
 
         def answers() -> Iterator[dict[str, Any]]:
