@@ -176,7 +176,7 @@ def _unknown(name: str) -> str:
     """Give the remedy for an option that does not exist: ``dryrun=True`` must not delete anything."""
     if name in _NEW_NAMES:
         return f"its name is {_NEW_NAMES[name]} now"
-    close = difflib.get_close_matches(name, OPTIONS, n=1)
+    close = difflib.get_close_matches(str(name), OPTIONS, n=1)  # a DAG file may have any key
     return f"there is no such option; {f'did you mean {close[0]}?' if close else _all_options()}"
 
 

@@ -242,6 +242,7 @@ class TestFaults:
         [
             ({"dryrun": True}, {}, {}, f"dryrun=True ({DAG_FILE}): there is no such option; did you mean dry_run?"),
             ({"schedule": "@sometimes"}, {}, {}, f"schedule='@sometimes' ({DAG_FILE}): {CRON}"),
+            ({10: True}, {}, {}, f"10=True ({DAG_FILE}): there is no such option; {OPTIONS_ARE}"),
             (
                 {},
                 {"namespace": "a"},
@@ -256,7 +257,7 @@ class TestFaults:
                 f"settle_seconds='soon' ({RUN_CONF}): give a whole number from 0 to 31536000",
             ),
         ],
-        ids=["DAG file", "its schedule", "params", "conf", "conf that is in the params, too"],
+        ids=["DAG file", "its schedule", "a key that is no text", "params", "conf", "conf that is in the params, too"],
     )
     def test_are_found_in_what_a_dag_and_a_run_give(
         self, fixed: dict[str, Any], params: dict[str, Any], run_conf: dict[str, Any], fault: str

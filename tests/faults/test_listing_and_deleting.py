@@ -107,6 +107,12 @@ class TestListing:
         listed = api.list_pods(["*"], f"only={namespaces[0]}", excluded=namespaces[2:]).pods
         assert sorted(pod.namespace for pod in listed) == sorted(namespaces[:2])
 
+    def test_refuses_a_namespace_of_its_own_that_is_excluded(self, server: Server, api: PodApi) -> None:
+        why = "exclude_namespaces has 'default', which comes from connection 'faults', for namespaces is empty"
+        with pytest.raises(SettingsError, match=why):
+            api.list_pods([], excluded=["default"])
+        assert server.proxy.requests == []
+
     def test_takes_no_pod_that_the_operator_did_not_make_whatever_the_selector(
         self, server: Server, api: PodApi, namespace: str
     ) -> None:

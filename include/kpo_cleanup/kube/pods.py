@@ -63,6 +63,15 @@ class PodApi:
         worker = _worker_namespace()
         return (worker, "the worker's own") if worker else ("default", "nothing else")
 
+    def _own_but_for(self, excluded: Sequence[str]) -> str:
+        namespace, origin = self.own_namespace_and_origin()
+        if namespace in excluded:
+            raise SettingsError(
+                f"exclude_namespaces has {namespace!r}, which comes from {origin}, for namespaces is empty; "
+                "set namespaces, or leave it out of exclude_namespaces"
+            )
+        return namespace
+
     def list_pods(
         self,
         namespaces: Sequence[str],
@@ -83,12 +92,12 @@ class PodApi:
         :param must_exist: tell a missing namespace from an empty one.
         :param keep: tells which pods are wanted, so that a large cluster does not fill the memory; all if not given.
         :raises KubernetesError: if not one namespace could be listed.
-        :raises SettingsError: if the API server refuses the selector.
+        :raises SettingsError: if the API server refuses the selector, or the operator's own namespace is excluded.
         """
         pods: list[Pod] = []
         errors: dict[str, KubernetesError] = {}
         silent = 0
-        namespaces = namespaces or [self.own_namespace()]
+        namespaces = namespaces or [self._own_but_for(excluded)]
         for namespace in namespaces:
             try:
                 if silent == SILENT_NAMESPACES:
