@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from . import __version__, metrics, report, xcom
@@ -101,7 +102,7 @@ class Cleanup:
         listing = api.list_pods(settings.namespace_list(), settings.label_selector, settings.excluded())
         if not listing.pods:
             _warn_of_no_pods(settings, api, reading.origins)
-        answer = xcom.dump_listing(listing)
+        answer = {**xcom.dump_listing(listing), "dry_run": settings.dry_run}
         reject_long_xcom(answer, f"{len(listing.pods)} pods")
         return answer
 
@@ -109,7 +110,7 @@ class Cleanup:
     @failing_for_good()
     def fetch_active_tis(self, listing: dict[str, Any]) -> dict[str, Any]:
         """Ask Airflow for the task instances of the pods. Any failure fails the run: no answer is not "none"."""
-        settings, pods = self._settings(), xcom.load_listing(listing).pods
+        settings, pods = self._settings(listing), xcom.load_listing(listing).pods
         source = choose_source(settings.airflow_conn_id, get_current_context()["ti"])
         task_instances = source.fetch({pod.key for pod in pods if not pod.label_problem})
         doubted = keys_in_doubt(Facts(pods, task_instances, settings, int(time.time())))
@@ -122,7 +123,7 @@ class Cleanup:
     @failing_for_good()
     def classify(self, listing: dict[str, Any], task_instances: dict[str, Any]) -> dict[str, Any]:
         """Judge every pod, and show the verdicts."""
-        settings, now = self._settings(), int(time.time())
+        settings, now = self._settings(listing), int(time.time())
         listed, (told, records) = xcom.load_listing(listing), xcom.load_task_instances(task_instances)
         verdicts = classify(Facts(listed.pods, told, settings, now, records))
         due, summary = report.due_lines(verdicts), report.classification_summary(verdicts, settings)
@@ -140,6 +141,7 @@ class Cleanup:
         answer = {
             "summary": summary,
             "due": due,
+            "dry_run": settings.dry_run,
             "zombies_by_reason": count_reasons(v for v in verdicts if v.is_zombie),
             "kept_by_reason": count_reasons(v for v in verdicts if not v.is_zombie),
             "zombies_by_dag": report.count_dags(v.pod for v in verdicts if v.is_zombie),
@@ -159,7 +161,7 @@ class Cleanup:
         :raises AirflowFailException: if a pod could not be deleted or a namespace not be listed, after all the rest
             was done and reported.
         """
-        settings, context = self._settings(), get_current_context()
+        settings, context = self._settings(classification), get_current_context()
         zombies, unlisted, pods = xcom.load_classification(classification)
         if not zombies and not unlisted:
             summary = classification["summary"]
@@ -195,12 +197,15 @@ class Cleanup:
         context: Any = get_current_context()
         return read_settings(self._fixed, dict(context["params"]), context["dag_run"].conf)
 
-    def _settings(self) -> Settings:
+    def _settings(self, earlier: Mapping[str, Any]) -> Settings:
         """Give this run's settings, and say so if nothing will be deleted.
 
+        :param earlier: what a task before this one has returned. What that called a dry run stays one: this worker's
+            configuration may be another.
         :raises SettingsError: for any bad value, wherever it is.
         """
         settings = self._reading().checked()
+        settings = replace(settings, dry_run=settings.dry_run or bool(earlier.get("dry_run")))
         _say_if_dry(settings)
         return settings
 

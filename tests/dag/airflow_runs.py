@@ -84,13 +84,13 @@ def load(dag_id: str) -> Any:
 
 def run(
     dag_id: str,
-    before: tuple[str, Callable[[], object]] | None = None,
+    before: tuple[str, Callable[[Any], object]] | None = None,
     config: Mapping[str, object] | None = None,
     **conf: Any,
 ) -> DagRun:
     """Run a DAG from beginning to end, and return the run as the database has it afterwards.
 
-    :param before: a task id, and a function to call just before that task starts.
+    :param before: a task id, and a function to call with the task's context just before it starts.
     :param config: options of the config section, in the environment.
     """
     variables = {f"AIRFLOW__KPO_CLEANUP__{name.upper()}": str(value) for name, value in (config or {}).items()}
@@ -101,7 +101,7 @@ def run(
                 task.retry_delay = timedelta(0)
         if before:
             task_id, do = before
-            dag.task_dict[task_id]._pre_execute_hook = lambda _context: do()
+            dag.task_dict[task_id]._pre_execute_hook = do
         dag.test(run_conf=conf)
     with create_session() as session:
         last = session.query(DagRun).filter(DagRun.dag_id == dag_id).order_by(DagRun.id.desc()).first()

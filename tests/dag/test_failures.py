@@ -141,7 +141,7 @@ def test_a_source_that_fails_at_the_second_look_spares_all(
 ) -> None:
     down = database_down_for(SOURCE_QUERY)
     try:
-        run = clean_up(before=("reap", down.__enter__))
+        run = clean_up(before=("reap", lambda _: down.__enter__()))
     finally:
         down.__exit__(None, None, None)
     assert airflow_runs.states(run)["reap"] == "failed"
@@ -171,7 +171,7 @@ def test_a_task_instance_that_comes_back_to_life_after_classify_spares_its_pod(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, collisions: DagRun, state: str | None
 ) -> None:
     # Attaching to a pod changes nothing on the pod: only the task instance shows it.
-    run = clean_up(before=("reap", lambda: airflow_runs.set_state(collisions, "a_1", state)))
+    run = clean_up(before=("reap", lambda _: airflow_runs.set_state(collisions, "a_1", state)))
     assert airflow_runs.result(run, "classify")["zombies_by_reason"] == {"orphaned": 1}
     assert run.state == "success"
     assert outcome(run) == {"other/zombie": "spared"}
@@ -214,7 +214,7 @@ def test_a_pod_whose_successor_vanishes_after_classify_is_spared(
     airflow_runs.record_pod(collisions, "a_1", NAMESPACE, "newer")
     airflow_runs.set_state(collisions, "a_1", "running")
     airflow_runs.set_try(collisions, "a_1", 2)
-    remove = ("reap", lambda: core.delete_namespaced_pod("newer", NAMESPACE, grace_period_seconds=0))
+    remove = ("reap", lambda _: core.delete_namespaced_pod("newer", NAMESPACE, grace_period_seconds=0))
     run = clean_up(before=remove)
     assert airflow_runs.result(run, "classify")["zombies_by_reason"] == {"superseded": 1}
     assert outcome(run) == {"other/zombie": "spared"}
@@ -401,6 +401,16 @@ def test_nobody_deletes_with_the_dag_whose_dry_run_is_fixed(
     assert names(core) == {"zombie"}
 
 
+def test_a_dry_run_stays_one_on_workers_with_another_configuration(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any
+) -> None:
+    # Each worker reads the configuration by itself when it makes the params.
+    here = ("list_pods", lambda context: context["params"].update({"dry_run": True}))
+    run = clean_up(before=here)
+    assert outcome(run) == {"other/zombie": "would_delete"}
+    assert names(core) == {"zombie"}
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("max_deletes", 0), ("settle_seconds", "soon"), ("dry_run", "yes"), ("namespaces", "Team_A")]
 )
@@ -486,7 +496,7 @@ def test_an_input_that_is_gone_is_named_with_the_remedy(
 ) -> None:
     """Act as if somebody clears reap in a run of long ago."""
 
-    def forget() -> None:
+    def forget(_: Any) -> None:
         with create_session() as session:
             session.query(airflow_runs.xcom_model()).filter_by(dag_id="kpo_cleanup", task_id=task_id).delete()
 

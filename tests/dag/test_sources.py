@@ -49,7 +49,7 @@ def names(core: client.CoreV1Api) -> set[str]:
     return {pod.metadata.name for pod in core.list_namespaced_pod(NAMESPACE).items}
 
 
-def clean_up(before: tuple[str, Callable[[], object]] | None = None, **config: Any) -> DagRun:
+def clean_up(before: tuple[str, Callable[[Any], object]] | None = None, **config: Any) -> DagRun:
     config = {"delete_unmatched_pods": True, **config}
     return airflow_runs.run("kpo_cleanup", before, config, settle_seconds=0, namespaces=NAMESPACE)
 
@@ -101,7 +101,7 @@ def test_another_database_than_the_runs_own_ends_the_run(
 def test_a_connection_that_moves_to_a_copy_before_reap_ends_it(
     core: client.CoreV1Api, zombies: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def move() -> None:
+    def move(_: Any) -> None:
         empty_schema(tmp_path / "airflow.db")
         monkeypatch.setenv(
             "AIRFLOW_CONN_METADATA", json.dumps({"conn_type": "sqlite", "host": f"{tmp_path}/airflow.db"})
@@ -116,7 +116,7 @@ def test_a_connection_that_moves_to_a_copy_before_reap_ends_it(
 def test_a_task_that_somebody_marked_as_failed_deletes_nothing_any_more(
     core: client.CoreV1Api, zombies: set[str], task_id: str, said: Callable[[], str]
 ) -> None:
-    clean_up((task_id, lambda: end_own_task(task_id)))
+    clean_up((task_id, lambda _: end_own_task(task_id)))
     assert "is 'failed' there, and not running" in said()
     assert names(core) == zombies
 
