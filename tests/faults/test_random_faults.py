@@ -408,6 +408,7 @@ class Airflow(RuleBasedStateMachine):
         wait_until(self.server.proxy.is_idle)  # an attempt that timed out may still be carried out
         self.server.proxy.heal()
         self.source.heal()
+        self.cut_off_at = ALWAYS
         # A busy machine may be late without any fault.
         self.causes[:] = map(re.compile, ("it was read again . times", "not sent, for .* others", "Read timed out"))
 
@@ -450,7 +451,7 @@ class Airflow(RuleBasedStateMachine):
             how, says = {
                 "source is down": (self.source.is_down, SOURCE_DOWN),
                 "source is slow": (lambda: self.time_passes(OLD + 1), "took longer than"),
-                "source lags": (self.source.lags, LAGS),
+                "source lags": (self.cut_off, LAGS),
             }[where]
             self.source.fails_in(times or 0, how)
             self.causes.append(re.compile(says))
@@ -461,6 +462,11 @@ class Airflow(RuleBasedStateMachine):
             self.causes.append(says_pattern(case.says, namespace="…", pod="…"))
             if case.does is Does.RUN_FAILS:  # ``reap`` makes its selector itself: it is no setting
                 self.causes.append(re.compile("400 Bad Request; the server says: unable to parse requirement"))
+
+    def cut_off(self) -> None:
+        """Cut the source off from the database, like a replica."""
+        self.cut_off_at = min(self.cut_off_at, self.monotonic())
+        self.source.lags()
 
     def move_zombie(self, uid: str, what: str) -> None:
         """Bring a pod that is about to be deleted, or its task instance, to life again, or remove it."""
@@ -677,7 +683,11 @@ class Watch:
                     self.deletions[wanted] = arrived
                     # If several are deleted at once, nobody can tell which one saw what.
                     too_long = OLD if machine.batch_size == 1 else ALWAYS / 2
-                    if is_left_alone or arrived - self._in_use.get(wanted, arrived) > too_long:
+                    since = self._in_use.get(wanted, arrived)
+                    is_used = arrived - since > too_long
+                    is_believed = is_used and machine.source.is_believed and since >= machine.cut_off_at
+                    TALLY["wrong, with a copy of the database that was cut off while reap ran"] += is_believed
+                    if is_left_alone or (is_used and not is_believed):
                         machine.wrong.append(wanted)
             return answer
 

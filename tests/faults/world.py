@@ -100,6 +100,11 @@ class MemorySource:
         """Show the past from now on, as a replica does that is cut off."""
         self._past = self._past or (self.own, {key: replace(task) for key, task in self.tasks.items()})
 
+    @property
+    def is_believed(self) -> bool:
+        """Tell whether it lags only since this step, and so proves itself: the cleanup's own task instance is there."""
+        return self._past is not None and self._past[0] == self.own
+
     def heal(self) -> None:
         self._past = self._fails = None
 
