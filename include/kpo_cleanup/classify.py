@@ -101,7 +101,7 @@ class Judge:
             return _keep(pod, Reason.BAD_LABELS, pod.label_problem, warning=pod.label_problem)
         if pod.protected_by:
             return _keep(pod, Reason.PROTECTED, pod.protected_by)
-        if pod.controller or pod.job:
+        if pod.is_owned:
             return _keep(pod, Reason.OWNED, _owner(pod), _goes_on(pod, ti, now))
         if pod.deletion_deadline is not None:
             due = pod.deletion_deadline + settings.settle_seconds + 1
@@ -205,8 +205,8 @@ def find_successors(pods: Iterable[Pod], task_instances: TaskInstances) -> dict[
 
     Only a pod to which the operator would attach counts. The next try's ``find_pod`` passes over a pod that is
     ``already_checked``. It does not find one of other labels or in another namespace. A pod that is being deleted is
-    about to vanish. The successor must be younger: a DAG run that was deleted and made anew counts its tries from 1
-    again, and creation times are whole seconds.
+    about to vanish. One that has a controller is not the operator's. The successor must be younger: a DAG run that was
+    deleted and made anew counts its tries from 1 again, and creation times are whole seconds.
     """
     successors: dict[str, Pod] = {}
     for group in _groups(pods, lambda pod: pod.found_by):
@@ -248,7 +248,7 @@ def _groups(pods: Iterable[Pod], by: Callable[[Pod], Hashable]) -> Iterable[list
 
 
 def _is_attachable(pod: Pod) -> bool:
-    return not pod.is_checked and pod.deletion_deadline is None
+    return not (pod.is_checked or pod.is_owned) and pod.deletion_deadline is None
 
 
 def _age(pod: Pod) -> tuple[int, int, str]:

@@ -102,6 +102,11 @@ class Pod:
         return self.namespace, self.key, self.labels
 
     @property
+    def is_owned(self) -> bool:
+        """Tell whether something else than the operator looks after it: a controller, or a Job by its labels."""
+        return self.controller is not None or bool(self.job)
+
+    @property
     def is_completed(self) -> bool:
         """Tell whether all of its containers are over."""
         return self.phase in ("Succeeded", "Failed")

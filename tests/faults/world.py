@@ -165,6 +165,10 @@ def is_terminating(pod: Json) -> bool:
     return "deletionTimestamp" in pod["metadata"]
 
 
+def is_owned(pod: Json) -> bool:
+    return any(owner.get("controller") for owner in pod["metadata"].get("ownerReferences", []))
+
+
 def is_completed(pod: Json) -> bool:
     return pod["status"]["phase"] in ("Succeeded", "Failed")
 
@@ -241,7 +245,7 @@ def is_left_alone(pod: Json, settings: Settings, now: int) -> bool:
     return (
         not is_selected(pod, settings)
         or "kpo-cleanup/protect" in metadata.get("annotations", {})
-        or any(owner.get("controller") for owner in metadata.get("ownerReferences", []))
+        or is_owned(pod)
         or (is_terminating(pod) and now <= epoch(metadata["deletionTimestamp"]) + settings.settle_seconds)
         or (is_terminating(pod) and bool(metadata.get("finalizers")))
     )
@@ -301,6 +305,7 @@ def _is_through_with(pod: Json, task: Task, pods: Collection[Json], tells_all: b
         and other["metadata"]["creationTimestamp"] > pod["metadata"]["creationTimestamp"]
         and not is_checked(other)
         and not is_terminating(other)
+        and not is_owned(other)
         for other in pods
     )
 

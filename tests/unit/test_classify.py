@@ -510,6 +510,7 @@ class TestSuperseded:
         [
             pytest.param({"is_checked": True}, id="is checked off"),
             pytest.param({"deletion_deadline": NOW + 30}, id="is being deleted"),
+            pytest.param({"controller": JOB}, id="has a controller"),
             pytest.param({"deletion_deadline": NOW - DAY}, id="should have been deleted long ago"),
             pytest.param({"namespace": "staging"}, id="is in another namespace"),
             pytest.param({"map_index": 0}, id="has another map index"),
