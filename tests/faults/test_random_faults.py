@@ -292,7 +292,7 @@ class Airflow(RuleBasedStateMachine):
             assert not (missed and self.settings.delete_unmatched_pods), "alone, and yet a dead pod was missed"
             for verdict in self.verdicts:
                 if verdict.pod.uid in missed:
-                    why = re.sub(r"\S*\d\S*( s| min| h| d)?", "…", verdict.evidence.partition(";")[0])
+                    why = re.sub(r"(?<=pod )\S+|\S*\d\S*( s| min| h| d)?", "…", verdict.evidence.partition(";")[0])
                     TALLY[f"missed, but for delete_unmatched_pods: {why}"] += 1
 
     def teardown(self) -> None:
