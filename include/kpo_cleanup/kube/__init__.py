@@ -69,10 +69,10 @@ class Cluster(Protocol):
         :raises KubernetesError: if not one namespace could be listed.
         """
 
-    def read_again(self, pod: Pod, label_selector: str = "") -> Pod | None:
+    def read_again(self, pod: Pod, label_selector: str) -> Pod | None:
         """Read the pod of this namespace and name as it is now; None if there is none.
 
-        :param label_selector: narrows; a pod that it does not match any more has a ``label_problem``.
+        :param label_selector: that of the listing; a pod that it does not match any more has a ``label_problem``.
         :raises KubernetesError: if there was no answer.
         """
 

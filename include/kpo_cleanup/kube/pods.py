@@ -124,7 +124,7 @@ class PodApi:
             raise nothing
         return Listing(pods, unlisted)
 
-    def read_again(self, pod: Pod, label_selector: str = "") -> Pod | None:
+    def read_again(self, pod: Pod, label_selector: str) -> Pod | None:
         """See :class:`Cluster`; by lists, which need no other right than listing."""
         of_its_name = f"metadata.name={pod.name}"
         selected = self._list_namespace(pod.namespace, _selector(label_selector), of_its_name)
