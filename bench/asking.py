@@ -19,7 +19,7 @@ from bench.queries import recorded
 from bench.timing import stopwatch
 from include.kpo_cleanup.airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
-from include.kpo_cleanup.task_instance import OwnTaskInstance
+from include.kpo_cleanup.task_instance import CallerTaskInstance
 from include.kpo_cleanup.task_instances import TaskInstanceSource
 from include.kpo_cleanup.task_instances.sql import SqlSource, airflow_session, metadata_connection
 
@@ -48,7 +48,7 @@ def main() -> None:
         ask_rest(engine, url, own)
 
 
-def ask_sql(url: str, own: OwnTaskInstance) -> None:
+def ask_sql(url: str, own: CallerTaskInstance) -> None:
     _connect(url.replace("postgresql+psycopg2", "postgres"))
     name = "metadata connection" if IS_AIRFLOW_3 else "session"
     with (metadata_connection(CONN_ID) if IS_AIRFLOW_3 else airflow_session)() as connection:
@@ -57,7 +57,7 @@ def ask_sql(url: str, own: OwnTaskInstance) -> None:
             ask(name, source, lambda: len(statements), "statements")
 
 
-def ask_sdk(own: OwnTaskInstance) -> None:
+def ask_sdk(own: CallerTaskInstance) -> None:
     """Ask the Task SDK's own client with the code of the execution API behind it, without a network between them."""
     from bench.sdk_client import SdkClient
     from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
@@ -66,7 +66,7 @@ def ask_sdk(own: OwnTaskInstance) -> None:
     ask("Task SDK", TaskSdkSource(client.get_task_states, client, own, "bench"), lambda: client.calls, "calls")
 
 
-def ask_rest(engine: Engine, url: str, own: OwnTaskInstance) -> None:
+def ask_rest(engine: Engine, url: str, own: CallerTaskInstance) -> None:
     from bench.api_server import PASSWORD, api_server
     from demo.airflow_settings import USER
     from include.kpo_cleanup.airflow_compat import BaseHook
@@ -74,7 +74,7 @@ def ask_rest(engine: Engine, url: str, own: OwnTaskInstance) -> None:
     from include.kpo_cleanup.task_instances.rest_api import RestApi
 
     class Counted(RestApi):
-        """The same, with its requests counted."""
+        """The same, with its requests pluralize."""
 
         requests = 0
 

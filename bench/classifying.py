@@ -10,8 +10,8 @@ from bench.cluster import CONN_ID
 from bench.results import Figure, Panel, Point, at_most, seconds
 from bench.setting import Bench
 from bench.timing import interleaved
-from include.kpo_cleanup.classify import Facts, classify
-from include.kpo_cleanup.kube.pods import PodApi
+from include.kpo_cleanup.classify import Snapshot, classify
+from include.kpo_cleanup.kube.pods import PodClient
 from include.kpo_cleanup.pod import Pod
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
@@ -22,13 +22,13 @@ ZOMBIES = 10  # every so many pods, one
 
 def measure(bench: Bench) -> Iterator[Figure | Point]:
     size = bench.pods[-1]
-    settings, api = Settings(namespaces=bench.cluster.fill(size), settle_seconds=0), PodApi(CONN_ID)
+    settings, api = Settings(namespaces=bench.cluster.fill(size), settle_seconds=0), PodClient(CONN_ID)
     pods = api.list_pods(settings.namespace_list(), settings.label_selector).pods
     task_instances = task_instances_of(pods)
     now = int(time.time())
 
     def judge(count: int) -> None:
-        classify(Facts(pods[:count], task_instances, settings, now))
+        classify(Snapshot(pods[:count], task_instances, settings, now))
 
     sizes = sorted({*bench.pods, size // 10})
     bench.say(f"classifying {', '.join(f'{count:,}' for count in sizes)} pods")

@@ -19,7 +19,7 @@ import requests
 from kubernetes import client, config
 
 from bench.pod_template import MANAGER, ids_of, name_of, pod, status
-from include.kpo_cleanup.identity import safe_label
+from include.kpo_cleanup.identity import to_label_value
 from tests.control_plane import ControlPlane
 
 CONN_ID = "bench"
@@ -119,7 +119,7 @@ def namespace_of(count: int) -> str:
 
 
 def _texts(namespace: str, number: int) -> list[str]:
-    return [namespace, name_of(number), *map(safe_label, ids_of(number).values())]
+    return [namespace, name_of(number), *map(to_label_value, ids_of(number).values())]
 
 
 def _key(namespace: str, number: int) -> str:

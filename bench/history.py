@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy import column, insert, inspect, table, text
 from sqlalchemy.engine import Connection, Engine
 
-from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, key_of
-from include.kpo_cleanup.task_instance import OwnTaskInstance
+from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, make_key
+from include.kpo_cleanup.task_instance import CallerTaskInstance
 from tests.rest.database import FILLING
 
 DAGS = 250
@@ -31,7 +31,7 @@ BATCH = 5_000
 def keys_of_pods(runs: int) -> frozenset[TaskInstanceKey]:
     """Give the keys of pods of the latest runs of 200 DAGs, five a run; the first of these runs is not over yet."""
     return frozenset(
-        key_of(_dag_id(dag), task_id, _run_id(run), map_index)
+        make_key(_dag_id(dag), task_id, _run_id(run), map_index)
         for dag in range(DAGS_WITH_PODS)
         for run in range(runs)
         for task_id, map_index in POD_TASKS
@@ -43,9 +43,9 @@ def keys_at_random(count: int, runs: int) -> frozenset[TaskInstanceKey]:
     return frozenset(Random(0).sample(sorted(keys_of_pods(runs)), count))
 
 
-def own_task_instance(connection: Connection) -> OwnTaskInstance:
+def own_task_instance(connection: Connection) -> CallerTaskInstance:
     """Take a running task instance of the history for the one that asks."""
-    own = OwnTaskInstance(_dag_id(0), "transform_0", _run_id(0), UNMAPPED)
+    own = CallerTaskInstance(_dag_id(0), "transform_0", _run_id(0), UNMAPPED)
     if "id" not in {column["name"] for column in inspect(connection).get_columns("task_instance")}:
         return own
     query = text("SELECT id FROM task_instance WHERE dag_id = :dag_id AND task_id = :task_id AND run_id = :run_id")

@@ -11,9 +11,9 @@ from bench.cluster import CONN_ID, Cluster
 from bench.results import Figure, Panel, Point, at_least, at_most, seconds
 from bench.setting import Bench
 from bench.timing import interleaved
-from include.kpo_cleanup.kube.pods import PAGE_SIZE, PodApi
+from include.kpo_cleanup.kube.pods import PAGE_SIZE, PodClient
 from include.kpo_cleanup.pod import KPO_LABEL
-from include.kpo_cleanup.steps import without_collector
+from include.kpo_cleanup.tasks import gc_paused
 
 SIZE = 10_000  # for which the figures are asked
 OURS, TYPED, FLOOR = "kpo_cleanup", "typed, as cleanup-pods", "read and thrown away"
@@ -24,7 +24,7 @@ _HEAD = 1_000  # bytes at the start of a page, in which its token is
 
 
 def measure(bench: Bench) -> Iterator[Figure | Point]:
-    cluster, api = bench.cluster, PodApi(CONN_ID)
+    cluster, api = bench.cluster, PodClient(CONN_ID)
     for size in bench.pods:
         namespace = cluster.fill(size)
         bench.say(f"listing {size:,} pods")
@@ -51,8 +51,8 @@ def through(pods_of: Callable[..., Iterator[Any]], *arguments: Any) -> int:
     return sum(1 for _ in pods_of(*arguments))
 
 
-@without_collector()  # as in the task
-def ours(api: PodApi, namespace: str) -> int:
+@gc_paused()  # as in the task
+def ours(api: PodClient, namespace: str) -> int:
     return len(api.list_pods([namespace]).pods)
 
 

@@ -16,7 +16,7 @@ from bench.listing import raw_pages
 from bench.results import Figure, Panel, Point, at_most, mebibytes
 from bench.setting import Bench
 from include.kpo_cleanup.kube.client import connect
-from include.kpo_cleanup.kube.pods import PodApi
+from include.kpo_cleanup.kube.pods import PodClient
 
 PANEL = Panel("listing", "Memory of a listing", "pods", "MiB")
 KILOBYTE = 1_000
@@ -53,7 +53,7 @@ def _in_a_fresh_process(namespace: str) -> tuple[int, int, int]:
 
 
 def _measure_here(namespace: str) -> None:
-    api = PodApi(CONN_ID)
+    api = PodClient(CONN_ID)
     api.list_pods([namespace_of(0)])  # imports, and the connection
     tracemalloc.start()
     listing = api.list_pods([namespace])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from include.kpo_cleanup.identity import safe_label
+from include.kpo_cleanup.identity import to_label_value
 
 VARIABLES = 15  # of each container
 PODS_OF_A_DAG = 50
@@ -28,7 +28,7 @@ def ids_of(number: int) -> dict[str, str]:
 
 def pod(number: int) -> dict[str, Any]:
     """Make the body with which the operator asks for it."""
-    labels = {name: safe_label(value) for name, value in ids_of(number).items()}
+    labels = {name: to_label_value(value) for name, value in ids_of(number).items()}
     return {
         "apiVersion": "v1",
         "kind": "Pod",

@@ -18,9 +18,9 @@ from sqlalchemy.engine import Connection
 from bench.history import fill, keys_of_pods, own_task_instance
 from bench.timing import interleaved
 from include.kpo_cleanup.airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3
-from include.kpo_cleanup.steps import without_collector
 from include.kpo_cleanup.task_instances import TaskInstanceSource
 from include.kpo_cleanup.task_instances.sql import SqlSource, airflow_session, metadata_connection
+from include.kpo_cleanup.tasks import gc_paused
 
 CONN_ID = "bench_metadata"
 RUNS = 2  # of each DAG, whose pods are asked for
@@ -46,11 +46,11 @@ def query(repetitions: int) -> dict[str, Any]:
             check(source, keys)
         cursor = connection.connection.cursor()
 
-        @without_collector()  # as in the task
+        @gc_paused()  # as in the task
         def ours() -> None:
             source.fetch(keys)
 
-        @without_collector()
+        @gc_paused()
         def bare() -> None:
             for statement, parameters in statements:
                 cursor.execute(statement, parameters)

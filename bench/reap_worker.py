@@ -46,12 +46,12 @@ class Memory:
 def prepare(conn_id: str, namespace: str, zombies: int) -> Callable[[], list[Any]]:
     """List and judge the pods; gives the call that reaps them."""
     settings = load("settings").Settings(namespaces=namespace, max_deletes=zombies, settle_seconds=0)
-    api = load("kube.pods" if HAS_PROOFS else "pods").PodApi(conn_id)
+    api = load("kube.pods" if HAS_PROOFS else "pods").PodClient(conn_id)
     pods = api.list_pods(*([[namespace], settings.label_selector] if HAS_PROOFS else [settings])).pods
     source, now = Memory(pods), int(time.time())
     judging = load("classify")
     if HAS_PROOFS:
-        verdicts = judging.classify(judging.Facts(pods, source.told, settings, now))
+        verdicts = judging.classify(judging.Snapshot(pods, source.told, settings, now))
     else:
         verdicts = judging.classify(pods, source.told, settings, now)
     last = [namespace] if HAS_PROOFS else time.time

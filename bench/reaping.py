@@ -16,13 +16,13 @@ from bench.reap_worker import Memory
 from bench.results import Figure, Panel, Point, at_least, at_most, seconds
 from bench.setting import Bench
 from bench.timing import cpu_seconds, stopwatch
-from include.kpo_cleanup.classify import Facts, classify
+from include.kpo_cleanup.classify import Snapshot, classify
+from include.kpo_cleanup.constants import Outcome
 from include.kpo_cleanup.kube import CONCURRENT_DELETES
-from include.kpo_cleanup.kube.pods import PodApi
+from include.kpo_cleanup.kube.pods import PodClient
 from include.kpo_cleanup.pod import Pod
 from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.vocabulary import Outcome
 
 ZOMBIES, SLICE = 5_000, 1_000  # the ways take turns, a slice each
 PANELS = {place: Panel("reap", f"Deleting zombies, API server {place}", "pods", "seconds") for place in PLACES}
@@ -30,7 +30,7 @@ OURS, ONE_BY_ONE, TYPED = "kpo_cleanup", "the same calls one after the other", "
 
 
 def measure(bench: Bench) -> Iterator[Figure | Point]:
-    cluster, api = bench.cluster, PodApi(CONN_ID)
+    cluster, api = bench.cluster, PodClient(CONN_ID)
     slices = max(1, min(ZOMBIES, bench.pods[-1]) // SLICE)
     size, before = f"{slices * SLICE:,} zombies", _refusals(cluster)
     ways: dict[str, Callable[[Sequence[Pod], Settings], object]] = {
@@ -66,16 +66,16 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
     yield Figure("reap, refused with 429", "", size, f"{refused}", "", refused, at_most(0, "refusals"))
 
 
-def _reap(api: PodApi, pods: Sequence[Pod], settings: Settings) -> None:
-    """Judge and reap. The judging is on the clock, too: about a hundredth of it."""
+def _reap(api: PodClient, pods: Sequence[Pod], settings: Settings) -> None:
+    """Classifier and reap. The judging is on the clock, too: about a hundredth of it."""
     source = Memory(pods)
-    zombies = [v for v in classify(Facts(pods, source.told, settings, int(time.time()))) if v.is_zombie]
+    zombies = [v for v in classify(Snapshot(pods, source.told, settings, int(time.time()))) if v.is_zombie]
     results = reap(zombies, api, source, settings, settings.namespace_list())
     if {result.outcome for result in results} != {Outcome.DELETED} or len(results) != len(pods):
         raise RuntimeError(f"not all were deleted: {results[0]}")
 
 
-def _one_by_one(api: PodApi, pods: Sequence[Pod], settings: Settings) -> None:
+def _one_by_one(api: PodClient, pods: Sequence[Pod], settings: Settings) -> None:
     for pod in pods:
         api.delete(pod, settings.grace_period_seconds)
 

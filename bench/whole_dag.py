@@ -30,9 +30,9 @@ from bench.pod_template import ids_of, name_of
 from bench.results import Figure, Panel, Point, at_least, seconds
 from bench.setting import Bench
 from bench.timing import stopwatch
-from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, key_of
-from include.kpo_cleanup.kube.pods import PodApi
-from include.kpo_cleanup.steps import Cleanup
+from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, make_key
+from include.kpo_cleanup.kube.pods import PodClient
+from include.kpo_cleanup.tasks import Cleanup
 from tests.databases import Database, postgresql
 
 SIZES = (1_000, 10_000)
@@ -76,7 +76,7 @@ def _take_turns(
     cluster: Cluster, engine: Engine, size: int, seconds_away: float, repetitions: int
 ) -> tuple[float, float]:
     """Give the median seconds of ours and of the obvious way, each with its zombies in place again."""
-    namespace, api = namespace_of(800_000 + size), PodApi(CONN_ID)
+    namespace, api = namespace_of(800_000 + size), PodClient(CONN_ID)
     zombies = range(0, size, ZOMBIES)
     cluster.put(namespace, [number for number in range(size) if number % ZOMBIES])
     _insert_records(engine, namespace, zombies)
@@ -121,7 +121,7 @@ def _obvious(cluster: Cluster, engine: Engine, namespace: str) -> None:
     ti = TASK_INSTANCE.c
     with engine.connect() as connection:
         query = select(*ti).where(or_(ti.state.is_(None), ti.state.in_(UNFINISHED)))
-        active = {key_of(row.dag_id, row.task_id, row.run_id, row.map_index) for row in connection.execute(query)}
+        active = {make_key(row.dag_id, row.task_id, row.run_id, row.map_index) for row in connection.execute(query)}
     zombies = []
     for pod in pods:
         labels = pod.metadata.labels

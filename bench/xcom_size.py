@@ -18,8 +18,8 @@ from bench.cluster import CONN_ID
 from bench.results import Figure, at_most, mebibytes
 from bench.setting import Bench
 from include.kpo_cleanup import xcom
-from include.kpo_cleanup.classify import Facts, classify
-from include.kpo_cleanup.kube.pods import PodApi
+from include.kpo_cleanup.classify import Snapshot, classify
+from include.kpo_cleanup.kube.pods import PodClient
 from include.kpo_cleanup.settings import Settings
 from tests.databases import Database, mariadb, postgresql
 
@@ -32,7 +32,7 @@ PASSING = Path(__file__).with_name("xcom_passing.py")
 def measure(bench: Bench) -> Iterator[Figure]:
     size = bench.pods[-1]
     settings = Settings(namespaces=bench.cluster.fill(size), settle_seconds=0)
-    run = _a_run(PodApi(CONN_ID), settings)
+    run = _a_run(PodClient(CONN_ID), settings)
     lengths = {name: len(json.dumps(value)) for name, value in run.items()}
     listing = lengths["list_pods"]
     pods = f"{size:,} pods, each of its own DAG run"
@@ -55,11 +55,11 @@ def measure(bench: Bench) -> Iterator[Figure]:
                 yield Figure(name, "", f"{size:,} pods", ours, "", int(not passed), at_most(0, "failures"))
 
 
-def _a_run(api: PodApi, settings: Settings) -> dict[str, Any]:
+def _a_run(api: PodClient, settings: Settings) -> dict[str, Any]:
     """Give what the tasks of one run return."""
     listing = api.list_pods(settings.namespace_list(), settings.label_selector)
     told = task_instances_of(listing.pods)
-    verdicts = classify(Facts(listing.pods, told, settings, int(time.time())))
+    verdicts = classify(Snapshot(listing.pods, told, settings, int(time.time())))
     return {
         "list_pods": xcom.dump_listing(listing),
         "fetch_active_tis": xcom.dump_task_instances(told),

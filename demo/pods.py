@@ -12,7 +12,7 @@ from kubernetes import client, config
 from urllib3.exceptions import HTTPError
 
 from demo.terminal import DemoError
-from include.kpo_cleanup.identity import safe_label
+from include.kpo_cleanup.identity import to_label_value
 
 COLUMNS = ("pod", "try", "phase", "containers")
 REQUEST_TIMEOUT = 15  # seconds
@@ -88,12 +88,12 @@ class Namespace:
 
 def dag_selector(dag_id: str) -> str:
     """Make the label selector for the pods that the operator made for a DAG."""
-    return f"kubernetes_pod_operator=True,dag_id={safe_label(dag_id)}"
+    return f"kubernetes_pod_operator=True,dag_id={to_label_value(dag_id)}"
 
 
 def run_selector(dag_id: str, run_id: str) -> str:
     """Make the label selector for the pods that the operator made in a run."""
-    return f"{dag_selector(dag_id)},run_id={safe_label(run_id)}"
+    return f"{dag_selector(dag_id)},run_id={to_label_value(run_id)}"
 
 
 def _view(pod: Any) -> PodView:

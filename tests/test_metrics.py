@@ -10,7 +10,7 @@ import sys
 import promql_parser
 import pytest
 
-from include.kpo_cleanup.vocabulary import Outcome, Reason
+from include.kpo_cleanup.constants import Outcome, Reason
 from tests.alerts import RULES, selectors_of
 from tests.conftest import REPO
 from tests.dag.pods import wait_until
@@ -19,11 +19,11 @@ from tests.statsd import Sample, StatsdServer
 
 SEND = """
 from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE, add_to_counters
-from include.kpo_cleanup.kube import Deletion
+from include.kpo_cleanup.kube import DeleteResult
 from include.kpo_cleanup.metrics import send_results, send_verdicts
 from include.kpo_cleanup.reap import Result
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.vocabulary import Outcome, Reason
+from include.kpo_cleanup.constants import Outcome, Reason
 from tests.unit.builders import HOUR, NOW, make_pod, make_verdict
 
 if AIRFLOW_RELEASE == (3, 2):  # there the task runner sets the metrics up; the others do so by themselves
@@ -42,7 +42,7 @@ def kept(reason, warning=""):
 
 
 def result(hours, outcome):
-    return Result(aged(hours), Deletion(outcome, ""))
+    return Result(aged(hours), DeleteResult(outcome, ""))
 
 
 looked = [aged(2), aged(3), kept(Reason.ACTIVE), kept(Reason.TERMINATING), kept(Reason.TERMINATING, "held by a/b")]
@@ -109,8 +109,8 @@ class TestMetrics:
         self, tagged: list[Sample]
     ) -> None:
         outcomes = {"deleted": 1, "awaiting_finalizer": 1, "failed": 1, "left_for_next_run": 1, "spared": 2}
-        counted = {f"outcome.{outcome}": count for outcome, count in outcomes.items()}
-        assert values(tagged, "reaped", "c") == {**NO_RESULTS, **counted}
+        pluralize = {f"outcome.{outcome}": count for outcome, count in outcomes.items()}
+        assert values(tagged, "reaped", "c") == {**NO_RESULTS, **pluralize}
         assert values(tagged, "reaped", "g") == {"oldest_zombie_seconds": 4 * 3600}
 
     def test_of_a_reaping_that_is_skipped_have_the_counters_be_there_before_they_count(

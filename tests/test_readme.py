@@ -9,9 +9,9 @@ import pytest
 import yaml
 from airflow.dag_processing.dagbag import DagBag
 
+from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.settings import OPTIONS
 from include.kpo_cleanup.task_instances.sql import TABLES
-from include.kpo_cleanup.vocabulary import Outcome, Reason
 from tests.conftest import REPO
 from tests.matrix import ROWS
 from tests.readme import README, SOURCES

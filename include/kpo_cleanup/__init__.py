@@ -3,18 +3,18 @@
 The modules, in the order in which a run uses them:
 
 ``dag``                       from settings to a DAG of four tasks
-``steps``                     the four tasks
+``tasks``                     the four tasks
 ``settings``                  what a person can choose
 ``config``                    where that comes from, and how a bad choice is refused
 ``airflow_compat``            what differs between Airflow 2 and 3
 ``errors``                    what can go wrong; each says what to do about it
-``retries``                   when a request is sent again
-``vocabulary``                the words that README, UI, logs and tests share
-``text``                      counted things, and lines that are not too long
+``retry``                   when a request is sent again
+``constants``                the words that README, UI, logs and tests share
+``text``                      pluralize things, and lines that are not too long
 
 ``kube``                      the pods of a cluster: the interface
 ``kube.client``               one request to the Kubernetes API
-``kube.reading``              from the JSON of an answer to pods
+``kube.parse``              from the JSON of an answer to pods
 ``kube.pods``                 list and delete pods
 ``pod``                       what is kept of a pod
 
@@ -27,13 +27,13 @@ The modules, in the order in which a run uses them:
 ``task_instances.records``    the pods that operators left on record
 ``task_instances.rest``       by Airflow's REST API
 ``task_instances.rest_api``   one request to Airflow's REST API
-``task_instances.raw_ids``    the raw ids behind label values
+``task_instances.label_decoding``    the raw ids behind label values
 
 ``classify``                  the verdict on each pod, a pure function
 ``evidence``                  the verdict's evidence, in words
-``cause``                     why a zombie is there, and what to do about it
+``diagnosis``                     why a zombie is there, and what to do about it
 ``reap``                      ask again, delete, account for every pod
-``earlier_runs``              what an earlier run leaves behind and nobody needs
+``xcom_retention``              what an earlier run leaves behind and nobody needs
 ``xcom``                      what passes between the tasks
 ``report``                    what people read in the log
 ``metrics``                   what goes to Airflow's metrics, for alerts

@@ -19,7 +19,7 @@ from .errors import KpoCleanupError
 AIRFLOW_RELEASE = tuple(int(number) for number in AIRFLOW_VERSION.split(".")[:2])
 IS_AIRFLOW_3 = AIRFLOW_RELEASE >= (3, 0)
 # A task that is marked failed while deferred keeps a try number that is too low by one.
-MAY_MISS_A_TRY = AIRFLOW_RELEASE < (2, 10)
+TRY_NUMBER_MAY_LAG = AIRFLOW_RELEASE < (2, 10)
 
 if IS_AIRFLOW_3:
     from airflow.sdk import DAG, Param, get_current_context, task
@@ -42,7 +42,7 @@ __all__ = [
     "AIRFLOW_VERSION",
     "DAG",
     "IS_AIRFLOW_3",
-    "MAY_MISS_A_TRY",
+    "TRY_NUMBER_MAY_LAG",
     "AirflowException",
     "AirflowFailException",
     "AirflowSkipException",

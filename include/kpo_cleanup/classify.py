@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
+from .constants import Reason
 from .evidence import ago, container_states, deletion, duration, phase, task_instance_state
 from .identity import TaskInstanceKey
 from .pod import Pod
 from .settings import Settings
 from .task_instance import Record, TaskInstance, TaskInstances
-from .vocabulary import Reason
 
-BORN_LATE = 5  # seconds that a pod may be younger than its task instance's end: two clocks are compared
-LONG_OVER = 24 * 3600  # seconds after which a task that still runs without its pod is worth a warning
+MAX_CLOCK_SKEW = 5  # seconds that a pod may be younger than its task instance's end: two clocks are compared
+STALE_AFTER = 24 * 3600  # seconds after which a task that still runs without its pod is worth a warning
 _CANNOT_ACCOUNT = "this Airflow cannot account for them"
 _IF_ALONE = "if no other Airflow uses these namespaces: delete_unmatched_pods=True removes them"
 NO_RECORD = Record()
@@ -31,14 +31,14 @@ class Verdict:
     is_zombie: bool
     reason: Reason
     evidence: str
-    is_soft: bool = False  # nobody knows for how long it has been over: it is asked to end before it is forced
-    due: int | None = None  # epoch seconds when it will be a zombie, if nothing happens until then
+    end_time_unknown: bool = False  # nobody knows for how long it has been over: it is asked to end before it is forced
+    eligible_at: int | None = None  # epoch seconds when it will be a zombie, if nothing happens until then
     warning: str = ""  # why somebody should look at it although it is kept; alike for all of its kind
     remedy: str = ""  # what to do about that
 
 
 @dataclass(frozen=True)
-class Facts:
+class Snapshot:
     """All that is known when pods are judged.
 
     :param pods: all pods of the listing, also those that are not judged.
@@ -53,14 +53,14 @@ class Facts:
     records: Mapping[TaskInstanceKey, Record] = field(default_factory=dict)
 
 
-def classify(facts: Facts) -> list[Verdict]:
-    """Judge all pods of one listing; zombies first, oldest first."""
-    judge = Judge(facts)
-    verdicts = [judge.verdict_on(pod) for pod in facts.pods]
+def classify(facts: Snapshot) -> list[Verdict]:
+    """Classify all pods of one listing; zombies first, oldest first."""
+    judge = Classifier(facts)
+    verdicts = [judge.classify(pod) for pod in facts.pods]
     return sorted(verdicts, key=lambda v: (not v.is_zombie, v.pod.created, v.pod.namespace, v.pod.name, v.pod.uid))
 
 
-def keys_in_doubt(facts: Facts) -> set[TaskInstanceKey]:
+def keys_needing_records(facts: Snapshot) -> set[TaskInstanceKey]:
     """Find the task instances whose record can change a verdict: those whose pods are zombies without one, or soon.
 
     With ``delete_unmatched_pods``, a record that names another pod lets a completed one go that the gates would keep.
@@ -68,31 +68,31 @@ def keys_in_doubt(facts: Facts) -> set[TaskInstanceKey]:
     settings = facts.settings
     if settings.delete_unmatched_pods:
         settings = replace(settings, delete_completed_pods=True, delete_pods_on_failure=True)
-    judge = Judge(replace(facts, records={}, settings=settings))
-    verdicts = (judge.verdict_on(pod) for pod in facts.pods if pod.key in facts.task_instances.found)
-    return {v.pod.key for v in verdicts if v.is_zombie or v.due is not None}
+    judge = Classifier(replace(facts, records={}, settings=settings))
+    verdicts = (judge.classify(pod) for pod in facts.pods if pod.key in facts.task_instances.found)
+    return {v.pod.key for v in verdicts if v.is_zombie or v.eligible_at is not None}
 
 
-class Judge:
+class Classifier:
     """Judges pods one by one, by the same facts."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Snapshot) -> None:
         self._facts = facts
         self._pods = {str(pod): pod for pod in facts.pods}
-        siblings = [pod for group in _groups(facts.pods, lambda pod: pod.found_by[:2]) for pod in group]
+        siblings = [pod for group in _groups(facts.pods, lambda pod: pod.adoption_key[:2]) for pod in group]
         self._successors = find_successors(siblings, facts.task_instances)
-        self._strangers = find_strangers(siblings)
+        self._strangers = explain_label_mismatch(siblings)
 
     def successor_of(self, pod: Pod) -> Pod | None:
         """Give the pod on which it rests that this one is superseded; None if it does not rest on another pod."""
         return self._successors.get(pod.uid)
 
-    def verdict_on(self, pod: Pod) -> Verdict:
-        """Judge one pod: the first rule that fits, safest first; what is not known means keep."""
+    def classify(self, pod: Pod) -> Verdict:
+        """Classify one pod: the first rule that fits, safest first; what is not known means keep."""
         verdict = self._verdict_on(pod, self._facts.now)
-        if verdict.due is None or self._verdict_on(pod, verdict.due).is_zombie:
+        if verdict.eligible_at is None or self._verdict_on(pod, verdict.eligible_at).is_zombie:
             return verdict
-        return replace(verdict, due=None)
+        return replace(verdict, eligible_at=None)
 
     def _verdict_on(self, pod: Pod, now: int) -> Verdict:
         settings, task_instances = self._facts.settings, self._facts.task_instances
@@ -106,7 +106,7 @@ class Judge:
         if pod.deletion_deadline is not None:
             due = pod.deletion_deadline + settings.settle_seconds + 1
             if now < due:
-                return _keep(pod, Reason.TERMINATING, deletion(pod, now), due=due)
+                return _keep(pod, Reason.TERMINATING, deletion(pod, now), eligible_at=due)
             if pod.finalizers:
                 held = f"held by {', '.join(pod.finalizers)}"
                 remedy = "see to what sets this finalizer, or remove it"
@@ -127,7 +127,7 @@ class Judge:
                 return _unresolved(pod, record.problem, why, *states)
             if not pod.is_completed:
                 return _zombie(pod, Reason.SUPERSEDED, why, *states, deletion(pod, now))
-            gate = _completed_gate(pod, pod.latest_sign_of_life, settings, now)
+            gate = _completed_gate(pod, pod.last_activity, settings, now)
             verdict = _zombie if gate.is_open else _keep
             return verdict(pod, Reason.SUPERSEDED, why, f"{phase(pod)}, {gate.why}", *states, deletion(pod, now))
         hanging = _hangs_on(pod, settings, now)
@@ -137,8 +137,8 @@ class Judge:
             return _keep(pod, Reason.STALLED, waiting, *states, warning=waiting, remedy=remedy)
         left_over = f"left over from try {pod.try_number}, which the retry may take over" if hanging else ""
         evidence = (left_over, self._strangers.get(pod.uid, ""), *states)
-        if ti.state == "running" and pod.is_completed and now - pod.latest_sign_of_life > LONG_OVER:
-            warning = f"its task runs, but its pod has been over for more than {duration(LONG_OVER)}"
+        if ti.state == "running" and pod.is_completed and now - pod.last_activity > STALE_AFTER:
+            warning = f"its task runs, but its pod has been over for more than {duration(STALE_AFTER)}"
             return _keep(pod, Reason.ACTIVE, *evidence, warning=warning, remedy="see what the task still does")
         return _keep(pod, Reason.ACTIVE, *evidence)
 
@@ -148,18 +148,18 @@ class Judge:
         ended = _over_since(pod, ti)
         # Never from the future: a clock that is ahead must not make a task instance settle sooner.
         if ended is not None and now - min(ended, now) < settings.settle_seconds:
-            return _keep(pod, Reason.SETTLING, *states, due=min(ended, now) + settings.settle_seconds)
-        if not pod.is_checked:  # else its operator was through with it
+            return _keep(pod, Reason.SETTLING, *states, eligible_at=min(ended, now) + settings.settle_seconds)
+        if not pod.already_checked:  # else its operator was through with it
             not_its = self._not_its_pod(pod, ti, record)
             if not_its:
                 return self._unmatched(pod, now, not_its, *states)
             if record.problem and str(pod) not in record.pods:
                 return _unresolved(pod, record.problem, *states)
         if pod.is_completed:
-            gate = _completed_gate(pod, pod.latest_sign_of_life if ended is None else ended, settings, now)
+            gate = _completed_gate(pod, pod.last_activity if ended is None else ended, settings, now)
             verdict = _zombie if gate.is_open else _keep
             return verdict(pod, Reason.COMPLETED, f"{phase(pod)}, {gate.why}", *states, deletion(pod, now))
-        return replace(_zombie(pod, Reason.ORPHANED, *states, deletion(pod, now)), is_soft=ended is None)
+        return replace(_zombie(pod, Reason.ORPHANED, *states, deletion(pod, now)), end_time_unknown=ended is None)
 
     def _unmatched(self, pod: Pod, now: int, *evidence: str) -> Verdict:
         settings = self._facts.settings
@@ -176,7 +176,7 @@ class Judge:
         successor = self._successors.get(pod.uid)
         if successor is not None:
             return f"replaced by {successor.name} of try {successor.try_number}"
-        if pod.is_checked and ti.try_number is not None and ti.try_number > pod.try_number:
+        if pod.already_checked and ti.try_number is not None and ti.try_number > pod.try_number:
             return f"checked off by its operator, which is at try {ti.try_number}"
         return ""
 
@@ -185,9 +185,9 @@ class Judge:
 
         Another Airflow with the same DAG and run makes pods of the same labels, and so does ``airflow tasks test``.
         """
-        if ti.ended is not None and pod.created > ti.ended + BORN_LATE:
+        if ti.ended is not None and pod.created > ti.ended + MAX_CLOCK_SKEW:
             return f"made {duration(pod.created - ti.ended)} after its task instance ended"
-        slack = 1 if self._facts.task_instances.may_miss_a_try else 0
+        slack = 1 if self._facts.task_instances.try_number_may_lag else 0
         if ti.try_number is not None and pod.try_number > ti.try_number + slack:
             return f"it is of try {pod.try_number}, and its task instance ended at try {ti.try_number}"
         if not record.pods or str(pod) in record.pods:
@@ -209,7 +209,7 @@ def find_successors(pods: Iterable[Pod], task_instances: TaskInstances) -> dict[
     deleted and made anew counts its tries from 1 again, and creation times are whole seconds.
     """
     successors: dict[str, Pod] = {}
-    for group in _groups(pods, lambda pod: pod.found_by):
+    for group in _groups(pods, lambda pod: pod.adoption_key):
         ti = task_instances.found.get(group[0].key)
         last_try = None if ti is None else ti.try_number
         latest: Pod | None = None  # of the tries above the one at hand
@@ -224,10 +224,10 @@ def find_successors(pods: Iterable[Pod], task_instances: TaskInstances) -> dict[
     return successors
 
 
-def find_strangers(pods: Iterable[Pod]) -> dict[str, str]:
+def explain_label_mismatch(pods: Iterable[Pod]) -> dict[str, str]:
     """Say of each pod (by uid) which later one is no successor because of its labels, and which label differs."""
     strangers: dict[str, str] = {}
-    for group in _groups(pods, lambda pod: pod.found_by[:2]):
+    for group in _groups(pods, lambda pod: pod.adoption_key[:2]):
         latest = max(filter(_is_attachable, group), key=_age, default=None)
         for pod in group:
             if latest is None or latest.labels == pod.labels or latest.created <= pod.created:
@@ -248,7 +248,7 @@ def _groups(pods: Iterable[Pod], by: Callable[[Pod], Hashable]) -> Iterable[list
 
 
 def _is_attachable(pod: Pod) -> bool:
-    return not (pod.is_checked or pod.is_owned) and pod.deletion_deadline is None
+    return not (pod.already_checked or pod.is_owned) and pod.deletion_deadline is None
 
 
 def _age(pod: Pod) -> tuple[int, int, str]:
@@ -288,7 +288,7 @@ def _over_since(pod: Pod, ti: TaskInstance) -> int | None:
         return ti.ended
     if pod.main is not None and pod.main.ended is not None:
         return pod.main.ended
-    return pod.latest_sign_of_life if pod.is_completed else None
+    return pod.last_activity if pod.is_completed else None
 
 
 def _hangs_on(pod: Pod, settings: Settings, now: int) -> str:
@@ -312,7 +312,7 @@ def _completed_gate(pod: Pod, ended: int, settings: Settings, now: int) -> _Gate
         return _Gate(True, f"over for longer than ttl_seconds_after_finished={ttl}")
     if pod.phase == "Failed":
         return _Gate(settings.delete_pods_on_failure, f"delete_pods_on_failure={settings.delete_pods_on_failure}")
-    if pod.is_checked:
+    if pod.already_checked:
         return _Gate(False, "kept on purpose by its operator")
     return _Gate(settings.delete_completed_pods, f"delete_completed_pods={settings.delete_completed_pods}")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from .airflow_compat import AIRFLOW_VERSION, conf, is_schedule
 from .errors import SettingsError
-from .settings import CONFIG_SECTION, OPTIONS, Settings, is_for_a_run, parse
+from .settings import CONFIG_SECTION, OPTIONS, Settings, is_run_param, parse
 from .text import packed
 
 DAG_FILE, DAG_PARAMS, RUN_CONF = "the DAG file", "the DAG's params", "this run's conf"
@@ -114,7 +114,7 @@ def read_settings(
     defaults = {name: value for name, value in (params or {}).items() if name not in run_conf}
     for origin, given in ((DAG_PARAMS, defaults), (RUN_CONF, run_conf)):
         for name, value in given.items():
-            if name in OPTIONS and not is_for_a_run(name):
+            if name in OPTIONS and not is_run_param(name):
                 variable = _VARIABLES[name]
                 remedy = f"it is decided for a deployment, not a run; set {variable}, or fix it in a DAG file"
                 reading.refuse(name, value, origin, remedy)

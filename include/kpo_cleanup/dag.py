@@ -8,8 +8,8 @@ from typing import Any
 
 from .airflow_compat import DAG, Param, display_name, task
 from .config import read_settings
-from .settings import OPTIONS, is_for_a_run, json_schema
-from .steps import Cleanup, returned_by
+from .settings import OPTIONS, is_run_param, json_schema
+from .tasks import Cleanup, pull_return_values
 
 _READING = {"retries": 2, "retry_delay": timedelta(seconds=30)}
 _DEFAULT_ARGS = {"owner": "kpo_cleanup", "retries": 0, "execution_timeout": timedelta(minutes=30)}
@@ -85,7 +85,7 @@ def cleanup_dag(dag_id: str, settings: Mapping[str, Any] | None = None, **dag_ar
     params = {
         name: Param(reading.values[name], **json_schema(name))
         for name in OPTIONS
-        if is_for_a_run(name) and name not in fixed
+        if is_run_param(name) and name not in fixed
     }
     defaults = {
         "schedule": reading.settings.schedule,
@@ -123,13 +123,13 @@ def _add_tasks(cleanup: Cleanup, is_a_look: bool, reading: Mapping[str, Any]) ->
         return cleanup.list_pods()
 
     def fetch_active_tis() -> dict[str, Any]:
-        return cleanup.fetch_active_tis(*returned_by("list_pods"))
+        return cleanup.fetch_active_tis(*pull_return_values("list_pods"))
 
     def classify() -> dict[str, Any]:
-        return cleanup.classify(*returned_by("list_pods", "fetch_active_tis"))
+        return cleanup.classify(*pull_return_values("list_pods", "fetch_active_tis"))
 
     def reap() -> dict[str, Any]:
-        return cleanup.reap(*returned_by("classify"))
+        return cleanup.reap(*pull_return_values("classify"))
 
     listing = task(**plain, **reading, **display_name("list_pods: in the cluster"))(list_pods)()
     task_instances = task(**plain, **reading, **display_name("fetch_active_tis: their task instances"))(

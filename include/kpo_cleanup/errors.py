@@ -6,7 +6,7 @@ from __future__ import annotations
 class KpoCleanupError(Exception):
     """An error that ends a run of the cleanup as failed."""
 
-    is_passing = False  # whether another try may succeed
+    is_retryable = False  # whether another try may succeed
 
 
 class SettingsError(KpoCleanupError):
@@ -16,7 +16,7 @@ class SettingsError(KpoCleanupError):
 class TaskInstanceSourceError(KpoCleanupError):
     """Airflow gave no answer about task instances, which never means "there are none"."""
 
-    is_passing = True
+    is_retryable = True
 
 
 class KubernetesError(KpoCleanupError):
@@ -37,7 +37,7 @@ class KubernetesError(KpoCleanupError):
         return "; ".join(filter(None, [f"{self.what}: {self.problem}", self.remedy, said]))
 
 
-class Refused(KubernetesError):
+class ApiStatusError(KubernetesError):
     """An answer of a Kubernetes API server that a second attempt will not change.
 
     :param status: the HTTP status code.
@@ -48,18 +48,18 @@ class Refused(KubernetesError):
         self.status = status
 
 
-class NotKubernetes(KubernetesError):
+class UnexpectedResponse(KubernetesError):
     """An answer from something that is no Kubernetes API server: a gateway, a login page."""
 
 
-class Transient(KubernetesError):
+class RetryableApiError(KubernetesError):
     """No answer, or an answer that asks to come back later.
 
     :param retry_after: seconds, if the server named them.
-    :param is_unanswered: nobody knows whether the request was carried out.
+    :param outcome_unknown: nobody knows whether the request was carried out.
     """
 
-    is_passing = True
+    is_retryable = True
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Transient(KubernetesError):
         problem: str,
         said: str = "",
         retry_after: float | None = None,
-        is_unanswered: bool = True,
+        outcome_unknown: bool = True,
     ) -> None:
         super().__init__(what, problem, "", said)
-        self.retry_after, self.is_unanswered = retry_after, is_unanswered
+        self.retry_after, self.outcome_unknown = retry_after, outcome_unknown

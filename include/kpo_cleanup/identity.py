@@ -25,7 +25,7 @@ class TaskInstanceKey(NamedTuple):
 
 
 @lru_cache(maxsize=CACHED)
-def safe_label(value: str) -> str:
+def to_label_value(value: str) -> str:
     """Make the label value that the operator writes for an id.
 
     The rule is the provider's ``pod_generator.make_safe_label_value``: drop what Kubernetes does not allow.
@@ -38,6 +38,6 @@ def safe_label(value: str) -> str:
     return f"{safe[: MAX_LABEL - HASH_LENGTH - 1]}-{digest}"
 
 
-def key_of(dag_id: str, task_id: str, run_id: str, map_index: int) -> TaskInstanceKey:
+def make_key(dag_id: str, task_id: str, run_id: str, map_index: int) -> TaskInstanceKey:
     """Make the key under which the pods of a task instance with these raw ids are found."""
-    return TaskInstanceKey(safe_label(dag_id), safe_label(task_id), safe_label(run_id), map_index)
+    return TaskInstanceKey(to_label_value(dag_id), to_label_value(task_id), to_label_value(run_id), map_index)

@@ -66,7 +66,7 @@ class Pod:
     controller: Owner | None = None
     job: str = ""  # the Job that its labels name
     phase_reason: str = ""  # such as Evicted, or Unschedulable of a pod that waits
-    is_checked: bool = False  # the operator is through with it, and no later try will reattach
+    already_checked: bool = False  # the operator is through with it, and no later try will reattach
     grace_period: int = 30  # seconds that its spec asks for
     deletion_deadline: int | None = None
     finalizers: tuple[str, ...] = ()
@@ -83,7 +83,7 @@ class Pod:
         return {name: getattr(self, name) for name in IDS}
 
     @property
-    def whose(self) -> tuple[str, str]:
+    def task_name(self) -> tuple[str, str]:
         """Name the task instance for people: ``orders.load[3] try 2``, ``of run scheduled__2026-11-24…``."""
         index = "" if self.map_index == UNMAPPED else f"[{self.map_index}]"
         return f"{self.dag_id}.{self.task_id}{index} try {self.try_number}", f"of run {self.run_id}"
@@ -94,7 +94,7 @@ class Pod:
         return TaskInstanceKey(self.dag_id, self.task_id, self.run_id, self.map_index)
 
     @property
-    def found_by(self) -> tuple[str, TaskInstanceKey, tuple[tuple[str, str], ...]]:
+    def adoption_key(self) -> tuple[str, TaskInstanceKey, tuple[tuple[str, str], ...]]:
         """Give what the operator's ``find_pod`` looks by: pods that differ in it never replace each other.
 
         It takes the operator's own labels, which are some of the pod's; nothing on a pod tells which.
@@ -117,7 +117,7 @@ class Pod:
         return next((c for c in self.containers if c.name == self.main_container), None)
 
     @property
-    def latest_sign_of_life(self) -> int:
+    def last_activity(self) -> int:
         """Give the latest time that the pod itself shows: a container's end, else its start, else its creation.
 
         The order is that of ``_get_pod_completion_time`` of ``airflow kubernetes cleanup-pods``.

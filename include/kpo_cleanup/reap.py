@@ -11,24 +11,24 @@ from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
 
-from .classify import Facts, Judge, Verdict, keys_in_doubt
+from .classify import Classifier, Snapshot, Verdict, keys_needing_records
+from .constants import ALL_NAMESPACES, Outcome, Reason
 from .errors import KpoCleanupError, TaskInstanceSourceError
 from .identity import TaskInstanceKey
-from .kube import CONCURRENT_DELETES, Cluster, Deletion, Listing, accepted
+from .kube import CONCURRENT_DELETES, Cluster, DeleteResult, Listing, accepted
 from .pod import Pod
-from .retries import Patience
+from .retry import RetryPolicy
 from .settings import Settings
 from .task_instance import Record, TaskInstances
 from .task_instances import TaskInstanceSource
-from .text import INDENT, by_clause, counted, packed, wrapped
-from .vocabulary import ALL_NAMESPACES, Outcome, Reason
+from .text import INDENT, by_clause, packed, pluralize, wrapped
 
 log = logging.getLogger(__name__)
 
 NO_ANSWER = "the API server does not answer any more"
 BATCH = 100  # pods that share one look
-OLD = 5.0  # seconds after which a look says nothing any more
-CHANGES = 4  # times that a pod, or the one that replaced it, is read again before its deletion
+MAX_SNAPSHOT_AGE = 5.0  # seconds after which a look says nothing any more
+MAX_CONFLICTS = 4  # times that a pod, or the one that replaced it, is read again before its deletion
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Result:
     """The fate of one zombie, and why."""
 
     verdict: Verdict
-    deletion: Deletion
+    deletion: DeleteResult
 
     @property
     def outcome(self) -> Outcome:
@@ -47,7 +47,7 @@ class Result:
         """Say what became of the pod, whose it was, and why."""
         verdict, detail = self.verdict, str(self.deletion)
         return [
-            *packed((f"{self.outcome.value} {verdict.pod}:", *verdict.pod.whose)),
+            *packed((f"{self.outcome.value} {verdict.pod}:", *verdict.pod.task_name)),
             *(by_clause(detail, INDENT) if detail else []),
             *wrapped(f"{verdict.reason.value}: {verdict.evidence}", INDENT),
         ]
@@ -71,7 +71,7 @@ class _Candidate:
 
     def ends(self, outcome: Outcome, status: str = "") -> None:
         """Settle what became of it."""
-        self.result = Result(self.verdict, Deletion(outcome, status))
+        self.result = Result(self.verdict, DeleteResult(outcome, status))
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class _Look:
 
     asked_at: float  # by the monotonic clock
     task_instances: TaskInstances
-    judge: Judge
+    judge: Classifier
 
 
 def reap(
@@ -91,7 +91,7 @@ def reap(
     namespaces: Collection[str],
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
-    patience: Patience | None = None,
+    patience: RetryPolicy | None = None,
     batch_size: int = BATCH,
 ) -> list[Result]:
     """Delete the zombies in their order, at most ``max_deletes`` of them.
@@ -103,7 +103,7 @@ def reap(
     :param monotonic: gives seconds, by which the age of an answer is measured.
     :param batch_size: pods that share one look.
     """
-    reaper = _Reaper(cluster, source, settings, clock, monotonic, patience or Patience(), batch_size)
+    reaper = _Reaper(cluster, source, settings, clock, monotonic, patience or RetryPolicy(), batch_size)
     return reaper.run(zombies, namespaces)
 
 
@@ -123,7 +123,7 @@ class _Reaper:
         settings: Settings,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
-        patience: Patience,
+        patience: RetryPolicy,
         batch_size: int,
     ) -> None:
         self._cluster, self._source, self._settings = cluster, source, settings
@@ -173,7 +173,7 @@ class _Reaper:
                 keep=lambda pod: pod.uid in uids or pod.key in keys,
             )
         except Exception as error:  # whatever it is, the report must tell
-            listing = Listing(unlisted=dict.fromkeys(namespaces, _said(error)))
+            listing = Listing(errors_by_namespace=dict.fromkeys(namespaces, _said(error)))
         by_uid = {(pod.namespace, pod.uid): pod for pod in listing.pods}
         for pod in listing.pods:
             self._pods[pod.key][pod.uid] = pod
@@ -182,8 +182,8 @@ class _Reaper:
             if now is not None:
                 candidate.verdict = replace(candidate.verdict, pod=now)
                 continue
-            if candidate.pod.namespace in listing.unlisted:
-                candidate.ends(Outcome.FAILED, listing.unlisted[candidate.pod.namespace])
+            if candidate.pod.namespace in listing.errors_by_namespace:
+                candidate.ends(Outcome.FAILED, listing.errors_by_namespace[candidate.pod.namespace])
             else:
                 candidate.ends(Outcome.ALREADY_GONE, "it is not listed any more")
             self._log(candidate)
@@ -222,32 +222,32 @@ class _Reaper:
         """
         asked_at = self._monotonic()
         task_instances = self._source.fetch(sorted(keys))
-        doubted = keys_in_doubt(self._facts(keys, task_instances))
+        doubted = keys_needing_records(self._facts(keys, task_instances))
         self._records = {}
         if doubted:
             self._records = self._source.read_records(task_instances, sorted(doubted))
-            if self._monotonic() - asked_at > OLD / 5:
+            if self._monotonic() - asked_at > MAX_SNAPSHOT_AGE / 5:
                 asked_at = self._monotonic()
                 task_instances = self._source.fetch(sorted(keys))
-        look = _Look(asked_at, task_instances, Judge(self._facts(keys, task_instances)))
+        look = _Look(asked_at, task_instances, Classifier(self._facts(keys, task_instances)))
         if self._is_old(look):
             raise TaskInstanceSourceError(
-                f"the answer about {len(keys)} task instances took longer than {OLD:g} s, and tasks may have come back "
-                f"to life meanwhile ({self._source.description}); see why Airflow is slow"
+                f"the answer about {len(keys)} task instances took longer than {MAX_SNAPSHOT_AGE:g} s, "
+                f"and tasks may have come back to life meanwhile ({self._source.description}); see why Airflow is slow"
             )
         return look
 
     def _is_old(self, look: _Look) -> bool:
         """Tell whether it says nothing any more about a task instance that may have come back to life."""
-        return self._monotonic() - look.asked_at > OLD
+        return self._monotonic() - look.asked_at > MAX_SNAPSHOT_AGE
 
-    def _facts(self, keys: Iterable[TaskInstanceKey], task_instances: TaskInstances) -> Facts:
+    def _facts(self, keys: Iterable[TaskInstanceKey], task_instances: TaskInstances) -> Snapshot:
         with self._lock:
             pods = [pod for key in keys for pod in self._pods[key].values()]
-        return Facts(pods, task_instances, self._settings, int(self._clock()), self._records)
+        return Snapshot(pods, task_instances, self._settings, int(self._clock()), self._records)
 
     def _try_one(self, look: _Look, candidate: _Candidate) -> None:
-        """Judge once more, and delete what still is a zombie; what needs a new look stays open."""
+        """Classifier once more, and delete what still is a zombie; what needs a new look stays open."""
         judge = look.judge
         try:
             while self._unanswered < CONCURRENT_DELETES and not self._is_old(look):
@@ -258,25 +258,27 @@ class _Reaper:
                         break
                     candidate.verdict = replace(candidate.verdict, pod=changed)
                 candidate.readings += 1
-                if candidate.readings > CHANGES:
-                    candidate.ends(Outcome.FAILED, f"it was read again {CHANGES} times, and is still not certain to go")
+                if candidate.readings > MAX_CONFLICTS:
+                    candidate.ends(
+                        Outcome.FAILED, f"it was read again {MAX_CONFLICTS} times, and is still not certain to go"
+                    )
                     break
                 if candidate.pod.key != key:
                     break  # the look says nothing about that task instance
-                judge = Judge(self._facts([key], look.task_instances))
+                judge = Classifier(self._facts([key], look.task_instances))
         except Exception as error:  # whatever it is, the report must tell
             candidate.ends(Outcome.FAILED, _said(error))
         self._log(candidate)
 
-    def _refresh_successor(self, candidate: _Candidate, judge: Judge) -> bool:
+    def _refresh_successor(self, candidate: _Candidate, judge: Classifier) -> bool:
         """Read the pod that replaced this one again if that was long ago: if it goes, a retry may take this one over.
 
         :returns: whether it was read.
         """
         successor, now = judge.successor_of(candidate.pod), self._monotonic()
-        if successor is None or now - self._read_at.get(successor.uid, self._listed_at) <= OLD:
+        if successor is None or now - self._read_at.get(successor.uid, self._listed_at) <= MAX_SNAPSHOT_AGE:
             return False
-        if judge.verdict_on(candidate.pod).reason is not Reason.SUPERSEDED:
+        if judge.classify(candidate.pod).reason is not Reason.SUPERSEDED:
             return False
         self._replace(successor, self._read(successor), now)
         return True
@@ -288,11 +290,11 @@ class _Reaper:
                 self._pods[new.key][new.uid] = new
                 self._read_at[new.uid] = read_at
 
-    def _judge_and_delete(self, candidate: _Candidate, judge: Judge) -> Pod | None:
+    def _judge_and_delete(self, candidate: _Candidate, judge: Classifier) -> Pod | None:
         """Give the pod as it is now if it has changed since it was read, and so was not deleted."""
-        verdict = judge.verdict_on(candidate.pod)
+        verdict = judge.classify(candidate.pod)
         if not verdict.is_zombie:
-            spared = Deletion(Outcome.SPARED, f"{verdict.reason.value} now: {verdict.evidence}")
+            spared = DeleteResult(Outcome.SPARED, f"{verdict.reason.value} now: {verdict.evidence}")
             lost = self._find_out(candidate) if candidate.is_counted else None
             candidate.result = Result(candidate.verdict, lost or spared)
             return None
@@ -313,45 +315,45 @@ class _Reaper:
         self._note(candidate, deletion)
         return None
 
-    def _note(self, candidate: _Candidate, deletion: Deletion) -> None:
+    def _note(self, candidate: _Candidate, deletion: DeleteResult) -> None:
         """Take in what the API server said, or that it said nothing."""
         was_sent_before = candidate.is_counted
-        if deletion.is_unanswered or deletion.outcome in (Outcome.DELETED, Outcome.AWAITING_FINALIZER):
+        if deletion.outcome_unknown or deletion.outcome in (Outcome.DELETED, Outcome.AWAITING_FINALIZER):
             self._count(candidate)
         with self._lock:
-            self._unanswered = self._unanswered + 1 if deletion.is_passing else 0
-        if deletion.is_passing and self._may_try_again(candidate, deletion):
+            self._unanswered = self._unanswered + 1 if deletion.is_retryable else 0
+        if deletion.is_retryable and self._may_try_again(candidate, deletion):
             return
         with self._lock:
-            self._given_up = self._given_up + 1 if deletion.is_passing else 0
-            if deletion.outcome is Outcome.FAILED and not deletion.is_passing:
+            self._given_up = self._given_up + 1 if deletion.is_retryable else 0
+            if deletion.outcome is Outcome.FAILED and not deletion.is_retryable:
                 self._refusals[candidate.pod.namespace, deletion.cause] += 1
         if deletion.outcome is Outcome.ALREADY_GONE and was_sent_before:
-            deletion = Deletion(Outcome.DELETED)  # by an attempt whose answer got lost
+            deletion = DeleteResult(Outcome.DELETED)  # by an attempt whose answer got lost
         candidate.result = Result(candidate.verdict, deletion)
 
-    def _may_try_again(self, candidate: _Candidate, deletion: Deletion) -> bool:
+    def _may_try_again(self, candidate: _Candidate, deletion: DeleteResult) -> bool:
         now = self._monotonic()
         candidate.attempts += 1
         pause = self._patience.pause(candidate.attempts, deletion.retry_after)
         candidate.not_before = now + pause
-        has_time = candidate.not_before - (candidate.first_attempt or 0.0) <= self._patience.give_up_after
+        has_time = candidate.not_before - (candidate.first_attempt or 0.0) <= self._patience.deadline
         if candidate.attempts >= self._patience.attempts or not has_time:
             return False
         log.warning("%s: %s; it is tried again in %.0f s", candidate.pod, deletion, pause)
         return True
 
     def _read(self, pod: Pod) -> Pod | None:
-        return self._cluster.read_again(pod, self._settings.label_selector)
+        return self._cluster.get(pod, self._settings.label_selector)
 
-    def _find_out(self, candidate: _Candidate) -> Deletion | None:
+    def _find_out(self, candidate: _Candidate) -> DeleteResult | None:
         """Find out what an attempt did whose answer got lost; None if it did nothing."""
         pod = self._read(candidate.pod)
         if pod is None or pod.uid != candidate.pod.uid:
-            return Deletion(Outcome.DELETED)
+            return DeleteResult(Outcome.DELETED)
         return None if pod.deletion_deadline is None else accepted(pod.finalizers)
 
-    def _read_again(self, candidate: _Candidate, deletion: Deletion) -> Pod | None:
+    def _read_again(self, candidate: _Candidate, deletion: DeleteResult) -> Pod | None:
         """Read a pod that is not as it was; None settles what became of it."""
         old, now = candidate.pod, self._monotonic()
         pod = self._read(old)
@@ -373,7 +375,7 @@ class _Reaper:
         asked, deadline = self._settings.grace_period_seconds, verdict.pod.deletion_deadline
         if deadline is not None and deadline < self._clock():
             return 0  # on a dead node nothing else ends it
-        if not verdict.is_soft:
+        if not verdict.end_time_unknown:
             return asked
         return max(verdict.pod.grace_period if asked < 0 else asked, self._settings.settle_seconds)
 
@@ -383,11 +385,11 @@ class _Reaper:
             with self._lock:
                 self._done += 1
 
-    def _refusal_in(self, namespace: str) -> Deletion | None:
+    def _refusal_in(self, namespace: str) -> DeleteResult | None:
         """Give the refusal of as many pods of a namespace as run at once: the next ones need not be tried."""
         for (of_namespace, (outcome, status, remedy)), times in list(self._refusals.items()):
             if of_namespace == namespace and times >= CONCURRENT_DELETES:
-                return Deletion(Outcome(outcome), status, remedy, f"not sent, for {times} others were refused")
+                return DeleteResult(Outcome(outcome), status, remedy, f"not sent, for {times} others were refused")
         return None
 
     def _log(self, candidate: _Candidate) -> None:
@@ -406,11 +408,11 @@ class _Reaper:
         to_go = min(len(open_ones), room + sum(candidate.is_counted for candidate in open_ones))
         if to_go > 0 and not self._settings.dry_run:
             deleted = sum(c.result is not None and c.result.outcome is Outcome.DELETED for c in candidates)
-            log.info("%s deleted so far, %s to go", counted(deleted, "pod"), f"{to_go:,}")
+            log.info("%s deleted so far, %s to go", pluralize(deleted, "pod"), f"{to_go:,}")
 
 
 def _ready(candidates: list[_Candidate], size: int, room: int, now: float) -> list[_Candidate]:
-    """Take the next ones whose time has come: those that are counted already, and as many others as there is room."""
+    """Take the next ones whose time has come: those that are pluralize already, and as many others as there is room."""
     batch: list[_Candidate] = []
     for candidate in candidates:
         if len(batch) == size or candidate.not_before > now:

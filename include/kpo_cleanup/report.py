@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from .cause import cause_of
 from .classify import Verdict, count_reasons
+from .constants import Outcome, Reason
+from .diagnosis import cause_of
 from .evidence import duration
 from .pod import Pod
 from .reap import Result, count_outcomes
 from .settings import Settings
-from .text import INDENT, by_clause, count, counted, first_few, key_values, packed, wrapped
-from .vocabulary import Outcome, Reason
+from .text import INDENT, by_clause, count, first_few, key_values, packed, pluralize, wrapped
 
 MAX_PROBLEMS = 5  # in the message of a failed run
 MAX_ROWS = 100  # zombies in the log; all are in the XCom
@@ -61,7 +61,7 @@ def zombie_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
         lines += wrapped(f"advice: {cause.advice}", INDENT)
         for verdict in alike[: max(room, 0)]:
             age = duration(now - verdict.pod.created)
-            lines += packed((f"{age}, {verdict.reason.value}:", *verdict.pod.whose), INDENT)
+            lines += packed((f"{age}, {verdict.reason.value}:", *verdict.pod.task_name), INDENT)
             lines += wrapped(f"pod {verdict.pod}", INDENT * 2)
             lines += wrapped(verdict.evidence, INDENT * 2)
         room -= len(alike)
@@ -81,9 +81,9 @@ def warning_lines(verdicts: Iterable[Verdict]) -> list[str]:
         lines += by_clause(f"kept {count(alike, f'{reason.value} pod')}: {warning}")
         lines += wrapped(remedy, INDENT) if remedy else []
         for verdict in alike[:MAX_NAMES]:
-            lines += packed((f"{verdict.pod}:", *verdict.pod.whose), INDENT * 2)
+            lines += packed((f"{verdict.pod}:", *verdict.pod.task_name), INDENT * 2)
         if len(alike) > MAX_NAMES:
-            lines.append(f"{INDENT * 2}and {counted(len(alike) - MAX_NAMES, 'more pod')}")
+            lines.append(f"{INDENT * 2}and {pluralize(len(alike) - MAX_NAMES, 'more pod')}")
     return lines
 
 
@@ -91,7 +91,7 @@ def due_lines(verdicts: Sequence[Verdict]) -> list[str]:
     """Say when the pods that are only kept for now will go."""
     lines = []
     for reason, now in ((Reason.SETTLING, "; settle_seconds=0 deletes them now"), (Reason.TERMINATING, "")):
-        due = [v.due for v in verdicts if v.reason is reason and v.due is not None]
+        due = [v.eligible_at for v in verdicts if v.reason is reason and v.eligible_at is not None]
         if due:
             when = datetime.fromtimestamp(max(due), timezone.utc).strftime("%H:%M:%S UTC")
             lines.append(f"{len(due)} {reason.value}: a run after {when} deletes them{now}")
@@ -106,7 +106,7 @@ def reap_summary(results: Sequence[Result], settings: Settings, pods: int) -> st
     outcomes = count_outcomes(results)
     done = outcomes.pop((Outcome.WOULD_DELETE if settings.dry_run else Outcome.DELETED).value, 0)
     if settings.dry_run:
-        head = f"{DRY_RUN}would delete {done:,} of {counted(pods, 'pod')}"
+        head = f"{DRY_RUN}would delete {done:,} of {pluralize(pods, 'pod')}"
     else:
         head = f"deleted {done:,} of {count(results, 'zombie')}"
     by_dag = _by_dag(r.verdict.pod for r in results if r.outcome in _GONE)

@@ -131,7 +131,7 @@ class Settings:
 OPTIONS = {option.name: option for option in fields(Settings)}
 
 
-def is_for_a_run(name: str) -> bool:
+def is_run_param(name: str) -> bool:
     """Tell whether a person who triggers a run may change this option."""
     return bool(OPTIONS[name].metadata["scope"] is Scope.RUN)
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from .constants import FINISHED_STATES
 from .identity import TaskInstanceKey
-from .vocabulary import FINISHED_STATES
 
 
 class TaskInstance(NamedTuple):
@@ -32,7 +32,7 @@ class RawIds(NamedTuple):
     run_id: str
 
 
-class OwnTaskInstance(NamedTuple):
+class CallerTaskInstance(NamedTuple):
     """The cleanup's own task instance, which a source must know if it is this Airflow's and up to date."""
 
     dag_id: str
@@ -49,7 +49,7 @@ class TaskInstances:
     found: Mapping[TaskInstanceKey, TaskInstance] = field(default_factory=dict)
     unresolved: Mapping[TaskInstanceKey, str] = field(default_factory=dict)
     raw_ids: Mapping[TaskInstanceKey, tuple[RawIds, ...]] = field(default_factory=dict)  # of those found
-    may_miss_a_try: bool = False  # before Airflow 2.10 one that is marked failed while deferred keeps a try too low
+    try_number_may_lag: bool = False  # before Airflow 2.10 one that is marked failed while deferred keeps a try too low
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Record:
     problem: str = ""  # why it could not be read
 
 
-def one_that_counts(one: TaskInstance, other: TaskInstance) -> TaskInstance:
+def prefer_active(one: TaskInstance, other: TaskInstance) -> TaskInstance:
     """Choose between two task instances that share a key (ids that clean to the same label): the active one counts.
 
     Of two that are over, the one that ended last counts, for it settles last.

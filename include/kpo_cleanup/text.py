@@ -1,4 +1,4 @@
-"""Texts for people: counted things, and lines that Airflow's log view shows whole."""
+"""Texts for people: pluralize things, and lines that Airflow's log view shows whole."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ INDENT = " " * 4
 
 def count(things: Sized, noun: str) -> str:
     """Say such as ``1 pod`` or ``2 pods``."""
-    return counted(len(things), noun)
+    return pluralize(len(things), noun)
 
 
-def counted(number: int, noun: str) -> str:
+def pluralize(number: int, noun: str) -> str:
     """Say such as ``1 pod`` or ``1,200 pods``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
@@ -64,4 +64,4 @@ def packed(items: Iterable[str], indent: str = "") -> list[str]:
 def first_few(items: Sequence[str], most: int, noun: str) -> list[str]:
     """Give the first items, and say how many there are besides."""
     left = len(items) - most
-    return [*items[:most], f"and {counted(left, f'more {noun}')}"] if left > 0 else list(items)
+    return [*items[:most], f"and {pluralize(left, f'more {noun}')}"] if left > 0 else list(items)

@@ -16,14 +16,14 @@ from sys import intern
 from typing import Any, NamedTuple
 
 from . import __version__
-from .cause import cause_of
 from .classify import Verdict
+from .constants import Reason
+from .diagnosis import cause_of
 from .errors import KpoCleanupError
 from .identity import TaskInstanceKey
 from .kube import Listing
 from .pod import IDS, Container, Owner, Pod
 from .task_instance import Record, TaskInstance, TaskInstances
-from .vocabulary import Reason
 
 _LEVELS = ("namespace", "dag_id", "task_id", "run_id")  # of the tree, so that each is written once
 _COLUMNS = ("name", "uid", "created", "phase", "try_number", "labels", "requests", "containers")  # of every row
@@ -48,7 +48,7 @@ def dump_listing(listing: Listing) -> dict[str, Any]:
     }
     return {
         "summary": f"pods: {len(listing.pods)}, in: {', '.join(tree) or 'no namespace'}",
-        "unlisted": dict(listing.unlisted),
+        "unlisted": dict(listing.errors_by_namespace),
         "columns": f"{', '.join(_COLUMNS)} ({', '.join(Container._fields)}; times in seconds after created), other",
         **{name: [dict(each) for each in numbers] for name, numbers in shared.items()},
         "tree": tree,
@@ -112,7 +112,7 @@ def _load_container(fields: list[Any], created: int) -> Container:
 
 
 def _moved(container: Container, seconds: int) -> Container:
-    """Count its times from elsewhere; they are shorter if counted from the creation of the pod."""
+    """Count its times from elsewhere; they are shorter if pluralize from the creation of the pod."""
     started, ended = (None if time is None else time + seconds for time in (container.started, container.ended))
     return container._replace(started=started, ended=ended)
 
@@ -137,7 +137,7 @@ def dump_task_instances(
         "task_instances": {dag_id: _text_of(tasks) for dag_id, tasks in tree.items()},
         "unresolved": sorted([*key, why] for key, why in task_instances.unresolved.items()),
         "records": sorted([*key, sorted(record.pods), record.problem] for key, record in (records or {}).items()),
-        "may_miss_a_try": task_instances.may_miss_a_try,
+        "try_number_may_lag": task_instances.try_number_may_lag,
     }
 
 
@@ -152,7 +152,7 @@ def load_task_instances(data: Mapping[str, Any]) -> tuple[TaskInstances, dict[Ta
     }
     unresolved = {TaskInstanceKey(*key): why for *key, why in data["unresolved"]}
     records = {TaskInstanceKey(*key): Record(frozenset(pods), problem) for *key, pods, problem in data["records"]}
-    return TaskInstances(found, unresolved, may_miss_a_try=data["may_miss_a_try"]), records
+    return TaskInstances(found, unresolved, try_number_may_lag=data["try_number_may_lag"]), records
 
 
 MAX_KEPT = 200  # pods that are written for people alone
@@ -162,11 +162,11 @@ class Classification(NamedTuple):
     """The part of a classification that ``reap`` needs."""
 
     zombies: list[Verdict]
-    unlisted: dict[str, str]  # by namespace, the problem
+    errors_by_namespace: dict[str, str]  # by namespace, the problem
     pods: int
 
 
-def dump_classification(verdicts: Sequence[Verdict], unlisted: Mapping[str, str]) -> dict[str, Any]:
+def dump_classification(verdicts: Sequence[Verdict], errors_by_namespace: Mapping[str, str]) -> dict[str, Any]:
     """Write the zombies in the order in which they are to be deleted, and for people the kept pods.
 
     Those of active task instances are left out.
@@ -174,7 +174,7 @@ def dump_classification(verdicts: Sequence[Verdict], unlisted: Mapping[str, str]
     kept = (v for v in verdicts if not v.is_zombie and v.reason is not Reason.ACTIVE)
     return {
         "pods": len(verdicts),
-        "unlisted": dict(unlisted),
+        "unlisted": dict(errors_by_namespace),
         "untouched": [_dump_verdict(verdict) for verdict in islice(kept, MAX_KEPT)],
         "zombies": [
             {**_dump_verdict(verdict), "cause": cause_of(verdict.pod).problem, "uid": verdict.pod.uid}

@@ -12,7 +12,7 @@ from airflow.configuration import conf
 
 from include.kpo_cleanup.config import DAG_FILE, DAG_PARAMS, RUN_CONF, Reading, read_settings
 from include.kpo_cleanup.errors import SettingsError
-from include.kpo_cleanup.settings import OPTIONS, Settings, is_for_a_run
+from include.kpo_cleanup.settings import OPTIONS, Settings, is_run_param
 
 PREFIX = "AIRFLOW__KPO_CLEANUP__"
 FILE = "section kpo_cleanup of Airflow's config file"
@@ -113,7 +113,7 @@ class TestWhatHolds:
 
     @pytest.mark.usefixtures("config_file")
     def test_does_not_come_from_a_trigger_form_that_only_repeats_it(self) -> None:
-        form = {name: value for name, value in read_settings({}).values.items() if is_for_a_run(name)}
+        form = {name: value for name, value in read_settings({}).values.items() if is_run_param(name)}
         assert changed(read_settings({}, form, form)) == {"settle_seconds": (60, FILE), "namespaces": ("a,b", FILE)}
 
 
@@ -132,7 +132,7 @@ class TestWhatIsFixed:
         assert faults(reading) == [f"dry_run=False ({origin}): this DAG's file fixes True; leave it out"]
         assert reading.settings.dry_run
 
-    @pytest.mark.parametrize("name", [name for name in OPTIONS if not is_for_a_run(name)])
+    @pytest.mark.parametrize("name", [name for name in OPTIONS if not is_run_param(name)])
     @pytest.mark.parametrize("fixed", [{}, {"kubernetes_conn_id": "gpu"}], ids=["nothing fixed", "one fixed"])
     def test_nor_can_what_is_decided_for_a_deployment(self, name: str, fixed: dict[str, Any]) -> None:
         value = OPTIONS[name].default

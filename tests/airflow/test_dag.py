@@ -9,10 +9,10 @@ import pytest
 
 from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE, DAG, Param
 from include.kpo_cleanup.dag import cleanup_dag
-from include.kpo_cleanup.settings import OPTIONS, Settings, is_for_a_run
+from include.kpo_cleanup.settings import OPTIONS, Settings, is_run_param
 
 PREFIX = "AIRFLOW__KPO_CLEANUP__"
-FOR_A_RUN = [name for name in OPTIONS if is_for_a_run(name)]
+FOR_A_RUN = [name for name in OPTIONS if is_run_param(name)]
 
 
 def schedule_of(dag: DAG) -> Any:

@@ -9,8 +9,8 @@ from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_valu
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from include.kpo_cleanup.identity import key_of, safe_label
-from include.kpo_cleanup.kube.reading import read_pod
+from include.kpo_cleanup.identity import make_key, to_label_value
+from include.kpo_cleanup.kube.parse import read_pod
 from include.kpo_cleanup.pod import CHECKED_LABEL, MAIN_CONTAINER
 from tests.unit.builders import make_item
 from tests.unit.test_identity import any_id, default_run_ids
@@ -26,7 +26,7 @@ from tests.unit.test_identity import any_id, default_run_ids
 @example("a\n")
 @example("tâche")
 def test_a_safe_label_is_what_the_provider_writes(value: str) -> None:
-    assert safe_label(value) == make_safe_label_value(value)
+    assert to_label_value(value) == make_safe_label_value(value)
 
 
 @given(dag_id=any_id, task_id=any_id, run_id=st.one_of(any_id, default_run_ids()), map_index=st.integers(-1, 2**31 - 1))
@@ -37,7 +37,7 @@ def test_labels_made_from_any_ids_are_found_again(dag_id: str, task_id: str, run
     labels = {name: make_safe_label_value(str(value)) for name, value in ids.items()}
     pod = read_pod(make_item(labels=labels))
     assert not pod.label_problem
-    assert pod.key == key_of(dag_id, task_id, run_id, map_index)
+    assert pod.key == make_key(dag_id, task_id, run_id, map_index)
 
 
 def test_pods_speak_the_operators_words() -> None:

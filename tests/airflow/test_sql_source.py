@@ -18,8 +18,8 @@ from sqlalchemy.pool import StaticPool
 
 from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE
 from include.kpo_cleanup.errors import TaskInstanceSourceError
-from include.kpo_cleanup.identity import UNMAPPED, key_of, safe_label
-from include.kpo_cleanup.task_instance import OwnTaskInstance, RawIds, Record, TaskInstance, TaskInstances
+from include.kpo_cleanup.identity import UNMAPPED, make_key, to_label_value
+from include.kpo_cleanup.task_instance import CallerTaskInstance, RawIds, Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.task_instances import sql as sql_source
 from include.kpo_cleanup.task_instances.sql import SqlSource
 from tests.unit.worlds import (
@@ -72,7 +72,7 @@ XCOM = Table(
     Index("idx_xcom_task_instance", "dag_id", "task_id", "run_id", "map_index"),
 )
 
-OWN = OwnTaskInstance("cleanup", "reap", "now", UNMAPPED, "0197f0a2-5b1c-7d3e-8f90-a1b2c3d4e5f6")
+OWN = CallerTaskInstance("cleanup", "reap", "now", UNMAPPED, "0197f0a2-5b1c-7d3e-8f90-a1b2c3d4e5f6")
 OWN_ROW = {**OWN._asdict(), "state": "running"}
 
 ENDED = datetime(2026, 11, 24, 11, 30, 15, 500_000)
@@ -158,7 +158,7 @@ def states(answer: TaskInstances) -> dict[Any, str | None]:
 
 
 # SQL finds cleaned dag_ids, unlike the Task SDK. It even tells one from a dag_id that equals its label.
-ALL_DAG_IDS = (*CLEAN_DAG_IDS, *CLEANED_DAG_IDS, *map(safe_label, CLEANED_DAG_IDS))
+ALL_DAG_IDS = (*CLEAN_DAG_IDS, *CLEANED_DAG_IDS, *map(to_label_value, CLEANED_DAG_IDS))
 
 
 @given(world=worlds(dag_ids=ALL_DAG_IDS))
@@ -182,7 +182,7 @@ class TestFinding:
         answer = database.source.fetch([there.key])
         ti = TaskInstance(state, 2, ENDED_EPOCH, "Mine")
         raw_ids = {there.key: (RawIds(*there[:3]),)}
-        assert answer == TaskInstances({there.key: ti}, {}, raw_ids, may_miss_a_try=AIRFLOW_RELEASE < (2, 10))
+        assert answer == TaskInstances({there.key: ti}, {}, raw_ids, try_number_may_lag=AIRFLOW_RELEASE < (2, 10))
 
     def test_gives_a_cleared_task_as_active(self, database: Database) -> None:
         database.fill([row(state=None)])
@@ -197,20 +197,20 @@ class TestFinding:
     def test_gives_nothing_for_what_is_not_there(self, database: Database) -> None:
         database.fill([row()])
         keys = [
-            key_of("orders", "b", SCHEDULED, UNMAPPED),
-            key_of("orders", "a", SCHEDULED, 0),
-            key_of("x", "y", "z", 0),
+            make_key("orders", "b", SCHEDULED, UNMAPPED),
+            make_key("orders", "a", SCHEDULED, 0),
+            make_key("x", "y", "z", 0),
         ]
         answer = database.source.fetch(keys)
         assert (answer.found, answer.unresolved, answer.raw_ids) == ({}, {}, {})
 
     def test_lets_the_active_one_count_where_two_dag_ids_have_one_label(self, database: Database) -> None:
         odd = "commandes_à_faire"
-        database.fill([row(dag_id=odd, state="running"), row(dag_id=safe_label(odd), state="success")])
+        database.fill([row(dag_id=odd, state="running"), row(dag_id=to_label_value(odd), state="success")])
         key = row(dag_id=odd).key
         answer = database.source.fetch([key])
         assert states(answer) == {key: "running"}
-        assert [ids.dag_id for ids in answer.raw_ids[key]] == [safe_label(odd), odd]
+        assert [ids.dag_id for ids in answer.raw_ids[key]] == [to_label_value(odd), odd]
 
 
 class TestQuery:
@@ -432,7 +432,7 @@ class TestRecord:
         assert record(database, row()) == Record(problem=problem)
 
     def test_has_the_pods_of_all_that_share_a_key(self, database: Database) -> None:
-        odd, label = row(ODD_ID), row(safe_label(ODD_ID))
+        odd, label = row(ODD_ID), row(to_label_value(ODD_ID))
         database.fill([odd, label])
         database.push(odd, pod_name=b'"odd"', pod_namespace=b'"airflow"')
         assert record(database, odd, label) == Record(frozenset({"airflow/odd"}))

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 import pytest
 from airflow.utils.state import State
 
+from include.kpo_cleanup.constants import FINISHED_STATES
 from include.kpo_cleanup.identity import TaskInstanceKey
 from include.kpo_cleanup.task_instance import RawIds, TaskInstance
-from include.kpo_cleanup.task_instances.raw_ids import collect
-from include.kpo_cleanup.vocabulary import FINISHED_STATES
+from include.kpo_cleanup.task_instances.label_decoding import collect
 from tests.unit.builders import NOW
 
 KEY = TaskInstanceKey("orders", "extract", "run_1")

@@ -10,7 +10,7 @@ from typing import Any
 from kubernetes import client
 from tenacity import retry, retry_if_result, stop_after_delay, wait_fixed
 
-from include.kpo_cleanup.identity import safe_label
+from include.kpo_cleanup.identity import to_label_value
 from include.kpo_cleanup.pod import ID_LABELS
 
 Pods = dict[str, Any]
@@ -33,7 +33,7 @@ def labels_of(dag_id: str, task_id: str, run_id: str, try_number: int = 1) -> di
     """Make the labels that the operator writes, for pods that it does not make here."""
     ids = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id}
     return {
-        **{name: safe_label(value) for name, value in ids.items()},
+        **{name: to_label_value(value) for name, value in ids.items()},
         "try_number": str(try_number),
         "kubernetes_pod_operator": "True",
     }

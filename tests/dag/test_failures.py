@@ -17,7 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
-from include.kpo_cleanup.retries import Patience
+from include.kpo_cleanup.retry import RetryPolicy
 from tests.dag import airflow_runs
 from tests.dag.pods import create, labels_of, wait_until
 from tests.proxy import FaultProxy, first, forbidden, status
@@ -374,7 +374,7 @@ def test_a_fault_that_may_pass_is_tried_again_even_beside_one_that_stays(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any
 ) -> None:
     proxy.spoil("GET /api/v1/namespaces/default/pods", forbidden("list", "default"))
-    proxy.spoil(f"GET /api/v1/namespaces/{NAMESPACE}/pods", UNAVAILABLE, times=Patience().attempts)
+    proxy.spoil(f"GET /api/v1/namespaces/{NAMESPACE}/pods", UNAVAILABLE, times=RetryPolicy().attempts)
     run = clean_up(namespaces=f"default,{NAMESPACE}")
     assert airflow_runs.tries(run, "list_pods") == 2
     assert outcome(run) == {"other/zombie": "deleted"}
@@ -483,7 +483,7 @@ def test_a_red_run_says_plainly_what_is_wrong_before_any_traceback(
 ) -> None:
     proxy.spoil("GET ", forbidden("list", NAMESPACE))
     clean_up()
-    plain = [record.getMessage() for record in caplog.records if record.name.endswith("kpo_cleanup.steps")]
+    plain = [record.getMessage() for record in caplog.records if record.name.endswith("kpo_cleanup.tasks")]
     start = plain.index("no namespace could be listed: listing pods in namespace 'other': 403 Forbidden")
     assert plain[start + 1].startswith("    allow verb 'list' on resource 'pods' in a Role for namespace 'other'")
     assert "This run deletes nothing, unless another try succeeds" in plain[-1]

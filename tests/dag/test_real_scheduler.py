@@ -20,8 +20,8 @@ from demo.airflow_settings import Config
 from demo.processes import end_processes_of
 from demo.terminal import DemoError, Terminal
 from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
-from include.kpo_cleanup.identity import safe_label
-from include.kpo_cleanup.vocabulary import Outcome, Reason
+from include.kpo_cleanup.constants import Outcome, Reason
+from include.kpo_cleanup.identity import to_label_value
 from tests.alerts import RULES, selectors_of
 from tests.conftest import HOME
 from tests.dag.pods import create, labels_of, pods_by_role
@@ -224,7 +224,7 @@ class TestOperating:
         airflow.api.pause("collisions", False)
         work = trigger(airflow, "collisions")
         create(core, "of-another-airflow", labels_of("collisions", "a_1", work))
-        of_run = f"run_id={safe_label(work)}"
+        of_run = f"run_id={to_label_value(work)}"
         ours = f"{LABEL_SELECTOR},{of_run}"
         assert len(core.list_namespaced_pod("airflow", label_selector=ours).items) == len(ALL_PODS)
         airflow.api.pause("kpo_cleanup", False)

@@ -12,7 +12,7 @@ from airflow.models.dagrun import DagRun
 from kubernetes import client
 
 from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
-from include.kpo_cleanup.identity import safe_label
+from include.kpo_cleanup.identity import to_label_value
 from tests.dag import airflow_runs, workload
 from tests.dag.pods import Pods, create, labels_of, pods_by_role, restore, role, wait_until
 from tests.proxy import FaultProxy
@@ -26,10 +26,10 @@ SOURCES: dict[str, dict[str, Any]] = (
     if IS_AIRFLOW_3
     else {"session": {}}
 )
-LONG = safe_label(workload.LONG)
+LONG = to_label_value(workload.LONG)
 
 # The task instances that are over, and the states that the others get after the run.
-CHANGES: list[tuple[str, str, int, str | None]] = [
+MAX_CONFLICTS: list[tuple[str, str, int, str | None]] = [
     ("workload", "stalled", -1, "running"),
     ("workload", "subclass", -1, "running"),
     ("workload", "retrying", -1, "up_for_retry"),
@@ -82,7 +82,7 @@ def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, DagRun]:
     core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
     wait_until(lambda: not pods_by_role(core))
     runs = {dag_id: airflow_runs.run(dag_id) for dag_id in ("workload", "collisions", workload.LONG)}
-    for dag_id, task_id, map_index, state in CHANGES:
+    for dag_id, task_id, map_index, state in MAX_CONFLICTS:
         airflow_runs.set_state(runs[dag_id], task_id, state, map_index)
     run_id = runs["workload"].run_id
     job = {"apiVersion": "batch/v1", "kind": "Job", "name": "nightly", "uid": "1", "controller": True}

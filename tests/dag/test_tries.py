@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
-from include.kpo_cleanup.classify import Facts, classify
-from include.kpo_cleanup.identity import UNMAPPED, key_of
+from include.kpo_cleanup.classify import Snapshot, classify
+from include.kpo_cleanup.constants import Reason
+from include.kpo_cleanup.identity import UNMAPPED, make_key
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import OwnTaskInstance, TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import CallerTaskInstance, TaskInstance, TaskInstances
 from include.kpo_cleanup.task_instances.sql import SqlSource, airflow_session
-from include.kpo_cleanup.vocabulary import Reason
 from tests.dag import airflow_runs
 from tests.unit.builders import NOW, make_pod
 
@@ -38,8 +38,8 @@ from airflow.utils.types import DagRunType
 with suppress(ImportError):  # Airflow's tables refer to its users, which since 2.9 are in this provider
     import airflow.providers.fab.auth_manager.models  # noqa: F401
 
-KEY = key_of("tries", "fails_then_defers", "tries", UNMAPPED)
-OWN = OwnTaskInstance(KEY.dag_id, "asks", KEY.run_id, UNMAPPED)
+KEY = make_key("tries", "fails_then_defers", "tries", UNMAPPED)
+OWN = CallerTaskInstance(KEY.dag_id, "asks", KEY.run_id, UNMAPPED)
 Seen = dict[str, TaskInstance]  # by step
 
 
@@ -151,9 +151,10 @@ def test_the_try_is_the_same_in_every_release_for_a_task_that_is(
 def test_a_pod_of_the_1st_try_is_superseded_once_the_2nd_is_taken_up_if_it_is_checked_off(
     seen: Seen, checked: bool
 ) -> None:
-    pod = make_pod(**KEY._asdict(), try_number=1, is_checked=checked)
+    pod = make_pod(**KEY._asdict(), try_number=1, already_checked=checked)
     reasons = {
-        step: classify(Facts([pod], TaskInstances({KEY: ti}), Settings(), NOW))[0].reason for step, ti in seen.items()
+        step: classify(Snapshot([pod], TaskInstances({KEY: ti}), Settings(), NOW))[0].reason
+        for step, ti in seen.items()
     }
     later = list(seen)[list(seen).index("scheduled for the 2nd try") :]
     superseded = {step for step in later if checked and seen[step].is_active}

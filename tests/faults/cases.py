@@ -20,23 +20,23 @@ from typing import Any
 from aiohttp import web
 from sqlalchemy import column, create_engine, insert, table, text
 
+from include.kpo_cleanup.constants import Reason
 from include.kpo_cleanup.identity import UNMAPPED
 from include.kpo_cleanup.kube import CONCURRENT_DELETES
 from include.kpo_cleanup.kube.pods import MAX_RESTARTS
 from include.kpo_cleanup.pod import PROTECT_KEY
-from include.kpo_cleanup.reap import BATCH, OLD
-from include.kpo_cleanup.retries import Patience
-from include.kpo_cleanup.task_instance import OwnTaskInstance
+from include.kpo_cleanup.reap import BATCH, MAX_SNAPSHOT_AGE
+from include.kpo_cleanup.retry import RetryPolicy
+from include.kpo_cleanup.task_instance import CallerTaskInstance
 from include.kpo_cleanup.task_instances import TaskInstanceSource
 from include.kpo_cleanup.task_instances.sql import TASK_INSTANCE, SqlSource, metadata_connection
 from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
-from include.kpo_cleanup.vocabulary import Reason
 from tests import proxy
 from tests.proxy import Fault
 
 LISTING = "listing pods in namespace '{namespace}': "
 NO_ANSWER = "no answer from the API server: …"
-PATIENCE = Patience()
+PATIENCE = RetryPolicy()
 LOGIN_PAGE = "<html><body>Please log in</body></html>"
 
 
@@ -474,7 +474,7 @@ class Broken(Exception):
 
 
 # The task instance of the cleanup that asks.
-OWN = OwnTaskInstance("kpo_cleanup", "fetch_active_tis", "run_1", UNMAPPED, "0197f0a2-5b1c-7d3e-8f90-a1b2c3d4e5f6")
+OWN = CallerTaskInstance("kpo_cleanup", "fetch_active_tis", "run_1", UNMAPPED, "0197f0a2-5b1c-7d3e-8f90-a1b2c3d4e5f6")
 
 
 def _sdk(get_task_states: Callable[..., Any]) -> TaskInstanceSource:
@@ -830,13 +830,14 @@ For people on call. Made by `python -m tests.faults.cases > docs/faults.md`. The
 tables, and look for each message.
 
 - A run waits for a fault to pass: it tries a request up to {PATIENCE.attempts} times. No new try begins after
-  {PATIENCE.give_up_after:g} s. An answer may take {PATIENCE.read_timeout:g} s, and a connection
+  {PATIENCE.deadline:g} s. An answer may take {PATIENCE.read_timeout:g} s, and a connection
   {PATIENCE.connect_timeout:g} s.
 - The tables say what happens if a fault lasts.
 - Between two tries, the run waits as long as the API server asks (`Retry-After`, in seconds), but at most
-  {PATIENCE.max_wait:g} s. If the server does not ask, the run waits at random: at first up to
-  {PATIENCE.first_wait * 2:g} s, then up to twice as long each time.
-- A deletion needs an answer of Airflow that is at most {OLD:g} s old. So the run asks again before each new try.
+  {PATIENCE.max_backoff:g} s. If the server does not ask, the run waits at random: at first up to
+  {PATIENCE.initial_backoff * 2:g} s, then up to twice as long each time.
+- A deletion needs an answer of Airflow that is at most {MAX_SNAPSHOT_AGE:g} s old. So the run asks again before each
+  new try.
 - `…` in a message stands for details.
 - No fault ever makes a pod a zombie. If the run cannot find something out, it keeps the pod.
 """

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from demo.cluster import EmbeddedCluster
-from include.kpo_cleanup.kube.pods import PodApi
-from include.kpo_cleanup.retries import Patience
+from include.kpo_cleanup.kube.pods import PodClient
+from include.kpo_cleanup.retry import RetryPolicy
 from tests.faults.runs import QUICK
 from tests.faults.servers import Server, behind_proxy, connection
 
 CONN_ID = "faults"
 PAGE_SIZE = 5
 ATTEMPTS = 5
-Connect = Callable[[Mapping[str, Any]], PodApi]
+Connect = Callable[[Mapping[str, Any]], PodClient]
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +47,7 @@ def namespace(server: Server) -> str:
 
 
 @pytest.fixture
-def patience(request: pytest.FixtureRequest) -> Patience:
+def patience(request: pytest.FixtureRequest) -> RetryPolicy:
     """Make a patience that is short enough for a test; its timeout is shorter if the test waits for it."""
     return replace(QUICK, read_timeout=0.3) if "silent" in request.node.name else QUICK
 
@@ -58,17 +58,17 @@ def page_size() -> int:
 
 
 @pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch, patience: Patience, page_size: int) -> Connect:
+def connect(monkeypatch: pytest.MonkeyPatch, patience: RetryPolicy, page_size: int) -> Connect:
     """Make the product's client out of an Airflow connection to the address of a cluster."""
 
-    def make(cluster: Mapping[str, Any]) -> PodApi:
+    def make(cluster: Mapping[str, Any]) -> PodClient:
         monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(connection(cluster)))
-        return PodApi(CONN_ID, patience, page_size)
+        return PodClient(CONN_ID, patience, page_size)
 
     return make
 
 
 @pytest.fixture
-def api(server: Server, connect: Connect) -> PodApi:
+def api(server: Server, connect: Connect) -> PodClient:
     """Make the product's client, which goes through the proxy."""
     return connect({"server": server.proxy.url})

@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from include.kpo_cleanup.classify import Facts, classify
-from include.kpo_cleanup.kube.pods import PodApi
+from include.kpo_cleanup.classify import Snapshot, classify
+from include.kpo_cleanup.constants import Outcome
+from include.kpo_cleanup.kube.pods import PodClient
 from include.kpo_cleanup.reap import Result, reap
-from include.kpo_cleanup.retries import Patience
+from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.vocabulary import Outcome
 from tests.faults.servers import Server
 from tests.faults.world import MemorySource, Task
 
 # Short enough for a test; the timeouts are as long as a busy machine may need.
-QUICK = Patience(connect_timeout=2, read_timeout=1, first_wait=0.01, max_wait=1)
+QUICK = RetryPolicy(connect_timeout=2, read_timeout=1, initial_backoff=0.01, max_backoff=1)
 
 # It ends after its pods are made, whenever that is; nothing settles in these tests.
 FAILED_ONCE = Task("", "orders", "over", "run_1", state="failed", ended=2**31)
@@ -33,13 +33,13 @@ def source_of(*tasks: Task) -> MemorySource:
 
 
 def clean_up(
-    api: PodApi, namespace: str, source: MemorySource, patience: Patience = QUICK, label_selector: str = ""
+    api: PodClient, namespace: str, source: MemorySource, patience: RetryPolicy = QUICK, label_selector: str = ""
 ) -> dict[str, Result]:
-    """Judge all pods and reap; return the results by pod name."""
+    """Classify all pods and reap; return the results by pod name."""
     settings = Settings(namespaces=namespace, settle_seconds=0, label_selector=label_selector)
     listed = api.list_pods([namespace], label_selector).pods
     told = source.fetch({pod.key for pod in listed})
-    verdicts = classify(Facts(listed, told, settings, int(time.time()) + 1))
+    verdicts = classify(Snapshot(listed, told, settings, int(time.time()) + 1))
     doomed = [verdict for verdict in verdicts if verdict.is_zombie]
     results = reap(doomed, api, source, settings, [namespace], clock=lambda: time.time() + 1, patience=patience)
     assert sorted(r.verdict.pod.uid for r in results) == sorted(v.pod.uid for v in doomed)

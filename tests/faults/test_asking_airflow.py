@@ -13,20 +13,20 @@ import pytest
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import OperationalError
 
-from include.kpo_cleanup.classify import Facts, classify
+from include.kpo_cleanup.classify import Snapshot, classify
+from include.kpo_cleanup.constants import Outcome
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import TaskInstanceKey
-from include.kpo_cleanup.kube.pods import PodApi
+from include.kpo_cleanup.kube.pods import PodClient
 from include.kpo_cleanup.reap import Result, reap
 from include.kpo_cleanup.report import failures
-from include.kpo_cleanup.retries import Patience
+from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instances import TaskInstanceSource
 from include.kpo_cleanup.task_instances.rest import RestSource
 from include.kpo_cleanup.task_instances.rest_api import RestApi
 from include.kpo_cleanup.task_instances.sql import SqlSource
 from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
-from include.kpo_cleanup.vocabulary import Outcome
 from tests.faults.cases import NO_XCOMS, OWN, REST_CASES, SOURCE_CASES, Broken, Case, Does, SourceCase, says_pattern
 from tests.faults.servers import Server
 from tests.proxy import FaultProxy
@@ -115,12 +115,12 @@ def pods(server: Server, namespace: str) -> list[str]:
     return sorted(server.pods(namespace))
 
 
-def clean_up(api: PodApi, namespace: str, source: TaskInstanceSource) -> list[Result]:
+def clean_up(api: PodClient, namespace: str, source: TaskInstanceSource) -> list[Result]:
     """Run the steps of a run in which each unmatched pod would be deleted at once."""
     settings = Settings(namespaces=namespace, settle_seconds=0, delete_unmatched_pods=True)
     listed = api.list_pods(settings.namespace_list(), settings.label_selector).pods
     told = source.fetch({pod.key for pod in listed})
-    verdicts = classify(Facts(listed, told, settings, int(time.time()) + 1))
+    verdicts = classify(Snapshot(listed, told, settings, int(time.time()) + 1))
     doomed = [verdict for verdict in verdicts if verdict.is_zombie]
     assert len(doomed) == PODS
     return reap(doomed, api, source, settings, [namespace], lambda: time.time() + 1, batch_size=BATCH)
@@ -133,13 +133,13 @@ def of(outcome: Outcome, results: Collection[Result]) -> list[Result]:
 @pytest.mark.parametrize(("make", "message"), SOURCES.values(), ids=SOURCES)
 class TestFailsOn:
     def test_none_of_its_calls(
-        self, server: Server, api: PodApi, namespace: str, pods: list[str], make: Any, message: str
+        self, server: Server, api: PodClient, namespace: str, pods: list[str], make: Any, message: str
     ) -> None:
         assert len(of(Outcome.DELETED, clean_up(api, namespace, make(fails_on=LOOKS)))) == PODS
         assert server.pods(namespace) == {}
 
     def test_the_first_look(
-        self, server: Server, api: PodApi, namespace: str, pods: list[str], make: Any, message: str
+        self, server: Server, api: PodClient, namespace: str, pods: list[str], make: Any, message: str
     ) -> None:
         with pytest.raises(TaskInstanceSourceError, match=message):
             clean_up(api, namespace, make(fails_on=0))
@@ -147,7 +147,7 @@ class TestFailsOn:
 
     @pytest.mark.parametrize("look", range(1, LOOKS))
     def test_the_look_before_a_batch(
-        self, server: Server, api: PodApi, namespace: str, pods: list[str], make: Any, message: str, look: int
+        self, server: Server, api: PodClient, namespace: str, pods: list[str], make: Any, message: str, look: int
     ) -> None:
         results = clean_up(api, namespace, make(fails_on=look))
         deleted = (look - 1) * BATCH
@@ -169,7 +169,7 @@ def test_what_is_wrong_with_the_source_is_named(case: SourceCase) -> None:
 
 @pytest.mark.parametrize("case", REST_CASES, ids=lambda case: case.id)
 def test_what_is_wrong_with_the_rest_api_is_named(case: Case) -> None:
-    patience = Patience(read_timeout=0.3 if case.id == "silent" else 5, first_wait=0.01)
+    patience = RetryPolicy(read_timeout=0.3 if case.id == "silent" else 5, initial_backoff=0.01)
     with FaultProxy("http://127.0.0.1:9") as proxy:
         proxy.spoil("", case.fault)
         connection = SimpleNamespace(host=proxy.url, port=None, login=None, password="a token")
@@ -177,4 +177,4 @@ def test_what_is_wrong_with_the_rest_api_is_named(case: Case) -> None:
             RestSource(RestApi("airflow_api", connection, patience), OWN, "the REST API").fetch([KEY])
         assert says_pattern(case.says).search(str(caught.value))
         assert len(proxy.requests) == (patience.attempts if case.does is Does.FETCH_RETRIES else 1)
-        assert caught.value.is_passing is (case.does is not Does.FETCH_GIVES_UP)
+        assert caught.value.is_retryable is (case.does is not Does.FETCH_GIVES_UP)

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from include.kpo_cleanup import xcom
-from include.kpo_cleanup.classify import Facts, Verdict, classify
-from include.kpo_cleanup.identity import TaskInstanceKey, key_of, safe_label
-from include.kpo_cleanup.kube.pods import PodApi
+from include.kpo_cleanup.classify import Snapshot, Verdict, classify
+from include.kpo_cleanup.constants import Outcome, Reason
+from include.kpo_cleanup.identity import TaskInstanceKey, make_key, to_label_value
+from include.kpo_cleanup.kube.pods import PodClient
 from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
-from include.kpo_cleanup.vocabulary import Outcome, Reason
 from tests.faults.cases import POD_CASES, PodCase
 from tests.faults.servers import Server
 
@@ -81,13 +81,13 @@ def settings(namespace: str) -> Settings:
     return Settings(namespaces=namespace, label_selector="listed-by", settle_seconds=0)
 
 
-def judge(api: PodApi, settings: Settings, source: AllFailed) -> dict[str, Verdict]:
+def judge(api: PodClient, settings: Settings, source: AllFailed) -> dict[str, Verdict]:
     """Return the verdicts by pod name; all data passes through JSON, as between the tasks of the DAG."""
     listing = xcom.load_listing(xcom.dump_listing(api.list_pods(settings.namespace_list(), settings.label_selector)))
-    assert not listing.unlisted
+    assert not listing.errors_by_namespace
     told = source.fetch({pod.key for pod in listing.pods if not pod.label_problem})
     told, _ = xcom.load_task_instances(xcom.dump_task_instances(told))
-    verdicts = classify(Facts(listing.pods, told, settings, in_a_minute()))
+    verdicts = classify(Snapshot(listing.pods, told, settings, in_a_minute()))
     assert len({verdict.pod.uid for verdict in verdicts}) == len(verdicts)
     return {verdict.pod.name: verdict for verdict in verdicts}
 
@@ -100,7 +100,9 @@ def changed(labels: Mapping[str, str], changes: Mapping[str, str | None]) -> dic
     return {name: value for name, value in {**labels, **changes}.items() if value is not None}
 
 
-def assert_only_these_go(server: Server, api: PodApi, settings: Settings, source: AllFailed, zombies: set[str]) -> None:
+def assert_only_these_go(
+    server: Server, api: PodClient, settings: Settings, source: AllFailed, zombies: set[str]
+) -> None:
     verdicts = judge(api, settings, source)
     doomed = [verdict for verdict in verdicts.values() if verdict.is_zombie]
     results = reap(doomed, api, source, settings, [settings.namespaces], in_a_minute)
@@ -110,7 +112,7 @@ def assert_only_these_go(server: Server, api: PodApi, settings: Settings, source
 
 @pytest.mark.usefixtures("decoder")
 def test_each_odd_pod_has_its_documented_reason_and_only_zombies_go(
-    server: Server, api: PodApi, settings: Settings
+    server: Server, api: PodClient, settings: Settings
 ) -> None:
     cases = {f"pod-{number}": case for number, case in enumerate(POD_CASES)}
     for name, case in cases.items():
@@ -126,7 +128,7 @@ def test_each_odd_pod_has_its_documented_reason_and_only_zombies_go(
 
 @pytest.mark.parametrize("value", [None, "", "true", "False"], ids=repr)
 def test_a_pod_that_is_not_labelled_as_the_operators_is_not_even_listed(
-    server: Server, api: PodApi, settings: Settings, value: str | None
+    server: Server, api: PodClient, settings: Settings, value: str | None
 ) -> None:
     """Make a pod like the executor's worker pods, which have the same other labels."""
     server.create_pod(settings.namespaces, "odd", changed(LABELS, {"kubernetes_pod_operator": value}))
@@ -135,7 +137,7 @@ def test_a_pod_that_is_not_labelled_as_the_operators_is_not_even_listed(
 
 @pytest.mark.parametrize("case", [case for case in POD_CASES if case.reason is Reason.BAD_LABELS], ids=lambda c: c.id)
 def test_the_evidence_names_the_label_that_is_wrong(
-    server: Server, api: PodApi, settings: Settings, case: PodCase
+    server: Server, api: PodClient, settings: Settings, case: PodCase
 ) -> None:
     server.create_pod(settings.namespaces, "odd", changed(LABELS, case.labels))
     (verdict,) = judge(api, settings, AllFailed(["orders"])).values()
@@ -146,19 +148,19 @@ def test_the_evidence_names_the_label_that_is_wrong(
 @pytest.mark.usefixtures("decoder")
 @pytest.mark.parametrize("raw_id", LONG_IDS, ids=["letters", "dots", "umlauts", "kanji"])
 def test_an_id_of_250_characters_is_found_by_its_cleaned_label(
-    server: Server, api: PodApi, settings: Settings, raw_id: str
+    server: Server, api: PodClient, settings: Settings, raw_id: str
 ) -> None:
-    ids = {"dag_id": safe_label(raw_id), "run_id": safe_label(raw_id)}
+    ids = {"dag_id": to_label_value(raw_id), "run_id": to_label_value(raw_id)}
     for name in ("over", "live"):
-        server.create_pod(settings.namespaces, name, {**LABELS, **ids, "task_id": safe_label(raw_id + name)})
+        server.create_pod(settings.namespaces, name, {**LABELS, **ids, "task_id": to_label_value(raw_id + name)})
     told = TaskInstances(
         {
-            key_of(raw_id, raw_id + "over", raw_id, -1): TaskInstance("failed", 2, int(time.time())),
-            key_of(raw_id, raw_id + "live", raw_id, -1): TaskInstance("running", 1),
+            make_key(raw_id, raw_id + "over", raw_id, -1): TaskInstance("failed", 2, int(time.time())),
+            make_key(raw_id, raw_id + "live", raw_id, -1): TaskInstance("running", 1),
         }
     )
     listed = api.list_pods(settings.namespace_list(), settings.label_selector).pods
-    verdicts = classify(Facts(listed, told, settings, in_a_minute()))
+    verdicts = classify(Snapshot(listed, told, settings, in_a_minute()))
     assert {verdict.pod.name: verdict.reason for verdict in verdicts} == {
         "over": Reason.ORPHANED,
         "live": Reason.ACTIVE,
@@ -187,7 +189,7 @@ def random_pods(seed: int, count: int) -> Iterator[tuple[str, dict[str, str], di
         for name in ("task_id", "run_id"):
             length = choose.choice([1, 2, 30, 62, 63])
             labels[name] = "".join(choose.choices(text, k=length))
-        labels["dag_id"] = choose.choice(["orders", "orders", safe_label("d" * 250), "orders-0123456ab"])
+        labels["dag_id"] = choose.choice(["orders", "orders", to_label_value("d" * 250), "orders-0123456ab"])
         labels["try_number"] = choose.choice(["0", "1", "2", "999999999", "2147483647"])
         if choose.random() < 0.3:
             labels["map_index"] = choose.choice(["0", "7", "2147483647"])
@@ -215,7 +217,9 @@ def random_pods(seed: int, count: int) -> Iterator[tuple[str, dict[str, str], di
         yield f"pod-{number}", labels, metadata, reason
 
 
-def test_a_thousand_at_random(server: Server, api: PodApi, settings: Settings, request: pytest.FixtureRequest) -> None:
+def test_a_thousand_at_random(
+    server: Server, api: PodClient, settings: Settings, request: pytest.FixtureRequest
+) -> None:
     seed = 24
     made = list(random_pods(seed, RANDOM_PODS[request.node.callspec.params["server"]]))
 
@@ -225,7 +229,7 @@ def test_a_thousand_at_random(server: Server, api: PodApi, settings: Settings, r
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(create, made))
-    source = AllFailed(["orders", "orders-0123456ab", safe_label("d" * 250)], (-1, 0, 7, 2147483647))
+    source = AllFailed(["orders", "orders-0123456ab", to_label_value("d" * 250)], (-1, 0, 7, 2147483647))
 
     verdicts = judge(api, settings, source)
     expected = {name: reason for name, _, _, reason in made}

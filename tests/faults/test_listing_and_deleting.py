@@ -17,13 +17,13 @@ import pytest
 from aiohttp import web
 
 from include.kpo_cleanup.classify import Verdict
+from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.errors import KubernetesError, SettingsError
-from include.kpo_cleanup.kube.pods import MAX_RESTARTS, SILENT_NAMESPACES, PodApi
+from include.kpo_cleanup.kube.pods import MAX_RESTARTS, SILENT_NAMESPACES, PodClient
 from include.kpo_cleanup.pod import Pod
-from include.kpo_cleanup.reap import CHANGES, Result, reap
-from include.kpo_cleanup.retries import Patience
+from include.kpo_cleanup.reap import MAX_CONFLICTS, Result, reap
+from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.vocabulary import Outcome, Reason
 from tests import proxy
 from tests.faults.cases import (
     CONNECTION_CASES,
@@ -78,7 +78,7 @@ def namespace_with_zombie(server: Server, namespace: str) -> str:
     return namespace
 
 
-def reap_it(api: PodApi, namespace: str) -> Result:
+def reap_it(api: PodClient, namespace: str) -> Result:
     """Reap, and return the result of the zombie."""
     return clean_up(api, namespace, source_of(FAILED_ONCE, IN_TRY_2))["zombie"]
 
@@ -96,25 +96,25 @@ def requests_like(server: Server, pattern: str) -> int:
 
 @pytest.mark.usefixtures("decoder")
 class TestListing:
-    def test_without_a_fault_it_takes_three_pages(self, server: Server, api: PodApi, full_namespace: str) -> None:
+    def test_without_a_fault_it_takes_three_pages(self, server: Server, api: PodClient, full_namespace: str) -> None:
         assert names(api.list_pods([full_namespace]).pods) == ALL_PODS
         assert len(server.proxy.requests) == -(-PODS // PAGE_SIZE)
 
-    def test_of_all_namespaces_leaves_out_those_that_are_excluded(self, server: Server, api: PodApi) -> None:
+    def test_of_all_namespaces_leaves_out_those_that_are_excluded(self, server: Server, api: PodClient) -> None:
         namespaces = [server.create_namespace() for _ in range(4)]
         for namespace in namespaces:
             server.create_pod(namespace, "pod", {"kubernetes_pod_operator": "True", "only": namespaces[0]})
         listed = api.list_pods(["*"], f"only={namespaces[0]}", excluded=namespaces[2:]).pods
         assert sorted(pod.namespace for pod in listed) == sorted(namespaces[:2])
 
-    def test_refuses_a_namespace_of_its_own_that_is_excluded(self, server: Server, api: PodApi) -> None:
+    def test_refuses_a_namespace_of_its_own_that_is_excluded(self, server: Server, api: PodClient) -> None:
         why = "exclude_namespaces has 'default', which comes from connection 'faults', for namespaces is empty"
         with pytest.raises(SettingsError, match=why):
             api.list_pods([], excluded=["default"])
         assert server.proxy.requests == []
 
     def test_takes_no_pod_that_the_operator_did_not_make_whatever_the_selector(
-        self, server: Server, api: PodApi, namespace: str
+        self, server: Server, api: PodClient, namespace: str
     ) -> None:
         server.create_pod(namespace, "stranger", {"team": "a"})
         server.create_pod(namespace, "ours", {"team": "a", "kubernetes_pod_operator": "True"})
@@ -122,17 +122,19 @@ class TestListing:
         assert names(api.list_pods([namespace], "team=a").pods) == ["ours"]
 
     @pytest.mark.parametrize("case", [c for c in LIST_CASES if c.does is Does.LIST_RETRIES], ids=by_id)
-    def test_a_fault_that_passes_is_sat_out(self, server: Server, api: PodApi, full_namespace: str, case: Case) -> None:
+    def test_a_fault_that_passes_is_sat_out(
+        self, server: Server, api: PodClient, full_namespace: str, case: Case
+    ) -> None:
         server.proxy.spoil(SECOND_PAGE, case.fault, times=QUICK.attempts - 1)
         with within(BOUND):
             listing = api.list_pods([full_namespace])
         assert names(listing.pods) == ALL_PODS
-        assert listing.unlisted == {}
+        assert listing.errors_by_namespace == {}
         assert len(server.proxy.requests) == 3 + QUICK.attempts - 1
 
     @pytest.mark.parametrize("case", LIST_CASES, ids=by_id)
     def test_a_fault_that_lasts_fails_the_run_and_is_named(
-        self, server: Server, api: PodApi, full_namespace: str, case: Case
+        self, server: Server, api: PodClient, full_namespace: str, case: Case
     ) -> None:
         server.proxy.spoil(SECOND_PAGE, case.fault)
         error = SettingsError if case.does is Does.RUN_FAILS else KubernetesError
@@ -144,7 +146,7 @@ class TestListing:
 
     @pytest.mark.parametrize("case", [c for c in LIST_CASES if c.does is not Does.RUN_FAILS], ids=by_id)
     def test_it_does_not_stop_the_other_namespaces(
-        self, server: Server, api: PodApi, full_namespace: str, case: Case
+        self, server: Server, api: PodClient, full_namespace: str, case: Case
     ) -> None:
         others = [server.create_namespace(), server.create_namespace()]
         for other in others:
@@ -153,22 +155,22 @@ class TestListing:
         with within(BOUND):
             listing = api.list_pods([others[0], full_namespace, others[1]])
         assert names(listing.pods) == sorted(f"in-{other}" for other in others)
-        (problem,) = listing.unlisted.values()
+        (problem,) = listing.errors_by_namespace.values()
         assert says_pattern(case.says, namespace=full_namespace).search(problem)
 
     @pytest.mark.parametrize("times", range(1, MAX_RESTARTS + 1))
     def test_an_expired_token_starts_the_listing_again(
-        self, server: Server, api: PodApi, full_namespace: str, times: int
+        self, server: Server, api: PodClient, full_namespace: str, times: int
     ) -> None:
         (expired,) = (case.fault for case in LIST_CASES if case.does is Does.LIST_RESTARTS)
         server.proxy.spoil(SECOND_PAGE, expired, times=times)
         listing = api.list_pods([full_namespace])
         assert names(listing.pods) == ALL_PODS  # nothing twice, nothing missing
-        assert listing.unlisted == {}
+        assert listing.errors_by_namespace == {}
         assert len(server.proxy.requests) == 3 + 2 * times
 
     def test_what_is_born_and_dies_meanwhile_is_seen_as_it_was_when_the_listing_began_anew(
-        self, server: Server, api: PodApi, full_namespace: str
+        self, server: Server, api: PodClient, full_namespace: str
     ) -> None:
         def change() -> None:
             server.delete(full_namespace, "pod-00")
@@ -180,25 +182,25 @@ class TestListing:
         server.proxy.spoil(SECOND_PAGE, expired, times=1)
         assert names(api.list_pods([full_namespace]).pods) == ["born", *ALL_PODS[1:]]
 
-    def test_the_server_itself_refuses_a_bad_selector(self, api: PodApi, namespace: str) -> None:
+    def test_the_server_itself_refuses_a_bad_selector(self, api: PodClient, namespace: str) -> None:
         with pytest.raises(SettingsError, match=r"label_selector='a in \(' was refused .*; correct its syntax"):
             api.list_pods([namespace], "a in (")
 
-    def test_a_namespace_that_does_not_exist_is_told_from_an_empty_one(self, api: PodApi, namespace: str) -> None:
+    def test_a_namespace_that_does_not_exist_is_told_from_an_empty_one(self, api: PodClient, namespace: str) -> None:
         listing = api.list_pods([namespace, "nowhere"])
         assert listing.pods == []
-        (problem,) = listing.unlisted.values()
+        (problem,) = listing.errors_by_namespace.values()
         assert "namespace 'nowhere' does not exist; correct namespaces" in problem
 
     def test_a_gateway_cannot_say_that_a_namespace_does_not_exist(
-        self, server: Server, api: PodApi, namespace: str
+        self, server: Server, api: PodClient, namespace: str
     ) -> None:
         (kong,) = (case.fault for case in LIST_CASES if case.id == "404-gateway-json")
         server.proxy.spoil(f"GET /api/v1/namespaces/{namespace}$", kong)
-        assert api.list_pods([namespace]).unlisted == {}
+        assert api.list_pods([namespace]).errors_by_namespace == {}
 
     def test_a_gateway_that_serves_the_same_page_for_ever_is_given_up(
-        self, server: Server, api: PodApi, full_namespace: str
+        self, server: Server, api: PodClient, full_namespace: str
     ) -> None:
         """Act as a cache that does not know the token: it gives page one, with its token, again and again."""
         path = f"namespaces/{full_namespace}/pods?limit={PAGE_SIZE}"
@@ -214,7 +216,7 @@ def slow_down(value: str) -> proxy.Fault:
 
 
 class TestRetryAfter:
-    """``Retry-After``; ``max_wait`` is one second here."""
+    """``Retry-After``; ``max_backoff`` is one second here."""
 
     @pytest.mark.parametrize(
         ("value", "at_least", "at_most"),
@@ -237,7 +239,7 @@ class TestRetryAfter:
     def test_is_honoured_where_it_makes_sense(
         self,
         server: Server,
-        api: PodApi,
+        api: PodClient,
         namespace_with_zombie: str,
         what: str,
         value: str,
@@ -258,7 +260,7 @@ class TestRetryAfter:
 class TestDeleting:
     @pytest.mark.parametrize("case", [c for c in DELETE_CASES if c.does is Does.DELETE_RETRIES], ids=by_id)
     def test_a_fault_that_passes_is_sat_out(
-        self, server: Server, api: PodApi, namespace_with_zombie: str, case: Case
+        self, server: Server, api: PodClient, namespace_with_zombie: str, case: Case
     ) -> None:
         server.proxy.spoil(DELETE, case.fault, times=QUICK.attempts - 1)
         with within(BOUND):
@@ -270,7 +272,7 @@ class TestDeleting:
 
     @pytest.mark.parametrize("case", DELETE_CASES, ids=by_id)
     def test_a_fault_that_lasts_is_told_for_what_it_is(
-        self, server: Server, api: PodApi, namespace_with_zombie: str, case: Case
+        self, server: Server, api: PodClient, namespace_with_zombie: str, case: Case
     ) -> None:
         deed_done = case.id.startswith("deed-done")
         server.proxy.spoil(DELETE, case.fault, times=1 if deed_done else None)
@@ -278,7 +280,7 @@ class TestDeleting:
             result = reap_it(api, namespace_with_zombie)
         outcomes = {Does.ALREADY_GONE: Outcome.ALREADY_GONE, Does.DELETED: Outcome.DELETED}
         assert result.outcome is outcomes.get(case.does, Outcome.FAILED)
-        assert result.deletion.is_passing is (case.does is Does.DELETE_RETRIES)
+        assert result.deletion.is_retryable is (case.does is Does.DELETE_RETRIES)
         names = {"namespace": namespace_with_zombie, "pod": "zombie"}
         assert says_pattern(case.says, **names).search(str(result.deletion))
         attempts = QUICK.attempts if case.does is Does.DELETE_RETRIES else 2 if deed_done else 1
@@ -287,14 +289,14 @@ class TestDeleting:
         left = {"bystander"} if may_be_gone else {"zombie", "bystander"}
         assert set(server.pods(namespace_with_zombie)) == left
 
-    def test_a_pod_that_vanishes_is_gone(self, server: Server, api: PodApi, namespace_with_zombie: str) -> None:
+    def test_a_pod_that_vanishes_is_gone(self, server: Server, api: PodClient, namespace_with_zombie: str) -> None:
         server.proxy.spoil(DELETE, proxy.first(lambda: server.delete(namespace_with_zombie, "zombie")))
         assert reap_it(api, namespace_with_zombie).outcome is Outcome.ALREADY_GONE
         assert requests_like(server, DELETE) == 1
 
     @pytest.mark.parametrize("fault", [proxy.reset, proxy.silent], ids=["reset", "silent"])
     def test_a_new_pod_stays_if_the_first_attempt_deleted_the_old_one_and_its_answer_got_lost(
-        self, server: Server, api: PodApi, namespace_with_zombie: str, fault: proxy.Fault
+        self, server: Server, api: PodClient, namespace_with_zombie: str, fault: proxy.Fault
     ) -> None:
         def make_it_anew() -> None:
             create(server, namespace_with_zombie, "zombie", FAILED_ONCE)
@@ -309,7 +311,7 @@ class TestPreconditions:
     """Changes between the second listing and the deletion."""
 
     def test_a_new_pod_of_the_same_name_is_spared(
-        self, server: Server, api: PodApi, namespace_with_zombie: str
+        self, server: Server, api: PodClient, namespace_with_zombie: str
     ) -> None:
         def replace_it() -> None:
             server.delete(namespace_with_zombie, "zombie")
@@ -321,7 +323,7 @@ class TestPreconditions:
         assert set(server.pods(namespace_with_zombie)) == {"zombie", "bystander"}
 
     def test_are_the_uid_and_the_version_of_the_pod_that_was_judged(
-        self, server: Server, api: PodApi, namespace_with_zombie: str
+        self, server: Server, api: PodClient, namespace_with_zombie: str
     ) -> None:
         asked: list[Any] = []
 
@@ -343,7 +345,7 @@ class TestPreconditions:
         ],
     )
     def test_a_pod_is_spared_that(
-        self, server: Server, api: PodApi, namespace_with_zombie: str, patch: dict[str, Any], reason: str
+        self, server: Server, api: PodClient, namespace_with_zombie: str, patch: dict[str, Any], reason: str
     ) -> None:
         server.proxy.spoil(DELETE, proxy.first(lambda: server.patch(namespace_with_zombie, "zombie", patch)), times=1)
         result = reap_it(api, namespace_with_zombie)
@@ -352,7 +354,7 @@ class TestPreconditions:
         assert set(server.pods(namespace_with_zombie)) == {"zombie", "bystander"}
 
     def test_a_pod_that_failed_is_kept_as_evidence(
-        self, server: Server, api: PodApi, namespace_with_zombie: str
+        self, server: Server, api: PodClient, namespace_with_zombie: str
     ) -> None:
         def fail() -> None:
             server.set_status(namespace_with_zombie, "zombie", phase="Failed")
@@ -361,9 +363,9 @@ class TestPreconditions:
         result = reap_it(api, namespace_with_zombie)
         assert str(result.deletion).startswith("completed now: pod Failed, delete_pods_on_failure=False")
 
-    @pytest.mark.parametrize(("times", "outcome"), [(CHANGES, Outcome.DELETED), (None, Outcome.FAILED)])
+    @pytest.mark.parametrize(("times", "outcome"), [(MAX_CONFLICTS, Outcome.DELETED), (None, Outcome.FAILED)])
     def test_a_pod_whose_status_changes_all_the_time_is_deleted_in_the_same_run(
-        self, server: Server, api: PodApi, namespace_with_zombie: str, times: int | None, outcome: Outcome
+        self, server: Server, api: PodClient, namespace_with_zombie: str, times: int | None, outcome: Outcome
     ) -> None:
         numbers = itertools.count()
 
@@ -374,7 +376,7 @@ class TestPreconditions:
         assert reap_it(api, namespace_with_zombie).outcome is outcome
 
     def test_a_pod_that_a_finalizer_holds_is_not_called_deleted(
-        self, server: Server, api: PodApi, namespace_with_zombie: str
+        self, server: Server, api: PodClient, namespace_with_zombie: str
     ) -> None:
         server.patch(namespace_with_zombie, "zombie", {"finalizers": ["example.com/backup"]})
         result = reap_it(api, namespace_with_zombie)
@@ -382,7 +384,7 @@ class TestPreconditions:
         server.patch(namespace_with_zombie, "zombie", {"finalizers": None})
 
     def test_a_namespace_that_was_deleted_meanwhile_has_no_pods(
-        self, server: Server, api: PodApi, namespace_with_zombie: str
+        self, server: Server, api: PodClient, namespace_with_zombie: str
     ) -> None:
         (zombie,) = (pod for pod in api.list_pods([namespace_with_zombie]).pods if pod.name == "zombie")
         gone = replace(zombie, namespace="no-such-namespace")
@@ -393,7 +395,7 @@ class TestPreconditions:
 
 
 def test_a_silent_api_server_is_given_up_after_some_namespaces(
-    server: Server, api: PodApi, namespace: str, patience: Patience
+    server: Server, api: PodClient, namespace: str, patience: RetryPolicy
 ) -> None:
     others = [f"other-{number}" for number in range(20)]
     server.proxy.spoil("GET ", proxy.silent)

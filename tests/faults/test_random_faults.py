@@ -24,16 +24,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from demo.cluster import EmbeddedCluster
 from include.kpo_cleanup import xcom
-from include.kpo_cleanup.classify import Facts, classify, keys_in_doubt
+from include.kpo_cleanup.classify import Snapshot, classify, keys_needing_records
+from include.kpo_cleanup.constants import Outcome
 from include.kpo_cleanup.errors import KpoCleanupError
-from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, safe_label
-from include.kpo_cleanup.kube.pods import PodApi
-from include.kpo_cleanup.reap import OLD, Result, reap
+from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, to_label_value
+from include.kpo_cleanup.kube.pods import PodClient
+from include.kpo_cleanup.reap import MAX_SNAPSHOT_AGE, Result, reap
 from include.kpo_cleanup.report import failures
-from include.kpo_cleanup.retries import Patience
+from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record
-from include.kpo_cleanup.vocabulary import Outcome
 from tests import proxy
 from tests.dag.pods import wait_until
 from tests.faults import world
@@ -60,11 +60,11 @@ PAST_PROXY = "past_proxy"  # the id of a connection that no fault hits
 PAGE_SIZE = 2
 ALWAYS = 1e9  # seconds
 STEP_SECONDS = 20.0  # with the timeouts that are set below, for every fault
-BRIEF = Patience(connect_timeout=2, read_timeout=0.25, attempts=3, first_wait=0.002, max_wait=0.02)
-LONG = Patience()  # without faults there is no timeout to wait for, and a busy machine must not make one
+BRIEF = RetryPolicy(connect_timeout=2, read_timeout=0.25, attempts=3, initial_backoff=0.002, max_backoff=0.02)
+LONG = RetryPolicy()  # without faults there is no timeout to wait for, and a busy machine must not make one
 PRODUCTION, STAGING = {"env": "production"}, {"env": "staging"}
 
-RUN_IDS = ("run_1", safe_label("scheduled__2026-11-24T00:00:00+00:00"))
+RUN_IDS = ("run_1", to_label_value("scheduled__2026-11-24T00:00:00+00:00"))
 DELETE_FAULTS = [case for case in DELETE_CASES if case.does in (Does.DELETE_RETRIES, Does.DELETE_FAILS)]
 REFUSALS = ("400", "401", "403", "409", "429")  # of the API server itself, which then has done nothing
 
@@ -129,7 +129,7 @@ ESCAPES = (*POD_MOVES, "leaves the selection", "loses the operator's label")
 escapes = st.tuples(st.just("zombie"), ANY_NUMBER, st.sampled_from([*REVIVALS, *REVIVALS, *ESCAPES]))
 # The interruptions of reap: before which of its requests, what happens, and for how many seconds the answer waits.
 interruptions = st.tuples(
-    st.integers(0, 8), st.one_of(escapes, escapes, happenings), st.sampled_from([0, 1, OLD + 1, 40])
+    st.integers(0, 8), st.one_of(escapes, escapes, happenings), st.sampled_from([0, 1, MAX_SNAPSHOT_AGE + 1, 40])
 )
 Fault = tuple[str, Case | None, bool, int | None]  # which requests, the fault, whether after the deed, how often
 faults = st.one_of(
@@ -172,8 +172,8 @@ class Airflow(RuleBasedStateMachine):
     clock: Callable[[], float]
     monotonic: Callable[[], float]
     time_passes: Callable[[float], None]
-    brief_api: PodApi
-    long_api: PodApi
+    brief_api: PodClient
+    long_api: PodClient
 
     @classmethod
     def prepare(cls, patch: pytest.MonkeyPatch) -> None:
@@ -230,7 +230,7 @@ class Airflow(RuleBasedStateMachine):
         task = replace(list(self.tasks.values())[which % len(self.tasks)])
         if not task.is_over:
             return
-        metadata = {"owned": CHANGES["gets a controller"], "protected": CHANGES["is protected"]}
+        metadata = {"owned": MAX_CONFLICTS["gets a controller"], "protected": MAX_CONFLICTS["is protected"]}
         if odd == "of another task":
             task.dag_id = "staging"
         elif odd == "protected":
@@ -335,14 +335,14 @@ class Airflow(RuleBasedStateMachine):
     def _fetch(self) -> None:
         pods = xcom.load_listing(self.listing).pods
         told = self.source.fetch({pod.key for pod in pods if not pod.label_problem})
-        doubted = keys_in_doubt(Facts(pods, told, self.settings, int(self.clock())))
+        doubted = keys_needing_records(Snapshot(pods, told, self.settings, int(self.clock())))
         records = self.source.read_records(told, doubted)
         self.told = through_json(xcom.dump_task_instances(told, records))
         self.next_step = "classify"
 
     def _classify(self) -> None:
         listed, (told, records) = xcom.load_listing(self.listing).pods, xcom.load_task_instances(self.told)
-        self.verdicts = classify(Facts(listed, told, self.settings, int(self.clock()), records))
+        self.verdicts = classify(Snapshot(listed, told, self.settings, int(self.clock()), records))
         self.classification = through_json(xcom.dump_classification(self.verdicts, {}))
         self.doomed = self.classification["zombies"]
         self.next_step = "reap"
@@ -442,7 +442,7 @@ class Airflow(RuleBasedStateMachine):
             return
         self.server.delete(namespace, name)
         self.time_passes(1)
-        labels, key = dict(old["metadata"]["labels"]), world.key_of(old)
+        labels, key = dict(old["metadata"]["labels"]), world.make_key(old)
         if key in self.tasks:  # its operator makes a pod of the try that it is at
             labels["try_number"] = str(self.tasks[key].try_number)
         self.replaced[uid(old)] = uid(self.server.create_pod(namespace, name, labels))
@@ -452,7 +452,7 @@ class Airflow(RuleBasedStateMachine):
         if where.startswith("source"):
             how, says = {
                 "source is down": (self.source.is_down, SOURCE_DOWN),
-                "source is slow": (lambda: self.time_passes(OLD + 1), "took longer than"),
+                "source is slow": (lambda: self.time_passes(MAX_SNAPSHOT_AGE + 1), "took longer than"),
                 "source lags": (self.cut_off, LAGS),
             }[where]
             self.source.fails_in(times or 0, how)
@@ -473,7 +473,7 @@ class Airflow(RuleBasedStateMachine):
     def move_zombie(self, uid: str, what: str) -> None:
         """Bring a pod that is about to be deleted, or its task instance, to life again, or remove it."""
         pod = self.by_uid().get(uid)
-        key = world.key_of(pod) if pod else None
+        key = world.make_key(pod) if pod else None
         task = self.tasks.get(key) if key else None
         if pod and what in ESCAPES:
             self.move_pod(pod, what)
@@ -489,8 +489,8 @@ class Airflow(RuleBasedStateMachine):
             self.replace_pod(pod["metadata"]["namespace"], pod["metadata"]["name"])
         elif what == "is being deleted":
             self.delete_in_good_order(pod)
-        elif what in CHANGES:
-            self.server.call("PATCH", path_of(pod), {"metadata": CHANGES[what]}, MERGE)
+        elif what in MAX_CONFLICTS:
+            self.server.call("PATCH", path_of(pod), {"metadata": MAX_CONFLICTS[what]}, MERGE)
         elif not world.is_completed(pod):
             self.set_status(pod, what)
 
@@ -684,7 +684,7 @@ class Watch:
                 if answer.status == 200:
                     self.deletions[wanted] = arrived
                     # If several are deleted at once, nobody can tell which one saw what.
-                    too_long = OLD if machine.batch_size == 1 else ALWAYS / 2
+                    too_long = MAX_SNAPSHOT_AGE if machine.batch_size == 1 else ALWAYS / 2
                     since = self._in_use.get(wanted, arrived)
                     is_used = arrived - since > too_long
                     is_believed = is_used and machine.source.is_believed and since >= machine.cut_off_at
@@ -715,7 +715,7 @@ class Watch:
 
 
 OWNER = {"apiVersion": "batch/v1", "kind": "Job", "name": "job", "uid": "1", "controller": True}
-CHANGES: dict[str, Json] = {
+MAX_CONFLICTS: dict[str, Json] = {
     "is protected": {"annotations": {"kpo-cleanup/protect": "true"}},
     "gets a controller": {"ownerReferences": [OWNER]},
     "gets a label": {"labels": {"sidecar.example.org/injected": "true"}},
@@ -754,7 +754,7 @@ def set_up(kind: type[Airflow]) -> Iterator[None]:
             patch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection({"server": url})))
         kind.server, kind.clock, kind.time_passes = server, staticmethod(lambda: now), staticmethod(time_passes)
         kind.monotonic = staticmethod(lambda: time.monotonic() + offset)
-        kind.brief_api, kind.long_api = PodApi(CONN_ID, BRIEF, PAGE_SIZE), PodApi(CONN_ID, LONG, PAGE_SIZE)
+        kind.brief_api, kind.long_api = PodClient(CONN_ID, BRIEF, PAGE_SIZE), PodClient(CONN_ID, LONG, PAGE_SIZE)
         kind.prepare(patch)
         yield
 

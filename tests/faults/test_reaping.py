@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
+from include.kpo_cleanup.constants import Outcome
 from include.kpo_cleanup.kube import CONCURRENT_DELETES
-from include.kpo_cleanup.kube.pods import PodApi
+from include.kpo_cleanup.kube.pods import PodClient
 from include.kpo_cleanup.reap import Result
-from include.kpo_cleanup.vocabulary import Outcome
 from tests import proxy
 from tests.faults.cases import DELETE_CASES, LIST_CASES, Case, Does, says_pattern
 from tests.faults.runs import FAILED_ONCE, IN_TRY_2, clean_up, create, outcomes, source_of
@@ -24,7 +24,7 @@ SECOND_LISTING = "GET .*/pods\\?"
     "case", [c for c in DELETE_CASES if c.does in (Does.DELETE_RETRIES, Does.DELETE_FAILS)], ids=lambda case: case.id
 )
 def test_a_pod_that_cannot_be_deleted_does_not_stop_the_others(
-    server: Server, api: PodApi, namespace: str, case: Case
+    server: Server, api: PodClient, namespace: str, case: Case
 ) -> None:
     names = ["zombie-0", "zombie-1", "zombie-2"]
     for name in names:
@@ -37,7 +37,7 @@ def test_a_pod_that_cannot_be_deleted_does_not_stop_the_others(
 
 @pytest.mark.parametrize("case", LIST_CASES, ids=lambda case: case.id)
 def test_if_the_second_listing_fails_nothing_is_deleted_and_the_report_says_why(
-    server: Server, api: PodApi, namespace: str, case: Case
+    server: Server, api: PodClient, namespace: str, case: Case
 ) -> None:
     create(server, namespace, "zombie", FAILED_ONCE)
     source = source_of(FAILED_ONCE)
@@ -48,7 +48,7 @@ def test_if_the_second_listing_fails_nothing_is_deleted_and_the_report_says_why(
     assert says_pattern(case.says, namespace=namespace).search(str(results["zombie"].deletion))
 
 
-def test_two_runs_at_once_do_not_get_in_each_others_way(server: Server, api: PodApi, namespace: str) -> None:
+def test_two_runs_at_once_do_not_get_in_each_others_way(server: Server, api: PodClient, namespace: str) -> None:
     create(server, namespace, "zombie", FAILED_ONCE)
     create(server, namespace, "live", IN_TRY_2, 1)
     source = source_of(FAILED_ONCE, IN_TRY_2)
@@ -63,7 +63,7 @@ def test_two_runs_at_once_do_not_get_in_each_others_way(server: Server, api: Pod
     assert set(server.pods(namespace)) == {"live"}
 
 
-def test_an_api_server_that_answers_no_more_is_left_alone(server: Server, api: PodApi, namespace: str) -> None:
+def test_an_api_server_that_answers_no_more_is_left_alone(server: Server, api: PodClient, namespace: str) -> None:
     names = [f"zombie-{number}" for number in range(3 * CONCURRENT_DELETES)]
     for name in names:
         create(server, namespace, name, FAILED_ONCE)
@@ -74,7 +74,7 @@ def test_an_api_server_that_answers_no_more_is_left_alone(server: Server, api: P
     assert set(server.pods(namespace)) == set(names)
 
 
-def test_the_pod_of_a_run_that_was_made_again_is_no_older_pod(server: Server, api: PodApi, namespace: str) -> None:
+def test_the_pod_of_a_run_that_was_made_again_is_no_older_pod(server: Server, api: PodClient, namespace: str) -> None:
     """Delete a DAG run and make it again under its run_id: its tries begin with 1 again.
 
     With ``reattach_on_restart=False`` the operator makes a pod of try 1, while an older one of try 3 still exists. The
@@ -88,7 +88,7 @@ def test_the_pod_of_a_run_that_was_made_again_is_no_older_pod(server: Server, ap
     assert "live" in server.pods(namespace), results["live"].verdict.evidence
 
 
-def test_the_second_listing_sees_what_became_of_the_successor(server: Server, api: PodApi, namespace: str) -> None:
+def test_the_second_listing_sees_what_became_of_the_successor(server: Server, api: PodClient, namespace: str) -> None:
     create(server, namespace, "older", IN_TRY_2, 1)
     time.sleep(1.1)  # the API server has no more than seconds
     create(server, namespace, "newer", IN_TRY_2, 2)
@@ -113,7 +113,7 @@ def test_the_second_listing_sees_what_became_of_the_successor(server: Server, ap
     ],
 )
 def test_a_pod_that_is_taken_out_of_the_selection_at_the_last_moment_is_spared_by_label(
-    server: Server, api: PodApi, namespace: str, selector: str, label: str, value: str | None, why: str
+    server: Server, api: PodClient, namespace: str, selector: str, label: str, value: str | None, why: str
 ) -> None:
     create(server, namespace, "zombie", FAILED_ONCE)
     relabel = proxy.first(lambda: server.patch(namespace, "zombie", {"labels": {label: value}}))

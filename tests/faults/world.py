@@ -157,7 +157,7 @@ def name(pod: Json) -> str:
     return f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
 
 
-def is_checked(pod: Json) -> bool:
+def already_checked(pod: Json) -> bool:
     return bool(pod["metadata"]["labels"].get("already_checked") == "True")
 
 
@@ -175,12 +175,12 @@ def is_completed(pod: Json) -> bool:
 
 def find_pods(server: Server, task: Task, operator: Operator) -> list[Json]:
     """Find pods as ``KubernetesPodOperator.find_pod``: by labels without try number, unchecked, oldest first."""
-    return found_by(server.pods(task.namespace).values(), task, operator)
+    return adoption_key(server.pods(task.namespace).values(), task, operator)
 
 
-def found_by(pods: Iterable[Json], task: Task, operator: Operator) -> list[Json]:
+def adoption_key(pods: Iterable[Json], task: Task, operator: Operator) -> list[Json]:
     wanted = {**operator.labels, **task.labels}.items()
-    found = [pod for pod in pods if wanted <= pod["metadata"]["labels"].items() and not is_checked(pod)]
+    found = [pod for pod in pods if wanted <= pod["metadata"]["labels"].items() and not already_checked(pod)]
     return sorted(
         found, key=lambda pod: (pod["metadata"]["creationTimestamp"], int(pod["metadata"]["resourceVersion"]))
     )
@@ -196,12 +196,12 @@ def pods_in_use(server: Server, tasks: Collection[Task]) -> set[str]:
     there = {namespace: server.pods(namespace) for namespace in {task.namespace for task in live}}
     for task in live:
         for operator in task.operators:
-            found = found_by(there[task.namespace].values(), task, operator)
+            found = adoption_key(there[task.namespace].values(), task, operator)
             used |= {uid(pod) for pod in found[-1:]}
             used |= {uid(pod) for pod in [pod for pod in found if not is_terminating(pod)][-1:]}
             used |= {operator.pod} if operator.pod else set()
         stored = [there[task.namespace].get(kept["name"]) for kept in task.store.values() if task.reattaches]
-        used |= {uid(pod) for pod in stored if pod and not is_checked(pod)}
+        used |= {uid(pod) for pod in stored if pod and not already_checked(pod)}
     return used
 
 
@@ -220,13 +220,13 @@ def must_go(pods: Collection[Json], source: MemorySource, settings: Settings, no
 
 
 def _must_go(pod: Json, tasks: Mapping[TaskInstanceKey, Task], settings: Settings, now: int) -> bool:
-    key = key_of(pod)
+    key = make_key(pod)
     if key is None or is_left_alone(pod, settings, now) or is_completed(pod):
         return False
     task, long_ago = tasks.get(key), now - max(settings.settle_seconds, 300)
     if task is None:
         return epoch(pod["metadata"]["creationTimestamp"]) < long_ago
-    is_readable = is_checked(pod) or not (task.record and task.record.problem)
+    is_readable = already_checked(pod) or not (task.record and task.record.problem)
     signs = [_last_sign(pod), task.ended or 0]
     return task.is_over and max(signs) < long_ago and is_readable
 
@@ -252,7 +252,7 @@ def is_left_alone(pod: Json, settings: Settings, now: int) -> bool:
 
 
 def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings: Settings, now: int) -> bool:
-    key, try_number = key_of(pod), try_of(pod)
+    key, try_number = make_key(pod), try_of(pod)
     if key is None or is_left_alone(pod, settings, now):
         return False
     task, created = source.tasks.get(key), epoch(pod["metadata"]["creationTimestamp"])
@@ -271,7 +271,7 @@ def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings
         over_since = min(_last_sign(pod) if tells is None else tells, now)
         if (tells is not None or is_completed(pod)) and now - over_since < settings.settle_seconds:
             return False
-        if not is_checked(pod):
+        if not already_checked(pod):
             if known is not None and created > known + 5:
                 return unmatched
             if source.tells_all and try_number > task.try_number:
@@ -290,27 +290,27 @@ def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings
         return True
     if pod["status"]["phase"] == "Failed":
         return settings.delete_pods_on_failure
-    return settings.delete_completed_pods and not is_checked(pod)
+    return settings.delete_completed_pods and not already_checked(pod)
 
 
 def _is_through_with(pod: Json, task: Task, pods: Collection[Json], tells_all: bool) -> bool:
     """Tell whether the operator of a live task instance uses a later pod."""
-    if tells_all and is_checked(pod) and task.try_number > try_of(pod):
+    if tells_all and already_checked(pod) and task.try_number > try_of(pod):
         return True
     return any(
-        key_of(other) == task.key
+        make_key(other) == task.key
         and other["metadata"]["namespace"] == pod["metadata"]["namespace"]
         and _own_labels(other) == _own_labels(pod)
         and try_of(pod) < try_of(other) <= (task.try_number if tells_all else 10**6)
         and other["metadata"]["creationTimestamp"] > pod["metadata"]["creationTimestamp"]
-        and not is_checked(other)
+        and not already_checked(other)
         and not is_terminating(other)
         and not is_owned(other)
         for other in pods
     )
 
 
-def key_of(pod: Json) -> TaskInstanceKey | None:
+def make_key(pod: Json) -> TaskInstanceKey | None:
     """Return the key; None if a label is missing."""
     labels = pod["metadata"]["labels"]
     if not {"dag_id", "task_id", "run_id", "try_number"} <= labels.keys():

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from include.kpo_cleanup.vocabulary import FINISHED_STATES
+from include.kpo_cleanup.constants import FINISHED_STATES
 
 
 @dataclass(frozen=True)

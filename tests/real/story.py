@@ -15,7 +15,7 @@ from demo.processes import kill_worker
 from demo.terminal import DemoError, Terminal
 from tests.dag.pods import Pods, pods_by_role
 from tests.real.records import Records, Row, Run
-from tests.real.witness import Deletion, Witness
+from tests.real.witness import DeleteResult, Witness
 
 TIMEOUT = 240  # seconds; the machine may have other work
 
@@ -38,7 +38,7 @@ class Evidence:
     results: set[tuple[str, str]]  # run and task of each result that was still there
     paused_runs: list[Run]  # of the cleanup while it was paused
     paused_pods: Pods  # at the end of that pause
-    deletions: list[Deletion]  # all that the cleanup asked for
+    deletions: list[DeleteResult]  # all that the cleanup asked for
     busy: list[Row]  # the task instances of all runs of `busy` that are over
 
 

@@ -17,8 +17,8 @@ from sqlalchemy.engine import Connection
 
 from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
 from include.kpo_cleanup.errors import TaskInstanceSourceError
-from include.kpo_cleanup.identity import key_of
-from include.kpo_cleanup.task_instance import OwnTaskInstance, Record, TaskInstance
+from include.kpo_cleanup.identity import make_key
+from include.kpo_cleanup.task_instance import CallerTaskInstance, Record, TaskInstance
 from include.kpo_cleanup.task_instances.sql import SqlSource, metadata_connection
 from tests.databases import HOST, Database, mariadb
 
@@ -38,7 +38,7 @@ ROWS: list[tuple[tuple[Any, ...], TaskInstance]] = [
     (("mapped", HIDDEN, 1, "deferred", 1, None), TaskInstance("deferred", 1, None, "Operator")),
 ]
 
-OWN = OwnTaskInstance("kpo_cleanup", "reap", "now", -1, str(uuid4()) if IS_AIRFLOW_3 else None)
+OWN = CallerTaskInstance("kpo_cleanup", "reap", "now", -1, str(uuid4()) if IS_AIRFLOW_3 else None)
 TABLES = ("task_instance", "dag_run", "xcom")
 
 
@@ -93,8 +93,8 @@ def _insert(connection: Connection, table: str, **values: Any) -> None:
 
 def test_the_query_finds_what_airflow_knows(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user=READER))
-    expected = {key_of("dag", row[0], row[1], row[2]): ti for row, ti in ROWS}
-    asked = [*expected, key_of("dag", "never", SCHEDULED, -1), key_of("other", "running", SCHEDULED, -1)]
+    expected = {make_key("dag", row[0], row[1], row[2]): ti for row, ti in ROWS}
+    asked = [*expected, make_key("dag", "never", SCHEDULED, -1), make_key("other", "running", SCHEDULED, -1)]
     found = SqlSource(metadata_connection("metadata"), OWN, "MariaDB").fetch(asked)
     assert found.found == expected
     assert not found.unresolved
@@ -103,7 +103,7 @@ def test_the_query_finds_what_airflow_knows(database: Database, monkeypatch: pyt
 def test_the_records_are_those_of_the_operators(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user=READER))
     source = SqlSource(metadata_connection("metadata"), OWN, "MariaDB")
-    keys = [key_of("dag", row[0], row[1], row[2]) for row, _ in ROWS]
+    keys = [make_key("dag", row[0], row[1], row[2]) for row, _ in ROWS]
     assert source.read_records(source.fetch(keys), keys) == {
         keys[3]: Record(frozenset({"airflow/mapped-0"})),
         keys[4]: Record(frozenset({"airflow/mapped-1"})),
@@ -119,14 +119,14 @@ def test_without_the_right_to_read_xcoms_every_record_says_so(
             connection.execute(text(f"GRANT SELECT ON airflow.{table} TO 'half'@'{HOST}'"))
     monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user="half"))
     source = SqlSource(metadata_connection("metadata"), OWN, "MariaDB")
-    keys = [key_of("dag", "mapped", HIDDEN, 0), key_of("dag", "failed", SCHEDULED, -1)]
+    keys = [make_key("dag", "mapped", HIDDEN, 0), make_key("dag", "failed", SCHEDULED, -1)]
     problem = "the role of MariaDB has no SELECT on xcom; grant it"
     assert source.read_records(source.fetch(keys), keys) == dict.fromkeys(keys, Record(problem=problem))
 
 
 def test_a_server_that_takes_no_writes_is_refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user=READER))
-    source, key = SqlSource(metadata_connection("metadata"), OWN, "MariaDB"), key_of("dag", "failed", SCHEDULED, -1)
+    source, key = SqlSource(metadata_connection("metadata"), OWN, "MariaDB"), make_key("dag", "failed", SCHEDULED, -1)
     assert source.fetch([key]).found
     with _connected(database, user="root") as connection:
         connection.execute(text("SET GLOBAL read_only = 1"))
@@ -145,12 +145,12 @@ def test_without_the_right_to_read_it_is_an_error_and_not_an_empty_answer(
         connection.execute(text(f"GRANT SELECT ON airflow.dag_run TO 'nobody'@'{HOST}'"))
     monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user="nobody"))
     with pytest.raises(TaskInstanceSourceError, match="allow SELECT on task_instance, dag_run and xcom"):
-        SqlSource(metadata_connection("metadata"), OWN, "MariaDB").fetch([key_of("dag", "running", SCHEDULED, -1)])
+        SqlSource(metadata_connection("metadata"), OWN, "MariaDB").fetch([make_key("dag", "running", SCHEDULED, -1)])
 
 
 def test_a_second_look_sees_what_has_changed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user=READER))
-    source, key = SqlSource(metadata_connection("metadata"), OWN, "MariaDB"), key_of("dag", "failed", SCHEDULED, -1)
+    source, key = SqlSource(metadata_connection("metadata"), OWN, "MariaDB"), make_key("dag", "failed", SCHEDULED, -1)
     assert not source.fetch([key]).found[key].is_active
     try:
         _set_state(database, "failed", None)
@@ -163,7 +163,7 @@ def test_a_connection_that_the_server_closed_meanwhile_is_opened_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user=READER))
-    source, key = SqlSource(metadata_connection("metadata"), OWN, "MariaDB"), key_of("dag", "running", SCHEDULED, -1)
+    source, key = SqlSource(metadata_connection("metadata"), OWN, "MariaDB"), make_key("dag", "running", SCHEDULED, -1)
     source.fetch([key])
     with _connected(database, user=READER) as connection:
         mine = connection.execute(text("SELECT connection_id()")).scalar()

@@ -22,8 +22,8 @@ from bench.history import fill, keys_of_pods, own_task_instance
 from bench.queries import plan_of, recorded
 from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
 from include.kpo_cleanup.errors import TaskInstanceSourceError
-from include.kpo_cleanup.identity import TaskInstanceKey, key_of
-from include.kpo_cleanup.task_instance import OwnTaskInstance, RawIds, Record
+from include.kpo_cleanup.identity import TaskInstanceKey, make_key
+from include.kpo_cleanup.task_instance import CallerTaskInstance, RawIds, Record
 from include.kpo_cleanup.task_instances.sql import SqlSource, metadata_connection
 from tests import databases
 from tests.airflow.test_sql_source import ALL_DAG_IDS, Database
@@ -86,7 +86,7 @@ def push(engine: Engine) -> None:
             {**dict(zip(columns, row, strict=True)), "key": key, "value": value}
             for row in connection.execute(query)
             for key, value in (
-                ("pod_name", name_of(key_of(*row[1:]))),
+                ("pod_name", name_of(make_key(*row[1:]))),
                 ("pod_namespace", "airflow"),
                 *((f"other_{number}", "pod") for number in range(2)),
             )
@@ -118,7 +118,7 @@ def test_no_table_is_read_as_a_whole(migrated: Connection) -> None:
 
 
 def test_a_standby_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    own, key = OwnTaskInstance("kpo_cleanup", "reap", "now", -1, "0197"), key_of("dag", "task", "run", -1)
+    own, key = CallerTaskInstance("kpo_cleanup", "reap", "now", -1, "0197"), make_key("dag", "task", "run", -1)
     with databases.postgresql(is_standby=True) as server:
         url = f"postgres://{databases.USER}:@{databases.HOST}:{server.port}/postgres"  # which initdb made
         monkeypatch.setenv("AIRFLOW_CONN_METADATA", url)

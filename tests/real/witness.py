@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from aiohttp import web
 from kubernetes import client
 
-from include.kpo_cleanup.identity import safe_label
+from include.kpo_cleanup.identity import to_label_value
 from tests.dag.pods import role
 from tests.proxy import FaultProxy, Forward
 from tests.real.records import Records
 
 
 @dataclass(frozen=True)
-class Deletion:
+class DeleteResult:
     """A pod that the cleanup asked to delete, and its task instance at that moment."""
 
     role: str
@@ -27,7 +27,7 @@ class Witness:
     """A witness of all deletions that come through a proxy."""
 
     def __init__(self, proxy: FaultProxy, core: client.CoreV1Api, records: Records) -> None:
-        self.deletions: list[Deletion] = []
+        self.deletions: list[DeleteResult] = []
         self._core = core
         self._records = records
         proxy.spoil("^DELETE ", self._note)
@@ -39,7 +39,7 @@ class Witness:
             self.deletions.append(deletion)
         return await forward()
 
-    def _look(self, name: str) -> Deletion | None:
+    def _look(self, name: str) -> DeleteResult | None:
         pods = self._core.list_namespaced_pod("airflow").items
         labels = next((pod.metadata.labels for pod in pods if pod.metadata.name == name), None)
         if labels is None:  # its operator was faster
@@ -48,7 +48,7 @@ class Witness:
             ti
             for ti in self._records.task_instances(labels["dag_id"])
             if (ti.task_id, ti.map_index) == (labels["task_id"], int(labels.get("map_index", -1)))
-            and safe_label(ti.run_id) == labels["run_id"]
+            and to_label_value(ti.run_id) == labels["run_id"]
         ]
         ids = ("dag_id", "task_id", "run_id", "map_index")
         replaced = any(
@@ -56,4 +56,4 @@ class Witness:
             for other in pods
             if all(other.metadata.labels.get(name) == labels.get(name) for name in ids)
         )
-        return Deletion(role(labels, name), ti.state, ti.is_over, replaced)
+        return DeleteResult(role(labels, name), ti.state, ti.is_over, replaced)

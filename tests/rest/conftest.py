@@ -10,15 +10,15 @@ import pytest
 
 from demo.airflow_settings import USER
 from include.kpo_cleanup.airflow_compat import BaseHook
-from include.kpo_cleanup.retries import Patience
-from include.kpo_cleanup.task_instance import OwnTaskInstance
+from include.kpo_cleanup.retry import RetryPolicy
+from include.kpo_cleanup.task_instance import CallerTaskInstance
 from include.kpo_cleanup.task_instances.rest import RestSource
 from include.kpo_cleanup.task_instances.rest_api import RestApi
 from tests.proxy import FaultProxy
 from tests.rest.database import OWN, Database
 from tests.rest.servers import PASSWORD, Servers, running
 
-QUICK = Patience(first_wait=0.02)
+QUICK = RetryPolicy(initial_backoff=0.02)
 Connect = Callable[..., RestSource]
 
 
@@ -59,7 +59,7 @@ def connect(servers: Servers) -> Connect:
     """Make a source; as the administrator of the simple server if nothing else is said."""
 
     def make(url: str = servers.simple, login: str | None = USER, password: str = PASSWORD) -> RestSource:
-        own = OwnTaskInstance(*OWN[:4], id=servers.database.id_of(OWN))
+        own = CallerTaskInstance(*OWN[:4], id=servers.database.id_of(OWN))
         return RestSource(connection("airflow_api", url, login, password), own, "test")
 
     return make

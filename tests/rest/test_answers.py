@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from include.kpo_cleanup.errors import TaskInstanceSourceError
-from include.kpo_cleanup.identity import UNMAPPED, key_of, safe_label
+from include.kpo_cleanup.identity import UNMAPPED, make_key, to_label_value
 from include.kpo_cleanup.task_instance import RawIds, TaskInstance, TaskInstances
 from tests import proxy as faults
 from tests.proxy import Fault, FaultProxy
@@ -33,7 +33,7 @@ from tests.unit.worlds import (
 pytestmark = pytest.mark.rest
 
 # Like SQL, it finds cleaned dag_ids, and even tells one from a dag_id that equals its label.
-ALL_DAG_IDS = (*CLEAN_DAG_IDS, *CLEANED_DAG_IDS, *map(safe_label, CLEANED_DAG_IDS))
+ALL_DAG_IDS = (*CLEAN_DAG_IDS, *CLEANED_DAG_IDS, *map(to_label_value, CLEANED_DAG_IDS))
 # The API itself fails on a state that it does not know.
 UNKNOWN_STATE = "a_state_of_a_later_airflow"
 BATCH = r"POST .*/taskInstances/list$"
@@ -94,11 +94,11 @@ class TestFinding:
     def test_gives_nothing_for_what_is_not_there(self, database: Database, connect: Connect) -> None:
         database.fill([row()])
         keys = [
-            key_of("orders", "b", SCHEDULED, UNMAPPED),
-            key_of("orders", "a", SCHEDULED, 0),
-            key_of("orders", "a", "a deleted run", UNMAPPED),
-            key_of("commandes_à_faire", "a", SCHEDULED, UNMAPPED),
-            key_of("x", "y", "z", 0),
+            make_key("orders", "b", SCHEDULED, UNMAPPED),
+            make_key("orders", "a", SCHEDULED, 0),
+            make_key("orders", "a", "a deleted run", UNMAPPED),
+            make_key("commandes_à_faire", "a", SCHEDULED, UNMAPPED),
+            make_key("x", "y", "z", 0),
         ]
         assert connect().fetch(keys) == TaskInstances()
 
@@ -106,10 +106,10 @@ class TestFinding:
         self, database: Database, connect: Connect
     ) -> None:
         odd = "commandes_à_faire"
-        database.fill([row(dag_id=odd, state="running"), row(dag_id=safe_label(odd), state="success")])
+        database.fill([row(dag_id=odd, state="running"), row(dag_id=to_label_value(odd), state="success")])
         answer = connect().fetch([row(dag_id=odd).key])
         assert states(answer) == {row(dag_id=odd).key: "running"}
-        assert {ids.dag_id for ids in answer.raw_ids[row(dag_id=odd).key]} == {odd, safe_label(odd)}
+        assert {ids.dag_id for ids in answer.raw_ids[row(dag_id=odd).key]} == {odd, to_label_value(odd)}
 
     def test_takes_many_dags_for_a_label(self, database: Database, connect: Connect) -> None:
         database.fill([row(dag_id="commandes_à_faire")])

@@ -15,7 +15,7 @@ from rich.traceback import Traceback
 from demo.airflow_settings import USER
 from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE
 from include.kpo_cleanup.errors import TaskInstanceSourceError
-from include.kpo_cleanup.identity import UNMAPPED, safe_label
+from include.kpo_cleanup.identity import UNMAPPED, to_label_value
 from include.kpo_cleanup.task_instance import Record, TaskInstances
 from tests import proxy as faults
 from tests.proxy import FaultProxy
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.rest
 MINE = Row("orders", "a", SCHEDULED, UNMAPPED, "running")
 SECRET_DAG = Row("invoices", "a", SCHEDULED, UNMAPPED, "running")  # not for users who may read two
 CLEANED_DAG = Row("commandes_à_faire", "a", SCHEDULED, UNMAPPED, "running")
-LABEL_DAG = CLEANED_DAG._replace(dag_id=safe_label(CLEANED_DAG.dag_id), task_id="b")
+LABEL_DAG = CLEANED_DAG._replace(dag_id=to_label_value(CLEANED_DAG.dag_id), task_id="b")
 GONE_DAG = Row("gone", "a", SCHEDULED, UNMAPPED, "running")
 BATCH = r"POST .*/taskInstances/list$"
 

@@ -9,7 +9,7 @@ from playwright.sync_api import Locator, expect
 
 from include.kpo_cleanup import __version__
 from include.kpo_cleanup.airflow_compat import AIRFLOW_VERSION
-from include.kpo_cleanup.settings import COMPLETED_PODS, OPTIONS, is_for_a_run
+from include.kpo_cleanup.settings import COMPLETED_PODS, OPTIONS, is_run_param
 from tests.ui.leftovers import HOUR, PAUSED_NAMESPACE, make_pod
 from tests.ui.pages import Ui
 from tests.ui.world import SCHEDULE, World
@@ -64,7 +64,7 @@ class TestTriggerForm:
         expect(form).to_contain_text("dry_run")
         ui.shoot("trigger-form")
         text = form.inner_text()
-        for_a_run = {name: option for name, option in OPTIONS.items() if is_for_a_run(name)}
+        for_a_run = {name: option for name, option in OPTIONS.items() if is_run_param(name)}
         unfolded = [name for name, option in for_a_run.items() if "section" not in option.metadata]
         places = [re.search(rf"^{name}\b", text, re.MULTILINE) for name in unfolded]
         starts = [place.start() for place in places if place]

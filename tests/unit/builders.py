@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from include.kpo_cleanup.classify import Verdict
+from include.kpo_cleanup.constants import Reason
 from include.kpo_cleanup.identity import TaskInstanceKey
 from include.kpo_cleanup.pod import Container, Owner, Pod
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
-from include.kpo_cleanup.vocabulary import Reason
 
 NOW = int(datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp())
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
@@ -54,12 +54,12 @@ def make_ti(**overrides: Any) -> TaskInstance:
 
 
 def answer(
-    found: Mapping[TaskInstanceKey, TaskInstance | None], *unresolved: TaskInstanceKey, may_miss_a_try: bool = False
+    found: Mapping[TaskInstanceKey, TaskInstance | None], *unresolved: TaskInstanceKey, try_number_may_lag: bool = False
 ) -> TaskInstances:
     """Make a source's answer; a task instance that is None was not found."""
     told = {key: ti for key, ti in found.items() if ti is not None}
     cannot_tell = dict.fromkeys(unresolved, "the source cannot tell")
-    return TaskInstances(told, cannot_tell, may_miss_a_try=may_miss_a_try)
+    return TaskInstances(told, cannot_tell, try_number_may_lag=try_number_may_lag)
 
 
 def make_verdict(**overrides: Any) -> Verdict:

@@ -24,10 +24,10 @@ def modules_in(package: Path) -> dict[str, ast.Module]:
 
 MODULES = modules_in(PACKAGE)
 FOLDERS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
-PLAIN = {"errors", "identity", "pod", "task_instance", "text", "vocabulary"}
+PLAIN = {"errors", "identity", "pod", "task_instance", "text", "constants"}
 INTERFACES = {"kube", "task_instances"}
-PURE = {*PLAIN, *INTERFACES, "cause", "classify", "evidence", "settings"}
-SEES_BOTH_SIDES = "steps"
+PURE = {*PLAIN, *INTERFACES, "diagnosis", "classify", "evidence", "settings"}
+SEES_BOTH_SIDES = "tasks"
 
 
 def imports_of(module: str, tree: ast.AST) -> Iterator[str]:
@@ -82,7 +82,7 @@ class TestImports:
         allowed = {
             *PLAIN,
             "airflow_compat",
-            "retries",
+            "retry",
             *(other for other in MODULES if room_of(other) == room_of(module)),
         }
         assert own_imports_of(module) - allowed == set()
@@ -103,7 +103,7 @@ class TestImports:
         last_parts = [name.rpartition(".")[2] for name in names if name.startswith(NAME)]
         assert [name for name in last_parts if name.startswith("_") and name != "__version__"] == []
 
-    @pytest.mark.parametrize("module", ["classify", "evidence", "identity", "task_instance", "vocabulary"])
+    @pytest.mark.parametrize("module", ["classify", "evidence", "identity", "task_instance", "constants"])
     def test_of_clocks_logs_and_chance_are_not_in_the_verdict(self, module: str) -> None:
         roots = {name.partition(".")[0] for name in imports_of(module, MODULES[module])}
         assert roots & {"time", "datetime", "logging", "random", "os", "socket", "threading"} == set()

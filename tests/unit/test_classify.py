@@ -10,12 +10,19 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from include.kpo_cleanup.classify import Facts, Verdict, classify, count_reasons, find_successors, keys_in_doubt
+from include.kpo_cleanup.classify import (
+    Snapshot,
+    Verdict,
+    classify,
+    count_reasons,
+    find_successors,
+    keys_needing_records,
+)
+from include.kpo_cleanup.constants import FINISHED_STATES, Reason
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.pod import Container, Pod
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
-from include.kpo_cleanup.vocabulary import FINISHED_STATES, Reason
 from tests.unit.builders import DAY, HOUR, JOB, MINUTE, NOW, SETTLE, answer, make_pod, make_ti
 
 FINISHED = make_ti()
@@ -52,26 +59,26 @@ def waiting(name: str, why: str) -> Container:
     return Container(name, "waiting", waiting_reason=why)
 
 
-def verdict_on(
+def classify_pod(
     pod: Pod,
     ti: TaskInstance | None = FINISHED,
     *others: Pod,
     unresolved: bool = False,
-    may_miss_a_try: bool = False,
+    try_number_may_lag: bool = False,
     record: Record | None = None,
     **settings: Any,
 ) -> Verdict:
-    """Judge one pod, among others of the same listing."""
-    task_instances = answer({pod.key: ti}, *([pod.key] if unresolved else []), may_miss_a_try=may_miss_a_try)
+    """Classify one pod, among others of the same listing."""
+    task_instances = answer({pod.key: ti}, *([pod.key] if unresolved else []), try_number_may_lag=try_number_may_lag)
     records = {} if record is None else {pod.key: record}
-    verdicts = classify(Facts([pod, *others], task_instances, Settings(**settings), NOW, records))
+    verdicts = classify(Snapshot([pod, *others], task_instances, Settings(**settings), NOW, records))
     return next(verdict for verdict in verdicts if verdict.pod is pod)
 
 
 def judge_all(
     pods: Sequence[Pod], task_instances: TaskInstances, settings: Settings | None = None, now: int = NOW
 ) -> list[Verdict]:
-    return classify(Facts(pods, task_instances, settings or Settings(), now))
+    return classify(Snapshot(pods, task_instances, settings or Settings(), now))
 
 
 def assert_kept(verdict: Verdict, reason: Reason) -> None:
@@ -180,8 +187,8 @@ KEEP_RULES = [
     ),
     pytest.param(
         Reason.UNMATCHED,
-        {"ti": make_ti(ended=NOW - HOUR), "pod": {"created": NOW - MINUTE, "is_checked": False}},
-        {"ti": make_ti(ended=NOW - HOUR), "pod": {"created": NOW - MINUTE, "is_checked": True}},
+        {"ti": make_ti(ended=NOW - HOUR), "pod": {"created": NOW - MINUTE, "already_checked": False}},
+        {"ti": make_ti(ended=NOW - HOUR), "pod": {"created": NOW - MINUTE, "already_checked": True}},
         Reason.ORPHANED,
         id="a pod that its operator checked off is no stranger, whatever the clocks say",
     ),
@@ -201,8 +208,8 @@ KEEP_RULES = [
     ),
     pytest.param(
         Reason.UNMATCHED,
-        {"ti": make_ti(try_number=1), "pod": {"try_number": 3}, "may_miss_a_try": True},
-        {"ti": make_ti(try_number=1), "pod": {"try_number": 2}, "may_miss_a_try": True},
+        {"ti": make_ti(try_number=1), "pod": {"try_number": 3}, "try_number_may_lag": True},
+        {"ti": make_ti(try_number=1), "pod": {"try_number": 2}, "try_number_may_lag": True},
         Reason.ORPHANED,
         id="before Airflow 2.10 the try number may be one too low, and not more",
     ),
@@ -250,15 +257,15 @@ KEEP_RULES = [
     ),
     pytest.param(
         Reason.UNRESOLVED,
-        {"ti": SECOND_TRY, "record": Record(problem="XCom pod_name is pickled"), "pod": {"is_checked": True}},
-        {"ti": SECOND_TRY, "record": Record(), "pod": {"is_checked": True}},
+        {"ti": SECOND_TRY, "record": Record(problem="XCom pod_name is pickled"), "pod": {"already_checked": True}},
+        {"ti": SECOND_TRY, "record": Record(), "pod": {"already_checked": True}},
         Reason.SUPERSEDED,
         id="a superseded pod whose record cannot be read is kept",
     ),
     pytest.param(
         Reason.ACTIVE,
-        {"ti": SECOND_TRY, "record": Record(frozenset({"airflow/it"})), "pod": {"name": "it", "is_checked": True}},
-        {"ti": SECOND_TRY, "record": Record(frozenset({"airflow/x"})), "pod": {"name": "it", "is_checked": True}},
+        {"ti": SECOND_TRY, "record": Record(frozenset({"airflow/it"})), "pod": {"name": "it", "already_checked": True}},
+        {"ti": SECOND_TRY, "record": Record(frozenset({"airflow/x"})), "pod": {"name": "it", "already_checked": True}},
         Reason.SUPERSEDED,
         id="a pod that the operator's record names is never superseded",
     ),
@@ -274,29 +281,29 @@ KEEP_RULES = [
     ),
     pytest.param(
         Reason.ACTIVE,
-        {"ti": ACTIVE._replace(try_number=2), "pod": {"is_checked": False}},
-        {"ti": ACTIVE._replace(try_number=2), "pod": {"is_checked": True}},
+        {"ti": ACTIVE._replace(try_number=2), "pod": {"already_checked": False}},
+        {"ti": ACTIVE._replace(try_number=2), "pod": {"already_checked": True}},
         Reason.SUPERSEDED,
         id="the reattach trap: a retry uses its first try's pod until the operator has checked that off",
     ),
     pytest.param(
         Reason.ACTIVE,
-        {"ti": ACTIVE._replace(try_number=1), "pod": {"is_checked": True}},
-        {"ti": ACTIVE._replace(try_number=2), "pod": {"is_checked": True}},
+        {"ti": ACTIVE._replace(try_number=1), "pod": {"already_checked": True}},
+        {"ti": ACTIVE._replace(try_number=2), "pod": {"already_checked": True}},
         Reason.SUPERSEDED,
         id="a pod that is checked off in its own try is kept until the next one",
     ),
     pytest.param(
         Reason.ACTIVE,
-        {"ti": ACTIVE._replace(try_number=1), "pod": {"is_checked": True, "try_number": 2}},
-        {"ti": ACTIVE._replace(try_number=3), "pod": {"is_checked": True, "try_number": 2}},
+        {"ti": ACTIVE._replace(try_number=1), "pod": {"already_checked": True, "try_number": 2}},
+        {"ti": ACTIVE._replace(try_number=3), "pod": {"already_checked": True, "try_number": 2}},
         Reason.SUPERSEDED,
         id="a pod of a later try than the task instance's is no old pod",
     ),
     pytest.param(
         Reason.ACTIVE,
-        {"ti": TaskInstance("running"), "pod": {"is_checked": True}},
-        {"ti": TaskInstance("running", try_number=2), "pod": {"is_checked": True}},
+        {"ti": TaskInstance("running"), "pod": {"already_checked": True}},
+        {"ti": TaskInstance("running", try_number=2), "pod": {"already_checked": True}},
         Reason.SUPERSEDED,
         id="where the source gives no try number a checked pod is kept",
     ),
@@ -365,22 +372,22 @@ KEEP_RULES = [
     ),
     pytest.param(
         Reason.COMPLETED,
-        {"pod": {"phase": "Succeeded", "is_checked": True}},
-        {"pod": {"phase": "Succeeded", "is_checked": False}},
+        {"pod": {"phase": "Succeeded", "already_checked": True}},
+        {"pod": {"phase": "Succeeded", "already_checked": False}},
         Reason.COMPLETED,
         id="a succeeded pod that its operator kept on purpose is kept",
     ),
     pytest.param(
         Reason.COMPLETED,
-        {"pod": {"phase": "Succeeded", "is_checked": True}, "ttl_seconds_after_finished": HOUR},
-        {"pod": {"phase": "Succeeded", "is_checked": True}, "ttl_seconds_after_finished": HOUR - 1},
+        {"pod": {"phase": "Succeeded", "already_checked": True}, "ttl_seconds_after_finished": HOUR},
+        {"pod": {"phase": "Succeeded", "already_checked": True}, "ttl_seconds_after_finished": HOUR - 1},
         Reason.COMPLETED,
         id="a pod that was kept on purpose goes once its ttl has passed",
     ),
     pytest.param(
         Reason.SUPERSEDED,
-        {"ti": ACTIVE._replace(try_number=2), "pod": {"is_checked": True, "phase": "Failed"}},
-        {"ti": ACTIVE._replace(try_number=2), "pod": {"is_checked": True, "phase": "Running"}},
+        {"ti": ACTIVE._replace(try_number=2), "pod": {"already_checked": True, "phase": "Failed"}},
+        {"ti": ACTIVE._replace(try_number=2), "pod": {"already_checked": True, "phase": "Running"}},
         Reason.SUPERSEDED,
         id="a superseded pod that is completed is kept where a completed one would be",
     ),
@@ -389,7 +396,7 @@ KEEP_RULES = [
 
 def verdict_of_case(case: dict[str, Any]) -> Verdict:
     case = dict(case)
-    return verdict_on(make_pod(**case.pop("pod", {})), case.pop("ti", FINISHED), **case)
+    return classify_pod(make_pod(**case.pop("pod", {})), case.pop("ti", FINISHED), **case)
 
 
 class TestEveryKeepRule:
@@ -419,65 +426,65 @@ class TestOrder:
         everything_after = {name: value for _, mark in marks[first:] for name, value in mark.items()}
         pod = make_pod(**everything_after)
         for ti in (FINISHED, ACTIVE, NO_TI):
-            assert_kept(verdict_on(pod, ti, unresolved=True, delete_unmatched_pods=True), marks[first][0])
+            assert_kept(classify_pod(pod, ti, unresolved=True, delete_unmatched_pods=True), marks[first][0])
 
     def test_a_pod_that_is_late_in_terminating_is_judged_like_any_other(self) -> None:
         late = {"deletion_deadline": NOW - DAY}
-        assert_kept(verdict_on(make_pod(**late), ACTIVE), Reason.ACTIVE)
-        assert_kept(verdict_on(make_pod(**late), NO_TI), Reason.UNMATCHED)
-        assert_kept(verdict_on(make_pod(**late), make_ti(ended=NOW)), Reason.SETTLING)
-        assert_zombie(verdict_on(make_pod(**late)), Reason.ORPHANED)
+        assert_kept(classify_pod(make_pod(**late), ACTIVE), Reason.ACTIVE)
+        assert_kept(classify_pod(make_pod(**late), NO_TI), Reason.UNMATCHED)
+        assert_kept(classify_pod(make_pod(**late), make_ti(ended=NOW)), Reason.SETTLING)
+        assert_zombie(classify_pod(make_pod(**late)), Reason.ORPHANED)
 
     def test_unresolved_comes_before_everything_about_the_task_instance(self) -> None:
         for ti in (FINISHED, ACTIVE, NO_TI):
-            assert_kept(verdict_on(make_pod(), ti, unresolved=True), Reason.UNRESOLVED)
+            assert_kept(classify_pod(make_pod(), ti, unresolved=True), Reason.UNRESOLVED)
 
     def test_superseded_comes_before_stalled(self) -> None:
-        pod = make_pod(containers=(ended(), running("sidecar")), is_checked=True)
-        assert_zombie(verdict_on(pod, ACTIVE._replace(try_number=2)), Reason.SUPERSEDED)
+        pod = make_pod(containers=(ended(), running("sidecar")), already_checked=True)
+        assert_zombie(classify_pod(pod, ACTIVE._replace(try_number=2)), Reason.SUPERSEDED)
 
     def test_active_comes_before_completed(self) -> None:
         pod = make_pod(phase="Succeeded", containers=(ended(),))
-        assert_kept(verdict_on(pod, ACTIVE, ttl_seconds_after_finished=0), Reason.ACTIVE)
+        assert_kept(classify_pod(pod, ACTIVE, ttl_seconds_after_finished=0), Reason.ACTIVE)
 
     @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
     def test_settling_comes_before_completed(self, phase: str) -> None:
         pod = make_pod(phase=phase)
-        verdict = verdict_on(pod, make_ti(ended=NOW - 10), ttl_seconds_after_finished=1, delete_pods_on_failure=True)
+        verdict = classify_pod(pod, make_ti(ended=NOW - 10), ttl_seconds_after_finished=1, delete_pods_on_failure=True)
         assert_kept(verdict, Reason.SETTLING)
 
 
 class TestActive:
     @pytest.mark.parametrize("state", ACTIVE_STATES, ids=repr)
     def test_is_every_state_that_is_not_known_to_be_terminal(self, state: str | None) -> None:
-        assert_kept(verdict_on(make_pod(), TaskInstance(state)), Reason.ACTIVE)
+        assert_kept(classify_pod(make_pod(), TaskInstance(state)), Reason.ACTIVE)
 
     @pytest.mark.parametrize("state", sorted(FINISHED_STATES))
     def test_is_no_terminal_state(self, state: str) -> None:
-        assert_zombie(verdict_on(make_pod(), make_ti(state=state)), Reason.ORPHANED)
+        assert_zombie(classify_pod(make_pod(), make_ti(state=state)), Reason.ORPHANED)
 
     @pytest.mark.parametrize("state", ACTIVE_STATES, ids=repr)
     def test_holds_although_an_end_of_the_last_try_is_on_record(self, state: str | None) -> None:
-        assert_kept(verdict_on(make_pod(), make_ti(state=state, ended=NOW - DAY)), Reason.ACTIVE)
+        assert_kept(classify_pod(make_pod(), make_ti(state=state, ended=NOW - DAY)), Reason.ACTIVE)
 
     @pytest.mark.parametrize("phase", ["Pending", "Running", "Unknown", "Succeeded", "Failed", ""])
     def test_keeps_a_pod_in_any_phase(self, phase: str) -> None:
-        assert_kept(verdict_on(make_pod(phase=phase), ACTIVE), Reason.ACTIVE)
+        assert_kept(classify_pod(make_pod(phase=phase), ACTIVE), Reason.ACTIVE)
 
 
 class TestSuperseded:
     def test_needs_a_newer_pod_of_the_same_task_instance(self) -> None:
         old, new = make_pod(), make_pod(try_number=2)
-        verdict = verdict_on(old, SECOND_TRY, new)
+        verdict = classify_pod(old, SECOND_TRY, new)
         assert_zombie(verdict, Reason.SUPERSEDED)
         assert f"replaced by {new.name} of try 2" in verdict.evidence
-        assert_kept(verdict_on(new, SECOND_TRY, old), Reason.ACTIVE)
+        assert_kept(classify_pod(new, SECOND_TRY, old), Reason.ACTIVE)
 
     @pytest.mark.parametrize("try_number", [None, 2, 3])
     def test_needs_a_try_that_the_task_instance_has_had_if_its_tries_are_told(self, try_number: int | None) -> None:
         ti = ACTIVE._replace(try_number=try_number)
-        assert_zombie(verdict_on(make_pod(), ti, make_pod(try_number=2)), Reason.SUPERSEDED)
-        assert_kept(verdict_on(make_pod(), ACTIVE, make_pod(try_number=2)), Reason.ACTIVE)
+        assert_zombie(classify_pod(make_pod(), ti, make_pod(try_number=2)), Reason.SUPERSEDED)
+        assert_kept(classify_pod(make_pod(), ACTIVE, make_pod(try_number=2)), Reason.ACTIVE)
 
     def test_finds_the_latest_try_that_the_task_instance_has_had(self) -> None:
         pods = [make_pod(try_number=number) for number in (1, 2, 3)]
@@ -496,19 +503,19 @@ class TestSuperseded:
         self, mine: list[tuple[str, str]], its: list[tuple[str, str]], differs: str
     ) -> None:
         older, newer = make_pod(labels=tuple(mine)), make_pod(labels=tuple(its), try_number=2, name="newer")
-        verdict = verdict_on(older, SECOND_TRY, newer)
+        verdict = classify_pod(older, SECOND_TRY, newer)
         assert_kept(verdict, Reason.ACTIVE)
         assert verdict.evidence.startswith(f"newer of try 2 has another {differs}; ")
 
     @pytest.mark.parametrize(("seconds", "reason"), [(1, Reason.SUPERSEDED), (0, Reason.ACTIVE), (-1, Reason.ACTIVE)])
     def test_needs_a_pod_that_is_younger_by_at_least_a_second(self, seconds: int, reason: Reason) -> None:
         newer = make_pod(try_number=2, created=NOW - HOUR + seconds)
-        assert verdict_on(make_pod(created=NOW - HOUR), SECOND_TRY, newer).reason is reason
+        assert classify_pod(make_pod(created=NOW - HOUR), SECOND_TRY, newer).reason is reason
 
     @pytest.mark.parametrize(
         "changes",
         [
-            pytest.param({"is_checked": True}, id="is checked off"),
+            pytest.param({"already_checked": True}, id="is checked off"),
             pytest.param({"deletion_deadline": NOW + 30}, id="is being deleted"),
             pytest.param({"controller": JOB}, id="has a controller"),
             pytest.param({"deletion_deadline": NOW - DAY}, id="should have been deleted long ago"),
@@ -523,7 +530,7 @@ class TestSuperseded:
     )
     def test_does_not_count_a_newer_pod_that(self, changes: dict[str, Any]) -> None:
         newer = make_pod(**{"try_number": 2, **changes})
-        assert_kept(verdict_on(make_pod(), SECOND_TRY, newer), Reason.ACTIVE)
+        assert_kept(classify_pod(make_pod(), SECOND_TRY, newer), Reason.ACTIVE)
 
     @pytest.mark.parametrize(
         "changes",
@@ -535,16 +542,16 @@ class TestSuperseded:
     )
     def test_counts_a_newer_pod_that(self, changes: dict[str, Any]) -> None:
         newer = make_pod(**{"try_number": 2, **changes})
-        assert_zombie(verdict_on(make_pod(), SECOND_TRY, newer), Reason.SUPERSEDED)
+        assert_zombie(classify_pod(make_pod(), SECOND_TRY, newer), Reason.SUPERSEDED)
 
     def test_finds_the_newest_that_can_be_attached_to_behind_a_newer_one_that_cannot(self) -> None:
-        pods = [make_pod(try_number=1), make_pod(try_number=2), make_pod(try_number=3, is_checked=True)]
+        pods = [make_pod(try_number=1), make_pod(try_number=2), make_pod(try_number=3, already_checked=True)]
         assert find_successors(pods, TaskInstances()) == {pods[0].uid: pods[1]}
 
     def test_does_not_count_an_older_pod_of_a_run_that_was_made_anew(self) -> None:
         # Its DAG run was deleted and made again under its run_id, and the tries began with 1 again.
         dead = make_pod(try_number=3, created=NOW - DAY)
-        assert_kept(verdict_on(make_pod(created=NOW - HOUR), ACTIVE, dead), Reason.ACTIVE)
+        assert_kept(classify_pod(make_pod(created=NOW - HOUR), ACTIVE, dead), Reason.ACTIVE)
 
     def test_leaves_the_newest_of_many(self) -> None:
         pods = [make_pod(try_number=number) for number in (3, 1, 4, 2)]
@@ -556,14 +563,14 @@ class TestSuperseded:
         assert find_successors([make_pod(try_number=2), make_pod(try_number=2)], TaskInstances()) == {}
 
     def test_is_not_a_reason_where_the_task_instance_is_over(self) -> None:
-        assert_zombie(verdict_on(make_pod(), FINISHED, make_pod(try_number=2)), Reason.ORPHANED)
+        assert_zombie(classify_pod(make_pod(), FINISHED, make_pod(try_number=2)), Reason.ORPHANED)
 
     def test_is_not_a_reason_where_the_task_instance_is_unknown(self) -> None:
-        assert_kept(verdict_on(make_pod(), NO_TI, make_pod(try_number=2)), Reason.UNMATCHED)
+        assert_kept(classify_pod(make_pod(), NO_TI, make_pod(try_number=2)), Reason.UNMATCHED)
 
     def test_does_not_wait_for_anything_to_settle(self) -> None:
         old = make_pod(created=NOW - 5, containers=(running(since=NOW - 5),))
-        assert_zombie(verdict_on(old, SECOND_TRY, make_pod(try_number=2, created=NOW)), Reason.SUPERSEDED)
+        assert_zombie(classify_pod(old, SECOND_TRY, make_pod(try_number=2, created=NOW)), Reason.SUPERSEDED)
 
     @pytest.mark.parametrize(
         ("changes", "settings", "goes"),
@@ -572,7 +579,7 @@ class TestSuperseded:
             pytest.param({"phase": "Succeeded"}, {"delete_completed_pods": False}, False, id="succeeded, gate closed"),
             pytest.param({"phase": "Failed"}, {}, False, id="failed"),
             pytest.param({"phase": "Failed"}, {"delete_pods_on_failure": True}, True, id="failed, gate open"),
-            pytest.param({"phase": "Succeeded", "is_checked": True}, {}, False, id="kept on purpose"),
+            pytest.param({"phase": "Succeeded", "already_checked": True}, {}, False, id="kept on purpose"),
             pytest.param({"phase": "Failed"}, {"ttl_seconds_after_finished": 2 * HOUR}, False, id="ttl not over"),
             pytest.param({"phase": "Failed"}, {"ttl_seconds_after_finished": HOUR}, False, id="ttl just not over"),
             pytest.param({"phase": "Failed"}, {"ttl_seconds_after_finished": HOUR - 1}, True, id="ttl over"),
@@ -588,7 +595,7 @@ class TestSuperseded:
         self, changes: dict[str, Any], settings: dict[str, Any], goes: bool
     ) -> None:
         old = make_pod(**{"containers": (ended(since=NOW - HOUR),), **changes})
-        verdict = verdict_on(old, SECOND_TRY, make_pod(try_number=2), **settings)
+        verdict = classify_pod(old, SECOND_TRY, make_pod(try_number=2), **settings)
         assert (verdict.reason, verdict.is_zombie) == (Reason.SUPERSEDED, goes)
 
 
@@ -612,7 +619,7 @@ class TestStalled:
         ],
     )
     def test_is_a_task_that_waits_for_a_sidecar(self, containers: tuple[Container, ...], stalled: bool) -> None:
-        verdict = verdict_on(make_pod(containers=containers), ACTIVE)
+        verdict = classify_pod(make_pod(containers=containers), ACTIVE)
         assert_kept(verdict, Reason.STALLED if stalled else Reason.ACTIVE)
 
     @pytest.mark.parametrize(
@@ -623,23 +630,23 @@ class TestStalled:
         ],
     )
     def test_is_a_task_whose_operator_is_attached(self, state: str | None, reason: Reason) -> None:
-        verdict = verdict_on(make_pod(containers=(ended(), running("sidecar"))), make_ti(state=state, ended=None))
+        verdict = classify_pod(make_pod(containers=(ended(), running("sidecar"))), make_ti(state=state, ended=None))
         assert_kept(verdict, reason)
         left_over = "left over from try 1, which the retry may take over"
         assert (left_over in verdict.evidence) == (reason is Reason.ACTIVE)
 
     def test_goes_by_the_main_container_whatever_it_is_called(self) -> None:
         pod = make_pod(main_container="worker", containers=(ended("worker"), running("base")))
-        assert_kept(verdict_on(pod, ACTIVE), Reason.STALLED)
+        assert_kept(classify_pod(pod, ACTIVE), Reason.STALLED)
 
     def test_names_the_remedy(self) -> None:
-        verdict = verdict_on(make_pod(containers=(ended(), running("proxy"))), ACTIVE)
+        verdict = classify_pod(make_pod(containers=(ended(), running("proxy"))), ACTIVE)
         assert verdict.warning == "container proxy keeps its task waiting"
         assert verdict.remedy == "make proxy a native sidecar, or give the task an execution_timeout"
 
     def test_says_which_containers_it_waits_for_and_since_when(self) -> None:
         containers = (ended(), running("airflow-xcom-sidecar"), running("proxy"), ended("init"))
-        evidence = verdict_on(make_pod(containers=containers), ACTIVE).evidence
+        evidence = classify_pod(make_pod(containers=containers), ACTIVE).evidence
         assert "container airflow-xcom-sidecar and proxy keeps its task waiting" in evidence
         assert "base exited 0 60 min ago" in evidence
         assert "task instance running (try 1)" in evidence
@@ -658,12 +665,12 @@ class TestWarnings:
     def test_of_a_task_that_runs_although_its_pod_has_been_over(
         self, ti: TaskInstance, pod: dict[str, Any], warns: bool
     ) -> None:
-        assert bool(verdict_on(make_pod(**{"phase": "Succeeded", **pod}), ti).warning) is warns
+        assert bool(classify_pod(make_pod(**{"phase": "Succeeded", **pod}), ti).warning) is warns
 
     def test_of_a_finalizer_name_it(self) -> None:
         held = make_pod(deletion_deadline=NOW - DAY, finalizers=("example.com/a", "kueue.x-k8s.io/managed"))
-        assert "held by example.com/a, kueue.x-k8s.io/managed" in verdict_on(held).warning
-        assert not verdict_on(replace(held, deletion_deadline=NOW)).warning  # as long as its grace period lasts
+        assert "held by example.com/a, kueue.x-k8s.io/managed" in classify_pod(held).warning
+        assert not classify_pod(replace(held, deletion_deadline=NOW)).warning  # as long as its grace period lasts
 
 
 class TestDue:
@@ -682,10 +689,10 @@ class TestDue:
         ],
     )
     def test_is(self, ti: TaskInstance, pod: dict[str, Any], due: int | None) -> None:
-        verdict = verdict_on(make_pod(**pod), ti)
-        assert verdict.due == due
+        verdict = classify_pod(make_pod(**pod), ti)
+        assert verdict.eligible_at == due
         if due is not None:
-            facts = Facts([verdict.pod], answer({verdict.pod.key: ti}), Settings(), due)
+            facts = Snapshot([verdict.pod], answer({verdict.pod.key: ti}), Settings(), due)
             assert classify(facts)[0].is_zombie
             assert not classify(replace(facts, now=due - 1))[0].is_zombie
 
@@ -694,7 +701,7 @@ class TestSoftly:
     """A pod whose task has been over for an unknown time: it is asked to end before it is forced."""
 
     @pytest.mark.parametrize(
-        ("ti", "pod", "is_soft"),
+        ("ti", "pod", "end_time_unknown"),
         [
             pytest.param(TaskInstance("failed"), {}, True, id="the main container runs"),
             pytest.param(TaskInstance("failed"), {"containers": ()}, True, id="no container has a state"),
@@ -704,9 +711,9 @@ class TestSoftly:
             pytest.param(TaskInstance("failed"), {"phase": "Succeeded"}, False, id="the pod is completed"),
         ],
     )
-    def test(self, ti: TaskInstance, pod: dict[str, Any], is_soft: bool) -> None:
-        verdict = verdict_on(make_pod(**pod), ti)
-        assert (verdict.is_zombie, verdict.is_soft) == (True, is_soft)
+    def test(self, ti: TaskInstance, pod: dict[str, Any], end_time_unknown: bool) -> None:
+        verdict = classify_pod(make_pod(**pod), ti)
+        assert (verdict.is_zombie, verdict.end_time_unknown) == (True, end_time_unknown)
 
 
 class TestSettling:
@@ -716,26 +723,26 @@ class TestSettling:
     @pytest.mark.parametrize("settle_seconds", [SETTLE, 10 * MINUTE])
     def test_lasts_for_settle_seconds(self, seconds_ago: int, settles: bool, settle_seconds: int) -> None:
         ti = make_ti(ended=NOW - seconds_ago - settle_seconds + SETTLE)
-        verdict = verdict_on(make_pod(), ti, settle_seconds=settle_seconds)
+        verdict = classify_pod(make_pod(), ti, settle_seconds=settle_seconds)
         assert (verdict.reason, verdict.is_zombie) == ((Reason.SETTLING, False) if settles else (Reason.ORPHANED, True))
 
     @pytest.mark.parametrize("ti", [make_ti(ended=NOW + HOUR), TaskInstance("failed")], ids=["of the TI", "of the pod"])
     def test_counts_from_now_where_an_end_is_in_the_future(self, ti: TaskInstance) -> None:
         pod = make_pod(containers=(ended(since=NOW + HOUR),))
-        assert_zombie(verdict_on(pod, ti, settle_seconds=0), Reason.ORPHANED)
-        assert_kept(verdict_on(pod, ti, settle_seconds=1), Reason.SETTLING)
+        assert_zombie(classify_pod(pod, ti, settle_seconds=0), Reason.ORPHANED)
+        assert_kept(classify_pod(pod, ti, settle_seconds=1), Reason.SETTLING)
 
     def test_believes_the_task_instance_before_the_pod(self) -> None:
         just_ended = make_pod(containers=(ended(since=NOW - 1), running("sidecar")))
-        assert_zombie(verdict_on(just_ended, make_ti(ended=NOW - HOUR)), Reason.ORPHANED)
+        assert_zombie(classify_pod(just_ended, make_ti(ended=NOW - HOUR)), Reason.ORPHANED)
         long_ended = make_pod(containers=(ended(since=NOW - DAY), running("sidecar")))
-        assert_kept(verdict_on(long_ended, make_ti(ended=NOW - 1)), Reason.SETTLING)
+        assert_kept(classify_pod(long_ended, make_ti(ended=NOW - 1)), Reason.SETTLING)
 
     def test_goes_by_the_end_of_the_main_container_and_not_by_that_of_another(self) -> None:
         containers = (ended(since=NOW - HOUR), ended("proxy", since=NOW - 1), running("sidecar", since=NOW - 1))
-        assert_zombie(verdict_on(make_pod(containers=containers), TaskInstance("failed")), Reason.ORPHANED)
+        assert_zombie(classify_pod(make_pod(containers=containers), TaskInstance("failed")), Reason.ORPHANED)
         containers = (ended(since=NOW - 1), ended("proxy", since=NOW - HOUR), running("sidecar"))
-        assert_kept(verdict_on(make_pod(containers=containers), TaskInstance("failed")), Reason.SETTLING)
+        assert_kept(classify_pod(make_pod(containers=containers), TaskInstance("failed")), Reason.SETTLING)
 
 
 GATES = [
@@ -764,8 +771,8 @@ class TestCompleted:
     def test_goes_through_the_gates(
         self, phase: str, checked: bool, completed: bool, on_failure: bool, ttl: int | None, goes: bool
     ) -> None:
-        verdict = verdict_on(
-            make_pod(phase=phase, is_checked=checked),
+        verdict = classify_pod(
+            make_pod(phase=phase, already_checked=checked),
             delete_completed_pods=completed,
             delete_pods_on_failure=on_failure,
             ttl_seconds_after_finished=ttl,
@@ -777,40 +784,40 @@ class TestCompleted:
         self, phase: str, checked: bool, completed: bool, on_failure: bool, ttl: int | None, goes: bool
     ) -> None:
         gates: dict[str, Any] = {"delete_completed_pods": completed, "delete_pods_on_failure": on_failure}
-        pod = make_pod(phase=phase, is_checked=checked)
-        assert_zombie(verdict_on(pod, ttl_seconds_after_finished=HOUR - 1, **gates), Reason.COMPLETED)
+        pod = make_pod(phase=phase, already_checked=checked)
+        assert_zombie(classify_pod(pod, ttl_seconds_after_finished=HOUR - 1, **gates), Reason.COMPLETED)
         # A ttl that is not over does not keep a pod that the gates let go.
-        assert verdict_on(pod, ttl_seconds_after_finished=HOUR, **gates).is_zombie == goes
+        assert classify_pod(pod, ttl_seconds_after_finished=HOUR, **gates).is_zombie == goes
 
     @pytest.mark.parametrize("phase", ["Pending", "Running", "Unknown", "", "A phase to come"])
     def test_is_no_pod_in_another_phase(self, phase: str) -> None:
-        verdict = verdict_on(make_pod(phase=phase, is_checked=True), delete_completed_pods=False)
+        verdict = classify_pod(make_pod(phase=phase, already_checked=True), delete_completed_pods=False)
         assert_zombie(verdict, Reason.ORPHANED)
 
     @pytest.mark.parametrize("state", sorted(FINISHED_STATES))
     def test_goes_by_the_phase_of_the_pod_and_not_by_the_state_of_the_task(self, state: str) -> None:
-        assert_zombie(verdict_on(make_pod(phase="Succeeded"), make_ti(state=state)), Reason.COMPLETED)
-        assert_kept(verdict_on(make_pod(phase="Failed"), make_ti(state=state)), Reason.COMPLETED)
+        assert_zombie(classify_pod(make_pod(phase="Succeeded"), make_ti(state=state)), Reason.COMPLETED)
+        assert_kept(classify_pod(make_pod(phase="Failed"), make_ti(state=state)), Reason.COMPLETED)
 
     def test_counts_its_ttl_from_the_pod_where_the_source_gives_no_end(self) -> None:
-        pod = make_pod(phase="Succeeded", is_checked=True, containers=(ended(since=NOW - HOUR),))
+        pod = make_pod(phase="Succeeded", already_checked=True, containers=(ended(since=NOW - HOUR),))
         ti = TaskInstance("success")
-        assert_kept(verdict_on(pod, ti, ttl_seconds_after_finished=HOUR), Reason.COMPLETED)
-        assert_zombie(verdict_on(pod, ti, ttl_seconds_after_finished=HOUR - 1), Reason.COMPLETED)
+        assert_kept(classify_pod(pod, ti, ttl_seconds_after_finished=HOUR), Reason.COMPLETED)
+        assert_zombie(classify_pod(pod, ti, ttl_seconds_after_finished=HOUR - 1), Reason.COMPLETED)
 
 
 class TestTaskSdk:
     """Task instances of the Task SDK: they have a state, but no try number, end or operator."""
 
     def test_gives_enough_for_a_zombie(self) -> None:
-        assert_zombie(verdict_on(make_pod(), TaskInstance("failed")), Reason.ORPHANED)
+        assert_zombie(classify_pod(make_pod(), TaskInstance("failed")), Reason.ORPHANED)
 
     def test_gives_enough_for_a_superseded_pod_with_a_successor(self) -> None:
-        assert_zombie(verdict_on(make_pod(), TaskInstance("running"), make_pod(try_number=2)), Reason.SUPERSEDED)
+        assert_zombie(classify_pod(make_pod(), TaskInstance("running"), make_pod(try_number=2)), Reason.SUPERSEDED)
 
     def test_gives_enough_for_a_stalled_task(self) -> None:
         pod = make_pod(containers=(ended(), running("sidecar")))
-        assert_kept(verdict_on(pod, TaskInstance("running")), Reason.STALLED)
+        assert_kept(classify_pod(pod, TaskInstance("running")), Reason.STALLED)
 
 
 class TestEvidence:
@@ -911,10 +918,10 @@ class TestEvidence:
     def test_says_in_short_what_the_verdict_rests_on(
         self, pod: dict[str, Any], ti: TaskInstance | None, expected: str
     ) -> None:
-        assert verdict_on(make_pod(**pod), ti).evidence == expected
+        assert classify_pod(make_pod(**pod), ti).evidence == expected
 
     def test_names_the_pod_of_the_record(self) -> None:
-        verdict = verdict_on(make_pod(), FINISHED, record=Record(frozenset({"airflow/load-9c1b"})))
+        verdict = classify_pod(make_pod(), FINISHED, record=Record(frozenset({"airflow/load-9c1b"})))
         assert verdict.evidence.startswith("Airflow's record names pod airflow/load-9c1b; task instance failed")
 
 
@@ -922,8 +929,8 @@ class TestTheRecord:
     def test_names_another_pod_that_is_of_a_later_try_where_the_source_tells_no_tries(self) -> None:
         older, newer = make_pod(), make_pod(try_number=2, name="newer")
         record = Record(frozenset({"airflow/newer"}))
-        assert_zombie(verdict_on(older, TaskInstance("failed"), newer, record=record), Reason.ORPHANED)
-        assert_kept(verdict_on(older, TaskInstance("failed"), record=record), Reason.UNMATCHED)
+        assert_zombie(classify_pod(older, TaskInstance("failed"), newer, record=record), Reason.ORPHANED)
+        assert_kept(classify_pod(older, TaskInstance("failed"), record=record), Reason.UNMATCHED)
 
     @pytest.mark.parametrize(
         ("ti", "pod", "asked"),
@@ -931,7 +938,7 @@ class TestTheRecord:
             pytest.param(FINISHED, {}, True, id="of a pod that would go"),
             pytest.param(make_ti(ended=NOW), {}, True, id="of one that will go soon"),
             pytest.param(FINISHED, {"phase": "Succeeded"}, True, id="of a completed one that would go"),
-            pytest.param(SECOND_TRY, {"is_checked": True}, True, id="of a superseded one"),
+            pytest.param(SECOND_TRY, {"already_checked": True}, True, id="of a superseded one"),
             pytest.param(FINISHED, {"phase": "Failed"}, True, id="of one that a gate keeps if it is this one's"),
             pytest.param(ACTIVE, {}, False, id="not of an active one"),
             pytest.param(NO_TI, {}, False, id="not of one without a task instance"),
@@ -942,12 +949,12 @@ class TestTheRecord:
         self, ti: TaskInstance | None, pod: dict[str, Any], asked: bool
     ) -> None:
         judged = make_pod(**pod)
-        facts = Facts([judged], answer({judged.key: ti}), Settings(delete_unmatched_pods=True), NOW)
-        assert keys_in_doubt(facts) == ({judged.key} if asked else set())
+        facts = Snapshot([judged], answer({judged.key: ti}), Settings(delete_unmatched_pods=True), NOW)
+        assert keys_needing_records(facts) == ({judged.key} if asked else set())
 
     def test_is_not_asked_for_of_a_pod_that_a_gate_keeps_whoever_made_it(self) -> None:
         kept = make_pod(phase="Failed")
-        assert keys_in_doubt(Facts([kept], answer({kept.key: FINISHED}), Settings(), NOW)) == set()
+        assert keys_needing_records(Snapshot([kept], answer({kept.key: FINISHED}), Settings(), NOW)) == set()
 
 
 class TestOrderOfVerdicts:
@@ -1032,7 +1039,7 @@ def pods_of_a_cluster(draw: st.DrawFn) -> list[Pod]:
                 created=draw(TIMES),
                 phase=draw(st.sampled_from(["Pending", "Running", "Running", "Succeeded", "Failed", "Unknown"])),
                 try_number=draw(st.integers(1, 3)),
-                is_checked=draw(st.booleans()),
+                already_checked=draw(st.booleans()),
                 deletion_deadline=draw(st.none() | st.none() | TIMES),
                 containers=tuple(draw(st.lists(CONTAINERS, max_size=2))),
                 **key._asdict(),
@@ -1073,7 +1080,7 @@ class TestWhateverComes:
         now: int,
     ) -> None:
         before = by_uid(judge_all(pods, answers, settings, now))
-        for verdict in classify(Facts(pods, answers, settings, now, records)):
+        for verdict in classify(Snapshot(pods, answers, settings, now, records)):
             if verdict.is_zombie and not before[verdict.pod.uid].is_zombie:
                 assert verdict.reason is Reason.UNMATCHED  # delete_unmatched_pods deletes pods that a gate kept
             if verdict.is_zombie and verdict.reason is Reason.SUPERSEDED:
@@ -1095,7 +1102,7 @@ class TestWhateverComes:
         keys = [pod.key for pod in pods]
         for verdict in verdicts:
             ti = answers.found.get(verdict.pod.key)
-            if ti is not None and ti.is_active and not verdict.pod.is_checked and keys.count(verdict.pod.key) == 1:
+            if ti is not None and ti.is_active and not verdict.pod.already_checked and keys.count(verdict.pod.key) == 1:
                 assert not verdict.is_zombie
 
     @given(PODS, ANSWERS, SETTINGS, TIMES)
@@ -1103,7 +1110,7 @@ class TestWhateverComes:
         self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
         verdicts = by_uid(judge_all(pods, answers, settings, now))
-        attachable = [pod for pod in pods if not (pod.is_checked or pod.label_problem or pod.deletion_deadline)]
+        attachable = [pod for pod in pods if not (pod.already_checked or pod.label_problem or pod.deletion_deadline)]
         for place in {(pod.namespace, pod.key) for pod in attachable}:
             ti = answers.found.get(place[1])
             if ti is None or not ti.is_active:

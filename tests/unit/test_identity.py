@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.kpo_cleanup.identity import safe_label
-from include.kpo_cleanup.task_instances.raw_ids import may_be_cleaned, rebuild_run_id
+from include.kpo_cleanup.identity import to_label_value
+from include.kpo_cleanup.task_instances.label_decoding import may_be_hashed, rebuild_run_id
 
 LABEL_CHARACTERS = "abcxyzABCXYZ0123456789_-."
 LONGEST_ID = 250
@@ -41,11 +41,11 @@ DEFAULT_RUN_IDS = [
 NOT_A_DEFAULT_RUN_ID = [
     pytest.param("run_1", id="a label that is the raw id"),
     pytest.param("run-0123456ab", id="a raw id that ends like a hash"),
-    pytest.param(safe_label("my run"), id="an id of one's own that was cleaned"),
-    pytest.param(safe_label("r" * 250), id="an id of one's own that was cut"),
-    pytest.param(safe_label("manual__2026-11-24"), id="a date without a time"),
-    pytest.param(safe_label("manual__2026-11-24T02:13:14Z"), id="a time with a Z for its offset"),
-    pytest.param(safe_label("manual__2026-11-24 02:13:14+00:00"), id="a time with a blank in the middle"),
+    pytest.param(to_label_value("my run"), id="an id of one's own that was cleaned"),
+    pytest.param(to_label_value("r" * 250), id="an id of one's own that was cut"),
+    pytest.param(to_label_value("manual__2026-11-24"), id="a date without a time"),
+    pytest.param(to_label_value("manual__2026-11-24T02:13:14Z"), id="a time with a Z for its offset"),
+    pytest.param(to_label_value("manual__2026-11-24 02:13:14+00:00"), id="a time with a blank in the middle"),
     pytest.param("manual__2026-11-24T0213140000", id="a flattened time without a hash"),
     pytest.param("", id="nothing"),
     pytest.param("-012345678", id="nothing but a hash"),
@@ -74,28 +74,28 @@ def default_run_ids(draw: st.DrawFn) -> str:
 class TestSafeLabel:
     @given(any_id)
     def test_fits_into_a_label(self, value: str) -> None:
-        assert len(safe_label(value)) <= 63
+        assert len(to_label_value(value)) <= 63
 
     @given(any_id)
     def test_says_that_it_may_be_cleaned_whenever_it_differs_from_the_id(self, value: str) -> None:
-        assert safe_label(value) == value or may_be_cleaned(safe_label(value))
+        assert to_label_value(value) == value or may_be_hashed(to_label_value(value))
 
     @given(any_id, any_id)
     def test_tells_two_ids_apart(self, one: str, other: str) -> None:
-        assert (safe_label(one) == safe_label(other)) == (one == other)
+        assert (to_label_value(one) == to_label_value(other)) == (one == other)
 
 
 class TestRebuildRunId:
     @pytest.mark.parametrize("run_id", DEFAULT_RUN_IDS)
     def test_gives_back_a_default_run_id(self, run_id: str) -> None:
-        label = safe_label(run_id)
+        label = to_label_value(run_id)
         assert label != run_id
         assert rebuild_run_id(label) == run_id
 
     @given(default_run_ids())
     def test_gives_back_every_default_run_id_that_was_cut_by_no_more_than_one_character(self, run_id: str) -> None:
         was_cut = len(run_id.replace(":", "").replace("+", "")) > CUT + 1
-        assert rebuild_run_id(safe_label(run_id)) == (None if was_cut else run_id)
+        assert rebuild_run_id(to_label_value(run_id)) == (None if was_cut else run_id)
 
     @pytest.mark.parametrize("label", NOT_A_DEFAULT_RUN_ID)
     def test_gives_nothing_for_what_is_no_default_run_id(self, label: str) -> None:
@@ -103,16 +103,16 @@ class TestRebuildRunId:
 
     @pytest.mark.parametrize("run_id", CUT_RUN_IDS)
     def test_gives_nothing_for_a_label_that_was_cut(self, run_id: str) -> None:
-        assert rebuild_run_id(safe_label(run_id)) is None
+        assert rebuild_run_id(to_label_value(run_id)) is None
 
     @pytest.mark.parametrize("position", range(-9, 0))
     def test_gives_nothing_where_one_digit_of_the_hash_is_wrong(self, position: int) -> None:
-        label = list(safe_label("scheduled__2024-01-01T00:00:00+00:00"))
+        label = list(to_label_value("scheduled__2024-01-01T00:00:00+00:00"))
         label[position] = "0" if label[position] != "0" else "1"
         assert rebuild_run_id("".join(label)) is None
 
     def test_gives_nothing_where_the_text_is_that_of_another_time(self) -> None:
-        label = safe_label("scheduled__2024-01-01T00:00:00+00:00")
+        label = to_label_value("scheduled__2024-01-01T00:00:00+00:00")
         assert rebuild_run_id(label.replace("T00", "T01")) is None
 
     @given(
@@ -120,11 +120,11 @@ class TestRebuildRunId:
             st.from_regex(r"\A[a-z_]{0,20}\d{4}-\d\d-\d\dT\d{6}(\.\d{1,6})?-?\d{4}(_[a-zA-Z0-9]{1,8})?-[0-9a-f]{9}\Z"),
             st.text(LABEL_CHARACTERS + "T:+", max_size=63),
             st.text(max_size=63),
-            any_id.map(safe_label),
-            default_run_ids().map(safe_label),
-            st.datetimes().map(lambda time: safe_label(f"{datetime.isoformat(time)}+00:00")),
+            any_id.map(to_label_value),
+            default_run_ids().map(to_label_value),
+            st.datetimes().map(lambda time: to_label_value(f"{datetime.isoformat(time)}+00:00")),
         )
     )
     def test_is_proved_by_the_hash_or_gives_nothing(self, label: str) -> None:
         rebuilt = rebuild_run_id(label)
-        assert rebuilt is None or safe_label(rebuilt) == label
+        assert rebuilt is None or to_label_value(rebuilt) == label

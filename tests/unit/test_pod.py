@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
-from include.kpo_cleanup.kube.reading import answer_decoder, read_pod
+from include.kpo_cleanup.kube.parse import answer_decoder, read_pod
 from include.kpo_cleanup.pod import PROTECT_KEY, Container, Owner, Pod
 from tests.unit.builders import DAY, HOUR, NOW, make_item, make_pod, timestamp
 
@@ -82,7 +82,7 @@ class TestARealisticPod:
             map_index=3,
             try_number=2,
             labels=(("team", "sales"),),
-            is_checked=True,
+            already_checked=True,
             deletion_deadline=NOW + 30,
             finalizers=("example.com/a", "example.com/b"),
             containers=(
@@ -248,7 +248,7 @@ class TestChecked:
     @pytest.mark.parametrize(("value", "checked"), [("True", True), ("true", False), ("False", False), (None, False)])
     def test_is_what_find_pod_passes_over(self, value: Any, checked: bool) -> None:
         # Its selector is already_checked!=True, to the letter.
-        assert from_labels(already_checked=value).is_checked is checked
+        assert from_labels(already_checked=value).already_checked is checked
 
 
 class TestContainers:
@@ -425,7 +425,7 @@ class TestLatestSignOfLife:
         ],
     )
     def test_is(self, containers: tuple[Container, ...], expected: int) -> None:
-        assert make_pod(created=NOW - 2 * DAY, containers=containers).latest_sign_of_life == expected
+        assert make_pod(created=NOW - 2 * DAY, containers=containers).last_activity == expected
 
 
 @pytest.mark.parametrize(

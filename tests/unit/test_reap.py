@@ -1,4 +1,4 @@
-"""Deletion: the second listing, the look, the limits, and an account of every pod."""
+"""DeleteResult: the second listing, the look, the limits, and an account of every pod."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from typing import Any
 
 import pytest
 
-from include.kpo_cleanup.classify import Facts, Verdict, classify
+from include.kpo_cleanup.classify import Snapshot, Verdict, classify
+from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.errors import KubernetesError, TaskInstanceSourceError
 from include.kpo_cleanup.identity import TaskInstanceKey
-from include.kpo_cleanup.kube import CONCURRENT_DELETES, Deletion, Listing
+from include.kpo_cleanup.kube import CONCURRENT_DELETES, DeleteResult, Listing
 from include.kpo_cleanup.pod import Container, Pod
-from include.kpo_cleanup.reap import BATCH, CHANGES, OLD, Result, count_outcomes, reap
-from include.kpo_cleanup.retries import Patience
+from include.kpo_cleanup.reap import BATCH, MAX_CONFLICTS, MAX_SNAPSHOT_AGE, Result, count_outcomes, reap
+from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
-from include.kpo_cleanup.vocabulary import Outcome, Reason
 from tests.unit.builders import DAY, HOUR, JOB, NOW, answer, make_pod, make_ti
 
-DELETED = Deletion(Outcome.DELETED)
-GONE = Deletion(Outcome.ALREADY_GONE, "the API server has no such pod any more")
-HELD = Deletion(Outcome.AWAITING_FINALIZER, "held by example.com/hold")
-NO_ANSWER = Deletion(Outcome.FAILED, "no answer from the API server", is_passing=True, is_unanswered=True)
-SLOW_DOWN = Deletion(Outcome.FAILED, "429 Too Many Requests", is_passing=True)
-GARBLED = Deletion(Outcome.FAILED, "the answer is a None, not a Pod or Status", is_unanswered=True)
-FORBIDDEN = Deletion(Outcome.FAILED, "403 Forbidden", "allow verb 'delete'")
-CONFLICT = Deletion(Outcome.FAILED, "409 Conflict", is_conflict=True)
+DELETED = DeleteResult(Outcome.DELETED)
+GONE = DeleteResult(Outcome.ALREADY_GONE, "the API server has no such pod any more")
+HELD = DeleteResult(Outcome.AWAITING_FINALIZER, "held by example.com/hold")
+NO_ANSWER = DeleteResult(Outcome.FAILED, "no answer from the API server", is_retryable=True, outcome_unknown=True)
+SLOW_DOWN = DeleteResult(Outcome.FAILED, "429 Too Many Requests", is_retryable=True)
+GARBLED = DeleteResult(Outcome.FAILED, "the answer is a None, not a Pod or Status", outcome_unknown=True)
+FORBIDDEN = DeleteResult(Outcome.FAILED, "403 Forbidden", "allow verb 'delete'")
+CONFLICT = DeleteResult(Outcome.FAILED, "409 Conflict", is_conflict=True)
 FINISHED, RUNNING = make_ti(), make_ti(state="running", ended=None)
-AT_ONCE = Patience(first_wait=0, max_wait=0)
+AT_ONCE = RetryPolicy(initial_backoff=0, max_backoff=0)
 NAMESPACES = ["airflow", "other"]
-TOO_OLD = OLD + 1  # seconds
+TOO_OLD = MAX_SNAPSHOT_AGE + 1  # seconds
 
-Answers = Deletion | Sequence[Deletion]  # to one deletion after the other; the last one again and again
+Answers = DeleteResult | Sequence[DeleteResult]  # to one deletion after the other; the last one again and again
 
 
 class Server:
@@ -48,7 +48,7 @@ class Server:
         self._lock = threading.Lock()
         self.deletions: list[tuple[str, int]] = []
         self.before_deletion: Callable[[Pod], None] = lambda _pod: None
-        self.unlisted: dict[str, str] = {}
+        self.errors_by_namespace: dict[str, str] = {}
 
     def list_pods(
         self, namespaces: Sequence[str], *_: object, keep: Callable[[Pod], bool] | None = None, **__: object
@@ -56,14 +56,14 @@ class Server:
         there = self.pods.values()
         listed = [pod for pod in there if pod.namespace in namespaces and (keep is None or keep(pod))]
         return Listing(
-            [pod for pod in listed if pod.namespace not in self.unlisted],
-            {namespace: why for namespace, why in self.unlisted.items() if namespace in namespaces},
+            [pod for pod in listed if pod.namespace not in self.errors_by_namespace],
+            {namespace: why for namespace, why in self.errors_by_namespace.items() if namespace in namespaces},
         )
 
-    def read_again(self, pod: Pod, *_: object, **__: object) -> Pod | None:
+    def get(self, pod: Pod, *_: object, **__: object) -> Pod | None:
         return next((now for now in self.pods.values() if str(now) == str(pod)), None)
 
-    def delete(self, pod: Pod, grace_period_seconds: int) -> Deletion:
+    def delete(self, pod: Pod, grace_period_seconds: int) -> DeleteResult:
         with self._lock:
             self.before_deletion(pod)
             self.deletions.append((pod.name, grace_period_seconds))
@@ -114,7 +114,7 @@ class Airflow:
 
 
 def zombies_of(*pods: Pod, ti: TaskInstance = FINISHED, **settings: Any) -> list[Verdict]:
-    facts = Facts(pods, TaskInstances({pod.key: ti for pod in pods}), Settings(**settings), NOW)
+    facts = Snapshot(pods, TaskInstances({pod.key: ti for pod in pods}), Settings(**settings), NOW)
     return [verdict for verdict in classify(facts) if verdict.is_zombie]
 
 
@@ -143,7 +143,7 @@ def run(
     clock: Callable[[], float] = lambda: NOW + 0.9,
     monotonic: Callable[[], float] = lambda: 0.0,
     namespaces: Collection[str] = NAMESPACES,
-    patience: Patience = AT_ONCE,
+    patience: RetryPolicy = AT_ONCE,
     **settings: Any,
 ) -> list[Result]:
     """Reap, and check that every zombie has one result, in their order."""
@@ -187,7 +187,7 @@ class TestDeleting:
         assert sorted(airflow.records_read) == sorted(zombie.pod.key for zombie in zombies)
 
     @pytest.mark.parametrize("says", [GONE, HELD, FORBIDDEN], ids=lambda says: says.outcome.value)
-    def test_reports_what_the_api_server_said_and_goes_on(self, says: Deletion) -> None:
+    def test_reports_what_the_api_server_said_and_goes_on(self, says: DeleteResult) -> None:
         zombies = make_zombies(3)
         results = run(zombies, server_of(zombies, {"z0001": says}))
         assert outcomes(results) == {"z0000": "deleted", "z0001": says.outcome.value, "z0002": "deleted"}
@@ -312,7 +312,7 @@ class TestListingAgain:
             make_pod(name="a", namespace="airflow"), make_pod(name="b", namespace="other", map_index=1)
         )
         server = server_of(zombies)
-        server.unlisted["other"] = "listing pods in namespace 'other': 403 Forbidden"
+        server.errors_by_namespace["other"] = "listing pods in namespace 'other': 403 Forbidden"
         results = run(zombies, server)
         assert outcomes(results) == {"a": "deleted", "b": "failed"}
         assert said(results, Outcome.FAILED) == {"listing pods in namespace 'other': 403 Forbidden"}
@@ -334,7 +334,9 @@ class TestListingAgain:
 class TestAPodThatChanges:
     """A pod that changes. Its resource version is a precondition, so only the pod that was judged is deleted."""
 
-    @pytest.mark.parametrize(("times", "outcome"), [(1, "deleted"), (CHANGES, "deleted"), (CHANGES + 1, "failed")])
+    @pytest.mark.parametrize(
+        ("times", "outcome"), [(1, "deleted"), (MAX_CONFLICTS, "deleted"), (MAX_CONFLICTS + 1, "failed")]
+    )
     def test_is_read_again_and_judged_again(self, times: int, outcome: str) -> None:
         zombies = make_zombies(1)
         server, changes = server_of(zombies), itertools.count()
@@ -475,7 +477,7 @@ class TestAnOldLook:
 
         server.before_deletion = one_second_passes
         results = run(zombies, server, airflow, monotonic=lambda: float(now.__reduce__()[1][0]))
-        assert len(server.deletions) <= OLD + CONCURRENT_DELETES  # those under way when it got old
+        assert len(server.deletions) <= MAX_SNAPSHOT_AGE + CONCURRENT_DELETES  # those under way when it got old
         assert set(outcomes(results).values()) == {"deleted", "spared"}
 
     def test_is_not_used_for_another_attempt(self) -> None:
@@ -493,44 +495,44 @@ class TestAnOldLook:
     def test_that_is_old_as_soon_as_it_is_there_deletes_nothing(self) -> None:
         zombies = make_zombies(1)
         server = server_of(zombies)
-        results = run(zombies, server, monotonic=itertools.count(step=OLD + 1).__next__)
+        results = run(zombies, server, monotonic=itertools.count(step=MAX_SNAPSHOT_AGE + 1).__next__)
         assert outcomes(results) == {"z0000": "failed"}
         assert "took longer than 5 s" in said(results, Outcome.FAILED).pop()
         assert server.deletions == []
 
 
 class TestSuperseded:
-    OLD = make_pod(name="old", resource_version="1")
+    MAX_SNAPSHOT_AGE = make_pod(name="old", resource_version="1")
     NEW = make_pod(name="new", try_number=2, uid="new")
     TRY_2 = RUNNING._replace(try_number=2)
 
     def reap(self, *pods_now: Pod, ti: TaskInstance = TRY_2) -> dict[str, str]:
-        zombies = zombies_of(self.OLD, self.NEW, ti=self.TRY_2)
+        zombies = zombies_of(self.MAX_SNAPSHOT_AGE, self.NEW, ti=self.TRY_2)
         assert [(zombie.pod.name, zombie.reason) for zombie in zombies] == [("old", Reason.SUPERSEDED)]
         server = Server(pods_now)
-        result = outcomes(run(zombies, server, Airflow({self.OLD.key: ti})))
+        result = outcomes(run(zombies, server, Airflow({self.MAX_SNAPSHOT_AGE.key: ti})))
         assert server.deleted == {name for name, outcome in result.items() if outcome == "deleted"}
         return result
 
     def test_goes_while_its_successor_is_there(self) -> None:
-        assert self.reap(self.OLD, self.NEW) == {"old": "deleted"}
+        assert self.reap(self.MAX_SNAPSHOT_AGE, self.NEW) == {"old": "deleted"}
 
     @pytest.mark.parametrize(
         "now",
         [
             pytest.param([], id="has vanished"),
-            pytest.param([replace(NEW, is_checked=True)], id="was checked off"),
+            pytest.param([replace(NEW, already_checked=True)], id="was checked off"),
             pytest.param([replace(NEW, deletion_deadline=NOW)], id="is being deleted"),
         ],
     )
     def test_is_spared_when_its_successor(self, now: list[Pod]) -> None:
-        assert self.reap(self.OLD, *now) == {"old": "spared"}
+        assert self.reap(self.MAX_SNAPSHOT_AGE, *now) == {"old": "spared"}
 
     @pytest.mark.parametrize(
         ("seconds", "changes", "outcome"),
         [
             pytest.param(TOO_OLD, {"deletion_deadline": NOW}, "spared", id="long ago, and it is being deleted now"),
-            pytest.param(TOO_OLD, {"is_checked": True}, "spared", id="long ago, and it was checked off meanwhile"),
+            pytest.param(TOO_OLD, {"already_checked": True}, "spared", id="long ago, and it was checked off meanwhile"),
             pytest.param(TOO_OLD, {"name": "vanished"}, "spared", id="long ago, and it has vanished"),
             pytest.param(TOO_OLD, {}, "deleted", id="long ago, and it is as it was"),
             pytest.param(TOO_OLD - 1, {"deletion_deadline": NOW}, "deleted", id="just now"),
@@ -546,16 +548,16 @@ class TestSuperseded:
                 self.pods["new"] = replace(self.pods["new"], **changes)
                 return listing
 
-        server = Slow([self.OLD, self.NEW])
-        zombies = zombies_of(self.OLD, self.NEW, ti=self.TRY_2)
-        airflow = Airflow({self.OLD.key: self.TRY_2})
+        server = Slow([self.MAX_SNAPSHOT_AGE, self.NEW])
+        zombies = zombies_of(self.MAX_SNAPSHOT_AGE, self.NEW, ti=self.TRY_2)
+        airflow = Airflow({self.MAX_SNAPSHOT_AGE.key: self.TRY_2})
         assert outcomes(run(zombies, server, airflow, monotonic=lambda: next(times))) == {"old": outcome}
 
     def test_goes_when_its_task_instance_is_over_meanwhile(self) -> None:
-        assert self.reap(self.OLD, self.NEW, ti=make_ti(try_number=2)) == {"old": "deleted"}
+        assert self.reap(self.MAX_SNAPSHOT_AGE, self.NEW, ti=make_ti(try_number=2)) == {"old": "deleted"}
 
     def test_goes_by_its_mark_alone_if_it_was_checked_off(self) -> None:
-        checked = make_pod(name="checked", is_checked=True)
+        checked = make_pod(name="checked", already_checked=True)
         zombies = zombies_of(checked, ti=self.TRY_2)
         assert outcomes(run(zombies, airflow=Airflow({checked.key: self.TRY_2}))) == {"checked": "deleted"}
 
@@ -574,7 +576,7 @@ class TestMaxDeletes:
         assert said(results, Outcome.LEFT_FOR_NEXT_RUN) == {"max_deletes=2 was reached"}
 
     @pytest.mark.parametrize("says", [GONE, FORBIDDEN], ids=lambda says: says.outcome.value)
-    def test_does_not_count_what_was_not_deleted(self, says: Deletion) -> None:
+    def test_does_not_count_what_was_not_deleted(self, says: DeleteResult) -> None:
         zombies = make_zombies(6)
         server = server_of(zombies, dict.fromkeys(("z0000", "z0001", "z0003"), says))
         assert count_outcomes(run(zombies, server, max_deletes=2)) == {
@@ -625,7 +627,7 @@ class TestMaxDeletes:
 
 class TestTryingAgain:
     @pytest.mark.parametrize("says", [NO_ANSWER, SLOW_DOWN], ids=["no answer", "429"])
-    def test_ends_after_some_attempts(self, says: Deletion) -> None:
+    def test_ends_after_some_attempts(self, says: DeleteResult) -> None:
         zombies = make_zombies(2)
         server = server_of(zombies, {"z0000": says})
         results = run(zombies, server)
@@ -642,7 +644,7 @@ class TestTryingAgain:
             now[0] += 40
 
         server.before_deletion = time_passes
-        results = run(zombies, server, monotonic=lambda: now[0], patience=Patience(give_up_after=50, max_wait=0))
+        results = run(zombies, server, monotonic=lambda: now[0], patience=RetryPolicy(deadline=50, max_backoff=0))
         assert outcomes(results) == {"z0000": "failed"}
         assert len(server.deletions) == 2
 
@@ -693,7 +695,7 @@ class TestTryingAgain:
         airflow = now_finished(zombies)
 
         class Deaf(Server):
-            def delete(self, pod: Pod, grace_period_seconds: int) -> Deletion:
+            def delete(self, pod: Pod, grace_period_seconds: int) -> DeleteResult:
                 super().delete(pod, grace_period_seconds)
                 self.pods = {} if left is None else {"left": replace(pod, **left)}
                 airflow.found[pod.key] = RUNNING

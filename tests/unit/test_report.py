@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.kpo_cleanup.classify import Verdict
-from include.kpo_cleanup.kube import Deletion
+from include.kpo_cleanup.constants import Outcome, Reason
+from include.kpo_cleanup.kube import DeleteResult
 from include.kpo_cleanup.pod import Container
 from include.kpo_cleanup.reap import Result
 from include.kpo_cleanup.report import (
@@ -31,7 +32,6 @@ from include.kpo_cleanup.report import (
 )
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.text import LINE
-from include.kpo_cleanup.vocabulary import Outcome, Reason
 from tests.unit.builders import DAY, HOUR, NOW, make_pod, make_verdict
 
 SIDECAR = (Container("base", "terminated", ended=NOW - HOUR, exit_code=0), Container("proxy", "running", NOW - DAY))
@@ -43,7 +43,7 @@ def kept(reason: Reason, **pod: Any) -> Verdict:
 
 
 def make_result(outcome: Outcome, detail: str = "", **pod: Any) -> Result:
-    return Result(make_verdict(pod=make_pod(**pod)), Deletion(outcome, detail))
+    return Result(make_verdict(pod=make_pod(**pod)), DeleteResult(outcome, detail))
 
 
 def freeing(outcome: Outcome, cpu: float, memory: float) -> Result:
@@ -183,8 +183,13 @@ class TestWarnings:
 
 class TestDue:
     def test_says_when_the_last_of_them_will_go(self) -> None:
-        noon = replace(kept(Reason.SETTLING), due=NOW)
-        verdicts = [noon, replace(noon, due=NOW + 61), kept(Reason.SETTLING), replace(noon, reason=Reason.TERMINATING)]
+        noon = replace(kept(Reason.SETTLING), eligible_at=NOW)
+        verdicts = [
+            noon,
+            replace(noon, eligible_at=NOW + 61),
+            kept(Reason.SETTLING),
+            replace(noon, reason=Reason.TERMINATING),
+        ]
         assert due_lines(verdicts) == [
             "2 settling: a run after 12:01:01 UTC deletes them; settle_seconds=0 deletes them now",
             "1 terminating: a run after 12:00:00 UTC deletes them",
@@ -262,7 +267,7 @@ class TestReaping:
     def test_names_each_cause_of_failures_once(self) -> None:
         def failed(name: str, status: str) -> Result:
             said = f'pods "{name}"' if status.startswith("403") else ""
-            return Result(make_verdict(pod=make_pod(name=name)), Deletion(Outcome.FAILED, status, said=said))
+            return Result(make_verdict(pod=make_pod(name=name)), DeleteResult(Outcome.FAILED, status, said=said))
 
         results = [
             make_result(Outcome.DELETED),
@@ -341,7 +346,7 @@ _ids = st.text("ab_-.1", min_size=1, max_size=63)
 )
 def test_no_line_is_too_long_whatever_the_ids_and_nothing_is_lost(pod: Any, evidence: str) -> None:
     verdict = make_verdict(pod=pod, evidence=evidence)
-    result = Result(verdict, Deletion(Outcome.FAILED, evidence))
+    result = Result(verdict, DeleteResult(Outcome.FAILED, evidence))
     warned = replace(verdict, is_zombie=False, warning=evidence, remedy=evidence)
     for lines in (zombie_lines([verdict], NOW), warning_lines([warned]), result.lines()):
         assert [line for line in lines if len(line) > LINE] == []

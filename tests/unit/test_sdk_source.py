@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 
 from include.kpo_cleanup.errors import TaskInstanceSourceError
-from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, key_of, safe_label
-from include.kpo_cleanup.task_instance import OwnTaskInstance, RawIds, Record, TaskInstance, TaskInstances
+from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, make_key, to_label_value
+from include.kpo_cleanup.task_instance import CallerTaskInstance, RawIds, Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.task_instances.task_sdk import MAX_QUERY, PATIENCE, TaskSdkSource
 from tests.unit.worlds import LONG_ID, ODD_ID, SCHEDULED, Row, World, api_server, assert_true_answer, worlds
 
 Questions = list[dict[str, Any]]
 
 
-OWN = OwnTaskInstance("cleanup", "reap", "now", UNMAPPED)
+OWN = CallerTaskInstance("cleanup", "reap", "now", UNMAPPED)
 OWN_ROW = Row(*OWN[:4], "running")
 OWN_QUESTION = {"dag_id": "cleanup", "task_ids": ["reap"], "run_ids": ["now"]}
 
@@ -89,7 +89,7 @@ class TestFinding:
             pytest.param(row(run_id="run_1"), {}, id="a raw run_id"),
             pytest.param(row(run_id="my run!"), {}, id="a cleaned run_id of one's own"),
             pytest.param(row(run_id="run-0123456ab"), {}, id="a raw run_id that ends like a hash"),
-            pytest.param(row(run_id=safe_label(SCHEDULED)), {}, id="a raw run_id that looks like a cleaned one"),
+            pytest.param(row(run_id=to_label_value(SCHEDULED)), {}, id="a raw run_id that looks like a cleaned one"),
             pytest.param(row(task_id=ODD_ID), {}, id="a cleaned task_id"),
             pytest.param(row(task_id=LONG_ID), {}, id="a task_id that was cut"),
             pytest.param(row(task_id=LONG_ID, map_index=7), {}, id="a mapped task_id that was cut"),
@@ -133,12 +133,12 @@ class TestFinding:
 
     @pytest.mark.parametrize("states", [("running", "success"), ("success", "running")])
     def test_lets_the_active_one_count_where_two_ids_have_one_label(self, states: tuple[str, str]) -> None:
-        rows = [row(ODD_ID, state=states[0]), row(safe_label(ODD_ID), state=states[1])]
+        rows = [row(ODD_ID, state=states[0]), row(to_label_value(ODD_ID), state=states[1])]
         answer, _ = ask(rows, rows[0].key)
         assert answer.found == {rows[0].key: TaskInstance("running")}
 
     def test_gives_nothing_for_what_is_not_there(self) -> None:
-        answer, _ = ask([row()], key_of("orders", "b", SCHEDULED, UNMAPPED), key_of("orders", "a", SCHEDULED, 0))
+        answer, _ = ask([row()], make_key("orders", "b", SCHEDULED, UNMAPPED), make_key("orders", "a", SCHEDULED, 0))
         assert answer == TaskInstances()
 
     @pytest.mark.parametrize("dag_id", ["commandes_à_faire", "d" * 250])
@@ -149,7 +149,7 @@ class TestFinding:
         assert answer == TaskInstances({}, {there.key: why})
 
     def test_is_unresolved_for_a_dag_id_that_ends_like_a_hash_and_is_not_there(self) -> None:
-        key = key_of("orders-0123456ab", "a", SCHEDULED, UNMAPPED)
+        key = make_key("orders-0123456ab", "a", SCHEDULED, UNMAPPED)
         assert list(ask([row()], key)[0].unresolved) == [key]
 
 
@@ -182,14 +182,14 @@ class TestQuestions:
     def test_name_the_rebuilt_run_and_the_task(self) -> None:
         _, questions = ask([row()], row().key)
         assert questions == [
-            {"dag_id": "orders", "task_ids": ["a"], "run_ids": sorted([SCHEDULED, safe_label(SCHEDULED)])}
+            {"dag_id": "orders", "task_ids": ["a"], "run_ids": sorted([SCHEDULED, to_label_value(SCHEDULED)])}
         ]
 
     def test_name_the_task_alone_where_the_run_is_not_known(self) -> None:
         _, questions = ask([], row(run_id="my run!").key)
         assert questions[-1] == {"dag_id": "orders", "task_ids": ["a"], "run_ids": None}
 
-    @pytest.mark.parametrize("run_id", ["deploy-1a2b3c4d5", safe_label("my run!")])
+    @pytest.mark.parametrize("run_id", ["deploy-1a2b3c4d5", to_label_value("my run!")])
     def test_name_the_run_where_its_label_is_the_raw_id(self, run_id: str) -> None:
         _, questions = ask([row(run_id=run_id)], row(run_id=run_id).key)
         assert questions == [{"dag_id": "orders", "task_ids": ["a"], "run_ids": [run_id]}]
@@ -286,7 +286,7 @@ class TestNoAnswer:
 
         with pytest.raises(TaskInstanceSourceError) as caught:
             source_of(get_task_states).fetch([row().key])
-        question = {"dag_id": "orders", "task_ids": ["a"], "run_ids": sorted([SCHEDULED, safe_label(SCHEDULED)])}
+        question = {"dag_id": "orders", "task_ids": ["a"], "run_ids": sorted([SCHEDULED, to_label_value(SCHEDULED)])}
         assert str(caught.value) == (
             f"the Task SDK gave no task states for {question}: API_SERVER_ERROR 503; see the API server's log"
         )
@@ -345,7 +345,7 @@ class TestProof:
         )
 
     def test_works_for_a_mapped_task_and_any_run_id(self) -> None:
-        own = OwnTaskInstance("cleanup", "reap", "my run!", 3)
+        own = CallerTaskInstance("cleanup", "reap", "my run!", 3)
         get_task_states = api_server([Row(*own[:4], "running"), row()], Random(0))
         assert TaskSdkSource(get_task_states, XComs(), own, "test").fetch([row().key]).found
 
@@ -435,6 +435,6 @@ class TestRecord:
             source.read_records(source.fetch([row().key]), [row().key])
 
     def test_has_the_pods_of_all_that_share_a_key(self) -> None:
-        odd, label = row(ODD_ID), row(safe_label(ODD_ID))
+        odd, label = row(ODD_ID), row(to_label_value(ODD_ID))
         xcoms = XComs(*pair(odd, "odd"), *pair(label, "label", "other"))
         assert record(xcoms, odd, label) == Record(frozenset({"airflow/odd", "other/label"}))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.kpo_cleanup.settings import OPTIONS, Settings, is_for_a_run, json_schema, parse
+from include.kpo_cleanup.settings import OPTIONS, Settings, is_run_param, json_schema, parse
 
 DEFAULTS = {  # in the order in which people see them
     "dry_run": False,
@@ -250,7 +250,7 @@ class TestNamespaces:
 
 class TestShownSettings:
     def test_are_those_that_are_decided_for_a_run(self) -> None:
-        assert {name for name in OPTIONS if is_for_a_run(name)} == FOR_A_RUN
+        assert {name for name in OPTIONS if is_run_param(name)} == FOR_A_RUN
 
     @pytest.mark.parametrize("name", TYPES)
     def test_have_a_schema_with_type_and_description(self, name: str) -> None:

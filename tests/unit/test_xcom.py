@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.kpo_cleanup.classify import Verdict
+from include.kpo_cleanup.constants import Reason
 from include.kpo_cleanup.errors import KpoCleanupError
-from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, safe_label
+from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, to_label_value
 from include.kpo_cleanup.kube import Listing
 from include.kpo_cleanup.pod import Container, Owner, Pod
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
-from include.kpo_cleanup.vocabulary import Reason
 from include.kpo_cleanup.xcom import (
     MAX_KEPT,
     dump_classification,
@@ -60,7 +60,7 @@ POD_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "controller": st.none() | st.builds(Owner, TEXT, NAMES, TEXT, TEXT),
     "job": TEXT,
     "phase_reason": TEXT,
-    "is_checked": st.booleans(),
+    "already_checked": st.booleans(),
     "grace_period": st.integers(0, 86_400),
     "deletion_deadline": st.none() | TIMES,
     "finalizers": st.lists(TEXT, max_size=2).map(tuple),
@@ -91,7 +91,7 @@ class TestListing:
     def test_comes_back_as_it_was(self, pods: list[Pod], unlisted: dict[str, str]) -> None:
         loaded = load_listing(through_json(dump_listing(Listing(pods, unlisted))))
         assert Counter(loaded.pods) == Counter(pods)
-        assert loaded.unlisted == unlisted
+        assert loaded.errors_by_namespace == unlisted
 
     @given(CONTAINERS)
     def test_keeps_every_container(self, container: Container) -> None:
@@ -133,7 +133,7 @@ class TestListing:
                 name=f"load-customer-orders-{number:08x}",
                 dag_id=f"customer_orders_{number // 50}",
                 task_id=f"load_customer_orders_{number % 10}",
-                run_id=safe_label(f"scheduled__2026-11-{number // 10 % runs + 1:02d}T00:00:00+00:00"),
+                run_id=to_label_value(f"scheduled__2026-11-{number // 10 % runs + 1:02d}T00:00:00+00:00"),
                 containers=(
                     Container("base", "terminated", None, NOW - HOUR, 0),
                     Container("airflow-xcom-sidecar", "running", NOW - 2 * HOUR),
@@ -157,7 +157,7 @@ class TestTaskInstances:
     def test_come_back_as_they_were(
         self, found: dict[TaskInstanceKey, TaskInstance], unresolved: dict[TaskInstanceKey, str]
     ) -> None:
-        before = TaskInstances(found, unresolved, may_miss_a_try=len(found) % 2 == 0)
+        before = TaskInstances(found, unresolved, try_number_may_lag=len(found) % 2 == 0)
         assert load_task_instances(through_json(dump_task_instances(before))) == (before, {})
 
     @given(st.dictionaries(KEYS, st.builds(Record, st.frozensets(TEXT, max_size=2), TEXT), max_size=3))
@@ -194,7 +194,7 @@ class TestZombies:
 
         verdicts = [Verdict(*each) for each in drawn]
         loaded = load_classification(through_json(dump_classification(verdicts, {"default": "403"})))
-        assert (loaded.unlisted, loaded.pods) == ({"default": "403"}, len(verdicts))
+        assert (loaded.errors_by_namespace, loaded.pods) == ({"default": "403"}, len(verdicts))
         assert [told(verdict) for verdict in loaded.zombies] == [
             told(verdict) for verdict in verdicts if verdict.is_zombie
         ]

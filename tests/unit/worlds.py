@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import strategies as st
 
-from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, key_of, safe_label
+from include.kpo_cleanup.constants import FINISHED_STATES
+from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, make_key, to_label_value
 from include.kpo_cleanup.task_instance import RawIds, TaskInstance, TaskInstances
-from include.kpo_cleanup.task_instances.raw_ids import rebuild_run_id
-from include.kpo_cleanup.vocabulary import FINISHED_STATES
+from include.kpo_cleanup.task_instances.label_decoding import rebuild_run_id
 
 STATES = [
     None,
@@ -36,12 +36,12 @@ TASK_IDS = [
     "group.a",
     ODD_ID,
     f"{ODD_ID}_1",
-    safe_label(ODD_ID),
-    f"{safe_label(ODD_ID)}_1",
+    to_label_value(ODD_ID),
+    f"{to_label_value(ODD_ID)}_1",
     "a-0123456ab",
     LONG_ID,
     f"{LONG_ID}_1",
-    safe_label(LONG_ID),
+    to_label_value(LONG_ID),
     "_a_",
 ]
 
@@ -50,10 +50,10 @@ RUN_IDS = [
     "run_1",
     "run-0123456ab",
     "my run!",
-    safe_label("my run!"),
+    to_label_value("my run!"),
     "r" * 250,
     SCHEDULED,
-    safe_label(SCHEDULED),
+    to_label_value(SCHEDULED),
     "manual__2026-11-24T02:13:14.123456-05:00",
     "asset_triggered__2026-11-24T02:13:14.123456+00:00_AbCdEfGh",  # its label is cut by one character
     "asset_materialization__2026-11-24T02:13:14.123456+00:00_AbCdEfGh",  # and this one by seven
@@ -66,7 +66,7 @@ HOSTILE_IDS = [
     pytest.param({"run_id": "my run!"}, id="a cleaned run_id of one's own"),
     pytest.param({"run_id": "r" * 250}, id="a run_id of 250 characters"),
     pytest.param({"run_id": "run-0123456ab"}, id="a raw run_id that ends like a hash"),
-    pytest.param({"run_id": safe_label(SCHEDULED)}, id="a raw run_id that looks like a cleaned one"),
+    pytest.param({"run_id": to_label_value(SCHEDULED)}, id="a raw run_id that looks like a cleaned one"),
     pytest.param({"task_id": ODD_ID}, id="a cleaned task_id"),
     pytest.param({"task_id": LONG_ID, "map_index": 3}, id="a mapped task_id that was cut"),
     pytest.param({"dag_id": "commandes_à_faire"}, id="a cleaned dag_id"),
@@ -89,7 +89,7 @@ class Row(NamedTuple):
 
     @property
     def key(self) -> TaskInstanceKey:
-        return key_of(*self[:4])
+        return make_key(*self[:4])
 
     @property
     def is_active(self) -> bool:
@@ -118,7 +118,7 @@ def worlds(draw: st.DrawFn, dag_ids: tuple[str, ...] = (*CLEAN_DAG_IDS, *CLEANED
         for place in draw(st.lists(places, min_size=1, max_size=12, unique=True))
     ]
     asked = {row.key for row in rows if draw(st.integers(0, 3))}
-    asked |= {key_of(*place) for place in draw(st.lists(places, max_size=4))}
+    asked |= {make_key(*place) for place in draw(st.lists(places, max_size=4))}
     return World(rows, frozenset(asked), draw(st.randoms(use_true_random=False)))
 
 
@@ -136,7 +136,7 @@ def assert_true_answer(world: World, answer: TaskInstances, is_task_sdk: bool = 
         real, found = by_key[key], answer.found.get(key)
         if is_task_sdk and rebuild_run_id(key.run_id) is None:
             real = [row for row in real if row.run_id == key.run_id] or real
-        if is_task_sdk and key.dag_id in map(safe_label, CLEANED_DAG_IDS):
+        if is_task_sdk and key.dag_id in map(to_label_value, CLEANED_DAG_IDS):
             assert found is None, key
             assert key in answer.unresolved, key
         elif not real:

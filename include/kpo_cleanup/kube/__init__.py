@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ..constants import Outcome
 from ..pod import Pod
-from ..vocabulary import Outcome
 
 CONCURRENT_DELETES = 10  # below what one client may do under the API server's default fairness limits
 
@@ -17,20 +17,20 @@ class Listing:
     """The pods that were found, and what went wrong in namespaces that could not be listed."""
 
     pods: list[Pod] = field(default_factory=list)
-    unlisted: Mapping[str, str] = field(default_factory=dict)  # by namespace, the problem
+    errors_by_namespace: Mapping[str, str] = field(default_factory=dict)  # by namespace, the problem
 
 
 @dataclass(frozen=True)
-class Deletion:
+class DeleteResult:
     """The result of one deletion, sent or not."""
 
     outcome: Outcome
     status: str = ""  # what the API server answered, such as "403 Forbidden"
     remedy: str = ""
     said: str = ""  # the API server's own words
-    is_passing: bool = False  # it failed for a reason that has nothing to do with this pod
+    is_retryable: bool = False  # it failed for a reason that has nothing to do with this pod
     retry_after: float | None = None  # seconds, if the API server named them
-    is_unanswered: bool = False  # nobody knows whether it was done
+    outcome_unknown: bool = False  # nobody knows whether it was done
     is_conflict: bool = False  # the pod is not as it was when it was read
 
     @property
@@ -43,11 +43,11 @@ class Deletion:
         return "; ".join(filter(None, [self.status, self.remedy, said]))
 
 
-def accepted(finalizers: Sequence[str]) -> Deletion:
+def accepted(finalizers: Sequence[str]) -> DeleteResult:
     """Make what became of a deletion that the API server has accepted."""
     if finalizers:
-        return Deletion(Outcome.AWAITING_FINALIZER, f"held by {', '.join(finalizers)}")
-    return Deletion(Outcome.DELETED)
+        return DeleteResult(Outcome.AWAITING_FINALIZER, f"held by {', '.join(finalizers)}")
+    return DeleteResult(Outcome.DELETED)
 
 
 class Cluster(Protocol):
@@ -69,12 +69,12 @@ class Cluster(Protocol):
         :raises KubernetesError: if not one namespace could be listed.
         """
 
-    def read_again(self, pod: Pod, label_selector: str) -> Pod | None:
+    def get(self, pod: Pod, label_selector: str) -> Pod | None:
         """Read the pod of this namespace and name as it is now; None if there is none.
 
         :param label_selector: that of the listing; a pod that it does not match any more has a ``label_problem``.
         :raises KubernetesError: if there was no answer.
         """
 
-    def delete(self, pod: Pod, grace_period_seconds: int) -> Deletion:
+    def delete(self, pod: Pod, grace_period_seconds: int) -> DeleteResult:
         """Ask once to delete this very pod, as it was read: not another of its name, and not a changed one."""

@@ -12,8 +12,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..airflow_compat import AirflowException
-from ..errors import KubernetesError, NotKubernetes, Refused, Transient
-from ..retries import Patience, retry_after
+from ..errors import ApiStatusError, KubernetesError, RetryableApiError, UnexpectedResponse
+from ..retry import RetryPolicy, retry_after
 
 if TYPE_CHECKING:
     from kubernetes.client import CoreV1Api
@@ -39,7 +39,7 @@ def connect(conn_id: str, concurrency: int) -> tuple[CoreV1Api, str | None]:
             "check the connection (in_cluster, kube_config_path or kube_config) "
             "or set kubernetes_conn_id to another one",
         )
-        problem.is_passing = not isinstance(error, (AirflowException, ConfigException, ValueError))
+        problem.is_retryable = not isinstance(error, (AirflowException, ConfigException, ValueError))
         raise problem from error
     # The client would retry by itself, at once and three times over, on top of the attempts made here.
     core.api_client.rest_client.pool_manager.connection_pool_kw.update(retries=urllib3.Retry(0), maxsize=concurrency)
@@ -52,25 +52,25 @@ def _check_type(conn_type: str | None) -> None:
 
 
 def request(
-    what: str, call: Callable[..., Any], patience: Patience, decode: Callable[[bytes], Any] = json.loads
+    what: str, call: Callable[..., Any], patience: RetryPolicy, decode: Callable[[bytes], Any] = json.loads
 ) -> dict[str, Any]:
     """Make one API call, again if need be, and give its body as JSON; see :func:`attempt`.
 
-    :raises Transient: if all attempts were in vain.
+    :raises RetryableApiError: if all attempts were in vain.
     """
     answer: dict[str, Any] = patience.retrying()(attempt, what, call, patience, decode)
     return answer
 
 
 def attempt(
-    what: str, call: Callable[..., Any], patience: Patience, decode: Callable[[bytes], Any] = json.loads
+    what: str, call: Callable[..., Any], patience: RetryPolicy, decode: Callable[[bytes], Any] = json.loads
 ) -> dict[str, Any]:
     """Make one API call once, and give its body as JSON.
 
     :param decode: raises ValueError for what is not JSON.
-    :raises Refused: for an answer that is final.
-    :raises NotKubernetes: for an answer of something else than an API server.
-    :raises Transient: if there was no answer, or one that says to come back later.
+    :raises ApiStatusError: for an answer that is final.
+    :raises UnexpectedResponse: for an answer of something else than an API server.
+    :raises RetryableApiError: if there was no answer, or one that says to come back later.
     """
     from kubernetes.client.rest import ApiException
     from urllib3.exceptions import HTTPError
@@ -82,17 +82,17 @@ def attempt(
     except ApiException as error:
         raise _explained(what, error) from error
     except HTTPError as error:
-        raise Transient(what, f"no answer from the API server: {error}") from error
+        raise RetryableApiError(what, f"no answer from the API server: {error}") from error
     except UnicodeDecodeError as error:  # the client decodes the body of every error as UTF-8
-        raise Transient(what, "an error whose body is not text") from error
+        raise RetryableApiError(what, "an error whose body is not text") from error
     except Exception as error:  # of the client itself, such as a token that could not be refreshed
-        raise Transient(what, f"the client failed: {type(error).__name__}: {error}") from error
+        raise RetryableApiError(what, f"the client failed: {type(error).__name__}: {error}") from error
     try:
         answer = decode(body)
     except ValueError as error:
-        raise Transient(what, f"the answer is not JSON: {bytes(body[:80])!r}") from error
+        raise RetryableApiError(what, f"the answer is not JSON: {bytes(body[:80])!r}") from error
     if not isinstance(answer, dict):
-        raise Transient(what, f"the answer is not a JSON object: {bytes(body[:80])!r}")
+        raise RetryableApiError(what, f"the answer is not a JSON object: {bytes(body[:80])!r}")
     return answer
 
 
@@ -106,8 +106,10 @@ def _explained(what: str, error: Any) -> KubernetesError:
     problem = f"{error.status} {error.reason}"
     if error.status == 429 or error.status >= 500 or error.status == 0:
         # A server that sends 429 has done nothing; of any other one nobody knows.
-        return Transient(what, problem, said, retry_after(error.headers or {}), is_unanswered=error.status != 429)
+        return RetryableApiError(
+            what, problem, said, retry_after(error.headers or {}), outcome_unknown=error.status != 429
+        )
     if answer.get("kind") != "Status":
         # Only the API server can say that a pod is gone or replaced; a gateway's 404 says that the address is wrong.
-        return NotKubernetes(what, f"{problem}: {said} (this does not come from a Kubernetes API server)")
-    return Refused(error.status, what, problem, said=said)
+        return UnexpectedResponse(what, f"{problem}: {said} (this does not come from a Kubernetes API server)")
+    return ApiStatusError(error.status, what, problem, said=said)

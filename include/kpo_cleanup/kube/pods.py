@@ -10,13 +10,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import KubernetesError, NotKubernetes, Refused, SettingsError, Transient
+from ..constants import ALL_NAMESPACES, Outcome
+from ..errors import ApiStatusError, KubernetesError, RetryableApiError, SettingsError, UnexpectedResponse
 from ..pod import KPO_LABEL, Pod
-from ..retries import Patience
-from ..vocabulary import ALL_NAMESPACES, Outcome
-from . import CONCURRENT_DELETES, Deletion, Listing, accepted
+from ..retry import RetryPolicy
+from . import CONCURRENT_DELETES, DeleteResult, Listing, accepted
 from .client import attempt, connect, request
-from .reading import answer_decoder, finalizers_of, read_pod
+from .parse import answer_decoder, finalizers_of, read_pod
 
 if TYPE_CHECKING:
     from kubernetes.client import CoreV1Api
@@ -32,15 +32,15 @@ RBAC_FILE = "manifests/rbac.yaml"
 _OWN_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
-class PodApi:
+class PodClient:
     """The pods of one cluster, seen through an Airflow connection.
 
     :param page_size: pods that the API server is asked for at once.
     """
 
-    def __init__(self, conn_id: str, patience: Patience | None = None, page_size: int = PAGE_SIZE) -> None:
+    def __init__(self, conn_id: str, patience: RetryPolicy | None = None, page_size: int = PAGE_SIZE) -> None:
         self._conn_id = conn_id
-        self._patience = patience or Patience()
+        self._patience = patience or RetryPolicy()
         self._page_size = page_size
         self._decode = answer_decoder()
 
@@ -101,30 +101,30 @@ class PodApi:
         for namespace in namespaces:
             try:
                 if silent == SILENT_NAMESPACES:
-                    raise Transient(_listing(namespace), "not tried, for the API server does not answer")
+                    raise RetryableApiError(_listing(namespace), "not tried, for the API server does not answer")
                 terms = _selector(label_selector), _but_for(namespace, excluded)
                 found = self._list_namespace(namespace, *terms, keep=keep)
                 if must_exist and not found and namespace != ALL_NAMESPACES:
                     self._check_exists(namespace)
             except KubernetesError as error:
-                if isinstance(error, Refused) and error.status == 400:
+                if isinstance(error, ApiStatusError) and error.status == 400:
                     selector = f"label_selector={label_selector!r}"
                     raise SettingsError(f"{selector} was refused ({error}); correct its syntax") from error
                 log.error("%s", error)
                 errors[namespace] = error
-                silent += isinstance(error, Transient) and silent < SILENT_NAMESPACES
+                silent += isinstance(error, RetryableApiError) and silent < SILENT_NAMESPACES
             else:
                 log.info("%s pods %sin %s", len(found), "that matter " if keep else "", _place(namespace))
                 pods.extend(found)
                 silent = 0
-        unlisted = {namespace: str(error) for namespace, error in errors.items()}
+        errors_by_namespace = {namespace: str(error) for namespace, error in errors.items()}
         if len(errors) == len(namespaces):
-            nothing = KubernetesError("no namespace could be listed", "; ".join(unlisted.values()))
-            nothing.is_passing = any(error.is_passing for error in errors.values())
+            nothing = KubernetesError("no namespace could be listed", "; ".join(errors_by_namespace.values()))
+            nothing.is_retryable = any(error.is_retryable for error in errors.values())
             raise nothing
-        return Listing(pods, unlisted)
+        return Listing(pods, errors_by_namespace)
 
-    def read_again(self, pod: Pod, label_selector: str) -> Pod | None:
+    def get(self, pod: Pod, label_selector: str) -> Pod | None:
         """See :class:`Cluster`; by lists, which need no other right than listing."""
         of_its_name = f"metadata.name={pod.name}"
         selected = self._list_namespace(pod.namespace, _selector(label_selector), of_its_name)
@@ -137,7 +137,7 @@ class PodApi:
         why = others[0].label_problem or f"label_selector={label_selector!r} does not match it any more"
         return replace(others[0], label_problem=why)
 
-    def delete(self, pod: Pod, grace_period_seconds: int) -> Deletion:
+    def delete(self, pod: Pod, grace_period_seconds: int) -> DeleteResult:
         """See :class:`Cluster`."""
         body: dict[str, Any] = {
             "kind": "DeleteOptions",
@@ -153,7 +153,7 @@ class PodApi:
             return _deletion_of(error, pod)
         if answer.get("kind") not in ("Pod", "Status"):
             problem = f"the answer is a {answer.get('kind')!r}, not a Pod or Status"
-            return Deletion(Outcome.FAILED, problem, is_unanswered=True)
+            return DeleteResult(Outcome.FAILED, problem, outcome_unknown=True)
         return accepted(finalizers_of(answer))
 
     def _list_namespace(
@@ -163,7 +163,7 @@ class PodApi:
             try:
                 pages = self._pages(namespace, selector, field_selector)
                 return [pod for page in pages for pod in page if keep is None or keep(pod)]
-            except Refused as refusal:
+            except ApiStatusError as refusal:
                 if refusal.status != 410 or restart == MAX_RESTARTS:
                     raise _explained(refusal, namespace) from refusal
                 log.warning("%s; the listing starts again (%s of %s)", refusal, restart + 1, MAX_RESTARTS)
@@ -208,8 +208,8 @@ class PodApi:
         what = f"reading namespace {namespace!r}"
         try:
             request(what, partial(self._core.read_namespace, namespace), self._patience)
-        except (Refused, NotKubernetes) as refusal:
-            if isinstance(refusal, Refused) and refusal.status == 404:
+        except (ApiStatusError, UnexpectedResponse) as refusal:
+            if isinstance(refusal, ApiStatusError) and refusal.status == 404:
                 raise KubernetesError(
                     what,
                     f"namespace {namespace!r} does not exist",
@@ -218,25 +218,25 @@ class PodApi:
             log.info("No pods in namespace %r; whether it exists could not be checked: %s", namespace, refusal)
 
 
-def _deletion_of(error: KubernetesError, pod: Pod) -> Deletion:
+def _deletion_of(error: KubernetesError, pod: Pod) -> DeleteResult:
     """Tell what an error in place of an answer says about the pod."""
-    if isinstance(error, Transient):
-        return Deletion(
+    if isinstance(error, RetryableApiError):
+        return DeleteResult(
             Outcome.FAILED,
             error.problem,
             said=error.said,
-            is_passing=True,
+            is_retryable=True,
             retry_after=error.retry_after,
-            is_unanswered=error.is_unanswered,
+            outcome_unknown=error.outcome_unknown,
         )
-    status = error.status if isinstance(error, Refused) else None
+    status = error.status if isinstance(error, ApiStatusError) else None
     if status == 404:
-        return Deletion(Outcome.ALREADY_GONE, "the API server has no such pod any more")
+        return DeleteResult(Outcome.ALREADY_GONE, "the API server has no such pod any more")
     if status == 409:
-        return Deletion(Outcome.FAILED, error.problem, said=error.said, is_conflict=True)
+        return DeleteResult(Outcome.FAILED, error.problem, said=error.said, is_conflict=True)
     remedy = _rule("delete", pod.namespace) if status == 403 else ""
     # A gateway before the API server may have passed the request on.
-    return Deletion(Outcome.FAILED, error.problem, remedy, error.said, is_unanswered=status is None)
+    return DeleteResult(Outcome.FAILED, error.problem, remedy, error.said, outcome_unknown=status is None)
 
 
 def _listing(namespace: str) -> str:
@@ -283,13 +283,13 @@ def _read_page(answer: dict[str, Any], what: str) -> list[Pod]:
         raise KubernetesError(what, str(error)) from error
 
 
-def _explained(refusal: Refused, namespace: str) -> Refused:
+def _explained(refusal: ApiStatusError, namespace: str) -> ApiStatusError:
     """Add the remedy to a refused listing."""
     remedies = {
         401: "the connection's credentials are missing, wrong or expired",
         403: f"{_rule('list', namespace)}, and check that the namespace exists",
     }
-    return Refused(refusal.status, refusal.what, refusal.problem, remedies.get(refusal.status, ""), refusal.said)
+    return ApiStatusError(refusal.status, refusal.what, refusal.problem, remedies.get(refusal.status, ""), refusal.said)
 
 
 def _rule(verb: str, namespace: str) -> str:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3, BaseHook, xcom_backend
-from ..task_instance import OwnTaskInstance
+from ..task_instance import CallerTaskInstance
 from . import TaskInstanceSource
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def choose_source(airflow_conn_id: str, running_task_instance: Any) -> TaskInsta
     from .task_sdk import TaskSdkSource
 
     ti = running_task_instance
-    own = OwnTaskInstance(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, str(ti.id) if IS_AIRFLOW_3 else None)
+    own = CallerTaskInstance(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, str(ti.id) if IS_AIRFLOW_3 else None)
     source: TaskInstanceSource
     if not IS_AIRFLOW_3:
         source = SqlSource(airflow_session, own, f"Airflow's session: this is Airflow {AIRFLOW_VERSION}")

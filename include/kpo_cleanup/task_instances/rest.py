@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from ..errors import TaskInstanceSourceError
-from ..identity import TaskInstanceKey, key_of, safe_label
-from ..task_instance import OwnTaskInstance, RawIds, Record, TaskInstance, TaskInstances
-from .raw_ids import collect, may_be_cleaned, raw_runs
+from ..identity import TaskInstanceKey, make_key, to_label_value
+from ..task_instance import CallerTaskInstance, RawIds, Record, TaskInstance, TaskInstances
+from .label_decoding import collect, may_be_hashed, raw_runs
 from .records import KEYS, Unreadable, record_of, unquoted
 from .rest_api import AirflowRefused, RestApi
 
@@ -53,13 +53,13 @@ class _Row(NamedTuple):
 
     @property
     def key(self) -> TaskInstanceKey:
-        return key_of(*self.raw_ids, self.map_index)
+        return make_key(*self.raw_ids, self.map_index)
 
 
 class RestSource:
     """Asks for DAGs, runs and tasks at once, and splits a question until its answer is whole."""
 
-    def __init__(self, api: RestApi, own: OwnTaskInstance, description: str) -> None:
+    def __init__(self, api: RestApi, own: CallerTaskInstance, description: str) -> None:
         self._api = api
         self._own = own
         self.description = description
@@ -87,7 +87,7 @@ class RestSource:
         has_rows = {row.raw_ids.dag_id for row in rows}
         why_hidden = cache(self._why_hidden)
         for key in sorted(asked - found.keys()):
-            is_cleaned = may_be_cleaned(key.dag_id)
+            is_cleaned = may_be_hashed(key.dag_id)
             if is_cleaned or key.dag_id not in has_rows:
                 why = why_hidden(NO_SUCH_DAG if is_cleaned else key.dag_id)
                 if why:
@@ -108,11 +108,11 @@ class RestSource:
         """Find what to ask for, and for which keys."""
         runs: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
         for dag_id, run_id in raw_runs({(key.dag_id, key.run_id) for key in keys}, self._dag_ids, self._runs_of):
-            runs[safe_label(dag_id), safe_label(run_id)].append((dag_id, run_id))
+            runs[to_label_value(dag_id), to_label_value(run_id)].append((dag_id, run_id))
         wanted: dict[_Wanted, list[TaskInstanceKey]] = defaultdict(list)
         for key in set(keys):
             for dag_id, run_id in runs[key.dag_id, key.run_id]:
-                wanted[_Wanted(dag_id, run_id, "" if may_be_cleaned(key.task_id) else key.task_id)].append(key)
+                wanted[_Wanted(dag_id, run_id, "" if may_be_hashed(key.task_id) else key.task_id)].append(key)
         return wanted
 
     def _dag_ids(self) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..errors import SettingsError, TaskInstanceSourceError
-from ..retries import Patience, retry_after
+from ..retry import RetryPolicy, retry_after
 
 if TYPE_CHECKING:
     import httpx
@@ -28,7 +28,7 @@ class AirflowRefused(TaskInstanceSourceError):
     :param said: the server's own words.
     """
 
-    is_passing = False
+    is_retryable = False
 
     def __init__(self, status: int, said: str, message: str) -> None:
         super().__init__(message)
@@ -60,7 +60,7 @@ class RestApi:
     :raises SettingsError: if the connection has no such host or no password.
     """
 
-    def __init__(self, conn_id: str, connection: Any, patience: Patience | None = None) -> None:
+    def __init__(self, conn_id: str, connection: Any, patience: RetryPolicy | None = None) -> None:
         self._name = f"connection {conn_id!r}"
         self.url = (connection.host or "").rstrip("/")
         parts = urlsplit(self.url)
@@ -78,7 +78,7 @@ class RestApi:
             )
         self._token: str | None = None if self._login else token
         self._secrets = {token}
-        self._patience = patience or Patience()
+        self._patience = patience or RetryPolicy()
         self._client = self._connect()
 
     def get(self, path: str, **parameters: Any) -> dict[str, Any]:

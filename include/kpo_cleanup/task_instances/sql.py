@@ -15,12 +15,12 @@ from sqlalchemy import ARRAY, String, any_, bindparam, column, func, or_, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..airflow_compat import MAY_MISS_A_TRY, AirflowException, BaseHook, current_try
+from ..airflow_compat import TRY_NUMBER_MAY_LAG, AirflowException, BaseHook, current_try
+from ..constants import FINISHED_STATES
 from ..errors import TaskInstanceSourceError
-from ..identity import TaskInstanceKey, key_of
-from ..task_instance import OwnTaskInstance, RawIds, Record, TaskInstance, TaskInstances
-from ..vocabulary import FINISHED_STATES
-from .raw_ids import collect, may_be_cleaned, raw_runs
+from ..identity import TaskInstanceKey, make_key
+from ..task_instance import CallerTaskInstance, RawIds, Record, TaskInstance, TaskInstances
+from .label_decoding import collect, may_be_hashed, raw_runs
 from .records import KEYS, Unreadable, record_of, unquoted
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class SqlSource:
     """
 
     def __init__(
-        self, connect: Callable[[], AbstractContextManager[Connection]], own: OwnTaskInstance, description: str
+        self, connect: Callable[[], AbstractContextManager[Connection]], own: CallerTaskInstance, description: str
     ) -> None:
         self._connect = connect
         self._own = own
@@ -78,7 +78,7 @@ class SqlSource:
         with self._connected() as connection:
             self._prove(connection)
             answer = collect(_find(connection, frozenset(keys)), {})
-        return replace(answer, may_miss_a_try=MAY_MISS_A_TRY)
+        return replace(answer, try_number_may_lag=TRY_NUMBER_MAY_LAG)
 
     def read_records(
         self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
@@ -150,7 +150,7 @@ def _find(
         result = _select(connection, runs[start : start + at_once], task_ids)
         # Fetch all at once, and unpack: to fetch each row and look up each name costs more than the query.
         for dag_id, task_id, run_id, map_index, state, try_number, end_date, operator in result.all():
-            key = key_of(dag_id, task_id, run_id, map_index)
+            key = make_key(dag_id, task_id, run_id, map_index)
             if key in keys:
                 ti = TaskInstance(state, current_try(state, try_number), _epoch(end_date), operator)
                 yield key, RawIds(dag_id, task_id, run_id), ti
@@ -241,7 +241,7 @@ def _active_states() -> list[str]:
 def _raw_task_ids(keys: Collection[TaskInstanceKey]) -> list[str] | None:
     """List the tasks' raw ids; None if a label may hide one, or if there are too many to compare."""
     labels = {key.task_id for key in keys}
-    return None if len(labels) > MAX_TASKS or any(map(may_be_cleaned, labels)) else sorted(labels)
+    return None if len(labels) > MAX_TASKS or any(map(may_be_hashed, labels)) else sorted(labels)
 
 
 def _raw_runs(connection: Connection, labels: set[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -301,7 +301,7 @@ def metadata_connection(conn_id: str) -> Callable[[], AbstractContextManager[Con
                 "connection to the metadata database whose provider (postgres or mysql) is installed, or one of type "
                 "http to the REST API"
             )
-            problem.is_passing = not isinstance(error, (AirflowException, ImportError, TypeError))
+            problem.is_retryable = not isinstance(error, (AirflowException, ImportError, TypeError))
             raise problem from error
         return made
 

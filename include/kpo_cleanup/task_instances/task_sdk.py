@@ -11,9 +11,9 @@ from typing import Any, Optional, Protocol, TypeVar
 from urllib.parse import quote_plus
 
 from ..errors import TaskInstanceSourceError
-from ..identity import UNMAPPED, TaskInstanceKey, safe_label
-from ..task_instance import OwnTaskInstance, RawIds, Record, TaskInstance, TaskInstances
-from .raw_ids import collect, may_be_cleaned, rebuild_run_id
+from ..identity import UNMAPPED, TaskInstanceKey, to_label_value
+from ..task_instance import CallerTaskInstance, RawIds, Record, TaskInstance, TaskInstances
+from .label_decoding import collect, may_be_hashed, rebuild_run_id
 from .records import KEYS, Unreadable, record_of
 
 # Characters of ids in one request. They are sent in a URL: Airflow's own server takes any, but common reverse proxies
@@ -55,7 +55,7 @@ class TaskSdkSource:
         self,
         get_task_states: Callable[..., dict[str, States]],
         xcoms: XComs,
-        own: OwnTaskInstance,
+        own: CallerTaskInstance,
         description: str,
         patience: float = PATIENCE,
     ) -> None:
@@ -81,7 +81,7 @@ class TaskSdkSource:
             {
                 key: f"the raw dag_id behind {key.dag_id!r} is not known to the Task SDK; set airflow_conn_id"
                 for key in keys
-                if may_be_cleaned(key.dag_id) and key not in there
+                if may_be_hashed(key.dag_id) and key not in there
             },
         )
         self._known.update(answer.raw_ids)
@@ -108,7 +108,7 @@ class TaskSdkSource:
         """
         own = self._own
         question: dict[str, Any] = {"dag_id": own.dag_id, "task_ids": {own.task_id}, "run_ids": {own.run_id}}
-        answers = dict(self._ask(**question)[safe_label(own.run_id)])
+        answers = dict(self._ask(**question)[to_label_value(own.run_id)])
         states, name = answers.get(own.run_id, {}), _name(own.task_id, own.map_index)
         if states.get(name) != "running":
             wrong = f"is {states[name]!r} there, and not running" if name in states else "is not there"
@@ -131,7 +131,7 @@ class TaskSdkSource:
         :param widely: whether to ask for all of its runs.
         """
         wanted = [(key, task_id) for key in keys for task_id in {key.task_id, *self._known_ids(key, "task_id")}]
-        wanted += self._hidden_tasks(dag_id, [key for key in keys if may_be_cleaned(key.task_id)], widely)
+        wanted += self._hidden_tasks(dag_id, [key for key in keys if may_be_hashed(key.task_id)], widely)
         layers = _layers({task_id for _, task_id in wanted})
         groups: dict[int, list[tuple[TaskInstanceKey, str]]] = defaultdict(list)
         for key, task_id in wanted:
@@ -221,7 +221,7 @@ class TaskSdkSource:
             raise TaskInstanceSourceError(f"the Task SDK answered {str(answer)[:200]!r} to {question}")
         by_label: dict[str, list[tuple[str, States]]] = defaultdict(list)
         for run_id, states in answer.items():
-            by_label[safe_label(run_id)].append((run_id, states))
+            by_label[to_label_value(run_id)].append((run_id, states))
         return by_label
 
 
@@ -230,7 +230,7 @@ def _are_states(value: Any) -> bool:
 
 
 def _may_hide_run(key: TaskInstanceKey) -> bool:
-    return may_be_cleaned(key.run_id) and rebuild_run_id(key.run_id) is None
+    return may_be_hashed(key.run_id) and rebuild_run_id(key.run_id) is None
 
 
 def _name(task_id: str, map_index: int) -> str:
@@ -242,7 +242,7 @@ def _task_ids(names: Iterable[str], key: TaskInstanceKey) -> set[str]:
     """Find the raw task ids, among an answer's names, that this key's label may stand for."""
     suffix = _name("", key.map_index)
     candidates = (name[: len(name) - len(suffix)] for name in names if name.endswith(suffix))
-    return {task_id for task_id in candidates if safe_label(task_id) == key.task_id and task_id != key.task_id}
+    return {task_id for task_id in candidates if to_label_value(task_id) == key.task_id and task_id != key.task_id}
 
 
 def _layers(task_ids: Iterable[str]) -> dict[str, int]:

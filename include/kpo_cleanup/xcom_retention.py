@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 _TASKS = ("list_pods", "fetch_active_tis")
 
 
-def remove_inputs(context: Any) -> None:
+def delete_previous_inputs(context: Any) -> None:
     """Remove the listing and the task instances of the last scheduled run that succeeded.
 
     One that goes on or has failed keeps them, for its tasks may be cleared. One that a person triggered keeps them,

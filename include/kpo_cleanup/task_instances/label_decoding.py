@@ -8,8 +8,8 @@ import string
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 
-from ..identity import CACHED, HASH_LENGTH, MAX_LABEL, TaskInstanceKey, safe_label
-from ..task_instance import RawIds, TaskInstance, TaskInstances, one_that_counts
+from ..identity import CACHED, HASH_LENGTH, MAX_LABEL, TaskInstanceKey, to_label_value
+from ..task_instance import RawIds, TaskInstance, TaskInstances, prefer_active
 
 _CLEANED = re.compile(rf".*-[0-9a-f]{{{HASH_LENGTH}}}", re.DOTALL)
 # An ISO timestamp that lost its colons and its plus sign, anywhere in a run_id: scheduled__, manual__,
@@ -19,7 +19,7 @@ _RANDOM = string.ascii_letters + string.digits  # of which Airflow makes the end
 
 
 @lru_cache(maxsize=CACHED)
-def may_be_cleaned(label: str) -> bool:
+def may_be_hashed(label: str) -> bool:
     """Tell whether the raw id may differ from this label value (a raw id can end like a hash, too)."""
     return _CLEANED.fullmatch(label) is not None
 
@@ -27,7 +27,7 @@ def may_be_cleaned(label: str) -> bool:
 @lru_cache(maxsize=CACHED)
 def rebuild_run_id(label: str) -> str | None:
     """Rebuild the run_id behind a cleaned label, if its text tells it and its hash proves it; else None."""
-    if not may_be_cleaned(label):
+    if not may_be_hashed(label):
         return None
     match = _FLATTENED_TIME.fullmatch(label[: -HASH_LENGTH - 1])
     if match is None:
@@ -41,7 +41,7 @@ def rebuild_run_id(label: str) -> str | None:
         digest = start.copy()
         digest.update(end.encode())
         run_id: str = candidate + end
-        if digest.hexdigest().startswith(label[-HASH_LENGTH:]) and safe_label(run_id) == label:
+        if digest.hexdigest().startswith(label[-HASH_LENGTH:]) and to_label_value(run_id) == label:
             return run_id
     return None
 
@@ -56,11 +56,11 @@ def raw_runs(
     :param dag_ids: gives all there are; asked only if a label may hide one.
     :param runs_of: gives all (dag_id, run_id) of these DAGs; asked only for those whose labels hide a run_id.
     """
-    cleaned_dags = {dag for dag, _ in labels if may_be_cleaned(dag)}
+    cleaned_dags = {dag for dag, _ in labels if may_be_hashed(dag)}
     raw_dags: dict[str, set[str]] = {dag: {dag} for dag, _ in labels}
     for dag_id in dag_ids() if cleaned_dags else ():
-        if safe_label(dag_id) in cleaned_dags:
-            raw_dags[safe_label(dag_id)].add(dag_id)
+        if to_label_value(dag_id) in cleaned_dags:
+            raw_dags[to_label_value(dag_id)].add(dag_id)
 
     runs, hidden = set(), set()
     for dag, run in labels:
@@ -69,10 +69,10 @@ def raw_runs(
             runs.add((dag_id, run))
             if rebuilt:
                 runs.add((dag_id, rebuilt))
-            elif may_be_cleaned(run):
+            elif may_be_hashed(run):
                 hidden.add((dag_id, run))
     for dag_id, run_id in runs_of(sorted({dag_id for dag_id, _ in hidden})) if hidden else ():
-        if (dag_id, safe_label(run_id)) in hidden:
+        if (dag_id, to_label_value(run_id)) in hidden:
             runs.add((dag_id, run_id))
     return sorted(runs)
 
@@ -85,7 +85,7 @@ def collect(
     raw_ids: dict[TaskInstanceKey, tuple[RawIds, ...]] = {}
     for key, ids, ti in rows:
         if key in found:  # ids that clean to the same label, or one row in two answers
-            found[key] = one_that_counts(found[key], ti)
+            found[key] = prefer_active(found[key], ti)
             raw_ids[key] = tuple(sorted({*raw_ids[key], ids}))
         else:
             found[key], raw_ids[key] = ti, (ids,)

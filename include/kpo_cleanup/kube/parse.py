@@ -136,7 +136,7 @@ def read_pod(item: Mapping[str, Any]) -> Pod:
         controller=_controller(metadata.get("ownerReferences")),
         job=_job(labels),
         phase_reason=_phase_reason(status),
-        is_checked=labels.get(CHECKED_LABEL) == "True",
+        already_checked=labels.get(CHECKED_LABEL) == "True",
         grace_period=_grace_period(spec),
         deletion_deadline=_epoch(metadata.get("deletionTimestamp")),
         finalizers=finalizers_of(item),

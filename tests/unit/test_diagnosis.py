@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from include.kpo_cleanup.cause import cause_of
+from include.kpo_cleanup.diagnosis import cause_of
 from include.kpo_cleanup.pod import XCOM_SIDECAR, Container
 from tests.unit.builders import HOUR, NOW, make_pod
 

@@ -16,28 +16,28 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """The time to wait for a server, in seconds, and the number of attempts."""
 
     connect_timeout: float = 10
     read_timeout: float = 60  # Kubernetes' API server itself gives up on a request after 60
     attempts: int = 5
-    give_up_after: float = 90  # no attempt begins after that
-    first_wait: float = 0.5
-    max_wait: float = 30  # between two attempts, and the longest Retry-After that is obeyed
+    deadline: float = 90  # no attempt begins after that
+    initial_backoff: float = 0.5
+    max_backoff: float = 30  # between two attempts, and the longest Retry-After that is obeyed
 
     def pause(self, attempt: int, retry_after: float | None = None) -> float:
         """Say how long to wait after an attempt, at random: clients that failed together must not return together."""
         if retry_after is not None:
-            return min(retry_after, self.max_wait)
-        return random.uniform(0, min(self.first_wait * 2**attempt, self.max_wait))
+            return min(retry_after, self.max_backoff)
+        return random.uniform(0, min(self.initial_backoff * 2**attempt, self.max_backoff))
 
     def retrying(self) -> Retrying:
-        """Make the policy of one request: it tries again as long as the error ``is_passing``."""
+        """Make the policy of one request: it tries again as long as the error ``is_retryable``."""
         return Retrying(
-            stop=stop_after_attempt(self.attempts) | stop_after_delay(self.give_up_after),
+            stop=stop_after_attempt(self.attempts) | stop_after_delay(self.deadline),
             wait=lambda state: self.pause(state.attempt_number, getattr(_error_of(state), "retry_after", None)),
-            retry=retry_if_exception(lambda error: isinstance(error, KpoCleanupError) and error.is_passing),
+            retry=retry_if_exception(lambda error: isinstance(error, KpoCleanupError) and error.is_retryable),
             before_sleep=lambda state: log.warning(
                 "%s; attempt %s of %s", _error_of(state), state.attempt_number + 1, self.attempts
             ),

@@ -18,21 +18,21 @@ from .airflow_compat import (
     is_too_long,
     reject_long_xcom,
 )
-from .classify import Facts, classify, count_reasons, keys_in_doubt
+from .classify import Snapshot, classify, count_reasons, keys_needing_records
 from .config import Reading, read_settings
-from .earlier_runs import remove_inputs
 from .errors import KpoCleanupError
-from .kube.pods import PodApi
+from .kube.pods import PodClient
 from .reap import reap
 from .settings import Settings
 from .task_instances.choice import choose_source
-from .text import by_clause, counted, message_lines, wrapped
+from .text import by_clause, message_lines, pluralize, wrapped
+from .xcom_retention import delete_previous_inputs
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def without_collector() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Pause Python's garbage collector while many things are made that all stay; also as a decorator.
 
     Thousands of pods have it run again and again. Each run looks through the pods so far and all of Airflow, to find
@@ -48,7 +48,7 @@ def without_collector() -> Iterator[None]:
 
 
 @contextmanager
-def failing_for_good() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Say plainly what went wrong, and have Airflow not try again what is not passing; also as a decorator."""
     try:
         yield
@@ -57,13 +57,13 @@ def failing_for_good() -> Iterator[None]:
         for line in message_lines(str(error)):
             log.error("%s", line)
         log.error("This run deletes nothing, unless another try succeeds; the tasks after this are upstream_failed")
-        if error.is_passing:
+        if error.is_retryable:
             raise error from None
         raise AirflowFailException(str(error)) from None
 
 
-@failing_for_good()
-def returned_by(*task_ids: str) -> list[Any]:
+@translate_errors()
+def pull_return_values(*task_ids: str) -> list[Any]:
     """Give what earlier tasks of this run have returned.
 
     :raises AirflowFailException: if one of it is not there.
@@ -86,8 +86,8 @@ class Cleanup:
         """Remember the options that neither params nor conf may change."""
         self._fixed = fixed
 
-    @without_collector()
-    @failing_for_good()
+    @gc_paused()
+    @translate_errors()
     def list_pods(self) -> dict[str, Any]:
         """List the pods. Before the task instances are asked for: a pod born in between would look like a zombie."""
         reading = self._reading()
@@ -97,8 +97,8 @@ class Cleanup:
         if not settings.dry_run:
             log.info("This run deletes zombies; to pause the DAG stops that")
         _say_if_dry(settings)
-        remove_inputs(get_current_context())
-        api = PodApi(settings.kubernetes_conn_id)
+        delete_previous_inputs(get_current_context())
+        api = PodClient(settings.kubernetes_conn_id)
         listing = api.list_pods(settings.namespace_list(), settings.label_selector, settings.excluded())
         if not listing.pods:
             _warn_of_no_pods(settings, api, reading.origins)
@@ -106,26 +106,26 @@ class Cleanup:
         reject_long_xcom(answer, f"{len(listing.pods)} pods")
         return answer
 
-    @without_collector()
-    @failing_for_good()
+    @gc_paused()
+    @translate_errors()
     def fetch_active_tis(self, listing: dict[str, Any]) -> dict[str, Any]:
         """Ask Airflow for the task instances of the pods. Any failure fails the run: no answer is not "none"."""
         settings, pods = self._settings(listing), xcom.load_listing(listing).pods
         source = choose_source(settings.airflow_conn_id, get_current_context()["ti"])
         task_instances = source.fetch({pod.key for pod in pods if not pod.label_problem})
-        doubted = keys_in_doubt(Facts(pods, task_instances, settings, int(time.time())))
+        doubted = keys_needing_records(Snapshot(pods, task_instances, settings, int(time.time())))
         records = source.read_records(task_instances, doubted) if doubted else {}
         answer = xcom.dump_task_instances(task_instances, records)
         log.info("%s", answer["summary"])
         return answer
 
-    @without_collector()
-    @failing_for_good()
+    @gc_paused()
+    @translate_errors()
     def classify(self, listing: dict[str, Any], task_instances: dict[str, Any]) -> dict[str, Any]:
-        """Judge every pod, and show the verdicts."""
+        """Classify every pod, and show the verdicts."""
         settings, now = self._settings(listing), int(time.time())
         listed, (told, records) = xcom.load_listing(listing), xcom.load_task_instances(task_instances)
-        verdicts = classify(Facts(listed.pods, told, settings, now, records))
+        verdicts = classify(Snapshot(listed.pods, told, settings, now, records))
         due, summary = report.due_lines(verdicts), report.classification_summary(verdicts, settings)
         for line in report.zombie_lines(verdicts, now):
             log.info("%s", line)
@@ -145,16 +145,16 @@ class Cleanup:
             "zombies_by_reason": count_reasons(v for v in verdicts if v.is_zombie),
             "kept_by_reason": count_reasons(v for v in verdicts if not v.is_zombie),
             "zombies_by_dag": report.count_dags(v.pod for v in verdicts if v.is_zombie),
-            **xcom.dump_classification(verdicts, listed.unlisted),
+            **xcom.dump_classification(verdicts, listed.errors_by_namespace),
         }
         if is_too_long(answer):
             log.warning("The XCom leaves out the kept pods, for the metadata database takes no more")
             answer["untouched"] = []
-        reject_long_xcom(answer, counted(len(answer["zombies"]), "zombie"))
+        reject_long_xcom(answer, pluralize(len(answer["zombies"]), "zombie"))
         return answer
 
-    @without_collector()
-    @failing_for_good()
+    @gc_paused()
+    @translate_errors()
     def reap(self, classification: dict[str, Any]) -> dict[str, Any]:
         """Delete the zombies and report; skipped if there is nothing to do.
 
@@ -162,8 +162,8 @@ class Cleanup:
             was done and reported.
         """
         settings, context = self._settings(classification), get_current_context()
-        zombies, unlisted, pods = xcom.load_classification(classification)
-        if not zombies and not unlisted:
+        zombies, errors_by_namespace, pods = xcom.load_classification(classification)
+        if not zombies and not errors_by_namespace:
             summary = classification["summary"]
             lines = [*classification["due"], *wrapped(f"Nothing to reap: {summary}")]
             for line in lines:
@@ -171,11 +171,11 @@ class Cleanup:
             metrics.send_results(context["ti"].dag_id, [], settings, int(time.time()))
             _push_summary(summary)
             raise AirflowSkipException("\n".join(lines))
-        cluster = PodApi(settings.kubernetes_conn_id)
+        cluster = PodClient(settings.kubernetes_conn_id)
         source = choose_source(settings.airflow_conn_id, context["ti"])
         namespaces = settings.namespace_list() or [cluster.own_namespace()]
         results = reap(zombies, cluster, source, settings, namespaces)
-        problems = [*unlisted.values(), *report.failures(results)]
+        problems = [*errors_by_namespace.values(), *report.failures(results)]
         summary = report.reap_summary(results, settings, pods)
         answer = report.reap_report(results, summary, problems)
         for line in report.reap_lines(results, settings):
@@ -215,7 +215,7 @@ def _say_if_dry(settings: Settings) -> None:
         log.warning("DRY RUN: nothing will be deleted")
 
 
-def _warn_of_no_pods(settings: Settings, api: PodApi, origins: Mapping[str, str]) -> None:
+def _warn_of_no_pods(settings: Settings, api: PodClient, origins: Mapping[str, str]) -> None:
     """Say where no pod was found: the usual reason is that somebody looks in the wrong place."""
     if settings.namespace_list():
         place, origin = f"namespaces {settings.namespaces!r}", origins["namespaces"]
