@@ -1,73 +1,78 @@
-"""The errors of this project: each names the thing, its value and the remedy."""
+"""The errors of this package. Each names what failed, its cause and the remedy, as fields that ``report`` renders."""
 
 from __future__ import annotations
 
 
 class KpoCleanupError(Exception):
-    """An error that ends a run of the cleanup as failed."""
+    """An error that fails a task of the cleanup.
 
-    is_retryable = False  # whether another try may succeed
+    :param summary: the operation that failed, or the value that was rejected.
+    :param cause: why, such as ``403 Forbidden``.
+    :param remedy: what to do about it, if that is known.
+    :param server_message: the server's own message, which may be long.
+    """
+
+    is_retryable = False  # whether another attempt may succeed
+
+    def __init__(self, summary: str, *, cause: str = "", remedy: str = "", server_message: str = "") -> None:
+        super().__init__(summary)
+        self.summary, self.cause, self.remedy, self.server_message = summary, cause, remedy, server_message
+
+    def __str__(self) -> str:
+        """Return everything in one line, for tracebacks."""
+        what = f"{self.summary}: {self.cause}" if self.cause else self.summary
+        server = f"server message: {self.server_message}" if self.server_message else ""
+        return "; ".join(filter(None, [what, self.remedy, server]))
 
 
 class SettingsError(KpoCleanupError):
-    """An option has a value that is not allowed, or there is no such option."""
+    """An option has an invalid value, or there is no such option."""
 
 
 class TaskInstanceSourceError(KpoCleanupError):
-    """Airflow gave no answer about task instances, which never means "there are none"."""
+    """Airflow did not answer a query about task instances. That never means "there are none"."""
 
     is_retryable = True
 
 
 class KubernetesError(KpoCleanupError):
-    """The Kubernetes API did not give the answer that was needed.
-
-    :param what: the request, as people say it.
-    :param problem: the thing that came in place of the answer, such as ``403 Forbidden``.
-    :param remedy: what to do about it, if that is known.
-    :param said: the server's own words, which can be long.
-    """
-
-    def __init__(self, what: str, problem: str, remedy: str = "", said: str = "") -> None:
-        super().__init__(what, problem, remedy, said)
-        self.what, self.problem, self.remedy, self.said = what, problem, remedy, said
-
-    def __str__(self) -> str:
-        said = f"the server says: {self.said}" if self.said else ""
-        return "; ".join(filter(None, [f"{self.what}: {self.problem}", self.remedy, said]))
+    """The Kubernetes API did not return what was needed."""
 
 
 class ApiStatusError(KubernetesError):
-    """An answer of a Kubernetes API server that a second attempt will not change.
+    """A final error of a Kubernetes API server, which a retry will not change.
 
     :param status: the HTTP status code.
     """
 
-    def __init__(self, status: int, what: str, problem: str, remedy: str = "", said: str = "") -> None:
-        super().__init__(what, problem, remedy, said)
+    def __init__(
+        self, status: int, summary: str, *, cause: str = "", remedy: str = "", server_message: str = ""
+    ) -> None:
+        super().__init__(summary, cause=cause, remedy=remedy, server_message=server_message)
         self.status = status
 
 
 class UnexpectedResponse(KubernetesError):
-    """An answer from something that is no Kubernetes API server: a gateway, a login page."""
+    """A response that does not come from a Kubernetes API server, but from a gateway or a login page."""
 
 
 class RetryableApiError(KubernetesError):
-    """No answer, or an answer that asks to come back later.
+    """No response, or one that asks the client to retry later.
 
     :param retry_after: seconds, if the server named them.
-    :param outcome_unknown: nobody knows whether the request was carried out.
+    :param outcome_unknown: whether the request may have been carried out.
     """
 
     is_retryable = True
 
     def __init__(
         self,
-        what: str,
-        problem: str,
-        said: str = "",
+        summary: str,
+        *,
+        cause: str = "",
+        server_message: str = "",
         retry_after: float | None = None,
         outcome_unknown: bool = True,
     ) -> None:
-        super().__init__(what, problem, "", said)
+        super().__init__(summary, cause=cause, server_message=server_message)
         self.retry_after, self.outcome_unknown = retry_after, outcome_unknown

@@ -463,7 +463,7 @@ class Airflow(RuleBasedStateMachine):
             self.server.proxy.spoil(where, proxy.too_late(case.fault) if late else case.fault, times)
             self.causes.append(says_pattern(case.says, namespace="…", pod="…"))
             if case.does is Does.RUN_FAILS:  # ``reap`` makes its selector itself: it is no setting
-                self.causes.append(re.compile("400 Bad Request; the server says: unable to parse requirement"))
+                self.causes.append(re.compile("400 Bad Request; server message: unable to parse requirement"))
 
     def cut_off(self) -> None:
         """Cut the source off from the database, like a replica."""

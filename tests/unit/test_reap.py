@@ -220,7 +220,9 @@ class TestDeleting:
             run(make_zombies(2 * BATCH + 1), max_deletes=limit)
         assert [message for message in caplog.messages if "so far" in message] == lines
 
-    @pytest.mark.parametrize("error", [ConnectionError("odd"), KubernetesError("reading", "503"), ValueError("bad")])
+    @pytest.mark.parametrize(
+        "error", [ConnectionError("odd"), KubernetesError("reading", cause="503"), ValueError("bad")]
+    )
     def test_that_raises_whatever_it_is_fails_one_pod_and_keeps_the_report(self, error: Exception) -> None:
         zombies = make_zombies(3)
         server = server_of(zombies)
@@ -317,7 +319,7 @@ class TestListingAgain:
         assert outcomes(results) == {"a": "deleted", "b": "failed"}
         assert said(results, Outcome.FAILED) == {"listing pods in namespace 'other': 403 Forbidden"}
 
-    @pytest.mark.parametrize("error", [KubernetesError("listing", "no answer"), RuntimeError("odd")])
+    @pytest.mark.parametrize("error", [KubernetesError("listing", cause="no answer"), RuntimeError("odd")])
     def test_that_fails_altogether_fails_all_and_keeps_the_report(
         self, error: Exception, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -276,7 +276,7 @@ class TestReaping:
             failed("pod-3", "403 Forbidden"),
         ]
         assert failures(results) == [
-            '2 pods not deleted: 403 Forbidden; the server says: pods "pod-1"; such as airflow/pod-1',
+            '2 pods not deleted: 403 Forbidden; server message: pods "pod-1"; such as airflow/pod-1',
             "1 pod not deleted: 500 Internal Server Error; such as airflow/pod-2",
         ]
 

@@ -39,7 +39,7 @@ class DeleteResult:
         return self.outcome.value, self.status, self.remedy
 
     def __str__(self) -> str:
-        said = f"the server says: {self.said}" if self.said else ""
+        said = f"server message: {self.said}" if self.said else ""
         return "; ".join(filter(None, [self.status, self.remedy, said]))
 
 

@@ -35,8 +35,8 @@ def connect(conn_id: str, concurrency: int) -> tuple[CoreV1Api, str | None]:
     except Exception as error:  # whatever the hook, its connection or its kube config can raise
         problem = KubernetesError(
             f"connection {conn_id!r} gives no Kubernetes client",
-            str(error),
-            "check the connection (in_cluster, kube_config_path or kube_config) "
+            cause=str(error),
+            remedy="check the connection (in_cluster, kube_config_path or kube_config) "
             "or set kubernetes_conn_id to another one",
         )
         problem.is_retryable = not isinstance(error, (AirflowException, ConfigException, ValueError))
@@ -82,17 +82,17 @@ def attempt(
     except ApiException as error:
         raise _explained(what, error) from error
     except HTTPError as error:
-        raise RetryableApiError(what, f"no answer from the API server: {error}") from error
+        raise RetryableApiError(what, cause=f"no answer from the API server: {error}") from error
     except UnicodeDecodeError as error:  # the client decodes the body of every error as UTF-8
-        raise RetryableApiError(what, "an error whose body is not text") from error
+        raise RetryableApiError(what, cause="an error whose body is not text") from error
     except Exception as error:  # of the client itself, such as a token that could not be refreshed
-        raise RetryableApiError(what, f"the client failed: {type(error).__name__}: {error}") from error
+        raise RetryableApiError(what, cause=f"the client failed: {type(error).__name__}: {error}") from error
     try:
         answer = decode(body)
     except ValueError as error:
-        raise RetryableApiError(what, f"the answer is not JSON: {bytes(body[:80])!r}") from error
+        raise RetryableApiError(what, cause=f"the answer is not JSON: {bytes(body[:80])!r}") from error
     if not isinstance(answer, dict):
-        raise RetryableApiError(what, f"the answer is not a JSON object: {bytes(body[:80])!r}")
+        raise RetryableApiError(what, cause=f"the answer is not a JSON object: {bytes(body[:80])!r}")
     return answer
 
 
@@ -106,10 +106,11 @@ def _explained(what: str, error: Any) -> KubernetesError:
     problem = f"{error.status} {error.reason}"
     if error.status == 429 or error.status >= 500 or error.status == 0:
         # A server that sends 429 has done nothing; of any other one nobody knows.
+        wait = retry_after(error.headers or {})
         return RetryableApiError(
-            what, problem, said, retry_after(error.headers or {}), outcome_unknown=error.status != 429
+            what, cause=problem, server_message=said, retry_after=wait, outcome_unknown=error.status != 429
         )
     if answer.get("kind") != "Status":
         # Only the API server can say that a pod is gone or replaced; a gateway's 404 says that the address is wrong.
-        return UnexpectedResponse(what, f"{problem}: {said} (this does not come from a Kubernetes API server)")
-    return ApiStatusError(error.status, what, problem, said=said)
+        return UnexpectedResponse(what, cause=f"{problem}: {said} (this does not come from a Kubernetes API server)")
+    return ApiStatusError(error.status, what, cause=problem, server_message=said)

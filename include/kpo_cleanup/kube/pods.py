@@ -101,7 +101,7 @@ class PodClient:
         for namespace in namespaces:
             try:
                 if silent == SILENT_NAMESPACES:
-                    raise RetryableApiError(_listing(namespace), "not tried, for the API server does not answer")
+                    raise RetryableApiError(_listing(namespace), cause="not tried, for the API server does not answer")
                 terms = _selector(label_selector), _but_for(namespace, excluded)
                 found = self._list_namespace(namespace, *terms, keep=keep)
                 if must_exist and not found and namespace != ALL_NAMESPACES:
@@ -119,7 +119,7 @@ class PodClient:
                 silent = 0
         errors_by_namespace = {namespace: str(error) for namespace, error in errors.items()}
         if len(errors) == len(namespaces):
-            nothing = KubernetesError("no namespace could be listed", "; ".join(errors_by_namespace.values()))
+            nothing = KubernetesError("no namespace could be listed", cause="; ".join(errors_by_namespace.values()))
             nothing.is_retryable = any(error.is_retryable for error in errors.values())
             raise nothing
         return Listing(pods, errors_by_namespace)
@@ -190,7 +190,7 @@ class PodClient:
                     return
                 if token == previous:
                     raise KubernetesError(
-                        what, "the same page was served twice", "does a cache stand before the API server?"
+                        what, cause="the same page was served twice", remedy="does a cache stand before the API server?"
                     )
 
         count = 0
@@ -212,8 +212,8 @@ class PodClient:
             if isinstance(refusal, ApiStatusError) and refusal.status == 404:
                 raise KubernetesError(
                     what,
-                    f"namespace {namespace!r} does not exist",
-                    "correct namespaces or the connection's namespace",
+                    cause=f"namespace {namespace!r} does not exist",
+                    remedy="correct namespaces or the connection's namespace",
                 ) from refusal
             log.info("No pods in namespace %r; whether it exists could not be checked: %s", namespace, refusal)
 
@@ -223,8 +223,8 @@ def _deletion_of(error: KubernetesError, pod: Pod) -> DeleteResult:
     if isinstance(error, RetryableApiError):
         return DeleteResult(
             Outcome.FAILED,
-            error.problem,
-            said=error.said,
+            error.cause,
+            said=error.server_message,
             is_retryable=True,
             retry_after=error.retry_after,
             outcome_unknown=error.outcome_unknown,
@@ -233,10 +233,10 @@ def _deletion_of(error: KubernetesError, pod: Pod) -> DeleteResult:
     if status == 404:
         return DeleteResult(Outcome.ALREADY_GONE, "the API server has no such pod any more")
     if status == 409:
-        return DeleteResult(Outcome.FAILED, error.problem, said=error.said, is_conflict=True)
+        return DeleteResult(Outcome.FAILED, error.cause, said=error.server_message, is_conflict=True)
     remedy = _rule("delete", pod.namespace) if status == 403 else ""
     # A gateway before the API server may have passed the request on.
-    return DeleteResult(Outcome.FAILED, error.problem, remedy, error.said, outcome_unknown=status is None)
+    return DeleteResult(Outcome.FAILED, error.cause, remedy, error.server_message, outcome_unknown=status is None)
 
 
 def _listing(namespace: str) -> str:
@@ -274,13 +274,15 @@ def _read_page(answer: dict[str, Any], what: str) -> list[Pod]:
     items = answer.get("items")
     host = "is the connection's host a Kubernetes API server?"
     if answer.get("kind") != "PodList":
-        raise KubernetesError(what, f"the answer is a {answer.get('kind')!r}, not a PodList", host)
+        raise KubernetesError(what, cause=f"the answer is a {answer.get('kind')!r}, not a PodList", remedy=host)
     if not isinstance(items, list):
-        raise KubernetesError(what, f"the answer is a PodList whose items are {items!r:.80}, not a list", host)
+        raise KubernetesError(
+            what, cause=f"the answer is a PodList whose items are {items!r:.80}, not a list", remedy=host
+        )
     try:
         return [read_pod(item) for item in items]
     except (AttributeError, TypeError, ValueError) as error:
-        raise KubernetesError(what, str(error)) from error
+        raise KubernetesError(what, cause=str(error)) from error
 
 
 def _explained(refusal: ApiStatusError, namespace: str) -> ApiStatusError:
@@ -289,7 +291,13 @@ def _explained(refusal: ApiStatusError, namespace: str) -> ApiStatusError:
         401: "the connection's credentials are missing, wrong or expired",
         403: f"{_rule('list', namespace)}, and check that the namespace exists",
     }
-    return ApiStatusError(refusal.status, refusal.what, refusal.problem, remedies.get(refusal.status, ""), refusal.said)
+    return ApiStatusError(
+        refusal.status,
+        refusal.summary,
+        cause=refusal.cause,
+        remedy=remedies.get(refusal.status, ""),
+        server_message=refusal.server_message,
+    )
 
 
 def _rule(verb: str, namespace: str) -> str:
