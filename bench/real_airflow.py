@@ -103,7 +103,7 @@ class RealAirflow:
         """Wait until it is so, while all components run."""
 
         def look_at_both() -> bool:
-            self._airflow.checked()
+            self._airflow.healthy_api()
             return look()
 
         self._terminal.wait_for(what, look_at_both, TIMEOUT, log=self._airflow.log("scheduler"))
