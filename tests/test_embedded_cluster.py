@@ -106,7 +106,7 @@ def test_what_would_be_misunderstood_is_refused(space: Space) -> None:
     ("script", "code", "log"),
     [
         pytest.param("echo a > /f; nothing", 127, "nothing: not found (the simulated", id="unknown command"),
-        pytest.param("echo a | cat", 2, "sh: not simulated here: |\n", id="unknown syntax"),
+        pytest.param("echo a | cat", 2, "sh: syntax not simulated: |\n", id="unknown syntax"),
         pytest.param("echo 'a; b' && echo \"c && d\"\necho e", 0, "a; b\nc && d\ne\n", id="quotes and lines"),
         pytest.param(DECORATED, 0, "(simulated: python -c ", id="@task.kubernetes"),
     ],
