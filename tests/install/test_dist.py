@@ -20,7 +20,7 @@ def pack(folder: Path, repo: Path = REPO) -> Path:
     return Path(done.stdout.strip())
 
 
-def test_the_zip_runs_where_an_include_is_imported_already(
+def test_the_zip_runs_even_if_another_include_has_been_imported(
     make_airflow: MakeAirflow, tmp_path: Path, pods: Pods
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -47,7 +47,7 @@ def test_the_zip_has_the_dag_at_its_root_and_the_package_as_they_are(tmp_path: P
         }
 
 
-def test_the_same_tree_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_identical_trees_produce_identical_zips(tmp_path: Path) -> None:
     clone = copy_repository(tmp_path / "clone")
     for path in clone.rglob("*.py"):  # made at another time, by somebody with another umask
         path.chmod(0o600)
