@@ -30,7 +30,7 @@ def clean_up(airflow: Airflow) -> None:
 
 
 def clean_up_output(airflow: Airflow) -> str:
-    """Return the output of all calls of :func:`clean_up`; a DemoError has only its end, without import errors."""
+    """Return the complete output of all calls of :func:`clean_up`; a DemoError contains only the last lines."""
     return (airflow.dags.parent / "dags-test.log").read_text()
 
 
@@ -45,7 +45,7 @@ def own_dag(dags: Path, include: Path) -> Path:
 
 
 def copy_repository(target: Path) -> Path:
-    """Copy this repository like a clone, but with changes that are not committed yet."""
+    """Copy this repository without ignored files, but with uncommitted changes."""
     ignored = [line.strip("/") for line in (REPO / ".gitignore").read_text().splitlines()]
     shutil.copytree(REPO, target, ignore=shutil.ignore_patterns(".git", *ignored), dirs_exist_ok=True)
     return target

@@ -63,7 +63,7 @@ def dag_file(airflow: Airflow) -> str:
         return str(database.execute("SELECT relative_fileloc FROM dag WHERE dag_id = 'kpo_cleanup'").fetchone()[0])
 
 
-def scheduled_run(airflow: Airflow) -> str:
+def run_and_read_logs(airflow: Airflow) -> str:
     """Trigger the DAG, wait until its run has succeeded, and return the logs of its tasks."""
     run_id = airflow.healthy_api().trigger("kpo_cleanup", {})
     wait_until(lambda: airflow.healthy_api().run_state("kpo_cleanup", run_id) in ("success", "failed"), RUN_SECONDS)
@@ -82,7 +82,7 @@ def test_workers_run_the_dag_from_a_subfolder_of_a_git_bundle_and_later_from_a_z
     airflow = make_airflow(git.bundle(subdir=str(SUBDIR)))
     airflow.start(Terminal(0), ["kpo_cleanup"])
     pods = add_pods()
-    assert '"dag_file":"kpo_cleanup.py"' in scheduled_run(airflow)
+    assert '"dag_file":"kpo_cleanup.py"' in run_and_read_logs(airflow)
     assert pods() == {"protected"}
 
     shutil.rmtree(dags)
@@ -90,7 +90,7 @@ def test_workers_run_the_dag_from_a_subfolder_of_a_git_bundle_and_later_from_a_z
     git.push()
     wait_until(lambda: dag_file(airflow).startswith(archive.name), RUN_SECONDS)
     pods = add_pods()
-    assert f'"dag_file":"{archive.name}/kpo_cleanup.py"' in scheduled_run(airflow)
+    assert f'"dag_file":"{archive.name}/kpo_cleanup.py"' in run_and_read_logs(airflow)
     assert pods() == {"protected"}
 
 

@@ -27,17 +27,17 @@ def test_the_dag_copied_into_a_dags_folder_runs_next_to_other_dags(airflow: Airf
 def test_another_include_on_the_python_path_causes_the_error_that_the_readme_explains(
     make_airflow: MakeAirflow, tmp_path: Path, pods: Pods
 ) -> None:
-    hiding = tmp_path / "elsewhere" / "include"
-    hiding.mkdir(parents=True)
-    (hiding / "__init__.py").touch()
-    airflow = make_airflow(variables={"PYTHONPATH": str(hiding.parent)})
+    other_include = tmp_path / "elsewhere" / "include"
+    other_include.mkdir(parents=True)
+    (other_include / "__init__.py").touch()
+    airflow = make_airflow(variables={"PYTHONPATH": str(other_include.parent)})
     follow_readme(PLAIN, AIRFLOW_HOME=airflow.dags.parent)
     with pytest.raises(DemoError):
         clean_up(airflow)
     message = "No module named 'include.kpo_cleanup'"
     assert message in clean_up_output(airflow)
     assert message in INSTALL
-    shutil.copytree(REPO / "include" / "kpo_cleanup", hiding / "kpo_cleanup")  # the README's remedy
+    shutil.copytree(REPO / "include" / "kpo_cleanup", other_include / "kpo_cleanup")  # the README's remedy
     clean_up(airflow)
     assert pods() == {"protected"}
 
