@@ -9,7 +9,7 @@ SOURCES = (REPO / "docs" / "sources.md").read_text()
 
 
 def commands(section: str, paragraph: str = "") -> str:
-    """Return the first shell commands in a section, or those after the paragraph that starts with a bold text."""
+    """Return the first shell commands in a section, or the first ones after the bold words `paragraph`."""
     below = README.partition(f"## {section}\n")[2].partition("\n## ")[0]
     if paragraph:
         below = below.partition(f"**{paragraph}")[2]

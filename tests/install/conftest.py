@@ -41,7 +41,7 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def add_pods(kubeconfig: Path) -> Iterator[Callable[[], Pods]]:
-    """Return a function that creates a zombie and a protected pod, and returns a function that lists the pods."""
+    """Return a function that creates a zombie and a protected pod; it returns a function that lists existing pods."""
     core = client.CoreV1Api(config.new_client_from_config(str(kubeconfig)))
     labels = labels_of("no_such_dag", "task", "manual__1")
 

@@ -43,7 +43,7 @@ class FrozenCluster(EmbeddedCluster):
 
 
 def zombies(runs: Mapping[str, list[str]]) -> Iterator[Json]:
-    """Yield pods of finished tasks whose sidecar is still running, and one that is superseded by the pod of a retry.
+    """Yield pods of finished tasks in which a container is still running, and one that a retry's pod supersedes.
 
     :param runs: the run_ids of each DAG.
     """
@@ -51,7 +51,7 @@ def zombies(runs: Mapping[str, list[str]]) -> Iterator[Json]:
     for dag_id, task_ids in FINISHED_TASKS.items():
         for run_id in runs[dag_id]:
             for task_id in task_ids:
-                yield make_pod(dag_id, task_id, run_id, age, ended="1" if task_id == "load_warehouse" else "0")
+                yield make_pod(dag_id, task_id, run_id, age, exit_code=1 if task_id == "load_warehouse" else 0)
                 age -= 2 * HOUR
     yield make_pod("nightly_orders", "extract_orders", runs["nightly_orders"][0], 5 * HOUR, namespace="team-reporting")
     yield make_pod(RETRYING_DAG, "ingest_clickstream", runs[RETRYING_DAG][0], 3 * HOUR, sidecar="")
@@ -61,9 +61,9 @@ def kept(runs: Mapping[str, list[str]]) -> Iterator[Json]:
     """Yield pods that are kept, each for a different reason."""
     [hourly], nightly = runs[RETRYING_DAG], runs["nightly_orders"][0]
     yield make_pod(RETRYING_DAG, "ingest_clickstream", hourly, HOUR, sidecar="", try_number=2)
-    yield make_pod(RETRYING_DAG, "publish_metrics", hourly, 2 * HOUR, ended="0", sidecar="istio-proxy")
+    yield make_pod(RETRYING_DAG, "publish_metrics", hourly, 2 * HOUR, exit_code=0, sidecar="istio-proxy")
     yield make_pod("nightly_orders", "export_report", "manual__of_another_airflow", 7 * HOUR)
-    failed = make_pod("nightly_orders", "load_warehouse", nightly, 8 * HOUR, ended="1", sidecar="", phase="Failed")
+    failed = make_pod("nightly_orders", "load_warehouse", nightly, 8 * HOUR, exit_code=1, sidecar="", phase="Failed")
     yield failed
     owned = make_pod("nightly_orders", "export_report", nightly, 9 * HOUR)
     owned["metadata"]["ownerReferences"] = [{"kind": "Job", "name": "export-report", "controller": True}]
@@ -76,7 +76,7 @@ def make_pod(
     run_id: str,
     age: timedelta,
     *,
-    ended: str = "",
+    exit_code: int | None = None,
     sidecar: str = "airflow-xcom-sidecar",
     phase: str = "Running",
     try_number: int = 1,
@@ -84,13 +84,13 @@ def make_pod(
 ) -> Json:
     """Build a pod as the operator creates it, with the status that a kubelet would report.
 
-    :param ended: the exit code of the main container; empty if it is still running.
+    :param exit_code: the exit code of the main container; None if it is still running.
     """
     unique = sha256(repr((dag_id, task_id, run_id, age, try_number, namespace)).encode()).hexdigest()
     created = datetime.now(UTC) - age
     base: Json = {"running": {"startedAt": _timestamp(created)}}
-    if ended:
-        base = {"terminated": {"exitCode": int(ended), "finishedAt": _timestamp(created + age / 3)}}
+    if exit_code is not None:
+        base = {"terminated": {"exitCode": exit_code, "finishedAt": _timestamp(created + age / 3)}}
     states = {"base": base, **({sidecar: {"running": {"startedAt": _timestamp(created)}}} if sidecar else {})}
     requests = {"cpu": "500m", "memory": "1Gi"}
     return {

@@ -22,7 +22,11 @@ KEPT = "kept: owned=1 unmatched=1 stalled=1 active=1 completed=1"
 ZOMBIES = 10
 DRY_RUN, PAUSED, NIGHTLY = "kpo_cleanup_dry_run", "kpo_cleanup_paused", "nightly_orders"
 FIRST_LINE = "kpo_cleanup .* settings on this worker:.*"
-STATES_OF_REAP = {"deleted": "success", "skipped": "skipped", "forbidden": "failed"}
+STATES_OF_REAP = [
+    pytest.param("deleted", "success", id="reap succeeded"),
+    pytest.param("skipped", "skipped", id="reap was skipped"),
+    pytest.param("forbidden", "failed", id="reap failed"),
+]
 
 
 def test_the_list_of_dags_shows_the_schedule_and_the_tags(ui: Ui) -> None:
@@ -39,7 +43,7 @@ def test_the_page_of_the_dag_shows_its_schedule_and_its_tasks(ui: Ui) -> None:
     ui.screenshot("grid")
 
 
-@pytest.mark.parametrize(("run", "state"), STATES_OF_REAP.items(), ids=STATES_OF_REAP)
+@pytest.mark.parametrize(("run", "state"), STATES_OF_REAP)
 def test_the_graph_shows_the_outcome_of_a_run(ui: Ui, world: World, run: str, state: str) -> None:
     nodes = ui.graph(world.runs[run])
     expect(nodes.filter(has_text="reap")).to_contain_text(state)
@@ -81,9 +85,9 @@ class TestTriggerForm:
     @pytest.mark.parametrize(
         ("name", "value", "message"),
         [
-            ("settle_seconds", "-5", "-5 is less than the minimum of 0"),
-            ("max_deletes", "0", "0 is less than the minimum of 1"),
-            ("namespaces", "Team_A", "'Team_A' does not match"),
+            pytest.param("settle_seconds", "-5", "-5 is less than the minimum of 0", id="settle_seconds is negative"),
+            pytest.param("max_deletes", "0", "0 is less than the minimum of 1", id="max_deletes is zero"),
+            pytest.param("namespaces", "Team_A", "'Team_A' does not match", id="namespaces contains an invalid name"),
         ],
     )
     def test_rejects_an_invalid_value_without_starting_a_run(
@@ -145,19 +149,23 @@ class TestLogOfClassify:
     @pytest.mark.parametrize(
         "pattern",
         [
-            pytest.param(r"\d+ (h|min|d), (orphaned|superseded): .* try \d.*", id="the zombie's task"),
-            pytest.param("of run manual__.*", id="the zombie's run"),
-            pytest.param("pod (airflow|team-reporting)/.*", id="the zombie's pod"),
-            pytest.param("task instance (success|up_for_retry).*", id="the evidence"),
-            pytest.param(r"\d+ zombies: base works on, but its operator is gone", id="the cause"),
-            pytest.param("advice: .*", id="the advice for the cause"),
-            pytest.param("kept 1 stalled pod: container istio-proxy keeps its task waiting", id="the warning"),
-            pytest.param("make istio-proxy a native sidecar, .*", id="the remedy of the warning"),
-            pytest.param("if no other Airflow uses these namespaces: .*", id="the hint at delete_unmatched_pods"),
-            pytest.param(f"{ZOMBIES} zombies of 15 pods: .*", id="the summary"),
+            pytest.param(r"\d+ (h|min|d), (orphaned|superseded): .* try \d.*", id="the task of a zombie is complete"),
+            pytest.param("of run manual__.*", id="the run of a zombie is complete"),
+            pytest.param("pod (airflow|team-reporting)/.*", id="the pod of a zombie is complete"),
+            pytest.param("task instance (success|up_for_retry).*", id="the evidence is complete"),
+            pytest.param(r"\d+ zombies: base works on, but its operator is gone", id="the cause is complete"),
+            pytest.param("advice: .*", id="the advice is complete"),
+            pytest.param(
+                "kept 1 stalled pod: container istio-proxy keeps its task waiting", id="the warning is complete"
+            ),
+            pytest.param("make istio-proxy a native sidecar, .*", id="the remedy of the warning is complete"),
+            pytest.param(
+                "if no other Airflow uses these namespaces: .*", id="the hint about unmatched pods is complete"
+            ),
+            pytest.param(f"{ZOMBIES} zombies of 15 pods: .*", id="the summary is complete"),
         ],
     )
-    def test_is_readable_without_horizontal_scrolling(self, ui: Ui, world: World, pattern: str) -> None:
+    def test_can_be_read_without_horizontal_scrolling(self, ui: Ui, world: World, pattern: str) -> None:
         """Check the end of the log, which is the part that Airflow 3 renders."""
         expect(ui.log(world.runs["deleted"], "classify")).to_contain_text(f"{ZOMBIES} zombies of 15 pods")
         found, clipped = ui.find_clipped(pattern)
