@@ -1,4 +1,4 @@
-"""`make dist`: one zip that Airflow loads as a packaged DAG, the same bytes for the same tree."""
+"""`make dist`: a zip that Airflow loads as a packaged DAG, built reproducibly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pack(folder: Path, repo: Path = REPO) -> Path:
     return Path(done.stdout.strip())
 
 
-def test_the_zip_runs_where_an_include_is_imported_already(
+def test_the_zip_runs_even_if_another_include_has_been_imported(
     make_airflow: MakeAirflow, tmp_path: Path, pods: Pods
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -34,7 +34,7 @@ def test_the_zip_runs_where_an_include_is_imported_already(
     assert loaded.exists()
 
 
-def test_the_zip_has_the_dag_at_its_root_and_the_package_as_they_are(tmp_path: Path) -> None:
+def test_the_zip_contains_the_dag_at_its_root_and_the_package_unmodified(tmp_path: Path) -> None:
     archive = pack(tmp_path)
     assert archive.name == f"kpo_cleanup-{__version__}.zip"
     assert f"`dist/{archive.name}`" in INSTALL
@@ -47,9 +47,9 @@ def test_the_zip_has_the_dag_at_its_root_and_the_package_as_they_are(tmp_path: P
         }
 
 
-def test_the_same_tree_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_identical_trees_produce_identical_zips(tmp_path: Path) -> None:
     clone = copy_repository(tmp_path / "clone")
-    for path in clone.rglob("*.py"):  # made at another time, by somebody with another umask
+    for path in clone.rglob("*.py"):  # a clone has other modification times and permissions
         path.chmod(0o600)
         os.utime(path, (1_000_000_000, 1_000_000_000))
     assert pack(tmp_path / "one", clone).read_bytes() == pack(tmp_path / "two").read_bytes()
