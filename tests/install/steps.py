@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from demo.airflow import Airflow
+from demo.airflow_settings import IS_AIRFLOW_3
 from tests.conftest import REPO
 from tests.readme import README, commands
 
@@ -19,6 +20,13 @@ def follow_readme(way: str, **variables: Path) -> None:
     environment = {"PATH": "/usr/bin:/bin", **{name: str(path) for name, path in variables.items()}}
     for _ in range(2):
         subprocess.run(["sh", "-euc", script], cwd=REPO, env=environment, check=True)
+
+
+def listed_dags(airflow: Airflow) -> str:
+    """Return what Airflow prints about its dags folder; it mentions an error if a file cannot be imported."""
+    parse = ("--local", "--bundle-name", "dags-folder") if IS_AIRFLOW_3 else ()
+    airflow.run("dags", "list", "--output", "plain", *parse)
+    return (airflow.dags.parent / "dags-list.log").read_text()
 
 
 def clean_up(airflow: Airflow) -> None:

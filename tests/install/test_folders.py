@@ -11,7 +11,7 @@ from demo.airflow import Airflow
 from demo.terminal import DemoError
 from tests.conftest import REPO
 from tests.install.conftest import MakeAirflow, Pods
-from tests.install.steps import INSTALL, clean_up, copy_repository, follow_readme, own_dag, said
+from tests.install.steps import INSTALL, clean_up, copy_repository, follow_readme, listed_dags, own_dag, said
 
 PLAIN = "Plain Airflow"
 
@@ -22,6 +22,15 @@ def test_copied_into_a_dags_folder_it_runs_beside_other_dags(airflow: Airflow, p
     clean_up(airflow)
     assert pods() == {"protected"}
     assert loaded.exists()
+
+
+@pytest.mark.parametrize("syntax", ["regexp", "glob"])
+def test_its_modules_are_not_parsed_as_dag_files(make_airflow: MakeAirflow, syntax: str) -> None:
+    airflow = make_airflow({"core": {"dag_ignore_file_syntax": syntax}})
+    follow_readme(PLAIN, AIRFLOW_HOME=airflow.dags.parent)
+    listed = listed_dags(airflow)
+    assert "kpo_cleanup_dry_run" in listed
+    assert "rror" not in listed
 
 
 def test_an_include_that_hides_it_makes_an_error_that_the_readme_names(
@@ -62,7 +71,7 @@ def test_git_sync_serves_a_subfolder_and_swaps_its_revision(
     assert pods() == {"protected"}
     new = publish("2" * 40)
     shutil.rmtree(old)
-    (new / "airflow" / "dags" / "include" / "kpo_cleanup" / "steps.py").write_text("raise OSError('the new revision')")
+    (new / "airflow" / "dags" / "include" / "kpo_cleanup" / "tasks.py").write_text("raise OSError('the new revision')")
     with pytest.raises(DemoError):
         clean_up(airflow)
     assert "the new revision" in said(airflow)
@@ -72,7 +81,6 @@ def test_this_repository_is_a_dags_folder(make_airflow: MakeAirflow, tmp_path: P
     airflow = make_airflow({"core": {"dags_folder": copy_repository(tmp_path / "clone")}})
     clean_up(airflow)
     assert pods() == {"protected"}
-    airflow.run("dags", "list", "--output", "plain")
-    listed = (tmp_path / "airflow" / "dags-list.log").read_text()
+    listed = listed_dags(airflow)
     assert "kpo_cleanup" in listed
     assert not any(other in listed for other in ("kpo_zombies", "workload", "rror"))
