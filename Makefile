@@ -118,6 +118,7 @@ bench:
 
 lint:
 	@python=$$($(ENV_3)) && $$python -m ruff check . && $$python -m ruff format --check .
+	@scripts/actionlint
 
 types:
 	@python=$$($(ENV_3)) && $$python -m mypy include dags demo scripts tests bench
