@@ -34,7 +34,7 @@ help:
 	@echo "make test-matrix   the DAG's tests on every supported Airflow (ROWS=… takes some of them)"
 	@echo "make test-cluster  the tests against a real kube-apiserver (built with Go the first time)"
 	@echo "make test-install  installs the DAG in each way of the README, on both Airflows, and runs it"
-	@echo "make dist          one zip for the dags folder"
+	@echo "make dist          the files of a release: a zip for the dags folder, and a wheel"
 	@echo "make explore       20,000 random histories (MACHINE=operator drives the real operator; AIRFLOW=2"
 	@echo "                   takes Airflow $(AIRFLOW_2); HISTORIES=… SEED=…)"
 	@echo "make test-real     a real Airflow with PostgreSQL, killed workers and a restart; MariaDB"
@@ -118,6 +118,7 @@ bench:
 
 lint:
 	@python=$$($(ENV_3)) && $$python -m ruff check . && $$python -m ruff format --check .
+	@scripts/actionlint
 
 types:
 	@python=$$($(ENV_3)) && $$python -m mypy include dags demo scripts tests bench

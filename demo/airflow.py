@@ -68,7 +68,7 @@ class Airflow:
     def install_dags(self, *others: Path) -> None:
         """Install the cleanup as the README describes for a plain Airflow, and copy other DAG files next to it."""
         shutil.copytree(REPO / "include", self.dags / "include", ignore=shutil.ignore_patterns("__pycache__"))
-        for file in (REPO / "dags" / "kpo_cleanup.py", REPO / "dags" / ".airflowignore", *others):
+        for file in (REPO / "dags" / "kpo_cleanup.py", *others):
             shutil.copy(file, self.dags)
 
     def start(self, terminal: Terminal, dag_ids: Collection[str]) -> None:

@@ -17,6 +17,7 @@ from demo.cluster import EmbeddedCluster
 from demo.processes import end_processes_of
 from tests.conftest import HOME
 from tests.dag.pods import create, labels_of
+from tests.install.steps import Distributions, build
 
 NAMESPACE = "airflow"
 # With delete_unmatched_pods, every pod without a task instance is a zombie, so no tasks are needed to create one.
@@ -61,6 +62,11 @@ def add_pods(kubeconfig: Path) -> Iterator[Callable[[], Pods]]:
 @pytest.fixture
 def pods(add_pods: Callable[[], Pods]) -> Pods:
     return add_pods()
+
+
+@pytest.fixture(scope="session")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
+    return build(tmp_path_factory.mktemp("distributions") / "dist")
 
 
 @pytest.fixture(scope="session")

@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from demo.airflow import Airflow
+from demo.airflow_settings import IS_AIRFLOW_3
 from tests.conftest import REPO
 from tests.readme import README, commands
+
+
+class Distributions(NamedTuple):
+    """The files that ``make dist`` builds."""
+
+    archive: Path
+    wheel: Path
+
 
 INSTALL = README.partition("## Install\n")[2].partition("\n## ")[0]
 
 
-def follow_readme(way: str, **variables: Path) -> None:
+def follow_readme(way: str, cwd: Path = REPO, **variables: Path | str) -> None:
     """Run the README's shell commands for one way to install, such as ``Plain Airflow``, twice in a row."""
     script = commands("Install", way)
-    environment = {"PATH": "/usr/bin:/bin", **{name: str(path) for name, path in variables.items()}}
+    environment = {"PATH": "/usr/bin:/bin", **{name: str(value) for name, value in variables.items()}}
     for _ in range(2):
-        subprocess.run(["sh", "-euc", script], cwd=REPO, env=environment, check=True)
+        subprocess.run(["sh", "-euc", script], cwd=cwd, env=environment, check=True)
+
+
+def build(folder: Path, repo: Path = REPO, **variables: str) -> Distributions:
+    """Run ``make dist`` for a repository, with another folder for its files."""
+    command = [sys.executable, str(repo / "scripts" / "dist.py"), str(folder)]
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=True)
+    return Distributions(*map(Path, done.stdout.splitlines()))
+
+
+def listed_dags(airflow: Airflow) -> str:
+    """Return the output of ``airflow dags list``, which mentions an error if a file cannot be imported."""
+    parse = ("--local", "--bundle-name", "dags-folder") if IS_AIRFLOW_3 else ()
+    airflow.run("dags", "list", "--output", "plain", *parse)
+    return (airflow.dags.parent / "dags-list.log").read_text()
 
 
 def clean_up(airflow: Airflow) -> None:

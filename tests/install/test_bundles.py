@@ -18,8 +18,7 @@ from demo.airflow_settings import IS_AIRFLOW_3
 from demo.terminal import Terminal
 from tests.dag.pods import wait_until
 from tests.install.conftest import MakeAirflow, Pods
-from tests.install.steps import clean_up, copy_repository, follow_readme
-from tests.install.test_dist import pack
+from tests.install.steps import Distributions, clean_up, copy_repository, follow_readme
 
 pytestmark = pytest.mark.skipif(not IS_AIRFLOW_3, reason="Airflow 2 has no DAG bundles")
 
@@ -73,7 +72,7 @@ def run_and_read_logs(airflow: Airflow) -> str:
 
 
 def test_workers_run_the_dag_from_a_subfolder_of_a_git_bundle_and_later_from_a_zip(
-    git: GitRepository, make_airflow: MakeAirflow, add_pods: Callable[[], Pods]
+    git: GitRepository, make_airflow: MakeAirflow, add_pods: Callable[[], Pods], distributions: Distributions
 ) -> None:
     dags = git.clone / SUBDIR
     dags.mkdir(parents=True)
@@ -86,7 +85,8 @@ def test_workers_run_the_dag_from_a_subfolder_of_a_git_bundle_and_later_from_a_z
     assert pods() == {"protected"}
 
     shutil.rmtree(dags)
-    archive = pack(dags)
+    dags.mkdir()
+    archive = Path(shutil.copy(distributions.archive, dags))
     git.push()
     wait_until(lambda: dag_file(airflow).startswith(archive.name), RUN_SECONDS)
     pods = add_pods()

@@ -11,7 +11,7 @@ from demo.airflow import Airflow
 from demo.terminal import DemoError
 from tests.conftest import REPO
 from tests.install.conftest import MakeAirflow, Pods
-from tests.install.steps import INSTALL, clean_up, clean_up_output, copy_repository, follow_readme, own_dag
+from tests.install.steps import INSTALL, clean_up, clean_up_output, copy_repository, follow_readme, listed_dags, own_dag
 
 PLAIN = "Plain Airflow"
 
@@ -22,6 +22,15 @@ def test_the_dag_copied_into_a_dags_folder_runs_next_to_other_dags(airflow: Airf
     clean_up(airflow)
     assert pods() == {"protected"}
     assert loaded.exists()
+
+
+@pytest.mark.parametrize("syntax", ["regexp", "glob"])
+def test_the_modules_of_the_package_are_not_parsed_as_dag_files(make_airflow: MakeAirflow, syntax: str) -> None:
+    airflow = make_airflow({"core": {"dag_ignore_file_syntax": syntax}})
+    follow_readme(PLAIN, AIRFLOW_HOME=airflow.dags.parent)
+    listed = listed_dags(airflow)
+    assert "kpo_cleanup_dry_run" in listed
+    assert "rror" not in listed
 
 
 def test_another_include_on_the_python_path_causes_the_error_that_the_readme_explains(
@@ -72,7 +81,6 @@ def test_this_repository_can_be_used_as_a_dags_folder(make_airflow: MakeAirflow,
     airflow = make_airflow({"core": {"dags_folder": copy_repository(tmp_path / "clone")}})
     clean_up(airflow)
     assert pods() == {"protected"}
-    airflow.run("dags", "list", "--output", "plain")
-    listed = (tmp_path / "airflow" / "dags-list.log").read_text()
+    listed = listed_dags(airflow)
     assert "kpo_cleanup" in listed
     assert not any(other in listed for other in ("kpo_zombies", "workload", "rror"))
