@@ -65,7 +65,7 @@ def test_identical_trees_produce_identical_files(tmp_path: Path, distributions: 
     for path in [
         *(clone / "include").rglob("*.*"),
         clone / "LICENSE",
-    ]:  # a clone has other modification times and permissions
+    ]:
         path.chmod(0o600)
         os.utime(path, (1_000_000_000, 1_000_000_000))
     other = build(tmp_path / "dist", clone, SOURCE_DATE_EPOCH="1000000000", TZ="Pacific/Apia")
