@@ -130,7 +130,7 @@ class TestMetrics:
 
 class TestAlerts:
     def test_are_those_that_the_document_explains(self) -> None:
-        explained = re.findall(r"^\| `(KpoCleanup\w+)` \|", section("At 3 a.m."), re.M)
+        explained = re.findall(r"^\| `(KpoCleanup\w+)` \|", section("When an alert fires"), re.M)
         assert explained == [rule["alert"] for rule in RULES]
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])

@@ -65,8 +65,8 @@ def dag_file(airflow: Airflow) -> str:
 
 def scheduled_run(airflow: Airflow) -> str:
     """Trigger the DAG, wait until the scheduler's run has succeeded, and return its workers' logs."""
-    run_id = airflow.checked().trigger("kpo_cleanup", {})
-    wait_until(lambda: airflow.checked().run_state("kpo_cleanup", run_id) in ("success", "failed"), RUN_SECONDS)
+    run_id = airflow.healthy_api().trigger("kpo_cleanup", {})
+    wait_until(lambda: airflow.healthy_api().run_state("kpo_cleanup", run_id) in ("success", "failed"), RUN_SECONDS)
     assert airflow.api.run_state("kpo_cleanup", run_id) == "success"
     logs = (airflow.dags.parent / "task-logs").glob(f"**/run_id={run_id}/**/*.log")
     return "".join(log.read_text() for log in logs)

@@ -176,7 +176,7 @@ class Story:
 
     def _until(self, what: str, look: Callable[[], bool]) -> None:
         def look_at_both() -> bool:
-            self._airflow.checked()
+            self._airflow.healthy_api()
             return look()
 
         try:

@@ -35,13 +35,13 @@ class World:
 
     def run(self, dag_id: str, **conf: Any) -> str:
         """One run of a DAG, to its end; gives its run_id."""
-        run_id = self.airflow.checked().trigger(dag_id, conf)
+        run_id = self.airflow.healthy_api().trigger(dag_id, conf)
         self.wait(f"{dag_id} is over", dag_id, run_id)
         return run_id
 
     def wait(self, what: str, dag_id: str, run_id: str) -> None:
         def is_over() -> bool:
-            return self.airflow.checked().run_state(dag_id, run_id) in OVER
+            return self.airflow.healthy_api().run_state(dag_id, run_id) in OVER
 
         self.terminal.wait_for(what, is_over, SECONDS, log=self.airflow.log("scheduler"))
 
@@ -55,7 +55,7 @@ class World:
         return bool(runs) and all(run["state"] in OVER for run in runs)
 
     def _runs(self, dag_id: str) -> list[dict[str, Any]]:
-        return list(self.airflow.checked().request("GET", f"/dags/{dag_id}/dagRuns")["dag_runs"])
+        return list(self.airflow.healthy_api().request("GET", f"/dags/{dag_id}/dagRuns")["dag_runs"])
 
     def clean_up(self, **conf: Any) -> str:
         return self.run("kpo_cleanup", settle_seconds=0, **conf)
@@ -105,5 +105,5 @@ def _fill(world: World, proxy: FaultProxy, database: Path) -> None:
 
 
 def _waits(world: World, run_id: str) -> bool:
-    states = [ti.state for ti in world.airflow.checked().task_instances(RETRYING, run_id)]
+    states = [ti.state for ti in world.airflow.healthy_api().task_instances(RETRYING, run_id)]
     return bool(states) and set(states) == {"up_for_retry"}
