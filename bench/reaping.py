@@ -18,7 +18,7 @@ from bench.results import Figure, Panel, Point, at_least, at_most, seconds
 from bench.timing import cpu_seconds, stopwatch
 from include.kpo_cleanup.classify import Snapshot, classify
 from include.kpo_cleanup.constants import Outcome
-from include.kpo_cleanup.kube import CONCURRENT_DELETES
+from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES
 from include.kpo_cleanup.kube.pods import PodClient
 from include.kpo_cleanup.pod import Pod
 from include.kpo_cleanup.reap import reap

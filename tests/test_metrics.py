@@ -19,11 +19,10 @@ from tests.statsd import Sample, StatsdServer
 
 SEND = """
 from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE, add_to_counters
-from include.kpo_cleanup.kube import DeleteResult
 from include.kpo_cleanup.metrics import send_results, send_verdicts
-from include.kpo_cleanup.reap import Result
-from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.constants import Outcome, Reason
+from include.kpo_cleanup.results import Result
+from include.kpo_cleanup.settings import Settings
 from tests.unit.builders import HOUR, NOW, make_pod, make_verdict
 
 if AIRFLOW_RELEASE == (3, 2):  # there the task runner sets the metrics up; the others do so by themselves
@@ -42,7 +41,7 @@ def kept(reason, warning=""):
 
 
 def result(hours, outcome):
-    return Result(aged(hours), DeleteResult(outcome, ""))
+    return Result(aged(hours), outcome)
 
 
 looked = [aged(2), aged(3), kept(Reason.ACTIVE), kept(Reason.TERMINATING), kept(Reason.TERMINATING, "held by a/b")]

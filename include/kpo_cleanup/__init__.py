@@ -7,15 +7,16 @@ The modules, in the order in which a run uses them:
 ``settings``                  what a person can choose
 ``config``                    where that comes from, and how a bad choice is refused
 ``airflow_compat``            what differs between Airflow 2 and 3
-``errors``                    what can go wrong; each says what to do about it
-``retry``                   when a request is sent again
+``errors``                    what can go wrong, and what to do about it
+``retry``                     when a failed request is sent again
 ``constants``                the words that README, UI, logs and tests share
 ``text``                      pluralize things, and lines that are not too long
 
-``kube``                      the pods of a cluster: the interface
-``kube.client``               one request to the Kubernetes API
-``kube.parse``              from the JSON of an answer to pods
-``kube.pods``                 list and delete pods
+``kube``                      the Kubernetes API
+``kube.interface``            what the rest of the package uses of it
+``kube.client``               one request, and its errors
+``kube.parse``                from the JSON of a response to pods
+``kube.pods``                 list, read and delete pods
 ``pod``                       what is kept of a pod
 
 ``identity``                  a task instance as the labels of its pods name it
@@ -32,7 +33,8 @@ The modules, in the order in which a run uses them:
 ``classify``                  the verdict on each pod, a pure function
 ``evidence``                  the verdict's evidence, in words
 ``diagnosis``                     why a zombie is there, and what to do about it
-``reap``                      ask again, delete, account for every pod
+``reap``                      verify again, delete, account for every pod
+``results``                   what became of every pod
 ``xcom_retention``              what an earlier run leaves behind and nobody needs
 ``xcom``                      what passes between the tasks
 ``report``                    what people read in the log

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from .airflow_compat import add_to_counters, set_gauges
 from .classify import Verdict, count_reasons
 from .constants import Outcome, Reason
-from .reap import Result, count_outcomes
+from .results import Result, count_outcomes
 from .settings import Settings
 
 _STAYS = frozenset({Outcome.FAILED, Outcome.LEFT_FOR_NEXT_RUN})

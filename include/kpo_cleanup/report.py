@@ -12,7 +12,7 @@ from .constants import Outcome, Reason
 from .diagnosis import cause_of
 from .evidence import duration
 from .pod import Pod
-from .reap import Result, count_outcomes
+from .results import Result, count_outcomes
 from .settings import Settings
 from .text import INDENT, by_clause, count, first_few, key_values, packed, pluralize, wrapped
 
@@ -118,14 +118,28 @@ def reap_summary(results: Sequence[Result], settings: Settings, pods: int) -> st
 
 def reap_lines(results: Sequence[Result], settings: Settings) -> list[str]:
     """Say in the log what the lines of the single pods do not: what is left, and what each DAG's pods had requested."""
-    lines = [line for r in results if r.outcome is Outcome.WOULD_DELETE for line in r.lines()]
+    lines = [line for r in results if r.outcome is Outcome.WOULD_DELETE for line in result_lines(r)]
     left = [r for r in results if r.outcome is Outcome.LEFT_FOR_NEXT_RUN]
     if left:
-        lines += by_clause(f"left for the next run: {count(left, 'zombie')}, for {left[0].deletion}")
+        lines += by_clause(f"left for the next run: {count(left, 'zombie')}, for {left[0].detail}")
     verb = "would free" if settings.dry_run else "freed"
     by_dag = {dag_id: _amounts(_freed(of_dag)) for dag_id, of_dag in _group_by_dag(results).items()}
     freed = [f"{verb} by pods of {dag_id}: {amounts}" for dag_id, amounts in by_dag.items() if amounts]
     return [*lines, *(line for dag in first_few(freed, MAX_DAGS, "DAG") for line in wrapped(dag))]
+
+
+def result_lines(result: Result) -> list[str]:
+    """Render what became of one zombie, whose it was, and why."""
+    verdict, detail = result.verdict, _detail(result)
+    return [
+        *packed((f"{result.outcome.value} {verdict.pod}:", *verdict.pod.task_name)),
+        *(by_clause(detail, INDENT) if detail else []),
+        *wrapped(f"{verdict.reason.value}: {verdict.evidence}", INDENT),
+    ]
+
+
+def _detail(result: Result) -> str:
+    return "; ".join(filter(None, [result.detail, str(result.error or "")]))
 
 
 def reap_report(results: Sequence[Result], summary: str, problems: Sequence[str] = ()) -> dict[str, Any]:
@@ -145,7 +159,7 @@ def reap_report(results: Sequence[Result], summary: str, problems: Sequence[str]
                 "outcome": r.outcome.value,
                 "reason": r.verdict.reason.value,
                 "evidence": r.verdict.evidence,
-                **({"detail": str(r.deletion)} if str(r.deletion) else {}),
+                **({"detail": _detail(r)} if _detail(r) else {}),
                 **r.verdict.pod.ids,
             }
             for r in results
@@ -157,10 +171,10 @@ def failures(results: Iterable[Result]) -> list[str]:
     """Say why pods were not deleted: once for each cause, however many pods have it."""
     by_cause: dict[tuple[str, ...], list[Result]] = defaultdict(list)
     for result in results:
-        if result.outcome is Outcome.FAILED:
-            by_cause[result.deletion.cause].append(result)
+        if result.error is not None:
+            by_cause[result.error.signature].append(result)
     return [
-        f"{count(alike, 'pod')} not deleted: {alike[0].deletion}; such as {alike[0].verdict.pod}"
+        f"{count(alike, 'pod')} not deleted: {alike[0].error}; such as {alike[0].verdict.pod}"
         for alike in by_cause.values()
     ]
 

@@ -175,7 +175,7 @@ class Cleanup:
         source = choose_source(settings.airflow_conn_id, context["ti"])
         namespaces = settings.namespace_list() or [cluster.own_namespace()]
         results = reap(zombies, cluster, source, settings, namespaces)
-        problems = [*errors_by_namespace.values(), *report.failures(results)]
+        problems = [*map(str, errors_by_namespace.values()), *report.failures(results)]
         summary = report.reap_summary(results, settings, pods)
         answer = report.reap_report(results, summary, problems)
         for line in report.reap_lines(results, settings):

@@ -21,7 +21,7 @@ from .constants import Reason
 from .diagnosis import cause_of
 from .errors import KpoCleanupError
 from .identity import TaskInstanceKey
-from .kube import Listing
+from .kube.interface import Listing
 from .pod import IDS, Container, Owner, Pod
 from .task_instance import Record, TaskInstance, TaskInstances
 
@@ -48,7 +48,7 @@ def dump_listing(listing: Listing) -> dict[str, Any]:
     }
     return {
         "summary": f"pods: {len(listing.pods)}, in: {', '.join(tree) or 'no namespace'}",
-        "unlisted": dict(listing.errors_by_namespace),
+        "unlisted": _dump_errors(listing.errors_by_namespace),
         "columns": f"{', '.join(_COLUMNS)} ({', '.join(Container._fields)}; times in seconds after created), other",
         **{name: [dict(each) for each in numbers] for name, numbers in shared.items()},
         "tree": tree,
@@ -84,7 +84,15 @@ def load_listing(data: Mapping[str, Any]) -> Listing:
         for run_id, rows in runs.items()
         for row in rows
     ]
-    return Listing(pods, data["unlisted"])
+    return Listing(pods, _load_errors(data["unlisted"]))
+
+
+def _dump_errors(errors_by_namespace: Mapping[str, KpoCleanupError]) -> dict[str, dict[str, str]]:
+    return {namespace: error.fields for namespace, error in errors_by_namespace.items()}
+
+
+def _load_errors(data: Mapping[str, Mapping[str, str]]) -> dict[str, KpoCleanupError]:
+    return {namespace: KpoCleanupError(**fields) for namespace, fields in data.items()}
 
 
 def _load_pod(values: dict[str, Any], shared: Mapping[str, list[Any]]) -> Pod:
@@ -162,11 +170,13 @@ class Classification(NamedTuple):
     """The part of a classification that ``reap`` needs."""
 
     zombies: list[Verdict]
-    errors_by_namespace: dict[str, str]  # by namespace, the problem
+    errors_by_namespace: dict[str, KpoCleanupError]
     pods: int
 
 
-def dump_classification(verdicts: Sequence[Verdict], errors_by_namespace: Mapping[str, str]) -> dict[str, Any]:
+def dump_classification(
+    verdicts: Sequence[Verdict], errors_by_namespace: Mapping[str, KpoCleanupError]
+) -> dict[str, Any]:
     """Write the zombies in the order in which they are to be deleted, and for people the kept pods.
 
     Those of active task instances are left out.
@@ -174,7 +184,7 @@ def dump_classification(verdicts: Sequence[Verdict], errors_by_namespace: Mappin
     kept = (v for v in verdicts if not v.is_zombie and v.reason is not Reason.ACTIVE)
     return {
         "pods": len(verdicts),
-        "unlisted": dict(errors_by_namespace),
+        "unlisted": _dump_errors(errors_by_namespace),
         "untouched": [_dump_verdict(verdict) for verdict in islice(kept, MAX_KEPT)],
         "zombies": [
             {**_dump_verdict(verdict), "cause": cause_of(verdict.pod).problem, "uid": verdict.pod.uid}
@@ -192,7 +202,9 @@ def load_classification(data: Mapping[str, Any]) -> Classification:
     """
     _check_version("classify", data)
     try:
-        return Classification([_load_zombie(row) for row in data["zombies"]], dict(data["unlisted"]), data["pods"])
+        return Classification(
+            [_load_zombie(row) for row in data["zombies"]], _load_errors(data["unlisted"]), data["pods"]
+        )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise KpoCleanupError(
             f"the XCom of classify cannot be read ({type(error).__name__}: {error}); "

@@ -25,8 +25,8 @@ def modules_in(package: Path) -> dict[str, ast.Module]:
 MODULES = modules_in(PACKAGE)
 FOLDERS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
 PLAIN = {"errors", "identity", "pod", "task_instance", "text", "constants"}
-INTERFACES = {"kube", "task_instances"}
-PURE = {*PLAIN, *INTERFACES, "diagnosis", "classify", "evidence", "settings"}
+INTERFACES = {"kube.interface", "task_instances"}
+PURE = {*PLAIN, *INTERFACES, "diagnosis", "classify", "evidence", "results", "settings"}
 SEES_BOTH_SIDES = "tasks"
 
 
@@ -90,6 +90,9 @@ class TestImports:
     @pytest.mark.parametrize("module", [m for m in MODULES if not room_of(m) and m != SEES_BOTH_SIDES])
     def test_of_the_middle_name_no_implementation(self, module: str) -> None:
         assert {name for name in own_imports_of(module) if room_of(name)} <= INTERFACES
+
+    def test_of_the_module_with_the_thread_pool_are_in_the_tasks_only(self) -> None:
+        assert {module for module in MODULES if "reap" in own_imports_of(module)} == {"tasks"}
 
     @pytest.mark.parametrize("module", sorted(PURE))
     def test_of_a_pure_module_are_the_standard_library_and_pure_modules(self, module: str) -> None:

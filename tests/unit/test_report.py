@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from include.kpo_cleanup.classify import Verdict
 from include.kpo_cleanup.constants import Outcome, Reason
-from include.kpo_cleanup.kube import DeleteResult
+from include.kpo_cleanup.errors import KpoCleanupError
 from include.kpo_cleanup.pod import Container
-from include.kpo_cleanup.reap import Result
 from include.kpo_cleanup.report import (
     MAX_DAGS,
     MAX_NAMES,
@@ -27,9 +26,11 @@ from include.kpo_cleanup.report import (
     reap_lines,
     reap_report,
     reap_summary,
+    result_lines,
     warning_lines,
     zombie_lines,
 )
+from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.text import LINE
 from tests.unit.builders import DAY, HOUR, NOW, make_pod, make_verdict
@@ -43,7 +44,7 @@ def kept(reason: Reason, **pod: Any) -> Verdict:
 
 
 def make_result(outcome: Outcome, detail: str = "", **pod: Any) -> Result:
-    return Result(make_verdict(pod=make_pod(**pod)), DeleteResult(outcome, detail))
+    return Result(make_verdict(pod=make_pod(**pod)), outcome, detail)
 
 
 def freeing(outcome: Outcome, cpu: float, memory: float) -> Result:
@@ -266,8 +267,9 @@ class TestReaping:
 
     def test_names_each_cause_of_failures_once(self) -> None:
         def failed(name: str, status: str) -> Result:
-            said = f'pods "{name}"' if status.startswith("403") else ""
-            return Result(make_verdict(pod=make_pod(name=name)), DeleteResult(Outcome.FAILED, status, said=said))
+            message = f'pods "{name}"' if status.startswith("403") else ""
+            error = KpoCleanupError("deleting the pod", cause=status, server_message=message)
+            return Result(make_verdict(pod=make_pod(name=name)), Outcome.FAILED, error=error)
 
         results = [
             make_result(Outcome.DELETED),
@@ -276,8 +278,8 @@ class TestReaping:
             failed("pod-3", "403 Forbidden"),
         ]
         assert failures(results) == [
-            '2 pods not deleted: 403 Forbidden; server message: pods "pod-1"; such as airflow/pod-1',
-            "1 pod not deleted: 500 Internal Server Error; such as airflow/pod-2",
+            '2 pods not deleted: deleting the pod: 403 Forbidden; server message: pods "pod-1"; such as airflow/pod-1',
+            "1 pod not deleted: deleting the pod: 500 Internal Server Error; such as airflow/pod-2",
         ]
 
     @pytest.mark.parametrize("outcome", Outcome)
@@ -346,8 +348,8 @@ _ids = st.text("ab_-.1", min_size=1, max_size=63)
 )
 def test_no_line_is_too_long_whatever_the_ids_and_nothing_is_lost(pod: Any, evidence: str) -> None:
     verdict = make_verdict(pod=pod, evidence=evidence)
-    result = Result(verdict, DeleteResult(Outcome.FAILED, evidence))
+    result = Result(verdict, Outcome.FAILED, error=KpoCleanupError(evidence))
     warned = replace(verdict, is_zombie=False, warning=evidence, remedy=evidence)
-    for lines in (zombie_lines([verdict], NOW), warning_lines([warned]), result.lines()):
+    for lines in (zombie_lines([verdict], NOW), warning_lines([warned]), result_lines(result)):
         assert [line for line in lines if len(line) > LINE] == []
         assert "".join(pod.run_id.split()) in "".join("".join(lines).split())

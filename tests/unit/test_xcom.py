@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -15,7 +16,7 @@ from include.kpo_cleanup.classify import Verdict
 from include.kpo_cleanup.constants import Reason
 from include.kpo_cleanup.errors import KpoCleanupError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, to_label_value
-from include.kpo_cleanup.kube import Listing
+from include.kpo_cleanup.kube.interface import Listing
 from include.kpo_cleanup.pod import Container, Owner, Pod
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.xcom import (
@@ -78,6 +79,14 @@ TIS = st.builds(
 )
 
 
+NOT_LISTED = KpoCleanupError("listing pods", cause="403 Forbidden")
+ERRORS = st.builds(KpoCleanupError, TEXT, cause=TEXT, remedy=TEXT, server_message=TEXT)
+
+
+def fields_of(errors: Mapping[str, KpoCleanupError]) -> dict[str, dict[str, str]]:
+    return {namespace: error.fields for namespace, error in errors.items()}
+
+
 def through_json(data: Any) -> Any:
     return json.loads(json.dumps(data))
 
@@ -87,11 +96,11 @@ class TestListing:
         """Check that a new field is tested, too: it must survive the way from one task to the next."""
         assert set(POD_FIELDS) == {field.name for field in fields(Pod)}
 
-    @given(st.lists(PODS, max_size=6), st.dictionaries(NAMES, TEXT, max_size=2))
-    def test_comes_back_as_it_was(self, pods: list[Pod], unlisted: dict[str, str]) -> None:
+    @given(st.lists(PODS, max_size=6), st.dictionaries(NAMES, ERRORS, max_size=2))
+    def test_comes_back_as_it_was(self, pods: list[Pod], unlisted: dict[str, KpoCleanupError]) -> None:
         loaded = load_listing(through_json(dump_listing(Listing(pods, unlisted))))
         assert Counter(loaded.pods) == Counter(pods)
-        assert loaded.errors_by_namespace == unlisted
+        assert fields_of(loaded.errors_by_namespace) == fields_of(unlisted)
 
     @given(CONTAINERS)
     def test_keeps_every_container(self, container: Container) -> None:
@@ -104,9 +113,9 @@ class TestListing:
         assert [text.count(f'"{word}"') for word in ("airflow", "orders", "extract", "run_1")] == [1, 1, 1, 1]
 
     def test_says_in_words_what_it_is(self) -> None:
-        data = dump_listing(Listing([make_pod(), make_pod(namespace="other")], {"x": "403 Forbidden"}))
+        data = dump_listing(Listing([make_pod(), make_pod(namespace="other")], {"x": NOT_LISTED}))
         assert data["summary"] == "pods: 2, in: airflow, other"
-        assert data["unlisted"] == {"x": "403 Forbidden"}
+        assert data["unlisted"] == {"x": {"summary": "listing pods", "cause": "403 Forbidden"}}
         row = json.loads(data["tree"]["airflow"]["orders"])["extract"]["run_1"][0]
         assert len(data["columns"]) >= len(row)
 
@@ -193,8 +202,9 @@ class TestZombies:
             return str(pod), pod.uid, pod.key, pod.try_number, verdict.is_zombie, verdict.reason, verdict.evidence
 
         verdicts = [Verdict(*each) for each in drawn]
-        loaded = load_classification(through_json(dump_classification(verdicts, {"default": "403"})))
-        assert (loaded.errors_by_namespace, loaded.pods) == ({"default": "403"}, len(verdicts))
+        loaded = load_classification(through_json(dump_classification(verdicts, {"default": NOT_LISTED})))
+        assert fields_of(loaded.errors_by_namespace) == {"default": NOT_LISTED.fields}
+        assert loaded.pods == len(verdicts)
         assert [told(verdict) for verdict in loaded.zombies] == [
             told(verdict) for verdict in verdicts if verdict.is_zombie
         ]

@@ -95,7 +95,7 @@ class RestApi:
         return httpx.Client(timeout=httpx.Timeout(self._patience.read_timeout, connect=self._patience.connect_timeout))
 
     def _request(self, method: str, path: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        answer: dict[str, Any] = self._patience.retrying()(self._ask, method, path, options)
+        answer: dict[str, Any] = self._patience.call(self._ask, method, path, options)
         return answer
 
     def _ask(self, method: str, path: str, options: Mapping[str, Any]) -> dict[str, Any]:
