@@ -207,7 +207,7 @@ class TestLogOfReap:
 
 def test_a_value_that_only_the_run_can_refuse_is_named_in_its_log(ui: Ui, world: World) -> None:
     run_id = world.clean_up(kubernetes_conn_id="another")
-    expect(ui.log(run_id, "list_pods")).to_contain_text("it is decided for a deployment, not a run")
+    expect(ui.log(run_id, "list_pods")).to_contain_text("because it cannot be set for a single run")
     ui.shoot("log-list_pods-refused")
 
 
