@@ -20,7 +20,7 @@ from .pod import Pod
 from .retry import RetryPolicy
 from .settings import Settings
 from .task_instance import Record, TaskInstances
-from .task_instances import TaskInstanceSource
+from .task_instances.interface import TaskInstanceSource
 from .text import INDENT, by_clause, packed, pluralize, wrapped
 
 log = logging.getLogger(__name__)

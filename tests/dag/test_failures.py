@@ -133,7 +133,7 @@ def test_a_source_that_is_down_is_never_read_as_no_task_instances(
     assert airflow_runs.states(run)["reap"] == "upstream_failed"
     assert names(core) == {"zombie"}
     out = said()
-    assert "task instances could not be read" in out or "the Task SDK gave no task states" in out
+    assert "task instances could not be read" in out or "the Task SDK could not read task states" in out
 
 
 def test_a_source_that_fails_at_the_second_look_spares_all(
@@ -366,7 +366,7 @@ def test_a_connection_that_gives_no_database_is_not_tried_again(
     assert airflow_runs.states(run)["fetch_active_tis"] == "failed"
     assert airflow_runs.tries(run, "fetch_active_tis") == 1
     out = said()
-    assert f"airflow_conn_id='{conn_id}' gives no database connection" in out
+    assert f"airflow_conn_id='{conn_id}' is not a usable database connection" in out
     assert message in out
 
 
