@@ -18,10 +18,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
-READABLE = 0o100644 << 16  # the mode of a plain file, at its place in a zip
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
+READABLE = 0o100644 << 16  # the mode of a regular file, in the bits that a zip uses
 
-# The package has a name of its own in the zip; dags/kpo_cleanup.py says why.
+# The package has a unique name in the zip; see dags/kpo_cleanup.py.
 PACKAGE = "_kpo_cleanup"
 
 Entries = Iterable[tuple[str, bytes]]
@@ -40,11 +40,11 @@ def contents(repo: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def version(repo: Path) -> str:
-    """Read the version from the package without an import, which may need an Airflow."""
+    """Return the version of the package without importing it, which requires an Airflow."""
     path = repo / "include" / "kpo_cleanup" / "__init__.py"
     found = re.search(r'^__version__ = "(.+)"$', path.read_text(), re.MULTILINE)
     if found is None:
-        raise ValueError(f'{path} has no line __version__ = "…"; give it one')
+        raise ValueError(f'{path} needs a line __version__ = "…"')
     return found[1]
 
 
@@ -64,7 +64,7 @@ def write(path: Path, entries: Entries) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, data in entries:
             entry = zipfile.ZipInfo(name, EPOCH)
-            entry.create_system, entry.external_attr = 3, READABLE  # as on Unix, on all systems
+            entry.create_system, entry.external_attr = 3, READABLE  # on every system
             archive.writestr(entry, data)
     return path
 

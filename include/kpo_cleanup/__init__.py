@@ -21,8 +21,10 @@ The modules, in the order in which a run uses them:
 
 ``identity``                  a task instance as the labels of its pods name it
 ``task_instance``             what Airflow knows about a task instance
-``task_instances``            where task instances are looked up: the interface
-``task_instances.choice``     which source a run takes
+``task_instances``            look up task instances
+``task_instances.interface``  what every source provides
+``task_instances.choice``     select the source of a run
+``task_instances.verification``  check that a source is this Airflow's and current
 ``task_instances.sql``        by SQL, from Airflow 2's session or a connection to the metadata database
 ``task_instances.task_sdk``   by the Task SDK of Airflow 3
 ``task_instances.records``    the pods that operators left on record

@@ -74,21 +74,21 @@ def cleanup_dag(dag_id: str, settings: Mapping[str, Any] | None = None, **dag_ar
     fixed = dict(settings or {})
     if isinstance(dag_arguments.get("schedule", 0), (str, type(None))):
         fixed["schedule"] = dag_arguments.pop("schedule")  # so that a bad one is a fault of the run, too
-    reading = read_settings(fixed)
-    is_a_look = reading.settings.dry_run and "dry_run" in fixed
-    if reading.faults:
+    resolved = read_settings(fixed)
+    is_a_look = resolved.settings.dry_run and "dry_run" in fixed
+    if resolved.errors:
         description = "Every run fails until its settings are corrected."
-        what_it_does = "\n- ".join([f"**{description}**\n", *map(str, reading.faults)])
+        what_it_does = "\n- ".join([f"**{description}**\n", *map(str, resolved.errors)])
     else:
         description, what_it_does = _LOOKS if is_a_look else _DELETES
     default_args = dag_arguments.pop("default_args", None) or {}
     params = {
-        name: Param(reading.values[name], **json_schema(name))
+        name: Param(resolved.values[name], **json_schema(name))
         for name in OPTIONS
         if is_run_param(name) and name not in fixed
     }
     defaults = {
-        "schedule": reading.settings.schedule,
+        "schedule": resolved.settings.schedule,
         "start_date": datetime(2024, 1, 1, tzinfo=timezone.utc),
         "catchup": False,
         "max_active_runs": 1,

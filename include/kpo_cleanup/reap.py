@@ -26,7 +26,7 @@ from .results import Result
 from .retry import RetryPolicy
 from .settings import Settings
 from .task_instance import Record, TaskInstances
-from .task_instances import TaskInstanceSource
+from .task_instances.interface import TaskInstanceSource
 from .text import pluralize
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from .airflow_compat import (
     reject_long_xcom,
 )
 from .classify import Snapshot, classify, count_reasons, keys_needing_records
-from .config import Reading, read_settings
+from .config import ResolvedSettings, read_settings
 from .errors import KpoCleanupError
 from .kube.pods import PodClient
 from .reap import reap
@@ -90,9 +90,9 @@ class Cleanup:
     @translate_errors()
     def list_pods(self) -> dict[str, Any]:
         """List the pods. Before the task instances are asked for: a pod born in between would look like a zombie."""
-        reading = self._reading()
-        settings = reading.checked()
-        for line in reading.describe(__version__):
+        resolved = self._resolve()
+        settings = resolved.validated()
+        for line in resolved.describe(__version__):
             log.info("%s", line)
         if not settings.dry_run:
             log.info("This run deletes zombies; to pause the DAG stops that")
@@ -101,7 +101,7 @@ class Cleanup:
         api = PodClient(settings.kubernetes_conn_id)
         listing = api.list_pods(settings.namespace_list(), settings.label_selector, settings.excluded())
         if not listing.pods:
-            _warn_of_no_pods(settings, api, reading.origins)
+            _warn_of_no_pods(settings, api, resolved.origins)
         answer = {**xcom.dump_listing(listing), "dry_run": settings.dry_run}
         reject_long_xcom(answer, f"{len(listing.pods)} pods")
         return answer
@@ -193,7 +193,7 @@ class Cleanup:
             log.info("%s", line)
         return answer
 
-    def _reading(self) -> Reading:
+    def _resolve(self) -> ResolvedSettings:
         context: Any = get_current_context()
         return read_settings(self._fixed, dict(context["params"]), context["dag_run"].conf)
 
@@ -204,7 +204,7 @@ class Cleanup:
             configuration may be another.
         :raises SettingsError: for any bad value, wherever it is.
         """
-        settings = self._reading().checked()
+        settings = self._resolve().validated()
         settings = replace(settings, dry_run=settings.dry_run or bool(earlier.get("dry_run")))
         _say_if_dry(settings)
         return settings

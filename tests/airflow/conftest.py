@@ -1,4 +1,4 @@
-"""The property tests' profile."""
+"""Load the profile of the property tests."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from include.kpo_cleanup.report import failures
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instances import TaskInstanceSource
+from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from include.kpo_cleanup.task_instances.rest import RestSource
 from include.kpo_cleanup.task_instances.rest_api import RestApi
 from include.kpo_cleanup.task_instances.sql import SqlSource
@@ -98,9 +98,9 @@ def sql_source_without_connection(fails_on: int) -> TaskInstanceSource:
 SOURCES = {
     "the Task SDK": (
         sdk_source,
-        "(?s)the Task SDK gave no task states for .*API_SERVER_ERROR; see the API server's log",
+        "(?s)the Task SDK could not read task states for .*API_SERVER_ERROR; see the API server's log",
     ),
-    "SQL": (sql_source, "(?s)task instances could not be read .*server closed the connection .*allow SELECT on"),
+    "SQL": (sql_source, "(?s)task instances could not be read .*server closed the connection .*grant SELECT on"),
     "connecting": (
         sql_source_without_connection,
         "(?s)task instances could not be read .*could not translate host name",

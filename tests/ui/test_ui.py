@@ -211,7 +211,7 @@ class TestLogOfReap:
 
 def test_the_log_names_an_invalid_option_that_only_the_run_can_detect(ui: Ui, world: World) -> None:
     run_id = world.clean_up(kubernetes_conn_id="another")
-    expect(ui.log(run_id, "list_pods")).to_contain_text("it is decided for a deployment, not a run")
+    expect(ui.log(run_id, "list_pods")).to_contain_text("because it cannot be set for a single run")
     ui.screenshot("log-list_pods-rejected")
 
 

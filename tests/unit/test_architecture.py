@@ -25,7 +25,7 @@ def modules_in(package: Path) -> dict[str, ast.Module]:
 MODULES = modules_in(PACKAGE)
 FOLDERS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
 PLAIN = {"errors", "identity", "pod", "task_instance", "text", "constants"}
-INTERFACES = {"kube.interface", "task_instances"}
+INTERFACES = {"kube.interface", "task_instances.interface"}
 PURE = {*PLAIN, *INTERFACES, "diagnosis", "classify", "evidence", "results", "settings"}
 SEES_BOTH_SIDES = "tasks"
 
