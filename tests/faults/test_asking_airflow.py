@@ -20,7 +20,6 @@ from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import TaskInstanceKey
 from include.kpo_cleanup.kube.pods import PodClient
 from include.kpo_cleanup.reap import reap
-from include.kpo_cleanup.report import failures
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
@@ -158,8 +157,8 @@ class TestASourceThatFails:
         assert len(failed) == min(BATCH, PODS - deleted)
         assert len(of(Outcome.LEFT_FOR_NEXT_RUN, results)) == PODS - deleted - len(failed)
         assert len(server.pods(namespace)) == PODS - deleted
-        for line in failures(results):
-            assert re.search(message, line)
+        for result in failed:
+            assert re.search(message, str(result.error))
 
 
 @pytest.mark.parametrize("case", SOURCE_CASES, ids=lambda case: case.id)

@@ -296,8 +296,7 @@ class Airflow(RuleBasedStateMachine):
             assert not (missed and self.settings.delete_unmatched_pods), "a dead pod was missed"
             for verdict in self.verdicts:
                 if verdict.pod.uid in missed:
-                    why = re.sub(r"(?<=pod )\S+|\S*\d\S*( s| min| h| d)?", "…", verdict.evidence.partition(";")[0])
-                    TALLY[f"not deleted without delete_unmatched_pods: {why}"] += 1
+                    TALLY[f"not deleted without delete_unmatched_pods: {verdict.rule}"] += 1
 
     def teardown(self) -> None:
         if hasattr(self, "namespaces"):

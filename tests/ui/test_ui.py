@@ -149,20 +149,16 @@ class TestLogOfClassify:
     @pytest.mark.parametrize(
         "pattern",
         [
-            pytest.param(r"\d+ (h|min|d), (orphaned|superseded): .* try \d.*", id="the task of a zombie is complete"),
-            pytest.param("of run manual__.*", id="the run of a zombie is complete"),
-            pytest.param("pod (airflow|team-reporting)/.*", id="the pod of a zombie is complete"),
-            pytest.param("task instance (success|up_for_retry).*", id="the evidence is complete"),
-            pytest.param(r"\d+ zombies: base works on, but its operator is gone", id="the cause is complete"),
-            pytest.param("advice: .*", id="the advice is complete"),
-            pytest.param(
-                "kept 1 stalled pod: container istio-proxy keeps its task waiting", id="the warning is complete"
-            ),
-            pytest.param("make istio-proxy a native sidecar, .*", id="the remedy of the warning is complete"),
-            pytest.param(
-                "if no other Airflow uses these namespaces: .*", id="the hint about unmatched pods is complete"
-            ),
-            pytest.param(f"{ZOMBIES} zombies of 15 pods: .*", id="the summary is complete"),
+            pytest.param(r"\d+ (h|min|d), (orphaned|superseded): .* try \d.*", id="zombie and its task"),
+            pytest.param("of run manual__.*", id="its run"),
+            pytest.param("pod (airflow|team-reporting)/.*", id="its pod"),
+            pytest.param("task instance (success|up_for_retry).*", id="evidence"),
+            pytest.param(r"\d+ zombies: base is still running, but its operator is gone", id="diagnosis"),
+            pytest.param("advice: .*", id="advice for a diagnosis"),
+            pytest.param("kept 1 stalled pod: istio-proxy keeps the task waiting", id="warning"),
+            pytest.param("make it a native sidecar, or .*", id="remedy of the warning"),
+            pytest.param("if no other Airflow uses these namespaces, .*", id="condition of delete_unmatched_pods"),
+            pytest.param(f"{ZOMBIES} zombies of 15 pods: .*", id="summary"),
         ],
     )
     def test_can_be_read_without_horizontal_scrolling(self, ui: Ui, world: World, pattern: str) -> None:
@@ -193,7 +189,7 @@ class TestLogOfReap:
 
     def test_shows_what_was_forbidden_and_the_remedy_without_horizontal_scrolling(self, ui: Ui, world: World) -> None:
         log = ui.log(world.runs["forbidden"], "reap")
-        expect(log).to_contain_text("AirflowFailException: 2 problems; all else was done")
+        expect(log).to_contain_text("AirflowFailException: 2 problems; everything else was done")
         ui.screenshot("log-reap-forbidden-end")
         log.hover()
         ui.page.mouse.wheel(0, -340)  # the log lines are above Airflow's traceback
@@ -201,7 +197,7 @@ class TestLogOfReap:
         for line in (
             "- listing pods in namespace 'team-reporting': 403 Forbidden",
             "allow verb 'list' on resource 'pods' in a Role .*",
-            "- 2 pods not deleted: 403 Forbidden",
+            "- 2 pods not deleted: 403 Forbidden .*",
             "allow verb 'delete' on resource 'pods' in a Role .*",
         ):
             found, clipped = ui.find_clipped(line)
