@@ -8,13 +8,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 
-from .identity import TaskInstanceKey
+from .identity import UNMAPPED, TaskInstanceKey
 from .pod import Pod
 from .settings import Settings
 from .task_instance import Record, TaskInstance, TaskInstances
 from .verdict import Evidence, Policy, Rule, Verdict
 
 MAX_CLOCK_SKEW = 5  # seconds by which a pod may be younger than its task instance's end: two clocks are compared
+# Seconds after which an unmatched pod is deleted although it may be working: `airflow tasks test` creates such pods.
+UNMATCHED_WORKING_AGE = 24 * 3600
 STALE_AFTER = 24 * 3600  # seconds after which a task that still runs without its pod is worth a warning
 NO_RECORD = Record()
 WAITS_ON_ITS_POD = frozenset({"running", "deferred", "restarting"})  # states in which an operator is attached
@@ -43,6 +45,15 @@ def classify(snapshot: Snapshot) -> list[Verdict]:
     return sorted(verdicts, key=lambda v: (not v.is_zombie, v.pod.created, v.pod.namespace, v.pod.name, v.pod.uid))
 
 
+def with_plain_tasks(keys: Iterable[TaskInstanceKey]) -> set[TaskInstanceKey]:
+    """Return the task instances to query for pods with these keys.
+
+    The pod of a mapped task instance may have been adopted by the same task without mapping: the labels by which that
+    searches are a subset of the pod's.
+    """
+    return {plain for key in keys for plain in (key, key._replace(map_index=UNMAPPED))}
+
+
 def keys_needing_records(snapshot: Snapshot) -> set[TaskInstanceKey]:
     """Return the task instances whose record could change a verdict, now or once ``settle_seconds`` has elapsed.
 
@@ -53,8 +64,12 @@ def keys_needing_records(snapshot: Snapshot) -> set[TaskInstanceKey]:
     if settings.delete_unmatched_pods:
         settings = replace(settings, delete_completed_pods=True, delete_pods_on_failure=True)
     classifier = Classifier(replace(snapshot, records={}, settings=settings))
-    verdicts = (classifier.classify(pod) for pod in snapshot.pods if pod.key in snapshot.task_instances.found)
-    return {v.pod.key for v in verdicts if v.is_zombie or v.eligible_at is not None}
+    verdicts = map(classifier.classify, snapshot.pods)
+    uncertain = [v for v in verdicts if v.is_zombie or v.eligible_at is not None or v.rule is Rule.NOT_RECORDED]
+    found = snapshot.task_instances.found
+    keys = {v.pod.key for v in uncertain}
+    plain = {key for key in with_plain_tasks(keys) - keys if key in found and found[key].is_active}
+    return (keys & found.keys()) | plain
 
 
 class Classifier:
@@ -94,25 +109,29 @@ class Classifier:
                 return _keep(pod, Evidence(Rule.HELD_BY_FINALIZERS, now))
         if pod.key in task_instances.unresolved:
             return _keep(pod, Evidence(Rule.NOT_RESOLVED, now, problem=task_instances.unresolved[pod.key]))
+        if self._users and self._users.get(str(pod), pod.key) != pod.key:
+            return _keep(pod, Evidence(Rule.USED_BY_ANOTHER, now, ti))
         if ti is None:
             return self._classify_unmatched(pod, Evidence(Rule.NO_TASK_INSTANCE, now))
         return self._classify_active(pod, ti, now) if ti.is_active else self._classify_finished(pod, ti, now)
 
     def _classify_active(self, pod: Pod, ti: TaskInstance, now: int) -> Verdict:
         settings, record = self._snapshot.settings, self._snapshot.records.get(pod.key, NO_RECORD)
-        superseded = self._superseded(pod, ti)
+        superseded = self._superseded(pod, ti, record)
         if superseded and str(pod) not in record.pods:
             successor = self.successor_of(pod)
             if record.problem:
                 return _keep(pod, Evidence(Rule.RECORD_UNREADABLE, now, ti, successor, problem=record.problem))
-            policy = _completed_policy(pod, pod.last_activity, settings, now) if pod.is_completed else None
+            if superseded is Rule.NOT_RECORDED:
+                return _keep(pod, Evidence(superseded, now, ti, successor))
+            policy = _completed_policy(pod, pod.finished_at, settings, now) if pod.is_completed else None
             evidence = Evidence(superseded, now, ti, successor, policy)
             return (_zombie if policy is None or policy.deletes else _keep)(pod, evidence)
         if _has_running_sidecars(pod, settings, now):
             if ti.state in WAITS_ON_ITS_POD:
                 return _keep(pod, Evidence(Rule.STALLED, now, ti))
             rule = Rule.LEFT_OVER
-        elif ti.state == "running" and pod.is_completed and now - pod.last_activity > STALE_AFTER:
+        elif ti.state == "running" and pod.finished_at is not None and now - pod.finished_at > STALE_AFTER:
             rule = Rule.ENDED_LONG_AGO
         else:
             rule = Rule.ACTIVE
@@ -121,10 +140,9 @@ class Classifier:
     def _classify_finished(self, pod: Pod, ti: TaskInstance, now: int) -> Verdict:
         settings, record = self._snapshot.settings, self._snapshot.records.get(pod.key, NO_RECORD)
         ended = _end_of(pod, ti)
-        # Never in the future: a clock that is ahead must not make a task instance settle sooner.
-        settled_at = None if ended is None else min(ended, now) + settings.settle_seconds
-        if settled_at is not None and now < settled_at:
-            return _keep(pod, Evidence(Rule.SETTLING, now, ti), settled_at)
+        # An end in the future counts as now, because clocks differ.
+        if ended is not None and now - min(ended, now) < settings.settle_seconds:
+            return _keep(pod, Evidence(Rule.SETTLING, now, ti), ended + settings.settle_seconds)
         if not pod.already_checked:  # otherwise its operator had finished with it
             mismatch = self._ownership_mismatch(pod, ti, record)
             if mismatch:
@@ -132,7 +150,9 @@ class Classifier:
             if record.problem and str(pod) not in record.pods:
                 return _keep(pod, Evidence(Rule.RECORD_UNREADABLE, now, ti, problem=record.problem))
         if pod.is_completed:
-            policy = _completed_policy(pod, pod.last_activity if ended is None else ended, settings, now)
+            if ended is None:
+                return _keep(pod, Evidence(Rule.UNDATED, now, ti))
+            policy = _completed_policy(pod, ended, settings, now)
             return (_zombie if policy.deletes else _keep)(pod, Evidence(Rule.COMPLETED, now, ti, policy=policy))
         return _zombie(pod, Evidence(Rule.ORPHANED, now, ti), end_time_unknown=ended is None)
 
@@ -140,19 +160,23 @@ class Classifier:
         settings = self._snapshot.settings
         if not settings.delete_unmatched_pods:
             return _keep(pod, evidence._replace(policy=Policy(False, "delete_unmatched_pods", False)))
-        is_old_enough = evidence.now - pod.created > settings.settle_seconds
+        min_age = UNMATCHED_WORKING_AGE if pod.may_be_working else settings.settle_seconds
+        is_old_enough = evidence.now - pod.created > min_age
         return (_zombie if is_old_enough else _keep)(pod, evidence)
 
-    def _superseded(self, pod: Pod, ti: TaskInstance) -> Rule | None:
-        """Return the rule by which an active task instance no longer uses this pod.
+    def _superseded(self, pod: Pod, ti: TaskInstance, record: Record) -> Rule | None:
+        """Return the rule by which an active task instance no longer uses this pod, or may no longer use it.
 
-        A lower try number alone proves nothing: a retry adopts the pod of an earlier try.
+        A lower try number alone proves nothing, because a retry adopts the pod of an earlier try. Nor does a newer pod
+        of a later try that the operator has not recorded: two API servers date pods by different clocks, and a run that
+        was deleted and created again counts its tries from 1 again.
         """
-        if pod.uid in self._successors:
+        successor = self._successors.get(pod.uid)
+        if successor is not None and str(successor) in record.pods:
             return Rule.REPLACED
         if pod.already_checked and ti.try_number is not None and ti.try_number > pod.try_number:
             return Rule.CHECKED
-        return None
+        return None if successor is None else Rule.NOT_RECORDED
 
     def _ownership_mismatch(self, pod: Pod, ti: TaskInstance, record: Record) -> Rule | None:
         """Return the rule by which the pod is not proved to belong to the task instance.
@@ -172,6 +196,15 @@ class Classifier:
         else:
             names_another = pod.try_number == ti.try_number
         return Rule.RECORD_NAMES_ANOTHER if names_another else None
+
+    @cached_property
+    def _users(self) -> Mapping[str, TaskInstanceKey]:
+        """Map the names of pods to the active task instances whose records name them."""
+        found = self._snapshot.task_instances.found
+        active = (
+            (key, record) for key, record in self._snapshot.records.items() if key in found and found[key].is_active
+        )
+        return {name: key for key, record in active for name in record.pods}
 
     @cached_property
     def _pods_by_name(self) -> Mapping[str, Pod]:
@@ -254,7 +287,7 @@ def _end_of(pod: Pod, ti: TaskInstance) -> int | None:
         return ti.ended
     if pod.main is not None and pod.main.ended is not None:
         return pod.main.ended
-    return pod.last_activity if pod.is_completed else None
+    return pod.finished_at
 
 
 def _has_running_sidecars(pod: Pod, settings: Settings, now: int) -> bool:
@@ -265,10 +298,10 @@ def _has_running_sidecars(pod: Pod, settings: Settings, now: int) -> bool:
     return bool(pod.running_containers)
 
 
-def _completed_policy(pod: Pod, ended: int, settings: Settings, now: int) -> Policy:
+def _completed_policy(pod: Pod, ended: int | None, settings: Settings, now: int) -> Policy:
     """Return the setting that decides about a completed pod, which uses no compute and may be needed for debugging."""
     ttl = settings.ttl_seconds_after_finished
-    if ttl is not None and now - ended > ttl:
+    if ttl is not None and ended is not None and now - ended > ttl:
         return Policy(True, "ttl_seconds_after_finished", ttl)
     if pod.phase == "Failed":
         return Policy(settings.delete_pods_on_failure, "delete_pods_on_failure", settings.delete_pods_on_failure)

@@ -30,6 +30,11 @@ _DECISIVE: dict[Rule, Callable[[Pod, Any], str]] = {
     Rule.CHECKED: lambda _, e: f"marked already_checked by its operator, which is at try {e.task_instance.try_number}",
     Rule.STALLED: lambda pod, _: _stalled_by(pod.running_containers),
     Rule.LEFT_OVER: lambda pod, _: f"left over from try {pod.try_number}, which a retry may adopt",
+    Rule.NOT_RECORDED: lambda _, e: (
+        f"not shown to be replaced by {e.other.name} of try {e.other.try_number}, which the operator has not recorded"
+    ),
+    Rule.USED_BY_ANOTHER: lambda *_: "its task, which is no longer mapped, has adopted it",
+    Rule.UNDATED: lambda pod, _: f"{_phase(pod)}, kept because nothing shows when it ended",
     Rule.ENDED_LONG_AGO: lambda *_: "its task is still running, but the pod ended more than a day ago",
 }
 _STATES_DO_NOT_MATTER = (Rule.BAD_LABELS, Rule.PROTECTED, Rule.OWNED, Rule.NOT_RESOLVED)
@@ -144,7 +149,7 @@ def _owner(pod: Pod, ti: TaskInstance | None, now: int) -> str:
 
 def _newer_pod(pod: Pod, evidence: Evidence) -> str:
     other = evidence.other
-    if other is None:
+    if other is None or evidence.rule is Rule.NOT_RECORDED:
         return ""
     differing = sorted({name for name, _ in {*other.labels} ^ {*pod.labels}})
     if not differing:

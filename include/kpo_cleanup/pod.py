@@ -15,9 +15,21 @@ ID_LABELS = ("dag_id", "task_id", "run_id")
 IDS = ("dag_id", "task_id", "map_index", "try_number", "run_id")  # as people name a task instance
 KPO_LABEL = "kubernetes_pod_operator"
 CHECKED_LABEL = "already_checked"  # find_pod skips pods that carry it
+DEFAULT_CONTAINER_KEY = "kubectl.kubernetes.io/default-container"  # an annotation
 # The operator writes these as well, but find_pod does not search by them, or the task instance key contains them.
 NOT_SEARCHED_BY = frozenset(
     {*ID_LABELS, "map_index", KPO_LABEL, "try_number", CHECKED_LABEL, "airflow_version", "airflow_kpo_in_cluster"}
+)
+# Labels that the cluster or a service mesh writes. They are not the operator's, and two pods of one task may differ in
+# them. The README lists them.
+CLUSTER_LABEL_PREFIXES = (
+    "topology.kubernetes.io/",  # zone and region, stamped when the pod is bound
+    "failure-domain.beta.kubernetes.io/",  # the same in old clusters
+    "topology.istio.io/",
+    "service.istio.io/",
+    "security.istio.io/",
+    "linkerd.io/",
+    "consul.hashicorp.com/",
 )
 
 
@@ -70,7 +82,8 @@ class Pod:
     grace_period: int = 30  # seconds, from its spec
     deletion_deadline: int | None = None
     finalizers: tuple[str, ...] = ()
-    main_container: str = MAIN_CONTAINER
+    main_container: str = MAIN_CONTAINER  # empty if several containers may be the operator's
+    conditions_changed: int | None = None  # the latest change of a condition that the end of a pod changes
     containers: tuple[Container, ...] = ()
     requests: tuple[tuple[str, float], ...] = ()  # by resource name: cores, bytes, pieces
 
@@ -117,16 +130,20 @@ class Pod:
         return next((c for c in self.containers if c.name == self.main_container), None)
 
     @property
+    def may_be_working(self) -> bool:
+        """Return whether the main container is running, or a container that may be the main one."""
+        return self.main.state == "running" if self.main else not self.main_container and bool(self.running_containers)
+
+    @property
     def running_containers(self) -> list[str]:
         """Return the names of the containers that are running."""
         return [container.name for container in self.containers if container.state == "running"]
 
     @property
-    def last_activity(self) -> int:
-        """Return the latest time that the pod itself shows: a container's end, else its start, else its creation.
+    def finished_at(self) -> int | None:
+        """Return when a completed pod finished, or None if nothing on it shows that.
 
-        The order is that of ``_get_pod_completion_time`` in ``airflow kubernetes cleanup-pods``.
+        Evicted, preempted and lost pods often have no container with an end, but conditions that changed.
         """
-        ends = [c.ended for c in self.containers if c.ended is not None]
-        starts = [c.started for c in self.containers if c.state == "running" and c.started is not None]
-        return max(ends or starts or [self.created])
+        times = [*(c.ended for c in self.containers), self.conditions_changed]
+        return max((time for time in times if time is not None), default=None) if self.is_completed else None

@@ -15,7 +15,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from .classify import Classifier, Snapshot, keys_needing_records
+from .classify import Classifier, Snapshot, keys_needing_records, with_plain_tasks
 from .constants import ALL_NAMESPACES, Outcome, Reason
 from .errors import Conflict, KpoCleanupError, KubernetesError, NotFound, TaskInstanceSourceError
 from .identity import TaskInstanceKey
@@ -201,15 +201,15 @@ class _Reaper:
 
         :raises TaskInstanceSourceError: also if the answer is too old by the time it arrives.
         """
-        taken_at = self._monotonic()
-        task_instances = self._source.fetch(sorted(keys))
+        queried, taken_at = sorted(with_plain_tasks(keys)), self._monotonic()
+        task_instances = self._source.fetch(queried)
         records: Mapping[TaskInstanceKey, Record] = {}
         needed = keys_needing_records(self._combine(keys, task_instances, {}))
         if needed:
             records = self._source.read_records(task_instances, sorted(needed))
             if self._monotonic() - taken_at > MAX_SNAPSHOT_AGE / 5:
                 taken_at = self._monotonic()
-                task_instances = self._source.fetch(sorted(keys))
+                task_instances = self._source.fetch(queried)
         classifier = Classifier(self._combine(keys, task_instances, records))
         snapshot = _Snapshot(taken_at, task_instances, records, dict.fromkeys(keys, classifier))
         if self._has_expired(snapshot):

@@ -18,7 +18,7 @@ from .airflow_compat import (
     is_too_long,
     reject_long_xcom,
 )
-from .classify import Snapshot, classify, keys_needing_records
+from .classify import Snapshot, classify, keys_needing_records, with_plain_tasks
 from .config import ResolvedSettings, read_settings
 from .errors import KpoCleanupError
 from .kube.pods import PodClient
@@ -111,7 +111,7 @@ class Cleanup:
         """Query Airflow for the task instances of the pods. Any failure fails the run: no answer does not mean none."""
         settings, pods = self._settings(listing), xcom.load_listing(listing).pods
         source = choose_source(settings.airflow_conn_id, get_current_context()["ti"])
-        task_instances = source.fetch({pod.key for pod in pods if not pod.label_problem})
+        task_instances = source.fetch(with_plain_tasks(pod.key for pod in pods if not pod.label_problem))
         keys = keys_needing_records(Snapshot(pods, task_instances, settings, int(time.time())))
         records = source.read_records(task_instances, keys) if keys else {}
         answer = xcom.dump_task_instances(task_instances, records)

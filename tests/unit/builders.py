@@ -76,7 +76,12 @@ def classify_pod(
     record: Record | None = None,
     **settings: Any,
 ) -> Verdict:
-    """Return the verdict on one pod, among others of the same listing."""
+    """Return the verdict on one pod, among others of the same listing.
+
+    :param record: by default, that of an active task instance names the last of the others.
+    """
+    if record is None and others and ti is not None and ti.is_active:
+        record = Record(frozenset({str(others[-1])}))
     task_instances = answer({pod.key: ti}, *([pod.key] if unresolved else []), try_number_may_lag=try_number_may_lag)
     records = {} if record is None else {pod.key: record}
     verdicts = classify(Snapshot([pod, *others], task_instances, Settings(**settings), NOW, records))

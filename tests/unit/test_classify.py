@@ -15,6 +15,7 @@ from include.kpo_cleanup.classify import (
     classify,
     find_successors,
     keys_needing_records,
+    with_plain_tasks,
 )
 from include.kpo_cleanup.constants import FINISHED_STATES, Reason
 from include.kpo_cleanup.evidence import phrases
@@ -138,8 +139,8 @@ KEEP_RULES = [
     ),
     pytest.param(
         Reason.UNRESOLVED,
-        {"ti": NO_TI, "unresolved": True, "delete_unmatched_pods": True},
-        {"ti": NO_TI, "unresolved": False, "delete_unmatched_pods": True},
+        {"ti": NO_TI, "unresolved": True, "delete_unmatched_pods": True, "pod": {"containers": ()}},
+        {"ti": NO_TI, "unresolved": False, "delete_unmatched_pods": True, "pod": {"containers": ()}},
         Reason.UNMATCHED,
         id="a pod whose task instance could not be looked up is kept even if unmatched pods are deleted",
     ),
@@ -152,22 +153,22 @@ KEEP_RULES = [
     ),
     pytest.param(
         Reason.UNMATCHED,
-        {"ti": NO_TI, "delete_unmatched_pods": False},
-        {"ti": NO_TI, "delete_unmatched_pods": True},
+        {"ti": NO_TI, "delete_unmatched_pods": False, "pod": {"containers": ()}},
+        {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"containers": ()}},
         Reason.UNMATCHED,
         id="an unmatched pod is kept unless delete_unmatched_pods is set",
     ),
     pytest.param(
         Reason.UNMATCHED,
-        {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"created": NOW - SETTLE}},
-        {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"created": NOW - SETTLE - 1}},
+        {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"created": NOW - SETTLE, "containers": ()}},
+        {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"created": NOW - SETTLE - 1, "containers": ()}},
         Reason.UNMATCHED,
         id="an unmatched pod is kept until it is older than settle_seconds",
     ),
     pytest.param(
         Reason.UNMATCHED,
-        {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"created": NOW + HOUR}},
-        {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"created": NOW - HOUR}},
+        {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"created": NOW + HOUR, "containers": ()}},
+        {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"created": NOW - HOUR, "containers": ()}},
         Reason.UNMATCHED,
         id="an unmatched pod that was created in the future is kept",
     ),
@@ -187,10 +188,24 @@ KEEP_RULES = [
     ),
     pytest.param(
         Reason.UNMATCHED,
-        {"pod": {"created": NOW - MINUTE}, "delete_unmatched_pods": True},
-        {"pod": {"created": NOW - SETTLE - 1}, "delete_unmatched_pods": True},
+        {"pod": {"created": NOW - MINUTE, "containers": ()}, "delete_unmatched_pods": True},
+        {"pod": {"created": NOW - SETTLE - 1, "containers": ()}, "delete_unmatched_pods": True},
         Reason.UNMATCHED,
         id="a pod that is not proved to be the task instance's is kept until it is older than settle_seconds",
+    ),
+    pytest.param(
+        Reason.UNMATCHED,
+        {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"created": NOW - DAY}},
+        {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"created": NOW - DAY - 1}},
+        Reason.UNMATCHED,
+        id="an unmatched pod whose main container is running is kept for a day",
+    ),
+    pytest.param(
+        Reason.UNMATCHED,
+        {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"main_container": "", "created": NOW - HOUR}},
+        {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"main_container": "gone", "created": NOW - HOUR}},
+        Reason.UNMATCHED,
+        id="an unmatched pod is kept for a day if any running container may be its main one",
     ),
     pytest.param(
         Reason.UNMATCHED,
@@ -330,10 +345,16 @@ KEEP_RULES = [
     ),
     pytest.param(
         Reason.SETTLING,
-        {"ti": TaskInstance("success"), "pod": {"phase": "Succeeded", "created": NOW - SETTLE + 1, "containers": ()}},
-        {"ti": TaskInstance("success"), "pod": {"phase": "Succeeded", "created": NOW - SETTLE, "containers": ()}},
+        {
+            "ti": TaskInstance("success"),
+            "pod": {"phase": "Succeeded", "conditions_changed": NOW - SETTLE + 1, "containers": ()},
+        },
+        {
+            "ti": TaskInstance("success"),
+            "pod": {"phase": "Succeeded", "conditions_changed": NOW - SETTLE, "containers": ()},
+        },
         Reason.COMPLETED,
-        id="a completed pod without container times is kept until its creation has settled",
+        id="a completed pod without container times is kept until the change of its conditions has settled",
     ),
     pytest.param(
         Reason.SETTLING,
@@ -475,6 +496,18 @@ class TestSuperseded:
         assert verdict.evidence == Evidence(Rule.REPLACED, NOW, SECOND_TRY, new)
         assert_kept(classify_pod(new, SECOND_TRY, old), Reason.ACTIVE)
 
+    @pytest.mark.parametrize(
+        "record",
+        [
+            pytest.param(Record(), id="there is no record"),
+            pytest.param(Record(frozenset({"airflow/another"})), id="the record names a third pod"),
+        ],
+    )
+    def test_a_newer_pod_that_the_operator_has_not_recorded_does_not_supersede(self, record: Record) -> None:
+        verdict = classify_pod(make_pod(), SECOND_TRY, make_pod(try_number=2, name="newer"), record=record)
+        assert (verdict.rule, verdict.is_zombie) == (Rule.NOT_RECORDED, False)
+        assert phrases(verdict)[0].startswith("not shown to be replaced by newer of try 2")
+
     @pytest.mark.parametrize("try_number", [None, 2, 3])
     def test_only_a_try_that_the_task_instance_has_had_supersedes_if_tries_are_known(
         self, try_number: int | None
@@ -610,6 +643,12 @@ class TestSuperseded:
                 id="a failed pod is deleted after its ttl",
             ),
             pytest.param(
+                {"phase": "Failed", "containers": (ended(since=None),), "created": NOW - DAY},
+                {"ttl_seconds_after_finished": 0},
+                False,
+                id="a failed pod whose end is unknown is kept",
+            ),
+            pytest.param(
                 {"phase": "Failed", "containers": (ended(since=NOW + HOUR),)},
                 {"ttl_seconds_after_finished": 0},
                 False,
@@ -623,6 +662,26 @@ class TestSuperseded:
         old = make_pod(**{"containers": (ended(since=NOW - HOUR),), **changes})
         verdict = classify_pod(old, SECOND_TRY, make_pod(try_number=2), **settings)
         assert (verdict.reason, verdict.is_zombie) == (Reason.SUPERSEDED, is_deleted)
+
+
+class TestPodOfAnotherTaskInstance:
+    """A task that was mapped and is a plain task now adopts the pod of one of its map indexes."""
+
+    @pytest.mark.parametrize("ti", [FINISHED, NO_TI], ids=["its own TI has finished", "its own TI is gone"])
+    @pytest.mark.parametrize("user", [ACTIVE, FINISHED], ids=["in use", "no longer in use"])
+    def test_a_pod_is_active_while_the_record_of_an_active_task_instance_names_it(
+        self, ti: TaskInstance | None, user: TaskInstance
+    ) -> None:
+        pod = make_pod(map_index=0, created=NOW - 2 * DAY)
+        plain = pod.key._replace(map_index=UNMAPPED)
+        found = {key: each for key, each in {pod.key: ti, plain: user}.items() if each}
+        snapshot = Snapshot([pod], answer(found), Settings(delete_unmatched_pods=True), NOW)
+        needed = keys_needing_records(snapshot)
+        assert plain in with_plain_tasks([pod.key])
+        assert (plain in needed) == user.is_active
+        records = {plain: Record(frozenset({str(pod)}))} if plain in needed else {}
+        (verdict,) = classify(replace(snapshot, records=records))
+        assert (verdict.rule is Rule.USED_BY_ANOTHER, verdict.is_zombie) == (user.is_active, not user.is_active)
 
 
 class TestStalled:
@@ -698,6 +757,12 @@ class TestTaskWithoutItsPod:
                 {"containers": (ended(since=NOW - 2 * DAY),)},
                 Rule.ACTIVE,
                 id="a pod whose task is queued is active",
+            ),
+            pytest.param(
+                ACTIVE,
+                {"created": NOW - 2 * DAY, "containers": ()},
+                Rule.ACTIVE,
+                id="a pod whose end is unknown is active",
             ),
             pytest.param(
                 ACTIVE,
@@ -814,6 +879,12 @@ class TestEligibleAt:
                 id="a pod is eligible once its task instance has settled",
             ),
             pytest.param(
+                make_ti(ended=NOW + HOUR),
+                {},
+                NOW + HOUR + SETTLE,
+                id="a pod whose task instance ends in the future is eligible once that has settled",
+            ),
+            pytest.param(
                 make_ti(ended=NOW - 10),
                 {"phase": "Failed"},
                 None,
@@ -873,7 +944,16 @@ class TestEndTimeUnknown:
             ),
             pytest.param(FINISHED, {}, False, id="the end is known if the source knows it"),
             pytest.param(
-                TaskInstance("failed"), {"phase": "Succeeded"}, False, id="the end is known if the pod has completed"
+                TaskInstance("failed"),
+                {"phase": "Succeeded", "containers": (ended(),)},
+                False,
+                id="the end is known if the pod has completed",
+            ),
+            pytest.param(
+                TaskInstance("failed"),
+                {"main_container": "", "containers": (ended("linkerd-proxy"), running("train"))},
+                True,
+                id="the end is unknown if it is not known which container is the main one",
             ),
         ],
     )
@@ -976,6 +1056,22 @@ class TestCompleted:
         ti = TaskInstance("success")
         assert_kept(classify_pod(pod, ti, ttl_seconds_after_finished=HOUR), Reason.COMPLETED)
         assert_zombie(classify_pod(pod, ti, ttl_seconds_after_finished=HOUR - 1), Reason.COMPLETED)
+
+    @pytest.mark.parametrize("ttl", [None, 0])
+    def test_a_completed_pod_that_nothing_dates_is_kept_if_the_end_of_its_task_is_unknown(
+        self, ttl: int | None
+    ) -> None:
+        pod = make_pod(phase="Succeeded", containers=())
+        verdict = classify_pod(pod, TaskInstance("success"), ttl_seconds_after_finished=ttl)
+        assert (verdict.rule, verdict.is_zombie) == (Rule.UNDATED, False)
+        assert_zombie(classify_pod(pod, make_ti(), ttl_seconds_after_finished=ttl), Reason.COMPLETED)
+
+    def test_an_evicted_pod_finished_when_it_was_evicted_and_not_when_it_was_created(self) -> None:
+        evicted = {"phase": "Failed", "created": NOW - 26 * HOUR, "containers": (ended(since=None),)}
+        pod = make_pod(**evicted, conditions_changed=NOW - 10 * MINUTE)
+        assert_kept(classify_pod(pod, TaskInstance("failed"), ttl_seconds_after_finished=DAY), Reason.COMPLETED)
+        long_ago = make_pod(**evicted, conditions_changed=NOW - 25 * HOUR)
+        assert_zombie(classify_pod(long_ago, TaskInstance("failed"), ttl_seconds_after_finished=DAY), Reason.COMPLETED)
 
 
 class TestTaskSdk:
@@ -1143,7 +1239,7 @@ class TestInvariants:
     """Invariants over random clusters."""
 
     @given(PODS, ANSWERS, RECORDS, SETTINGS, TIMES)
-    def test_a_record_makes_no_zombie_but_an_unmatched_one_and_saves_the_pods_that_it_names(
+    def test_a_record_makes_no_zombie_but_a_superseded_or_unmatched_one_and_saves_the_pods_that_it_names(
         self,
         pods: list[Pod],
         answers: TaskInstances,
@@ -1154,9 +1250,12 @@ class TestInvariants:
         before = by_uid(classify_all(pods, answers, settings, now))
         for verdict in classify(Snapshot(pods, answers, settings, now, records)):
             if verdict.is_zombie and not before[verdict.pod.uid].is_zombie:
-                assert verdict.reason is Reason.UNMATCHED  # delete_unmatched_pods deletes pods that a policy kept
-            if verdict.is_zombie and verdict.reason is Reason.SUPERSEDED:
-                assert str(verdict.pod) not in records.get(verdict.pod.key, Record()).pods
+                # With delete_unmatched_pods, pods are deleted that a policy kept.
+                assert verdict.reason in (Reason.SUPERSEDED, Reason.UNMATCHED)
+            if verdict.is_zombie and verdict.rule is Rule.REPLACED:
+                assert str(verdict.pod) not in records[verdict.pod.key].pods
+                assert verdict.evidence.other is not None
+                assert str(verdict.evidence.other) in records[verdict.pod.key].pods
 
     @given(PODS, ANSWERS, SETTINGS, TIMES)
     def test_every_pod_has_one_verdict_whose_evidence_can_be_rendered(

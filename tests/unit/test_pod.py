@@ -413,38 +413,82 @@ class TestGracePeriod:
 
 class TestMainContainer:
     @pytest.mark.parametrize(
-        ("names", "expected"),
+        ("names", "annotated", "expected"),
         [
-            pytest.param(["sidecar", "base"], "base", id="base, at any position"),
-            pytest.param(["worker", "sidecar"], "worker", id="the first one if none is called base"),
-            pytest.param([], "base", id="base if the spec has no containers"),
+            pytest.param(["sidecar", "base"], None, "base", id="base, at any position"),
+            pytest.param(["sidecar", "base"], "sidecar", "base", id="base, whatever kubectl shows by default"),
+            pytest.param(["worker"], None, "worker", id="the only one if none is called base"),
+            pytest.param(["worker", "airflow-xcom-sidecar"], None, "worker", id="the only one beside the XCom sidecar"),
+            pytest.param(["linkerd-proxy", "train"], "train", "train", id="the one that kubectl shows by default"),
+            pytest.param(["linkerd-proxy", "train"], None, "", id="unknown if several containers may be it"),
+            pytest.param(["linkerd-proxy", "train"], "gone", "", id="unknown if the annotation names no container"),
+            pytest.param([], None, "base", id="base if the spec has no containers"),
         ],
     )
-    def test_the_main_container_is(self, names: list[str], expected: str) -> None:
-        assert parse_pod(make_item(spec={"containers": [{"name": name} for name in names]})).main_container == expected
+    def test_the_main_container_is(self, names: list[str], annotated: str | None, expected: str) -> None:
+        annotations = {"kubectl.kubernetes.io/default-container": annotated} if annotated else {}
+        item = make_item(spec={"containers": [{"name": name} for name in names]}, metadata={"annotations": annotations})
+        assert parse_pod(item).main_container == expected
 
 
-class TestLastActivity:
-    ENDED = Container("base", "terminated", None, NOW - DAY, 0)
-    ENDED_LATER = Container("init", "terminated", None, NOW - HOUR, 0)
-    STARTED = Container("sidecar", "running", NOW - 60)
+class TestClusterLabels:
+    @pytest.mark.parametrize(
+        "label",
+        [
+            "topology.kubernetes.io/zone",
+            "topology.kubernetes.io/region",
+            "service.istio.io/canonical-name",
+            "service.istio.io/canonical-revision",
+            "security.istio.io/tlsMode",
+            "linkerd.io/control-plane-ns",
+        ],
+    )
+    def test_a_label_that_the_cluster_or_a_mesh_writes_does_not_tell_two_pods_apart(self, label: str) -> None:
+        stamped, plain = parse_pod(make_item(labels={label: "a"})), parse_pod(make_item())
+        assert stamped.adoption_key == plain.adoption_key
+        assert parse_pod(make_item(labels={"step": "a"})).adoption_key != plain.adoption_key
+
+
+class TestFinishedAt:
+    ENDED: ClassVar = {"name": "base", "state": {"terminated": {"finishedAt": timestamp(NOW - DAY)}}}
+    WITHOUT_TIME: ClassVar = {
+        "name": "base",
+        "state": {"terminated": {"reason": "ContainerStatusUnknown", "finishedAt": None}},
+    }
+
+    @staticmethod
+    def condition(kind: str, changed: int) -> dict[str, str]:
+        return {"type": kind, "status": "False", "lastTransitionTime": timestamp(changed)}
 
     @pytest.mark.parametrize(
-        ("containers", "expected"),
+        ("containers", "conditions", "expected"),
         [
-            pytest.param((ENDED, ENDED_LATER, STARTED), NOW - HOUR, id="the latest end of a container"),
+            pytest.param([ENDED], {}, NOW - DAY, id="the end of its container"),
+            pytest.param([], {"DisruptionTarget": NOW - 600}, NOW - 600, id="its eviction if it has no containers"),
             pytest.param(
-                (STARTED, STARTED._replace(started=NOW - 90)), NOW - 60, id="the latest start if no container has ended"
+                [WITHOUT_TIME],
+                {"Ready": NOW - 900, "ContainersReady": NOW - 900, "PodScheduled": NOW},
+                NOW - 900,
+                id="the change of its readiness if its container has no time",
             ),
-            pytest.param((ENDED._replace(ended=None), STARTED), NOW - 60, id="the latest start if the end has no time"),
-            pytest.param(
-                (Container("base", "waiting"),), NOW - 2 * DAY, id="the creation of the pod if no container has started"
-            ),
-            pytest.param((), NOW - 2 * DAY, id="the creation of the pod if it has no containers"),
+            pytest.param([ENDED], {"DisruptionTarget": NOW - 600}, NOW - 600, id="the latest of both"),
+            pytest.param([WITHOUT_TIME], {"PodScheduled": NOW - 60}, None, id="unknown if neither shows it"),
         ],
     )
-    def test_the_last_activity_of_a_pod_is(self, containers: tuple[Container, ...], expected: int) -> None:
-        assert make_pod(created=NOW - 2 * DAY, containers=containers).last_activity == expected
+    def test_a_completed_pod_finished_at(
+        self, containers: list[Any], conditions: dict[str, int], expected: int | None
+    ) -> None:
+        status = {
+            "phase": "Failed",
+            "containerStatuses": containers,
+            "conditions": [self.condition(kind, changed) for kind, changed in conditions.items()],
+        }
+        assert parse_pod(make_item(status=status)).finished_at == expected
+
+    def test_a_pod_that_has_not_completed_has_not_finished(self) -> None:
+        assert (
+            make_pod(phase="Running", containers=(Container("base", "terminated", None, NOW, 0),)).finished_at is None
+        )
 
 
 @pytest.mark.parametrize(

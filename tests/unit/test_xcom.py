@@ -67,6 +67,7 @@ POD_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "deletion_deadline": st.none() | TIMES,
     "finalizers": st.lists(TEXT, max_size=2).map(tuple),
     "main_container": NAMES,
+    "conditions_changed": st.none() | TIMES,
     "containers": st.lists(CONTAINERS, max_size=3).map(tuple),
     "requests": st.dictionaries(NAMES, st.floats(0, 1e12), max_size=3).map(lambda d: tuple(sorted(d.items()))),
 }

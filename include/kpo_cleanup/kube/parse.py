@@ -18,11 +18,14 @@ from typing import Any, TypedDict
 from ..identity import UNMAPPED
 from ..pod import (
     CHECKED_LABEL,
+    CLUSTER_LABEL_PREFIXES,
+    DEFAULT_CONTAINER_KEY,
     ID_LABELS,
     KPO_LABEL,
     MAIN_CONTAINER,
     NOT_SEARCHED_BY,
     PROTECT_KEY,
+    XCOM_SIDECAR,
     Container,
     Owner,
     Pod,
@@ -40,7 +43,7 @@ _ITEM = {
         "creationTimestamp": Any,
         "deletionTimestamp": Any,
         "labels": Any,
-        "annotations": {PROTECT_KEY: Any},
+        "annotations": {PROTECT_KEY: Any, DEFAULT_CONTAINER_KEY: Any},
         "ownerReferences": Any,
         "finalizers": Any,
     },
@@ -54,7 +57,7 @@ _ITEM = {
     "status": {
         "phase": Any,
         "reason": Any,
-        "conditions": [{"type": Any, "status": Any, "reason": Any}],
+        "conditions": [{"type": Any, "status": Any, "reason": Any, "lastTransitionTime": Any}],
         "containerStatuses": _STATUSES,
         "initContainerStatuses": _STATUSES,
     },
@@ -70,6 +73,7 @@ _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 _MAX_NUMBER = 2**31 - 1  # Airflow's columns are 32-bit integers
 _SPARK_LABEL = "spark_kubernetes_operator"
+_END_CONDITIONS = ("Ready", "ContainersReady", "DisruptionTarget")  # they change when a pod ends or is evicted
 
 
 def make_decoder() -> Callable[[bytes], Any]:
@@ -128,7 +132,7 @@ def parse_pod(item: Mapping[str, Any]) -> Pod:
         run_id=intern(str(labels.get("run_id") or "")),
         map_index=UNMAPPED if map_index is None else map_index,
         try_number=try_number or 0,
-        labels=_share(tuple(sorted((n, str(value)) for n, value in labels.items() if n not in NOT_SEARCHED_BY))),
+        labels=_share(tuple(sorted((n, str(value)) for n, value in labels.items() if _is_searched_by(n)))),
         label_problem=_label_problem(labels, {"try_number": try_number, "map_index": map_index}),
         protected_by=_protection(labels) or _protection(annotations),
         controller=_controller(metadata.get("ownerReferences")),
@@ -138,7 +142,8 @@ def parse_pod(item: Mapping[str, Any]) -> Pod:
         grace_period=_grace_period(spec),
         deletion_deadline=_epoch(metadata.get("deletionTimestamp")),
         finalizers=parse_finalizers(item),
-        main_container=_main_container(containers),
+        main_container=_main_container(containers, annotations),
+        conditions_changed=_conditions_changed(status),
         containers=(*_init_containers(status, sidecars), *map(_container, status.get("containerStatuses") or ())),
         requests=_total_requests(
             tuple(_container_requests([*containers, *sidecars])),
@@ -192,6 +197,12 @@ def _protection(keys: Mapping[str, Any]) -> str:
     return "" if value is None or str(value).strip().lower() == "false" else f"{PROTECT_KEY}={value}"
 
 
+@lru_cache(maxsize=4096)  # of names, which thousands of pods share
+def _is_searched_by(label: str) -> bool:
+    """Return whether the operator may search its pod by this label."""
+    return label not in NOT_SEARCHED_BY and not label.startswith(CLUSTER_LABEL_PREFIXES)
+
+
 @lru_cache(maxsize=4096)
 def _share(labels: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
     """Return the first equal labels, so that thousands of pods share one copy."""
@@ -227,10 +238,26 @@ def _controller(owners: Any) -> Owner | None:
     return None
 
 
-def _main_container(containers: list[Mapping[str, Any]]) -> str:
-    """Return the name of the operator's container, which ``base_container_name`` may change."""
+def _main_container(containers: list[Mapping[str, Any]], annotations: Mapping[str, Any]) -> str:
+    """Return the name of the operator's container, or nothing if several containers may be it.
+
+    ``base_container_name`` may change its name, and a mesh may inject its proxy as the first container.
+    """
     names = [str(container.get("name")) for container in containers]
-    return intern(MAIN_CONTAINER if MAIN_CONTAINER in names or not names else names[0])
+    if MAIN_CONTAINER in names or not names:
+        return MAIN_CONTAINER
+    default = annotations.get(DEFAULT_CONTAINER_KEY)
+    candidates = [default] if default in names else [name for name in names if name != XCOM_SIDECAR]
+    return intern(str(candidates[0])) if len(candidates) == 1 else ""
+
+
+def _conditions_changed(status: Mapping[str, Any]) -> int | None:
+    times = (
+        _epoch(condition.get("lastTransitionTime"))
+        for condition in map(_mapping, status.get("conditions") or ())
+        if condition.get("type") in _END_CONDITIONS
+    )
+    return max((time for time in times if time is not None), default=None)
 
 
 def _container(status: Any) -> Container:
