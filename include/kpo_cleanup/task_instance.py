@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -64,13 +63,14 @@ class TaskInstances:
     ) -> TaskInstances:
         """Combine what a source found: ids with the same label value share a key, and rows may come twice."""
         task_instances: dict[TaskInstanceKey, TaskInstance] = {}
-        raw_ids: dict[TaskInstanceKey, set[RawIds]] = defaultdict(set)
+        raw_ids: dict[TaskInstanceKey, tuple[RawIds, ...]] = {}
         for key, ids, ti in found:
-            other = task_instances.get(key)
-            task_instances[key] = prefer_active(other, ti) if other else ti
-            raw_ids[key].add(ids)
-        in_order = {key: tuple(sorted(ids)) for key, ids in raw_ids.items()}
-        return cls(task_instances, unresolved, in_order, try_number_may_lag)
+            if key in task_instances:
+                task_instances[key] = prefer_active(task_instances[key], ti)
+                raw_ids[key] = tuple(sorted({*raw_ids[key], ids}))
+            else:
+                task_instances[key], raw_ids[key] = ti, (ids,)
+        return cls(task_instances, unresolved, raw_ids, try_number_may_lag)
 
 
 @dataclass(frozen=True)
