@@ -247,6 +247,14 @@ class TestLimitedAnswers:
         with pytest.raises(TaskInstanceSourceError, match="changed during each of the attempts"):
             connect(proxy.url + PATH).fetch([rows[-1].key])
 
+    def test_a_total_without_its_rows_is_an_error(
+        self, database: Database, connect: Connect, proxy: FaultProxy
+    ) -> None:
+        database.fill([row()])
+        proxy.spoil(BATCH, limited_to(0))
+        with pytest.raises(TaskInstanceSourceError, match="changed during each of the attempts"):
+            connect(proxy.url + PATH).fetch([row().key])
+
     def test_a_hashed_task_is_unresolved_if_its_run_does_not_fit_into_one_answer(
         self, database: Database, connect: Connect, proxy: FaultProxy
     ) -> None:

@@ -260,13 +260,14 @@ def _read_pages(
     for _ in range(MAX_RESTARTS + 1):
         rows, total = read(0)
         while len(rows) < total:
-            page, new_total = read(len(rows) - 1)
+            page, new_total = read(max(len(rows) - 1, 0))
             if new_total != total or len(page) < 2 or identity(page[0]) != identity(rows[-1]):
                 break  # a row was added or removed before this page, so that rows may have moved past it
             rows += page[1:]
         else:
             return rows
-    raise TaskInstanceSourceError(f"the list of {what} of Airflow's API changed during each of the attempts to read it")
+    cause = "the list changed during each of the attempts"
+    raise TaskInstanceSourceError(f"reading the list of {what} from Airflow's API", cause=cause)
 
 
 def _parse_list(answer: Mapping[str, Any], name: str, parse: Callable[[Any], _Item]) -> tuple[list[_Item], int]:
