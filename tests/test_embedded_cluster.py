@@ -1,4 +1,4 @@
-"""The features of the embedded cluster alone; those that it shares with a real one are in `tests/contract`."""
+"""What only the embedded cluster has; `tests/contract` covers what it has in common with a real one."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 from kubernetes import client, config
 
 from demo.cluster import EmbeddedCluster
-from tests.contract.space import Server, Space, container, pod, states
+from tests.contract.namespace import Namespace, Server, container, pod, states
 
 REPOSITORY = Path(__file__).parent.parent
 SPEED = 20.0
-# The command of `@task.kubernetes` in its pod.
+# The command that `@task.kubernetes` runs in its pod.
 DECORATED = """python -c "import os;x = os.environ['__PYTHON_SCRIPT'];f = open('/tmp/script.py', 'wb'); f.close()" \
 && : && mkdir -p /airflow/xcom && python /tmp/script.py /tmp/script.in /airflow/xcom/return.json"""
 
@@ -31,11 +31,11 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def space(server: Server) -> Space:
-    return Space(server)
+def namespace(server: Server) -> Namespace:
+    return Namespace(server)
 
 
-def test_it_serves_https_that_its_kubeconfig_trusts(tmp_path: Path) -> None:
+def test_the_kubeconfig_trusts_the_certificate_of_an_https_cluster(tmp_path: Path) -> None:
     with EmbeddedCluster(("default", "team"), tls=True, speed=SPEED) as cluster:
         path = cluster.write_kubeconfig(tmp_path / "kubeconfig")
         assert path.stat().st_mode & 0o077 == 0
@@ -47,12 +47,12 @@ def test_it_serves_https_that_its_kubeconfig_trusts(tmp_path: Path) -> None:
         assert cluster.kubeconfig["contexts"][0]["context"]["namespace"] == "team"
 
 
-def test_nothing_is_left_behind() -> None:
+def test_no_thread_is_left_when_a_cluster_stops() -> None:
     before = set(threading.enumerate())
     with EmbeddedCluster(speed=SPEED) as cluster:
-        space = Space(Server(cluster.kubeconfig, "demo-node", cluster.expire_continue_tokens))
-        space.run("p", container("base", "sleep infinity"))
-        space.until_phase("p", "Running")
+        namespace = Namespace(Server(cluster.kubeconfig, "demo-node", cluster.expire_continue_tokens))
+        namespace.run_pod("p", container("base", "sleep infinity"))
+        namespace.wait_for_phase("p", "Running")
     assert set(threading.enumerate()) <= before
 
 
@@ -64,7 +64,7 @@ def test_without_a_kubelet_pods_stay_pending() -> None:
         assert core.list_node().items == []
 
 
-def test_the_command_line_runs_until_it_is_told_to_stop(tmp_path: Path) -> None:
+def test_the_command_line_runs_a_cluster_until_sigterm(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "demo.cluster", "--namespace", "team", "--kubeconfig", str(tmp_path / "config")]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -77,42 +77,44 @@ def test_the_command_line_runs_until_it_is_told_to_stop(tmp_path: Path) -> None:
         assert process.wait(10) == 0
 
 
-def test_a_watch_from_a_forgotten_version_is_told_so(space: Space) -> None:
-    version = space.create("p")["metadata"]["resourceVersion"]
-    space.server.expire_continue_tokens()
-    event = space.call("GET", space.pods, watch="true", resourceVersion=version)
+def test_a_watch_from_a_compacted_version_fails_with_410_expired(namespace: Namespace) -> None:
+    version = namespace.create_pod("p")["metadata"]["resourceVersion"]
+    namespace.server.expire_continue_tokens()
+    event = namespace.call("GET", namespace.pods, watch="true", resourceVersion=version)
     assert event["type"] == "ERROR"
     assert (event["object"]["code"], event["object"]["reason"]) == (410, "Expired")
 
 
-def test_a_namespace_takes_its_pods_with_it(space: Space) -> None:
-    space.create("p", metadata={"finalizers": ["example.com/hold"]})
-    space.core.delete_namespace(space.name)
-    assert space.listed() == []
-    assert space.fails("GET", f"/api/v1/namespaces/{space.name}")["reason"] == "NotFound"
+def test_deleting_a_namespace_deletes_its_pods(namespace: Namespace) -> None:
+    namespace.create_pod("p", metadata={"finalizers": ["example.com/hold"]})
+    namespace.core.delete_namespace(namespace.name)
+    assert namespace.pod_names() == []
+    assert namespace.request_error("GET", f"/api/v1/namespaces/{namespace.name}")["reason"] == "NotFound"
 
 
-def test_what_would_be_misunderstood_is_refused(space: Space) -> None:
-    space.create("p")
+def test_dry_runs_and_initial_events_are_refused_because_they_are_not_simulated(namespace: Namespace) -> None:
+    namespace.create_pod("p")
     message = "dry runs are not simulated"
-    assert space.fails("POST", space.pods, pod("q"), dryRun="All")["message"] == message
-    assert space.fails("DELETE", f"{space.pods}/p", {"dryRun": ["All"]})["message"] == message
-    assert space.listed() == ["p"]
-    # New client libraries then list and watch, as with an old server.
-    assert space.fails("GET", space.pods, watch="true", sendInitialEvents="true")["reason"] == "Invalid"
+    assert namespace.request_error("POST", namespace.pods, pod("q"), dryRun="All")["message"] == message
+    assert namespace.request_error("DELETE", f"{namespace.pods}/p", {"dryRun": ["All"]})["message"] == message
+    assert namespace.pod_names() == ["p"]
+    # Newer client libraries then fall back to LIST and WATCH, as with an older server.
+    assert namespace.request_error("GET", namespace.pods, watch="true", sendInitialEvents="true")["reason"] == "Invalid"
 
 
 @pytest.mark.parametrize(
     ("script", "code", "log"),
     [
         pytest.param("echo a > /f; nothing", 127, "nothing: not found (the simulated", id="unknown command"),
-        pytest.param("echo a | cat", 2, "sh: not simulated here: |\n", id="unknown syntax"),
-        pytest.param("echo 'a; b' && echo \"c && d\"\necho e", 0, "a; b\nc && d\ne\n", id="quotes and lines"),
-        pytest.param(DECORATED, 0, "(simulated: python -c ", id="@task.kubernetes"),
+        pytest.param("echo a | cat", 2, "sh: syntax not simulated: |\n", id="unknown syntax"),
+        pytest.param("echo 'a; b' && echo \"c && d\"\necho e", 0, "a; b\nc && d\ne\n", id="quotes and newlines"),
+        pytest.param(DECORATED, 0, "(simulated: python -c ", id="the command of @task.kubernetes"),
     ],
 )
-def test_commands_are_run_or_said_to_be_unknown(space: Space, script: str, code: int, log: str) -> None:
-    space.run("p", container("base", script))
-    assert states(space.until_phase("p", "Succeeded", "Failed")) == {"base": code}
-    answer = space.core.read_namespaced_pod_log("p", space.name, _preload_content=False)
-    assert answer.data.decode().startswith(log)
+def test_a_command_is_simulated_or_fails_with_the_reason_in_its_log(
+    namespace: Namespace, script: str, code: int, log: str
+) -> None:
+    namespace.run_pod("p", container("base", script))
+    assert states(namespace.wait_for_phase("p", "Succeeded", "Failed")) == {"base": code}
+    response = namespace.core.read_namespaced_pod_log("p", namespace.name, _preload_content=False)
+    assert response.data.decode().startswith(log)

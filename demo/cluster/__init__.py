@@ -1,9 +1,9 @@
-"""A Kubernetes cluster in one Python process: an API server that speaks real HTTP, and a simulated node.
+"""A Kubernetes cluster in one Python process: an API server with real HTTP, and a simulated node.
 
-No library does this: kmock 0.8, the nearest, has no label selectors, no pagination and no graceful deletion.
-The API server (`api`) only stores. The kubelet (`kubelet`) runs the pods. It is a client like any other, and works
-with a real kube-apiserver, too. There is no authorization and there are no controllers.
-`tests/contract` proves that both servers behave alike, as far as clients rely on it.
+No library offers this: kmock 0.8, the closest one, has no label selectors, no pagination and no graceful deletion.
+The API server (`api`) only stores objects. The kubelet (`kubelet`) runs the pods. It is an ordinary client and also
+works with a real kube-apiserver. There is no authorization, and there are no controllers.
+`tests/contract` verifies that both servers behave alike wherever clients depend on it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 from aiohttp import web
 
 from .api import Api
-from .background import InBackground
-from .certificates import server_context
+from .background import BackgroundServer
+from .certificates import self_signed_context
 from .kubelet import Kubelet
 from .resources import RESOURCES, Json
 from .store import Store, utc_now
@@ -27,11 +27,11 @@ from .store import Store, utc_now
 __all__ = ["EmbeddedCluster", "Kubelet"]
 
 
-class EmbeddedCluster(InBackground):
-    """A cluster that runs as long as its `with` block, on a free port of 127.0.0.1.
+class EmbeddedCluster(BackgroundServer):
+    """A cluster that runs for the duration of its `with` block, on a free port of 127.0.0.1.
 
-    `speed`: simulated seconds per second, for what containers do and for grace periods.
-    `now`: the API server's clock.
+    `speed` is the number of simulated seconds per real second; it applies to containers and grace periods.
+    `now` is the API server's clock.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class EmbeddedCluster(InBackground):
         self._tls: ssl.SSLContext | None = None
         self._certificate = ""
         if tls:
-            self._tls, self._certificate = server_context("embedded-cluster")
+            self._tls, self._certificate = self_signed_context("embedded-cluster")
         self._store = Store(tuple(RESOURCES), now)
         self._speed = speed
         self._with_kubelet = kubelet
@@ -66,20 +66,20 @@ class EmbeddedCluster(InBackground):
             "kind": "Config",
             "current-context": "embedded",
             "clusters": [{"name": "embedded", "cluster": cluster}],
-            # The server lets everybody in, but clients want to have a token.
+            # The server does not authenticate, but clients require a user with credentials.
             "users": [{"name": "embedded", "user": {"token": "embedded"}}],
             "contexts": [{"name": "embedded", "context": context}],
         }
 
     def write_kubeconfig(self, path: Path | str) -> Path:
-        """Write a kubeconfig, as JSON, which is YAML, too."""
+        """Write the kubeconfig as JSON, which is also valid YAML, and return its path."""
         path = Path(path)
         path.touch(mode=0o600)
         path.write_text(json.dumps(self.kubeconfig, indent=2))
         return path
 
     def expire_continue_tokens(self) -> None:
-        """Let all continue tokens answer 410 from now on, and watches from earlier versions, too."""
+        """Compact the store: earlier continue tokens, and watches from earlier versions, fail with 410 Expired."""
         self._background.run(self._compact())
 
     async def _compact(self) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP side of the API server: it finds the verb of a request, and answers."""
+"""The HTTP layer of the API server: it dispatches requests to the verbs and renders responses."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import json
 
 from aiohttp import web
 
-from . import deletion, listing, patches, writing
+from . import deletion, listing, mutations, patches
 from .errors import ApiError, bad_request, not_found
 from .kubelet_http import KubeletServer
-from .resources import NAMESPACES, PODS, RESOURCES, Json, Target, target_of
-from .store import Store, Stored
+from .resources import NAMESPACES, PODS, RESOURCES, Json, Target, parse_path
+from .store import Store, StoredObject
 
-_UNKNOWN = ("buildDate", "compiler", "gitCommit", "gitTreeState", "goVersion", "platform")  # clients want them all
-VERSION = {"major": "1", "minor": "34", "gitVersion": "v1.34.0-embedded", **dict.fromkeys(_UNKNOWN, "")}
+# Clients require all of these fields.
+_BUILD_FIELDS = ("buildDate", "compiler", "gitCommit", "gitTreeState", "goVersion", "platform")
+VERSION = {"major": "1", "minor": "34", "gitVersion": "v1.34.0-embedded", **dict.fromkeys(_BUILD_FIELDS, "")}
 
 
 class Api:
-    """The HTTP server of a store."""
+    """The HTTP API of a store."""
 
     def __init__(self, store: Store, namespaces: tuple[str, ...]) -> None:
         self.store = store
-        self.node: KubeletServer | None = None  # for logs and exec
+        self.node: KubeletServer | None = None  # serves logs and exec
         for name in namespaces:
-            writing.create(store, Target(NAMESPACES), {"metadata": {"name": name}})
+            mutations.create(store, Target(NAMESPACES), {"metadata": {"name": name}})
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=16 * 1024 * 1024)
@@ -32,36 +33,36 @@ class Api:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         try:
-            target = target_of(request.path)
-            return await self._verb(request, target) if target else _static(request)
+            target = parse_path(request.path)
+            return await self._dispatch(request, target) if target else _discovery(request)
         except ApiError as error:
             return web.json_response(error.status, status=error.code)
 
-    async def _verb(self, request: web.Request, target: Target) -> web.StreamResponse:
+    async def _dispatch(self, request: web.Request, target: Target) -> web.StreamResponse:
         resource, store = target.resource, self.store
         if target.subresource != "exec":
-            await request.read()  # the last wait before an answer, which is then true when it is made
+            await request.read()  # the last await, so that the response describes the store as it is when sent
         if "dryRun" in request.query:
             raise bad_request("dry runs are not simulated")
         match request.method, bool(target.name), target.subresource:
-            case "GET", _, "" if listing.flag(request.query, "watch"):
+            case "GET", _, "" if listing.parse_bool(request.query, "watch"):
                 return await listing.watch(store, request, target)
             case "GET", False, _:
                 return _json(listing.page(store, target, request.query))
             case "GET", True, "" | "status":
                 return _object(target, self._existing(target))
             case "GET" | "POST", True, "log" | "exec":
-                return await self._ask_node(request, target)
+                return await self._proxy_to_node(request, target)
             case "POST", False, _ if target.namespace or not resource.namespaced:
-                return _object(target, writing.create(store, target, await _body(request)), 201)
+                return _object(target, mutations.create(store, target, await _body(request)), 201)
             case "POST", True, "binding":
-                writing.bind(store, target, self._existing(target), await _body(request))
+                mutations.bind(store, target, self._existing(target), await _body(request))
                 success = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
                 return web.json_response(success, status=201)
             case "PATCH", True, "" | "status":
                 old = self._existing(target)
                 wanted = patches.apply(request.content_type, await request.read(), old.object)
-                return _object(target, writing.update(store, target, old, wanted))
+                return _object(target, mutations.update(store, target, old, wanted))
             case "DELETE", True, "" if resource is PODS:
                 return _object(target, deletion.delete(store, self._existing(target), await _delete_options(request)))
             case "DELETE", True, "" if resource is NAMESPACES:
@@ -74,14 +75,14 @@ class Api:
                 return _json(body)
         raise ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource", {})
 
-    def _existing(self, target: Target) -> Stored:
+    def _existing(self, target: Target) -> StoredObject:
         stored = self.store.get(target.resource.plural, target.key)
         if stored is None:
             raise not_found(target.resource.plural, target.name)
         return stored
 
-    async def _ask_node(self, request: web.Request, target: Target) -> web.StreamResponse:
-        """Pass logs and exec on to the kubelet, directly and not over HTTPS as a real API server does."""
+    async def _proxy_to_node(self, request: web.Request, target: Target) -> web.StreamResponse:
+        """Forward logs and exec to the kubelet, by a call instead of the HTTPS request of a real API server."""
         pod = self._existing(target).object
         container = _container(request, pod)
         if not pod["spec"].get("nodeName"):
@@ -89,10 +90,10 @@ class Api:
                 return web.Response(content_type="text/plain")
             raise bad_request(f"pod {target.name} does not have a host assigned")
         if self.node is None or not self.store.get("nodes", pod["spec"]["nodeName"]):
-            raise not_found("pods", pod["spec"]["nodeName"])  # the API server's own words
-        answer = self.node.logs if target.subresource == "log" else self.node.exec
+            raise not_found("pods", pod["spec"]["nodeName"])  # sic: the API server reports a missing node as a pod
+        handler = self.node.logs if target.subresource == "log" else self.node.exec
         try:
-            return await answer(request, target.namespace, target.name, container)
+            return await handler(request, target.namespace, target.name, container)
         except web.HTTPException as error:
             raise ApiError(error.status, error.reason.replace(" ", ""), error.text or "") from error
 
@@ -112,7 +113,7 @@ def _json(body: bytes, status: int = 200) -> web.Response:
     return web.Response(body=body, status=status, content_type="application/json")
 
 
-def _object(target: Target, stored: Stored, status: int = 200) -> web.Response:
+def _object(target: Target, stored: StoredObject, status: int = 200) -> web.Response:
     return _json(f'{{"kind":"{target.resource.kind}","apiVersion":"v1",'.encode() + stored.raw[1:], status)
 
 
@@ -127,18 +128,19 @@ async def _body(request: web.Request) -> Json:
 
 
 async def _delete_options(request: web.Request) -> Json:
-    """Read the options from the body, or from the query if there is no body, as the API server does."""
+    """Parse the options from the body or, without a body, from the query, as the API server does."""
     if await request.read():
         options = await _body(request)
         if options.get("dryRun"):
             raise bad_request("dry runs are not simulated")
         return options
-    given = "gracePeriodSeconds" in request.query
-    return {"gracePeriodSeconds": listing.integer(request.query, "gracePeriodSeconds")} if given else {}
+    if "gracePeriodSeconds" not in request.query:
+        return {}
+    return {"gracePeriodSeconds": listing.parse_int(request.query, "gracePeriodSeconds")}
 
 
-def _static(request: web.Request) -> web.Response:
-    """Answer version and discovery; all else does not exist."""
+def _discovery(request: web.Request) -> web.Response:
+    """Respond to version and discovery requests; raise NotFound for any other path."""
     match request.path.rstrip("/"):
         case "/version":
             return web.json_response(VERSION)
@@ -147,6 +149,6 @@ def _static(request: web.Request) -> web.Response:
         case "/apis":
             return web.json_response({"kind": "APIGroupList", "apiVersion": "v1", "groups": []})
         case "/api/v1":
-            rows = [row for resource in RESOURCES.values() for row in resource.described()]
+            rows = [row for resource in RESOURCES.values() for row in resource.discovery_rows()]
             return web.json_response({"kind": "APIResourceList", "groupVersion": "v1", "resources": rows})
     raise ApiError(404, "NotFound", "the server could not find the requested resource", {})

@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, so that blocking code can use asynchronous servers."""
+"""An event loop in its own thread, so that blocking code can run asynchronous servers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class BackgroundLoop:
-    """An event loop that runs until `stop`."""
+    """An event loop that runs in its own thread until `stop`."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
@@ -19,11 +19,11 @@ class BackgroundLoop:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T], timeout: float = 60.0) -> T:
-        """Run it and wait for the result; `timeout` in seconds."""
+        """Run a coroutine in the loop and return its result; `timeout` is in seconds."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
 
     def stop(self) -> None:
-        """Cancel all that still runs, then end the thread."""
+        """Cancel all running tasks and stop the thread."""
         self.run(self._cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -37,8 +37,8 @@ class BackgroundLoop:
         await asyncio.get_running_loop().shutdown_asyncgens()
 
 
-class InBackground:
-    """A server that lives as long as its `with` block, in an event loop of its own."""
+class BackgroundServer:
+    """A server that runs in its own event loop for the duration of its `with` block."""
 
     async def start(self) -> None: ...
 

@@ -1,4 +1,4 @@
-"""A simulated container: its process, its log and its state; and a pod's phase and conditions, made of several."""
+"""A simulated container: its process, log and state. Also a pod's phase and conditions, derived from its containers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .shell import Lines, Process, Write
 
 @dataclass
 class Log:
-    """The lines that one run of a container wrote."""
+    """The log of one run of a container."""
 
     lines: list[tuple[datetime, str]] = field(default_factory=list)
     closed: bool = False
 
     def write(self, text: str) -> None:
-        """Add `text`, which consists of whole lines."""
+        """Append `text`, which must consist of complete lines."""
         self.lines += [(datetime.now(UTC), line) for line in text.splitlines()]
 
 
 class Container:
-    """A container that its pod's worker can start again. All containers of the pod share `files`."""
+    """A container that its pod's worker can restart. All containers of a pod share `files`."""
 
     def __init__(self, spec: Json, files: dict[str, str], sleep: Callable[[float], Awaitable[None]]) -> None:
         self.name: str = spec["name"]
@@ -44,13 +44,16 @@ class Container:
 
     @property
     def exit_code(self) -> int | None:
-        """Return the exit code of the last run; None while it runs."""
+        """Return the exit code of the last run, or None while the container is running."""
         last = self.last_state if "waiting" in self.state else self.state
         code: int | None = last.get("terminated", {}).get("exitCode")
         return code
 
     def start(self) -> asyncio.Task[int]:
-        """Run it, and return the exit code. The image's own entry point is unknown here, and counts as a success."""
+        """Start the container and return a task with its exit code.
+
+        Without a command, the image's entry point would run; it is unknown here and counts as a success.
+        """
         self._archive()
         self.log, self.state = Log(), {"running": {"startedAt": timestamp()}}
         self.process = self.execute(self._command, self.log.write)
@@ -67,11 +70,11 @@ class Container:
         return code
 
     def execute(self, command: list[str], write: Write, lines: Lines | None = None) -> Process:
-        """Start PID 1, or a process beside it."""
+        """Start PID 1, or another process if PID 1 is already running."""
         return Process(command, self._files, write, self._sleep, self.process, lines)
 
-    def wait(self, reason: str, message: str) -> None:
-        """Wait for its start, or for its next one."""
+    def set_waiting(self, reason: str, message: str) -> None:
+        """Set the state to waiting, before the first start or between two runs."""
         self._archive()
         self.state = {"waiting": {"reason": reason, "message": message}}
 
@@ -93,7 +96,10 @@ class Container:
 
 
 def phase(policy: str, inits: list[Container], containers: list[Container], *, ended: bool) -> str:
-    """Find the phase, as the kubelet's `getPhase` does. `ended`: no container starts again, whatever the policy."""
+    """Return the pod's phase, as the kubelet's `getPhase` does.
+
+    `ended` means that no container is restarted, whatever the policy.
+    """
     if any(c.exit_code for c in inits) and (policy == "Never" or ended):
         return "Failed"
     if any(c.exit_code is None for c in inits) or any("waiting" in c.state and not c.last_state for c in containers):
@@ -107,7 +113,7 @@ def phase(policy: str, inits: list[Container], containers: list[Container], *, e
 
 
 def conditions(phase: str, inits: list[Container], containers: list[Container], before: Json) -> list[Json]:
-    """Make the conditions. One that is as in `before`, the last status, keeps its time."""
+    """Return the pod's conditions. A condition that has not changed since the status `before` keeps its time."""
     unready = [c.name for c in containers if not c.running]
     reason = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}.get(phase, "ContainersNotReady")
     not_ready = {"reason": reason, "message": f"containers with unready status: [{' '.join(unready)}]"}

@@ -1,4 +1,4 @@
-"""The Status errors of the Kubernetes API, in the words of apimachinery's `api/errors`."""
+"""The Status errors of the Kubernetes API, with the messages of apimachinery's `api/errors`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .resources import Json
 
 
 class ApiError(Exception):
-    """A request that failed; `status` is the body that the client gets."""
+    """A failed request; `status` is the body of the response."""
 
     def __init__(self, code: int, reason: str, message: str, details: Json | None = None) -> None:
         super().__init__(message)
@@ -27,7 +27,7 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class Cause:
-    """A field that validation refused."""
+    """A field that failed validation, and why."""
 
     reason: str
     field: str

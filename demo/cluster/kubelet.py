@@ -1,4 +1,4 @@
-"""A simulated node: it takes pods from any API server, embedded or real, and plays their containers."""
+"""A simulated node: it watches any API server, embedded or real, and simulates the containers of its pods."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from .background import InBackground
-from .certificates import server_context
+from .background import BackgroundServer
+from .certificates import self_signed_context
 from .container import timestamp
 from .kubelet_http import KubeletServer
 from .pod_worker import PodWorker
@@ -23,11 +23,11 @@ from .resources import Json
 log = logging.getLogger(__name__)
 
 
-class Kubelet(InBackground):
-    """A client of the API server: it changes pods only through requests of the real API.
+class Kubelet(BackgroundServer):
+    """A client of the API server that changes pods only through the public API.
 
-    `ssl_context` is for an https URL. `speed` is the number of simulated seconds in a second. The kubelet is its own
-    scheduler: it binds each unbound pod that asks for the default one.
+    `ssl_context` is required for an https URL. `speed` is the number of simulated seconds per real second. The kubelet
+    is also the scheduler: it binds every unbound pod whose scheduler is the default one.
     """
 
     def __init__(
@@ -54,35 +54,35 @@ class Kubelet(InBackground):
             self.url,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
             connector=aiohttp.TCPConnector(ssl=self._ssl if self._ssl else True, limit=32),
-            read_bufsize=4 * 1024 * 1024,  # a watched pod is one line, which may be long
+            read_bufsize=4 * 1024 * 1024,  # each watch event is one line, which may be long
         )
         self._runner = web.AppRunner(self.server.application(), access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=server_context(self._name)[0]).start()
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self_signed_context(self._name)[0]).start()
         await self._register(self._runner.addresses[0][1])
-        self._begin(self._follow_pods())
+        self._spawn(self._watch_pods())
 
     async def stop(self) -> None:
         for worker in self._workers.values():
-            worker.abandon()
+            worker.abort()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._runner.cleanup()
         await self._client.close()
 
-    async def report(self, pod: Json, status: Json) -> None:
-        # The UID makes the patch fail if another pod has taken the name.
+    async def patch_status(self, pod: Json, status: Json) -> None:
+        # The uid makes the patch fail if another pod has taken the name.
         body = {"metadata": {"uid": pod["metadata"]["uid"]}, "status": status}
         await self._request("PATCH", f"{_path(pod)}/status", body)
 
-    async def strike_off(self, pod: Json) -> None:
+    async def confirm_deletion(self, pod: Json) -> None:
         await self._request(
             "DELETE", _path(pod), {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}}
         )
 
-    async def tell(self, pod: Json, reason: str, message: str, *, container: str = "") -> None:
-        """Post an Event about the pod."""
+    async def record_event(self, pod: Json, reason: str, message: str, *, container: str = "") -> None:
+        """Create an Event about the pod."""
         metadata, now = pod["metadata"], timestamp()
         involved = {key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion")}
         field = {"fieldPath": f"spec.containers{{{container}}}"} if container else {}
@@ -103,13 +103,16 @@ class Kubelet(InBackground):
         path = _path({"metadata": {"namespace": namespace, "name": name}})
         return next((worker for worker in reversed(self._workers.values()) if _path(worker.pod) == path), None)
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _request(self, method: str, path: str, body: Json) -> bool:
-        """Try a request until there is an answer. False is a refusal; the watch will tell why."""
+        """Send a request, retrying until the server responds; return False if it refused the request.
+
+        A refusal needs no handling: the pod has changed or is gone, and the watch delivers that.
+        """
         content_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
         while True:
             try:
@@ -126,7 +129,7 @@ class Kubelet(InBackground):
             await asyncio.sleep(0.5)
 
     async def _register(self, port: int) -> None:
-        """Register the node as ready. It needs no heartbeats, for there is no node controller."""
+        """Register the node as ready. It needs no heartbeats because there is no node controller."""
         await self._request("POST", "/api/v1/nodes", {"metadata": {"name": self._name}})
         now = timestamp()
         ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "simulated"}
@@ -137,8 +140,8 @@ class Kubelet(InBackground):
         }
         await self._request("PATCH", f"/api/v1/nodes/{self._name}/status", {"status": status})
 
-    async def _follow_pods(self) -> None:
-        """List, then watch; list again if the watch cannot go on."""
+    async def _watch_pods(self) -> None:
+        """List and watch pods; list again whenever the watch ends."""
         while True:
             try:
                 async with self._client.get("/api/v1/pods") as answer:
@@ -146,16 +149,16 @@ class Kubelet(InBackground):
                     pods = await answer.json()
                 present = {pod["metadata"]["uid"] for pod in pods["items"]}
                 for uid in self._workers.keys() - present:
-                    self._workers.pop(uid).abandon()
+                    self._workers.pop(uid).abort()
                 for pod in pods["items"]:
                     self._observe(pod)
                 await self._watch_from(pods["metadata"]["resourceVersion"])
             except (aiohttp.ClientError, OSError) as error:
-                log.debug("the watch of pods broke: %s", error)
+                log.debug("the pod watch failed: %s", error)
                 await asyncio.sleep(0.2)
 
     async def _watch_from(self, version: str) -> None:
-        """Watch until the server ends it: after half an hour, or because it has forgotten the version."""
+        """Watch until the server ends the watch: after half an hour, or because the version was compacted."""
         query = {"watch": "true", "resourceVersion": version}
         async with self._client.get("/api/v1/pods", params=query) as answer:
             answer.raise_for_status()
@@ -166,7 +169,7 @@ class Kubelet(InBackground):
                     return
                 if event["type"] == "DELETED":
                     if worker := self._workers.pop(pod["metadata"]["uid"], None):
-                        worker.abandon()
+                        worker.abort()
                 else:
                     self._observe(pod)
 
@@ -174,7 +177,7 @@ class Kubelet(InBackground):
         uid, spec = pod["metadata"]["uid"], pod["spec"]
         if "nodeName" not in spec:
             if spec["schedulerName"] == "default-scheduler":
-                self._begin(self._bind(pod))
+                self._spawn(self._bind(pod))
             return
         if uid not in self._workers:
             if spec["nodeName"] != self._name or pod["status"].get("phase") in ("Succeeded", "Failed"):
@@ -184,12 +187,12 @@ class Kubelet(InBackground):
         self._workers[uid].observe(pod)
 
     async def _bind(self, pod: Json) -> None:
-        """Bind a pod. The server refuses one that is already bound or deleted, which is right."""
+        """Bind a pod to this node. The server refuses a pod that has been bound or deleted, as intended."""
         name, namespace, uid = (pod["metadata"][key] for key in ("name", "namespace", "uid"))
         target = {"apiVersion": "v1", "kind": "Node", "name": self._name}
         binding = {"metadata": {"name": name, "uid": uid}, "target": target}
         if await self._request("POST", f"{_path(pod)}/binding", binding):
-            await self.tell(pod, "Scheduled", f"Successfully assigned {namespace}/{name} to {self._name}")
+            await self.record_event(pod, "Scheduled", f"Successfully assigned {namespace}/{name} to {self._name}")
 
 
 def _path(pod: Json) -> str:

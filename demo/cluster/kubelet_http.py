@@ -1,4 +1,4 @@
-"""The kubelet's own server, which a real API server asks for logs and exec."""
+"""The kubelet's HTTP server, to which a real API server forwards logs and exec."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from datetime import UTC, datetime, timedelta
 from aiohttp import WSMsgType, web
 
 from .container import Container, Log
-from .listing import Query, flag
+from .listing import Query, parse_bool
 from .pod_worker import PodWorker
 from .shell import Lines
 
-_PROTOCOL = "v4.channel.k8s.io"  # what the Python clients speak
+_PROTOCOL = "v4.channel.k8s.io"  # the protocol of the Python clients
 _POLL = 0.02  # seconds
 _STDIN, _STDOUT, _, _ERROR = (bytes([number]) for number in range(4))  # the first byte of every message
 
 
 class KubeletServer:
-    """A server that finds a pod by `find`, which takes namespace and name."""
+    """A server of logs and exec. `find` returns the worker of a pod by namespace and name."""
 
     def __init__(self, find: Callable[[str, str], PodWorker | None]) -> None:
         self._find = find
@@ -59,17 +59,17 @@ class KubeletServer:
             raise web.HTTPBadRequest(text="Upgrade request required")
         socket = web.WebSocketResponse(protocols=[_PROTOCOL])
         await socket.prepare(request)
-        await socket.send_bytes(_STDOUT)  # tells the client that the streams are open
+        await socket.send_bytes(_STDOUT)  # signals the client that the streams are open
         written: list[str] = []
         lines: Lines = asyncio.Queue()
         reader = asyncio.create_task(_read_input(socket, lines))
-        # The API server calls it `stdin`, the kubelet calls it `input`.
-        is_interactive = flag(request.query, "stdin") or flag(request.query, "input")
+        # The parameter is `stdin` in the API server and `input` in the kubelet.
+        is_interactive = parse_bool(request.query, "stdin") or parse_bool(request.query, "input")
         command = request.query.getall("command", [])
         process = found.execute(command, written.append, lines if is_interactive else None)
         try:
             code = await process.wait()
-            # All commands here write little and end soon. So the output is sent at the end.
+            # All supported commands are short and write little, so the output is sent at the end.
             await socket.send_bytes(_STDOUT + "".join(written).encode())
             await socket.send_bytes(_ERROR + json.dumps(_outcome(code)).encode())
             await socket.close()
@@ -95,12 +95,12 @@ async def _send_log(log: Log, query: Query, response: web.StreamResponse) -> Non
     if "tailLines" in query:
         index = max(index, len(log.lines) - int(query["tailLines"]))
     while True:
-        closed = log.closed  # asked before the read, so that nothing is missed
+        closed = log.closed  # read before the lines, so that none is missed
         for moment, line in log.lines[index:]:
-            stamp = moment.strftime("%Y-%m-%dT%H:%M:%S.%f000Z ") if flag(query, "timestamps") else ""
+            stamp = moment.strftime("%Y-%m-%dT%H:%M:%S.%f000Z ") if parse_bool(query, "timestamps") else ""
             await response.write(f"{stamp}{line}\n".encode())
             index += 1
-        if closed or not flag(query, "follow"):
+        if closed or not parse_bool(query, "follow"):
             return
         await asyncio.sleep(_POLL)
 

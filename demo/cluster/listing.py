@@ -1,4 +1,4 @@
-"""LIST and WATCH: pages that show one moment, and the changes of a selection from a version on."""
+"""LIST and WATCH: consistent pages of a snapshot, and the changes to a selection since a version."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiohttp import web
 from .errors import ApiError, bad_request, expired
 from .resources import Json, Target
 from .selectors import field_terms, field_value, label_requirements
-from .store import Change, Store, Stored
+from .store import Change, Store, StoredObject
 
 Query = Mapping[str, str]
 
@@ -27,15 +27,15 @@ _EXPIRED_PAGE = (
 
 
 class Selection:
-    """The objects that a LIST or WATCH asks for."""
+    """The objects that a LIST or WATCH selects."""
 
     def __init__(self, target: Target, query: Query) -> None:
         self._labels = label_requirements(query.get("labelSelector", ""))
         self._fields = field_terms(query.get("fieldSelector", ""), target.resource.fields)
         self.prefix = f"{target.namespace}/" if target.namespace else ""
-        self.is_narrow = bool(self._labels or self._fields)
+        self.has_selectors = bool(self._labels or self._fields)
 
-    def includes(self, stored: Stored | None) -> bool:
+    def includes(self, stored: StoredObject | None) -> bool:
         if stored is None or not stored.key.startswith(self.prefix):
             return False
         labels = stored.object["metadata"].get("labels") or {}
@@ -45,32 +45,32 @@ class Selection:
 
 
 def page(store: Store, target: Target, query: Query) -> bytes:
-    """Make the JSON of one page."""
-    selection, limit = Selection(target, query), integer(query, "limit")
+    """Return one page as JSON."""
+    selection, limit = Selection(target, query), parse_int(query, "limit")
     resource, version, start = target.resource.plural, store.version, ""
-    integer(query, "resourceVersion")  # whatever it is, the newest version is not older
+    parse_int(query, "resourceVersion")  # any valid value is satisfied: the store serves the newest version
     if token := query.get("continue"):
         version, start = _decode(token, selection.prefix)
-        version = store.version if version == -1 else version  # -1: the newest, inconsistent with earlier pages
+        version = store.version if version == -1 else version  # -1: newest version, inconsistent with earlier pages
     elif query.get("resourceVersion") == "0":
-        limit = 0  # "any version will do" is answered from a cache, which does not page
+        limit = 0  # "any version" is served from a cache, which ignores the limit
     items = store.snapshot(resource, version)
     if items is None:
         error = expired(_EXPIRED_PAGE)
         error.status["metadata"] = {"continue": _encode(-1, start, selection.prefix)}
         raise error
     candidates = [item for item in items if item.key.startswith(selection.prefix) and item.key >= start]
-    chosen: list[Stored] = []
+    chosen: list[StoredObject] = []
     metadata: Json = {"resourceVersion": str(version)}
     for index, candidate in enumerate(candidates):
         if selection.includes(candidate):
             chosen.append(candidate)
         if limit and len(chosen) >= limit:
             if rest := len(candidates) - index - 1:
-                # Nobody looks whether the rest matches, so the last page may be empty. The number of the rest is
-                # known only without selectors.
+                # The remaining objects are not matched yet, so the last page may be empty, and their number is known
+                # only without selectors.
                 metadata["continue"] = _encode(version, candidate.key + "\0", selection.prefix)
-                metadata |= {} if selection.is_narrow else {"remainingItemCount": rest}
+                metadata |= {} if selection.has_selectors else {"remainingItemCount": rest}
                 store.keep_snapshot(resource, items, version)
             break
     head = {"kind": f"{target.resource.kind}List", "apiVersion": "v1", "metadata": metadata}
@@ -79,19 +79,19 @@ def page(store: Store, target: Target, query: Query) -> bytes:
 
 async def watch(store: Store, request: web.Request, target: Target) -> web.StreamResponse:
     query, table = request.query, store.tables[target.resource.plural]
-    selection, since = Selection(target, query), integer(query, "resourceVersion")
-    timeout = integer(query, "timeoutSeconds") or _DEFAULT_WATCH
-    if "sendInitialEvents" in query:  # after this refusal, a client lists and then watches
+    selection, since = Selection(target, query), parse_int(query, "resourceVersion")
+    timeout = parse_int(query, "timeoutSeconds") or _DEFAULT_WATCH
+    if "sendInitialEvents" in query:  # clients fall back to LIST and WATCH
         raise ApiError(422, "Invalid", "sendInitialEvents: Forbidden: not simulated")
-    # No await between reading the state and subscribing: no change can fall between.
+    # No await between reading the state and subscribing, so that no change is missed.
     queue: asyncio.Queue[Change] = asyncio.Queue()
     if since == 0:
         events = [_event("ADDED", target, item.raw) for item in table.all() if selection.includes(item)]
-    elif since < table.forgotten:
-        error = expired(f"too old resource version: {since} ({table.forgotten})")
+    elif since < table.compacted_version:
+        error = expired(f"too old resource version: {since} ({table.compacted_version})")
         events, timeout = [b'{"type":"ERROR","object":' + json.dumps(error.status).encode() + b"}\n"], 0
     else:
-        events = [_seen(change, selection, target) for change in table.history if change.version > since]
+        events = [_event_for(change, selection, target) for change in table.history if change.version > since]
     table.watchers.add(queue)
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     try:
@@ -99,15 +99,15 @@ async def watch(store: Store, request: web.Request, target: Target) -> web.Strea
         await response.write(b"".join(events))
         async with asyncio.timeout(timeout):
             while True:
-                await response.write(_seen(await queue.get(), selection, target))
+                await response.write(_event_for(await queue.get(), selection, target))
     except (TimeoutError, ConnectionResetError):
-        pass  # its time is over, or the watcher has disconnected
+        pass  # the watch has timed out, or the client has disconnected
     finally:
         table.watchers.discard(queue)
     return response
 
 
-def integer(query: Query, name: str) -> int:
+def parse_int(query: Query, name: str) -> int:
     text = query.get(name) or "0"
     try:
         return int(text)
@@ -115,8 +115,8 @@ def integer(query: Query, name: str) -> int:
         raise bad_request(f'strconv.ParseInt: parsing "{text}": invalid syntax') from error
 
 
-def flag(query: Query, name: str) -> bool:
-    """Read a boolean as Go does: the Python clients send `True`."""
+def parse_bool(query: Query, name: str) -> bool:
+    """Parse a boolean as Go does; the Python clients send `True`."""
     return query.get(name) in ("1", "t", "T", "true", "TRUE", "True")
 
 
@@ -135,14 +135,14 @@ def _decode(token: str, prefix: str) -> tuple[int, str]:
         raise bad_request(f"invalid continue token: continue key is not valid: {error}") from error
 
 
-def _seen(change: Change, selection: Selection, target: Target) -> bytes:
-    """Tell how this selection sees a change: an object that leaves is deleted, one that enters is added."""
+def _event_for(change: Change, selection: Selection, target: Target) -> bytes:
+    """Return the watch event of a change: ADDED when an object starts to match the selection, DELETED when it stops."""
     before, after = selection.includes(change.before), selection.includes(change.after)
     if after and change.after:
         return _event("MODIFIED" if before else "ADDED", target, change.after.raw)
     if before and change.before:
-        # The last state that matched, with the version that no longer matches.
-        return _event("DELETED", target, Stored.make("", change.before.object, change.version).raw)
+        # The last matching state, with the version of the change.
+        return _event("DELETED", target, StoredObject.make("", change.before.object, change.version).raw)
     return b""
 
 

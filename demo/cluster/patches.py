@@ -1,4 +1,4 @@
-"""Two kinds of PATCH body: merge patch and, as the Python clients send it, strategic merge patch."""
+"""PATCH bodies of two types: merge patch, and the strategic merge patch that the Python clients send."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def apply(content_type: str, body: bytes, target: Json) -> Json:
 
 
 def _merge(target: Any, patch: Any, *, strategic: bool) -> Any:
-    """Merge as in RFC 7386. The strategic kind also merges lists; here only `finalizers`, which our clients patch."""
+    """Merge as in RFC 7386. A strategic patch also merges lists; here only `finalizers`, which our clients patch."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}
@@ -35,7 +35,7 @@ def _merge(target: Any, patch: Any, *, strategic: bool) -> Any:
         if value is None:
             merged.pop(key, None)
         elif strategic and key.startswith("$"):
-            continue  # kubectl's `$setElementOrder/…` only orders what is sent anyway
+            continue  # kubectl's `$setElementOrder/…` only orders elements that are in the patch anyway
         elif strategic and key == "finalizers":
             known = merged.get(key) or []
             merged[key] = [*(item for item in value if item not in known), *known]

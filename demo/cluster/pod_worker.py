@@ -1,4 +1,4 @@
-"""One pod's life on the node: it is started, kept running, stopped, killed, and removed from the API server."""
+"""The life cycle of one pod on the node: start, restarts, status reports, termination and removal."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .resources import Json
 
 # Simulated seconds.
 _START_DELAY = 0.5
-_FIRST_BACK_OFF, _LONGEST_BACK_OFF = 10.0, 300.0
-_UNPULLABLE = "does-not-exist"
+_INITIAL_BACKOFF, _MAX_BACKOFF = 10.0, 300.0
+_MISSING_IMAGE = "does-not-exist"
 _POLL = 0.02  # real seconds
 
 
@@ -21,13 +21,13 @@ class Node(Protocol):
 
     speed: float
 
-    async def report(self, pod: Json, status: Json) -> None: ...
-    async def strike_off(self, pod: Json) -> None: ...
-    async def tell(self, pod: Json, reason: str, message: str, *, container: str = "") -> None: ...
+    async def patch_status(self, pod: Json, status: Json) -> None: ...
+    async def confirm_deletion(self, pod: Json) -> None: ...
+    async def record_event(self, pod: Json, reason: str, message: str, *, container: str = "") -> None: ...
 
 
 class PodWorker:
-    """The task that plays one pod; it begins at once."""
+    """The simulation of one pod, which starts on construction."""
 
     def __init__(self, node: Node, pod: Json, number: int) -> None:
         self.pod = pod
@@ -38,87 +38,87 @@ class PodWorker:
         self.containers = [Container(c, files, self._sleep) for c in spec["containers"]]
         if self.inits:
             for container in self.containers:
-                container.wait("PodInitializing", "")
+                container.set_waiting("PodInitializing", "")
         self._policy: str = spec["restartPolicy"]
         self._ip = f"10.244.{number // 250 % 250}.{number % 250 + 2}"
         self._started = timestamp()
-        self._ended = False  # no container starts any more
-        self._deadline = float("inf")  # in the loop's time: when the grace period is over
+        self._terminating = False  # then no container is started
+        self._deadline = float("inf")  # end of the grace period, in the loop's time
         self._reported: Json = {}
         self._reporting = asyncio.Lock()
-        self._life = asyncio.create_task(self._live())
-        self._end: asyncio.Task[None] | None = None
+        self._run = asyncio.create_task(self._run_pod())
+        self._termination: asyncio.Task[None] | None = None
 
     @property
     def all(self) -> list[Container]:
         return [*self.inits, *self.containers]
 
     def observe(self, pod: Json) -> None:
-        """Take in a newer version of the pod."""
+        """Process a newer version of the pod."""
         self.pod = pod
         if pod["metadata"].get("deletionTimestamp"):
             grace = float(pod["metadata"].get("deletionGracePeriodSeconds") or 0)
             # A later delete can only shorten the grace period.
             self._deadline = min(self._deadline, _clock() + grace / self._node.speed)
-            if self._end is None:
-                self._end = asyncio.create_task(self._terminate())
+            if self._termination is None:
+                self._termination = asyncio.create_task(self._terminate())
 
-    def abandon(self) -> None:
-        """Kill all that still runs and tell nobody, for the API server has no such pod any more."""
-        self._ended = True
+    def abort(self) -> None:
+        """Kill all containers without reporting it, because the pod no longer exists in the API server."""
+        self._terminating = True
         self._kill()
-        for task in (self._life, self._end):
+        for task in (self._run, self._termination):
             if task:
                 task.cancel()
 
-    async def _live(self) -> None:
-        await self._report()
+    async def _run_pod(self) -> None:
+        await self._report_status()
         await self._sleep(_START_DELAY)
         for container in self.inits:
-            await self._keep(container, "Never" if self._policy == "Never" else "OnFailure")
+            await self._run_container(container, "Never" if self._policy == "Never" else "OnFailure")
             if container.exit_code != 0:
                 return
-        await asyncio.gather(*(self._keep(container, self._policy) for container in self.containers))
+        await asyncio.gather(*(self._run_container(container, self._policy) for container in self.containers))
 
-    async def _keep(self, container: Container, policy: str) -> None:
-        """Run a container again and again, as the policy wants."""
-        if _UNPULLABLE in container.image:
+    async def _run_container(self, container: Container, policy: str) -> None:
+        """Run a container, and restart it according to the policy."""
+        if _MISSING_IMAGE in container.image:
             await self._fail_to_pull(container)
-        back_off, name = 0.0, container.name
-        while not self._ended:
-            await self._tell("Pulled", f'Container image "{container.image}" already present on machine', name)
-            if self._ended:
+        backoff, name = 0.0, container.name
+        while not self._terminating:
+            await self._record_event("Pulled", f'Container image "{container.image}" already present on machine', name)
+            if self._terminating:
                 return
-            run = container.start()
-            await self._report()
-            await self._tell("Created", f"Created container: {name}", name)
-            await self._tell("Started", f"Started container {name}", name)
-            # Shielded: the process has to end first, even if this worker is stopped.
-            code = await asyncio.shield(run)
-            await self._report()
-            if self._ended or policy == "Never" or (policy == "OnFailure" and code == 0):
+            exit_code_task = container.start()
+            await self._report_status()
+            await self._record_event("Created", f"Created container: {name}", name)
+            await self._record_event("Started", f"Started container {name}", name)
+            # Shielded: the process must end first, even if this worker is cancelled.
+            code = await asyncio.shield(exit_code_task)
+            await self._report_status()
+            if self._terminating or policy == "Never" or (policy == "OnFailure" and code == 0):
                 return
-            # The first restart is at once, the next after ten seconds; then each wait is twice as long.
-            if back_off:
-                container.wait("CrashLoopBackOff", f"back-off {back_off:.0f}s restarting failed container={name}")
-                await self._report()
-                await self._tell("BackOff", f"Back-off restarting failed container {name}", name)
-                await self._sleep(back_off)
-            back_off = min(back_off * 2, _LONGEST_BACK_OFF) or _FIRST_BACK_OFF
+            # The first restart is immediate, the second after ten seconds; the backoff then doubles each time.
+            if backoff:
+                container.set_waiting("CrashLoopBackOff", f"back-off {backoff:.0f}s restarting failed container={name}")
+                await self._report_status()
+                await self._record_event("BackOff", f"Back-off restarting failed container {name}", name)
+                await self._sleep(backoff)
+            backoff = min(backoff * 2, _MAX_BACKOFF) or _INITIAL_BACKOFF
 
     async def _fail_to_pull(self, container: Container) -> None:
-        """Say for ever that the image cannot be pulled."""
+        """Report that the image cannot be pulled, and never return."""
         why = f'Back-off pulling image "{container.image}": not found'
-        container.wait("ImagePullBackOff", why)
-        await self._report()
-        await self._tell("BackOff", why, container.name)
+        container.set_waiting("ImagePullBackOff", why)
+        await self._report_status()
+        await self._record_event("BackOff", why, container.name)
         await asyncio.get_running_loop().create_future()
 
     async def _terminate(self) -> None:
-        self._ended = True
+        self._terminating = True
         for container in self.all:
             if container.process:
-                await self._tell("Killing", f"Stopping container {container.name}", container.name)
+                await self._record_event("Killing", f"Stopping container {container.name}", container.name)
         for container in self.all:
             if container.process:
                 container.process.signal("TERM")
@@ -127,10 +127,10 @@ class PodWorker:
         self._kill()
         while self._is_running():
             await asyncio.sleep(0)
-        self._life.cancel()
+        self._run.cancel()
         if any(container.log for container in self.all):
-            await self._report()
-        await self._node.strike_off(self.pod)
+            await self._report_status()
+        await self._node.confirm_deletion(self.pod)
 
     def _is_running(self) -> bool:
         return any(container.process for container in self.all)
@@ -143,12 +143,12 @@ class PodWorker:
     def _sleep(self, seconds: float) -> Awaitable[None]:
         return asyncio.sleep(seconds / self._node.speed)
 
-    async def _tell(self, reason: str, message: str, container: str) -> None:
-        await self._node.tell(self.pod, reason, message, container=container)
+    async def _record_event(self, reason: str, message: str, container: str) -> None:
+        await self._node.record_event(self.pod, reason, message, container=container)
 
-    async def _report(self) -> None:
+    async def _report_status(self) -> None:
         async with self._reporting:
-            now_phase = phase(self._policy, self.inits, self.containers, ended=self._ended)
+            now_phase = phase(self._policy, self.inits, self.containers, ended=self._terminating)
             begun = any(container.log for container in self.all)
             status = {
                 "phase": now_phase,
@@ -161,7 +161,7 @@ class PodWorker:
             }
             if status != self._reported:
                 self._reported = status
-                await self._node.report(self.pod, status)
+                await self._node.patch_status(self.pod, status)
 
 
 def _clock() -> float:

@@ -1,4 +1,4 @@
-"""The resources of the embedded cluster, and how a request path names them."""
+"""The resources of the embedded cluster, and the parsing of request paths."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Resource:
     short_name: str
     namespaced: bool = True
     subresources: tuple[str, ...] = ("status",)
-    fields: frozenset[str] = _METADATA_FIELDS  # that field selectors may ask for
+    fields: frozenset[str] = _METADATA_FIELDS  # supported by field selectors
 
-    def described(self) -> list[Json]:
-        """Make the rows of API discovery."""
+    def discovery_rows(self) -> list[Json]:
+        """Return the rows of API discovery."""
         row = {"singularName": self.kind.lower(), "namespaced": self.namespaced, "kind": self.kind}
         verbs = ["create", "delete", "get", "list", "patch", "watch"]
         parts = ({**row, "name": f"{self.plural}/{name}", "verbs": verbs} for name in self.subresources)
@@ -50,7 +50,7 @@ RESOURCES = {resource.plural: resource for resource in (PODS, NAMESPACES, NODES,
 
 @dataclass(frozen=True)
 class Target:
-    """The resource, namespace and object that a request path names."""
+    """The resource, namespace, object and subresource of a request path."""
 
     resource: Resource
     namespace: str = ""
@@ -62,8 +62,8 @@ class Target:
         return f"{self.namespace}/{self.name}" if self.resource.namespaced else self.name
 
 
-def target_of(path: str) -> Target | None:
-    """Read a request path; None if it names no resource."""
+def parse_path(path: str) -> Target | None:
+    """Parse a request path; return None if it is not the path of a resource."""
     match path.strip("/").split("/"):
         case ["api", "v1", "namespaces", namespace, plural, *rest] if plural in RESOURCES:
             pass

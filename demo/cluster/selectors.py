@@ -1,4 +1,4 @@
-"""Label and field selectors: parsed once a request, then applied to each object."""
+"""Label and field selectors: parsed once per request, then applied to each object."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ _TERM = re.compile(r"(?P<field>[^=!]*?)(?P<operator>!=|==?)(?P<value>.*)", re.S)
 
 
 def label_requirements(text: str) -> list[Requirement]:
-    """Parse a label selector into requirements that all have to hold. An empty selector matches everything."""
+    """Parse a label selector into requirements, all of which must hold. An empty selector matches everything."""
     requirements: list[Requirement] = []
-    place = 0
-    while place < len(text.rstrip()) or text[:place].endswith(","):
-        found = _REQUIREMENT.match(text, place)
+    position = 0
+    while position < len(text.rstrip()) or text[:position].endswith(","):
+        found = _REQUIREMENT.match(text, position)
         if not found:
-            raise _unparsable(f"found '{text[place:].strip()}', expected: identifier, '=', '==', '!=', in or notin")
+            unexpected = text[position:].strip()
+            raise _unparsable(f"found '{unexpected}', expected: identifier, '=', '==', '!=', in or notin")
         requirements.append(_requirement(found))
-        place = found.end()
+        position = found.end()
     return requirements
 
 
@@ -47,13 +48,13 @@ def _requirement(found: re.Match[str]) -> Requirement:
         return lambda labels: key not in labels
     if not (found["comparison"] or found["membership"]):
         return lambda labels: key in labels
-    # `key=` asks for the empty value, and `in (a,)` allows it.
+    # `key=` requires the empty value, and `in (a,)` includes it.
     listed = found["value"] or "" if found["comparison"] else found["values"]
     values = [value.strip() for value in listed.split(",")]
     for index, value in enumerate(values):
         if problems := label_value_problems(value):
             raise _unparsable(f'values[{index}][{key}]: Invalid value: "{value}": {"; ".join(problems)}')
-    # Negations hold for objects without the label too.
+    # Negations also match objects without the label.
     if found["comparison"] == "!=" or found["membership"] == "notin":
         return lambda labels: labels.get(key) not in values
     return lambda labels: labels.get(key) in values
@@ -63,22 +64,22 @@ def _unparsable(why: str) -> Exception:
     return bad_request(f"unable to parse requirement: {why}")
 
 
-def field_terms(text: str, offered: frozenset[str]) -> list[tuple[str, str, bool]]:
-    """Parse a field selector into fields, values, and whether they have to be equal or different."""
+def field_terms(text: str, supported: frozenset[str]) -> list[tuple[str, str, bool]]:
+    """Parse a field selector into tuples of field, value, and whether they must be equal or must differ."""
     terms = []
     for part in filter(None, text.split(",")):
         term = _TERM.fullmatch(part)
         if not term:
             raise bad_request(f"invalid selector: '{text}'; can't understand '{part}'")
         field = term["field"].strip()
-        if field not in offered:
+        if field not in supported:
             raise bad_request(f"field label not supported: {field}")
         terms.append((field, term["value"], term["operator"] != "!="))
     return terms
 
 
 def field_value(obj: Json, path: str) -> str:
-    """Return the value that the API compares: an absent field is the empty string."""
+    """Return the value to compare; an absent field counts as the empty string."""
     node: Any = obj
     for part in path.split("."):
         node = node.get(part) if isinstance(node, dict) else None

@@ -1,4 +1,4 @@
-"""The memory of the API server: objects, one version counter, a history to watch, snapshots to page."""
+"""The storage of the API server: objects, a version counter, the history for watches, and snapshots for paging."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from datetime import UTC, datetime
 
 from .resources import Json
 
-HISTORY_LENGTH = 20_000  # changes of one resource; a watcher that lags behind more than these must list again (410)
-SNAPSHOTS = 50  # lists that can be paged through at the same time
+HISTORY_LENGTH = 20_000  # changes per resource; a watcher that lags further behind gets 410 and must list again
+SNAPSHOTS = 50  # paged lists that can be in progress at the same time
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """One version of one object. It never changes: snapshots and history only hold references."""
+class StoredObject:
+    """One version of one object. It is immutable, so snapshots and history only hold references."""
 
     key: str  # `namespace/name`, or `name`
     object: Json
-    raw: bytes  # serialised once, when written: a list of 10,000 objects is then a join
+    raw: bytes  # serialized once, on write, so that listing thousands of objects is a join
 
     @classmethod
-    def make(cls, key: str, obj: Json, version: int) -> Stored:
+    def make(cls, key: str, obj: Json, version: int) -> StoredObject:
         obj = {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(version)}}
         return cls(key, obj, json.dumps(obj, separators=(",", ":")).encode())
 
@@ -32,22 +32,22 @@ class Stored:
 @dataclass(frozen=True, slots=True)
 class Change:
     version: int
-    before: Stored | None
-    after: Stored | None
+    before: StoredObject | None
+    after: StoredObject | None
 
 
 @dataclass
 class Table:
     """The objects of one resource."""
 
-    objects: dict[str, Stored] = field(default_factory=dict)
+    objects: dict[str, StoredObject] = field(default_factory=dict)
     history: deque[Change] = field(default_factory=lambda: deque(maxlen=HISTORY_LENGTH))
-    forgotten: int = 0  # the newest version that is no longer in the history
+    compacted_version: int = 0  # the newest version that has been dropped from the history
     watchers: set[asyncio.Queue[Change]] = field(default_factory=set)
-    snapshots: dict[int, list[Stored]] = field(default_factory=dict)  # by version
+    snapshots: dict[int, list[StoredObject]] = field(default_factory=dict)  # by version
 
-    def all(self) -> list[Stored]:
-        """Return all objects in the order of their keys, as etcd has them."""
+    def all(self) -> list[StoredObject]:
+        """Return all objects ordered by key, as in etcd."""
         return [self.objects[key] for key in sorted(self.objects)]
 
 
@@ -56,54 +56,54 @@ def utc_now() -> datetime:
 
 
 class Store:
-    """All tables. The store belongs to one event loop, and is not thread-safe."""
+    """All tables. The store belongs to one event loop and is not thread-safe."""
 
     def __init__(self, resources: tuple[str, ...], now: Callable[[], datetime] = utc_now) -> None:
         self.now = now
         self.version = 1
         self.tables = {resource: Table() for resource in resources}
 
-    def get(self, resource: str, key: str) -> Stored | None:
+    def get(self, resource: str, key: str) -> StoredObject | None:
         return self.tables[resource].objects.get(key)
 
-    def put(self, resource: str, key: str, obj: Json) -> Stored:
+    def put(self, resource: str, key: str, obj: Json) -> StoredObject:
         table = self.tables[resource]
         before = table.objects.get(key)
         self.version += 1
-        stored = table.objects[key] = Stored.make(key, obj, self.version)
+        stored = table.objects[key] = StoredObject.make(key, obj, self.version)
         self._record(table, Change(self.version, before, stored))
         return stored
 
-    def remove(self, resource: str, key: str) -> Stored:
-        """Remove an object, and return its last state with the version of its removal."""
+    def remove(self, resource: str, key: str) -> StoredObject:
+        """Remove an object and return its last state, with the version of the removal."""
         table = self.tables[resource]
         before = table.objects.pop(key)
         self.version += 1
         self._record(table, Change(self.version, before, None))
-        return Stored.make(key, before.object, self.version)
+        return StoredObject.make(key, before.object, self.version)
 
-    def snapshot(self, resource: str, version: int) -> list[Stored] | None:
-        """Return all as it was at `version`; None if that is no longer known."""
+    def snapshot(self, resource: str, version: int) -> list[StoredObject] | None:
+        """Return all objects as of `version`, or None if that snapshot is no longer available."""
         table = self.tables[resource]
         return table.all() if version == self.version else table.snapshots.get(version)
 
-    def keep_snapshot(self, resource: str, items: list[Stored], version: int) -> None:
+    def keep_snapshot(self, resource: str, items: list[StoredObject], version: int) -> None:
         snapshots = self.tables[resource].snapshots
         snapshots[version] = items
         if len(snapshots) > SNAPSHOTS:
             del snapshots[min(snapshots)]
 
     def compact(self) -> None:
-        """Forget all versions but the newest, as etcd's compaction does."""
-        self.version += 1  # so that no later list makes an old token valid again
+        """Drop all versions but the newest, as etcd's compaction does."""
+        self.version += 1  # so that no later list makes an expired token valid again
         for table in self.tables.values():
             table.snapshots.clear()
             table.history.clear()
-            table.forgotten = self.version
+            table.compacted_version = self.version
 
     def _record(self, table: Table, change: Change) -> None:
         if len(table.history) == HISTORY_LENGTH:
-            table.forgotten = table.history[0].version
+            table.compacted_version = table.history[0].version
         table.history.append(change)
         for queue in table.watchers:
             queue.put_nowait(change)

@@ -1,4 +1,4 @@
-"""The rules for names, labels and pods, with the API server's own messages."""
+"""Validation of names, labels and pods, with the API server's own messages."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def metadata_problems(metadata: Json) -> list[Cause]:
 
 
 def spec_problems(spec: Json) -> list[Cause]:
-    """Find what is wrong in a pod's spec."""
+    """Return what is invalid in a pod's spec."""
     causes = [] if spec.get("containers") else [Cause.required("spec.containers")]
     for index, container in enumerate(spec.get("containers") or []):
         missing = (field for field in ("name", "image") if not container.get(field))

@@ -12,7 +12,7 @@ from typing import Any
 from .airflow_compat import AIRFLOW_VERSION, conf, is_schedule
 from .errors import SettingError, SettingsError
 from .settings import CONFIG_SECTION, OPTIONS, Settings, is_run_param, parse
-from .text import packed, pluralize
+from .text import fill, pluralize
 
 DAG_FILE, DAG_PARAMS, RUN_CONF = "the DAG file", "the DAG's params", "this run's conf"
 
@@ -55,7 +55,7 @@ class ResolvedSettings:
         changed = [f"{text} ({self.origins[name]})" for name, text in shown.items() if name in self.origins]
         defaults = [text for name, text in shown.items() if name not in self.origins]
         first = f"kpo_cleanup {version} on Airflow {AIRFLOW_VERSION}, settings on this worker:"
-        return [*packed([first, *(changed or ["no changes"])]), *packed(["defaults:", *defaults])]
+        return [*fill([first, *(changed or ["no changes"])]), *fill(["defaults:", *defaults])]
 
     def add_error(self, name: str, value: Any, origin: str, remedy: str) -> None:
         """Record a rejected value."""

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from include.kpo_cleanup.identity import make_key, to_label_value
-from include.kpo_cleanup.kube.parse import read_pod
+from include.kpo_cleanup.kube.parse import parse_pod
 from include.kpo_cleanup.pod import CHECKED_LABEL, MAIN_CONTAINER
 from tests.unit.builders import make_item
 from tests.unit.test_identity import any_id, default_run_ids
@@ -37,7 +37,7 @@ def test_the_labels_of_any_ids_lead_to_the_key_of_these_ids(
     if map_index >= 0:  # the operator writes this label for mapped tasks only
         ids["map_index"] = map_index
     labels = {name: make_safe_label_value(str(value)) for name, value in ids.items()}
-    pod = read_pod(make_item(labels=labels))
+    pod = parse_pod(make_item(labels=labels))
     assert not pod.label_problem
     assert pod.key == make_key(dag_id, task_id, run_id, map_index)
 

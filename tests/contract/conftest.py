@@ -1,4 +1,4 @@
-"""The two servers that have to behave alike, each with the same simulated node."""
+"""The two servers that must behave alike, each with the same simulated node."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from kubernetes import config
 
 from demo.cluster import EmbeddedCluster, Kubelet
-from tests.contract.space import SPEED, Server, Space
+from tests.contract.namespace import SPEED, Namespace, Server
 
 
 @pytest.fixture(scope="session", params=["embedded", pytest.param("real", marks=pytest.mark.cluster)])
@@ -22,12 +22,12 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     settings = config.new_client_from_config_dict(control_plane.kubeconfig).configuration
     trust = ssl.create_default_context(cafile=settings.ssl_ca_cert)
     trust.load_cert_chain(settings.cert_file, settings.key_file)
-    # A node of its own: other tests may have one at the same server.
+    # Its own node: other tests may run one on the same server.
     with Kubelet(control_plane.url, ssl_context=trust, speed=SPEED, node_name="contract-node"):
         yield Server(control_plane.kubeconfig, "contract-node", control_plane.compact)
 
 
 @pytest.fixture
-def space(server: Server) -> Space:
-    """Make a namespace for one test."""
-    return Space(server)
+def namespace(server: Server) -> Namespace:
+    """Create a namespace for one test."""
+    return Namespace(server)

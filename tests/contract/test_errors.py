@@ -1,4 +1,4 @@
-"""Creation of pods, and the bodies of the API's errors."""
+"""POST of pods and bindings, and the Status errors of the API."""
 
 from __future__ import annotations
 
@@ -11,32 +11,36 @@ import pytest
 from aiohttp import web
 from kubernetes import client, config
 
-from tests.contract.space import MERGE, Json, Space, container, pod
+from tests.contract.namespace import MERGE, Json, Namespace, container, pod
 from tests.control_plane import ControlPlane
 from tests.proxy import Fault, forbidden
 
 DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 
 
-def test_a_created_pod_gets_identity_and_defaults(space: Space) -> None:
-    made = space.create("p", status={"phase": "Running"})
-    assert made["kind"] == "Pod"
-    assert {"uid", "resourceVersion", "creationTimestamp"} <= made["metadata"].keys()
-    assert made["metadata"]["generation"] == 1
-    assert made["metadata"]["namespace"] == space.name
-    assert made["status"]["phase"] == "Pending"
-    assert made["spec"]["terminationGracePeriodSeconds"] == 30
-    unset = space.call("POST", space.pods, {"metadata": {"name": "q"}, "spec": {"containers": [container("c")]}})
+def test_a_created_pod_gets_system_metadata_and_defaults(namespace: Namespace) -> None:
+    created = namespace.create_pod("p", status={"phase": "Running"})
+    assert created["kind"] == "Pod"
+    assert {"uid", "resourceVersion", "creationTimestamp"} <= created["metadata"].keys()
+    assert created["metadata"]["generation"] == 1
+    assert created["metadata"]["namespace"] == namespace.name
+    assert created["status"]["phase"] == "Pending"
+    assert created["spec"]["terminationGracePeriodSeconds"] == 30
+    unset = namespace.call(
+        "POST", namespace.pods, {"metadata": {"name": "q"}, "spec": {"containers": [container("c")]}}
+    )
     assert unset["spec"]["restartPolicy"] == "Always"
 
 
-def test_generated_names_keep_their_base_and_fit(space: Space) -> None:
-    name = space.call("POST", space.pods, pod("", metadata={"name": "", "generateName": "x" * 70}))["metadata"]["name"]
+def test_a_generated_name_is_truncated_to_63_characters(namespace: Namespace) -> None:
+    name = namespace.call("POST", namespace.pods, pod("", metadata={"name": "", "generateName": "x" * 70}))["metadata"][
+        "name"
+    ]
     assert name.startswith("x" * 58)
     assert len(name) == 63
 
 
-def test_what_is_not_there_is_not_found(space: Space) -> None:
+def test_every_verb_on_a_missing_pod_is_not_found(namespace: Namespace) -> None:
     not_found = {
         "metadata": {},
         "message": 'pods "p" not found',
@@ -44,12 +48,15 @@ def test_what_is_not_there_is_not_found(space: Space) -> None:
         "details": {"name": "p", "kind": "pods"},
         "code": 404,
     }
-    assert space.fails("GET", f"{space.pods}/p") == not_found
-    assert space.fails("DELETE", f"{space.pods}/p") == not_found
-    assert space.fails("PATCH", f"{space.pods}/p", {"metadata": {"labels": {"a": "b"}}}, MERGE) == not_found
+    assert namespace.request_error("GET", f"{namespace.pods}/p") == not_found
+    assert namespace.request_error("DELETE", f"{namespace.pods}/p") == not_found
+    assert (
+        namespace.request_error("PATCH", f"{namespace.pods}/p", {"metadata": {"labels": {"a": "b"}}}, MERGE)
+        == not_found
+    )
 
 
-def test_a_namespace_that_does_not_exist_takes_no_pods(space: Space) -> None:
+def test_a_pod_cannot_be_created_in_a_missing_namespace(namespace: Namespace) -> None:
     not_found = {
         "metadata": {},
         "message": 'namespaces "nope" not found',
@@ -57,13 +64,13 @@ def test_a_namespace_that_does_not_exist_takes_no_pods(space: Space) -> None:
         "details": {"name": "nope", "kind": "namespaces"},
         "code": 404,
     }
-    assert space.fails("POST", "/api/v1/namespaces/nope/pods", pod("p")) == not_found
-    assert space.fails("GET", "/api/v1/namespaces/nope") == not_found
+    assert namespace.request_error("POST", "/api/v1/namespaces/nope/pods", pod("p")) == not_found
+    assert namespace.request_error("GET", "/api/v1/namespaces/nope") == not_found
 
 
-def test_a_name_is_taken_once(space: Space) -> None:
-    space.create("p")
-    assert space.fails("POST", space.pods, pod("p")) == {
+def test_a_second_pod_of_the_same_name_is_refused(namespace: Namespace) -> None:
+    namespace.create_pod("p")
+    assert namespace.request_error("POST", namespace.pods, pod("p")) == {
         "metadata": {},
         "message": 'pods "p" already exists',
         "reason": "AlreadyExists",
@@ -87,7 +94,7 @@ def test_a_name_is_taken_once(space: Space) -> None:
                     f"""(e.g. 'example.com', regex used for validation is '{DNS_LABEL}(\\.{DNS_LABEL})*')"""
                 ),
             },
-            id="a name that is no DNS name",
+            id="an invalid name",
         ),
         pytest.param(
             pod(""),
@@ -97,7 +104,7 @@ def test_a_name_is_taken_once(space: Space) -> None:
                 "field": "metadata.name",
                 "message": "Required value: name or generateName is required",
             },
-            id="no name",
+            id="a missing name",
         ),
         pytest.param(
             pod("p", labels={"a": "b c"}),
@@ -112,7 +119,7 @@ def test_a_name_is_taken_once(space: Space) -> None:
                     """'(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"""
                 ),
             },
-            id="a bad label value",
+            id="an invalid label value",
         ),
         pytest.param(
             pod("p", labels={"a": "x" * 64}),
@@ -122,7 +129,7 @@ def test_a_name_is_taken_once(space: Space) -> None:
                 "field": "metadata.labels",
                 "message": f'Invalid value: "{"x" * 64}": must be no more than 63 bytes',
             },
-            id="a long label value",
+            id="a label value that is too long",
         ),
         pytest.param(
             pod("p", labels={"a b": "x"}),
@@ -136,13 +143,13 @@ def test_a_name_is_taken_once(space: Space) -> None:
                     """'123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"""
                 ),
             },
-            id="a bad label key",
+            id="an invalid label key",
         ),
         pytest.param(
             {"metadata": {"name": "p"}},
             "p",
             {"reason": "FieldValueRequired", "field": "spec.containers", "message": "Required value"},
-            id="no containers",
+            id="missing containers",
         ),
         pytest.param(
             pod("p", restartPolicy="Maybe"),
@@ -152,12 +159,14 @@ def test_a_name_is_taken_once(space: Space) -> None:
                 "field": "spec.restartPolicy",
                 "message": 'Unsupported value: "Maybe": supported values: "Always", "OnFailure", "Never"',
             },
-            id="a bad restart policy",
+            id="an invalid restart policy",
         ),
     ],
 )
-def test_a_pod_that_is_invalid(space: Space, body: Json, name: str, cause: Json) -> None:
-    assert space.fails("POST", space.pods, body) == {
+def test_an_invalid_pod_is_refused_with_the_field_and_the_cause(
+    namespace: Namespace, body: Json, name: str, cause: Json
+) -> None:
+    assert namespace.request_error("POST", namespace.pods, body) == {
         "metadata": {},
         "message": f'Pod "{name}" is invalid: {cause["field"]}: {cause["message"]}',
         "reason": "Invalid",
@@ -166,15 +175,15 @@ def test_a_pod_that_is_invalid(space: Space, body: Json, name: str, cause: Json)
     }
 
 
-def test_all_causes_are_told(space: Space) -> None:
-    status = space.fails("POST", space.pods, pod("p", labels={"a": "b c"}, restartPolicy="Maybe"))
+def test_an_invalid_pod_is_refused_with_all_causes(namespace: Namespace) -> None:
+    status = namespace.request_error("POST", namespace.pods, pod("p", labels={"a": "b c"}, restartPolicy="Maybe"))
     assert [cause["field"] for cause in status["details"]["causes"]] == ["metadata.labels", "spec.restartPolicy"]
     assert status["message"].startswith('Pod "p" is invalid: [metadata.labels: ')
     assert status["message"].endswith('"OnFailure", "Never"]')
 
 
-def test_two_namespaces_contradict_each_other(space: Space) -> None:
-    assert space.fails("POST", space.pods, pod("p", metadata={"namespace": "other"})) == {
+def test_a_pod_whose_namespace_contradicts_the_path_is_refused(namespace: Namespace) -> None:
+    assert namespace.request_error("POST", namespace.pods, pod("p", metadata={"namespace": "other"})) == {
         "metadata": {},
         "message": "the namespace of the provided object does not match the namespace sent on the request",
         "reason": "BadRequest",
@@ -182,11 +191,11 @@ def test_two_namespaces_contradict_each_other(space: Space) -> None:
     }
 
 
-def test_a_pod_is_bound_once(space: Space) -> None:
-    space.create("p")
-    space.bind("p")
+def test_a_pod_cannot_be_bound_twice(namespace: Namespace) -> None:
+    namespace.create_pod("p")
+    namespace.bind_pod("p")
     binding = {"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "elsewhere"}}
-    assert space.fails("POST", f"{space.pods}/p/binding", binding) == {
+    assert namespace.request_error("POST", f"{namespace.pods}/p/binding", binding) == {
         "metadata": {},
         "message": 'Operation cannot be fulfilled on pods/binding "p": pod p is already assigned to node "nowhere"',
         "reason": "Conflict",
@@ -195,14 +204,14 @@ def test_a_pod_is_bound_once(space: Space) -> None:
     }
 
 
-def test_a_pod_is_not_bound_in_the_place_of_another(space: Space) -> None:
-    uid = space.create("p")["metadata"]["uid"]
+def test_a_binding_with_another_uid_is_refused(namespace: Namespace) -> None:
+    uid = namespace.create_pod("p")["metadata"]["uid"]
     binding = {"metadata": {"name": "p", "uid": "other"}, "target": {"kind": "Node", "name": "nowhere"}}
     why = (
-        f"StorageError: invalid object, Code: 4, Key: /registry/pods/{space.name}/p, ResourceVersion: 0, "
+        f"StorageError: invalid object, Code: 4, Key: /registry/pods/{namespace.name}/p, ResourceVersion: 0, "
         f"AdditionalErrorMsg: Precondition failed: UID in precondition: other, UID in object meta: {uid}"
     )
-    assert space.fails("POST", f"{space.pods}/p/binding", binding) == {
+    assert namespace.request_error("POST", f"{namespace.pods}/p/binding", binding) == {
         "metadata": {},
         "message": f'Operation cannot be fulfilled on pods "p": {why}',
         "reason": "Conflict",
@@ -211,11 +220,11 @@ def test_a_pod_is_not_bound_in_the_place_of_another(space: Space) -> None:
     }
 
 
-def test_a_pod_in_deletion_is_not_bound(space: Space) -> None:
-    space.create("p", metadata={"finalizers": ["example.com/hold"]})
-    space.delete("p")
+def test_a_terminating_pod_cannot_be_bound(namespace: Namespace) -> None:
+    namespace.create_pod("p", metadata={"finalizers": ["example.com/hold"]})
+    namespace.delete_pod("p")
     binding = {"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "nowhere"}}
-    assert space.fails("POST", f"{space.pods}/p/binding", binding) == {
+    assert namespace.request_error("POST", f"{namespace.pods}/p/binding", binding) == {
         "metadata": {},
         "message": (
             'Operation cannot be fulfilled on pods/binding "p": pod p is being deleted, cannot be assigned to a host'
@@ -245,37 +254,39 @@ def test_a_pod_in_deletion_is_not_bound(space: Space) -> None:
         ),
     ],
 )
-def test_a_path_or_method_that_does_not_exist(space: Space, method: str, path: str, status: Json) -> None:
-    assert space.fails(method, path, {}) == {"metadata": {}, "details": {}, **status}
+def test_an_unknown_path_or_method_is_refused(namespace: Namespace, method: str, path: str, status: Json) -> None:
+    assert namespace.request_error(method, path, {}) == {"metadata": {}, "details": {}, **status}
 
 
-def test_the_server_tells_its_version_and_resources(space: Space) -> None:
-    version = client.VersionApi(space.core.api_client).get_code()
+def test_discovery_returns_the_version_and_the_resources(namespace: Namespace) -> None:
+    version = client.VersionApi(namespace.core.api_client).get_code()
     assert version.major == "1"
     assert re.fullmatch(r"v1\.\d+\.\d+.*", version.git_version)
-    names = {row.name for row in space.core.get_api_resources().resources}
+    names = {row.name for row in namespace.core.get_api_resources().resources}
     assert names >= {"pods", "pods/log", "pods/exec", "pods/status", "pods/binding", "namespaces", "events", "nodes"}
 
 
-async def imitate(fault: Fault) -> Json:
-    answer = await fault(cast(Any, None), cast(Any, None))
-    return cast(Json, json.loads(cast(web.Response, answer).text or ""))
+async def response_of(fault: Fault) -> Json:
+    response = await fault(cast(Any, None), cast(Any, None))
+    return cast(Json, json.loads(cast(web.Response, response).text or ""))
 
 
-def test_forbidden_reads_as_the_proxy_of_the_other_tests_words_it(control_plane: ControlPlane) -> None:
-    """Compare the words of RBAC with the proxy's, by which other tests replace it: the embedded server has no RBAC."""
+def test_a_forbidden_error_of_rbac_equals_the_one_of_the_fault_proxy(control_plane: ControlPlane) -> None:
+    """Compare the real error with the imitation that other tests use because the embedded server has no RBAC."""
     admin = client.CoreV1Api(config.new_client_from_config_dict(control_plane.kubeconfig))
-    space = admin.create_namespace({"metadata": {"generateName": "forbidden-"}}).metadata.name
-    admin.create_namespaced_service_account(space, {"metadata": {"name": "kpo"}})
-    settings = control_plane.kubeconfig_for_service_account(space, "kpo")
-    core = client.CoreV1Api(config.new_client_from_config_dict(settings))
+    namespace = admin.create_namespace({"metadata": {"generateName": "forbidden-"}}).metadata.name
+    admin.create_namespaced_service_account(namespace, {"metadata": {"name": "kpo"}})
+    kubeconfig = control_plane.kubeconfig_for_service_account(namespace, "kpo")
+    core = client.CoreV1Api(config.new_client_from_config_dict(kubeconfig))
     with pytest.raises(client.ApiException) as caught:
-        core.list_namespaced_pod(space)
+        core.list_namespaced_pod(namespace)
     real = json.loads(caught.value.body)
-    user = f"system:serviceaccount:{space}:kpo"
-    message = f'pods is forbidden: User "{user}" cannot list resource "pods" in API group "" in the namespace "{space}"'
+    user = f"system:serviceaccount:{namespace}:kpo"
+    message = (
+        f'pods is forbidden: User "{user}" cannot list resource "pods" in API group "" in the namespace "{namespace}"'
+    )
     common = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403}
     assert real == {**common, "metadata": {}, "details": {"kind": "pods"}, "message": message}
-    imitated = asyncio.run(imitate(forbidden("list", space)))
-    assert imitated.pop("message").startswith("pods is forbidden: User ")
-    assert imitated == {**common, **imitated}
+    imitation = asyncio.run(response_of(forbidden("list", namespace)))
+    assert imitation.pop("message").startswith("pods is forbidden: User ")
+    assert imitation == {**common, **imitation}

@@ -1,4 +1,4 @@
-"""PATCH: the changes that it makes, and those that it refuses."""
+"""PATCH of pods: the changes it makes, and the patches it refuses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.space import MERGE, Json, Space
+from tests.contract.namespace import MERGE, Json, Namespace
 
 STRATEGIC = "application/strategic-merge-patch+json"
 LONG = "x" * 64
@@ -33,19 +33,19 @@ def refused(field: str, reason: str, message: str) -> Json:
         (STRATEGIC, {"metadata": {"labels": {"keep": "1", "drop": None}}}),
     ],
 )
-def test_each_kind_of_patch_changes_labels(space: Space, content_type: str, patch: Any) -> None:
-    before = space.create("p", labels={"drop": "1", "same": "1"})
-    after = space.call("PATCH", f"{space.pods}/p", patch, content_type)
+def test_each_patch_type_changes_labels(namespace: Namespace, content_type: str, patch: Any) -> None:
+    before = namespace.create_pod("p", labels={"drop": "1", "same": "1"})
+    after = namespace.call("PATCH", f"{namespace.pods}/p", patch, content_type)
     assert after["metadata"]["labels"] == {"same": "1", "keep": "1"}
     assert int(after["metadata"]["resourceVersion"]) > int(before["metadata"]["resourceVersion"])
     assert after["metadata"]["generation"] == before["metadata"]["generation"]
 
 
-def test_the_status_is_written_by_its_own_path_only(space: Space) -> None:
-    space.create("p")
+def test_the_status_is_changed_only_through_its_subresource(namespace: Namespace) -> None:
+    namespace.create_pod("p")
     patch = {"metadata": {"annotations": {"a": "b"}}, "status": {"phase": "Running"}, "spec": {"nodeName": "n"}}
-    assert space.patch("p/status", patch)["spec"].get("nodeName") is None
-    after = space.patch("p", {"status": {"phase": "Failed"}, "metadata": {"annotations": {"c": "d"}}})
+    assert namespace.patch_pod("p/status", patch)["spec"].get("nodeName") is None
+    after = namespace.patch_pod("p", {"status": {"phase": "Failed"}, "metadata": {"annotations": {"c": "d"}}})
     assert after["status"]["phase"] == "Running"
     assert after["metadata"]["annotations"] == {"a": "b", "c": "d"}
 
@@ -57,7 +57,7 @@ def test_the_status_is_written_by_its_own_path_only(space: Space) -> None:
             MERGE,
             {"metadata": {"uid": "x"}},
             refused("metadata.uid", "FieldValueInvalid", 'Invalid value: "x": field is immutable'),
-            id="another uid",
+            id="it changes the uid",
         ),
         pytest.param(
             MERGE,
@@ -67,7 +67,7 @@ def test_the_status_is_written_by_its_own_path_only(space: Space) -> None:
                 "FieldValueInvalid",
                 f'Invalid value: "{LONG}": must be no more than 63 bytes',
             ),
-            id="a long label value",
+            id="a label value is too long",
         ),
         pytest.param(
             "text/plain",
@@ -78,7 +78,7 @@ def test_the_status_is_written_by_its_own_path_only(space: Space) -> None:
                 "details": {},
                 "code": 415,
             },
-            id="an unknown kind",
+            id="its type is unknown",
         ),
         pytest.param(
             MERGE,
@@ -89,7 +89,7 @@ def test_the_status_is_written_by_its_own_path_only(space: Space) -> None:
                 "details": {"name": "p", "kind": "pods"},
                 "code": 409,
             },
-            id="an old version",
+            id="its resource version is outdated",
         ),
         pytest.param(
             MERGE,
@@ -99,53 +99,55 @@ def test_the_status_is_written_by_its_own_path_only(space: Space) -> None:
                 "reason": "BadRequest",
                 "code": 400,
             },
-            id="another name",
+            id="it changes the name",
         ),
     ],
 )
-def test_a_patch_that_is_refused(space: Space, content_type: str, patch: Any, status: Json) -> None:
-    space.create("p")
-    assert space.fails("PATCH", f"{space.pods}/p", patch, content_type) == {"metadata": {}, **status}
+def test_an_invalid_patch_is_refused_with_the_servers_message(
+    namespace: Namespace, content_type: str, patch: Any, status: Json
+) -> None:
+    namespace.create_pod("p")
+    assert namespace.request_error("PATCH", f"{namespace.pods}/p", patch, content_type) == {"metadata": {}, **status}
 
 
 @pytest.mark.parametrize(
     ("content_type", "patch", "code", "reason"),
     [
-        pytest.param(MERGE, {"spec": {"dnsPolicy": "None"}}, 422, "Invalid", id="the spec is fixed"),
-        pytest.param(MERGE, [], 400, "BadRequest", id="the wrong shape"),
+        pytest.param(MERGE, {"spec": {"dnsPolicy": "None"}}, 422, "Invalid", id="it changes the spec"),
+        pytest.param(MERGE, [], 400, "BadRequest", id="it is not an object"),
     ],
 )
-def test_a_patch_that_is_refused_at_length(
-    space: Space, content_type: str, patch: Json, code: int, reason: str
+def test_an_invalid_patch_is_refused_with_the_servers_reason(
+    namespace: Namespace, content_type: str, patch: Json, code: int, reason: str
 ) -> None:
-    space.create("p")
-    status = space.fails("PATCH", f"{space.pods}/p", patch, content_type)
+    namespace.create_pod("p")
+    status = namespace.request_error("PATCH", f"{namespace.pods}/p", patch, content_type)
     assert (status["code"], status["reason"]) == (code, reason)
 
 
-def test_a_patch_without_effect_keeps_the_version(space: Space) -> None:
-    before = space.create("p", labels={"a": "b"})
-    after = space.patch("p", {"metadata": {"labels": {"a": "b"}}})
+def test_a_patch_without_effect_keeps_the_resource_version(namespace: Namespace) -> None:
+    before = namespace.create_pod("p", labels={"a": "b"})
+    after = namespace.patch_pod("p", {"metadata": {"labels": {"a": "b"}}})
     assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
 
 
-def test_a_strategic_patch_adds_finalizers_and_a_merge_patch_replaces_them(space: Space) -> None:
-    space.create("p", metadata={"finalizers": ["example.com/a"]})
+def test_a_strategic_patch_adds_finalizers_and_a_merge_patch_replaces_them(namespace: Namespace) -> None:
+    namespace.create_pod("p", metadata={"finalizers": ["example.com/a"]})
     for content_type, name, expected in (
         (STRATEGIC, "example.com/b", ["example.com/b", "example.com/a"]),
         (MERGE, "example.com/c", ["example.com/c"]),
     ):
         patch = {"metadata": {"finalizers": [name]}}
-        after = space.call("PATCH", f"{space.pods}/p", patch, content_type)
+        after = namespace.call("PATCH", f"{namespace.pods}/p", patch, content_type)
         assert after["metadata"]["finalizers"] == expected
-    after = space.call("PATCH", f"{space.pods}/p", {"metadata": {"finalizers": None}}, STRATEGIC)
+    after = namespace.call("PATCH", f"{namespace.pods}/p", {"metadata": {"finalizers": None}}, STRATEGIC)
     assert "finalizers" not in after["metadata"]
 
 
-def test_a_pod_in_deletion_can_be_patched(space: Space) -> None:
-    space.create("p")
-    space.bind("p")
-    space.delete("p")
-    after = space.patch("p", {"metadata": {"labels": {"a": "b"}}})
+def test_a_terminating_pod_can_be_patched(namespace: Namespace) -> None:
+    namespace.create_pod("p")
+    namespace.bind_pod("p")
+    namespace.delete_pod("p")
+    after = namespace.patch_pod("p", {"metadata": {"labels": {"a": "b"}}})
     assert after["metadata"]["labels"] == {"a": "b"}
     assert after["metadata"]["deletionGracePeriodSeconds"] == 30

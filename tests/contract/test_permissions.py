@@ -1,4 +1,4 @@
-"""The manifests on a real API server, with names as a user puts them in: the rights that result."""
+"""The manifests, applied to a real API server with names that a user inserts: the permissions they grant."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from tests.control_plane import ControlPlane
 from tests.dag.pods import wait_until
 from tests.operating import block
 
-# Those of the document.
+# The names in the documented command.
 PODS, WORKERS, ACCOUNT = "team-a", "workflows", "runner"
 DOCUMENTED = {("list", "pods"), ("delete", "pods"), ("get", "namespaces")}
-LISTED = {("list", "pods"), ("delete", "pods")}
+CLUSTER_WIDE = {("list", "pods"), ("delete", "pods")}
 
 Rules = set[tuple[str, str]]
 
 
 def applied(file: str, folder: Path) -> list[dict[str, Any]]:
-    """Run the command of the document with this manifest, and return the documents that ``kubectl`` gets."""
-    kubectl, given = folder / "kubectl", folder / "given"
-    kubectl.write_text(f'#!/bin/sh\n[ "$*" = "apply -f -" ] && exec cat > {given}\n')
+    """Run the documented command with this manifest, and return the YAML documents that it passes to `kubectl`."""
+    kubectl, stdin = folder / "kubectl", folder / "stdin"
+    kubectl.write_text(f'#!/bin/sh\n[ "$*" = "apply -f -" ] && exec cat > {stdin}\n')
     kubectl.chmod(0o755)
     command = block("Permissions", "sh").replace("rbac.yaml", file)
     path = f"{folder}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(["bash", "-euc", command], cwd=REPO, env={**os.environ, "PATH": path}, check=True)
-    return list(yaml.safe_load_all(given.read_text()))
+    return list(yaml.safe_load_all(stdin.read_text()))
 
 
 @pytest.fixture(scope="module")
 def admin(control_plane: ControlPlane) -> client.ApiClient:
-    """Make the namespaces and the account."""
+    """Create the namespaces and the service account, and return a client with administrator rights."""
     admin = config.new_client_from_config_dict(control_plane.kubeconfig)
     core = client.CoreV1Api(admin)
     for namespace in (PODS, WORKERS):
@@ -57,15 +57,15 @@ def account(control_plane: ControlPlane, admin: client.ApiClient) -> client.ApiC
 
 @pytest.fixture
 def apply(admin: client.ApiClient, tmp_path: Path) -> Iterator[Callable[[str], None]]:
-    """Apply a manifest as the document says; after the test, remove what it made."""
+    """Return a function that applies a manifest as documented; remove its objects after the test."""
     documents: list[dict[str, Any]] = []
 
-    def make(file: str) -> None:
+    def apply_manifest(file: str) -> None:
         for document in applied(file, tmp_path):
             utils.create_from_dict(admin, document)
             documents.append(document)
 
-    yield make
+    yield apply_manifest
     rbac = client.RbacAuthorizationV1Api(admin)
     for document in documents:
         name, namespace = document["metadata"]["name"], document["metadata"].get("namespace")
@@ -80,7 +80,7 @@ def apply(admin: client.ApiClient, tmp_path: Path) -> Iterator[Callable[[str], N
 
 
 def rules(account: client.ApiClient, namespace: str) -> Rules:
-    """List all verbs and resources that the API server allows an account in a namespace."""
+    """Return all verbs and resources that the API server allows an account in a namespace."""
     review = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectRulesReview",
@@ -92,60 +92,63 @@ def rules(account: client.ApiClient, namespace: str) -> Rules:
 
 
 @pytest.fixture(scope="module")
-def of_everybody(account: client.ApiClient) -> dict[str, Rules]:
-    """List the rights of every account."""
+def common_rules(account: client.ApiClient) -> dict[str, Rules]:
+    """Return the permissions that every account has, by namespace."""
     return {namespace: rules(account, namespace) for namespace in (PODS, WORKERS, "default")}
 
 
-def granted(account: client.ApiClient, of_everybody: dict[str, Rules], expected: dict[str, Rules]) -> dict[str, Rules]:
-    """List the rights of the account alone; the API server learns of a grant a moment after it is made."""
+def granted(account: client.ApiClient, common_rules: dict[str, Rules], expected: dict[str, Rules]) -> dict[str, Rules]:
+    """Return the permissions of this account only, after waiting until they are as expected.
 
-    def look() -> dict[str, Rules]:
-        return {namespace: rules(account, namespace) - others for namespace, others in of_everybody.items()}
+    The authorizer of the API server receives new grants through a watch, so they take effect with a delay.
+    """
+
+    def current() -> dict[str, Rules]:
+        return {namespace: rules(account, namespace) - others for namespace, others in common_rules.items()}
 
     with suppress(RetryError):
-        wait_until(lambda: look() == expected, seconds=10)
-    return look()
+        wait_until(lambda: current() == expected, seconds=10)
+    return current()
 
 
 @pytest.mark.parametrize(
-    ("file", "among_the_pods", "elsewhere"),
-    [("rbac.yaml", DOCUMENTED, set()), ("rbac-all-namespaces.yaml", LISTED, LISTED)],
+    ("file", "pods_namespace", "other_namespaces"),
+    [("rbac.yaml", DOCUMENTED, set()), ("rbac-all-namespaces.yaml", CLUSTER_WIDE, CLUSTER_WIDE)],
     ids=["one namespace", "all namespaces"],
 )
-def test_the_documented_verbs_are_allowed_and_nothing_else(
+def test_a_manifest_grants_the_documented_verbs_and_nothing_else(
     account: client.ApiClient,
-    of_everybody: dict[str, Rules],
+    common_rules: dict[str, Rules],
     apply: Callable[[str], None],
     file: str,
-    among_the_pods: Rules,
-    elsewhere: Rules,
+    pods_namespace: Rules,
+    other_namespaces: Rules,
 ) -> None:
     apply(file)
-    expected = {PODS: among_the_pods, WORKERS: elsewhere, "default": elsewhere}
-    assert granted(account, of_everybody, expected) == expected
+    expected = {PODS: pods_namespace, WORKERS: other_namespaces, "default": other_namespaces}
+    assert granted(account, common_rules, expected) == expected
 
 
-def test_the_account_can_do_what_a_run_does(
+def test_the_account_can_list_and_delete_pods_and_nothing_else(
     admin: client.ApiClient,
     account: client.ApiClient,
-    of_everybody: dict[str, Rules],
+    common_rules: dict[str, Rules],
     apply: Callable[[str], None],
 ) -> None:
     apply("rbac.yaml")
     expected: dict[str, Rules] = {PODS: DOCUMENTED, WORKERS: set(), "default": set()}
-    assert granted(account, of_everybody, expected) == expected
+    assert granted(account, common_rules, expected) == expected
     pod = {"metadata": {"name": "zombie"}, "spec": {"containers": [{"name": "base", "image": "busybox"}]}}
     client.CoreV1Api(admin).create_namespaced_pod(PODS, pod)
     core = client.CoreV1Api(account)
     assert [pod.metadata.name for pod in core.list_namespaced_pod(PODS).items] == ["zombie"]
     assert core.read_namespace(PODS).metadata.name == PODS
     core.delete_namespaced_pod("zombie", PODS, grace_period_seconds=0)
-    for refused in (
+    for forbidden_call in (
         lambda: core.create_namespaced_pod(PODS, pod),
         lambda: core.read_namespaced_pod("zombie", PODS),
         lambda: core.list_namespaced_pod(WORKERS),
         lambda: core.list_pod_for_all_namespaces(),
     ):
         with pytest.raises(ApiException, match="403"):
-            refused()  # type: ignore[no-untyped-call]
+            forbidden_call()  # type: ignore[no-untyped-call]

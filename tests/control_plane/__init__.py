@@ -1,10 +1,10 @@
 """A real etcd and a real kube-apiserver on loopback, for tests.
 
-    with ControlPlane() as cp:
-        kubernetes.config.load_kube_config_from_dict(cp.kubeconfig)
+    with ControlPlane() as control_plane:
+        kubernetes.config.load_kube_config_from_dict(control_plane.kubeconfig)
 
-There is no scheduler, no controller manager and no kubelet. Pods stay as they are until a test or a simulated kubelet
-changes them. Namespaces get no `default` service account. A deleted namespace stays in Terminating.
+There is no scheduler, no controller manager and no kubelet. Pods do not change until a test or a simulated kubelet
+changes them. Namespaces have no `default` service account. A deleted namespace stays in Terminating.
 """
 
 from .binaries import Binaries, find_or_build

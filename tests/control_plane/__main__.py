@@ -1,4 +1,4 @@
-"""Find or build the binaries ahead of the tests, and print their folder.
+"""Find or build the binaries before the tests run, and print their directory.
 
 KUBEBUILDER_ASSETS="$(python -m tests.control_plane)"
 """

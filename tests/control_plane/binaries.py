@@ -1,4 +1,4 @@
-"""The origins of etcd and kube-apiserver: KUBEBUILDER_ASSETS, PATH, the cache, or `go build`."""
+"""Where etcd and kube-apiserver come from: KUBEBUILDER_ASSETS, PATH, the cache, or `go build`."""
 
 from __future__ import annotations
 
@@ -20,36 +20,38 @@ from .errors import ControlPlaneUnavailable
 GO_SOURCES = Path(__file__).parent / "go"
 
 INSTALL_HINT = (
-    "Install Go 1.26 or newer (any Go from 1.21 on fetches that by itself where it may), so that they can be "
-    "built once, or put etcd and kube-apiserver 1.34 or newer on PATH or into the folder that "
-    "KUBEBUILDER_ASSETS names (setup-envtest downloads both)."
+    "Install Go 1.26 or newer to build them once (Go 1.21 and newer download that toolchain unless GOTOOLCHAIN forbids "
+    "it), or put etcd and kube-apiserver 1.34 or newer on PATH or into the directory KUBEBUILDER_ASSETS "
+    "(setup-envtest downloads both)."
 )
 
 
 @dataclass(frozen=True)
 class Binaries:
-    """The two programs to run."""
+    """The paths of the executables."""
 
     etcd: Path
     kube_apiserver: Path
 
     @classmethod
     def in_folder(cls, folder: Path) -> Binaries | None:
-        """Return those in `folder`, or None unless both are there."""
+        """Return the binaries in `folder`, or None unless both exist."""
         found = cls(folder / "etcd", folder / "kube-apiserver")
         return found if all(os.access(path, os.X_OK) for path in (found.etcd, found.kube_apiserver)) else None
 
 
 def find_or_build(sources: Path = GO_SOURCES) -> Binaries:
-    """Return the first pair of binaries to be found; build them if there is none, which takes minutes.
+    """Return the first pair of binaries found; if there is none, build them, which takes minutes.
 
-    Raises ControlPlaneUnavailable if that is impossible.
+    Raise ControlPlaneUnavailable if they can be neither found nor built.
     """
     if assets := os.environ.get("KUBEBUILDER_ASSETS"):
-        # A person who sets it means it: other binaries would hide a typo.
+        # Set explicitly, so do not fall back to other binaries: that would hide a typo.
         if binaries := Binaries.in_folder(Path(assets)):
             return binaries
-        raise ControlPlaneUnavailable(f"KUBEBUILDER_ASSETS={assets} has no etcd and kube-apiserver. {INSTALL_HINT}")
+        raise ControlPlaneUnavailable(
+            f"KUBEBUILDER_ASSETS={assets} does not contain etcd and kube-apiserver. {INSTALL_HINT}"
+        )
     etcd, kube_apiserver = shutil.which("etcd"), shutil.which("kube-apiserver")
     if etcd and kube_apiserver:
         return Binaries(Path(etcd), Path(kube_apiserver))
@@ -73,7 +75,7 @@ def _cached_or_built(folder: Path, sources: Path) -> Binaries:
     if binaries := Binaries.in_folder(folder):
         return binaries
     with _lock(folder.with_suffix(".lock")):
-        # Another process may have built them while this one waited for the lock.
+        # Another process may have built them while this process was waiting for the lock.
         if not Binaries.in_folder(folder):
             _build(folder, sources)
     return Binaries(folder / "etcd", folder / "kube-apiserver")
@@ -86,26 +88,26 @@ def _lock(path: Path) -> Iterator[None]:
         handle = path.open("w")
     except OSError as error:
         raise ControlPlaneUnavailable(
-            f"Can't write to the cache folder {path.parent} ({error}); set KPO_CLEANUP_CACHE to another one."
+            f"Cannot write to the cache directory {path.parent} ({error}); set KPO_CLEANUP_CACHE to another directory."
         ) from error
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say("another process is building etcd and kube-apiserver; waiting for it")
+            _log("waiting for another process that is building etcd and kube-apiserver")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
 def _build(folder: Path, sources: Path) -> None:
-    """Build into a neighbouring folder and rename it, so that `folder` is whole from its first moment."""
+    """Build into a temporary directory and rename it, so that `folder` is never incomplete."""
     go = shutil.which("go")
     if go is None:
-        raise ControlPlaneUnavailable(f"There is no etcd and kube-apiserver here, and no Go. {INSTALL_HINT}")
+        raise ControlPlaneUnavailable(f"Found neither etcd and kube-apiserver nor Go to build them. {INSTALL_HINT}")
     version = _kubernetes_version(sources)
-    _say(
-        f"building etcd and kube-apiserver {version} with {go} into {folder}: once, about 5 minutes on two "
-        "cores, for 0.6 GB of Go modules and 2 GB of build cache unless they are there already"
+    _log(
+        f"building etcd and kube-apiserver {version} with {go} into {folder}; this happens once and takes about 5 "
+        "minutes on two cores, 0.6 GB of Go modules and 2 GB of build cache"
     )
     with tempfile.TemporaryDirectory(prefix="building-", dir=folder.parent) as scratch:
         built = Path(scratch, "control-plane")
@@ -118,19 +120,20 @@ def _build(folder: Path, sources: Path) -> None:
         if build.returncode:
             tail = "\n".join(build.stderr.splitlines()[-20:])
             raise ControlPlaneUnavailable(
-                f"etcd and kube-apiserver could not be built (go build: {build.returncode}).\n{tail}\n{INSTALL_HINT}"
+                f"Building etcd and kube-apiserver failed (go build exited with {build.returncode}).\n"
+                f"{tail}\n{INSTALL_HINT}"
             )
         (built / "etcd").symlink_to("kube-apiserver")
         built.rename(folder)
 
 
 def _kubernetes_version(sources: Path) -> str:
-    """Read the version in go.mod; a kube-apiserver that is built without it calls itself v0.0.0-master."""
+    """Return the version in go.mod; a kube-apiserver built without it reports v0.0.0-master."""
     match = re.search(r"^\s*k8s\.io/kubernetes (v\S+)$", (sources / "go.mod").read_text(), re.MULTILINE)
     if match is None:
-        raise ControlPlaneUnavailable(f"{sources / 'go.mod'} requires no k8s.io/kubernetes")
+        raise ControlPlaneUnavailable(f"{sources / 'go.mod'} does not require k8s.io/kubernetes")
     return match.group(1)
 
 
-def _say(message: str) -> None:
+def _log(message: str) -> None:
     print(f"control plane: {message}", file=sys.stderr, flush=True)

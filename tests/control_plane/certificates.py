@@ -1,4 +1,4 @@
-"""A throw-away certificate authority for one control plane."""
+"""A disposable certificate authority for one control plane."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _VALID_FOR = datetime.timedelta(days=7)
 
 
 class CertificateAuthority:
-    """An authority that writes `<name>.crt` and `<name>.key` into `folder`; its own are `ca.crt` and `ca.key`."""
+    """A CA that writes `<name>.crt` and `<name>.key` into `folder`; its own files are `ca.crt` and `ca.key`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -40,7 +40,7 @@ class CertificateAuthority:
         self._write(name, builder)
 
     def issue_client(self, name: str, group: str) -> None:
-        """Issue a certificate by which Kubernetes knows its owner as user `name` in `group`."""
+        """Issue a certificate that authenticates its owner to Kubernetes as user `name` in `group`."""
         self._write(name, self._leaf(name, group, ExtendedKeyUsageOID.CLIENT_AUTH))
 
     def _leaf(self, name: str, group: str, usage: x509.ObjectIdentifier) -> x509.CertificateBuilder:
@@ -55,7 +55,7 @@ class CertificateAuthority:
 
 
 def write_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Make a private key, write it to `path` and return it."""
+    """Generate a private key, write it to `path` and return it."""
     key = ec.generate_private_key(ec.SECP256R1())
     path.touch(mode=0o600)
     path.write_bytes(

@@ -2,8 +2,8 @@
 
 
 class ControlPlaneError(Exception):
-    """etcd or kube-apiserver did not start (the message has the log's tail), or refused a call."""
+    """etcd or kube-apiserver did not start (the message includes the end of its log) or refused a request."""
 
 
 class ControlPlaneUnavailable(ControlPlaneError):
-    """There are no binaries here and they can't be built; the message says what to install."""
+    """There are no binaries and they cannot be built; the message says what to install."""

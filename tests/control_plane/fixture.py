@@ -1,7 +1,7 @@
-"""The pytest fixture `control_plane`, and the marker `cluster` on each test that uses it.
+"""A pytest plugin with the fixture `control_plane`; it marks each test that uses the fixture with `cluster`.
 
-A pytest plugin: load it with `pytest_plugins = ["tests.control_plane.fixture"]`. If several modules import the fixture,
-each starts a control plane.
+Load it with `pytest_plugins = ["tests.control_plane.fixture"]`. Do not import the fixture: each importing module would
+start its own control plane.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
-    """Start one etcd and kube-apiserver for the whole session; each test has namespaces of its own.
+    """Start one etcd and kube-apiserver for the whole session; each test creates its own namespaces.
 
-    The test is skipped if there are no binaries and none can be built. With REQUIRE_CLUSTER=1 it fails then.
+    Skip the test if there are no binaries and they cannot be built, or fail it with REQUIRE_CLUSTER=1.
     """
     try:
-        # Building takes minutes: say so at once rather than with the captured output of a failed test.
+        # Building takes minutes, so show its progress instead of capturing it.
         with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
             binaries = find_or_build()
     except ControlPlaneUnavailable as error:

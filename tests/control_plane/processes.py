@@ -1,4 +1,4 @@
-"""A server process that is started, awaited until it is ready, and stopped; its log is in a file."""
+"""A server process: start it, wait until it is ready, stop it; its output goes to a log file."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Process:
     def __init__(self, command: Sequence[str | Path], folder: Path) -> None:
         self.name = Path(command[0]).name
         self._log = folder / f"{self.name}.log"
-        # Not this process's environment: etcd reads any ETCD_* as a flag, and proxies are not for loopback.
+        # Not this process's environment: etcd treats ETCD_* as flags, and loopback must not use a proxy.
         environment = {
             "PATH": os.environ.get("PATH", os.defpath),
-            # With these two the binary that is built here ends, and clears `folder`, when this process dies.
+            # With these, the binary built by this project exits and removes `folder` when this process dies.
             "CONTROL_PLANE_PARENT": str(os.getpid()),
             "CONTROL_PLANE_FOLDER": str(folder),
         }
         with self._log.open("ab") as log:
-            # A session of its own: Ctrl-C must reach only the test process, which then stops this one.
+            # Its own session, so that Ctrl-C reaches only the test process, which then stops this one.
             self._popen = subprocess.Popen(
                 command,
                 cwd=folder,
@@ -44,32 +44,32 @@ class Process:
             )
 
     def wait_until(self, is_ready: Callable[[], bool], what: str, seconds: float) -> None:
-        """Return once `is_ready`; raise ControlPlaneError, with the log's tail, if that takes too long."""
+        """Wait until `is_ready` returns True; raise ControlPlaneError with the end of the log on timeout or exit."""
         deadline = time.monotonic() + seconds
         while True:
-            ready = self._answers(is_ready)
+            ready = self._check(is_ready)
             if (code := self._popen.poll()) is not None:
-                raise ControlPlaneError(f"{self.name} ended with {code}, not yet {what}.\n{self.log_tail()}")
+                raise ControlPlaneError(f"{self.name} exited with {code} before it was {what}.\n{self.log_tail()}")
             if ready:
                 return
             if time.monotonic() > deadline:
-                raise ControlPlaneError(f"{self.name} is not {what} after {seconds} s.\n{self.log_tail()}")
+                raise ControlPlaneError(f"{self.name} was not {what} after {seconds} s.\n{self.log_tail()}")
             time.sleep(_POLL_SECONDS)
 
     @staticmethod
-    def _answers(is_ready: Callable[[], bool]) -> bool:
+    def _check(is_ready: Callable[[], bool]) -> bool:
         try:
             return is_ready()
         except (requests.ConnectionError, requests.Timeout):
             return False
 
     def log_tail(self) -> str:
-        """Read the last lines of its log."""
+        """Return the last lines of the log."""
         lines = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
-        return "\n".join([f"The last lines of {self.name}'s log:", *lines])
+        return "\n".join([f"Last lines of the log of {self.name}:", *lines])
 
     def stop(self, seconds: float) -> None:
-        """Ask it to end, and kill it if it still runs after `seconds`."""
+        """Terminate the process, and kill it if it is still running after `seconds`."""
         self._popen.terminate()
         try:
             self._popen.wait(seconds)
@@ -79,12 +79,12 @@ class Process:
 
 
 def free_ports(count: int) -> list[int]:
-    """Find free ports on loopback; all are held until the last is found, so that they differ."""
+    """Return free ports on loopback; all are held until the last is found, so that they differ."""
     sockets = [socket.socket() for _ in range(count)]
     try:
-        for each in sockets:
-            each.bind((LOOPBACK, 0))
-        return [each.getsockname()[1] for each in sockets]
+        for one in sockets:
+            one.bind((LOOPBACK, 0))
+        return [one.getsockname()[1] for one in sockets]
     finally:
-        for each in sockets:
-            each.close()
+        for one in sockets:
+            one.close()

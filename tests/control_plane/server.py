@@ -19,26 +19,26 @@ from .flags import KUBELET_CLIENT, SERVER, SERVICE_ACCOUNT, apiserver_flags, etc
 from .processes import Process, free_ports
 
 START_SECONDS = 90
-STOP_SECONDS = 3  # then it is killed: kube-apiserver would wait a minute for the clients of open watches
+STOP_SECONDS = 3  # before SIGKILL: kube-apiserver would wait a minute for the clients of open watches
 REQUEST_SECONDS = 10
 _ADMIN = "kpo-cleanup-admin"
 
 
 class ControlPlane:
-    """A context that starts both on entry and stops them on exit; their files are removed, too.
+    """A context manager that starts both servers on entry, and stops them and removes their files on exit.
 
-    `apiserver_flags` come after, and so override, the flags that are set here.
-    `ports` chooses free ones; it is asked again if somebody else took them.
+    `apiserver_flags` override the default flags. `ports` returns free ports; it is called again if another process
+    has taken one of them in the meantime.
     """
 
     url: str
-    """Of the API server."""
+    """The URL of the API server."""
     kubeconfig: dict[str, Any]
-    """For the admin, a member of system:masters."""
+    """The kubeconfig of an administrator, who is in the group system:masters."""
     version: str
-    """Of the API server, such as `v1.36.3`."""
+    """The version of the API server, such as `v1.36.3`."""
     etcd_url: str
-    """Of etcd and its JSON API, for what the API server has no call for."""
+    """The URL of etcd's JSON API, for operations that the API server does not offer."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class ControlPlane:
                 break
             except BaseException as error:
                 self._running.close()
-                # Somebody else took one of the free ports between choosing it and listening on it.
+                # Another process has taken one of the free ports before the server listened on it.
                 if last_attempt or "address already in use" not in str(error):
                     raise
         return self
@@ -68,25 +68,25 @@ class ControlPlane:
         self._running.close()
 
     def kubeconfig_for_service_account(self, namespace: str, name: str) -> dict[str, Any]:
-        """Make a kubeconfig with a token of the API server for an account that exists, valid for an hour."""
+        """Return a kubeconfig for an existing service account, with a token that is valid for an hour."""
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
-        token = self._answer(self._session.post(f"{self.url}{path}", json=body, timeout=REQUEST_SECONDS))
+        token = self._parse(self._session.post(f"{self.url}{path}", json=body, timeout=REQUEST_SECONDS))
         return self._kubeconfig(namespace, {"token": token["status"]["token"]})
 
     def write_kubeconfig(self, path: str | Path, kubeconfig: dict[str, Any] | None = None) -> Path:
-        """Write the admin's kubeconfig, or the given one, readable by its owner only; return `path`."""
+        """Write the given kubeconfig, by default the administrator's, readable only by its owner; return `path`."""
         path = Path(path)
         path.touch(mode=0o600)
         path.write_text(yaml.safe_dump(kubeconfig or self.kubeconfig, sort_keys=False))
         return path
 
     def compact(self) -> None:
-        """Make etcd forget the past: it then answers 410 Expired to each earlier continue token.
+        """Compact etcd, so that all earlier continue tokens fail with 410 Expired.
 
-        It answers so to each watch or list, too, whose resourceVersion is older than the API server's memory.
+        Watches and lists also fail if their resourceVersion is older than the API server's watch cache.
         """
-        # A write first: the present revision itself is never compacted, and a token may be of that one.
+        # Write first: the current revision itself is never compacted, and a token may refer to it.
         written = self._etcd("put", key="kpo-cleanup/compacted", value="")
         self._etcd("compaction", revision=int(written["header"]["revision"]))
 
@@ -108,7 +108,7 @@ class ControlPlane:
         apiserver.wait_until(lambda: self._is_ok(f"{self.url}/readyz"), "ready", START_SECONDS)
         default = f"{self.url}/api/v1/namespaces/default"
         apiserver.wait_until(lambda: self._is_ok(default), "serving its default namespace", START_SECONDS)
-        # If the port was taken, another etcd answered before ours gave up.
+        # If the port was taken, the first health check may have reached another etcd before ours exited.
         etcd.wait_until(lambda: self._is_ok(f"{self.etcd_url}/health"), "still healthy", START_SECONDS)
 
         self._ca = _base64(folder / "ca.crt")
@@ -119,7 +119,7 @@ class ControlPlane:
                 "client-key-data": _base64(folder / f"{_ADMIN}.key"),
             },
         )
-        self.version = self._answer(self._session.get(f"{self.url}/version", timeout=REQUEST_SECONDS))["gitVersion"]
+        self.version = self._parse(self._session.get(f"{self.url}/version", timeout=REQUEST_SECONDS))["gitVersion"]
 
     def _run(self, command: Sequence[str | Path], folder: Path) -> Process:
         process = Process(command, folder)
@@ -138,20 +138,20 @@ class ControlPlane:
         return self._session.get(url, timeout=REQUEST_SECONDS).ok
 
     def _etcd(self, call: str, **body: Any) -> dict[str, Any]:
-        """Call etcd's JSON API, in which keys and values are base64."""
+        """Call etcd's JSON API, in which keys and values are base64-encoded."""
         encoded = {
             key: base64.b64encode(value.encode()).decode() if isinstance(value, str) else value
             for key, value in body.items()
         }
         url = f"{self.etcd_url}/v3/kv/{call}"
-        return self._answer(self._session.post(url, json=encoded, timeout=REQUEST_SECONDS))
+        return self._parse(self._session.post(url, json=encoded, timeout=REQUEST_SECONDS))
 
     @staticmethod
-    def _answer(response: requests.Response) -> dict[str, Any]:
+    def _parse(response: requests.Response) -> dict[str, Any]:
         if not response.ok:
             raise ControlPlaneError(f"{response.request.method} {response.url}: {response.text}")
-        answer: dict[str, Any] = response.json()
-        return answer
+        body: dict[str, Any] = response.json()
+        return body
 
     def _kubeconfig(self, namespace: str, user: dict[str, str]) -> dict[str, Any]:
         cluster = {"server": self.url, "certificate-authority-data": self._ca}

@@ -443,11 +443,16 @@ def test_the_config_is_in_force_without_a_conf(
 @pytest.mark.parametrize(
     ("conf", "where", "origin"),
     [
-        pytest.param({"namespaces": "default"}, "namespaces 'default'", "this run's conf", id="in those of the conf"),
+        pytest.param(
+            {"namespaces": "default"},
+            "namespaces 'default'",
+            "namespaces is set by this run's conf",
+            id="in those of the conf",
+        ),
         pytest.param(
             {"namespaces": ""},
             "namespace 'airflow'",
-            "connection 'kubernetes_default', for namespaces is empty",
+            "taken from connection 'kubernetes_default' because namespaces is empty",
             id="in that of the connection",
         ),
     ],
@@ -461,7 +466,7 @@ def test_no_pod_at_all_is_a_warning_that_names_the_namespaces_and_where_they_com
     origin: str,
 ) -> None:
     run = clean_up(**conf)
-    said = f"No pod of the operator was found in {where}", f"    which comes from {origin}"
+    said = f"No operator pods were found in {where}", f"    ({origin})"
     assert [message for message in caplog.messages if message in said] == [*said]
     assert airflow_runs.states(run)["reap"] == "skipped"
 
@@ -484,9 +489,9 @@ def test_a_red_run_says_plainly_what_is_wrong_before_any_traceback(
     proxy.spoil("GET ", forbidden("list", NAMESPACE))
     clean_up()
     plain = [record.getMessage() for record in caplog.records if record.name.endswith("kpo_cleanup.tasks")]
-    start = plain.index("no namespace could be listed: listing pods in namespace 'other': 403 Forbidden")
+    start = plain.index("listing pods in namespace 'other': 403 Forbidden")
     assert plain[start + 1].startswith("    allow verb 'list' on resource 'pods' in a Role for namespace 'other'")
-    assert "This run deletes nothing, unless another try succeeds" in plain[-1]
+    assert "No pods are deleted unless a retry succeeds." in plain[-1]
     assert "direct cause of the following exception" not in said()
 
 
@@ -502,6 +507,6 @@ def test_an_input_that_is_gone_is_named_with_the_remedy(
 
     run = clean_up(before=(reader, forget))
     assert airflow_runs.states(run)[reader] == "failed"
-    assert f"there is no XCom of {task_id} in this run: a later run" in caplog.text
-    assert "    clear list_pods with all that follows, or trigger a new run" in caplog.messages
+    assert f"this run has no XCom of {task_id}: a later run or an XCom cleanup deleted it" in caplog.messages
+    assert "    clear list_pods and its downstream tasks, or trigger a new run" in caplog.messages
     assert names(core) == {"zombie"}

@@ -176,7 +176,7 @@ class Story:
 
     def _until(self, what: str, condition: Callable[[], bool]) -> None:
         def is_met() -> bool:
-            self._airflow.checked()
+            self._airflow.healthy_api()
             return condition()
 
         try:

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Connection, Engine
 
-from bench.history import fill, keys_of_pods, own_task_instance
+from bench.history import add_runs, find_caller, keys_of_pods
 from bench.queries import plan_of, recorded
 from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
 from include.kpo_cleanup.errors import TaskInstanceSourceError
@@ -65,7 +65,7 @@ def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         assert done.returncode == 0, done.stderr[-3000:]
         engine = create_engine(url)
         stack.callback(engine.dispose)
-        fill(engine, 0, ROWS)
+        add_runs(engine, 0, ROWS)
         push(engine)
         yield stack.enter_context(engine.connect())
 
@@ -105,7 +105,7 @@ def name_of(key: TaskInstanceKey) -> str:
 
 
 def test_no_table_is_scanned_as_a_whole(migrated: Connection) -> None:
-    keys, caller = keys_of_pods(runs=2), own_task_instance(migrated)
+    keys, caller = keys_of_pods(runs=2), find_caller(migrated)
     with recorded(migrated) as statements:
         source = SqlSource(lambda: nullcontext(migrated), caller, "test")
         answer = source.fetch(keys)

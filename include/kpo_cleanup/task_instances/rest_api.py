@@ -92,8 +92,7 @@ class RestApi:
         return self._request("POST", path, {"json": body})
 
     def _request(self, method: str, path: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        body: dict[str, Any] = self._policy.retrying()(self._send_with_token, method, path, options)
-        return body
+        return self._policy.call(self._send_with_token, method, path, options)
 
     def _send_with_token(self, method: str, path: str, options: Mapping[str, Any]) -> dict[str, Any]:
         is_new = self._token is None

@@ -1,4 +1,4 @@
-"""A namespace of either server, with raw access to the API, and builders for its pods."""
+"""A namespace of either server with raw access to the API, and builders for its pods."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from kubernetes import client, config
 
 Json = dict[str, Any]
 
-SPEED = 20.0  # simulated seconds per second
+SPEED = 20.0  # simulated seconds per real second
 MERGE = "application/merge-patch+json"
-SIDECAR_COMMAND = 'trap "exit 0" INT; while true; do sleep 1; done;'  # of KPO's xcom sidecar, word for word
-OBEDIENT = "trap 'exit 5' TERM; while true; do sleep 1; done"
+SIDECAR_COMMAND = 'trap "exit 0" INT; while true; do sleep 1; done;'  # of KPO's XCom sidecar, verbatim
+EXITS_ON_SIGTERM = "trap 'exit 5' TERM; while true; do sleep 1; done"
 
 
 class Server:
-    """An API server as its administrator sees it, with one simulated node."""
+    """An API server with one simulated node, accessed with administrator rights."""
 
     def __init__(self, kubeconfig: Json, node: str, expire_continue_tokens: Callable[[], None]) -> None:
         self.kubeconfig = kubeconfig
@@ -35,11 +35,13 @@ class Server:
         self.http.cert = (settings.cert_file, settings.key_file) if settings.cert_file else None
 
 
-class Space:
+class Namespace:
+    """A new namespace of a server."""
+
     def __init__(self, server: Server) -> None:
         self.server = server
         self.core = server.core
-        self.name = f"space-{uuid.uuid4().hex[:8]}"
+        self.name = f"namespace-{uuid.uuid4().hex[:8]}"
         self.core.create_namespace({"metadata": {"name": self.name}})
 
     @property
@@ -49,8 +51,8 @@ class Space:
     def request(
         self, method: str, path: str, body: Any = None, content_type: str = "application/json", **query: Any
     ) -> tuple[int, Json]:
-        """Make a request; a trailing underscore is dropped from the names of query parameters."""
-        answer = self.server.http.request(
+        """Send a request. A trailing underscore in the name of a query parameter is dropped."""
+        response = self.server.http.request(
             method,
             self.server.url + path,
             params={key.removesuffix("_"): value for key, value in query.items()},
@@ -58,69 +60,72 @@ class Space:
             headers={"Content-Type": content_type},
             timeout=30,
         )
-        return answer.status_code, answer.json()
+        return response.status_code, response.json()
 
     def call(self, method: str, path: str, *request: Any, **query: Any) -> Json:
-        code, answer = self.request(method, path, *request, **query)
-        assert code < 400, answer
-        return answer
+        """Send a request that must succeed, and return the body of the response."""
+        code, body = self.request(method, path, *request, **query)
+        assert code < 400, body
+        return body
 
-    def fails(self, method: str, path: str, *request: Any, **query: Any) -> Json:
-        """Return the body of the error, without the parts that all errors have in common."""
+    def request_error(self, method: str, path: str, *request: Any, **query: Any) -> Json:
+        """Send a request that must fail, and return its Status without the fields that are equal in all errors."""
         code, status = self.request(method, path, *request, **query)
         common = {key: status.pop(key) for key in ("kind", "apiVersion", "status")}
         assert common == {"kind": "Status", "apiVersion": "v1", "status": "Failure"}
         assert status["code"] == code
         if causes := status.get("details", {}).get("causes"):
-            # The real server checks a pod's metadata more than once, and repeats what it finds.
+            # The real server validates a pod's metadata more than once and repeats the causes.
             status["details"]["causes"] = [cause for i, cause in enumerate(causes) if cause not in causes[:i]]
         return status
 
-    def create(self, name: str, **overrides: Any) -> Json:
-        """Make a pod that no scheduler takes."""
+    def create_pod(self, name: str, **overrides: Any) -> Json:
+        """Create a pod that no scheduler binds."""
         return self.call("POST", self.pods, pod(name, **overrides))
 
-    def run(self, name: str, *containers: Json, **overrides: Any) -> Json:
-        """Make a pod on the simulated node."""
+    def run_pod(self, name: str, *containers: Json, **overrides: Any) -> Json:
+        """Create a pod on the simulated node."""
         if containers:
             overrides["containers"] = list(containers)
-        return self.create(name, nodeName=self.server.node, **overrides)
+        return self.create_pod(name, nodeName=self.server.node, **overrides)
 
-    def get(self, name: str) -> Json:
-        """Read a pod; empty if there is none."""
+    def get_pod(self, name: str) -> Json:
+        """Return a pod, or an empty dict if it does not exist."""
         code, found = self.request("GET", f"{self.pods}/{name}")
         assert code in (200, 404)
         return found if code == 200 else {}
 
-    def listed(self, **query: str) -> list[str]:
+    def pod_names(self, **query: str) -> list[str]:
+        """List pods, and return their names in the order of the response."""
         return [item["metadata"]["name"] for item in self.call("GET", self.pods, **query)["items"]]
 
-    def bind(self, name: str) -> None:
-        """Bind a pod to a node without a kubelet, so that the pod stays as it is."""
+    def bind_pod(self, name: str) -> None:
+        """Bind a pod to a node without a kubelet, so that its status does not change."""
         target = {"apiVersion": "v1", "kind": "Node", "name": "nowhere"}
         self.call("POST", f"{self.pods}/{name}/binding", {"metadata": {"name": name}, "target": target})
 
-    def patch(self, name: str, body: Json) -> Json:
+    def patch_pod(self, name: str, body: Json) -> Json:
         return self.call("PATCH", f"{self.pods}/{name}", body, MERGE)
 
     def set_phase(self, name: str, phase: str) -> None:
-        self.patch(f"{name}/status", {"status": {"phase": phase}})
+        self.patch_pod(f"{name}/status", {"status": {"phase": phase}})
 
-    def delete(self, name: str, **options: Any) -> Json:
+    def delete_pod(self, name: str, **options: Any) -> Json:
         return self.call("DELETE", f"{self.pods}/{name}", options or None)
 
-    def until(self, name: str, condition: Callable[[Json], Any], timeout: float = 10.0) -> Json:
+    def wait_until(self, name: str, condition: Callable[[Json], Any], timeout: float = 10.0) -> Json:
+        """Wait until the condition holds for a pod, and return the pod."""
         end = time.monotonic() + timeout
-        while not condition(found := self.get(name)):
-            assert time.monotonic() < end, f"{name} never got there: {json.dumps(found.get('status'), indent=1)}"
+        while not condition(found := self.get_pod(name)):
+            assert time.monotonic() < end, f"timed out waiting for {name}: {json.dumps(found.get('status'), indent=1)}"
             time.sleep(0.02)
         return found
 
-    def until_phase(self, name: str, *phases: str) -> Json:
-        return self.until(name, lambda found: found and found["status"]["phase"] in phases)
+    def wait_for_phase(self, name: str, *phases: str) -> Json:
+        return self.wait_until(name, lambda found: found and found["status"]["phase"] in phases)
 
-    def until_gone(self, name: str) -> None:
-        self.until(name, lambda found: not found)
+    def wait_until_gone(self, name: str) -> None:
+        self.wait_until(name, lambda found: not found)
 
 
 def pod(name: str, *, labels: Json | None = None, metadata: Json | None = None, **spec: Any) -> Json:
@@ -138,13 +143,14 @@ def container(name: str, script: str = "true", **fields: Any) -> Json:
 
 
 def states(found: Json) -> Json:
-    """Map each container's name to its exit code, or to the name of its state."""
-    shown: Json = {}
+    """Map each container's name to its exit code if it has terminated, or to the name of its state."""
+    by_name: Json = {}
     for status in found["status"].get("containerStatuses", []):
         kind = next(iter(status["state"]))
-        shown[status["name"]] = status["state"][kind]["exitCode"] if kind == "terminated" else kind
-    return shown
+        by_name[status["name"]] = status["state"][kind]["exitCode"] if kind == "terminated" else kind
+    return by_name
 
 
 def conditions(found: Json) -> Json:
+    """Map each condition's type to its status."""
     return {condition["type"]: condition["status"] for condition in found["status"].get("conditions", [])}

@@ -1,4 +1,4 @@
-"""Create, update and bind: the API server's changes to an object before it is stored."""
+"""Create, update and bind: what the API server validates and changes before it stores an object."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import uuid
 from . import deletion
 from .errors import Cause, already_exists, bad_request, conflict, invalid, not_found
 from .resources import NAMESPACES, PODS, Json, Target
-from .store import Store, Stored
+from .store import Store, StoredObject
 from .validation import metadata_problems, spec_problems
 
-# The API server's own letters: without vowels, so that they form no words.
-_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
-# Set at creation; clients cannot change them.
+# The API server's alphabet for generated names: without vowels, so that they do not form words.
+_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+# Set by the API server; clients cannot change them.
 _SYSTEM_FIELDS = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 _POD_DEFAULTS: Json = {
     "restartPolicy": "Always",
@@ -23,12 +23,12 @@ _POD_DEFAULTS: Json = {
 }
 
 
-def create(store: Store, target: Target, body: Json) -> Stored:
+def create(store: Store, target: Target, body: Json) -> StoredObject:
     resource = target.resource
     metadata = _metadata(target, body)
     metadata = {key: value for key, value in metadata.items() if key not in _SYSTEM_FIELDS}
     if not metadata.get("name") and metadata.get("generateName"):
-        metadata["name"] = _free_name(store, target, metadata["generateName"])
+        metadata["name"] = _generate_name(store, target, metadata["generateName"])
     metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": deletion.timestamp(store.now())}
     obj = {**_payload(body), "metadata": metadata}
     if resource.namespaced and not store.get("namespaces", target.namespace):
@@ -48,8 +48,8 @@ def create(store: Store, target: Target, body: Json) -> Stored:
     return store.put(resource.plural, key, obj)
 
 
-def update(store: Store, target: Target, old: Stored, wanted: Json) -> Stored:
-    """Patch an object or its status, and return the new object."""
+def update(store: Store, target: Target, old: StoredObject, wanted: Json) -> StoredObject:
+    """Update an object or its status, and return the new object."""
     resource, before = target.resource, old.object
     metadata, known = _metadata(target, wanted), before["metadata"]
     if metadata.get("name") != target.name:
@@ -64,24 +64,24 @@ def update(store: Store, target: Target, old: Stored, wanted: Json) -> Stored:
         causes.append(Cause.invalid("metadata.uid", uid, "field is immutable"))
     system = {key: known[key] for key in ("resourceVersion", *_SYSTEM_FIELDS) if key in known}
     after = {**_payload(wanted), "metadata": {**metadata, **system}}
-    # The object's own path cannot write the status, and the status path writes nothing else.
+    # The main path cannot change the status, and the status subresource changes nothing else.
     if target.subresource == "status":
         after = {**before, "metadata": after["metadata"], "status": after.get("status")}
     elif "status" in before:
         after["status"] = before["status"]
     if resource is PODS and after["spec"] != before["spec"]:
-        # A real API server allows a few changes, but none that the operator would make.
+        # A real API server allows a few changes, but none that the operator makes.
         causes.append(Cause("FieldValueForbidden", "spec", "Forbidden: pod updates may not change the spec"))
     if causes:
         raise invalid(resource.kind, target.name, causes)
     if after == before:
-        return old  # nothing to write: the version stays, as in the API server
+        return old  # a no-op update does not change the version
     stored = store.put(resource.plural, old.key, after)
-    return store.remove(resource.plural, old.key) if deletion.is_over(after) else stored
+    return store.remove(resource.plural, old.key) if deletion.is_removable(after) else stored
 
 
-def bind(store: Store, target: Target, old: Stored, binding: Json) -> None:
-    """Give a pod its node, once, as the scheduler decided."""
+def bind(store: Store, target: Target, old: StoredObject, binding: Json) -> None:
+    """Bind a pod to the node that the scheduler chose; a pod is bound only once."""
     pod, wanted = old.object, binding.get("metadata") or {}
     why, uid = "", pod["metadata"]["uid"]
     if wanted.get("uid", uid) != uid:
@@ -97,10 +97,10 @@ def bind(store: Store, target: Target, old: Stored, binding: Json) -> None:
     store.put("pods", old.key, {**pod, "spec": {**pod["spec"], "nodeName": binding["target"]["name"]}})
 
 
-def _free_name(store: Store, target: Target, base: str) -> str:
+def _generate_name(store: Store, target: Target, base: str) -> str:
     name = ""
-    for _ in range(8):  # as often as the API server tries before it answers AlreadyExists
-        name = base[:58] + "".join(secrets.choice(_LETTERS) for _ in range(5))
+    for _ in range(8):  # the API server's number of attempts before it fails with AlreadyExists
+        name = base[:58] + "".join(secrets.choice(_ALPHABET) for _ in range(5))
         if not store.get(target.resource.plural, Target(target.resource, target.namespace, name).key):
             break
     return name
