@@ -155,7 +155,7 @@ class Classifier:
         return None
 
     def _ownership_mismatch(self, pod: Pod, ti: TaskInstance, record: Record) -> Rule | None:
-        """Return the rule that shows that this pod may not be the task instance's.
+        """Return the rule by which the pod is not proved to belong to the task instance.
 
         Another Airflow with the same DAG and run creates pods with the same labels. So does ``airflow tasks test``.
         """

@@ -1,4 +1,4 @@
-"""The evidence of a verdict as short phrases for people, and the warning that it gives rise to."""
+"""The evidence of a verdict as short phrases for people, and the warning that it causes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .pod import Pod
 from .task_instance import TaskInstance
 from .verdict import Evidence, Rule, Verdict
 
-# What decided, from pod and evidence, unless the states of task instance and containers say it all.
+# Render what decided; not needed where the states of task instance and containers are sufficient.
 _DECISIVE: dict[Rule, Callable[[Pod, Any], str]] = {
     Rule.BAD_LABELS: lambda pod, _: pod.label_problem,
     Rule.PROTECTED: lambda pod, _: pod.protected_by,
@@ -33,7 +33,7 @@ _DECISIVE: dict[Rule, Callable[[Pod, Any], str]] = {
     Rule.ENDED_LONG_AGO: lambda *_: "its task is still running, but the pod ended more than a day ago",
 }
 _STATES_DO_NOT_MATTER = (Rule.BAD_LABELS, Rule.PROTECTED, Rule.OWNED, Rule.NOT_RESOLVED)
-_REMEDIES = {  # of the rules that give rise to a warning
+_REMEDIES = {  # for the rules that cause a warning
     Rule.BAD_LABELS: "",
     Rule.HELD_BY_FINALIZERS: "repair the controller that sets this finalizer, or remove the finalizer",
     Rule.NOT_RESOLVED: "",

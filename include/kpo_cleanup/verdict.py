@@ -20,7 +20,7 @@ class Rule(Enum):
     OWNED = Reason.OWNED, "a controller owns it, or it has the labels of a Job"
     TERMINATING = Reason.TERMINATING, "it is being deleted, and its deadline plus `settle_seconds` has not passed"
     HELD_BY_FINALIZERS = Reason.TERMINATING, "its deadline has passed, but finalizers hold it"
-    NOT_RESOLVED = Reason.UNRESOLVED, "the source cannot tell whether there is a task instance"
+    NOT_RESOLVED = Reason.UNRESOLVED, "the source cannot determine whether there is a task instance"
     RECORD_UNREADABLE = Reason.UNRESOLVED, "the operator's record of its pod cannot be read"
     NO_TASK_INSTANCE = Reason.UNMATCHED, "there is no task instance on record"
     CREATED_AFTER_END = Reason.UNMATCHED, "it was created after its task instance ended"

@@ -59,7 +59,7 @@ def answer(
 ) -> TaskInstances:
     """Return the answer of a source; a task instance that is None was not found."""
     exist = {key: ti for key, ti in found.items() if ti is not None}
-    problems = dict.fromkeys(unresolved, "the source cannot tell")
+    problems = dict.fromkeys(unresolved, "the source does not know")
     return TaskInstances(exist, problems, try_number_may_lag=try_number_may_lag)
 
 

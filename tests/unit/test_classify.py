@@ -190,7 +190,7 @@ KEEP_RULES = [
         {"pod": {"created": NOW - MINUTE}, "delete_unmatched_pods": True},
         {"pod": {"created": NOW - SETTLE - 1}, "delete_unmatched_pods": True},
         Reason.UNMATCHED,
-        id="a pod that may not be the task instance's is kept until it is older than settle_seconds",
+        id="a pod that is not proved to be the task instance's is kept until it is older than settle_seconds",
     ),
     pytest.param(
         Reason.UNMATCHED,
@@ -685,22 +685,25 @@ class TestTaskWithoutItsPod:
                 ACTIVE,
                 {"containers": (ended(since=NOW - DAY - 1),)},
                 Rule.ENDED_LONG_AGO,
-                id="a pod that ended more than a day ago is distinguished",
+                id="a pod that ended more than a day ago ended long ago",
             ),
             pytest.param(
-                ACTIVE, {"containers": (ended(since=NOW - DAY),)}, Rule.ACTIVE, id="a pod that ended a day ago is not"
+                ACTIVE,
+                {"containers": (ended(since=NOW - DAY),)},
+                Rule.ACTIVE,
+                id="a pod that ended a day ago is active",
             ),
             pytest.param(
                 ACTIVE._replace(state="queued"),
                 {"containers": (ended(since=NOW - 2 * DAY),)},
                 Rule.ACTIVE,
-                id="a pod whose task is queued is not",
+                id="a pod whose task is queued is active",
             ),
             pytest.param(
                 ACTIVE,
                 {"phase": "Running", "containers": (ended(since=NOW - 2 * DAY),)},
                 Rule.ACTIVE,
-                id="a pod that has not completed is not",
+                id="a pod that has not completed is active",
             ),
         ],
     )
@@ -731,7 +734,7 @@ class TestEvidence:
                 {},
                 NO_TI,
                 {"unresolved": True},
-                Evidence(Rule.NOT_RESOLVED, NOW, problem="the source cannot tell"),
+                Evidence(Rule.NOT_RESOLVED, NOW, problem="the source does not know"),
                 id="an unresolved pod has the problem of the source",
             ),
             pytest.param(
@@ -1080,7 +1083,7 @@ ACTIVE_TIS = st.builds(TaskInstance, st.sampled_from(ACTIVE_STATES), st.none() |
 ANSWERS = st.builds(
     TaskInstances,
     st.dictionaries(KEYS, TIS, max_size=8),
-    st.dictionaries(KEYS, st.just("the source cannot tell"), max_size=2),
+    st.dictionaries(KEYS, st.just("the source does not know"), max_size=2),
 )
 SETTINGS = st.builds(
     Settings,

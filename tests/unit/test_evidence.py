@@ -225,7 +225,7 @@ class TestPhrases:
         assert phrases(verdict)[:2] == ("its XCom pod_name is pickled", "replaced by newer of try 2")
 
     def test_an_unresolved_pod_has_the_problem_of_the_source_alone(self) -> None:
-        assert phrases(classify_pod(make_pod(), NO_TI, unresolved=True)) == ("the source cannot tell",)
+        assert phrases(classify_pod(make_pod(), NO_TI, unresolved=True)) == ("the source does not know",)
 
     def test_what_an_earlier_task_has_rendered_stays_as_it_is(self) -> None:
         verdict = make_verdict(evidence=("task instance failed 1 h ago", "base running 2 h"))
@@ -296,7 +296,7 @@ class TestWarnings:
 
     def test_an_unresolved_pod_has_a_warning_with_the_problem_of_the_source(self) -> None:
         verdict = classify_pod(make_pod(), NO_TI, unresolved=True)
-        assert warning_of(verdict) == PodWarning(Reason.UNRESOLVED, "the source cannot tell")
+        assert warning_of(verdict) == PodWarning(Reason.UNRESOLVED, "the source does not know")
 
     def test_a_pod_whose_record_is_unreadable_has_a_warning_with_the_problem_of_the_record(self) -> None:
         verdict = classify_pod(make_pod(), FINISHED, record=Record(problem="its XCom pod_name is pickled"))

@@ -10,7 +10,7 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 OURS = ("include", "dags", "demo", "bench", "scripts", "tests")
-OF_NAMED_TUPLES = {"_asdict", "_fields", "_make", "_replace"}  # public, for all their names
+OF_NAMED_TUPLES = {"_asdict", "_fields", "_make", "_replace"}  # public in spite of their names
 PATCHES = {"setattr", "delattr", "setitem", "delitem"}
 
 
