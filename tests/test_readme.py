@@ -10,6 +10,7 @@ import yaml
 from airflow.dag_processing.dagbag import DagBag
 
 from include.kpo_cleanup.constants import Outcome, Reason
+from include.kpo_cleanup.pod import CLUSTER_LABEL_PREFIXES
 from include.kpo_cleanup.settings import OPTIONS
 from include.kpo_cleanup.task_instances.sql import TABLES
 from tests.conftest import REPO
@@ -29,6 +30,11 @@ def test_the_settings_table_is_that_of_the_code() -> None:
         (name, _default(name), option.metadata["scope"].value, option.metadata["meaning"])
         for name, option in OPTIONS.items()
     ]
+
+
+def test_the_labels_of_the_cluster_are_those_of_the_code() -> None:
+    listed = README.partition("those that start with ")[2].partition(". A pod that")[0]
+    assert tuple(re.findall(r"`(\S+)`", listed)) == CLUSTER_LABEL_PREFIXES
 
 
 def _default(name: str) -> str:

@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from demo.cluster import EmbeddedCluster
 from include.kpo_cleanup import xcom
-from include.kpo_cleanup.classify import Snapshot, classify, keys_needing_records
+from include.kpo_cleanup.classify import Snapshot, classify, keys_needing_records, with_plain_tasks
 from include.kpo_cleanup.constants import Outcome
 from include.kpo_cleanup.errors import KpoCleanupError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, to_label_value
@@ -337,7 +337,7 @@ class Airflow(RuleBasedStateMachine):
 
     def _fetch(self) -> None:
         pods = xcom.load_listing(self.listing).pods
-        task_instances = self.source.fetch({pod.key for pod in pods if not pod.label_problem})
+        task_instances = self.source.fetch(with_plain_tasks(pod.key for pod in pods if not pod.label_problem))
         needed = keys_needing_records(Snapshot(pods, task_instances, self.settings, int(self.clock())))
         records = self.source.read_records(task_instances, needed)
         self.task_instances = through_json(xcom.dump_task_instances(task_instances, records))

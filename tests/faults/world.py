@@ -22,6 +22,7 @@ FINISHED = ("success", "failed", "skipped", "upstream_failed", "removed")
 START = int(datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp())
 SOURCE_DOWN = "the database of Airflow is down"
 LAGGING = "the caller's task instance is missing"
+DAY = 24 * 3600
 UNREADABLE = "its XCom pod_name is a dict, not a name in Kubernetes"
 NOT_EXCLUDED, OURS = "env!=excluded", "env=production"  # label selectors of the cleanup
 NOT_SELECTED_BY = {
@@ -224,6 +225,8 @@ def _must_be_deleted(pod: Json, tasks: Mapping[TaskInstanceKey, Task], settings:
     if key is None or is_exempt(pod, settings, now) or is_completed(pod):
         return False
     task, long_ago = tasks.get(key), now - max(settings.settle_seconds, 300)
+    if _is_working(pod) and epoch(pod["metadata"]["creationTimestamp"]) >= now - DAY:
+        return False  # it goes at once if it is orphaned, and after a day if it is unmatched
     if task is None:
         return epoch(pod["metadata"]["creationTimestamp"]) < long_ago
     is_readable = already_checked(pod) or not (task.record and task.record.problem)
@@ -256,7 +259,9 @@ def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings
     if key is None or is_exempt(pod, settings, now):
         return False
     task, created = source.tasks.get(key), epoch(pod["metadata"]["creationTimestamp"])
-    unmatched = settings.delete_unmatched_pods and now - created > settings.settle_seconds
+    unmatched = settings.delete_unmatched_pods and now - created > (
+        DAY if _is_working(pod) else settings.settle_seconds
+    )
     if task is None:
         return unmatched
     record = task.record or Record()
@@ -264,12 +269,12 @@ def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings
     if not task.is_finished:
         if is_named or record.problem or not _is_through_with(pod, task, pods, source.knows_all):
             return False
-        over_since = _last_activity(pod)
+        over_since = _finished_at(pod)
     else:
         known = task.ended if source.knows_all else None
         end = known if known is not None else _end_of_main(pod)
-        over_since = min(_last_activity(pod) if end is None else end, now)
-        if (end is not None or is_completed(pod)) and now - over_since < settings.settle_seconds:
+        over_since = _finished_at(pod) if end is None else end
+        if over_since is not None and now - min(over_since, now) < settings.settle_seconds:
             return False
         if not already_checked(pod):
             if known is not None and created > known + 5:
@@ -285,8 +290,10 @@ def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings
                 return False
     if not is_completed(pod):
         return True
+    if over_since is None and task.is_finished:
+        return False
     ttl = settings.ttl_seconds_after_finished
-    if ttl is not None and now - over_since > ttl:
+    if ttl is not None and over_since is not None and now - over_since > ttl:
         return True
     if pod["status"]["phase"] == "Failed":
         return settings.delete_pods_on_failure
@@ -297,8 +304,10 @@ def _is_through_with(pod: Json, task: Task, pods: Collection[Json], knows_all: b
     """Return whether the operator of a live task instance uses a later pod."""
     if knows_all and already_checked(pod) and task.try_number > try_of(pod):
         return True
-    return any(
-        make_key(other) == task.key
+    newer = [
+        other
+        for other in pods
+        if make_key(other) == task.key
         and other["metadata"]["namespace"] == pod["metadata"]["namespace"]
         and _own_labels(other) == _own_labels(pod)
         and try_of(pod) < try_of(other) <= (task.try_number if knows_all else 10**6)
@@ -306,8 +315,11 @@ def _is_through_with(pod: Json, task: Task, pods: Collection[Json], knows_all: b
         and not already_checked(other)
         and not is_terminating(other)
         and not is_owned(other)
-        for other in pods
+    ]
+    newest = max(
+        newer, key=lambda other: (other["metadata"]["creationTimestamp"], try_of(other), uid(other)), default=None
     )
+    return newest is not None and name(newest) in (task.record or Record()).pods
 
 
 def make_key(pod: Json) -> TaskInstanceKey | None:
@@ -333,6 +345,17 @@ def _end_of_main(pod: Json) -> int | None:
         if container["name"] == "base" and "terminated" in container["state"]:
             return epoch(container["state"]["terminated"]["finishedAt"])
     return None
+
+
+def _is_working(pod: Json) -> bool:
+    statuses = pod["status"].get("containerStatuses", [])
+    return any(container["name"] == "base" and "running" in container["state"] for container in statuses)
+
+
+def _finished_at(pod: Json) -> int | None:
+    states = [container["state"] for container in pod["status"].get("containerStatuses", [])]
+    ends = [epoch(state["terminated"]["finishedAt"]) for state in states if "terminated" in state]
+    return max(ends, default=None) if is_completed(pod) else None
 
 
 def _last_activity(pod: Json) -> int:
