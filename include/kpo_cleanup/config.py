@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .airflow_compat import AIRFLOW_VERSION, conf, is_schedule
-from .errors import SettingError, SettingsError
+from .errors import HIDDEN, SettingError, SettingsError
 from .settings import CONFIG_SECTION, OPTIONS, Settings, is_run_param, parse
 from .text import fill, pluralize
 
@@ -58,8 +58,8 @@ class ResolvedSettings:
         return [*fill([first, *(changed or ["no changes"])]), *fill(["defaults:", *defaults])]
 
     def add_error(self, name: str, value: Any, origin: str, remedy: str) -> None:
-        """Record a rejected value."""
-        self.errors.append(SettingError(name, value, origin, remedy))
+        """Record a rejected value. It is hidden if it does not belong to an option."""
+        self.errors.append(SettingError(name, value if name in OPTIONS else HIDDEN, origin, remedy))
 
     def apply(self, name: str, value: Any, origin: str, *, is_fixed: bool = False) -> None:
         """Set an option, or record an error if the value is invalid.

@@ -41,6 +41,9 @@ class KpoCleanupError(Exception):
         return "; ".join(filter(None, [what, self.remedy, server]))
 
 
+HIDDEN = object()  # in place of the value of something that is not an option: it may be a secret
+
+
 @dataclass(frozen=True)
 class SettingError:
     """A value that was rejected."""
@@ -52,7 +55,8 @@ class SettingError:
 
     def __str__(self) -> str:
         # Without square brackets, which Airflow's command line drops because it takes them for markup.
-        return f"{self.option}={self.value!r} ({self.origin}):\n  {self.remedy}"
+        shown = "" if self.value is HIDDEN else f"={self.value!r}"
+        return f"{self.option}{shown} ({self.origin}):\n  {self.remedy}"
 
 
 class SettingsError(KpoCleanupError):

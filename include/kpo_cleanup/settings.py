@@ -13,7 +13,10 @@ COMPLETED_PODS = "Completed pods"  # a section of the trigger form
 
 _YEAR = 365 * 24 * 3600
 _NAMESPACE = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"  # an RFC 1123 label
+# Airflow's API server evaluates the patterns, so that they must not take more than linear time: no two parts of them
+# can match the same separators.
 _NAMESPACES = rf"[\s,]*({_NAMESPACE}(\s*,[\s,]*{_NAMESPACE})*[\s,]*)?"
+MAX_LENGTH = 20_000  # characters of a string
 _TRUE, _FALSE = {"true", "t", "1"}, {"false", "f", "0"}  # those of Airflow's own getboolean
 
 
@@ -46,7 +49,7 @@ class Settings:
     namespaces: str = _option(
         "",
         "Comma-separated namespaces; empty = the connection's, else the worker's own, else `default`; `*` = all.",
-        pattern=rf"^\s*(\*|{_NAMESPACES})\s*$",
+        pattern=rf"^(\s*\*\s*|{_NAMESPACES})$",
         allowed="names of lowercase letters, digits and dashes, such as airflow,team-a, or to * for all namespaces",
     )
     settle_seconds: int = _seconds(
@@ -90,7 +93,7 @@ class Settings:
         "",
         "Comma-separated namespaces to exclude if `namespaces` is `*`.",
         Scope.DEPLOYMENT,
-        pattern=rf"^\s*{_NAMESPACES}\s*$",
+        pattern=rf"^{_NAMESPACES}$",
         allowed="names of lowercase letters, digits and dashes, such as kube-system,team-b",
     )
     label_selector: str = _option(
@@ -100,8 +103,8 @@ class Settings:
     )
     delete_unmatched_pods: bool = _option(
         False,  # it would delete running pods of another Airflow in the same namespace
-        "Also delete pods older than `settle_seconds` that match no task instance; only safe if no other Airflow uses "
-        "these namespaces.",
+        "Also delete pods older than `settle_seconds` that match no task instance (older than a day if their main "
+        "container may be running); only safe if no other Airflow uses these namespaces.",
         Scope.DEPLOYMENT,
     )
     kubernetes_conn_id: str = _option(
@@ -147,14 +150,17 @@ def parse(name: str, value: Any) -> Any:
 def json_schema(name: str) -> dict[str, Any]:
     """Return the schema of an option for Airflow's ``Param``: type, bounds, description and section of the form."""
     option = OPTIONS[name]
+    allowed = f" Allowed: {option.metadata['allowed']}." if "allowed" in option.metadata else ""  # not a regex
     schema = {
         "type": _JSON_TYPES[str(option.type)],
-        "description": option.metadata["meaning"].replace("`", ""),  # the form does not render Markdown
+        "description": option.metadata["meaning"].replace("`", "") + allowed,  # the form does not render Markdown
         **{key: option.metadata[key] for key in ("pattern", "section") if key in option.metadata},
     }
     if "minimum" in option.metadata:
         # Nested, because the trigger form of Airflow 3 silently turns -5 into 0 if it sees a minimum.
         schema["allOf"] = [{key: option.metadata[key] for key in ("minimum", "maximum")}]
+    if "pattern" in schema:
+        schema["maxLength"] = MAX_LENGTH
     return schema
 
 
@@ -174,6 +180,8 @@ def _parse_bool(value: Any, _: Mapping[str, Any]) -> bool:
 def _parse_string(value: Any, metadata: Mapping[str, Any]) -> str:
     text = "" if value is None else value
     allowed = metadata.get("allowed", "a string")
+    if isinstance(text, str) and len(text) > MAX_LENGTH:
+        raise ValueError(f"at most {MAX_LENGTH:,} characters")
     if not isinstance(text, str) or not re.search(metadata.get("pattern", ""), text):
         raise ValueError(allowed)
     return text.strip()

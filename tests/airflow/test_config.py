@@ -11,7 +11,7 @@ import pytest
 from airflow.configuration import conf
 
 from include.kpo_cleanup.config import DAG_FILE, DAG_PARAMS, RUN_CONF, ResolvedSettings, read_settings
-from include.kpo_cleanup.errors import SettingError, SettingsError
+from include.kpo_cleanup.errors import HIDDEN, SettingError, SettingsError
 from include.kpo_cleanup.settings import OPTIONS, Settings, is_run_param
 
 PREFIX = "AIRFLOW__KPO_CLEANUP__"
@@ -188,14 +188,26 @@ class TestErrors:
     ) -> None:
         monkeypatch.setenv(name, "True")
         remedy = f"Airflow ignores this variable: did you mean {PREFIX}{meant}?"
-        assert read_settings({}).errors == [SettingError(name, "True", "the environment", remedy)]
+        assert read_settings({}).errors == [SettingError(name, HIDDEN, "the environment", remedy)]
+
+    @pytest.mark.parametrize("name", ["AIRFLOW_KPO_CLEANUP_DB_PASSWORD", "AIRFLOW__KPO_CLEANUP__PASSWORD_CMD"])
+    def test_the_value_of_what_is_not_an_option_is_never_shown(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(name, "canary-7f3a")
+        resolved = read_settings({"passwd": "canary-7f3a"}, {"api_token": "canary-7f3a"}, {"secret": "canary-7f3a"})
+        with pytest.raises(SettingsError) as raised:
+            resolved.validated()
+        texts = [str(raised.value), repr(raised.value), *map(str, raised.value.errors), *map(repr, raised.value.errors)]
+        assert name in str(raised.value)
+        assert all("canary" not in text for text in texts)
 
     @pytest.mark.parametrize("suffix", ["_CMD", "_SECRET"])
     def test_a_variable_for_a_command_or_secret_is_an_error(self, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
         name = f"{PREFIX}DRY_RUN{suffix}"
         monkeypatch.setenv(name, "echo True")
         remedy = f"set {PREFIX}DRY_RUN, because Airflow supports _CMD and _SECRET for its own options only"
-        assert read_settings({}).errors == [SettingError(name, "echo True", "the environment", remedy)]
+        assert read_settings({}).errors == [SettingError(name, HIDDEN, "the environment", remedy)]
 
     @pytest.mark.parametrize("name", ["AIRFLOW_CONN_KPO_CLEANUP", "AIRFLOW_VAR_KPO_CLEANUP__DRY_RUN", "KPO_CLEANUP"])
     def test_a_variable_that_only_contains_our_name_is_ignored(
@@ -218,7 +230,7 @@ class TestErrors:
     )
     def test_an_invalid_option_in_the_config_file_is_an_error(self, option: str, value: str, remedy: str) -> None:
         conf.read_dict({"kpo_cleanup": {option: value}})
-        assert read_settings({}).errors == [SettingError(option, value, FILE, remedy)]
+        assert read_settings({}).errors == [SettingError(option, value if option in OPTIONS else HIDDEN, FILE, remedy)]
 
     @pytest.mark.usefixtures("config_file")
     def test_a_value_that_the_config_parser_cannot_read_is_an_error(self) -> None:
@@ -230,16 +242,16 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("fixed", "params", "run_conf", "error"),
         [
-            ({"dryrun": True}, {}, {}, SettingError("dryrun", True, DAG_FILE, MEANT_DRY_RUN)),
+            ({"dryrun": True}, {}, {}, SettingError("dryrun", HIDDEN, DAG_FILE, MEANT_DRY_RUN)),
             ({"schedule": "@sometimes"}, {}, {}, SettingError("schedule", "@sometimes", DAG_FILE, CRON)),
-            ({10: True}, {}, {}, SettingError(10, True, DAG_FILE, NO_SUCH_OPTION)),  # type: ignore[arg-type]
+            ({10: True}, {}, {}, SettingError(10, HIDDEN, DAG_FILE, NO_SUCH_OPTION)),  # type: ignore[arg-type]
             (
                 {},
                 {"namespace": "a"},
                 {},
-                SettingError("namespace", "a", DAG_PARAMS, "no such option: did you mean namespaces?"),
+                SettingError("namespace", HIDDEN, DAG_PARAMS, "no such option: did you mean namespaces?"),
             ),
-            ({}, {}, {"dry-run": True}, SettingError("dry-run", True, RUN_CONF, MEANT_DRY_RUN)),
+            ({}, {}, {"dry-run": True}, SettingError("dry-run", HIDDEN, RUN_CONF, MEANT_DRY_RUN)),
             (
                 {},
                 {"settle_seconds": "soon"},
@@ -283,7 +295,7 @@ class TestErrors:
         names = ["AIRFLOW__KPOCLEANUP__DRY_RUN", "dry_run", "max_deletes", "namespaces"]
         assert [error.option for error in caught.value.errors] == names
         message = str(caught.value)
-        assert re.findall(r"^- (\w+)=", message, re.MULTILINE) == names
+        assert re.findall(r"^- (\w+)[= ]", message, re.MULTILINE) == names
         assert "[" not in message
 
     def test_a_rejected_value_leaves_all_other_values_in_effect(self, monkeypatch: pytest.MonkeyPatch) -> None:

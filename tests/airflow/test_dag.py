@@ -52,7 +52,7 @@ class TestParams:
     @pytest.mark.parametrize("name", RUN_PARAMS)
     def test_each_param_has_the_description_of_its_option(self, name: str) -> None:
         param = cleanup_dag("a").params.get_param(name)
-        assert param.description == OPTIONS[name].metadata["meaning"].replace("`", "")
+        assert str(param.description).startswith(OPTIONS[name].metadata["meaning"].replace("`", ""))
 
 
 class TestSchedule:
@@ -145,4 +145,4 @@ class TestDocumentation:
     def test_the_documentation_shows_invalid_settings_and_that_every_run_fails(self) -> None:
         dag = cleanup_dag("a", settings={"dryrun": True})
         assert "Every run fails" in str(dag.description)
-        assert "- dryrun=True (the DAG file):\n  no such option: did you mean dry_run?" in str(dag.doc_md)
+        assert "- dryrun (the DAG file):\n  no such option: did you mean dry_run?" in str(dag.doc_md)

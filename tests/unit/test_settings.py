@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.kpo_cleanup.settings import OPTIONS, Settings, is_run_param, json_schema, parse
+from include.kpo_cleanup.settings import MAX_LENGTH, OPTIONS, Settings, is_run_param, json_schema, parse
 
 DEFAULTS = {  # in the order of the trigger form
     "dry_run": False,
@@ -247,6 +247,27 @@ class TestNamespaces:
             assert not are_names
         else:
             assert are_names or text.strip() == "*"
+
+
+class TestPatterns:
+    """Airflow's API server evaluates the patterns of the trigger form, on any input."""
+
+    @pytest.mark.timeout(20)  # quadratic time takes minutes
+    @pytest.mark.parametrize("name", [name for name in OPTIONS if "pattern" in OPTIONS[name].metadata])
+    @pytest.mark.parametrize("part", [" ", ",", " ,", "a", "a,", "a ,", "a-", "-", "\n"])
+    def test_a_pattern_rejects_a_hostile_string_of_the_maximum_length_at_once(self, name: str, part: str) -> None:
+        text = (part * MAX_LENGTH)[: MAX_LENGTH - 1] + "!"
+        for hostile in (text, f"a{text}"):
+            pattern = re.compile(OPTIONS[name].metadata["pattern"])
+            assert (pattern.search(hostile) is None) == (name != "kubernetes_conn_id")
+
+    def test_a_string_that_is_too_long_is_rejected_by_the_run_and_by_the_form(self) -> None:
+        with pytest.raises(ValueError, match="at most 20,000 characters"):
+            parse("namespaces", "a," * MAX_LENGTH)
+        assert json_schema("namespaces")["maxLength"] == MAX_LENGTH
+
+    def test_the_form_says_in_words_what_is_allowed(self) -> None:
+        assert "names of lowercase letters" in json_schema("namespaces")["description"]
 
 
 class TestRunParams:
