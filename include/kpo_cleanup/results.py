@@ -15,7 +15,7 @@ from .errors import KpoCleanupError
 class Result:
     """The outcome of one zombie.
 
-    :param verdict: the latest one; that of a spared pod says why it is no longer a zombie.
+    :param verdict: the latest one. A spared pod is no longer a zombie by it, unless the detail says why it was spared.
     :param detail: a short note, such as the finalizers that hold the pod.
     :param error: why the outcome is ``failed``.
     """

@@ -272,11 +272,11 @@ def test_a_passing_fault_is_sat_out(
             {},
             ["2 settings are not allowed", "give True or False", "give a whole number from 1 to 100000"],
         ),
-        ({"AIRFLOW__KPO_CLEANUP__LABEL_SELECTOR": "a in ("}, {}, ["label_selector='a in (' was refused"]),
+        ({"AIRFLOW__KPO_CLEANUP__LABEL_SELECTOR": "a in ("}, {}, ["label_selector='a in (' was rejected"]),
         (
             {"AIRFLOW__KPO_CLEANUP__KUBERNETES_CONN_ID": "nowhere"},
             {},
-            ["connection 'nowhere' gives no Kubernetes client"],
+            ["connection 'nowhere' provides no Kubernetes client"],
         ),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) and value else "",
@@ -325,7 +325,7 @@ ANOTHER_TYPE = {"AIRFLOW_CONN_KUBERNETES_DEFAULT": "postgres://somewhere"}
 @pytest.mark.parametrize(
     ("faults", "namespaces", "connections", "message"),
     [
-        ({"GET ": UNAUTHORIZED}, NAMESPACE, {}, "credentials are missing, wrong or expired"),
+        ({"GET ": UNAUTHORIZED}, NAMESPACE, {}, "renew the connection's credentials"),
         ({"GET ": forbidden("list", NAMESPACE)}, NAMESPACE, {}, "allow verb 'list'"),
         ({}, "nowhere", {}, "namespace 'nowhere' does not exist"),
         ({}, NAMESPACE, ANOTHER_TYPE, "its type is 'postgres'"),
@@ -484,7 +484,7 @@ def test_a_red_run_says_plainly_what_is_wrong_before_any_traceback(
     proxy.spoil("GET ", forbidden("list", NAMESPACE))
     clean_up()
     plain = [record.getMessage() for record in caplog.records if record.name.endswith("kpo_cleanup.tasks")]
-    start = plain.index("no namespace could be listed: listing pods in namespace 'other': 403 Forbidden")
+    start = plain.index("listing pods in namespace 'other': 403 Forbidden")
     assert plain[start + 1].startswith("    allow verb 'list' on resource 'pods' in a Role for namespace 'other'")
     assert "This run deletes nothing, unless another try succeeds" in plain[-1]
     assert "direct cause of the following exception" not in said()

@@ -197,7 +197,7 @@ class TestLogOfReap:
         for line in (
             "- listing pods in namespace 'team-reporting': 403 Forbidden",
             "allow verb 'list' on resource 'pods' in a Role .*",
-            "- 2 pods not deleted: 403 Forbidden",
+            "- 2 pods not deleted: deleting the pod: 403 Forbidden",
             "allow verb 'delete' on resource 'pods' in a Role .*",
         ):
             found, cut = ui.cut_off(line)
