@@ -17,7 +17,7 @@ from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
 
 PANEL = Panel("classify", "Classifying pods", "pods", "seconds")
-ZOMBIES = 10  # one pod in ten is a zombie
+PODS_PER_ZOMBIE = 10
 
 
 def measure(bench: Bench) -> Iterator[Figure | Point]:
@@ -51,4 +51,4 @@ def task_instances_of(pods: Sequence[Pod]) -> TaskInstances:
     """Return task instances for the pods: most are running, one in ten has just failed, after its pod was created."""
     running = TaskInstance("running", 1, None, "KubernetesPodOperator")
     failed = TaskInstance("failed", 1, int(time.time()), "KubernetesPodOperator")
-    return TaskInstances({pod.key: running if number % ZOMBIES else failed for number, pod in enumerate(pods)})
+    return TaskInstances({pod.key: running if number % PODS_PER_ZOMBIE else failed for number, pod in enumerate(pods)})

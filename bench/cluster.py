@@ -99,7 +99,7 @@ class Cluster:
 
         def copy(namespace: str, number: int) -> dict[str, str]:
             value = template.replace(created.metadata.uid.encode(), str(uuid.uuid4()).encode())
-            for old, new in zip(_texts(home, original), _texts(namespace, number), strict=True):
+            for old, new in zip(_varying_texts(home, original), _varying_texts(namespace, number), strict=True):
                 if len(old) != len(new):  # the value is protobuf, which stores lengths
                     raise ValueError(f"{new!r} must be as long as {old!r}")
                 value = value.replace(old.encode(), new.encode())
@@ -118,7 +118,7 @@ def namespace_of(count: int) -> str:
     return f"pods-{count:06}"
 
 
-def _texts(namespace: str, number: int) -> list[str]:
+def _varying_texts(namespace: str, number: int) -> list[str]:
     return [namespace, name_of(number), *map(to_label_value, ids_of(number).values())]
 
 

@@ -22,7 +22,7 @@ DAGS_WITH_PODS = 200
 # The task instances of each run, and those that run in pods.
 TASKS = [*((f"transform_{number}", UNMAPPED) for number in range(8)), ("export", 0), ("export", 1)]
 POD_TASKS = [*TASKS[:3], *TASKS[-2:]]
-ROWS_PER_RUN = DAGS * len(TASKS)  # of one run of all DAGs
+ROWS_PER_RUN = DAGS * len(TASKS)  # task instances when every DAG has run once
 LATEST = datetime(2026, 11, 20, 6, tzinfo=UTC)
 UNFINISHED = ["running", "queued", None, "deferred", "up_for_retry", "running", "scheduled", None, "running", "queued"]
 BATCH = 5_000
@@ -71,11 +71,11 @@ def add_runs(engine: Engine, rows_before: int, rows: int) -> None:
 def add_dags(engine: Engine) -> None:
     """Add the DAGs and their bundle, without which the REST API of Airflow 3 returns none of their task instances."""
     columns = [column["name"] for column in inspect(engine).get_columns("dag")]
-    filling = {name: FILLING[name] for name in columns if name in FILLING}
+    defaults = {name: FILLING[name] for name in columns if name in FILLING}
     with engine.begin() as connection:
         connection.execute(text("SET LOCAL session_replication_role = replica"))
         connection.execute(text("INSERT INTO dag_bundle (name) VALUES (:bundle_name)"), FILLING)
-        _insert(connection, "dag", ({**filling, "dag_id": _dag_id(dag)} for dag in range(DAGS)))
+        _insert(connection, "dag", ({**defaults, "dag_id": _dag_id(dag)} for dag in range(DAGS)))
 
 
 def add_records(engine: Engine) -> None:

@@ -67,7 +67,7 @@ def typed(cluster: Cluster, namespace: str) -> Iterator[Any]:
         arguments["_continue"] = pods.metadata._continue
 
 
-def raw_pages(core: Any, namespace: str) -> Callable[..., Any]:
+def page_request(core: Any, namespace: str) -> Callable[..., Any]:
     """Return a function that requests one page of the listing; ``data`` of its result is the raw body."""
     selector = f"{KPO_LABEL}=True"
     call = core.list_namespaced_pod
@@ -76,7 +76,7 @@ def raw_pages(core: Any, namespace: str) -> Callable[..., Any]:
 
 def read_and_discard(cluster: Cluster, namespace: str) -> int:
     """Do the minimum that a client must do, with the same HTTP client: extract only the token from each page."""
-    call = raw_pages(cluster.core, namespace)
+    call = page_request(cluster.core, namespace)
     length, token = 0, None
     while True:
         body = call(**({"_continue": token} if token else {})).data

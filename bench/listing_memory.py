@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from bench.cluster import CONN_ID, namespace_of
 from bench.context import Bench
-from bench.listing import raw_pages
+from bench.listing import page_request
 from bench.results import Figure, Panel, Point, at_most, mebibytes
 from include.kpo_cleanup.kube.client import connect
 from include.kpo_cleanup.kube.pods import PodClient
@@ -62,7 +62,7 @@ def _measure_here(namespace: str) -> None:
     tracemalloc.stop()
     assert listing.pods
     core, _ = connect(CONN_ID, 1)
-    print(json.dumps([kept, peak, len(raw_pages(core, namespace)().data)]))
+    print(json.dumps([kept, peak, len(page_request(core, namespace)().data)]))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from bench.history import add_runs, find_caller, keys_of_pods
 from bench.timing import interleaved
 from include.kpo_cleanup.airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3
-from include.kpo_cleanup.task_instances import TaskInstanceSource
+from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from include.kpo_cleanup.task_instances.sql import SqlSource, airflow_session, metadata_connection
 from include.kpo_cleanup.tasks import gc_paused
 

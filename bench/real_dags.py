@@ -36,6 +36,6 @@ with DAG("nothing", schedule=None, start_date=START, default_args=measured):
         previous = following
 
 cleanup_dag("kpo_cleanup_measured", default_args=measured)
-# Its five scheduled runs are overdue, so that they start immediately one after the other.
+# Its five scheduled runs are overdue: once it is unpaused, they follow each other without delay.
 end = START + timedelta(minutes=15) * 4
 cleanup_dag("kpo_cleanup_overdue", schedule="*/15 * * * *", catchup=True, start_date=START, end_date=end)

@@ -15,7 +15,7 @@ from bench.cluster import CONN_ID, namespace_of
 from bench.context import Bench
 from bench.results import Figure, at_most, seconds
 
-BASELINE = "c55831c"  # the last commit that queried Airflow only once more, and did not list again, before deleting
+BASELINE = "c55831c"  # the last commit whose `reap` queried Airflow only once and did not list the pods again
 ZOMBIES, SLICE = 5_000, 1_000
 REPO = Path(__file__).parent.parent
 WORKER = Path(__file__).with_name("reap_worker.py")

@@ -20,7 +20,7 @@ from bench.timing import stopwatch
 from include.kpo_cleanup.airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.task_instance import CallerTaskInstance
-from include.kpo_cleanup.task_instances import TaskInstanceSource
+from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from include.kpo_cleanup.task_instances.sql import SqlSource, airflow_session, metadata_connection
 
 CONN_ID = "bench_airflow"

@@ -36,7 +36,7 @@ from include.kpo_cleanup.tasks import Cleanup
 from tests.databases import Database, postgresql
 
 SIZES = (1_000, 10_000)
-ZOMBIES = 10  # one pod in ten is a zombie
+PODS_PER_ZOMBIE = 10
 HISTORY = range(10_000_000, 10_050_000)  # task instances whose pods were deleted long ago
 CALLER = HISTORY.stop  # the number of the caller's task instance
 METADATA = "bench_metadata"
@@ -57,7 +57,7 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
         _insert(engine, range(CALLER, CALLER + 1), lambda _: "running")
         filled = 0
         for size in sizes:
-            _insert(engine, range(filled, size), lambda number: "running" if number % ZOMBIES else "failed")
+            _insert(engine, range(filled, size), lambda number: "running" if number % PODS_PER_ZOMBIE else "failed")
             filled = size
             for place, latency in LATENCIES.items() if size == sizes[-1] else [next(iter(LATENCIES.items()))]:
                 bench.progress(f"the whole DAG with {size:,} pods, API server {place}")
@@ -67,7 +67,7 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
                     yield Point(PANEL, OBVIOUS, size, obvious)
                 if size == sizes[-1]:
                     name = f"the whole DAG, API server {place}"
-                    pods = f"{size:,} pods, {size // ZOMBIES:,} zombies"
+                    pods = f"{size:,} pods, {size // PODS_PER_ZOMBIE:,} zombies"
                     yield Figure(name, OBVIOUS, pods, seconds(ours), seconds(obvious), obvious / ours, at_least(5))
         engine.dispose()
 
@@ -75,8 +75,8 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
 def _take_turns(cluster: Cluster, engine: Engine, size: int, latency: float, repetitions: int) -> tuple[float, float]:
     """Return the median seconds of kpo_cleanup and of the obvious way; the zombies are recreated before each run."""
     namespace, api = namespace_of(800_000 + size), PodClient(CONN_ID)
-    zombies = range(0, size, ZOMBIES)
-    cluster.put(namespace, [number for number in range(size) if number % ZOMBIES])
+    zombies = range(0, size, PODS_PER_ZOMBIE)
+    cluster.put(namespace, [number for number in range(size) if number % PODS_PER_ZOMBIE])
     _insert_records(engine, namespace, zombies)
     methods: dict[str, Callable[[], None]] = {
         OURS: partial(_run_tasks, namespace, size),

@@ -16,7 +16,7 @@ from bench.results import Figure, at_most
 from demo.airflow_settings import IS_AIRFLOW_3
 
 PODS, ZOMBIES = 1_000, 50
-FEW = 5  # zombies in each run after the first
+FEW = 5  # zombies of each run after the first
 RUNS = 5
 RUNS_PER_MONTH = 30 * 24 * 4
 MEGABYTE = 1_000_000
@@ -45,17 +45,17 @@ def measure(bench: Bench) -> Iterator[Figure]:
 def _measure_here(database_url: str) -> None:
     with ExitStack() as stack:
         airflow = RealAirflow(stack, database_url, PODS, ZOMBIES)
-        few, others, backlog = airflow.zombies[:FEW], airflow.zombies[FEW : 2 * FEW], airflow.zombies[2 * FEW :]
-        found = [backlog, *islice(cycle((few, others)), RUNS - 1)]
-        for number, zombies in enumerate(found):
-            # Once a run has listed the pods, new ones are left to the next run.
+        backlog, *batches = airflow.zombies[2 * FEW :], airflow.zombies[:FEW], airflow.zombies[FEW : 2 * FEW]
+        zombies_by_run = [backlog, *islice(cycle(batches), RUNS - 1)]
+        for number, zombies in enumerate(zombies_by_run):
+            # Wait until the previous run has listed the pods, so that it does not find the next run's zombies.
             airflow.wait_for(f"{number} runs have listed pods", partial(_have_listed, airflow, number))
             airflow.put_zombies(zombies)
             airflow.api.pause(OVERDUE, False)
         airflow.wait_for(f"{RUNS} runs have listed pods", partial(_have_listed, airflow, RUNS))
         airflow.wait_for("all runs have ended", partial(airflow.records.are_idle, OVERDUE))
         runs = sorted(run.run_id for run in airflow.records.runs(OVERDUE))
-        for run_id, zombies in zip(runs, found, strict=True):
+        for run_id, zombies in zip(runs, zombies_by_run, strict=True):
             airflow.check_zombies(OVERDUE, run_id, len(zombies))
         sizes = [_rows_and_bytes(airflow, run_id) for run_id in runs]
     print(json.dumps({"airflow": airflow.version, "runs": sizes}))

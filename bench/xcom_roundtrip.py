@@ -26,15 +26,15 @@ def _data() -> dict[str, Any]:
     return data
 
 
-PLAIN = {"multiple_outputs": False, "show_return_value_in_logs": False}
+TASK_OPTIONS = {"multiple_outputs": False, "show_return_value_in_logs": False}
 
 
-@task(**PLAIN)  # type: ignore[untyped-decorator]
+@task(**TASK_OPTIONS)  # type: ignore[untyped-decorator]
 def send(name: str) -> Any:
     return _data()[name]
 
 
-@task(**PLAIN)  # type: ignore[untyped-decorator]
+@task(**TASK_OPTIONS)  # type: ignore[untyped-decorator]
 def receive(name: str, value: Any) -> None:
     if value != _data()[name]:
         raise ValueError(f"the XCom of {name} is not what was sent")

@@ -16,7 +16,7 @@ from demo.terminal import Terminal
 
 REPO = Path(__file__).resolve().parent.parent
 START_TIMEOUT = 120  # seconds
-# Without log servers, which would listen on all interfaces: the logs are on this machine anyway.
+# Log servers would listen on all interfaces, and are not needed to read logs on this machine.
 _SCHEDULER = {"scheduler": ("scheduler", "--skip-serve-logs")}
 _TRIGGERER = {"triggerer": ("triggerer", "--skip-serve-logs")}
 COMPONENTS: Mapping[str, tuple[str, ...]] = (
@@ -29,7 +29,7 @@ PARSER = "dag-processor" if IS_AIRFLOW_3 else "scheduler"
 
 
 class Airflow:
-    """An Airflow that keeps everything below `folder`, so that removing the folder and its processes removes it."""
+    """An Airflow whose files and processes all belong to one folder."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Airflow:
     def install_dags(self, *others: Path) -> None:
         """Install the cleanup as the README describes for a plain Airflow, and copy other DAG files next to it."""
         shutil.copytree(REPO / "include", self.dags / "include", ignore=shutil.ignore_patterns("__pycache__"))
-        for file in (REPO / "dags" / "kpo_cleanup.py", REPO / "dags" / ".airflowignore", *others):
+        for file in (REPO / "dags" / "kpo_cleanup.py", *others):
             shutil.copy(file, self.dags)
 
     def start(self, terminal: Terminal, dag_ids: Collection[str]) -> None:

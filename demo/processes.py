@@ -86,7 +86,7 @@ class Child:
 
     def kill_session(self) -> None:
         """Kill the process and everything that it started."""
-        _end(self._folder, {self.pid})
+        _kill_all(self._folder, {self.pid})
         self._process.wait()
 
 
@@ -95,12 +95,12 @@ def end_processes_of(folder: Path) -> None:
     path = folder / SESSIONS
     sessions = {int(line) for line in path.read_text().split()} if path.exists() else set()
     # A child that has just been started may not be in the file yet.
-    _end(folder, sessions | {process.pid for process in psutil.Process().children()})
+    _kill_all(folder, sessions | {process.pid for process in psutil.Process().children()})
 
 
-def _end(folder: Path, sessions: set[int]) -> None:
+def _kill_all(folder: Path, sessions: set[int]) -> None:
     for _ in range(KILL_ROUNDS):  # processes may start others while they are being listed
-        processes = [process for process in psutil.process_iter() if _belongs(process, folder, sessions)]
+        processes = [process for process in psutil.process_iter() if _is_child_process(process, folder, sessions)]
         if not processes:
             return
         for process in processes:
@@ -108,7 +108,7 @@ def _end(folder: Path, sessions: set[int]) -> None:
         psutil.wait_procs(processes, timeout=1)
 
 
-def _belongs(process: psutil.Process, folder: Path, sessions: set[int]) -> bool:
+def _is_child_process(process: psutil.Process, folder: Path, sessions: set[int]) -> bool:
     try:
         # Check session and folder: the session id may have been reused, and a user's shell may be in the folder.
         return (

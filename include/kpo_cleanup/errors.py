@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 
 class KpoCleanupError(Exception):
     """An error that fails a task of the cleanup, or the deletion of one pod.
@@ -37,8 +41,33 @@ class KpoCleanupError(Exception):
         return "; ".join(filter(None, [what, self.remedy, server]))
 
 
+@dataclass(frozen=True)
+class SettingError:
+    """A value that was rejected."""
+
+    option: str
+    value: Any
+    origin: str
+    remedy: str
+
+    def __str__(self) -> str:
+        # Without square brackets, which Airflow's command line drops because it takes them for markup.
+        return f"{self.option}={self.value!r} ({self.origin}):\n  {self.remedy}"
+
+
 class SettingsError(KpoCleanupError):
-    """An option has an invalid value, or there is no such option."""
+    """A setting is invalid.
+
+    :param errors: the values of options that were rejected.
+    """
+
+    def __init__(self, summary: str, *, errors: Sequence[SettingError] = (), **fields: str) -> None:
+        super().__init__(summary, **fields)
+        self.errors = tuple(errors)
+
+    def __str__(self) -> str:
+        """Return everything, with each rejected value in an item of its own."""
+        return "\n- ".join([super().__str__(), *map(str, self.errors)])
 
 
 class TaskInstanceSourceError(KpoCleanupError):

@@ -10,12 +10,12 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from .classify import Classifier, Snapshot, Verdict, keys_needing_records
+from .classify import Classifier, Snapshot, keys_needing_records
 from .constants import ALL_NAMESPACES, Outcome, Reason
 from .errors import Conflict, KpoCleanupError, KubernetesError, NotFound, TaskInstanceSourceError
 from .identity import TaskInstanceKey
@@ -26,8 +26,9 @@ from .results import Result
 from .retry import RetryPolicy
 from .settings import Settings
 from .task_instance import Record, TaskInstances
-from .task_instances import TaskInstanceSource
+from .task_instances.interface import TaskInstanceSource
 from .text import pluralize
+from .verdict import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ class _Reaper:
             namespace = candidate.pod.namespace
             listed = by_uid.get((namespace, candidate.pod.uid))
             if listed is not None:
-                candidate.verdict = replace(candidate.verdict, pod=listed)
+                candidate.verdict = candidate.verdict._replace(pod=listed)
             elif namespace in listing.errors_by_namespace:
                 self._settle(candidate, Outcome.FAILED, error=listing.errors_by_namespace[namespace])
             else:
@@ -333,7 +334,7 @@ class _Reaper:
         elif pod.resource_version == old.resource_version:
             self._settle(candidate, Outcome.FAILED, error=conflict)  # refused for another reason
         else:
-            candidate.verdict = replace(candidate.verdict, pod=pod)
+            candidate.verdict = candidate.verdict._replace(pod=pod)
             return True
         return False
 

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .classify import Verdict
 from .constants import Outcome
 from .errors import KpoCleanupError
+from .verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,6 @@ class Result:
 
 
 def count_outcomes(results: Iterable[Result]) -> dict[str, int]:
-    """Return the number of pods by outcome, in the order of ``Outcome``."""
+    """Count the pods of each outcome, in the order of the enumeration."""
     counts = Counter(result.outcome for result in results)
     return {outcome.value: counts[outcome] for outcome in Outcome if counts[outcome]}

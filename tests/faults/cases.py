@@ -28,7 +28,7 @@ from include.kpo_cleanup.pod import PROTECT_KEY
 from include.kpo_cleanup.reap import BATCH, MAX_SNAPSHOT_AGE
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.task_instance import CallerTaskInstance
-from include.kpo_cleanup.task_instances import TaskInstanceSource
+from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from include.kpo_cleanup.task_instances.sql import TASK_INSTANCE, SqlSource, metadata_connection
 from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
 from tests import proxy
@@ -514,34 +514,37 @@ def _replica() -> AbstractContextManager[Any]:
     return nullcontext(SimpleNamespace(dialect=SimpleNamespace(name="postgresql"), execute=lambda _statement: yes))
 
 
-_OWN_NAME = "this very task, kpo_cleanup.fetch_active_tis of run 'run_1'"
+_CALLER_IS = "this task, kpo_cleanup.fetch_active_tis of run 'run_1', is"
+_REJECTED = f"the answers of the metadata connection were rejected as another Airflow's or stale: {_CALLER_IS}"
+_SDK_REJECTED = f"the answers of the Task SDK were rejected as another Airflow's or stale: {_CALLER_IS}"
+_CONNECT_TO_PRIMARY = "point the connection to the primary server of this Airflow's database"
 SOURCE_CASES = [
     SourceCase(
         "sdk-error",
         "the Task SDK raises an error",
-        "the Task SDK gave no task states for {'dag_id': …: API_SERVER_ERROR: 500; see the API server's log",
+        "the Task SDK could not read task states for {'dag_id': …: API_SERVER_ERROR: 500; see the API server's log",
         "See the log of Airflow's API server.",
         lambda: _sdk(_sdk_raises),
     ),
     SourceCase(
         "sdk-nonsense",
         "the Task SDK gives another answer",
-        "the Task SDK answered 'None' to {'dag_id': …",
+        "the Task SDK returned 'None' as task states for {'dag_id': …",
         "This Airflow may be too new. Set `airflow_conn_id`, and report it as a bug.",
         lambda: _sdk(lambda **_: None),
     ),
     SourceCase(
         "sql-error",
         "the database refuses the query, or does not run",
-        "task instances could not be read (the metadata connection): …no such table: task_instance…; the database must "
-        "be reachable and allow SELECT on task_instance, dag_run and xcom",
+        "task instances could not be read from the metadata connection: …no such table: task_instance…; the database "
+        "must be reachable and grant SELECT on task_instance, dag_run, xcom",
         "Check that the database runs. Grant SELECT on these tables.",
         lambda: SqlSource(_empty, OWN, "the metadata connection"),
     ),
     SourceCase(
         "no-such-connection",
         "the metadata connection does not exist",
-        "airflow_conn_id='nowhere' gives no database connection: …; it must name an Airflow connection to the "
+        "airflow_conn_id='nowhere' is not a usable database connection: …; set it to an Airflow connection to the "
         "metadata database whose provider (postgres or mysql) is installed",
         "Create the connection, or correct `airflow_conn_id`.",
         lambda: SqlSource(metadata_connection("nowhere"), OWN, "the metadata connection"),
@@ -549,59 +552,54 @@ SOURCE_CASES = [
     SourceCase(
         "replica",
         "the metadata connection leads to a read-only replica",
-        "the metadata connection leads to a read-only replica (pg_is_in_recovery()), which may lag behind; let it lead "
-        "to the primary server",
+        "the metadata connection is a read-only replica (pg_is_in_recovery()), which may lag behind; point the "
+        "connection to the primary server",
         "Write the primary server into the connection.",
         lambda: SqlSource(_replica, OWN, "the metadata connection"),
     ),
     SourceCase(
         "foreign-database",
         "the metadata connection leads to an empty database, or to another Airflow's",
-        f"the task instances of the metadata connection are not to be trusted: {_OWN_NAME}, is not there. "
-        "Either it is another Airflow's database, or a copy or replica that lags behind: correct the connection",
+        f"{_REJECTED} missing there; {_CONNECT_TO_PRIMARY}",
         "Correct the connection.",
         _sql,
     ),
     SourceCase(
         "old-database",
         "the metadata connection leads to a copy that is older than the run",
-        f"the task instances of the metadata connection are not to be trusted: {_OWN_NAME}, is 'queued' there, and not "
-        "running. Either it is another Airflow's database, or a copy or replica that lags behind: correct the "
-        "connection",
+        f"{_REJECTED} 'queued' there instead of 'running'; {_CONNECT_TO_PRIMARY}",
         "Write the primary server into the connection.",
         lambda: _sql(("queued", str(OWN.id))),
     ),
     SourceCase(
         "other-try",
         "the database has another try of this task",
-        f"the task instances of the metadata connection are not to be trusted: {_OWN_NAME}, has another id there: "
-        "0197, and not 0197f0a2-5b1c-7d3e-8f90-a1b2c3d4e5f6",
+        f"{_REJECTED.removesuffix('is')}has id 0197 there instead of 0197f0a2-5b1c-7d3e-8f90-a1b2c3d4e5f6",
         "If somebody cleared the task: nothing. Else write the primary server into the connection.",
         lambda: _sql(("running", "0197")),
     ),
     SourceCase(
         "sdk-ended",
         "somebody marks the cleanup's own task as failed while it runs",
-        f"the task states of the Task SDK are not to be trusted: {_OWN_NAME}, is 'failed' there, and not running…"
-        "Or somebody ended or cleared this task meanwhile: run it again",
+        f"{_SDK_REJECTED} 'failed' there instead of 'running'; …"
+        "If this task was cleared or marked as failed in the meantime, run it again",
         "Nothing.",
         lambda: _sdk(lambda **_: {OWN.run_id: {OWN.task_id: "failed"}}),
     ),
     SourceCase(
         "sdk-missing",
         "the API server answers from another database",
-        f"the task states of the Task SDK are not to be trusted: {_OWN_NAME}, is not there. Either the API server has "
-        "another database, or one that lags behind: see its configuration",
+        f"{_SDK_REJECTED} missing there; point the API server to the primary server of this Airflow's database (see "
+        "its configuration)",
         "See `[database] sql_alchemy_conn` of the API server.",
         lambda: _sdk(lambda **_: {}),
     ),
 ]
 
 
-_REST = "Airflow's API answers "
-_TO_LIST = " to POST …/api/v2/dags/~/dagRuns/~/taskInstances/list: "
-_REST_SILENT = "no answer from Airflow's API to POST …/taskInstances/list: "
-_REST_HOST = "the connection's host must be the base URL of Airflow's API server, with its path"
+_REST = "querying Airflow's API (POST …/api/v2/dags/~/dagRuns/~/taskInstances/list): "
+_REST_HOST = "correct the connection's host: it must be the base URL of Airflow's API server, with its path"
+_REST_REJECTED = f"the answers of the REST API were rejected as another Airflow's or stale: {_CALLER_IS}"
 _CORRECT_HOST = "Correct the host of the connection `airflow_conn_id`: Airflow's own address, with its path."
 _AIRFLOW_DOWN = "The API server or its proxy has a fault or is overloaded. See its log. The next run tries again."
 _RENEW = "Put a new token, or the right password, into the connection `airflow_conn_id`."
@@ -634,43 +632,43 @@ REST_CASES = [
             (
                 "429",
                 "429 Too Many Requests",
-                f"{_REST}429 Too Many Requests{_TO_LIST}…",
+                f"{_REST}429 Too Many Requests; server message: …",
                 _AIRFLOW_DOWN,
                 _too_many_requests(),
             ),
             (
                 "500",
                 "500 Internal Server Error",
-                f"{_REST}500 Internal Server Error{_TO_LIST}Internal Server Error",
+                f"{_REST}500 Internal Server Error; server message: Internal Server Error",
                 _AIRFLOW_DOWN,
                 proxy.answer(500, "Internal Server Error", "text/plain"),
             ),
             (
                 "502-gateway",
                 "502 from a gateway",
-                f"{_REST}502 Bad Gateway{_TO_LIST}<h1>Bad Gateway</h1>",
+                f"{_REST}502 Bad Gateway; server message: <h1>Bad Gateway</h1>",
                 _AIRFLOW_DOWN,
                 proxy.answer(502, "<h1>Bad Gateway</h1>"),
             ),
-            ("reset", "the connection is reset", f"{_REST_SILENT}ReadError", _NETWORK, proxy.reset),
+            ("reset", "the connection is reset", f"{_REST}no response (ReadError)", _NETWORK, proxy.reset),
             (
                 "reset-midway",
                 "the connection is reset in the middle of the answer",
-                f"{_REST_SILENT}Re",
+                f"{_REST}no response (Re",
                 _NETWORK,
                 _cut_off(proxy.reset_midway),
             ),
             (
                 "truncated",
                 "the answer is cut off",
-                f"{_REST_SILENT}RemoteProtocolError",
+                f"{_REST}no response (RemoteProtocolError)",
                 _NETWORK,
                 _cut_off(proxy.truncated),
             ),
             (
                 "silent",
                 f"no answer within {POLICY.read_timeout} s",
-                f"{_REST_SILENT}ReadTimeout",
+                f"{_REST}no response (ReadTimeout)",
                 _AIRFLOW_DOWN,
                 proxy.silent,
             ),
@@ -682,52 +680,50 @@ REST_CASES = [
             (
                 "login-page",
                 "an HTML page in place of JSON",
-                f"{_REST}200 OK{_TO_LIST}{LOGIN_PAGE}; {_REST_HOST}",
+                f"{_REST}200 OK; {_REST_HOST}; server message: {LOGIN_PAGE}",
                 _CORRECT_HOST,
                 proxy.answer(200, LOGIN_PAGE),
             ),
             (
                 "json-list",
                 "JSON that is no object (`[]`)",
-                f"{_REST}200 OK{_TO_LIST}[]; {_REST_HOST}",
+                f"{_REST}200 OK; {_REST_HOST}; server message: []",
                 _CORRECT_HOST,
                 _json([]),
             ),
             (
                 "redirect",
                 "a redirect to a login page",
-                f"{_REST}302 Found{_TO_LIST}…; it redirects to sso.example.org/login; {_REST_HOST}",
+                f"{_REST}302 Found; {_REST_HOST} (this one redirects to sso.example.org/login)",
                 _CORRECT_HOST,
                 proxy.answer(302, "", Location="https://sso.example.org/login?state=1"),
             ),
             (
                 "401",
                 "the token has expired",
-                f"{_REST}401 Unauthorized{_TO_LIST}Token Expired; the token is wrong or expired: renew connection "
-                "'airflow_api'",
+                f"{_REST}401 Unauthorized; renew the token of connection 'airflow_api'; server message: Token Expired",
                 _RENEW,
                 _detail(401, "Token Expired"),
             ),
             (
                 "bad-token",
                 "the token is wrong",
-                f"{_REST}403 Forbidden{_TO_LIST}Invalid JWT token; the token is wrong or expired: renew connection "
-                "'airflow_api'",
+                f"{_REST}403 Forbidden; renew the token of connection 'airflow_api'; server message: Invalid JWT token",
                 _RENEW,
                 _detail(403, "Invalid JWT token"),
             ),
             (
                 "403",
                 "the user may not read task instances",
-                f"{_REST}403 Forbidden{_TO_LIST}Forbidden; allow the user of connection 'airflow_api' to read DAGs, "
-                "DAG runs, task instances and XComs",
+                f"{_REST}403 Forbidden; allow the user of connection 'airflow_api' to read DAGs, DAG runs, task "
+                "instances and XComs; server message: Forbidden",
                 "Give the user's role these rights.",
                 _detail(403, "Forbidden"),
             ),
             (
                 "wrong-path",
                 "the path of the address is wrong (405)",
-                f"{_REST}405 Method Not Allowed{_TO_LIST}Method Not Allowed; {_REST_HOST}",
+                f"{_REST}405 Method Not Allowed; {_REST_HOST}; server message: Method Not Allowed",
                 _CORRECT_HOST,
                 _detail(405, "Method Not Allowed"),
             ),
@@ -739,32 +735,29 @@ REST_CASES = [
             (
                 "other-json",
                 "JSON of another kind",
-                "Airflow's API answers an object of ['login'] in place of a list of task_instances (KeyError); …",
+                "reading a list of task_instances from Airflow's API: unexpected object of ['login'] (KeyError); …",
                 _CORRECT_HOST,
                 _json({"login": "https://sso.example.org"}),
             ),
             (
                 "another-airflow",
                 "another Airflow answers, or the user may not read the cleanup's own DAG",
-                "the task instance that asks, kpo_cleanup.fetch_active_tis of run run_1, is not in the answer of "
-                "Airflow's API at …: either this is another Airflow, and the connection's host must be corrected, or "
-                "its user may not read DAG 'kpo_cleanup'",
+                f"{_REST_REJECTED} missing there; point the connection's host to the API server of this Airflow, "
+                "without a cache in front of it, and allow the connection's user to read DAG 'kpo_cleanup'",
                 _CORRECT_HOST + " Or allow the user to read the cleanup's DAG, too.",
                 _json({"task_instances": [], "total_entries": 0}),
             ),
             (
                 "same-run-of-another-airflow",
                 "another Airflow with the same DAG and run answers",
-                "the task instance that asks, …, is running and has id …, but Airflow's API at … has {'0197': "
-                "'running'}: it is another Airflow's, or its answers are old",
+                f"{_REST_REJECTED.removesuffix('is')}has id 0197 there instead of …",
                 _CORRECT_HOST,
                 _own("running", "0197"),
             ),
             (
                 "old-answer",
                 "an answer is old",
-                "the task instance that asks, …, is running and has id …, but Airflow's API at … has {…'queued'}: it "
-                "is another Airflow's, or its answers are old",
+                f"{_REST_REJECTED} 'queued' there instead of 'running'",
                 "Put no cache before the API server, and no replica behind it.",
                 _own("queued", OWN.id),
             ),

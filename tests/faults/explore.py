@@ -2,14 +2,15 @@
 
     python -m tests.faults.explore --machine faults --histories 20000 --seed 1
 
-Each round prints its progress. A round that fails prints its shortest history, and its seed reproduces it:
-``--seed 17 --histories 50``.
+Without ``--seed`` the first seed is random. Each round prints its seed before it starts. A round that fails prints its
+shortest history, and its seed reproduces it: ``--seed 17 --histories 50``.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import random
 import time
 
 import tests.conftest  # noqa: F401  chooses a scratch Airflow before anything imports Airflow
@@ -24,17 +25,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--machine", choices=("faults", "operator"), default="faults")
     parser.add_argument("--histories", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=1, help="of the first round; each further one has the next")
-    options = parser.parse_args()
-    kind = machine_of(options.machine)
+    parser.add_argument("--seed", type=int, help="of the first round; each further one has the next")
+    given = parser.parse_args()
+    kind = machine_of(given.machine)
+    first_seed = random.SystemRandom().getrandbits(32) if given.seed is None else given.seed
     logging.disable(logging.CRITICAL)
     start = time.monotonic()
     with set_up(kind):
-        for number, done in enumerate(range(0, options.histories, ROUND)):
-            histories = min(ROUND, options.histories - done)
-            run_histories(kind, histories, options.seed + number)
-            took = time.monotonic() - start
-            print(f"seed {options.seed + number}: {done + histories} histories in {took:.0f} s", flush=True)
+        for number, done in enumerate(range(0, given.histories, ROUND)):
+            histories = min(ROUND, given.histories - done)
+            print(f"seed {first_seed + number}: ", end="", flush=True)
+            run_histories(kind, histories, first_seed + number)
+            print(f"{done + histories} histories in {time.monotonic() - start:.0f} s", flush=True)
     for what, times in sorted(TALLY.items()):
         print(f"{times:8} {what}")
 

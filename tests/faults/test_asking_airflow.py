@@ -20,11 +20,10 @@ from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import TaskInstanceKey
 from include.kpo_cleanup.kube.pods import PodClient
 from include.kpo_cleanup.reap import reap
-from include.kpo_cleanup.report import failures
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instances import TaskInstanceSource
+from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from include.kpo_cleanup.task_instances.rest import RestSource
 from include.kpo_cleanup.task_instances.rest_api import RestApi
 from include.kpo_cleanup.task_instances.sql import SqlSource
@@ -98,9 +97,9 @@ def sql_source_without_connection(fails_on: int) -> TaskInstanceSource:
 SOURCES = {
     "the Task SDK": (
         sdk_source,
-        "(?s)the Task SDK gave no task states for .*API_SERVER_ERROR; see the API server's log",
+        "(?s)the Task SDK could not read task states for .*API_SERVER_ERROR; see the API server's log",
     ),
-    "SQL": (sql_source, "(?s)task instances could not be read .*server closed the connection .*allow SELECT on"),
+    "SQL": (sql_source, "(?s)task instances could not be read .*server closed the connection .*grant SELECT on"),
     "connecting": (
         sql_source_without_connection,
         "(?s)task instances could not be read .*could not translate host name",
@@ -158,8 +157,8 @@ class TestASourceThatFails:
         assert len(failed) == min(BATCH, PODS - deleted)
         assert len(of(Outcome.LEFT_FOR_NEXT_RUN, results)) == PODS - deleted - len(failed)
         assert len(server.pods(namespace)) == PODS - deleted
-        for line in failures(results):
-            assert re.search(message, line)
+        for result in failed:
+            assert re.search(message, str(result.error))
 
 
 @pytest.mark.parametrize("case", SOURCE_CASES, ids=lambda case: case.id)

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from include.kpo_cleanup import xcom
-from include.kpo_cleanup.classify import Snapshot, Verdict, classify
+from include.kpo_cleanup.classify import Snapshot, classify
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.identity import TaskInstanceKey, make_key, to_label_value
 from include.kpo_cleanup.kube.pods import PodClient
 from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
+from include.kpo_cleanup.verdict import Verdict
 from tests.faults.cases import POD_CASES, PodCase
 from tests.faults.servers import Server
 

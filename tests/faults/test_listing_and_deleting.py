@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from include.kpo_cleanup.classify import Verdict
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.errors import KubernetesError, SettingsError
 from include.kpo_cleanup.kube.pods import MAX_RESTARTS, MAX_SILENT_NAMESPACES, PodClient
@@ -25,6 +24,7 @@ from include.kpo_cleanup.reap import MAX_CONFLICTS, reap
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
+from include.kpo_cleanup.verdict import Verdict
 from tests import proxy
 from tests.faults.cases import (
     CONNECTION_CASES,
@@ -392,7 +392,7 @@ class TestPreconditions:
     ) -> None:
         (zombie,) = (pod for pod in api.list_pods([namespace_with_zombie]).pods if pod.name == "zombie")
         gone = replace(zombie, namespace="no-such-namespace")
-        verdict = Verdict(gone, True, Reason.ORPHANED, "")
+        verdict = Verdict(gone, True, Reason.ORPHANED, ())
         source, settings = source_of(FAILED_ONCE), Settings(settle_seconds=0)
         (result,) = reap([verdict], api, source, settings, ["no-such-namespace"])
         assert result.outcome is Outcome.ALREADY_GONE

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from types import SimpleNamespace
@@ -26,7 +27,7 @@ from tests.faults import world
 from tests.faults.test_random_faults import BYPASS, Airflow, run_histories, set_up
 from tests.faults.world import Operator, Task, uid
 
-HISTORIES = settings().max_examples // 2  # `make test-random` runs more, ``explore`` many more
+HISTORIES = settings().max_examples // 2  # ``explore`` runs many more
 HAS_STORE = tuple(int(part) for part in airflow.__version__.split(".")[:2]) >= (3, 3)
 
 
@@ -137,6 +138,6 @@ class RealAirflow(Airflow):
 
 
 @pytest.mark.timeout(900)  # a failing example takes a while to shrink
-def test_what_is_alive_is_kept_and_what_is_dead_is_deleted() -> None:
+def test_what_is_alive_is_kept_and_what_is_dead_is_deleted(record_property: Callable[[str, object], None]) -> None:
     with set_up(RealAirflow):
-        run_histories(RealAirflow, HISTORIES)
+        record_property("histories", run_histories(RealAirflow, HISTORIES))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from include.kpo_cleanup.classify import Snapshot, Verdict, classify
+from include.kpo_cleanup.classify import Snapshot, classify
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.errors import (
     Conflict,
@@ -31,6 +31,7 @@ from include.kpo_cleanup.results import Result, count_outcomes
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
+from include.kpo_cleanup.verdict import Verdict
 from tests.unit.builders import DAY, HOUR, JOB, NOW, answer, make_pod, make_ti
 
 DELETING = "deleting the pod"
@@ -331,7 +332,7 @@ class TestListingAgain:
 
     def test_a_zombie_whose_uid_was_modified_is_not_deleted(self) -> None:
         zombies = make_zombies(1)
-        modified = [replace(zombies[0], pod=replace(zombies[0].pod, uid="null"))]
+        modified = [zombies[0]._replace(pod=replace(zombies[0].pod, uid="null"))]
         cluster = cluster_of(zombies)
         assert outcomes(run(modified, cluster)) == {"z0000": "already_gone"}
         assert cluster.deletions == []
