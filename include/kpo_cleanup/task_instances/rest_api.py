@@ -34,17 +34,6 @@ class AirflowApiError(TaskInstanceSourceError):
         self.status = status
 
 
-class AirflowApiUnavailable(TaskInstanceSourceError):
-    """No response, or one that asks the client to retry later.
-
-    :param retry_after: seconds, if the server named them.
-    """
-
-    def __init__(self, summary: str, *, retry_after: float | None = None, **fields: str) -> None:
-        super().__init__(summary, **fields)
-        self.retry_after = retry_after
-
-
 class _Secret(str):
     """A string that hides itself: `airflow dags test` of Airflow 3.0 prints the variables of a failed frame."""
 
@@ -85,14 +74,11 @@ class RestApi:
 
     def get(self, path: str, **parameters: Any) -> dict[str, Any]:
         """Return the object at this path, in which ids are quoted."""
-        return self._request("GET", path, {"params": parameters})
+        return self._policy.call(self._send_with_token, "GET", path, {"params": parameters})
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the result of a query that is sent as a body; it changes nothing."""
-        return self._request("POST", path, {"json": body})
-
-    def _request(self, method: str, path: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        return self._policy.call(self._send_with_token, method, path, options)
+        return self._policy.call(self._send_with_token, "POST", path, {"json": body})
 
     def _send_with_token(self, method: str, path: str, options: Mapping[str, Any]) -> dict[str, Any]:
         is_new = self._token is None
@@ -119,7 +105,7 @@ class RestApi:
         except httpx.HTTPError as error:
             cause = f"no response ({type(error).__name__}) {self._sanitize(str(error))}".rstrip()
             # Not chained: the frames of httpx hold the token, and some logs show the variables of frames.
-            raise AirflowApiUnavailable(_summary(method, self.url + path), cause=cause) from None
+            raise TaskInstanceSourceError(_summary(method, self.url + path), cause=cause) from None
 
     def _parse(self, response: httpx.Response) -> dict[str, Any]:
         """Return the JSON object of a response.
@@ -136,8 +122,9 @@ class RestApi:
         else:
             message = self._sanitize(str(body.get("detail", body) if isinstance(body, dict) else body))
         if response.status_code == 429 or response.is_server_error:
-            wait = retry_after(response.headers)
-            raise AirflowApiUnavailable(summary, cause=cause, server_message=message, retry_after=wait)
+            error = TaskInstanceSourceError(summary, cause=cause, server_message=message)
+            error.retry_after = retry_after(response.headers)
+            raise error
         if not response.is_success or not isinstance(body, dict):
             status = 401 if _is_token_rejected(response) else response.status_code
             remedy = self._remedy(status, response)
