@@ -21,7 +21,7 @@ from .api import Api
 from .background import BackgroundServer
 from .certificates import self_signed_context
 from .kubelet import Kubelet
-from .resources import RESOURCES, Json
+from .resources import Json
 from .store import Store, utc_now
 
 __all__ = ["EmbeddedCluster", "Kubelet"]
@@ -49,7 +49,7 @@ class EmbeddedCluster(BackgroundServer):
         self._certificate = ""
         if tls:
             self._tls, self._certificate = self_signed_context("embedded-cluster")
-        self._store = Store(tuple(RESOURCES), now)
+        self._store = Store(now)
         self._speed = speed
         self._with_kubelet = kubelet
         self._kubelet: Kubelet | None = None
