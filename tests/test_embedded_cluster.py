@@ -15,7 +15,7 @@ import pytest
 from kubernetes import client, config
 
 from demo.cluster import EmbeddedCluster
-from tests.contract.namespace import Namespace, Server, container, pod, states
+from tests.contract.namespace import Namespace, Server, conditions, container, job, pod, states
 
 REPOSITORY = Path(__file__).parent.parent
 SPEED = 20.0
@@ -62,6 +62,44 @@ def test_without_a_kubelet_pods_stay_pending() -> None:
         core.create_namespaced_pod("airflow", pod("p", schedulerName="default-scheduler"))
         assert core.read_namespaced_pod("p", "airflow").spec.node_name is None
         assert core.list_node().items == []
+
+
+def test_without_controllers_jobs_have_no_pods_and_dependents_stay(namespace: Namespace) -> None:
+    namespace.call("POST", namespace.jobs, job("j"))
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "missing", "uid": "1", "controller": True}
+    namespace.create_pod("p", metadata={"ownerReferences": [owner]})
+    namespace.run_pod("q")
+    namespace.wait_for_phase("q", "Succeeded")
+    assert namespace.pod_names() == ["p", "q"]
+
+
+def test_the_next_request_after_a_change_sees_what_the_controllers_did() -> None:
+    with EmbeddedCluster(kubelet=False, controllers=True) as cluster:
+        namespace = Namespace(Server(cluster.kubeconfig, "demo-node", cluster.expire_continue_tokens))
+        namespace.call("POST", namespace.jobs, job("j", parallelism=2, completions=2, backoffLimit=0))
+        first, second = namespace.pod_names()
+        namespace.set_phase(first, "Succeeded")
+        assert namespace.call("GET", f"{namespace.jobs}/j")["status"]["succeeded"] == 1
+        namespace.set_phase(second, "Failed")
+        assert conditions(namespace.call("GET", f"{namespace.jobs}/j"))["Failed"] == "True"
+        namespace.call("DELETE", f"{namespace.jobs}/j", {"propagationPolicy": "Foreground"})
+        assert namespace.pod_names() == []
+        assert not namespace.find(f"{namespace.jobs}/j")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("completionMode", "Indexed"),
+        ("activeDeadlineSeconds", 60),
+        ("podFailurePolicy", {"rules": []}),
+        ("manualSelector", True),
+    ],
+)
+def test_a_job_with_a_field_that_is_not_simulated_is_refused(namespace: Namespace, field: str, value: object) -> None:
+    error = namespace.request_error("POST", namespace.jobs, job("j", **{field: value}))
+    assert error["reason"] == "BadRequest"
+    assert error["message"].startswith(f"spec.{field} ")
 
 
 def test_the_command_line_runs_a_cluster_until_sigterm(tmp_path: Path) -> None:
