@@ -111,6 +111,8 @@ def test_the_command_line_runs_a_cluster_until_sigterm(tmp_path: Path) -> None:
         assert kubeconfig["clusters"][0]["cluster"]["server"] == url
         core = client.CoreV1Api(config.new_client_from_config_dict(kubeconfig))
         assert core.list_namespaced_pod("team").items == []
+        custom = client.CustomObjectsApi(core.api_client)
+        assert custom.list_cluster_custom_object("sparkoperator.k8s.io", "v1beta2", "sparkapplications")["items"] == []
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
 

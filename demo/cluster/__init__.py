@@ -2,8 +2,8 @@
 
 No library offers this: kmock 0.8, the closest one, has no label selectors, no pagination and no graceful deletion.
 The API server (`api`) stores objects. The Job controller and the garbage collector, if switched on, run in its process.
-The kubelet (`kubelet`) runs the pods. It is an ordinary client and also works with a real kube-apiserver. There is no
-authorization.
+The kubelet (`kubelet`) runs the pods, and the Spark operator (`spark_operator`) the SparkApplications. These two are
+ordinary clients and also work with a real kube-apiserver. There is no authorization.
 `tests/contract` verifies that both servers behave alike wherever clients depend on it.
 """
 
@@ -26,9 +26,10 @@ from .job_controller import JobController
 from .kubelet import Kubelet
 from .ownership import Ownership
 from .resources import Json
+from .spark_operator import SparkOperator
 from .store import Store, utc_now
 
-__all__ = ["EmbeddedCluster", "Kubelet"]
+__all__ = ["EmbeddedCluster", "Kubelet", "SparkOperator"]
 
 
 class EmbeddedCluster(BackgroundServer):
@@ -36,7 +37,7 @@ class EmbeddedCluster(BackgroundServer):
 
     `speed` is the number of simulated seconds per real second; it applies to containers, grace periods and backoffs.
     `controllers` switches on the Job controller and the garbage collector, which deletes objects whose owners do not
-    exist.
+    exist. `spark_operator` also defines the resource SparkApplication.
     `now` is the API server's clock.
     """
 
@@ -47,6 +48,7 @@ class EmbeddedCluster(BackgroundServer):
         speed: float = 10.0,
         kubelet: bool = True,
         controllers: bool = False,
+        spark_operator: bool = False,
         tls: bool = False,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -60,6 +62,7 @@ class EmbeddedCluster(BackgroundServer):
         self._speed = speed
         self._with_kubelet = kubelet
         self._with_controllers = controllers
+        self._with_spark_operator = spark_operator
         self._components: list[BackgroundServer] = []  # clients of the API server, which stop before it
         self._runner: web.AppRunner
 
@@ -108,6 +111,8 @@ class EmbeddedCluster(BackgroundServer):
             kubelet = Kubelet(self.url, ssl_context=trust, speed=self._speed)
             api.node = kubelet.server
             await self._start(kubelet)
+        if self._with_spark_operator:
+            await self._start(SparkOperator(self.url, ssl_context=trust, speed=self._speed))
 
     async def stop(self) -> None:
         for component in reversed(self._components):

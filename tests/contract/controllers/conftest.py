@@ -12,5 +12,5 @@ from tests.contract.namespace import SPEED, Server
 
 @pytest.fixture(scope="package")
 def server() -> Iterator[Server]:
-    with EmbeddedCluster(speed=SPEED, controllers=True) as cluster:
+    with EmbeddedCluster(speed=SPEED, controllers=True, spark_operator=True) as cluster:
         yield Server(cluster.kubeconfig, "demo-node", cluster.expire_continue_tokens)
