@@ -80,7 +80,7 @@ test-matrix:
 	@python3 -m tests.matrix $(ROWS)
 
 test-cluster:
-	@python=$$($(ENV_3)) && $$python -m tests.control_plane && $$python -m pytest tests -m cluster
+	@python=$$($(ENV_3)) && $$python -m tests.control_plane --controller-manager && $$python -m pytest tests -m cluster
 
 test-install:
 	@scripts/debian-packages git=git
