@@ -21,27 +21,38 @@ ENV_REST_3_0 = ENV_SUFFIX=-rest scripts/airflow-env 3.0.6 2025-09-15 $(FAB)
 # The benchmarks' packages, in environments of their own.
 BENCH_PACKAGES = $(shell sed '/^\#/d' bench/requirements.txt)
 
-.PHONY: help demo unit test test-airflow-2 test-dags-3 test-servers test-random test-matrix test-cluster test-install test-real \
-	test-rest test-ui screenshots bench dist lint types format \
-	clean explore
+# Half of the time of these tests is waiting. Each process has its own Airflow, servers and ports.
+PARALLEL := -n 3 --dist loadfile
+
+# A tier runs on both generations of Airflow, or on the one of AIRFLOW=3 or AIRFLOW=2.
+GENERATIONS = $(or $(AIRFLOW),3 2)
+
+.PHONY: help check unit lint types format demo test test-servers test-thorough test-matrix test-cluster test-rest \
+	test-real test-install test-ui screenshots explore dist bench clean
 
 help:
-	@echo "make demo          zombie pods are deleted, live ones stay, before your eyes (KEEP=1 leaves the UI up;"
-	@echo "                   KUBECONFIG=… NAMESPACE=… takes your own cluster)"
-	@echo "make unit          the tests that need neither Airflow nor a server, in seconds (T=path K=expression ARGS=--lf)"
-	@echo "make test          all tests on Airflow $(AIRFLOW_2) and $(AIRFLOW_3)"
-	@echo "make test-random   more of the random worlds and faults"
-	@echo "make test-matrix   the DAG's tests on every supported Airflow (ROWS=… takes some of them)"
-	@echo "make test-cluster  the tests against a real kube-apiserver (built with Go the first time)"
-	@echo "make test-install  installs the DAG in each way of the README, on both Airflows, and runs it"
-	@echo "make dist          one zip for the dags folder"
-	@echo "make explore       20,000 random histories (MACHINE=operator drives the real operator; AIRFLOW=2"
-	@echo "                   takes Airflow $(AIRFLOW_2); HISTORIES=… SEED=…)"
-	@echo "make test-real     a real Airflow with PostgreSQL, killed workers and a restart; MariaDB"
-	@echo "make test-rest     the REST API as source, over real API servers of the oldest and the newest Airflow 3"
-	@echo "make test-ui       Airflow's UI in a browser, on both; 'make screenshots' is the same, for the pictures"
-	@echo "make bench         figures and plots into docs/benchmarks/ (BENCH=\"--sizes 1000 listing\" for a part of them)"
-	@echo "make lint types format clean"
+	@echo "Everyday"
+	@echo "  make check          lint, types, and unit with the test coverage of include/: before every commit"
+	@echo "  make unit           the tests that need neither Airflow nor a server (T=path K=expression ARGS=--lf)"
+	@echo "  make test           all tests on Airflow $(AIRFLOW_2) and $(AIRFLOW_3) that need no server from elsewhere"
+	@echo "  make lint types format"
+	@echo "  make demo           zombie pods are deleted, live ones stay, before your eyes (KEEP=1 leaves the UI up;"
+	@echo "                      KUBECONFIG=… NAMESPACE=… takes your own cluster)"
+	@echo "  make clean          removes .work/ and dist/"
+	@echo "Tiers (AIRFLOW=2 or AIRFLOW=3 takes one of both where it says 'on both')"
+	@echo "  make test-matrix    the DAG's tests on every supported Airflow (ROWS=… takes some of them)"
+	@echo "  make test-cluster   the tests against a real kube-apiserver (built with Go the first time)"
+	@echo "  make test-rest      the REST API as source, over real API servers of the oldest and the newest Airflow 3"
+	@echo "                      (test-rest-3: the newest only)"
+	@echo "  make test-real      a real Airflow with PostgreSQL, killed workers and a restart; MariaDB; on both"
+	@echo "  make test-install   installs the DAG in each way of the README, and runs it; on both"
+	@echo "  make test-ui        Airflow's UI in a browser, on both; 'make screenshots' is the same, for the pictures"
+	@echo "  make explore        20,000 random histories, on Airflow 3 or AIRFLOW=2 (MACHINE=operator drives the real"
+	@echo "                      operator; HISTORIES=… SEED=…)"
+	@echo "Release"
+	@echo "  make test-thorough  all of the above with random seeds, in hours (SEED=… repeats them); no test runs twice"
+	@echo "  make bench          figures and plots into docs/benchmarks/ (BENCH=\"--sizes 1000 listing\" for a part of them)"
+	@echo "  make dist           the files of a release: a zip for the dags folder, and a wheel"
 
 # Only values on make's command line: an exported KUBECONFIG must not lead the demo to somebody's cluster.
 given = $(if $(filter command line,$(origin $(1))),$(2))
@@ -50,42 +61,62 @@ demo:
 	@python=$$($(ENV_3)) && exec $$python -m demo $(call given,KEEP,--keep) \
 		$(call given,KUBECONFIG,--kubeconfig "$(KUBECONFIG)") $(call given,NAMESPACE,--namespace "$(NAMESPACE)")
 
+check: lint types
+	@$(MAKE) --no-print-directory unit ARGS=--cov
+
 unit:
 	@python=$$(scripts/unit-env $(DATE)) && $$python -m pytest $(or $(call given,T,"$(T)"),tests/unit) $(call given,K,-k "$(K)") $(call given,ARGS,$(ARGS))
 
-# The parts run side by side, for each has its own home and ports. The output of each comes at its end.
-test: unit
-	@$(ENV_3) >/dev/null && $(ENV_2) >/dev/null # one after the other: they share a download cache
-	@$(MAKE) --no-print-directory -j3 -Otarget test-dags-3 test-airflow-2 test-servers
+test: unit test-servers $(GENERATIONS:%=test-airflow-%)
 
 # The embedded cluster and the faults of the network do not depend on Airflow; one Airflow is enough for them.
 test-servers:
 	@python=$$($(ENV_3)) && echo "Tests of servers and faults on Airflow $(AIRFLOW_3)" && \
-		$$python -m pytest tests --ignore tests/unit --ignore tests/airflow --ignore tests/dag
+		$$python -m pytest $(PARALLEL) tests --ignore tests/unit --ignore tests/airflow --ignore tests/dag
 
-test-dags-3:
-	@python=$$($(ENV_3)) && echo "Tests on Airflow $(AIRFLOW_3)" && $$python -m pytest tests/airflow tests/dag
-
-test-airflow-2:
-	@python=$$($(ENV_2)) && echo "Tests on Airflow $(AIRFLOW_2)" && \
-		$$python -m pytest tests/airflow tests/dag tests/test_metrics.py tests/faults/test_operator_histories.py
-
-# More of the random worlds and faults.
-test-random:
-	@python=$$($(ENV_3)) && \
-		HYPOTHESIS_PROFILE=more $$python -m pytest tests/unit tests/airflow tests/faults/test_random_faults.py \
-			tests/faults/test_operator_histories.py
+TESTS_3 := tests/airflow tests/dag
+TESTS_2 := $(TESTS_3) tests/test_metrics.py tests/faults/test_operator_histories.py
+test-airflow-%:
+	@python=$$($(ENV_$*)) && echo "Tests on Airflow $(AIRFLOW_$*)" && $$python -m pytest $(PARALLEL) $(TESTS_$*)
 
 test-matrix:
 	@python3 -m tests.matrix $(ROWS)
 
 test-cluster:
-	@python=$$($(ENV_3)) && $$python -m tests.control_plane --controller-manager && $$python -m pytest tests -m cluster
+	@python=$$($(ENV_3)) && $$python -m tests.control_plane --controller-manager && \
+		$$python -m pytest $(PARALLEL) tests -m cluster
 
-test-install:
+test-rest: test-rest-3 test-rest-3_0
+test-rest-%:
+	@python=$$($(ENV_REST_$*)) && echo "REST API of Airflow $(subst _,.,$*)" && \
+		$$python -m pytest $(PARALLEL) tests/rest -m rest
+
+test-real: $(GENERATIONS:%=test-real-%)
+test-real-%:
+	@scripts/debian-packages '/usr/lib/postgresql/*/bin/initdb=postgresql' mariadbd=mariadb-server mariadb_config=libmariadb-dev
+	@python=$$($(ENV_REAL_$*)) && echo "Real runs on Airflow $(AIRFLOW_$*)" && \
+		$$python -m pytest $(PARALLEL) tests/real -m real
+
+test-install: $(GENERATIONS:%=test-install-%)
+test-install-%:
 	@scripts/debian-packages git=git
-	@python=$$($(ENV_3)) && echo "Installing on Airflow $(AIRFLOW_3)" && $$python -m pytest tests/install -m install
-	@python=$$($(ENV_2)) && echo "Installing on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/install -m install
+	@python=$$($(ENV_$*)) && echo "Installing on Airflow $(AIRFLOW_$*)" && \
+		$$python -m pytest $(PARALLEL) tests/install -m install
+
+# The tests take the pictures, so that there is one way only.
+test-ui screenshots: $(GENERATIONS:%=test-ui-%)
+	@echo "The pictures are in .work/screenshots/"
+test-ui-%:
+	@scripts/debian-packages chromium=chromium
+	@python=$$($(ENV_$*)) && echo "The UI of Airflow $(AIRFLOW_$*)" && $$python -m pytest tests/ui -m ui
+
+# Property tests draw their seeds, and no failure is tried again. SEED=… repeats a run.
+test-thorough: check
+	@HYPOTHESIS_PROFILE=thorough REQUIRE_CLUSTER=1 $(MAKE) --no-print-directory \
+		test test-matrix test-cluster test-rest test-real test-install test-ui
+	@$(MAKE) --no-print-directory explore HISTORIES=2000
+	@$(MAKE) --no-print-directory explore HISTORIES=2000 MACHINE=operator
+	@$(MAKE) --no-print-directory demo
 
 explore:
 	@python=$$($(ENV_$(or $(AIRFLOW),3))) && exec $$python -m tests.faults.explore $(if $(MACHINE),--machine $(MACHINE)) \
@@ -93,22 +124,6 @@ explore:
 
 dist:
 	@python3 scripts/dist.py
-
-test-real:
-	@scripts/debian-packages '/usr/lib/postgresql/*/bin/initdb=postgresql' mariadbd=mariadb-server mariadb_config=libmariadb-dev
-	@python=$$($(ENV_REAL_3)) && echo "Real runs on Airflow $(AIRFLOW_3)" && $$python -m pytest tests/real -m real
-	@python=$$($(ENV_REAL_2)) && echo "Real runs on Airflow $(AIRFLOW_2)" && $$python -m pytest tests/real -m real
-
-test-rest:
-	@python=$$($(ENV_REST_3)) && echo "REST API of Airflow $(AIRFLOW_3)" && $$python -m pytest tests/rest -m rest
-	@python=$$($(ENV_REST_3_0)) && echo "REST API of Airflow 3.0.6" && $$python -m pytest tests/rest -m rest
-
-# The tests take the pictures, so that there is one way only.
-test-ui screenshots:
-	@scripts/debian-packages chromium=chromium
-	@python=$$($(ENV_3)) && $$python -m pytest tests/ui -m ui
-	@python=$$($(ENV_2)) && $$python -m pytest tests/ui -m ui
-	@echo "The pictures are in .work/screenshots/"
 
 bench:
 	@scripts/debian-packages '/usr/lib/postgresql/*/bin/initdb=postgresql' mariadbd=mariadb-server \
@@ -118,6 +133,7 @@ bench:
 
 lint:
 	@python=$$($(ENV_3)) && $$python -m ruff check . && $$python -m ruff format --check .
+	@scripts/actionlint
 
 types:
 	@python=$$($(ENV_3)) && $$python -m mypy include dags demo scripts tests bench

@@ -1,4 +1,4 @@
-"""A real API server of Airflow 3 on a metadata database that is there already."""
+"""A real Airflow 3 API server on an existing metadata database."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from demo.processes import end_processes_of, start
 from demo.rest import is_up
 from demo.terminal import Terminal
 
-PASSWORD = "a password of nobody else"
+PASSWORD = "used by the benchmark only"
 START_TIMEOUT = 120  # seconds
 
 
 @contextmanager
 def api_server(database_url: str) -> Iterator[str]:
-    """Start it with the simple auth manager; gives its URL, at which `USER` has `PASSWORD`."""
+    """Start an API server with the simple auth manager; yield its URL, where `USER` logs in with `PASSWORD`."""
     url = f"http://127.0.0.1:{free_port()}"
     with TemporaryDirectory(prefix="kpo-cleanup-api-") as name:
         folder = Path(name)

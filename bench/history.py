@@ -1,4 +1,4 @@
-"""A metadata database with a long history: made-up DAG runs and task instances in Airflow's own tables."""
+"""A metadata database with a long history: synthetic DAG runs and task instances in Airflow's own tables."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tests.rest.database import FILLING
 
 DAGS = 250
 DAGS_WITH_PODS = 200
-# The task instances of each run, and those of them that run in pods.
+# The task instances of each run, and those that run in pods.
 TASKS = [*((f"transform_{number}", UNMAPPED) for number in range(8)), ("export", 0), ("export", 1)]
 POD_TASKS = [*TASKS[:3], *TASKS[-2:]]
-ROWS_OF_ONE_RUN = DAGS * len(TASKS)
+ROWS_PER_RUN = DAGS * len(TASKS)  # task instances when every DAG has run once
 LATEST = datetime(2026, 11, 20, 6, tzinfo=UTC)
 UNFINISHED = ["running", "queued", None, "deferred", "up_for_retry", "running", "scheduled", None, "running", "queued"]
 BATCH = 5_000
 
 
 def keys_of_pods(runs: int) -> frozenset[TaskInstanceKey]:
-    """Give the keys of pods of the latest runs of 200 DAGs, five a run; the first of these runs is not over yet."""
+    """Return the keys of the pods in the latest runs of 200 DAGs, five per run; the newest run is still running."""
     return frozenset(
         make_key(_dag_id(dag), task_id, _run_id(run), map_index)
         for dag in range(DAGS_WITH_PODS)
@@ -38,30 +38,30 @@ def keys_of_pods(runs: int) -> frozenset[TaskInstanceKey]:
     )
 
 
-def keys_at_random(count: int, runs: int) -> frozenset[TaskInstanceKey]:
-    """Pick so many of the keys of all pods of these runs, always the same ones."""
+def random_keys(count: int, runs: int) -> frozenset[TaskInstanceKey]:
+    """Return a random but reproducible sample of the keys of all pods in these runs."""
     return frozenset(Random(0).sample(sorted(keys_of_pods(runs)), count))
 
 
-def own_task_instance(connection: Connection) -> CallerTaskInstance:
-    """Take a running task instance of the history for the one that asks."""
-    own = CallerTaskInstance(_dag_id(0), "transform_0", _run_id(0), UNMAPPED)
+def find_caller(connection: Connection) -> CallerTaskInstance:
+    """Return a running task instance of the history, to be used as the caller."""
+    caller = CallerTaskInstance(_dag_id(0), "transform_0", _run_id(0), UNMAPPED)
     if "id" not in {column["name"] for column in inspect(connection).get_columns("task_instance")}:
-        return own
+        return caller
     query = text("SELECT id FROM task_instance WHERE dag_id = :dag_id AND task_id = :task_id AND run_id = :run_id")
-    return own._replace(id=str(connection.execute(query, own._asdict()).scalar()))
+    return caller._replace(id=str(connection.execute(query, caller._asdict()).scalar()))
 
 
-def fill(engine: Engine, rows_before: int, rows: int) -> None:
-    """Let the history reach further back, from so many task instances to so many.
+def add_runs(engine: Engine, rows_before: int, rows: int) -> None:
+    """Add older DAG runs until the history has `rows` task instances.
 
-    Both are multiples of what all DAGs together have in one run.
+    :param rows_before: the number of task instances so far; like `rows`, a multiple of `ROWS_PER_RUN`.
     """
-    runs = range(rows_before // ROWS_OF_ONE_RUN, rows // ROWS_OF_ONE_RUN)
+    runs = range(rows_before // ROWS_PER_RUN, rows // ROWS_PER_RUN)
     columns = {column["name"] for column in inspect(engine).get_columns("dag_run")}
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
-            connection.execute(text("SET LOCAL session_replication_role = replica"))  # no look-up for each foreign key
+            connection.execute(text("SET LOCAL session_replication_role = replica"))  # skips foreign key checks
         _insert(connection, "dag_run", ({k: v for k, v in run.items() if k in columns} for run in _dag_runs(runs)))
         columns = {column["name"] for column in inspect(engine).get_columns("task_instance")}
         _insert(connection, "task_instance", _task_instances(runs, has_id="id" in columns))
@@ -69,17 +69,17 @@ def fill(engine: Engine, rows_before: int, rows: int) -> None:
 
 
 def add_dags(engine: Engine) -> None:
-    """Have the DAGs and their bundle, without which the REST API of Airflow 3 shows none of their task instances."""
+    """Add the DAGs and their bundle, without which the REST API of Airflow 3 returns none of their task instances."""
     columns = [column["name"] for column in inspect(engine).get_columns("dag")]
-    filling = {name: FILLING[name] for name in columns if name in FILLING}
+    defaults = {name: FILLING[name] for name in columns if name in FILLING}
     with engine.begin() as connection:
         connection.execute(text("SET LOCAL session_replication_role = replica"))
         connection.execute(text("INSERT INTO dag_bundle (name) VALUES (:bundle_name)"), FILLING)
-        _insert(connection, "dag", ({**filling, "dag_id": _dag_id(dag)} for dag in range(DAGS)))
+        _insert(connection, "dag", ({**defaults, "dag_id": _dag_id(dag)} for dag in range(DAGS)))
 
 
 def add_records(engine: Engine) -> None:
-    """Have the operator's two XComs of every task instance; each names a pod of its own."""
+    """Add a record for every task instance: the operator's two XComs, which name a different pod each time."""
     value_type = next(each["type"] for each in inspect(engine).get_columns("xcom") if each["name"] == "value")
     statement = f"""
         INSERT INTO xcom (dag_run_id, dag_id, task_id, run_id, map_index, key, value, timestamp)
@@ -126,14 +126,14 @@ def _task_instances(runs: Iterable[int], has_id: bool) -> Iterator[dict[str, Any
         ended = _date(run) + timedelta(minutes=30)
         for dag in range(DAGS):
             for number, (task_id, map_index) in enumerate(TASKS):
-                lot = (31 * dag + 7 * run + number) % 50
-                over = {0: "failed", 1: "skipped", 2: "upstream_failed"}.get(lot, "success")
+                draw = (31 * dag + 7 * run + number) % 50
+                finished = {0: "failed", 1: "skipped", 2: "upstream_failed"}.get(draw, "success")
                 yield {
                     "dag_id": _dag_id(dag),
                     "task_id": task_id,
                     "run_id": _run_id(run),
                     "map_index": map_index,
-                    "state": over if run else UNFINISHED[number],
+                    "state": finished if run else UNFINISHED[number],
                     "try_number": 1,
                     "end_date": ended if run else None,
                     "operator": "KubernetesPodOperator",

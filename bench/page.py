@@ -1,4 +1,4 @@
-"""The page with the figures: the table, the plots, the machine, and how to read them."""
+"""Render docs/benchmarks/README.md: the machine, the table, the plots and the notes."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from bench.context import Bench
 from bench.results import Figure
-from bench.setting import Bench
 
-COLUMNS = ("what", "against", "size", "ours", "theirs", "ratio", "reach", "reached")
+COLUMNS = ("measurement", "baseline", "size", "kpo_cleanup", "baseline value", "ratio", "target", "met")
 PACKAGES = ("apache-airflow", "apache-airflow-providers-cncf-kubernetes", "kubernetes", "urllib3", "SQLAlchemy")
 NOTES = Path(__file__).with_name("notes.md")
 
 
 def table(figures: Iterable[Figure], style: str = "simple") -> str:
-    """Write one line for each figure."""
-    rows = [(f.what, f.against, f.size, f.ours, f.theirs, *f.judged()) for f in figures]
+    """Render a table with one row per figure."""
+    rows = [(f.measurement, f.baseline, f.size, f.ours, f.theirs, *f.result()) for f in figures]
     return tabulate(rows, COLUMNS, tablefmt=style, disable_numparse=True)
 
 
 def write_page(path: Path, figures: Sequence[Figure], pictures: Sequence[Path], bench: Bench) -> None:
-    """Write the figures of one run, what it ran on, and the notes that explain them."""
+    """Write the page: the figures of one run, the machine and versions, and the notes that explain them."""
     versions = {name: version(name) for name in PACKAGES} | bench.versions
     today = datetime.now(UTC).date().isoformat()
     machine = f"{os.cpu_count()} cores, {_memory()} of memory, {platform.system()} {platform.machine()}"
@@ -50,6 +50,7 @@ def _memory() -> str:
 
 
 def _processor() -> str:
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "some processor")
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, "unknown processor")

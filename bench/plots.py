@@ -1,4 +1,4 @@
-"""Cost over size, one picture per file that the panels name."""
+"""Draw plots of cost over size; panels that name the same file share one picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.results import Panel, Point
 
 
 def draw(points: Sequence[Point], folder: Path) -> list[Path]:
-    """Draw all points; gives the pictures that were written."""
+    """Draw all points, and return the paths of the pictures."""
     import matplotlib as mpl
 
     mpl.use("Agg")

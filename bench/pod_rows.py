@@ -1,4 +1,4 @@
-"""What Airflow, 2 or 3, has on record of pods: runs, task instances, and the operator's XComs with the pod's name."""
+"""Database rows for pods in Airflow 2 or 3: runs, task instances, and records (the operator's XComs)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TABLES = ("dag_run", "task_instance", "xcom")
 
 
 def insert_rows(database_url: str, namespace: str, numbers: Iterable[int], failed: Collection[int]) -> None:
-    """Have the rows of the pods of these numbers: the task instances run, or have failed just now."""
+    """Insert the rows for the pods with these numbers; their task instances are running, or have just failed."""
     engine, numbers = create_engine(database_url), list(numbers)
     metadata = MetaData()
     metadata.reflect(engine, only=TABLES)
@@ -59,7 +59,7 @@ def _task_instance(number: int, has_failed: bool) -> dict[str, Any]:
         "max_tries": 0,
         "end_date": datetime.now(UTC) if has_failed else None,
         "operator": "KubernetesPodOperator",
-        "pool": "pods",  # not the cleanup's own, which they would fill
+        "pool": "pods",  # not the default pool, whose slots the cleanup's own tasks need
         "pool_slots": 1,
         "hostname": "worker-0",
         "span_status": "not_started",  # Airflow 3
@@ -80,5 +80,5 @@ def _records(number: int, namespace: str, run_ids: Mapping[tuple[str, str], int]
 
 
 def _insert(connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Insert rows, with those of their columns that this Airflow has."""
+    """Insert rows, leaving out columns that this Airflow version does not have."""
     connection.execute(insert(table), [{name: row[name] for name in row if name in table.c} for row in rows])

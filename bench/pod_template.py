@@ -1,4 +1,4 @@
-"""One pod as the operator makes it: its labels, two containers with 15 variables each, and what a kubelet reports."""
+"""A pod as the operator creates it: its labels, two containers with 15 variables each, and the kubelet's status."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from include.kpo_cleanup.identity import to_label_value
 
-VARIABLES = 15  # of each container
-PODS_OF_A_DAG = 50
-MANAGER = "OpenAPI-Generator"  # the field manager that the Python client's User-Agent makes
+VARIABLES = 15  # per container
+PODS_PER_DAG = 50
+MANAGER = "OpenAPI-Generator"  # the field manager that the API server derives from the Python client's User-Agent
 
 
 def name_of(number: int) -> str:
@@ -17,17 +17,17 @@ def name_of(number: int) -> str:
 
 
 def ids_of(number: int) -> dict[str, str]:
-    """Give the raw ids of a pod's task instance: each has a run of its own, and `PODS_OF_A_DAG` share a DAG."""
-    day = datetime(2026, 10, 1, tzinfo=UTC) + timedelta(minutes=number % PODS_OF_A_DAG)
+    """Return the ids of a pod's task instance; every pod has its own run, and `PODS_PER_DAG` pods share a DAG."""
+    date = datetime(2026, 10, 1, tzinfo=UTC) + timedelta(minutes=number % PODS_PER_DAG)
     return {
-        "dag_id": f"customer_orders_{number // PODS_OF_A_DAG:04d}",
+        "dag_id": f"customer_orders_{number // PODS_PER_DAG:04d}",
         "task_id": f"load_customer_orders_{number % 10}",
-        "run_id": f"scheduled__{day.isoformat()}",
+        "run_id": f"scheduled__{date.isoformat()}",
     }
 
 
 def pod(number: int) -> dict[str, Any]:
-    """Make the body with which the operator asks for it."""
+    """Build the body of the operator's create request."""
     labels = {name: to_label_value(value) for name, value in ids_of(number).items()}
     return {
         "apiVersion": "v1",
@@ -65,11 +65,11 @@ def _container(name: str, image: str, requests: dict[str, str]) -> dict[str, Any
 
 
 def status(is_zombie: bool) -> dict[str, Any]:
-    """Make the status that the kubelet reports: both containers run, or the sidecar of a zombie does."""
+    """Build the status that the kubelet reports: both containers are running, or only the sidecar of a zombie."""
     started = (datetime.now(UTC) - timedelta(hours=3)).strftime("%Y-%m-%dT%H:%M:%SZ")
     ended = (datetime.now(UTC) - timedelta(hours=2)).strftime("%Y-%m-%dT%H:%M:%SZ")
     running = {"running": {"startedAt": started}}
-    over = {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": started, "finishedAt": ended}}
+    terminated = {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": started, "finishedAt": ended}}
 
     def container(name: str, state: dict[str, Any]) -> dict[str, Any]:
         image = {"image": "customer-orders:2026.11", "imageID": "customer-orders@sha256:5eed"}
@@ -79,5 +79,5 @@ def status(is_zombie: bool) -> dict[str, Any]:
     return {
         "phase": "Running",
         "startTime": started,
-        "containerStatuses": [container("base", over if is_zombie else running), sidecar],
+        "containerStatuses": [container("base", terminated if is_zombie else running), sidecar],
     }

@@ -1,6 +1,6 @@
-"""`python -m bench.queries ROWS REPETITIONS`: the TI queries of one Airflow; a line of JSON a size.
+"""`python -m bench.queries ROWS REPETITIONS`: time the TI query of one Airflow; print one line of JSON per size.
 
-It runs in a process of its own, on the metadata database of ``[database] sql_alchemy_conn``, which it fills.
+It runs in a separate process, on the metadata database of ``[database] sql_alchemy_conn``, which it fills with rows.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Connection
 
-from bench.history import fill, keys_of_pods, own_task_instance
+from bench.history import add_runs, find_caller, keys_of_pods
 from bench.timing import interleaved
 from include.kpo_cleanup.airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3
-from include.kpo_cleanup.task_instances import TaskInstanceSource
+from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from include.kpo_cleanup.task_instances.sql import SqlSource, airflow_session, metadata_connection
 from include.kpo_cleanup.tasks import gc_paused
 
 CONN_ID = "bench_metadata"
-RUNS = 2  # of each DAG, whose pods are asked for
+RUNS = 2  # the latest runs of each DAG, whose task instances are queried
 
 
 def main() -> None:
@@ -32,16 +32,16 @@ def main() -> None:
     os.environ[f"AIRFLOW_CONN_{CONN_ID.upper()}"] = url.replace("postgresql+psycopg2", "postgres")
     before = 0
     for rows in sizes:
-        fill(create_engine(url), before, rows)
+        add_runs(create_engine(url), before, rows)
         before = rows
-        print(json.dumps({"airflow": AIRFLOW_VERSION, "rows": rows, **query(repetitions)}), flush=True)
+        print(json.dumps({"airflow": AIRFLOW_VERSION, "rows": rows, **measure(repetitions)}), flush=True)
 
 
-def query(repetitions: int) -> dict[str, Any]:
-    """Time the source and its own statement in the hands of the driver: one connection, open before, for both."""
+def measure(repetitions: int) -> dict[str, Any]:
+    """Time the source, and its SQL statements executed by the driver alone, on the same open connection."""
     keys = keys_of_pods(RUNS)
     with (metadata_connection(CONN_ID) if IS_AIRFLOW_3 else airflow_session)() as connection:
-        source = SqlSource(lambda: nullcontext(connection), own_task_instance(connection), "bench")
+        source = SqlSource(lambda: nullcontext(connection), find_caller(connection), "bench")
         with recorded(connection) as statements:
             check(source, keys)
         cursor = connection.connection.cursor()
@@ -58,8 +58,8 @@ def query(repetitions: int) -> dict[str, Any]:
 
         plan = plan_of(connection, statements)
         if "Seq Scan on task_instance" in plan:
-            raise SystemExit(f"the query reads the whole table:\n{plan}")
-        # Of milliseconds one takes more rounds than of seconds.
+            raise SystemExit(f"the query scans the whole table:\n{plan}")
+        # More repetitions than usual, because each takes only milliseconds.
         times = interleaved({"ours": ours, "bare": bare}, 5 * repetitions)
         return {**times, "matching": len(keys), "driver": connection.dialect.driver}
 
@@ -67,12 +67,12 @@ def query(repetitions: int) -> dict[str, Any]:
 def check(source: TaskInstanceSource, keys: frozenset[Any]) -> None:
     found = source.fetch(keys).found
     if set(found) != keys:
-        raise SystemExit(f"{len(found)} of {len(keys)} task instances were found")
+        raise SystemExit(f"only {len(found)} of {len(keys)} task instances were found")
 
 
 @contextmanager
 def recorded(connection: Connection) -> Iterator[list[tuple[str, Any]]]:
-    """Record what the driver is given."""
+    """Record the statements and parameters that are passed to the driver."""
     statements: list[tuple[str, Any]] = []
 
     def record(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -84,12 +84,12 @@ def recorded(connection: Connection) -> Iterator[list[tuple[str, Any]]]:
 
 
 def plan_of(connection: Connection, statements: list[tuple[str, Any]]) -> str:
-    """Tell how the database goes about it."""
+    """Return the database's execution plan for the statements."""
     explain = "EXPLAIN "
     lines = []
     for statement, parameters in statements:
         if statement.startswith("SHOW"):
-            continue  # MariaDB does not explain what reads no table
+            continue  # MariaDB cannot explain a statement that reads no table
         cursor = connection.connection.cursor()
         cursor.execute(explain + statement, parameters)
         lines += [" ".join(map(str, line)) for line in cursor.fetchall()]

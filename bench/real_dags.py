@@ -1,4 +1,4 @@
-"""A DAG file for a real Airflow of the benchmarks."""
+"""The DAG file of the benchmarks that run a real Airflow."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 PEAKS = Path(os.environ["AIRFLOW_HOME"]) / "peaks"
 
 
-def note_peak(context: dict[str, Any]) -> None:
-    """Write down how much memory the task's process had at most; its XComs have been read and sent by now."""
+def record_peak(context: dict[str, Any]) -> None:
+    """Record the peak memory of the task's process, after its XComs have been read and sent."""
     ti = context["ti"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with PEAKS.open("a") as file:
@@ -28,14 +28,14 @@ def nothing() -> None:
     """Do nothing."""
 
 
-measured = {"on_success_callback": note_peak}
+measured = {"on_success_callback": record_peak}
 with DAG("nothing", schedule=None, start_date=START, default_args=measured):
-    first, *others = (task(task_id=name)(nothing)() for name in ("one", "two", "three", "four"))
-    for then in others:
-        first >> then
-        first = then
+    previous, *others = (task(task_id=name)(nothing)() for name in ("one", "two", "three", "four"))
+    for following in others:
+        previous >> following
+        previous = following
 
 cleanup_dag("kpo_cleanup_measured", default_args=measured)
-# Its five scheduled runs are overdue, and follow each other at once.
+# Its five scheduled runs are overdue: once it is unpaused, they follow each other without delay.
 end = START + timedelta(minutes=15) * 4
 cleanup_dag("kpo_cleanup_overdue", schedule="*/15 * * * *", catchup=True, start_date=START, end_date=end)

@@ -1,7 +1,8 @@
-"""`python bench/reap_worker.py CONN_ID`, with a tree of ours on PYTHONPATH: it reaps when it is told to.
+"""`python bench/reap_worker.py CONN_ID`: reap on request, with the kpo_cleanup that is on PYTHONPATH.
 
-Each line of the input names a namespace and how many zombies are in it. The answer is `took` and the seconds of
-the reaping alone. The tree is this one, or that of the commit before the proofs, whose modules had other names.
+Each input line contains a namespace and the number of zombies in it. The worker prints `took` and the seconds that
+`reap` needed. The package is the current one, or that of the last commit that deleted without verification, whose
+modules and classes had other names.
 """
 
 from __future__ import annotations
@@ -17,45 +18,45 @@ from importlib.util import find_spec
 from typing import Any
 
 PACKAGE = "include.kpo_cleanup"
-HAS_PROOFS = find_spec(f"{PACKAGE}.kube").submodule_search_locations is not None  # type: ignore[union-attr]
+VERIFIES = find_spec(f"{PACKAGE}.kube").submodule_search_locations is not None  # type: ignore[union-attr]
 
 
 def load(module: str) -> Any:
     return import_module(f"{PACKAGE}.{module}")
 
 
-class Memory:
-    """A source that knows the answers: all task instances have failed, and their records name their pods."""
+class InMemorySource:
+    """A source whose task instances have all failed, with records that name their pods."""
 
     description = "the benchmark"
 
     def __init__(self, pods: Sequence[Any]) -> None:
-        known = load("task_instance" if HAS_PROOFS else "task_instances")
-        failed = known.TaskInstance("failed", 1, int(time.time()), "KubernetesPodOperator")
-        self.told = known.TaskInstances({pod.key: failed for pod in pods})
-        if HAS_PROOFS:
-            self._records = {pod.key: known.Record(frozenset([str(pod)])) for pod in pods}
+        values = load("task_instance" if VERIFIES else "task_instances")
+        failed = values.TaskInstance("failed", 1, int(time.time()), "KubernetesPodOperator")
+        self.task_instances = values.TaskInstances({pod.key: failed for pod in pods})
+        if VERIFIES:
+            self._records = {pod.key: values.Record(frozenset([str(pod)])) for pod in pods}
 
     def fetch(self, keys: Any) -> Any:
-        return self.told
+        return self.task_instances
 
     def read_records(self, task_instances: Any, keys: Any) -> Any:
         return {key: self._records[key] for key in keys}
 
 
 def prepare(conn_id: str, namespace: str, zombies: int) -> Callable[[], list[Any]]:
-    """List and judge the pods; gives the call that reaps them."""
+    """List and classify the pods, and return a function that reaps them."""
     settings = load("settings").Settings(namespaces=namespace, max_deletes=zombies, settle_seconds=0)
-    api = load("kube.pods" if HAS_PROOFS else "pods").PodClient(conn_id)
-    pods = api.list_pods(*([[namespace], settings.label_selector] if HAS_PROOFS else [settings])).pods
-    source, now = Memory(pods), int(time.time())
-    judging = load("classify")
-    if HAS_PROOFS:
-        verdicts = judging.classify(judging.Snapshot(pods, source.told, settings, now))
+    api = load("kube.pods").PodClient(conn_id) if VERIFIES else load("pods").PodApi(conn_id)
+    pods = api.list_pods(*([[namespace], settings.label_selector] if VERIFIES else [settings])).pods
+    source, now = InMemorySource(pods), int(time.time())
+    module = load("classify")
+    if VERIFIES:
+        verdicts = module.classify(module.Snapshot(pods, source.task_instances, settings, now))
     else:
-        verdicts = judging.classify(pods, source.told, settings, now)
-    last = [namespace] if HAS_PROOFS else time.time
-    return partial(load("reap").reap, [v for v in verdicts if v.is_zombie], api, source, settings, last)
+        verdicts = module.classify(pods, source.task_instances, settings, now)
+    last_argument = [namespace] if VERIFIES else time.time
+    return partial(load("reap").reap, [v for v in verdicts if v.is_zombie], api, source, settings, last_argument)
 
 
 def main() -> None:
@@ -70,7 +71,7 @@ def main() -> None:
         print("took", time.perf_counter() - start, flush=True)
         gc.enable()
         if [result.outcome.value for result in results] != ["deleted"] * int(zombies):
-            raise SystemExit(f"not all of {zombies} were deleted: {results[:1]}")
+            raise SystemExit(f"not all of {zombies} zombies were deleted: {results[:1]}")
 
 
 if __name__ == "__main__":

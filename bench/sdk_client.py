@@ -1,4 +1,4 @@
-"""The Task SDK's own client with the code of the execution API behind it, without a network between them."""
+"""The Task SDK's own client, calling the code of the execution API in the same process, without a network."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from airflow.sdk.api.client import Client
 
 
 class SdkClient:
-    """The calls of a task and of its XCom class that the product makes; counts them."""
+    """Provide the calls of the task runner and the XCom class that kpo_cleanup uses, and count them."""
 
     def __init__(self) -> None:
         transport = InProcessExecutionAPI().transport
         self._client = Client(base_url="http://in-process.invalid./", token="", transport=transport)
         self.calls = 0
 
-    def get_task_states(self, **question: Any) -> Any:
+    def get_task_states(self, **filters: Any) -> Any:
         self.calls += 1
-        return self._client.task_instances.get_task_states(**question).task_states
+        return self._client.task_instances.get_task_states(**filters).task_states
 
     def get_all(self, *, key: str, dag_id: str, task_id: str, run_id: str) -> list[Any] | None:
         self.calls += 1
-        every = {"start": None, "stop": None, "step": None}
-        return self._client.xcoms.get_sequence_slice(dag_id, run_id, task_id, key, **every).root or None
+        whole = {"start": None, "stop": None, "step": None}
+        return self._client.xcoms.get_sequence_slice(dag_id, run_id, task_id, key, **whole).root or None
 
     def get_one(self, *, key: str, dag_id: str, task_id: str, run_id: str, map_index: int | None) -> Any:
         self.calls += 1

@@ -1,4 +1,4 @@
-"""Times that can be compared: taken in turn, so that a busy machine is busy for all, and the median of them."""
+"""Comparable timings: calls take turns, so that load on the machine affects all of them, and the median is used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import psutil  # type: ignore[import-untyped]
 
 
 def stopwatch(call: Callable[[], object]) -> float:
-    """Time one call in seconds. The garbage collector does not look through what was there before."""
+    """Return the seconds that a call takes, with existing objects hidden from the garbage collector."""
     gc.collect()
     gc.freeze()
     start = time.perf_counter()
@@ -22,7 +22,7 @@ def stopwatch(call: Callable[[], object]) -> float:
 
 
 def interleaved(calls: Mapping[str, Callable[[], object]], repetitions: int, warm_up: bool = True) -> dict[str, float]:
-    """Give the median seconds of each call, by its name; a first round warms all up and does not count."""
+    """Return the median seconds of each call by name; the first round is a warm-up and is not counted."""
     for call in calls.values() if warm_up else ():
         call()
     rounds = [{name: stopwatch(call) for name, call in calls.items()} for _ in range(repetitions)]
@@ -30,7 +30,7 @@ def interleaved(calls: Mapping[str, Callable[[], object]], repetitions: int, war
 
 
 def cpu_seconds() -> float:
-    """Tell how long this process and the servers that it started have computed so far."""
-    here = psutil.Process()
-    times = [process.cpu_times() for process in (here, *here.children(recursive=True))]
-    return float(sum(of_one.user + of_one.system for of_one in times))
+    """Return the CPU time of this process and the servers it has started, in seconds."""
+    current = psutil.Process()
+    times = [process.cpu_times() for process in (current, *current.children(recursive=True))]
+    return float(sum(process_times.user + process_times.system for process_times in times))

@@ -1,7 +1,7 @@
-"""The whole DAG, outside Airflow's own overhead: its four steps as they are, beside the obvious way to do the same.
+"""The four tasks of the DAG without Airflow's overhead, compared with the obvious way to do the same.
 
-The obvious way is what the project set out from: a typed list, a query for all unfinished task instances, and one
-delete after the other. It is here for comparison only: it takes "not found among the active" for "over".
+The obvious way is the project's starting point: a typed listing, a query for all unfinished task instances, and
+sequential deletions. It is a baseline only, because it assumes that every task instance it does not find has finished.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from sqlalchemy import column, create_engine, insert, or_, select, table, text
 from sqlalchemy.engine import Engine
 
 from bench.cluster import CONN_ID, Cluster, namespace_of
-from bench.distance import PLACES, distance
+from bench.context import Bench
+from bench.latency import LATENCIES, added_latency
 from bench.listing import typed
 from bench.pod_template import ids_of, name_of
 from bench.results import Figure, Panel, Point, at_least, seconds
-from bench.setting import Bench
 from bench.timing import stopwatch
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, make_key
 from include.kpo_cleanup.kube.pods import PodClient
@@ -36,9 +36,9 @@ from include.kpo_cleanup.tasks import Cleanup
 from tests.databases import Database, postgresql
 
 SIZES = (1_000, 10_000)
-ZOMBIES = 10  # every so many pods, one
-HISTORY = range(10_000_000, 10_050_000)  # task instances whose pods are long gone
-OWN = HISTORY.stop  # the number of the task instance that asks
+PODS_PER_ZOMBIE = 10
+HISTORY = range(10_000_000, 10_050_000)  # task instances whose pods were deleted long ago
+CALLER = HISTORY.stop  # the number of the caller's task instance
 METADATA = "bench_metadata"
 PANEL = Panel("dag", "The whole DAG, API server on the same machine", "pods", "seconds")
 OURS, OBVIOUS = "kpo_cleanup", "the obvious way"
@@ -48,62 +48,60 @@ TASK_INSTANCE = table("task_instance", *map(column, ("dag_id", "task_id", "run_i
 
 def measure(bench: Bench) -> Iterator[Figure | Point]:
     sizes = [size for size in SIZES if size <= bench.pods[-1]]
-    cluster = bench.cluster  # first, for no pod may be younger than the end of its task instance
-    bench.say("starting PostgreSQL with Airflow's tables")
+    cluster = bench.cluster  # started first, because no pod may be created after its task instance has ended
+    bench.progress("starting PostgreSQL with Airflow's tables")
     with postgresql() as database:
         bench.versions["PostgreSQL"] = database.name.split()[-1]
-        engine = _set_up(database)
+        engine = _migrate(database)
         _insert(engine, HISTORY, lambda _: "success")
-        _insert(engine, range(OWN, OWN + 1), lambda _: "running")
+        _insert(engine, range(CALLER, CALLER + 1), lambda _: "running")
         filled = 0
         for size in sizes:
-            _insert(engine, range(filled, size), lambda number: "running" if number % ZOMBIES else "failed")
+            _insert(engine, range(filled, size), lambda number: "running" if number % PODS_PER_ZOMBIE else "failed")
             filled = size
-            for place, seconds_away in PLACES.items() if size == sizes[-1] else [next(iter(PLACES.items()))]:
-                bench.say(f"the whole DAG with {size:,} pods, API server {place}")
-                ours, obvious = _take_turns(cluster, engine, size, seconds_away, bench.repetitions)
-                if not seconds_away:
+            for place, latency in LATENCIES.items() if size == sizes[-1] else [next(iter(LATENCIES.items()))]:
+                bench.progress(f"the whole DAG with {size:,} pods, API server {place}")
+                ours, obvious = _take_turns(cluster, engine, size, latency, bench.repetitions)
+                if not latency:
                     yield Point(PANEL, OURS, size, ours)
                     yield Point(PANEL, OBVIOUS, size, obvious)
                 if size == sizes[-1]:
-                    what = f"the whole DAG, API server {place}"
-                    pods = f"{size:,} pods, {size // ZOMBIES:,} zombies"
-                    yield Figure(what, OBVIOUS, pods, seconds(ours), seconds(obvious), obvious / ours, at_least(5))
+                    name = f"the whole DAG, API server {place}"
+                    pods = f"{size:,} pods, {size // PODS_PER_ZOMBIE:,} zombies"
+                    yield Figure(name, OBVIOUS, pods, seconds(ours), seconds(obvious), obvious / ours, at_least(5))
         engine.dispose()
 
 
-def _take_turns(
-    cluster: Cluster, engine: Engine, size: int, seconds_away: float, repetitions: int
-) -> tuple[float, float]:
-    """Give the median seconds of ours and of the obvious way, each with its zombies in place again."""
+def _take_turns(cluster: Cluster, engine: Engine, size: int, latency: float, repetitions: int) -> tuple[float, float]:
+    """Return the median seconds of kpo_cleanup and of the obvious way; the zombies are recreated before each run."""
     namespace, api = namespace_of(800_000 + size), PodClient(CONN_ID)
-    zombies = range(0, size, ZOMBIES)
-    cluster.put(namespace, [number for number in range(size) if number % ZOMBIES])
+    zombies = range(0, size, PODS_PER_ZOMBIE)
+    cluster.put(namespace, [number for number in range(size) if number % PODS_PER_ZOMBIE])
     _insert_records(engine, namespace, zombies)
-    ways: dict[str, Callable[[], None]] = {
-        OURS: partial(_ours, namespace, size),
-        OBVIOUS: partial(_obvious, cluster, engine, namespace),
+    methods: dict[str, Callable[[], None]] = {
+        OURS: partial(_run_tasks, namespace, size),
+        OBVIOUS: partial(_obvious_way, cluster, engine, namespace),
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[float]] = {name: [] for name in methods}
     for round_ in range(1 + repetitions):
-        for name, clean_up in ways.items():
+        for name, clean_up in methods.items():
             cluster.put(namespace, zombies, is_zombie=True)
-            with distance(seconds_away):
+            with added_latency(latency):
                 took = stopwatch(clean_up)
-            if round_:  # the first one imports and connects
+            if round_:  # the first round includes imports and connections
                 times[name].append(took)
-            left = len(api.list_pods([namespace]).pods)
-            if left != size - len(zombies):
-                raise RuntimeError(f"{name} left {left:,} of {size:,} pods, with {len(zombies):,} zombies among them")
+            remaining, expected = len(api.list_pods([namespace]).pods), size - len(zombies)
+            if remaining != expected:
+                raise RuntimeError(f"{name} left {remaining:,} of {size:,} pods, expected {expected:,}")
     return median(times[OURS]), median(times[OBVIOUS])
 
 
-def _ours(namespace: str, size: int) -> None:
-    """Run the steps as the tasks do, with what passes between them as JSON."""
-    where = {"kubernetes_conn_id": CONN_ID, "namespaces": namespace, "airflow_conn_id": METADATA}
-    cleanup = Cleanup({**where, "max_deletes": size, "settle_seconds": 0})
-    own = SimpleNamespace(**ids_of(OWN), id=_id_of(OWN), map_index=UNMAPPED, xcom_push=lambda **_: None)
-    context: Any = {"params": {}, "dag_run": SimpleNamespace(conf={}), "ti": own}
+def _run_tasks(namespace: str, size: int) -> None:
+    """Run the code of the four tasks, and pass their results on as JSON."""
+    settings = {"kubernetes_conn_id": CONN_ID, "namespaces": namespace, "airflow_conn_id": METADATA}
+    cleanup = Cleanup({**settings, "max_deletes": size, "settle_seconds": 0})
+    caller = SimpleNamespace(**ids_of(CALLER), id=_id_of(CALLER), map_index=UNMAPPED, xcom_push=lambda **_: None)
+    context: Any = {"params": {}, "dag_run": SimpleNamespace(conf={}), "ti": caller}
     with set_current_context(context):
         listing = _through_xcom(cleanup.list_pods())
         task_instances = _through_xcom(cleanup.fetch_active_tis(listing))
@@ -112,11 +110,11 @@ def _ours(namespace: str, size: int) -> None:
 
 
 def _through_xcom(value: dict[str, Any]) -> dict[str, Any]:
-    passed: dict[str, Any] = json.loads(json.dumps(value))
-    return passed
+    received: dict[str, Any] = json.loads(json.dumps(value))
+    return received
 
 
-def _obvious(cluster: Cluster, engine: Engine, namespace: str) -> None:
+def _obvious_way(cluster: Cluster, engine: Engine, namespace: str) -> None:
     pods = list(typed(cluster, namespace))
     ti = TASK_INSTANCE.c
     with engine.connect() as connection:
@@ -134,8 +132,8 @@ def _obvious(cluster: Cluster, engine: Engine, namespace: str) -> None:
         cluster.core.delete_namespaced_pod(pod.metadata.name, namespace, grace_period_seconds=0)
 
 
-def _set_up(database: Database) -> Engine:
-    """Make Airflow's own tables, and the Airflow connection `METADATA` to them."""
+def _migrate(database: Database) -> Engine:
+    """Create Airflow's tables, and define the Airflow connection `METADATA` to them."""
     url = database.url("psycopg2")
     environment = {**os.environ, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url}
     airflow = Path(sys.executable).with_name("airflow")
@@ -145,10 +143,10 @@ def _set_up(database: Database) -> Engine:
 
 
 def _insert(engine: Engine, numbers: range, state_of: Callable[[int], str]) -> None:
-    """Have the task instances of pods of these numbers, and their runs; those that are over have ended just now."""
+    """Insert the task instances of the pods with these numbers, and their runs; finished ones have just ended."""
     now = datetime.now(UTC)
-    ids = [ids_of(number) for number in numbers]
-    runs = {(of_one["dag_id"], of_one["run_id"]) for of_one in ids}
+    all_ids = [ids_of(number) for number in numbers]
+    runs = {(ids["dag_id"], ids["run_id"]) for ids in all_ids}
     run_rows = [
         {
             "dag_id": dag_id,
@@ -163,7 +161,7 @@ def _insert(engine: Engine, numbers: range, state_of: Callable[[int], str]) -> N
     ]
     rows = [
         {
-            **of_one,
+            **ids,
             "id": _id_of(number),
             "map_index": UNMAPPED,
             "state": (state := state_of(number)),
@@ -176,17 +174,17 @@ def _insert(engine: Engine, numbers: range, state_of: Callable[[int], str]) -> N
             "hostname": "worker-0",
             "span_status": "not_started",
         }
-        for number, of_one in zip(numbers, ids, strict=True)
+        for number, ids in zip(numbers, all_ids, strict=True)
     ]
     with engine.begin() as connection:
-        for name, of_table in (("dag_run", run_rows), ("task_instance", rows)):
-            connection.execute(insert(table(name, *map(column, of_table[0]))), of_table)
+        for name, table_rows in (("dag_run", run_rows), ("task_instance", rows)):
+            connection.execute(insert(table(name, *map(column, table_rows[0]))), table_rows)
     with engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("ANALYZE"))
 
 
 def _insert_records(engine: Engine, namespace: str, numbers: range) -> None:
-    """Have the two XComs of the operator for these pods, and no others."""
+    """Replace all XComs by the records of these pods."""
     statement = text(
         "INSERT INTO xcom (dag_run_id, dag_id, task_id, run_id, map_index, key, value, timestamp) "
         "SELECT id, dag_id, :task_id, run_id, -1, :key, to_jsonb(CAST(:value AS text)), now() FROM dag_run "
@@ -201,7 +199,7 @@ def _insert_records(engine: Engine, namespace: str, numbers: range) -> None:
         connection.execute(text("DELETE FROM xcom"))
         connection.execute(statement, records)
         if connection.execute(text("SELECT count(*) FROM xcom")).scalar() != len(records):
-            raise RuntimeError("not every pod has its record")
+            raise RuntimeError("some pods have no record")
 
 
 def _id_of(number: int) -> UUID:

@@ -1,16 +1,16 @@
-"""The cleanup of zombie pods as two DAGs of Airflow.
+"""The Airflow DAGs that delete zombie pods.
 
-- ``kpo_cleanup`` deletes. To unpause it means: delete now, and then by its schedule.
-- ``kpo_cleanup_dry_run`` is for a look. Nobody can delete anything with it, whatever conf a run is given.
+- ``kpo_cleanup`` deletes zombie pods. Unpausing it starts deleting immediately, then on its schedule.
+- ``kpo_cleanup_dry_run`` shows what would be deleted. It never deletes anything, whatever conf a run has.
 
-For another cluster or another team, call ``cleanup_dag`` in a DAG file of your own; its docstring says how.
+For another cluster or team, call ``cleanup_dag`` in a DAG file of your own; see its docstring.
 """
 
 from __future__ import annotations
 
 try:
-    # In the zip of `make dist` the package has a name of its own. An `include` may be on the Python path already, or
-    # imported by a plugin or by another DAG file; Python would look into that one and not into the zip.
+    # In the zip of `make dist` the package has a unique name: if another `include` is on the Python path or was already
+    # imported by a plugin or a DAG file, Python would search that one instead of the zip.
     from _kpo_cleanup.dag import cleanup_dag
 except ModuleNotFoundError:
     from include.kpo_cleanup.dag import cleanup_dag

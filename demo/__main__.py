@@ -1,4 +1,4 @@
-"""`python -m demo`: zombie pods of a real KubernetesPodOperator go, and live ones stay."""
+"""`python -m demo`: show that kpo_cleanup deletes a real operator's zombie pods and keeps its live ones."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
-    """Somebody wants the demo to stop, which is no error."""
+    """Raised when a signal asks the demo to stop, which is not an error."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("--keep", action="store_true", help="leave Airflow and the pods up until Ctrl-C")
-    parser.add_argument("--kubeconfig", type=Path, help="your own cluster in place of the embedded one")
-    parser.add_argument("--namespace", help="in your own cluster: the only namespace that is touched")
+    parser.add_argument("--keep", action="store_true", help="keep Airflow and the pods running until Ctrl-C")
+    parser.add_argument("--kubeconfig", type=Path, help="use your own cluster instead of the embedded one")
+    parser.add_argument("--namespace", help="the only namespace of your own cluster that the demo uses")
     options = parser.parse_args()
     if bool(options.kubeconfig) != bool(options.namespace):
-        parser.error("--kubeconfig and --namespace (KUBECONFIG=… NAMESPACE=…) go together")
+        parser.error("--kubeconfig and --namespace (KUBECONFIG=… NAMESPACE=…) must be given together")
     for number in STOP_SIGNALS:
         signal.signal(number, _interrupt)
 
@@ -41,17 +41,17 @@ def main() -> int:
     stack = ExitStack()
     try:
         airflow, story = _start(terminal, stack, options)
-        right = story.tell()
-        print(f"\n{'PASSED' if right else 'FAILED'} after {terminal.elapsed:.0f} s: ", end="")
-        print("exactly the zombies were deleted." if right else "see the verdict above.", flush=True)
+        passed = story.run()
+        print(f"\n{'PASSED' if passed else 'FAILED'} after {terminal.elapsed:.0f} s: ", end="")
+        print("all zombies were deleted, and nothing else." if passed else "see the table above.", flush=True)
         if options.keep:
-            print(f"\nAirflow is at {airflow.url} (user {airflow.user}, password {airflow.password}). Look at")
-            for text, path in story.places():
+            print(f"\nAirflow is running at {airflow.url} (user {airflow.user}, password {airflow.password}):")
+            for text, path in story.links():
                 print(f"  {text}:\n    {airflow.url}{path}")
-            print("\nCtrl-C stops everything and removes it.", flush=True)
+            print("\nPress Ctrl-C to stop and remove everything.", flush=True)
             with suppress(Interrupted):
                 signal.pause()
-        return 0 if right else 1
+        return 0 if passed else 1
     except DemoError as error:
         print(f"\nFAILED after {terminal.elapsed:.0f} s: {error}", file=sys.stderr, flush=True)
         return 1
@@ -61,7 +61,7 @@ def main() -> int:
     finally:
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        print("Stopping Airflow and removing what the demo made.", flush=True)
+        print("Stopping Airflow and removing everything that the demo created.", flush=True)
         stack.close()
 
 
@@ -70,30 +70,30 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _start(terminal: Terminal, stack: ExitStack, options: argparse.Namespace) -> tuple[Airflow, Story]:
-    """Start the cluster and Airflow; the stack stops them and removes what they leave."""
+    """Start the cluster and Airflow; closing the stack stops them and removes what they leave behind."""
     terminal.step("start a cluster and Airflow")
     folder = stack.enter_context(scratch_folder())
     if options.kubeconfig:
         kubeconfig, name = options.kubeconfig.resolve(), options.namespace
-        terminal.say(f"your own cluster ({kubeconfig}), only its namespace {name}")
-        # The demo has nothing to do with other pods in there.
+        terminal.info(f"using your own cluster ({kubeconfig}), only namespace {name}")
+        # The namespace may contain other KPO pods, which the cleanup must not select.
         cleanup_options = {"label_selector": dag_selector(DAG_ID)}
     else:
         cluster = stack.enter_context(EmbeddedCluster([NAMESPACE], speed=1))
         kubeconfig, name = cluster.write_kubeconfig(folder / "kubeconfig"), NAMESPACE
-        terminal.say(f"embedded Kubernetes cluster: {cluster.url}")
+        terminal.info(f"embedded Kubernetes cluster: {cluster.url}")
         cleanup_options = {}
     namespace = Namespace(kubeconfig, name)
-    namespace.check()
-    # A scheduled run would disturb the runs that the demo starts.
+    namespace.check_access()
+    # A scheduled run would interfere with the runs that the demo triggers.
     config = {"kpo_cleanup": {"schedule": "None", **cleanup_options}}
     airflow = Airflow(folder, kubeconfig, name, config=config)
     story = Story(airflow, namespace, terminal)
     stack.callback(_remove_pods, namespace, story)
-    stack.callback(end_processes_of, folder)  # first, or the retries would make new pods
+    stack.callback(end_processes_of, folder)  # before the pods are removed, because retries would create new ones
     airflow.install_dags(REPO / "demo" / "dags" / "kpo_zombies.py")
     airflow.start(terminal, ("kpo_cleanup", "kpo_cleanup_dry_run", DAG_ID))
-    terminal.say(f"Airflow is up: {airflow.url} (user {airflow.user}, password {airflow.password})")
+    terminal.info(f"Airflow is up: {airflow.url} (user {airflow.user}, password {airflow.password})")
     return airflow, story
 
 
@@ -101,9 +101,9 @@ def _remove_pods(namespace: Namespace, story: Story) -> None:
     if story.run_id:
         try:
             namespace.remove_pods(DAG_ID, story.run_id)
-        except Exception as error:  # the rest must still be undone
+        except Exception as error:  # the remaining callbacks must still run
             selector = run_selector(DAG_ID, story.run_id)
-            print(f"Pods may be left in namespace {namespace.name} (-l {selector}): {error}", file=sys.stderr)
+            print(f"Could not remove the pods in namespace {namespace.name} (-l {selector}): {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

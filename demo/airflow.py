@@ -1,4 +1,4 @@
-"""A whole Airflow in a folder, with its metadata database and all components: 2 or 3, whichever is installed."""
+"""A complete Airflow in one folder, with metadata database and all components: 2 or 3, whichever is installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from demo.terminal import Terminal
 
 REPO = Path(__file__).resolve().parent.parent
 START_TIMEOUT = 120  # seconds
-# Without log servers, which listen on all addresses: the logs are on this machine anyway.
+# Log servers would listen on all interfaces, and are not needed to read logs on this machine.
 _SCHEDULER = {"scheduler": ("scheduler", "--skip-serve-logs")}
 _TRIGGERER = {"triggerer": ("triggerer", "--skip-serve-logs")}
 COMPONENTS: Mapping[str, tuple[str, ...]] = (
@@ -24,12 +24,12 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = (
     if IS_AIRFLOW_3
     else {"webserver": ("webserver",), **_SCHEDULER, **_TRIGGERER}
 )
-WEB = next(iter(COMPONENTS))  # it serves the UI and the REST API
+WEB = next(iter(COMPONENTS))  # serves the UI and the REST API
 PARSER = "dag-processor" if IS_AIRFLOW_3 else "scheduler"
 
 
 class Airflow:
-    """An Airflow with everything below `folder`: end the folder's processes and remove it, and nothing is left."""
+    """An Airflow whose files and processes all belong to one folder."""
 
     def __init__(
         self,
@@ -41,14 +41,14 @@ class Airflow:
         config: Config | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        """Set up its folder and its environment; nothing is started.
+        """Prepare the environment without starting anything.
 
-        :param database_url: of an empty database; if it is None, an SQLite file in the folder.
-        :param config: Airflow's options, by section, on top of our own.
-        :param variables: more environment, such as connections.
+        :param database_url: URL of an empty metadata database; None for an SQLite file in the folder.
+        :param config: Airflow options by section; they override the demo's own.
+        :param variables: additional environment variables, such as connections.
         """
         self.user = USER
-        self.password = secrets.token_hex(6)  # no dash in front: the command line would take it for an option
+        self.password = secrets.token_hex(6)  # hex, because a leading dash would be parsed as an option
         self.url = f"http://127.0.0.1:{free_port()}"
         self.api = AirflowApi(self.url, USER, self.password)
         self.dags = folder / "dags"
@@ -58,7 +58,7 @@ class Airflow:
         self._environment = {
             **environment(folder, self.url, database_url, config or {}),
             "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps({"conn_type": "kubernetes", "extra": extra}),
-            # A connection to its own API, which the cleanup may use.
+            # A connection to this Airflow's own REST API, which the cleanup may use as a source.
             "AIRFLOW_CONN_AIRFLOW_API": json.dumps(
                 {"conn_type": "http", "host": self.url, "login": USER, "password": self.password}
             ),
@@ -66,48 +66,48 @@ class Airflow:
         }
 
     def install_dags(self, *others: Path) -> None:
-        """Install the cleanup as in a plain Airflow, `include/` beside the DAG; and other DAGs."""
+        """Install the cleanup as the README describes for a plain Airflow, and copy other DAG files next to it."""
         shutil.copytree(REPO / "include", self.dags / "include", ignore=shutil.ignore_patterns("__pycache__"))
-        for file in (REPO / "dags" / "kpo_cleanup.py", REPO / "dags" / ".airflowignore", *others):
+        for file in (REPO / "dags" / "kpo_cleanup.py", *others):
             shutil.copy(file, self.dags)
 
     def start(self, terminal: Terminal, dag_ids: Collection[str]) -> None:
-        """Start all components, and wait until the API answers, all have a heartbeat, and these DAGs are known."""
+        """Start all components and wait until the API responds, each has sent a heartbeat, and the DAGs are parsed."""
         (self._folder / "tmp").mkdir(exist_ok=True)
-        migration = self._begin("db", "migrate")
-        terminal.wait_for("the metadata database is made", migration.has_finished, START_TIMEOUT, log=migration.log)
-        self._make_user()
-        terminal.say(f"starting {', '.join(COMPONENTS)}")
+        migration = self._start_command("db", "migrate")
+        terminal.wait_for("the metadata database is migrated", migration.has_finished, START_TIMEOUT, log=migration.log)
+        self._create_user()
+        terminal.info(f"starting {', '.join(COMPONENTS)}")
         for name in COMPONENTS:
-            self._start(name)
+            self._start_component(name)
         for name in COMPONENTS:
-            self._await(name, terminal)
+            self._wait_for_component(name, terminal)
         for dag_id in dag_ids:
             terminal.wait_for(
-                f"the DAG {dag_id} is parsed", partial(self._has_dag, dag_id), START_TIMEOUT, log=self.log(PARSER)
+                f"DAG {dag_id} is parsed", partial(self._has_dag, dag_id), START_TIMEOUT, log=self.log(PARSER)
             )
 
     def run(self, *arguments: str) -> None:
-        """Run a command of Airflow's command line.
+        """Run a command of the Airflow CLI and wait for it.
 
         :raises DemoError: if it fails.
         """
-        self._begin(*arguments).finish(START_TIMEOUT)
+        self._start_command(*arguments).finish(START_TIMEOUT)
 
     def kill(self, name: str) -> None:
-        """Kill a component and all that it started, tasks included, as when its container dies."""
+        """Kill a component and all processes it started, including tasks, as if its container had died."""
         self._children.pop(name).kill_session()
 
     def restart(self, name: str, terminal: Terminal) -> None:
         """Kill a component as `kill` does, and start it again."""
         self.kill(name)
-        self._start(name)
-        self._await(name, terminal)
+        self._start_component(name)
+        self._wait_for_component(name, terminal)
 
-    def checked(self) -> AirflowApi:
-        """Return the API, if all components still run.
+    def healthy_api(self) -> AirflowApi:
+        """Return the REST API client after checking that all components are still running.
 
-        :raises DemoError: with its last lines, if one of them does not.
+        :raises DemoError: if a component has exited, with the last lines of its log.
         """
         for child in self._children.values():
             child.check()
@@ -120,28 +120,28 @@ class Airflow:
     def scheduler_pid(self) -> int:
         return self._children["scheduler"].pid
 
-    def _begin(self, *arguments: str) -> Child:
+    def _start_command(self, *arguments: str) -> Child:
         return start("-".join(arguments[:2]), ("airflow", *arguments), self._folder, self._environment)
 
-    def _make_user(self) -> None:
+    def _create_user(self) -> None:
         if IS_AIRFLOW_3:
             (self._folder / "passwords.json").write_text(json.dumps({USER: self.password}))
             return
-        who = ("--username", USER, "--role", "Admin", "--email", "admin@example.com")
-        self.run("users", "create", *who, "--firstname", USER, "--lastname", USER, "--password", self.password)
+        user = ("--username", USER, "--role", "Admin", "--email", "admin@example.com")
+        self.run("users", "create", *user, "--firstname", USER, "--lastname", USER, "--password", self.password)
 
-    def _start(self, name: str) -> None:
+    def _start_component(self, name: str) -> None:
         self._children[name] = start(name, ("airflow", *COMPONENTS[name]), self._folder, self._environment)
 
-    def _await(self, name: str, terminal: Terminal) -> None:
+    def _wait_for_component(self, name: str, terminal: Terminal) -> None:
         terminal.wait_for(f"{name} is up", partial(self._is_up, name), START_TIMEOUT, log=self.log(name))
 
     def _is_up(self, name: str) -> bool:
-        heartbeats = self.checked().heartbeats()
+        heartbeats = self.healthy_api().heartbeats()
         if name == WEB:
             return heartbeats is not None
-        # For a while, the last heartbeat is that of a dead predecessor.
+        # After a restart, the latest heartbeat is still that of the killed process.
         return (heartbeats or {}).get(name, 0) > self._children[name].started
 
     def _has_dag(self, dag_id: str) -> bool:
-        return self.checked().has_dag(dag_id)
+        return self.healthy_api().has_dag(dag_id)

@@ -1,4 +1,4 @@
-"""The environment of an Airflow in a folder, 2 or 3. It notices things soon, and listens on loopback only."""
+"""Environment variables of a self-contained Airflow 2 or 3, with short intervals, and listening on loopback only."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-# Not by an import of Airflow, which would make a home for itself.
+# Read from the package metadata, because importing Airflow would create an AIRFLOW_HOME.
 IS_AIRFLOW_3 = not version("apache-airflow").startswith("2.")
 USER = "admin"
-HEARTBEAT_TIMEOUT = 20  # seconds; Airflow's own default is five minutes
+HEARTBEAT_TIMEOUT = 20  # seconds; Airflow's default is five minutes
 
 Config = Mapping[str, Mapping[str, object]]
 
 
 def environment(folder: Path, url: str, database_url: str | None, config: Config) -> dict[str, str]:
-    """Make the environment: our own, without variables that would mislead Airflow, and with all settings.
+    """Return this process's environment, without variables that affect Airflow, plus all settings.
 
-    :param database_url: of the metadata database; if it is None, an SQLite file in the folder.
-    :param config: more settings, by section and option; they win.
+    :param database_url: URL of the metadata database; None for an SQLite file in the folder.
+    :param config: additional options by section; they override the others.
     """
     database = database_url or f"sqlite:///{folder / 'airflow.db'}"
-    generation = _airflow_3(folder, url) if IS_AIRFLOW_3 else _airflow_2(url)
+    by_version = _airflow_3(folder, url) if IS_AIRFLOW_3 else _airflow_2(url)
     options = {
         f"AIRFLOW__{section.upper()}__{name.upper()}": str(value)
-        for layer in (_common(folder, database), generation, config)
+        for layer in (_common(folder, database), by_version, config)
         for section, values in layer.items()
         for name, value in values.items()
     }
-    # The Kubernetes client writes keys into temporary files, and a killed process leaves them behind.
-    return {**_neutral_environment(), "AIRFLOW_HOME": str(folder), "TMPDIR": str(folder / "tmp"), **options}
+    # The Kubernetes client writes keys to temporary files, which a killed process leaves behind.
+    return {**_clean_environment(), "AIRFLOW_HOME": str(folder), "TMPDIR": str(folder / "tmp"), **options}
 
 
 def free_port() -> int:
@@ -42,32 +42,32 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _neutral_environment() -> dict[str, str]:
-    """Drop variables that would lead Airflow to another installation, or Python to other modules."""
-    misleading = ("AIRFLOW", "PYTHON", "KUBECONFIG")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(misleading)}
-    local = ",".join(filter(None, [inherited.get("NO_PROXY") or inherited.get("no_proxy"), "127.0.0.1,localhost"]))
-    # Airflow 2 starts tasks by the command `airflow`.
+def _clean_environment() -> dict[str, str]:
+    """Return this process's environment without variables that point to another Airflow, cluster or Python path."""
+    excluded = ("AIRFLOW", "PYTHON", "KUBECONFIG")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(excluded)}
+    no_proxy = ",".join(filter(None, [inherited.get("NO_PROXY") or inherited.get("no_proxy"), "127.0.0.1,localhost"]))
+    # Airflow 2 runs tasks with the command `airflow`, which must be that of this environment.
     path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
-    return {**inherited, "NO_PROXY": local, "no_proxy": local, "PATH": path}
+    return {**inherited, "NO_PROXY": no_proxy, "no_proxy": no_proxy, "PATH": path}
 
 
 def _common(folder: Path, database_url: str) -> Config:
-    # Airflow 2 does not let several tasks at once write to SQLite.
-    one_by_one = database_url.startswith("sqlite") and not IS_AIRFLOW_3
+    # Airflow 2 accepts only the SequentialExecutor with SQLite.
+    sequential = database_url.startswith("sqlite") and not IS_AIRFLOW_3
     return {
         "core": {
             "dags_folder": folder / "dags",
-            "executor": "SequentialExecutor" if one_by_one else "LocalExecutor",
+            "executor": "SequentialExecutor" if sequential else "LocalExecutor",
             "parallelism": 10,
             "load_examples": False,
             "dags_are_paused_at_creation": False,
-            "dagbag_import_timeout": 120,  # tasks that start at once make even a quick machine slow for a while
+            "dagbag_import_timeout": 120,  # parsing is slow while many tasks start at the same time
         },
         "database": {"sql_alchemy_conn": database_url},
         "logging": {
             "base_log_folder": folder / "task-logs",
-            # Nothing listens there. At the default ports, another Airflow on this machine might.
+            # Free ports, where nothing listens: another Airflow on this machine may use the default ones.
             "worker_log_server_port": free_port(),
             "trigger_log_server_port": free_port(),
         },
@@ -90,11 +90,11 @@ def _airflow_2(url: str) -> Config:
         "scheduler": {
             "local_task_job_heartbeat_sec": 3,
             "scheduler_zombie_task_threshold": HEARTBEAT_TIMEOUT,
-            # The DAG processor is told to fail a task each time. If it takes longer than this, it is told twice, and
-            # fails the next try, too.
+            # Every detection sends the DAG processor a request to fail the task. With an interval shorter than the
+            # DAG processor takes, a second request would fail the next try as well.
             "zombie_detection_interval": 20,
             "dag_dir_list_interval": 5,
-            # To parse the same files often would only slow down the tasks.
+            # Parsing the same files more often would only slow down the tasks.
             "min_file_process_interval": 60,
         },
     }

@@ -1,4 +1,4 @@
-"""The pods of one DAG run: list them, show them and, in a cluster of the user's own, remove them."""
+"""List, show and remove the pods of one DAG run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REQUEST_TIMEOUT = 15  # seconds
 
 @dataclass(frozen=True)
 class PodView:
-    """A pod, as far as the demo needs to know it."""
+    """The fields of a pod that the demo shows and checks."""
 
     name: str
     uid: str
@@ -29,8 +29,8 @@ class PodView:
     try_number: int
     phase: str
     containers: str
-    is_running: bool  # of the base container
-    base_ended: float | None  # epoch seconds
+    base_is_running: bool  # base is the main container
+    base_ended_at: float | None  # epoch seconds
     is_terminating: bool
 
     @property
@@ -38,29 +38,29 @@ class PodView:
         phase = f"{self.phase}, terminating" if self.is_terminating else self.phase
         return (self.name, str(self.try_number), phase, self.containers)
 
-    def base_ended_for(self, seconds: float) -> bool:
-        return self.base_ended is not None and time.time() - self.base_ended > seconds
+    def base_ended_longer_ago_than(self, seconds: float) -> bool:
+        return self.base_ended_at is not None and time.time() - self.base_ended_at > seconds
 
 
 class Namespace:
-    """One namespace of a cluster. Nothing outside of it is read or touched."""
+    """One namespace of a cluster; nothing outside it is read or changed."""
 
     def __init__(self, kubeconfig: Path, namespace: str) -> None:
         self.name = namespace
         try:
             self._api = client.CoreV1Api(config.new_client_from_config(str(kubeconfig)))
         except config.ConfigException as error:
-            raise DemoError(f"{kubeconfig} is no usable kubeconfig: {error}") from error
+            raise DemoError(f"cannot load the kubeconfig {kubeconfig}: {error}") from error
 
-    def check(self) -> None:
-        """Check that its pods can be listed.
+    def check_access(self) -> None:
+        """Check that the pods of the namespace can be listed.
 
-        :raises DemoError: if not.
+        :raises DemoError: if they cannot.
         """
         self._list(limit=1)
 
     def pods(self, dag_id: str, run_id: str) -> list[PodView]:
-        """List the pods of a run, by task.
+        """List the pods of a DAG run, sorted by task.
 
         :raises DemoError: if they cannot be listed.
         """
@@ -68,7 +68,7 @@ class Namespace:
         return sorted(map(_view, items), key=lambda pod: (pod.task_id, pod.map_index, pod.try_number))
 
     def remove_pods(self, dag_id: str, run_id: str) -> None:
-        """Delete the pods of a run at once, whatever their grace period: they do no real work."""
+        """Delete the pods of a DAG run without a grace period, because they do no real work."""
         self._api.delete_collection_namespaced_pod(
             self.name,
             label_selector=run_selector(dag_id, run_id),
@@ -78,21 +78,21 @@ class Namespace:
 
     def _list(self, **options: Any) -> list[Any]:
         try:
-            answer = self._api.list_namespaced_pod(self.name, _request_timeout=REQUEST_TIMEOUT, **options)
+            response = self._api.list_namespaced_pod(self.name, _request_timeout=REQUEST_TIMEOUT, **options)
         except client.ApiException as error:
-            raise DemoError(f"cannot list the pods of namespace {self.name}: {error.status} {error.reason}") from error
+            raise DemoError(f"cannot list pods in namespace {self.name}: {error.status} {error.reason}") from error
         except HTTPError as error:
-            raise DemoError(f"the cluster does not answer: {error}") from error
-        return list(answer.items)
+            raise DemoError(f"cannot reach the cluster: {error}") from error
+        return list(response.items)
 
 
 def dag_selector(dag_id: str) -> str:
-    """Make the label selector for the pods that the operator made for a DAG."""
+    """Return the label selector for the operator's pods of a DAG."""
     return f"kubernetes_pod_operator=True,dag_id={to_label_value(dag_id)}"
 
 
 def run_selector(dag_id: str, run_id: str) -> str:
-    """Make the label selector for the pods that the operator made in a run."""
+    """Return the label selector for the operator's pods of a DAG run."""
     return f"{dag_selector(dag_id)},run_id={to_label_value(run_id)}"
 
 
@@ -109,8 +109,8 @@ def _view(pod: Any) -> PodView:
         try_number=int(labels["try_number"]),
         phase=pod.status.phase,
         containers=", ".join(f"{name} {_state(state)}" for name, state in states.items()),
-        is_running=bool(base and base.running),
-        base_ended=ended.astimezone(UTC).timestamp() if isinstance(ended, datetime) else None,
+        base_is_running=bool(base and base.running),
+        base_ended_at=ended.astimezone(UTC).timestamp() if isinstance(ended, datetime) else None,
         is_terminating=pod.metadata.deletion_timestamp is not None,
     )
 

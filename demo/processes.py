@@ -1,8 +1,8 @@
-"""Child processes that leave nothing behind, whatever happens to the demo.
+"""Child processes that can all be ended, even after the demo itself was killed.
 
-Each child has a session of its own, so that Ctrl-C in the terminal reaches the demo alone. All that a child starts
-stays in its session, even if the parent is killed. The sessions are in a file. So a later demo can end the processes of
-a demo that was killed.
+Each child runs in its own session, so that Ctrl-C in the terminal reaches only the demo. Everything that a child starts
+stays in that session, even if its parent is killed. The session ids are written to a file, so that the next demo can
+end the processes of a demo that was killed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KILL_ROUNDS = 20
 
 
 def start(name: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Child:
-    """Start a Python module below `folder`; its output goes to NAME.log there."""
+    """Start a Python module with `folder` as working directory; its output goes to NAME.log in that folder."""
     log = folder / f"{name}.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -41,7 +41,7 @@ def start(name: str, arguments: Sequence[str], folder: Path, environment: Mappin
 
 
 class Child:
-    """One started process."""
+    """A process that `start` has started."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path, folder: Path) -> None:
         self.name = name
@@ -55,27 +55,27 @@ class Child:
         return self._process.pid
 
     def check(self) -> None:
-        """Check that it still runs.
+        """Check that the process is still running.
 
-        :raises DemoError: if it has ended, for none should end by itself.
+        :raises DemoError: if it has exited, because no component should exit by itself.
         """
         code = self._process.poll()
         if code is not None:
-            raise DemoError(f"{self.name} has ended with exit status {code}", self.log)
+            raise DemoError(f"{self.name} exited unexpectedly with status {code}", self.log)
 
-    def finish(self, seconds: float) -> None:
-        """Wait until it ends.
+    def finish(self, timeout: float) -> None:
+        """Wait until the process exits.
 
-        :raises DemoError: if it takes longer, or fails.
+        :raises DemoError: if it fails, or does not exit within `timeout` seconds.
         """
         try:
-            self._process.wait(seconds)
+            self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise DemoError(f"{self.name} has not ended within {seconds:.0f} s", self.log) from None
+            raise DemoError(f"{self.name} did not finish within {timeout:.0f} s", self.log) from None
         self.has_finished()
 
     def has_finished(self) -> bool:
-        """Tell whether it has ended.
+        """Return True if the process has exited successfully, and False while it is running.
 
         :raises DemoError: if it has failed.
         """
@@ -85,22 +85,22 @@ class Child:
         return code is not None
 
     def kill_session(self) -> None:
-        """Kill it with everything that it started."""
-        _end(self._folder, {self.pid})
+        """Kill the process and everything that it started."""
+        _kill_all(self._folder, {self.pid})
         self._process.wait()
 
 
 def end_processes_of(folder: Path) -> None:
-    """Kill all processes that were started in this folder."""
+    """Kill all processes that were started below `folder`."""
     path = folder / SESSIONS
     sessions = {int(line) for line in path.read_text().split()} if path.exists() else set()
-    # A child that was started just now may not be in the file yet.
-    _end(folder, sessions | {process.pid for process in psutil.Process().children()})
+    # A child that has just been started may not be in the file yet.
+    _kill_all(folder, sessions | {process.pid for process in psutil.Process().children()})
 
 
-def _end(folder: Path, sessions: set[int]) -> None:
-    for _ in range(KILL_ROUNDS):  # more may be started while the list is made
-        processes = [process for process in psutil.process_iter() if _belongs(process, folder, sessions)]
+def _kill_all(folder: Path, sessions: set[int]) -> None:
+    for _ in range(KILL_ROUNDS):  # processes may start others while they are being listed
+        processes = [process for process in psutil.process_iter() if _is_child_process(process, folder, sessions)]
         if not processes:
             return
         for process in processes:
@@ -108,9 +108,9 @@ def _end(folder: Path, sessions: set[int]) -> None:
         psutil.wait_procs(processes, timeout=1)
 
 
-def _belongs(process: psutil.Process, folder: Path, sessions: set[int]) -> bool:
+def _is_child_process(process: psutil.Process, folder: Path, sessions: set[int]) -> bool:
     try:
-        # Both, for the number may be another session's by now, and a person's shell may be in the folder.
+        # Check session and folder: the session id may have been reused, and a user's shell may be in the folder.
         return (
             os.getsid(process.pid) in sessions
             and process.status() != psutil.STATUS_ZOMBIE
@@ -121,19 +121,19 @@ def _belongs(process: psutil.Process, folder: Path, sessions: set[int]) -> bool:
 
 
 def kill_worker(runner_pid: int, scheduler_pid: int) -> None:
-    """Kill the process of a running task and all above it, as when a worker node dies.
+    """Kill the process of a running task and its supervisors, as if the worker's node had died.
 
-    :raises DemoError: if that process is not one that our scheduler started.
+    :raises DemoError: if the scheduler did not start that process.
     """
     try:
         runner = psutil.Process(runner_pid)
         ancestors = runner.parents()
         pids = [process.pid for process in ancestors]
         if scheduler_pid not in pids[1:]:
-            raise DemoError(f"process {runner_pid} is not a worker of the scheduler {scheduler_pid}")
-        runner.suspend()  # or it would see its supervisor die, and tidy up
+            raise DemoError(f"process {runner_pid} was not started by the scheduler (process {scheduler_pid})")
+        runner.suspend()  # otherwise it would notice that its supervisor died, and clean up
         for supervisor in reversed(ancestors[: pids.index(scheduler_pid)]):
             supervisor.kill()
         runner.kill()
     except psutil.NoSuchProcess as error:
-        raise DemoError(f"the worker process {runner_pid} ended before it was killed") from error
+        raise DemoError(f"worker process {runner_pid} exited before it could be killed") from error

@@ -1,4 +1,4 @@
-"""The task instances of the DAG `kpo_zombies`: whose pods have to go, and whose have to stay."""
+"""The task instances of the DAG `kpo_zombies`, and what must become of their pods."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ DAG_ID = "kpo_zombies"
 
 
 @dataclass(frozen=True)
-class Role:
-    """One task instance of the DAG, and its state when the cleanup runs."""
+class DemoTask:
+    """One task instance of the DAG, and the state it must have when the cleanup runs."""
 
     task_id: str
     map_index: int
-    story: str
-    state: str  # of the task instance
-    try_number: int = 1
-    is_zombie: bool = False
+    pod_description: str
+    expected_state: str
+    expected_try: int = 1
+    leaves_zombie: bool = False
     loses_worker: bool = False
 
-    def plays(self, other: TaskInstance | PodView) -> bool:
+    def matches(self, other: TaskInstance | PodView) -> bool:
         return (self.task_id, self.map_index) == (other.task_id, other.map_index)
 
-    def has_come_to(self, task_instances: list[TaskInstance]) -> bool:
-        """Tell whether its task instance is as the cleanup should find it."""
-        ours = [ti for ti in task_instances if self.plays(ti)]
-        return [(ti.state, ti.try_number) for ti in ours] == [(self.state, self.try_number)]
+    def is_as_expected(self, task_instances: list[TaskInstance]) -> bool:
+        """Return whether the task instance has the state and try number that the cleanup should find."""
+        matching = [ti for ti in task_instances if self.matches(ti)]
+        return [(ti.state, ti.try_number) for ti in matching] == [(self.expected_state, self.expected_try)]
 
 
-_HANGING = "base ends after 5 s, its sidecar never does"
-_WORKING = "works on, with a grace period of a day"
+_HANGS = "base exits after 5 s, its sidecar never does"
+_WORKS = "keeps working, with a grace period of one day"
 
-ROLES = (
-    Role("zombie_kpo_task", -1, _HANGING, "failed", is_zombie=True, loses_worker=True),
-    Role("healthy_kpo_task", -1, _WORKING, "running"),
-    Role("mapped_kpo_task", 0, _HANGING, "failed", is_zombie=True, loses_worker=True),
-    Role("mapped_kpo_task", 1, _WORKING, "running"),
-    Role("retried_kpo_task", -1, "works on; a retry will take over this pod", "running", 2, loses_worker=True),
-    Role("deferred_kpo_task", -1, "works on; only the triggerer watches it", "deferred"),
+TASKS = (
+    DemoTask("zombie_kpo_task", -1, _HANGS, "failed", leaves_zombie=True, loses_worker=True),
+    DemoTask("healthy_kpo_task", -1, _WORKS, "running"),
+    DemoTask("mapped_kpo_task", 0, _HANGS, "failed", leaves_zombie=True, loses_worker=True),
+    DemoTask("mapped_kpo_task", 1, _WORKS, "running"),
+    DemoTask("retried_kpo_task", -1, "keeps working; a retry will adopt it", "running", 2, loses_worker=True),
+    DemoTask("deferred_kpo_task", -1, "keeps working, watched only by the triggerer", "deferred"),
 )
 
 
-def title(one: Role | TaskInstance | PodView) -> str:
-    """Name the task as people do."""
-    return one.task_id if one.map_index < 0 else f"{one.task_id} [{one.map_index}]"
+def title(item: DemoTask | TaskInstance | PodView) -> str:
+    """Return the task id, with the map index of a mapped task in brackets."""
+    return item.task_id if item.map_index < 0 else f"{item.task_id} [{item.map_index}]"
 
 
-def role_of(other: TaskInstance | PodView) -> Role:
-    return next(role for role in ROLES if role.plays(other))
+def demo_task_of(item: TaskInstance | PodView) -> DemoTask:
+    return next(task for task in TASKS if task.matches(item))

@@ -1,4 +1,4 @@
-"""A folder for one demo. A later demo wipes it if this one was killed."""
+"""A temporary folder for one demo; the next demo removes it if this one was killed."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from typing import IO
 
 from demo.processes import end_processes_of
 
-# Resolved: processes are found by their folder, and `.work` may be a link.
+# Resolved, because processes are found by their working directory and `.work` may be a symbolic link.
 ROOT = (Path(__file__).parent.parent / ".work" / "demo").resolve()
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Make a new folder below `ROOT`, and wipe it at the end."""
+    """Create a folder below `ROOT`, and remove it and its processes at the end."""
     ROOT.mkdir(parents=True, exist_ok=True)
     for folder in ROOT.iterdir():
-        _wipe_if_abandoned(folder)
+        _remove_if_abandoned(folder)
     folder = Path(tempfile.mkdtemp(dir=ROOT, prefix="run-"))
     lock = _lock(folder)
     try:
         yield folder
     finally:
-        _wipe(folder)
+        _remove(folder)
         if lock:
             lock.close()
 
 
 def _lock(folder: Path) -> IO[str] | None:
-    """Take the folder's lock, which ends with this process; None if another demo has it."""
+    """Lock a folder until this process exits; return None if another demo holds the lock."""
     lock = (folder / "lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,13 +43,13 @@ def _lock(folder: Path) -> IO[str] | None:
     return lock
 
 
-def _wipe_if_abandoned(folder: Path) -> None:
+def _remove_if_abandoned(folder: Path) -> None:
     lock = _lock(folder)
     if lock:
-        _wipe(folder)
+        _remove(folder)
         lock.close()
 
 
-def _wipe(folder: Path) -> None:
+def _remove(folder: Path) -> None:
     end_processes_of(folder)
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The output of the demo: headings, lines with the seconds so far, tables, and waiting with a deadline."""
+"""Output of the demo: numbered steps, lines with the elapsed seconds, tables, and waiting with a timeout."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import TypeVar
 
 from tabulate import tabulate
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 POLL_SECONDS = 0.5
-REPORT_SECONDS = 10  # so often, a long wait says that it still waits
+PROGRESS_SECONDS = 10  # interval of the progress lines while waiting
 TAIL_LINES = 25
 WIDTH = 116
 
 
 class DemoError(Exception):
-    """The demo cannot go on. The message says why, and `log` has more."""
+    """Raised when the demo cannot continue; the last lines of `log` are part of the message."""
 
     def __init__(self, message: str, log: Path | None = None) -> None:
         super().__init__(message)
@@ -30,11 +30,11 @@ class DemoError(Exception):
         if self.log is None or not self.log.exists():
             return message
         tail = self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-        return "\n".join([message, f"The last lines of {self.log.name}:", *(f"  | {line}" for line in tail)])
+        return "\n".join([message, f"Last lines of {self.log.name}:", *(f"  | {line}" for line in tail)])
 
 
 class Terminal:
-    """Prints the story as it goes on. Each line begins with the seconds since the start."""
+    """Print the progress of the demo; lines begin with the seconds since the start."""
 
     def __init__(self, steps: int) -> None:
         self._started = time.monotonic()
@@ -49,12 +49,12 @@ class Terminal:
         self._step += 1
         print(f"\nStep {self._step} of {self._steps}: {title}", flush=True)
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         print(f"  [{self.elapsed:3.0f} s] {text}", flush=True)
 
     def show(self, lines: Iterable[str]) -> None:
         for line in lines:
-            # Tables fit into this width; a line with all settings does not.
+            # Tables fit this width; the line that lists all settings does not.
             for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ", drop_whitespace=False) or [""]:
                 print(f"    {part}".rstrip(), flush=True)
 
@@ -63,27 +63,28 @@ class Terminal:
 
     def wait_for(
         self,
-        what: str,
-        look: Callable[[], Found | None],
-        seconds: float,
+        description: str,
+        condition: Callable[[], Result | None],
+        timeout: float,
         *,
         log: Path | None = None,
-    ) -> Found:
-        """Return what `look` finds, as soon as it is true; an empty list is not.
+    ) -> Result:
+        """Call `condition` until its result is truthy, and return that result.
 
-        :raises DemoError: if it finds nothing for so many seconds.
+        :param description: the condition as a clause that follows "waiting until".
+        :raises DemoError: if the condition is not met within `timeout` seconds.
         """
-        self.say(f"waiting: {what}")
+        self.info(f"waiting until {description}")
         start = time.monotonic()
-        next_report = float(REPORT_SECONDS)
+        next_progress = float(PROGRESS_SECONDS)
         while True:
-            found = look()
-            if found:
-                return found
+            result = condition()
+            if result:
+                return result
             waited = time.monotonic() - start
-            if waited > seconds:
-                raise DemoError(f"Still waiting after {seconds:.0f} s: {what}", log)
-            if waited >= next_report:
-                self.say(f"… still waiting, {waited:.0f} s")
-                next_report = waited + REPORT_SECONDS
+            if waited > timeout:
+                raise DemoError(f"timed out after {timeout:.0f} s waiting until {description}", log)
+            if waited >= next_progress:
+                self.info(f"… still waiting after {waited:.0f} s")
+                next_progress = waited + PROGRESS_SECONDS
             time.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""The alerts as they are shipped, and what they ask of the metrics."""
+"""The shipped alerting rules, and the metric selectors in their expressions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RULES: list[dict[str, Any]] = [
 
 @dataclass(frozen=True)
 class Selector:
-    """A metric in an expression, with what its labels must be."""
+    """A metric selector in an expression, with a pattern for each of its labels."""
 
     text: str
     name: str

@@ -27,7 +27,7 @@ os.environ.update(
     AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
 )
 
-pytest_plugins = ["tests.control_plane.fixture"]
+pytest_plugins = ["tests.control_plane.fixture", "tests.profiles"]
 
 
 @pytest.fixture(params=["msgspec", "json"])

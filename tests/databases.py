@@ -1,4 +1,4 @@
-"""PostgreSQL and MariaDB servers for tests and benchmarks, from Debian's packages, on loopback; nothing is left."""
+"""Run PostgreSQL and MariaDB servers of Debian's packages for tests and benchmarks, on loopback and without traces."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ USER = "airflow"
 class Database:
     """A running server with one empty database ``airflow``, whose owner needs no password."""
 
-    name: str  # as people call it, with its version
-    dialect: str  # of SQLAlchemy, and the type of an Airflow connection
+    name: str  # for display, with its version
+    dialect: str  # of SQLAlchemy; also the type of an Airflow connection
     port: int
 
     def url(self, driver: str = "", user: str = USER, password: str = "") -> str:
-        """Make a URL for SQLAlchemy, such as ``postgresql+psycopg2://airflow:@127.0.0.1:5432/airflow``."""
+        """Return a URL for SQLAlchemy, such as ``postgresql+psycopg2://airflow:@127.0.0.1:5432/airflow``."""
         return f"{self.dialect}{driver and '+'}{driver}://{user}:{password}@{HOST}:{self.port}/airflow"
 
 
@@ -40,8 +40,8 @@ class Database:
 def postgresql(settings: Sequence[str] = (), is_standby: bool = False) -> Iterator[Database]:
     """Run a PostgreSQL server.
 
-    :param settings: more of them, as ``name=value``.
-    :param is_standby: whether it refuses writes and waits for a primary that does not exist.
+    :param settings: additional ones, as ``name=value``.
+    :param is_standby: whether it rejects writes and waits for a primary that does not exist.
     """
     programs = Path(_find("initdb", "/usr/lib/postgresql")).parent
     with ExitStack() as stack:
@@ -50,12 +50,16 @@ def postgresql(settings: Sequence[str] = (), is_standby: bool = False) -> Iterat
         _run(["initdb", f"--pgdata={data}", f"--username={USER}", "--auth=trust", "--encoding=UTF8"], programs, folder)
         if is_standby:
             (data / "standby.signal").touch()
-        safety = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]  # nobody wants the data after a crash
+        durability = [
+            "fsync=off",
+            "synchronous_commit=off",
+            "full_page_writes=off",
+        ]  # the data need not survive a crash
         where = [f"listen_addresses={HOST}", f"port={port}", "unix_socket_directories="]
-        options = [word for setting in (*where, *safety, *settings) for word in ("-c", setting)]
+        options = [word for setting in (*where, *durability, *settings) for word in ("-c", setting)]
         _serve(stack, [programs / "postgres", "-D", data, *options], folder, port, signal.SIGINT)
         as_client = ["--host", HOST, "--port", str(port), "--username", USER]
-        # It listens before it is ready.
+        # It listens before it accepts queries.
         ready = retry(stop=stop_after_delay(START_SECONDS), wait=wait_fixed(0.1), reraise=True)(_run)
         ready(["pg_isready", *as_client], programs, folder)
         if not is_standby:
@@ -68,7 +72,7 @@ def postgresql(settings: Sequence[str] = (), is_standby: bool = False) -> Iterat
 def mariadb(settings: Sequence[str] = ()) -> Iterator[Database]:
     """Run a MariaDB server.
 
-    :param settings: more of them, as ``--name=value``.
+    :param settings: additional ones, as ``--name=value``.
     """
     server = Path(_find("mariadbd", "/usr/sbin"))
     with ExitStack() as stack:
@@ -82,7 +86,7 @@ def mariadb(settings: Sequence[str] = ()) -> Iterator[Database]:
         ]
         _run([*install, "--skip-test-db"], Path(_find("mariadb-install-db", "/usr/bin")).parent, folder)
         script = folder / "init.sql"
-        statements = [  # each on its own line, or the server ignores it
+        statements = [  # the server ignores those that share a line
             "CREATE DATABASE airflow CHARACTER SET utf8mb4;",
             f"CREATE USER '{USER}'@'{HOST}';",
             f"GRANT ALL ON airflow.* TO '{USER}'@'{HOST}' WITH GRANT OPTION;",
@@ -97,16 +101,18 @@ def mariadb(settings: Sequence[str] = ()) -> Iterator[Database]:
 
 
 def _find(program: str, folder: str) -> str:
-    """Find a program of a Debian package; its servers are not on everybody's PATH."""
+    """Return the path of a program of a Debian package, whose servers are often not on the PATH."""
     found = shutil.which(program) or next(map(str, sorted(Path(folder).glob(f"**/{program}"), reverse=True)), None)
     if found is None:
-        raise FileNotFoundError(f"{program} is not installed; `make` does that with scripts/debian-packages")
+        raise FileNotFoundError(
+            f"{program} is not installed (the targets of `make` install it with scripts/debian-packages)"
+        )
     return str(Path(found).resolve())
 
 
 @contextmanager
 def _folder(owner: str) -> Iterator[Path]:
-    """Make a folder that the server may write to. As root it runs as its package's user, for it refuses root."""
+    """Create a folder that the server may write to: its package's user, because servers refuse to run as root."""
     with tempfile.TemporaryDirectory(prefix=f"kpo-cleanup-{owner}-") as name:
         if os.geteuid() == 0:
             shutil.chown(name, owner, owner)
@@ -128,7 +134,7 @@ def _run(command: Sequence[str], programs: Path, folder: Path) -> None:
 
 
 def _serve(stack: ExitStack, command: Sequence[str | Path], folder: Path, port: int, stop: signal.Signals) -> None:
-    """Start a server and wait until it listens. The stack stops it, and it ends with this process in any case."""
+    """Start a server and wait until it listens. The stack stops it, and so does the end of this process."""
     log = folder / "server.log"
     prefix = [*(_as_owner(folder) or ["setpriv"]), f"--pdeathsig={stop.name.removeprefix('SIG')}"]
     with log.open("wb") as output:

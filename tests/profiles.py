@@ -1,15 +1,39 @@
-"""The number of examples of the property tests: ``HYPOTHESIS_PROFILE=more`` in CI; ``explore`` tries many more."""
+"""The number of examples of the property tests, their seed, and a summary of the random histories that ran.
+
+``HYPOTHESIS_PROFILE`` chooses the profile. ``SEED`` replaces the fixed seed; ``thorough`` draws one if there is none.
+"""
 
 from __future__ import annotations
 
 import os
+import random
 
-from hypothesis import HealthCheck, settings
+import pytest
+from hypothesis import settings
 
-# Derandomised, so that a red run is red again on the next machine. No deadlines: two busy cores are slow at times.
-for name, examples in {"default": 25, "more": 120}.items():
-    settings.register_profile(name, deadline=None, database=None, derandomize=True, max_examples=examples)
-settings.register_profile(
-    "explore", deadline=None, database=None, max_examples=3_000, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+EXAMPLES = {"default": 25, "more": 120, "thorough": 500, "brief": 2}
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
+if PROFILE == "thorough":
+    # In the environment, so that the worker processes of pytest-xdist use the same seed.
+    os.environ.setdefault("SEED", str(random.SystemRandom().getrandbits(32)))
+SEED = os.environ.get("SEED")
+
+# With the fixed seed, a red run is red again on the next machine. No deadlines: two busy cores are slow at times.
+for name, examples in EXAMPLES.items():
+    settings.register_profile(name, deadline=None, database=None, derandomize=not SEED, max_examples=examples)
+settings.load_profile(PROFILE)
+
+
+@pytest.hookimpl(tryfirst=True)  # before Hypothesis reads its option
+def pytest_configure(config: pytest.Config) -> None:
+    if SEED:
+        config.option.hypothesis_seed = SEED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many random histories ran, as their tests recorded it, and the seed that repeats them."""
+    recorded = [entry for report in terminalreporter.getreports("passed") for entry in report.user_properties]
+    if histories := sum(value for name, value in recorded if name == "histories"):
+        terminalreporter.write_line(f"{histories} random histories ran with the profile {PROFILE!r}")
+    if SEED:
+        terminalreporter.write_line(f"The property tests ran with a random seed; SEED={SEED} repeats them")

@@ -1,4 +1,4 @@
-"""The README as a person follows it: the shell commands below a heading."""
+"""Parse the README: the shell commands below its headings."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ SOURCES = (REPO / "docs" / "sources.md").read_text()
 
 
 def commands(section: str, paragraph: str = "") -> str:
-    """Find the first shell commands in a section, or those after a paragraph that starts in bold so."""
+    """Return the first shell commands in a section, or the first ones after the bold words `paragraph`."""
     below = README.partition(f"## {section}\n")[2].partition("\n## ")[0]
     if paragraph:
         below = below.partition(f"**{paragraph}")[2]
     script = below.partition("```sh\n")[2].partition("```")[0]
-    assert script, f"the README has no commands for {paragraph!r} in {section!r}"
+    assert script, f"no shell commands for {paragraph!r} in section {section!r} of the README"
     return script

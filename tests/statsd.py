@@ -1,4 +1,4 @@
-"""A StatsD server that keeps all samples, and gives them the names that Prometheus sees."""
+"""A StatsD server that stores all samples, and their names in Prometheus."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sample:
-    """One line of StatsD: a name with tags as InfluxDB has them, a value and a type."""
+    """A line of StatsD: a name with tags in the format of InfluxDB, a value and a type."""
 
     name: str
     tags: Mapping[str, str]
@@ -27,13 +27,13 @@ class Sample:
 
     @property
     def prometheus_names(self) -> set[str]:
-        """Translate the name as ``statsd_exporter`` does without a mapping; a timer is a summary."""
+        """Return the names that ``statsd_exporter`` uses without a mapping; a timer is a summary."""
         plain = re.sub(r"[^a-zA-Z0-9_]", "_", self.name)
         return {f"{plain}_count", f"{plain}_sum", plain} if self.kind == "ms" else {plain}
 
 
 class StatsdServer:
-    """A server at a free port of this machine, as long as its ``with`` block."""
+    """A server on a free local port that runs during its ``with`` block."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -58,7 +58,7 @@ class StatsdServer:
 
     @property
     def samples(self) -> list[Sample]:
-        """Return all samples so far, in order."""
+        """Return all samples so far in order."""
         return [Sample.parse(line) for line in list(self._lines)]
 
     def _receive(self) -> None:

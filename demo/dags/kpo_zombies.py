@@ -1,15 +1,16 @@
 """
-### Tasks whose pods the demo watches
+### The tasks of `make demo`
 
-| task | its pod | what the demo does to it |
+| task | its pod | what the demo does |
 | --- | --- | --- |
-| `zombie_kpo_task` | `base` ends after 5 s, a sidecar never does | its worker is killed; no retry |
-| `healthy_kpo_task` | works for an hour, grace period of a day | nothing |
-| `mapped_kpo_task` | index 0 as the first, index 1 as the second | as theirs |
-| `retried_kpo_task` | works for an hour | its worker is killed; the retry takes over the pod of the first try |
+| `zombie_kpo_task` | `base` exits after 5 s, a sidecar never does | kills its worker; there is no retry |
+| `healthy_kpo_task` | works for an hour, with a grace period of one day | nothing |
+| `mapped_kpo_task` | index 0 like `zombie_kpo_task`, index 1 like `healthy_kpo_task` | the same as for those |
+| `retried_kpo_task` | works for an hour | kills its worker; the retry adopts the pod of the first try |
 | `deferred_kpo_task` | works for an hour, watched by the triggerer | nothing |
 
-Tasks with such a sidecar hang: the operator waits for the whole pod. After their workers have died, nothing ends it.
+A task with a sidecar that never exits hangs, because the operator waits for the whole pod. Once its worker has died,
+nothing ends the pod.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from kubernetes.client import models as k8s
 from include.kpo_cleanup.airflow_compat import DAG
 
 HOUR = "3600"
-A_DAY = 86_400
-REQUESTS = {"cpu": "10m", "memory": "16Mi"}  # for the report, which adds up the requests that were freed
+ONE_DAY = 86_400  # seconds
+REQUESTS = {"cpu": "10m", "memory": "16Mi"}  # so that the report has resource requests to add up
 
 
 def pod(**sleeps: str) -> k8s.V1Pod:
-    """Make a pod with a container for each name, which sleeps for that long."""
+    """Build a pod with one container per keyword argument, which sleeps for the given duration."""
     containers = [
         k8s.V1Container(
             name=name,
@@ -43,15 +44,15 @@ def pod(**sleeps: str) -> k8s.V1Pod:
 
 
 def hanging() -> k8s.V1Pod:
-    """Make a pod whose work is soon done, but which never ends."""
+    """Build a pod whose main container exits soon while its sidecar never does."""
     return pod(base="5", sidecar="infinity")
 
 
 def working() -> k8s.V1Pod:
-    """Make a pod that still works when the cleanup runs; it has a long grace period."""
-    made = pod(base=HOUR)
-    made.spec.termination_grace_period_seconds = A_DAY
-    return made
+    """Build a pod that is still working when the cleanup runs, with a long grace period."""
+    built = pod(base=HOUR)
+    built.spec.termination_grace_period_seconds = ONE_DAY
+    return built
 
 
 DEFAULTS: dict[str, Any] = {"retries": 0, "startup_check_interval_seconds": 1}
@@ -66,7 +67,7 @@ with DAG(
     default_args=DEFAULTS,
     doc_md=__doc__,
 ):
-    # No task waits for another.
+    # The tasks do not depend on each other.
     KubernetesPodOperator(task_id="zombie_kpo_task", full_pod_spec=hanging())
     KubernetesPodOperator(task_id="healthy_kpo_task", full_pod_spec=working())
     KubernetesPodOperator.partial(task_id="mapped_kpo_task").expand_kwargs(

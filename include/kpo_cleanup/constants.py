@@ -1,4 +1,4 @@
-"""The words of this project, defined once. README, UI, logs and tests use these and no others."""
+"""Names that the code, the README, the UI, logs and tests share."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ ALL_NAMESPACES = "*"
 
 
 class Reason(str, Enum):
-    """The reason why a pod is kept or deleted, in the order of the rules."""
+    """Why a pod is kept or deleted, in the order in which the rules apply."""
 
     BAD_LABELS = "bad_labels"  # an identifying label is missing or malformed
-    PROTECTED = "protected"  # somebody asked to keep it
-    OWNED = "owned"  # a controller (a Job, a SparkApplication) looks after it
-    TERMINATING = "terminating"  # it is already being deleted, and not late
-    UNRESOLVED = "unresolved"  # the source cannot tell whether there is a task instance
+    PROTECTED = "protected"  # a user asked to keep it
+    OWNED = "owned"  # a controller, such as a Job, manages it
+    TERMINATING = "terminating"  # it is being deleted, and not overdue
+    UNRESOLVED = "unresolved"  # the source cannot determine whether there is a task instance
     UNMATCHED = "unmatched"  # this Airflow has no such task instance
-    SUPERSEDED = "superseded"  # its task instance is active, but uses another pod now
-    STALLED = "stalled"  # its task waits for a container that does not end
-    ACTIVE = "active"  # its task instance is not over
-    SETTLING = "settling"  # its task instance ended a moment ago, and the operator may still tidy up
-    COMPLETED = "completed"  # its task instance is over, and its containers too
-    ORPHANED = "orphaned"  # its task instance is over, its containers are not
+    SUPERSEDED = "superseded"  # its task instance is active but uses another pod
+    STALLED = "stalled"  # its task instance waits for a sidecar that does not exit
+    ACTIVE = "active"  # its task instance is active
+    SETTLING = "settling"  # its task instance ended recently, and the operator may still be deleting the pod
+    COMPLETED = "completed"  # its task instance has finished, and so have its containers
+    ORPHANED = "orphaned"  # its task instance has finished, but its containers have not
 
 
 class Outcome(str, Enum):
-    """The fate of a zombie in ``reap``."""
+    """What ``reap`` did with a zombie."""
 
     DELETED = "deleted"
-    AWAITING_FINALIZER = "awaiting_finalizer"  # accepted, but a finalizer keeps the pod
-    ALREADY_GONE = "already_gone"  # somebody else deleted it first
-    SPARED = "spared"  # the second look or the precondition showed that it is in use
+    AWAITING_FINALIZER = "awaiting_finalizer"  # the deletion was accepted, but a finalizer holds the pod
+    ALREADY_GONE = "already_gone"  # it no longer existed
+    SPARED = "spared"  # the second classification or a precondition showed that it is in use
     FAILED = "failed"
-    LEFT_FOR_NEXT_RUN = "left_for_next_run"  # max_deletes was reached, or the API server did not answer
+    LEFT_FOR_NEXT_RUN = "left_for_next_run"  # max_deletes was reached, or the API server did not respond
     WOULD_DELETE = "would_delete"
 
 
-# Airflow's terminal task instance states (airflow.utils.state.TerminalTIState). They are written out here. So a new
-# state of a later Airflow counts as active, for an unknown word must not delete a pod.
+# Airflow's terminal task instance states (airflow.utils.state.TerminalTIState). They are listed here so that a state
+# that only a later Airflow has counts as active: an unknown state must never lead to a deletion.
 FINISHED_STATES = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})

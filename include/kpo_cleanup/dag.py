@@ -1,4 +1,4 @@
-"""From settings to a DAG of four tasks: all that a DAG file of one's own needs."""
+"""Build a DAG of four tasks from settings. A DAG file needs nothing else."""
 
 from __future__ import annotations
 
@@ -11,84 +11,84 @@ from .config import read_settings
 from .settings import OPTIONS, is_run_param, json_schema
 from .tasks import Cleanup, pull_return_values
 
-_READING = {"retries": 2, "retry_delay": timedelta(seconds=30)}
+_READ_ONLY_ARGS = {"retries": 2, "retry_delay": timedelta(seconds=30)}
 _DEFAULT_ARGS = {"owner": "kpo_cleanup", "retries": 0, "execution_timeout": timedelta(minutes=30)}
 
 _DOC = """
 ### Remove zombie KubernetesPodOperator pods
 
-Finds pods that are still in the cluster although their task instance is over.
+Finds pods that are still in the cluster although their task instance has finished.
 
 {what_it_does}
 
 #### How to read a run
 
-- **reap green**: pods were deleted (or, in a dry run, would be). Its log has a line for each.
+- **reap green**: pods were deleted, or would be in a dry run. Its log has a line for each.
 - **reap skipped**: there was nothing to do.
-- **reap red**: something could not be listed or deleted; all else was done. The error says what to do.
-- **classify** shows each zombie with the evidence, and counts what was kept.
+- **reap red**: something could not be listed or deleted; everything else was done. The error says what to do.
+- **classify** lists each zombie with the evidence, and counts the pods that are kept.
 
 #### What is never touched
 
-- a pod that a live task uses; a retry may be attached to the pod of an earlier try
+- a pod that a live task uses; a retry may have adopted the pod of an earlier try
 - a pod with a controller, such as a Job
 - a pod with the annotation or label *kpo-cleanup/protect: "true"*
-- a pod of which this Airflow knows nothing, unless *delete_unmatched_pods* is on
+- a pod that is unknown to this Airflow, unless *delete_unmatched_pods* is on
 
 #### Settings
 
-"Trigger" shows what may be changed for one run. For all runs the settings are options of Airflow's config section
-*kpo_cleanup*, such as `AIRFLOW__KPO_CLEANUP__MAX_DELETES=100`, on every component that parses or runs DAGs.
+"Trigger" shows the settings that can be changed for one run. For all runs, settings are options of Airflow's config
+section *kpo_cleanup*, such as `AIRFLOW__KPO_CLEANUP__MAX_DELETES=100`, on every component that parses or runs DAGs.
 {fixed}
 """
 # In one line for the list of DAGs, and in full.
-_LOOKS = (
-    "Shows zombie KubernetesPodOperator pods; deletes nothing.",
-    """**It deletes nothing**, whoever triggers it and with whatever conf: *dry_run* is fixed. Trigger it for a look;
-the log of *classify* shows what would go.""",
+_REPORTS = (
+    "Reports zombie KubernetesPodOperator pods; deletes nothing.",
+    """**Deletes nothing**, whoever triggers it and with whatever conf, because *dry_run* is fixed. Trigger it at any
+time: the log of *classify* shows what would be deleted.""",
 )
 _DELETES = (
-    "Deletes zombie KubernetesPodOperator pods: now, if you unpause it, and then by its schedule.",
-    """**To unpause it means: delete now**, and then by its schedule. For a look that deletes nothing, leave it paused
-and trigger a DAG that fixes *dry_run*, such as *kpo_cleanup_dry_run*. **To stop it**, pause it.""",
+    "Deletes zombie KubernetesPodOperator pods: immediately when it is unpaused, then on its schedule.",
+    """**Unpausing starts deleting immediately**, then on the schedule. To see what would be deleted first, leave it
+paused and trigger a DAG that fixes *dry_run*, such as *kpo_cleanup_dry_run*. **Pause it to stop it.**""",
 )
 
 
 def cleanup_dag(dag_id: str, settings: Mapping[str, Any] | None = None, **dag_arguments: Any) -> DAG:
-    """Make a DAG that finds zombie pods and deletes them.
+    """Build a DAG that finds zombie pods and deletes them.
 
-    Call it in a DAG file of your own to have several, for several clusters or teams::
+    Call it in your own DAG file to have several, for several clusters or teams::
 
-        # Airflow reads only files with the words "airflow" and "dag" in them.
+        # Airflow reads only files that contain the words "airflow" and "dag".
         from include.kpo_cleanup.dag import cleanup_dag
 
         cleanup_dag("kpo_cleanup_gpu", settings={"kubernetes_conn_id": "gpu", "namespaces": "ml"}, schedule="@hourly")
 
-    Bad settings raise no error here, which would make the DAG disappear: they fail each of its runs.
+    Invalid settings raise no error here, which would make the DAG disappear: they fail each of its runs.
 
     :param settings: options that are fixed for this DAG. Neither its params nor a run's conf can change them. All
         others come from Airflow's config section ``kpo_cleanup``.
-    :param dag_arguments: what Airflow's ``DAG`` takes, such as ``schedule``, ``tags`` or ``on_failure_callback``; they
-        replace what this function would give. ``default_args`` and ``params`` do so key by key.
+    :param dag_arguments: arguments of Airflow's ``DAG``, such as ``schedule``, ``tags`` or ``on_failure_callback``.
+        They replace the defaults of this function; ``default_args`` and ``params`` do so key by key.
     """
     fixed = dict(settings or {})
     if isinstance(dag_arguments.get("schedule", 0), (str, type(None))):
-        fixed["schedule"] = dag_arguments.pop("schedule")  # so that a bad one is a fault of the run, too
-    reading = read_settings(fixed)
-    is_a_look = reading.settings.dry_run and "dry_run" in fixed
-    if reading.faults:
+        fixed["schedule"] = dag_arguments.pop("schedule")  # so that an invalid one fails the runs as well
+    resolved = read_settings(fixed)
+    only_reports = resolved.settings.dry_run and "dry_run" in fixed
+    if resolved.errors:
         description = "Every run fails until its settings are corrected."
-        what_it_does = "\n- ".join([f"**{description}**\n", *map(str, reading.faults)])
+        what_it_does = "\n- ".join([f"**{description}**\n", *map(str, resolved.errors)])
     else:
-        description, what_it_does = _LOOKS if is_a_look else _DELETES
+        description, what_it_does = _REPORTS if only_reports else _DELETES
     default_args = dag_arguments.pop("default_args", None) or {}
     params = {
-        name: Param(reading.values[name], **json_schema(name))
+        name: Param(resolved.values[name], **json_schema(name))
         for name in OPTIONS
         if is_run_param(name) and name not in fixed
     }
     defaults = {
-        "schedule": reading.settings.schedule,
+        "schedule": resolved.settings.schedule,
         "start_date": datetime(2024, 1, 1, tzinfo=timezone.utc),
         "catchup": False,
         "max_active_runs": 1,
@@ -100,23 +100,22 @@ def cleanup_dag(dag_id: str, settings: Mapping[str, Any] | None = None, **dag_ar
         "default_args": {**_DEFAULT_ARGS, **default_args},
         "params": {**params, **(dag_arguments.pop("params", None) or {})},
     }
+    read_only_args = {name: value for name, value in _READ_ONLY_ARGS.items() if name not in default_args}
     with DAG(dag_id, **{**defaults, **dag_arguments, **merged}) as dag:
-        _add_tasks(
-            Cleanup(fixed), is_a_look, {name: value for name, value in _READING.items() if name not in default_args}
-        )
+        _add_tasks(Cleanup(fixed), only_reports, read_only_args)
     return dag
 
 
-def _add_tasks(cleanup: Cleanup, is_a_look: bool, reading: Mapping[str, Any]) -> None:
-    """List, ask, judge, delete: one after the other.
+def _add_tasks(cleanup: Cleanup, only_reports: bool, read_only_args: Mapping[str, Any]) -> None:
+    """Add the tasks one after the other.
 
     A task pulls the XComs that it needs when it runs. If they were arguments, the graph would draw an edge for each.
 
-    :param is_a_look: whether nothing is ever deleted.
-    :param reading: of the tasks that only read, which may be tried again. What reap leaves undone is for the next run,
-        which looks afresh.
+    :param only_reports: whether nothing is ever deleted.
+    :param read_only_args: of the tasks that only read, which may be retried. What reap leaves undone is left to the
+        next run, which reads everything again.
     """
-    # Their XComs are for the next task and the XCom page; in the log each would be a wall of text.
+    # The return values are for the next task and the XCom page; in the log each would be a wall of text.
     plain = {"multiple_outputs": False, "show_return_value_in_logs": False}
 
     def list_pods() -> dict[str, Any]:
@@ -131,12 +130,11 @@ def _add_tasks(cleanup: Cleanup, is_a_look: bool, reading: Mapping[str, Any]) ->
     def reap() -> dict[str, Any]:
         return cleanup.reap(*pull_return_values("classify"))
 
-    listing = task(**plain, **reading, **display_name("list_pods: in the cluster"))(list_pods)()
-    task_instances = task(**plain, **reading, **display_name("fetch_active_tis: their task instances"))(
-        fetch_active_tis
-    )()
+    reads = {**plain, **read_only_args}
+    listing = task(**reads, **display_name("list_pods: in the cluster"))(list_pods)()
+    task_instances = task(**reads, **display_name("fetch_active_tis: their task instances"))(fetch_active_tis)()
     verdicts = task(**plain, **display_name("classify: which are zombies"))(classify)()
-    what = "reap: what would be deleted" if is_a_look else "reap: delete zombies"
+    what = "reap: what would be deleted" if only_reports else "reap: delete zombies"
     listing >> task_instances >> verdicts >> task(**plain, **display_name(what))(reap)()
 
 

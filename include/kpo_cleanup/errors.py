@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 
 class KpoCleanupError(Exception):
-    """An error that fails a task of the cleanup.
+    """An error that fails a task of the cleanup, or the deletion of one pod.
 
     :param summary: the operation that failed, or the value that was rejected.
     :param cause: why, such as ``403 Forbidden``.
     :param remedy: what to do about it, if that is known.
-    :param server_message: the server's own message, which may be long.
+    :param server_message: the server's own message, which may be long and may name a single object.
     """
 
     is_retryable = False  # whether another attempt may succeed
+    retry_after: float | None = None  # seconds to wait before that, if the server named them
 
     def __init__(self, summary: str, *, cause: str = "", remedy: str = "", server_message: str = "") -> None:
         super().__init__(summary)
         self.summary, self.cause, self.remedy, self.server_message = summary, cause, remedy, server_message
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Return the fields by name, without the empty ones: the arguments of an equal error."""
+        others = {"cause": self.cause, "remedy": self.remedy, "server_message": self.server_message}
+        return {"summary": self.summary, **{name: text for name, text in others.items() if text}}
+
+    @property
+    def signature(self) -> tuple[str, str, str]:
+        """Return what the same failure of several pods has in common."""
+        return self.summary, self.cause, self.remedy
 
     def __str__(self) -> str:
         """Return everything in one line, for tracebacks."""
@@ -25,8 +41,33 @@ class KpoCleanupError(Exception):
         return "; ".join(filter(None, [what, self.remedy, server]))
 
 
+@dataclass(frozen=True)
+class SettingError:
+    """A value that was rejected."""
+
+    option: str
+    value: Any
+    origin: str
+    remedy: str
+
+    def __str__(self) -> str:
+        # Without square brackets, which Airflow's command line drops because it takes them for markup.
+        return f"{self.option}={self.value!r} ({self.origin}):\n  {self.remedy}"
+
+
 class SettingsError(KpoCleanupError):
-    """An option has an invalid value, or there is no such option."""
+    """A setting is invalid.
+
+    :param errors: the values of options that were rejected.
+    """
+
+    def __init__(self, summary: str, *, errors: Sequence[SettingError] = (), **fields: str) -> None:
+        super().__init__(summary, **fields)
+        self.errors = tuple(errors)
+
+    def __str__(self) -> str:
+        """Return everything, with each rejected value in an item of its own."""
+        return "\n- ".join([super().__str__(), *map(str, self.errors)])
 
 
 class TaskInstanceSourceError(KpoCleanupError):
@@ -38,30 +79,19 @@ class TaskInstanceSourceError(KpoCleanupError):
 class KubernetesError(KpoCleanupError):
     """The Kubernetes API did not return what was needed."""
 
-
-class ApiStatusError(KubernetesError):
-    """A final error of a Kubernetes API server, which a retry will not change.
-
-    :param status: the HTTP status code.
-    """
-
-    def __init__(
-        self, status: int, summary: str, *, cause: str = "", remedy: str = "", server_message: str = ""
-    ) -> None:
-        super().__init__(summary, cause=cause, remedy=remedy, server_message=server_message)
-        self.status = status
+    outcome_unknown = True  # whether the request may have been carried out nevertheless
 
 
 class UnexpectedResponse(KubernetesError):
     """A response that does not come from a Kubernetes API server, but from a gateway or a login page."""
 
+    def __init__(self, summary: str, *, cause: str, server_message: str = "") -> None:
+        remedy = "check that the connection's host is a Kubernetes API server"
+        super().__init__(summary, cause=cause, remedy=remedy, server_message=server_message)
+
 
 class RetryableApiError(KubernetesError):
-    """No response, or one that asks the client to retry later.
-
-    :param retry_after: seconds, if the server named them.
-    :param outcome_unknown: whether the request may have been carried out.
-    """
+    """No response, or one that asks the client to retry later."""
 
     is_retryable = True
 
@@ -76,3 +106,29 @@ class RetryableApiError(KubernetesError):
     ) -> None:
         super().__init__(summary, cause=cause, server_message=server_message)
         self.retry_after, self.outcome_unknown = retry_after, outcome_unknown
+
+
+class ApiStatusError(KubernetesError):
+    """A final error status of the API server, which has not carried out the request."""
+
+    outcome_unknown = False
+
+
+class BadRequest(ApiStatusError):
+    """400: the request itself is wrong, such as its label selector."""
+
+
+class Forbidden(ApiStatusError):
+    """403: RBAC or an admission policy denied the request."""
+
+
+class NotFound(ApiStatusError):
+    """404: there is no such object."""
+
+
+class Conflict(ApiStatusError):
+    """409: a precondition failed, or an admission webhook refused the request with this status."""
+
+
+class Expired(ApiStatusError):
+    """410: the continue token of a listing is too old."""

@@ -1,13 +1,84 @@
-"""Short evidence for people: the state of a task instance and of containers, and since when."""
+"""The evidence of a verdict as short phrases for people, and the warning that it gives rise to."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .constants import Reason
 from .pod import Pod
 from .task_instance import TaskInstance
+from .verdict import Evidence, Rule, Verdict
+
+# What decided, from pod and evidence, unless the states of task instance and containers say it all.
+_DECISIVE: dict[Rule, Callable[[Pod, Any], str]] = {
+    Rule.BAD_LABELS: lambda pod, _: pod.label_problem,
+    Rule.PROTECTED: lambda pod, _: pod.protected_by,
+    Rule.OWNED: lambda pod, e: _owner(pod, e.task_instance, e.now),
+    Rule.TERMINATING: lambda pod, e: deletion(pod, e.now),
+    Rule.HELD_BY_FINALIZERS: lambda pod, _: f"held by {', '.join(pod.finalizers)}",
+    Rule.NOT_RESOLVED: lambda _, e: str(e.problem),
+    Rule.RECORD_UNREADABLE: lambda _, e: str(e.problem),
+    Rule.NO_TASK_INSTANCE: lambda pod, e: f"no task instance on record, pod created {ago(pod.created, e.now)}",
+    Rule.CREATED_AFTER_END: lambda pod, e: (
+        f"created {duration(pod.created - e.task_instance.ended)} after its task instance ended"
+    ),
+    Rule.LATER_TRY: lambda pod, e: (
+        f"pod of try {pod.try_number}, but its task instance ended at try {e.task_instance.try_number}"
+    ),
+    Rule.RECORD_NAMES_ANOTHER: lambda _, e: f"the operator's record names pod {', '.join(sorted(e.record.pods))}",
+    Rule.CHECKED: lambda _, e: f"marked already_checked by its operator, which is at try {e.task_instance.try_number}",
+    Rule.STALLED: lambda pod, _: _stalled_by(pod.running_containers),
+    Rule.LEFT_OVER: lambda pod, _: f"left over from try {pod.try_number}, which a retry may adopt",
+    Rule.ENDED_LONG_AGO: lambda *_: "its task is still running, but the pod ended more than a day ago",
+}
+_STATES_DO_NOT_MATTER = (Rule.BAD_LABELS, Rule.PROTECTED, Rule.OWNED, Rule.NOT_RESOLVED)
+_REMEDIES = {  # of the rules that give rise to a warning
+    Rule.BAD_LABELS: "",
+    Rule.HELD_BY_FINALIZERS: "repair the controller that sets this finalizer, or remove the finalizer",
+    Rule.NOT_RESOLVED: "",
+    Rule.RECORD_UNREADABLE: "",
+    Rule.STALLED: "make it a native sidecar, or set an execution_timeout on the task",
+    Rule.ENDED_LONG_AGO: "find out what the task is still doing",
+}
+_IF_ALONE = "if no other Airflow uses these namespaces, delete_unmatched_pods=True deletes such pods"
+
+
+class PodWarning(NamedTuple):
+    """A reason to check pods although they are kept. It is the same for all pods with the same problem."""
+
+    reason: Reason
+    problem: str = ""  # none for unmatched pods, each of which has its own
+    remedy: str = ""
+
+
+def phrases(verdict: Verdict) -> tuple[str, ...]:
+    """Render the evidence of a verdict, starting with what decided."""
+    pod, evidence = verdict.pod, verdict.evidence
+    if not isinstance(evidence, Evidence):
+        return evidence
+    parts = [_DECISIVE[evidence.rule](pod, evidence)] if evidence.rule in _DECISIVE else []
+    if evidence.rule not in _STATES_DO_NOT_MATTER:
+        ti, now = evidence.task_instance, evidence.now
+        parts += [_newer_pod(pod, evidence), _completed_policy(pod, evidence)]
+        parts += [task_instance_state(ti, now) if ti else "", container_states(pod, now), deletion(pod, now)]
+    return tuple(dict.fromkeys(filter(None, parts)))
+
+
+def warning_of(verdict: Verdict) -> PodWarning | None:
+    """Return the warning about a pod that is kept, or None if there is nothing to warn about."""
+    evidence = verdict.evidence
+    if verdict.is_zombie or not isinstance(evidence, Evidence):
+        return None
+    if verdict.reason is Reason.UNMATCHED and evidence.policy:
+        return PodWarning(verdict.reason, remedy=_IF_ALONE)
+    if evidence.rule not in _REMEDIES:
+        return None
+    return PodWarning(verdict.reason, _DECISIVE[evidence.rule](verdict.pod, evidence), _REMEDIES[evidence.rule])
 
 
 def duration(seconds: int) -> str:
-    """Say a length of time as people do: ``45 s``, ``12 min``, ``2 h``, ``3 d``."""
+    """Render a length of time in one unit: ``45 s``, ``12 min``, ``2 h``, ``3 d``."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * length or (unit == "min" and seconds >= length):
             return f"{seconds // length} {unit}"
@@ -15,25 +86,20 @@ def duration(seconds: int) -> str:
 
 
 def ago(then: int, now: int) -> str:
-    """Say how long ago; a time in the future is "now", for clocks differ."""
+    """Render how long ago a time was; a time in the future counts as now, because clocks differ."""
     return f"{duration(now - then)} ago"
 
 
 def task_instance_state(ti: TaskInstance, now: int) -> str:
-    """Say such as ``task instance failed 12 min ago`` or ``task instance running (try 2)``."""
+    """Render such as ``task instance failed (try 1) 12 min ago`` or ``task instance running (try 2)``."""
     state = ti.state or "cleared"
-    tried = f" (try {ti.try_number})" if ti.try_number is not None else ""
+    try_number = f" (try {ti.try_number})" if ti.try_number is not None else ""
     since = f" {ago(ti.ended, now)}" if ti.ended is not None and not ti.is_active else ""
-    return f"task instance {state}{tried}{since}"
-
-
-def phase(pod: Pod) -> str:
-    """Say such as ``pod Failed (Evicted)``."""
-    return f"pod {pod.phase}" + (f" ({pod.phase_reason})" if pod.phase_reason else "")
+    return f"task instance {state}{try_number}{since}"
 
 
 def container_states(pod: Pod, now: int) -> str:
-    """Say such as ``base exited 0 2 h ago, airflow-xcom-sidecar running 2 h``."""
+    """Render such as ``base exited 0 2 h ago, airflow-xcom-sidecar running 2 h``."""
     parts = []
     for container in pod.containers:
         name = f"init container {container.name}" if container.is_init else container.name
@@ -48,17 +114,54 @@ def container_states(pod: Pod, now: int) -> str:
             why = f" ({container.waiting_reason})" if container.waiting_reason else ""
             parts.append(f"{name} waiting{why}")
     if pod.phase_reason or not parts:
-        parts.insert(0, phase(pod))
+        parts.insert(0, _phase(pod))
     return ", ".join(parts) if pod.containers else f"{', '.join(parts)}, no container status"
 
 
 def deletion(pod: Pod, now: int) -> str:
-    """Say such as ``being deleted, deadline 5 min ago, finalizers example.com/backup``; empty if nothing is so."""
+    """Render such as ``being deleted, deadline 5 min ago, finalizers example.com/backup``; empty if neither applies."""
     parts = []
     if pod.deletion_deadline is not None:
-        late = now > pod.deletion_deadline
-        deadline = f"deadline {ago(pod.deletion_deadline, now)}" if late else "within its grace period"
+        is_late = now > pod.deletion_deadline
+        deadline = f"deadline {ago(pod.deletion_deadline, now)}" if is_late else "within its grace period"
         parts.append(f"being deleted, {deadline}")
     if pod.finalizers:
         parts.append(f"finalizers {', '.join(pod.finalizers)}")
     return ", ".join(parts)
+
+
+def _stalled_by(sidecars: list[str]) -> str:
+    return f"{' and '.join(sidecars)} {'keeps' if len(sidecars) == 1 else 'keep'} the task waiting"
+
+
+def _owner(pod: Pod, ti: TaskInstance | None, now: int) -> str:
+    owner = f"controlled by {pod.controller}" if pod.controller else f"labelled as a pod of Job/{pod.job}"
+    if ti is None or ti.is_active or pod.is_completed:
+        return owner
+    ended = f"ended {ago(ti.ended, now)}" if ti.ended is not None else "has ended"
+    return f"{owner}, still running although its task instance {ended} ({ti.state})"
+
+
+def _newer_pod(pod: Pod, evidence: Evidence) -> str:
+    other = evidence.other
+    if other is None:
+        return ""
+    differing = sorted({name for name, _ in {*other.labels} ^ {*pod.labels}})
+    if not differing:
+        return f"replaced by {other.name} of try {other.try_number}"
+    return f"not replaced by {other.name} of try {other.try_number}, which differs in label {', '.join(differing)}"
+
+
+def _completed_policy(pod: Pod, evidence: Evidence) -> str:
+    policy = evidence.policy
+    if policy is None or not pod.is_completed or policy.option == "delete_unmatched_pods":
+        return ""
+    if not policy.option:
+        return f"{_phase(pod)}, kept on purpose by its operator"
+    longer_than = "finished for longer than " if policy.option == "ttl_seconds_after_finished" else ""
+    return f"{_phase(pod)}, {longer_than}{policy.option}={policy.value}"
+
+
+def _phase(pod: Pod) -> str:
+    """Render such as ``pod Failed (Evicted)``."""
+    return f"pod {pod.phase}" + (f" ({pod.phase_reason})" if pod.phase_reason else "")

@@ -1,4 +1,4 @@
-"""From pod labels to task instances and back: the operator's labels are often not the raw ids."""
+"""Identify a task instance by the labels of its pods, which often differ from its raw ids."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 UNMAPPED = -1  # Airflow's map_index of a task that is not mapped
 
-CACHED = 16_384  # ids: many task instances share their DAG, task and run
+CACHE_SIZE = 16_384  # ids: many task instances share their DAG, task and run
 
 MAX_LABEL = 63  # Kubernetes' limit
 HASH_LENGTH = 9
 
 
 class TaskInstanceKey(NamedTuple):
-    """A task instance as its pods name it: ids as label values, and the map index."""
+    """The ids of a task instance as label values, with its map index."""
 
     dag_id: str
     task_id: str
@@ -24,12 +24,12 @@ class TaskInstanceKey(NamedTuple):
     map_index: int = UNMAPPED
 
 
-@lru_cache(maxsize=CACHED)
+@lru_cache(maxsize=CACHE_SIZE)
 def to_label_value(value: str) -> str:
-    """Make the label value that the operator writes for an id.
+    """Return the label value that the operator writes for an id.
 
-    The rule is the provider's ``pod_generator.make_safe_label_value``: drop what Kubernetes does not allow.
-    If that changed anything, or the rest is too long, cut it and add the start of the original's md5.
+    Follows the provider's ``pod_generator.make_safe_label_value``: remove the characters that Kubernetes does not
+    allow. If the result differs from the id or is too long, truncate it and append the first digits of the id's md5.
     """
     safe = re.sub(r"^[^a-z0-9A-Z]*|[^a-zA-Z0-9_\-.]|[^a-z0-9A-Z]*$", "", value)
     if len(safe) <= MAX_LABEL and safe == value:
@@ -39,5 +39,5 @@ def to_label_value(value: str) -> str:
 
 
 def make_key(dag_id: str, task_id: str, run_id: str, map_index: int) -> TaskInstanceKey:
-    """Make the key under which the pods of a task instance with these raw ids are found."""
+    """Return the key of the task instance with these raw ids."""
     return TaskInstanceKey(to_label_value(dag_id), to_label_value(task_id), to_label_value(run_id), map_index)

@@ -1,20 +1,21 @@
-"""Texts for people: the log of a classification, and the report of a reaping."""
+"""What people read: the log of a classification, and the log and the report of a reaping."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from .classify import Verdict, count_reasons
 from .constants import Outcome, Reason
-from .diagnosis import cause_of
-from .evidence import duration
+from .diagnosis import diagnose
+from .errors import KpoCleanupError, SettingsError
+from .evidence import PodWarning, duration, phrases, warning_of
 from .pod import Pod
-from .reap import Result, count_outcomes
+from .results import Result, count_outcomes
 from .settings import Settings
-from .text import INDENT, by_clause, count, first_few, key_values, packed, pluralize, wrapped
+from .text import INDENT, count, fill, pluralize, wrap
+from .verdict import Verdict, count_reasons
 
 MAX_PROBLEMS = 5  # in the message of a failed run
 MAX_ROWS = 100  # zombies in the log; all are in the XCom
@@ -22,86 +23,113 @@ MAX_NAMES = 5  # pods that a warning names
 MAX_DAGS = 5  # in a summary
 DRY_RUN = "DRY RUN: "
 
-_GONE = (Outcome.DELETED, Outcome.WOULD_DELETE)  # what counts as freed
-
-
-def count_dags(pods: Iterable[Pod]) -> dict[str, int]:
-    """Count the pods of each DAG; those with most pods come first."""
-    return dict(Counter(pod.dag_id for pod in pods).most_common())
+_GONE = (Outcome.DELETED, Outcome.WOULD_DELETE)  # outcomes whose requests count as freed
 
 
 def classification_summary(verdicts: Sequence[Verdict], settings: Settings) -> str:
-    """Sum up a classification in one line, for the log and the list of XComs."""
+    """Summarize a classification in one line, for the log and the list of XComs."""
     zombies, pods = [v for v in verdicts if v.is_zombie], count(verdicts, "pod")
     dry_run = DRY_RUN if settings.dry_run else ""
     if not zombies:
         return f"{dry_run}nothing to delete among {pods}"
     found = f"{dry_run}would delete {len(zombies):,} of {pods}" if dry_run else f"{count(zombies, 'zombie')} of {pods}"
-    at_once = f"; {settings.max_deletes:,} a run (max_deletes)" if len(zombies) > settings.max_deletes else ""
-    return f"{found}: {_by_dag(v.pod for v in zombies)}{at_once}"
+    limit = f"; at most {settings.max_deletes:,} per run (max_deletes)" if len(zombies) > settings.max_deletes else ""
+    return f"{found}: {_by_dag(v.pod for v in zombies)}{limit}"
 
 
 def classification_lines(verdicts: Sequence[Verdict], summary: str) -> list[str]:
-    """Sum up a classification in the log: a line for each topic, the summary last, where Airflow opens a log."""
+    """Summarize a classification in the log, with the summary last, where Airflow opens a log."""
     zombies = count_reasons(v for v in verdicts if v.is_zombie)
     kept = count_reasons(v for v in verdicts if not v.is_zombie)
-    reasons = [f"zombies by reason: {key_values(zombies)}"] if zombies else []
-    return [line for topic in (*reasons, f"kept: {key_values(kept) or 'none'}", summary) for line in wrapped(topic)]
+    reasons = [f"zombies by reason: {_key_values(zombies)}"] if zombies else []
+    return [line for topic in (*reasons, f"kept: {_key_values(kept) or 'none'}", summary) for line in wrap(topic)]
 
 
 def zombie_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
-    """List the zombies by their cause, with one line of advice for each cause, and the evidence for each pod."""
+    """List the zombies by their diagnosis, each with one line of advice, and the evidence for each pod."""
     zombies = [verdict for verdict in verdicts if verdict.is_zombie]
-    by_cause = defaultdict(list)
+    by_diagnosis = defaultdict(list)
     for verdict in zombies:
-        by_cause[cause_of(verdict.pod)].append(verdict)
+        by_diagnosis[diagnose(verdict.pod)].append(verdict)
     lines, room = [], MAX_ROWS
-    for cause, alike in by_cause.items():
-        lines += wrapped(f"{count(alike, 'zombie')}: {cause.problem}")
-        lines += wrapped(f"advice: {cause.advice}", INDENT)
+    for diagnosis, alike in by_diagnosis.items():
+        lines += wrap(f"{count(alike, 'zombie')}: {diagnosis.problem}")
+        lines += wrap(f"advice: {diagnosis.advice}", INDENT)
         for verdict in alike[: max(room, 0)]:
             age = duration(now - verdict.pod.created)
-            lines += packed((f"{age}, {verdict.reason.value}:", *verdict.pod.task_name), INDENT)
-            lines += wrapped(f"pod {verdict.pod}", INDENT * 2)
-            lines += wrapped(verdict.evidence, INDENT * 2)
+            lines += fill((f"{age}, {verdict.reason.value}:", *verdict.pod.task_name), INDENT)
+            lines += wrap(f"pod {verdict.pod}", INDENT * 2)
+            lines += fill(phrases(verdict), INDENT * 2, ";")
         room -= len(alike)
     if len(zombies) > MAX_ROWS:
-        lines.append(f"... and {len(zombies) - MAX_ROWS:,} more; all are in the XCom of this task")
+        lines.append(f"... and {len(zombies) - MAX_ROWS:,} more; the XCom of this task has all of them")
     return lines
 
 
 def warning_lines(verdicts: Iterable[Verdict]) -> list[str]:
-    """Say what somebody should look at although nothing is deleted for it: each kind once, with some names."""
-    by_kind: dict[tuple[Reason, str, str], list[Verdict]] = defaultdict(list)
+    """List what needs attention although the pods are kept: each problem once, with some names."""
+    by_warning: dict[PodWarning, list[Pod]] = defaultdict(list)
     for verdict in verdicts:
-        if verdict.warning:
-            by_kind[verdict.reason, verdict.warning, verdict.remedy].append(verdict)
+        warning = warning_of(verdict)
+        if warning:
+            by_warning[warning].append(verdict.pod)
     lines = []
-    for (reason, warning, remedy), alike in by_kind.items():
-        lines += by_clause(f"kept {count(alike, f'{reason.value} pod')}: {warning}")
-        lines += wrapped(remedy, INDENT) if remedy else []
-        for verdict in alike[:MAX_NAMES]:
-            lines += packed((f"{verdict.pod}:", *verdict.pod.task_name), INDENT * 2)
-        if len(alike) > MAX_NAMES:
-            lines.append(f"{INDENT * 2}and {pluralize(len(alike) - MAX_NAMES, 'more pod')}")
+    for warning, pods in by_warning.items():
+        if warning.reason is Reason.UNMATCHED:
+            lines += wrap(f"kept {count(pods, 'pod')} with no matching task instance")
+        else:
+            lines += wrap(f"kept {count(pods, f'{warning.reason.value} pod')}: {warning.problem}")
+        lines += wrap(warning.remedy, INDENT)
+        for pod in pods[:MAX_NAMES]:
+            lines += fill((f"{pod}:", *pod.task_name), INDENT * 2)
+        if len(pods) > MAX_NAMES:
+            lines.append(f"{INDENT * 2}and {pluralize(len(pods) - MAX_NAMES, 'more pod')}")
     return lines
+
+
+def kept_lines(verdicts: Iterable[Verdict]) -> Iterator[str]:
+    """Yield a line for each kept pod, for debugging."""
+    return (f"kept {v.pod}, {v.reason.value}: {'; '.join(phrases(v))}" for v in verdicts if not v.is_zombie)
 
 
 def due_lines(verdicts: Sequence[Verdict]) -> list[str]:
-    """Say when the pods that are only kept for now will go."""
+    """Return when the pods that are only kept for now will be deleted."""
     lines = []
-    for reason, now in ((Reason.SETTLING, "; settle_seconds=0 deletes them now"), (Reason.TERMINATING, "")):
+    for reason, hint in ((Reason.SETTLING, "; settle_seconds=0 deletes them now"), (Reason.TERMINATING, "")):
         due = [v.eligible_at for v in verdicts if v.reason is reason and v.eligible_at is not None]
         if due:
             when = datetime.fromtimestamp(max(due), timezone.utc).strftime("%H:%M:%S UTC")
-            lines.append(f"{len(due)} {reason.value}: a run after {when} deletes them{now}")
+            lines.append(f"{len(due)} {reason.value}: a run after {when} deletes them{hint}")
     return lines
 
 
-def reap_summary(results: Sequence[Result], settings: Settings, pods: int) -> str:
-    """Sum up a reaping in one line, for the log and the list of XComs.
+def error_lines(error: KpoCleanupError, indent: str = "", bullet: str = "") -> list[str]:
+    """Render an error: what failed and why, with the remedy and the server's message in lines of their own below."""
+    lines = wrap(f"{bullet}{error.summary}: {error.cause}" if error.cause else f"{bullet}{error.summary}", indent)
+    if isinstance(error, SettingsError):
+        for setting in error.errors:
+            lines += wrap(f"- {setting.option}={setting.value!r} ({setting.origin}):", indent + INDENT)
+            lines += wrap(setting.remedy, indent + INDENT * 2)
+    server_message = f"server message: {error.server_message}" if error.server_message else ""
+    return [*lines, *wrap(error.remedy, indent + INDENT), *wrap(server_message, indent + INDENT)]
 
-    :param pods: how many were listed.
+
+def result_lines(result: Result) -> list[str]:
+    """Render one result: the outcome, the pod and its task instance, the problem, and the evidence."""
+    verdict, now = result.verdict, "" if result.verdict.is_zombie else " now"
+    first, *others = phrases(verdict) or ("",)
+    return [
+        *fill((f"{result.outcome.value} {verdict.pod}:", *verdict.pod.task_name)),
+        *wrap(result.detail, INDENT),
+        *(error_lines(result.error, INDENT) if result.error else []),
+        *fill((f"{verdict.reason.value}{now}: {first}", *others), INDENT, ";"),
+    ]
+
+
+def reap_summary(results: Sequence[Result], settings: Settings, pods: int) -> list[str]:
+    """Summarize a reaping by topic: what was deleted, the other outcomes, and what was freed.
+
+    :param pods: the number of pods that were listed.
     """
     outcomes = count_outcomes(results)
     done = outcomes.pop((Outcome.WOULD_DELETE if settings.dry_run else Outcome.DELETED).value, 0)
@@ -112,27 +140,27 @@ def reap_summary(results: Sequence[Result], settings: Settings, pods: int) -> st
     by_dag = _by_dag(r.verdict.pod for r in results if r.outcome in _GONE)
     freed = _amounts(_freed(results))
     verb = "would free" if settings.dry_run else "freed"
-    topics = [f"{head}: {by_dag}" if by_dag else head, key_values(outcomes), f"{verb} {freed}" if freed else ""]
-    return "; ".join(filter(None, topics))
+    topics = [f"{head}: {by_dag}" if by_dag else head, _key_values(outcomes), f"{verb} {freed}" if freed else ""]
+    return list(filter(None, topics))
 
 
 def reap_lines(results: Sequence[Result], settings: Settings) -> list[str]:
-    """Say in the log what the lines of the single pods do not: what is left, and what each DAG's pods had requested."""
-    lines = [line for r in results if r.outcome is Outcome.WOULD_DELETE for line in r.lines()]
+    """List what the lines of the single pods do not show: what is left, and what each DAG's pods had requested."""
+    lines = [line for r in results if r.outcome is Outcome.WOULD_DELETE for line in result_lines(r)]
     left = [r for r in results if r.outcome is Outcome.LEFT_FOR_NEXT_RUN]
     if left:
-        lines += by_clause(f"left for the next run: {count(left, 'zombie')}, for {left[0].deletion}")
+        lines += wrap(f"left for the next run: {count(left, 'zombie')} ({left[0].detail})")
     verb = "would free" if settings.dry_run else "freed"
     by_dag = {dag_id: _amounts(_freed(of_dag)) for dag_id, of_dag in _group_by_dag(results).items()}
     freed = [f"{verb} by pods of {dag_id}: {amounts}" for dag_id, amounts in by_dag.items() if amounts]
-    return [*lines, *(line for dag in first_few(freed, MAX_DAGS, "DAG") for line in wrapped(dag))]
+    return [*lines, *(line for dag in _first_dags(freed) for line in wrap(dag))]
 
 
-def reap_report(results: Sequence[Result], summary: str, problems: Sequence[str] = ()) -> dict[str, Any]:
-    """Make the report of a run: counters, freed requests, what went wrong, and each zombie with its outcome."""
+def reap_report(results: Sequence[Result], summary: str, errors: Sequence[KpoCleanupError] = ()) -> dict[str, Any]:
+    """Build the report of a run: counters, freed requests, what went wrong, and each zombie with its outcome."""
     return {
         "summary": summary,
-        **({"undone": list(problems)} if problems else {}),
+        **({"undone": [error.fields for error in errors]} if errors else {}),
         "outcomes": count_outcomes(results),
         "freed": _freed(results),
         "totals_by_dag": {
@@ -144,8 +172,9 @@ def reap_report(results: Sequence[Result], summary: str, problems: Sequence[str]
                 "pod": str(r.verdict.pod),
                 "outcome": r.outcome.value,
                 "reason": r.verdict.reason.value,
-                "evidence": r.verdict.evidence,
-                **({"detail": str(r.deletion)} if str(r.deletion) else {}),
+                "evidence": list(phrases(r.verdict)),
+                **({"detail": r.detail} if r.detail else {}),
+                **({"error": r.error.fields} if r.error else {}),
                 **r.verdict.pod.ids,
             }
             for r in results
@@ -153,30 +182,43 @@ def reap_report(results: Sequence[Result], summary: str, problems: Sequence[str]
     }
 
 
-def failures(results: Iterable[Result]) -> list[str]:
-    """Say why pods were not deleted: once for each cause, however many pods have it."""
-    by_cause: dict[tuple[str, ...], list[Result]] = defaultdict(list)
+def failures(results: Iterable[Result]) -> list[KpoCleanupError]:
+    """Return why pods were not deleted: one error for each cause, however many pods have it."""
+    by_cause: dict[tuple[str, ...], list[tuple[Pod, KpoCleanupError]]] = defaultdict(list)
     for result in results:
-        if result.outcome is Outcome.FAILED:
-            by_cause[result.deletion.cause].append(result)
-    return [
-        f"{count(alike, 'pod')} not deleted: {alike[0].deletion}; such as {alike[0].verdict.pod}"
-        for alike in by_cause.values()
-    ]
+        if result.error:
+            by_cause[result.error.signature].append((result.verdict.pod, result.error))
+    errors = []
+    for alike in by_cause.values():
+        pod, error = alike[0]
+        summary, example = f"{count(alike, 'pod')} not deleted", str(pod) if len(alike) == 1 else f"such as {pod}"
+        cause = f"{error.cause or error.summary} ({example})"
+        errors.append(KpoCleanupError(**{**error.fields, "summary": summary, "cause": cause}))
+    return errors
 
 
-def failure_lines(summary: str, problems: Sequence[str]) -> list[str]:
-    """Say how a failed run ended: short, for Airflow shows it in one piece; all of it is in the report.
+def failure_lines(summary: Sequence[str], errors: Sequence[KpoCleanupError]) -> list[str]:
+    """Render the end of a failed run. It is short, because Airflow shows it in one piece; the report has all of it.
 
     Airflow puts the name of the exception before the first line.
     """
-    shown = first_few(problems, MAX_PROBLEMS, "problem")
-    first = f"{count(problems, 'problem')}; all else was done"
-    return [first, *(line for problem in shown for line in by_clause(f"- {problem}")), *by_clause(summary)]
+    left = len(errors) - MAX_PROBLEMS
+    return [
+        f"{count(errors, 'problem')}; everything else was done",
+        *(line for error in errors[:MAX_PROBLEMS] for line in error_lines(error, bullet="- ")),
+        *([f"- and {pluralize(left, 'more problem')}"] if left > 0 else []),
+        *summary_lines(summary),
+    ]
+
+
+def summary_lines(topics: Sequence[str]) -> list[str]:
+    """Render several topics, each in a line of its own, and all but the first one indented."""
+    head, *others = topics
+    return [*wrap(head), *(line for topic in others for line in wrap(topic, INDENT))]
 
 
 def _freed(results: Iterable[Result]) -> dict[str, float]:
-    """Add up the requests of the pods that went, or would go, by resource name."""
+    """Add up, by resource name, the requests of the pods that were deleted, or would be."""
     totals: dict[str, float] = defaultdict(float)
     for result in results:
         if result.outcome in _GONE:
@@ -186,7 +228,7 @@ def _freed(results: Iterable[Result]) -> dict[str, float]:
 
 
 def _amounts(requests: Mapping[str, float]) -> str:
-    """Write requests as people do, such as ``cpu=1.5 memory=512Mi``."""
+    """Render requests such as ``cpu=1.5 memory=512Mi``."""
     amounts = {
         name: _bytes(quantity) if name in ("memory", "ephemeral-storage") or name.startswith("hugepages-") else quantity
         for name, quantity in requests.items()
@@ -196,14 +238,25 @@ def _amounts(requests: Mapping[str, float]) -> str:
 
 
 def _bytes(size: float) -> str:
-    """Write bytes as Kubernetes does, in a unit that people can imagine."""
+    """Render bytes in one of Kubernetes' units."""
     return f"{size / 2**20:.0f}Mi" if size < 2**30 else f"{round(size / 2**30, 1):g}Gi"
 
 
+def _key_values(counts: Mapping[str, int]) -> str:
+    """Render counters as ``key=value`` words."""
+    return " ".join(f"{name}={number}" for name, number in counts.items())
+
+
+def _first_dags(texts: Sequence[str]) -> list[str]:
+    """Return the texts about the first DAGs, and how many more there are."""
+    left = len(texts) - MAX_DAGS
+    return [*texts[:MAX_DAGS], f"and {pluralize(left, 'more DAG')}"] if left > 0 else list(texts)
+
+
 def _by_dag(pods: Iterable[Pod]) -> str:
-    """Say such as ``orders 6, sales 2``."""
-    counts = count_dags(pods).items()
-    return ", ".join(first_few([f"{dag_id} {number:,}" for dag_id, number in counts], MAX_DAGS, "DAG"))
+    """Render such as ``orders 6, sales 2``."""
+    counts = Counter(pod.dag_id for pod in pods).most_common()
+    return ", ".join(_first_dags([f"{dag_id} {number:,}" for dag_id, number in counts]))
 
 
 def _group_by_dag(results: Iterable[Result]) -> dict[str, list[Result]]:

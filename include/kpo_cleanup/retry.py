@@ -1,58 +1,67 @@
-"""The rule by which a request that failed for a passing reason is sent again, the same for all servers."""
+"""When a failed request is sent again: the same rules for every server."""
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isnan
-
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay
+from typing import Any, TypeVar
 
 from .errors import KpoCleanupError
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """The time to wait for a server, in seconds, and the number of attempts."""
+    """The timeouts of a request, and its retries: exponential backoff with jitter. All times are in seconds."""
 
     connect_timeout: float = 10
     read_timeout: float = 60  # Kubernetes' API server itself gives up on a request after 60
     attempts: int = 5
-    deadline: float = 90  # no attempt begins after that
-    initial_backoff: float = 0.5
-    max_backoff: float = 30  # between two attempts, and the longest Retry-After that is obeyed
+    deadline: float = 90  # after the first attempt; no attempt starts later
+    initial_backoff: float = 1
+    max_backoff: float = 30  # between two attempts; a longer Retry-After is cut
 
-    def pause(self, attempt: int, retry_after: float | None = None) -> float:
-        """Say how long to wait after an attempt, at random: clients that failed together must not return together."""
-        if retry_after is not None:
-            return min(retry_after, self.max_backoff)
-        return random.uniform(0, min(self.initial_backoff * 2**attempt, self.max_backoff))
+    def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function that sends a request, and call it again if it raises an error that ``is_retryable``."""
+        start, attempts = time.monotonic(), 0
+        while True:
+            try:
+                return function(*arguments)
+            except KpoCleanupError as error:
+                attempts += 1
+                delay = self.next_delay(error, attempts, time.monotonic() - start)
+                if delay is None:
+                    raise
+                log.warning("%s; retrying in %.1f s (attempt %s of %s)", error, delay, attempts + 1, self.attempts)
+            time.sleep(delay)
 
-    def retrying(self) -> Retrying:
-        """Make the policy of one request: it tries again as long as the error ``is_retryable``."""
-        return Retrying(
-            stop=stop_after_attempt(self.attempts) | stop_after_delay(self.deadline),
-            wait=lambda state: self.pause(state.attempt_number, getattr(_error_of(state), "retry_after", None)),
-            retry=retry_if_exception(lambda error: isinstance(error, KpoCleanupError) and error.is_retryable),
-            before_sleep=lambda state: log.warning(
-                "%s; attempt %s of %s", _error_of(state), state.attempt_number + 1, self.attempts
-            ),
-            reraise=True,
-        )
+    def next_delay(self, error: KpoCleanupError, attempts: int, elapsed: float) -> float | None:
+        """Return how long to wait before the next attempt, or None if there must not be one.
+
+        :param attempts: that have failed so far.
+        :param elapsed: the time since the first one.
+        """
+        if not error.is_retryable or attempts >= self.attempts:
+            return None
+        delay = self._backoff(attempts) if error.retry_after is None else min(error.retry_after, self.max_backoff)
+        return delay if elapsed + delay <= self.deadline else None
+
+    def _backoff(self, attempts: int) -> float:
+        """Return a random delay, so that clients that failed together do not return together."""
+        return random.uniform(0, min(self.initial_backoff * 2 ** (attempts - 1), self.max_backoff))
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Read the header's seconds; None if it is no number (our servers send no dates)."""
+    """Return the seconds of a ``Retry-After`` header, or None if it has no number: these servers send no dates."""
     try:
         seconds = float(headers.get("Retry-After", ""))
     except ValueError:
         return None
     return None if isnan(seconds) else max(seconds, 0)
-
-
-def _error_of(state: RetryCallState) -> BaseException | None:
-    return state.outcome.exception() if state.outcome else None

@@ -1,8 +1,9 @@
-"""Task instances as Airflow knows them, as plain values."""
+"""Values that describe task instances as Airflow knows them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,21 +12,21 @@ from .identity import TaskInstanceKey
 
 
 class TaskInstance(NamedTuple):
-    """A task instance as one source sees it; what the source does not give is None."""
+    """A task instance as a source reports it; fields that the source does not know are None."""
 
-    state: str | None  # None is a state: a task instance that was just cleared has it
+    state: str | None  # None is a state too: that of a task instance that was just cleared
     try_number: int | None = None
     ended: int | None = None  # epoch seconds
-    operator: str | None = None  # its class name, for people: it does not tell what a pod is
+    operator: str | None = None  # the class name, for display only: it proves nothing about a pod
 
     @property
     def is_active(self) -> bool:
-        """Tell whether it is not over. Any state that is not known to be terminal is active."""
+        """Return whether it has not finished. Unknown states count as active."""
         return self.state not in FINISHED_STATES
 
 
 class RawIds(NamedTuple):
-    """The ids of a task instance as Airflow has them; labels may hold them shortened."""
+    """The ids of a task instance as Airflow stores them; labels may hold them hashed."""
 
     dag_id: str
     task_id: str
@@ -33,36 +34,53 @@ class RawIds(NamedTuple):
 
 
 class CallerTaskInstance(NamedTuple):
-    """The cleanup's own task instance, which a source must know if it is this Airflow's and up to date."""
+    """The cleanup's own task instance: a source that does not show it running is another Airflow's, or stale."""
 
     dag_id: str
     task_id: str
     run_id: str
     map_index: int
-    id: str | None = None  # Airflow 3 gives each try one of its own
+    id: str | None = None  # Airflow 3 assigns a new one to each try
+
+
+Found = tuple[TaskInstanceKey, RawIds, TaskInstance]  # what a source found for a key
 
 
 @dataclass(frozen=True)
 class TaskInstances:
-    """The answer of a source: what it found, and for which keys it cannot tell and why."""
+    """What a source found for the requested keys, and why it cannot resolve the others.
+
+    A key in neither mapping has no task instance.
+    """
 
     found: Mapping[TaskInstanceKey, TaskInstance] = field(default_factory=dict)
     unresolved: Mapping[TaskInstanceKey, str] = field(default_factory=dict)
     raw_ids: Mapping[TaskInstanceKey, tuple[RawIds, ...]] = field(default_factory=dict)  # of those found
-    try_number_may_lag: bool = False  # before Airflow 2.10 one that is marked failed while deferred keeps a try too low
+    try_number_may_lag: bool = False  # whether one that was marked failed while deferred keeps a try too low
+
+    @classmethod
+    def from_found(
+        cls, found: Iterable[Found], unresolved: Mapping[TaskInstanceKey, str], *, try_number_may_lag: bool = False
+    ) -> TaskInstances:
+        """Combine what a source found: ids with the same label value share a key, and rows may come twice."""
+        task_instances: dict[TaskInstanceKey, TaskInstance] = {}
+        raw_ids: dict[TaskInstanceKey, set[RawIds]] = defaultdict(set)
+        for key, ids, ti in found:
+            other = task_instances.get(key)
+            task_instances[key] = prefer_active(other, ti) if other else ti
+            raw_ids[key].add(ids)
+        in_order = {key: tuple(sorted(ids)) for key, ids in raw_ids.items()}
+        return cls(task_instances, unresolved, in_order, try_number_may_lag)
 
 
 @dataclass(frozen=True)
 class Record:
-    """The pods that the operator of a task instance said it uses (its XComs ``pod_name`` and ``pod_namespace``)."""
+    """The pods that the operator recorded for a task instance in its XComs ``pod_name`` and ``pod_namespace``."""
 
     pods: frozenset[str] = frozenset()  # as namespace/name
     problem: str = ""  # why it could not be read
 
 
 def prefer_active(one: TaskInstance, other: TaskInstance) -> TaskInstance:
-    """Choose between two task instances that share a key (ids that clean to the same label): the active one counts.
-
-    Of two that are over, the one that ended last counts, for it settles last.
-    """
+    """Return the one of two task instances with the same key that decides: the active one, else the last to end."""
     return max(one, other, key=lambda ti: (ti.is_active, ti.ended or 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,14 +18,14 @@ from .airflow_compat import (
     is_too_long,
     reject_long_xcom,
 )
-from .classify import Snapshot, classify, count_reasons, keys_needing_records
-from .config import Reading, read_settings
+from .classify import Snapshot, classify, keys_needing_records
+from .config import ResolvedSettings, read_settings
 from .errors import KpoCleanupError
 from .kube.pods import PodClient
 from .reap import reap
 from .settings import Settings
 from .task_instances.choice import choose_source
-from .text import by_clause, message_lines, pluralize, wrapped
+from .text import pluralize, wrap
 from .xcom_retention import delete_previous_inputs
 
 log = logging.getLogger(__name__)
@@ -33,54 +33,54 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Pause Python's garbage collector while many things are made that all stay; also as a decorator.
+    """Disable the cyclic garbage collector while building large, long-lived object graphs; also as a decorator.
 
-    Thousands of pods have it run again and again. Each run looks through the pods so far and all of Airflow, to find
-    nothing. It was a third of the cost of a listing.
+    Otherwise thousands of pods make it run again and again over all of Airflow, and it finds nothing.
     """
-    was_on = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was_on:
+        if was_enabled:
             gc.enable()
 
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Say plainly what went wrong, and have Airflow not try again what is not passing; also as a decorator."""
+    """Log errors of this package as plain lines, and let Airflow retry only what is retryable; also as a decorator."""
     try:
         yield
     except KpoCleanupError as error:
-        # Airflow's traceback follows; nobody who reads this at night needs it, nor the errors behind this one.
-        for line in message_lines(str(error)):
-            log.error("%s", line)
-        log.error("This run deletes nothing, unless another try succeeds; the tasks after this are upstream_failed")
+        # Airflow logs its traceback below; neither that nor the errors behind this one help the person on call.
+        lines = report.error_lines(error)
+        _log(logging.ERROR, lines)
+        log.error("No pods are deleted unless a retry succeeds. Downstream tasks will be `upstream_failed`.")
         if error.is_retryable:
             raise error from None
-        raise AirflowFailException(str(error)) from None
+        raise AirflowFailException("\n".join(lines)) from None
 
 
 @translate_errors()
 def pull_return_values(*task_ids: str) -> list[Any]:
-    """Give what earlier tasks of this run have returned.
+    """Return the return values of earlier tasks of this run.
 
-    :raises AirflowFailException: if one of it is not there.
+    :raises AirflowFailException: if one of them is missing.
     """
     ti = get_current_context()["ti"]
-    returned = [ti.xcom_pull(task_ids=task_id) for task_id in task_ids]
-    for task_id, value in zip(task_ids, returned):
+    values = [ti.xcom_pull(task_ids=task_id) for task_id in task_ids]
+    for task_id, value in zip(task_ids, values):
         if value is None:
             raise KpoCleanupError(
-                f"there is no XCom of {task_id} in this run: a later run or a cleaning of XComs has removed it; "
-                "clear list_pods with all that follows, or trigger a new run"
+                f"this run has no XCom of {task_id}",
+                cause="a later run or an XCom cleanup deleted it",
+                remedy="clear list_pods and its downstream tasks, or trigger a new run",
             )
-    return returned
+    return values
 
 
 class Cleanup:
-    """The tasks of one DAG, which share what its file fixes."""
+    """The tasks of one DAG, which share the settings that its file fixes."""
 
     def __init__(self, fixed: Mapping[str, Any]) -> None:
         """Remember the options that neither params nor conf may change."""
@@ -89,19 +89,18 @@ class Cleanup:
     @gc_paused()
     @translate_errors()
     def list_pods(self) -> dict[str, Any]:
-        """List the pods. Before the task instances are asked for: a pod born in between would look like a zombie."""
-        reading = self._reading()
-        settings = reading.checked()
-        for line in reading.describe(__version__):
-            log.info("%s", line)
+        """List the pods, before the task instances are queried: a pod created in between would look like a zombie."""
+        resolved = self._resolve()
+        settings = resolved.validated()
+        _log(logging.INFO, resolved.describe(__version__))
         if not settings.dry_run:
-            log.info("This run deletes zombies; to pause the DAG stops that")
-        _say_if_dry(settings)
+            log.info("This run deletes zombies. Pause the DAG to prevent further runs.")
+        _warn_if_dry(settings)
         delete_previous_inputs(get_current_context())
-        api = PodClient(settings.kubernetes_conn_id)
-        listing = api.list_pods(settings.namespace_list(), settings.label_selector, settings.excluded())
+        client = PodClient(settings.kubernetes_conn_id)
+        listing = client.list_pods(settings.namespace_list(), settings.label_selector, settings.excluded())
         if not listing.pods:
-            _warn_of_no_pods(settings, api, reading.origins)
+            _warn_of_no_pods(settings, client, resolved.origins)
         answer = {**xcom.dump_listing(listing), "dry_run": settings.dry_run}
         reject_long_xcom(answer, f"{len(listing.pods)} pods")
         return answer
@@ -109,12 +108,12 @@ class Cleanup:
     @gc_paused()
     @translate_errors()
     def fetch_active_tis(self, listing: dict[str, Any]) -> dict[str, Any]:
-        """Ask Airflow for the task instances of the pods. Any failure fails the run: no answer is not "none"."""
+        """Query Airflow for the task instances of the pods. Any failure fails the run: no answer does not mean none."""
         settings, pods = self._settings(listing), xcom.load_listing(listing).pods
         source = choose_source(settings.airflow_conn_id, get_current_context()["ti"])
         task_instances = source.fetch({pod.key for pod in pods if not pod.label_problem})
-        doubted = keys_needing_records(Snapshot(pods, task_instances, settings, int(time.time())))
-        records = source.read_records(task_instances, doubted) if doubted else {}
+        keys = keys_needing_records(Snapshot(pods, task_instances, settings, int(time.time())))
+        records = source.read_records(task_instances, keys) if keys else {}
         answer = xcom.dump_task_instances(task_instances, records)
         log.info("%s", answer["summary"])
         return answer
@@ -122,33 +121,25 @@ class Cleanup:
     @gc_paused()
     @translate_errors()
     def classify(self, listing: dict[str, Any], task_instances: dict[str, Any]) -> dict[str, Any]:
-        """Classify every pod, and show the verdicts."""
+        """Classify every pod, and log the verdicts."""
         settings, now = self._settings(listing), int(time.time())
-        listed, (told, records) = xcom.load_listing(listing), xcom.load_task_instances(task_instances)
-        verdicts = classify(Snapshot(listed.pods, told, settings, now, records))
+        listed, (found, records) = xcom.load_listing(listing), xcom.load_task_instances(task_instances)
+        verdicts = classify(Snapshot(listed.pods, found, settings, now, records))
         due, summary = report.due_lines(verdicts), report.classification_summary(verdicts, settings)
-        for line in report.zombie_lines(verdicts, now):
-            log.info("%s", line)
-        for line in report.warning_lines(verdicts):
-            log.warning("%s", line)
-        for verdict in verdicts:
-            if not verdict.is_zombie:
-                log.debug("kept %s, %s: %s", verdict.pod, verdict.reason.value, verdict.evidence)
-        for line in [*due, *report.classification_lines(verdicts, summary)]:
-            log.info("%s", line)
+        _log(logging.INFO, report.zombie_lines(verdicts, now))
+        _log(logging.WARNING, report.warning_lines(verdicts))
+        _log(logging.DEBUG, report.kept_lines(verdicts))
+        _log(logging.INFO, [*due, *report.classification_lines(verdicts, summary)])
         metrics.send_verdicts(get_current_context()["ti"].dag_id, verdicts, settings, now)
         _push_summary(summary)
         answer = {
             "summary": summary,
             "due": due,
             "dry_run": settings.dry_run,
-            "zombies_by_reason": count_reasons(v for v in verdicts if v.is_zombie),
-            "kept_by_reason": count_reasons(v for v in verdicts if not v.is_zombie),
-            "zombies_by_dag": report.count_dags(v.pod for v in verdicts if v.is_zombie),
             **xcom.dump_classification(verdicts, listed.errors_by_namespace),
         }
         if is_too_long(answer):
-            log.warning("The XCom leaves out the kept pods, for the metadata database takes no more")
+            log.warning("The XCom omits the kept pods, because the metadata database cannot store it with them")
             answer["untouched"] = []
         reject_long_xcom(answer, pluralize(len(answer["zombies"]), "zombie"))
         return answer
@@ -158,16 +149,15 @@ class Cleanup:
     def reap(self, classification: dict[str, Any]) -> dict[str, Any]:
         """Delete the zombies and report; skipped if there is nothing to do.
 
-        :raises AirflowFailException: if a pod could not be deleted or a namespace not be listed, after all the rest
-            was done and reported.
+        :raises AirflowFailException: if a pod could not be deleted or a namespace could not be listed, after everything
+            else was done and reported.
         """
         settings, context = self._settings(classification), get_current_context()
         zombies, errors_by_namespace, pods = xcom.load_classification(classification)
         if not zombies and not errors_by_namespace:
             summary = classification["summary"]
-            lines = [*classification["due"], *wrapped(f"Nothing to reap: {summary}")]
-            for line in lines:
-                log.info("%s", line)  # the exception's own text is folded away in the UI
+            lines = [*classification["due"], *wrap(f"Nothing to reap: {summary}")]
+            _log(logging.INFO, lines)  # the UI folds away the exception's own text
             metrics.send_results(context["ti"].dag_id, [], settings, int(time.time()))
             _push_summary(summary)
             raise AirflowSkipException("\n".join(lines))
@@ -175,61 +165,63 @@ class Cleanup:
         source = choose_source(settings.airflow_conn_id, context["ti"])
         namespaces = settings.namespace_list() or [cluster.own_namespace()]
         results = reap(zombies, cluster, source, settings, namespaces)
-        problems = [*errors_by_namespace.values(), *report.failures(results)]
-        summary = report.reap_summary(results, settings, pods)
-        answer = report.reap_report(results, summary, problems)
-        for line in report.reap_lines(results, settings):
-            log.info("%s", line)
+        errors = [*errors_by_namespace.values(), *report.failures(results)]
+        topics = report.reap_summary(results, settings, pods)
+        summary = "; ".join(topics)
+        answer = report.reap_report(results, summary, errors)
+        _log(logging.INFO, report.reap_lines(results, settings))
         metrics.send_results(context["ti"].dag_id, results, settings, int(time.time()))
         _push_summary(summary)
-        if problems:
-            # A failing task returns nothing, but what it did must still be on record.
+        if errors:
+            # A failing task returns nothing, but what it did must be recorded all the same.
             context["ti"].xcom_push(key="return_value", value=answer)
-            lines = report.failure_lines(summary, problems)
-            for line in lines:
-                log.error("%s", line)
+            lines = report.failure_lines(topics, errors)
+            _log(logging.ERROR, lines)
             raise AirflowFailException("\n".join(lines))
-        for line in by_clause(summary):
-            log.info("%s", line)
+        _log(logging.INFO, report.summary_lines(topics))
         return answer
 
-    def _reading(self) -> Reading:
+    def _resolve(self) -> ResolvedSettings:
         context: Any = get_current_context()
         return read_settings(self._fixed, dict(context["params"]), context["dag_run"].conf)
 
     def _settings(self, earlier: Mapping[str, Any]) -> Settings:
-        """Give this run's settings, and say so if nothing will be deleted.
+        """Return the settings of this run, and warn if it is a dry run.
 
-        :param earlier: what a task before this one has returned. What that called a dry run stays one: this worker's
-            configuration may be another.
-        :raises SettingsError: for any bad value, wherever it is.
+        :param earlier: the return value of an earlier task. If that was a dry run, this one is as well: the
+            configuration of this worker may differ.
+        :raises SettingsError: if any setting is invalid.
         """
-        settings = self._reading().checked()
+        settings = self._resolve().validated()
         settings = replace(settings, dry_run=settings.dry_run or bool(earlier.get("dry_run")))
-        _say_if_dry(settings)
+        _warn_if_dry(settings)
         return settings
 
 
-def _say_if_dry(settings: Settings) -> None:
+def _log(level: int, lines: Iterable[str]) -> None:
+    if log.isEnabledFor(level):
+        for line in lines:
+            log.log(level, "%s", line)
+
+
+def _warn_if_dry(settings: Settings) -> None:
     if settings.dry_run:
         log.warning("DRY RUN: nothing will be deleted")
 
 
-def _warn_of_no_pods(settings: Settings, api: PodClient, origins: Mapping[str, str]) -> None:
-    """Say where no pod was found: the usual reason is that somebody looks in the wrong place."""
+def _warn_of_no_pods(settings: Settings, client: PodClient, origins: Mapping[str, str]) -> None:
+    """Log where no pod was found: usually the cleanup is pointed at the wrong place."""
     if settings.namespace_list():
-        place, origin = f"namespaces {settings.namespaces!r}", origins["namespaces"]
+        place, origin = f"namespaces {settings.namespaces!r}", f"namespaces is set by {origins['namespaces']}"
     else:
-        namespace, origin = api.own_namespace_and_origin()
-        place, origin = f"namespace {namespace!r}", f"{origin}, for namespaces is empty"
+        namespace, source = client.own_namespace_and_origin()
+        place, origin = f"namespace {namespace!r}", f"taken from {source} because namespaces is empty"
     selector = f" with label_selector {settings.label_selector!r}" if settings.label_selector else ""
-    for line in by_clause(
-        f"No pod of the operator was found in {place}{selector}; which comes from {origin}; "
-        "if there should be some, correct namespaces, label_selector or kubernetes_conn_id"
-    ):
-        log.warning("%s", line)
+    remedy = "if there should be some, correct namespaces, label_selector or kubernetes_conn_id"
+    lines = report.summary_lines([f"No operator pods were found in {place}{selector}", f"({origin})", remedy])
+    _log(logging.WARNING, lines)
 
 
 def _push_summary(summary: str) -> None:
-    """Leave one line under a key of its own, which the list of XComs shows as it is, run by run."""
+    """Push one line under its own key, which the list of XComs shows in full, run by run."""
     get_current_context()["ti"].xcom_push(key="summary", value=summary)

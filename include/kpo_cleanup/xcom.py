@@ -1,14 +1,14 @@
-"""How pods, task instances and verdicts pass between the tasks: small JSON that a person can read.
+"""Pods, task instances and verdicts as XComs: compact JSON that people can read.
 
-Airflow 2 shows keys in alphabetical order; they are named so that the long ones come after the summary there, too.
-Ids are keys, nested, so that each is written once however many pods share it. The rows of a DAG are one string of JSON:
-Airflow copies what a task returns several times, which for nested lists takes twice the memory of all the rest.
+Airflow 2 shows keys in alphabetical order; they are named so that the long ones come after the summary there as well.
+Ids are nested keys, so that each is written once however many pods share it. The rows of a DAG are one string of JSON,
+because Airflow copies return values several times: nested lists would take twice the memory of everything else.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import islice
@@ -16,25 +16,28 @@ from sys import intern
 from typing import Any, NamedTuple
 
 from . import __version__
-from .classify import Verdict
 from .constants import Reason
-from .diagnosis import cause_of
+from .diagnosis import diagnose
 from .errors import KpoCleanupError
+from .evidence import phrases
 from .identity import TaskInstanceKey
-from .kube import Listing
+from .kube.interface import Listing
 from .pod import IDS, Container, Owner, Pod
 from .task_instance import Record, TaskInstance, TaskInstances
+from .verdict import Verdict, count_reasons
+
+MAX_KEPT = 200  # kept pods in the XCom of classify, which are for people only
 
 _LEVELS = ("namespace", "dag_id", "task_id", "run_id")  # of the tree, so that each is written once
 _COLUMNS = ("name", "uid", "created", "phase", "try_number", "labels", "requests", "containers")  # of every row
-_SHARED = ("labels", "requests")  # a few different ones, which thousands of pods share: a row has the number of one
-_LEFT_OUT = ("resource_version",)  # old as soon as it is written; whoever deletes lists again
+_SHARED = ("labels", "requests")  # few distinct values, which thousands of pods share: a row refers to them by number
+_LEFT_OUT = ("resource_version",)  # soon outdated; reap lists the pods again
 # All other fields are written by name, and only if they differ from their default.
 _DEFAULTS = {f.name: f.default for f in fields(Pod) if f.name not in (*_LEVELS, *_COLUMNS, *_LEFT_OUT)}
 
 
 def dump_listing(listing: Listing) -> dict[str, Any]:
-    """Write a listing; ``tree``: by namespace and dag_id the rows of that DAG, by task_id and run_id.
+    """Return a listing as JSON. ``tree`` has, by namespace and dag_id, the rows of that DAG by task_id and run_id.
 
     The ids are label values.
     """
@@ -48,7 +51,7 @@ def dump_listing(listing: Listing) -> dict[str, Any]:
     }
     return {
         "summary": f"pods: {len(listing.pods)}, in: {', '.join(tree) or 'no namespace'}",
-        "unlisted": dict(listing.errors_by_namespace),
+        "unlisted": _dump_errors(listing.errors_by_namespace),
         "columns": f"{', '.join(_COLUMNS)} ({', '.join(Container._fields)}; times in seconds after created), other",
         **{name: [dict(each) for each in numbers] for name, numbers in shared.items()},
         "tree": tree,
@@ -66,13 +69,13 @@ def _dump_rows(pods: Sequence[Pod], shared: Mapping[str, dict[Any, int]]) -> str
         row = list(values.values())
         others = {name: value for name, default in _DEFAULTS.items() if (value := getattr(pod, name)) != default}
         runs[pod.task_id].setdefault(pod.run_id, []).append([*row, others] if others else row)
-    return _text_of(runs)
+    return _to_json(runs)
 
 
 def load_listing(data: Mapping[str, Any]) -> Listing:
-    """Read the listing that :func:`dump_listing` wrote.
+    """Return the listing that :func:`dump_listing` wrote.
 
-    :raises KpoCleanupError: if another version wrote it, before an upgrade in the middle of the run.
+    :raises KpoCleanupError: if another version wrote it, because kpo_cleanup was upgraded during the run.
     """
     _check_version("list_pods", data)
     shared = {name: [tuple(sorted(each.items())) for each in data[name]] for name in _SHARED}
@@ -84,13 +87,21 @@ def load_listing(data: Mapping[str, Any]) -> Listing:
         for run_id, rows in runs.items()
         for row in rows
     ]
-    return Listing(pods, data["unlisted"])
+    return Listing(pods, _load_errors(data["unlisted"]))
+
+
+def _dump_errors(errors_by_namespace: Mapping[str, KpoCleanupError]) -> dict[str, dict[str, str]]:
+    return {namespace: error.fields for namespace, error in errors_by_namespace.items()}
+
+
+def _load_errors(data: Mapping[str, Mapping[str, str]]) -> dict[str, KpoCleanupError]:
+    return {namespace: KpoCleanupError(**fields) for namespace, fields in data.items()}
 
 
 def _load_pod(values: dict[str, Any], shared: Mapping[str, list[Any]]) -> Pod:
     values.update(values.pop("others", {}))
     values.update({name: shared[name][values[name]] for name in _SHARED})
-    values["phase"] = intern(values["phase"])  # of thousands of pods; each text is kept once
+    values["phase"] = intern(values["phase"])  # thousands of pods share a few texts
     values["containers"] = tuple(_load_container(each, values["created"]) for each in values["containers"])
     values["finalizers"] = tuple(values.get("finalizers", ()))
     if "controller" in values:
@@ -99,8 +110,8 @@ def _load_pod(values: dict[str, Any], shared: Mapping[str, list[Any]]) -> Pod:
 
 
 def _dump_container(container: Container, created: int) -> list[Any]:
-    """Write its fields in their order, without the last ones if they have their defaults."""
-    fields = list(_moved(container, -created))
+    """Return its fields in their order, without trailing defaults."""
+    fields = list(_shift(container, -created))
     while fields and fields[-1] == Container._field_defaults.get(Container._fields[len(fields) - 1]):
         fields.pop()
     return fields
@@ -108,11 +119,11 @@ def _dump_container(container: Container, created: int) -> list[Any]:
 
 def _load_container(fields: list[Any], created: int) -> Container:
     name, state, *others = fields
-    return _moved(Container(intern(name), intern(state), *others), created)
+    return _shift(Container(intern(name), intern(state), *others), created)
 
 
-def _moved(container: Container, seconds: int) -> Container:
-    """Count its times from elsewhere; they are shorter if pluralize from the creation of the pod."""
+def _shift(container: Container, seconds: int) -> Container:
+    """Shift its times: relative to the creation of the pod they are shorter."""
     started, ended = (None if time is None else time + seconds for time in (container.started, container.ended))
     return container._replace(started=started, ended=ended)
 
@@ -120,9 +131,9 @@ def _moved(container: Container, seconds: int) -> Container:
 def dump_task_instances(
     task_instances: TaskInstances, records: Mapping[TaskInstanceKey, Record] | None = None
 ) -> dict[str, Any]:
-    """Write an answer; ``task_instances``: by dag_id the rows of that DAG, by task_id and run_id.
+    """Return task instances as JSON: by dag_id, the rows of that DAG by task_id and run_id.
 
-    The raw ids are left out: whoever asks again finds them again.
+    The raw ids are left out, because reap queries the source again.
     """
     tree = _tree()
     for key, ti in task_instances.found.items():
@@ -134,7 +145,7 @@ def dump_task_instances(
     return {
         "summary": f"{active} active and {len(task_instances.found) - active} finished task instances of these pods",
         "columns": "map_index, state, try_number, ended, operator",
-        "task_instances": {dag_id: _text_of(tasks) for dag_id, tasks in tree.items()},
+        "task_instances": {dag_id: _to_json(tasks) for dag_id, tasks in tree.items()},
         "unresolved": sorted([*key, why] for key, why in task_instances.unresolved.items()),
         "records": sorted([*key, sorted(record.pods), record.problem] for key, record in (records or {}).items()),
         "try_number_may_lag": task_instances.try_number_may_lag,
@@ -142,7 +153,7 @@ def dump_task_instances(
 
 
 def load_task_instances(data: Mapping[str, Any]) -> tuple[TaskInstances, dict[TaskInstanceKey, Record]]:
-    """Read the task instances and the operators' records that :func:`dump_task_instances` wrote."""
+    """Return the task instances and the operators' records that :func:`dump_task_instances` wrote."""
     found = {
         TaskInstanceKey(dag_id, task_id, run_id, row[0]): TaskInstance(*row[1:])
         for dag_id, text in data["task_instances"].items()
@@ -155,68 +166,72 @@ def load_task_instances(data: Mapping[str, Any]) -> tuple[TaskInstances, dict[Ta
     return TaskInstances(found, unresolved, try_number_may_lag=data["try_number_may_lag"]), records
 
 
-MAX_KEPT = 200  # pods that are written for people alone
-
-
 class Classification(NamedTuple):
     """The part of a classification that ``reap`` needs."""
 
     zombies: list[Verdict]
-    errors_by_namespace: dict[str, str]  # by namespace, the problem
+    errors_by_namespace: dict[str, KpoCleanupError]
     pods: int
 
 
-def dump_classification(verdicts: Sequence[Verdict], errors_by_namespace: Mapping[str, str]) -> dict[str, Any]:
-    """Write the zombies in the order in which they are to be deleted, and for people the kept pods.
+def dump_classification(
+    verdicts: Sequence[Verdict], errors_by_namespace: Mapping[str, KpoCleanupError]
+) -> dict[str, Any]:
+    """Return the zombies as JSON, in the order in which they are to be deleted, and some of the kept pods for people.
 
-    Those of active task instances are left out.
+    The pods of active task instances are left out.
     """
-    kept = (v for v in verdicts if not v.is_zombie and v.reason is not Reason.ACTIVE)
+    zombies, kept = ([v for v in verdicts if v.is_zombie is is_zombie] for is_zombie in (True, False))
     return {
+        "zombies_by_reason": count_reasons(zombies),
+        "kept_by_reason": count_reasons(kept),
+        "zombies_by_dag": dict(Counter(verdict.pod.dag_id for verdict in zombies).most_common()),
         "pods": len(verdicts),
-        "unlisted": dict(errors_by_namespace),
-        "untouched": [_dump_verdict(verdict) for verdict in islice(kept, MAX_KEPT)],
+        "unlisted": _dump_errors(errors_by_namespace),
+        "untouched": [_dump_verdict(v) for v in islice((v for v in kept if v.reason is not Reason.ACTIVE), MAX_KEPT)],
         "zombies": [
-            {**_dump_verdict(verdict), "cause": cause_of(verdict.pod).problem, "uid": verdict.pod.uid}
-            for verdict in verdicts
-            if verdict.is_zombie
+            {**_dump_verdict(v), "cause": diagnose(v.pod).problem, "uid": v.pod.uid, "created": v.pod.created}
+            for v in zombies
         ],
         "version": __version__,
     }
 
 
 def load_classification(data: Mapping[str, Any]) -> Classification:
-    """Read what :func:`dump_classification` wrote; of each zombie no more than its name and whose it was.
+    """Return what :func:`dump_classification` wrote: of each zombie its name, its task instance and why it is one.
 
-    :raises KpoCleanupError: if it is not as this version writes it.
+    :raises KpoCleanupError: if the format is not the one that this version writes.
     """
     _check_version("classify", data)
     try:
-        return Classification([_load_zombie(row) for row in data["zombies"]], dict(data["unlisted"]), data["pods"])
+        errors = _load_errors(data["unlisted"])
+        return Classification([_load_zombie(row) for row in data["zombies"]], errors, data["pods"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise KpoCleanupError(
-            f"the XCom of classify cannot be read ({type(error).__name__}: {error}); "
-            "clear list_pods with all that follows"
+            "the XCom of classify cannot be read",
+            cause=f"{type(error).__name__}: {error}",
+            remedy="clear list_pods and its downstream tasks",
         ) from error
 
 
 def _dump_verdict(verdict: Verdict) -> dict[str, Any]:
     pod = verdict.pod
-    return {"pod": str(pod), "reason": verdict.reason.value, "evidence": verdict.evidence, **pod.ids}
+    return {"pod": str(pod), "reason": verdict.reason.value, "evidence": list(phrases(verdict)), **pod.ids}
 
 
 def _load_zombie(row: Mapping[str, Any]) -> Verdict:
     namespace, _, name = row["pod"].partition("/")
-    pod = Pod(namespace, name, row["uid"], created=0, phase="", **{name: row[name] for name in IDS})
-    return Verdict(pod, True, Reason(row["reason"]), row["evidence"])
+    pod = Pod(namespace, name, row["uid"], row["created"], phase="", **{name: row[name] for name in IDS})
+    return Verdict(pod, True, Reason(row["reason"]), tuple(row["evidence"]))
 
 
 def _check_version(task_id: str, data: Mapping[str, Any]) -> None:
-    version = data.get("version", "0.1.0")  # the last that did not say
+    version = data.get("version", "0.1.0")  # the last one that did not write its version
     if version != __version__:
         raise KpoCleanupError(
-            f"{task_id} was run by kpo_cleanup {version}, and this is {__version__}: it was upgraded meanwhile; "
-            "the next run starts afresh"
+            f"the XCom of {task_id} was written by kpo_cleanup {version}, but this is {__version__}",
+            cause="it was upgraded during this run",
+            remedy="wait for the next run, or trigger one",
         )
 
 
@@ -224,5 +239,5 @@ def _tree() -> Any:
     return defaultdict(_tree)
 
 
-def _text_of(rows: Any) -> str:
+def _to_json(rows: Any) -> str:
     return json.dumps(rows, separators=(",", ":"))

@@ -1,1 +1,1 @@
-"""Tests that need an Airflow, but no server and no run. They must pass on each Airflow that is supported."""
+"""Tests that need an Airflow, but no server and no run; they must pass on every supported Airflow."""

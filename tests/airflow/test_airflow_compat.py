@@ -1,4 +1,4 @@
-"""Differences between the releases of Airflow."""
+"""Differences between Airflow releases."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from include.kpo_cleanup.errors import KpoCleanupError
 
 MYSQL = "mysql+mysqldb://airflow@db.example.org/airflow"
 LIMIT = 65_535
-IS_SHORT = AIRFLOW_RELEASE < (2, 9)
+IS_LIMITED = AIRFLOW_RELEASE < (2, 9)
 
 
 def listing_of(size: int) -> dict[str, str]:
@@ -19,22 +19,25 @@ def listing_of(size: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("url", "backend", "size", "is_refused"),
+    ("url", "backend", "size", "is_rejected"),
     [
-        pytest.param(MYSQL, None, LIMIT, False, id="as much as MySQL's column holds"),
-        pytest.param(MYSQL, None, LIMIT + 1, IS_SHORT, id="a byte more on MySQL"),
-        pytest.param("postgresql://airflow@db/airflow", None, LIMIT + 1, False, id="a byte more on PostgreSQL"),
-        pytest.param(MYSQL, "example.ObjectStorage", LIMIT + 1, False, id="a byte more for a backend elsewhere"),
+        pytest.param(MYSQL, None, LIMIT, False, id="it fills the column on MySQL"),
+        pytest.param(MYSQL, None, LIMIT + 1, IS_LIMITED, id="it is one byte longer on MySQL"),
+        pytest.param(
+            "postgresql://airflow@db/airflow", None, LIMIT + 1, False, id="it is one byte longer on PostgreSQL"
+        ),
+        pytest.param(MYSQL, "example.ObjectStorage", LIMIT + 1, False, id="a custom backend stores it elsewhere"),
     ],
 )
-def test_an_xcom_is_refused_before_airflow_2_9_if_it_is(
-    monkeypatch: pytest.MonkeyPatch, url: str, backend: str | None, size: int, is_refused: bool
+def test_a_long_xcom_is_rejected_only_on_mysql_before_airflow_2_9_if(
+    monkeypatch: pytest.MonkeyPatch, url: str, backend: str | None, size: int, is_rejected: bool
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", url)
     if backend:
         monkeypatch.setenv("AIRFLOW__CORE__XCOM_BACKEND", backend)
-    with pytest.raises(KpoCleanupError) if is_refused else nullcontext() as caught:
+    with pytest.raises(KpoCleanupError) if is_rejected else nullcontext() as caught:
         reject_long_xcom(listing_of(size), "281 pods")
     if caught:
-        assert str(caught.value).startswith(f"281 pods take {size} bytes as an XCom, and the metadata database takes ")
-        assert str(caught.value).endswith("narrow namespaces or label_selector, or upgrade to Airflow 2.9")
+        assert caught.value.summary == "the XCom with 281 pods is too long"
+        assert caught.value.cause.startswith(f"it has {size} bytes, and MySQL and MariaDB store at most {LIMIT} ")
+        assert caught.value.remedy == "narrow namespaces or label_selector, or upgrade to Airflow 2.9"

@@ -1,4 +1,4 @@
-"""The origins of settings: their order, and the errors for values that are not allowed."""
+"""The origins of settings: their precedence, and the errors for values that are rejected."""
 
 from __future__ import annotations
 
@@ -10,50 +10,46 @@ from typing import Any
 import pytest
 from airflow.configuration import conf
 
-from include.kpo_cleanup.config import DAG_FILE, DAG_PARAMS, RUN_CONF, Reading, read_settings
-from include.kpo_cleanup.errors import SettingsError
+from include.kpo_cleanup.config import DAG_FILE, DAG_PARAMS, RUN_CONF, ResolvedSettings, read_settings
+from include.kpo_cleanup.errors import SettingError, SettingsError
 from include.kpo_cleanup.settings import OPTIONS, Settings, is_run_param
 
 PREFIX = "AIRFLOW__KPO_CLEANUP__"
 FILE = "section kpo_cleanup of Airflow's config file"
-OPTIONS_ARE = f"the options are {', '.join(OPTIONS)}"
-CRON = "give a cron expression of five fields such as */15 * * * *, a preset such as @hourly, or None"
-NAMES = "give names of lower-case letters, digits and dashes, such as airflow,team-a; or * alone for all"
+NO_SUCH_OPTION = f"no such option: the options are {', '.join(OPTIONS)}"
+MEANT_DRY_RUN = "no such option: did you mean dry_run?"
+CRON = "set it to a cron expression of five fields such as */15 * * * *, a preset such as @hourly, or None"
+NAMES = "set it to names of lowercase letters, digits and dashes, such as airflow,team-a, or to * for all namespaces"
 
 
 @pytest.fixture(autouse=True)
-def _nothing_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.upper().startswith(PREFIX)]:
         monkeypatch.delenv(name)
 
 
 @pytest.fixture
 def config_file() -> Iterator[None]:
-    """Write a section as airflow.cfg has it."""
+    """Add a section to the config, as from airflow.cfg."""
     conf.read_dict({"kpo_cleanup": {"settle_seconds": "60", "namespaces": "a,b"}})
     yield
     conf.remove_section("kpo_cleanup")
 
 
-def changed(reading: Reading) -> dict[str, tuple[Any, str]]:
-    """List the values that are not the built-in ones, each with its origin."""
-    assert reading.faults == []
-    names = {name for name in OPTIONS if reading.values[name] != OPTIONS[name].default}
-    assert names == set(reading.origins)
-    return {name: (reading.values[name], reading.origins[name]) for name in names}
+def changed(resolved: ResolvedSettings) -> dict[str, tuple[Any, str]]:
+    """Return the values that are not defaults, each with its origin."""
+    assert resolved.errors == []
+    names = {name for name in OPTIONS if resolved.values[name] != OPTIONS[name].default}
+    assert names == set(resolved.origins)
+    return {name: (resolved.values[name], resolved.origins[name]) for name in names}
 
 
-def faults(reading: Reading) -> list[str]:
-    """List the faults, one a line."""
-    return [str(fault).replace("\n ", "") for fault in reading.faults]
-
-
-class TestWhatHolds:
-    def test_is_the_default_where_nothing_is_set(self) -> None:
-        assert read_settings({}).checked() == Settings()
+class TestPrecedence:
+    def test_the_defaults_apply_if_nothing_is_set(self) -> None:
+        assert read_settings({}).validated() == Settings()
         assert changed(read_settings({})) == {}
 
-    def test_is_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_environment_replaces_the_defaults(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(PREFIX + "DRY_RUN", "True")
         monkeypatch.setenv(PREFIX + "SCHEDULE", "@hourly")
         assert changed(read_settings({})) == {
@@ -62,7 +58,7 @@ class TestWhatHolds:
         }
 
     @pytest.mark.usefixtures("config_file")
-    def test_is_the_environment_before_the_config_file(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_environment_takes_precedence_over_the_config_file(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(PREFIX + "SETTLE_SECONDS", "90")
         monkeypatch.setenv(PREFIX + "DRY_RUN", "True")
         assert changed(read_settings({})) == {
@@ -71,87 +67,83 @@ class TestWhatHolds:
             "dry_run": (True, PREFIX + "DRY_RUN"),
         }
 
-    def test_is_an_empty_value_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_empty_variable_replaces_a_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(PREFIX + "SCHEDULE", "")
         assert changed(read_settings({})) == {"schedule": (None, PREFIX + "SCHEDULE")}
 
     @pytest.mark.parametrize(
-        ("option", "airflows", "value"),
+        ("option", "followed", "value"),
         [
             ("delete_completed_pods", "delete_worker_pods", False),
             ("delete_pods_on_failure", "delete_worker_pods_on_failure", True),
         ],
     )
-    def test_follows_airflows_own_options_for_completed_pods_until_it_is_set(
-        self, option: str, airflows: str, value: bool, monkeypatch: pytest.MonkeyPatch
+    def test_an_option_for_completed_pods_follows_airflows_own_until_it_is_set(
+        self, option: str, followed: str, value: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv(f"AIRFLOW__KUBERNETES_EXECUTOR__{airflows.upper()}", str(value))
-        assert changed(read_settings({})) == {option: (value, f"Airflow's kubernetes_executor.{airflows}")}
+        monkeypatch.setenv(f"AIRFLOW__KUBERNETES_EXECUTOR__{followed.upper()}", str(value))
+        assert changed(read_settings({})) == {option: (value, f"Airflow's kubernetes_executor.{followed}")}
         monkeypatch.setenv(PREFIX + option.upper(), str(not value))
-        assert read_settings({}).checked() == Settings()
+        assert read_settings({}).validated() == Settings()
 
     @pytest.mark.usefixtures("config_file")
-    def test_is_the_dag_file_before_the_config(self) -> None:
-        reading = read_settings({"namespaces": "ml", "kubernetes_conn_id": "gpu"})
-        assert changed(reading) == {
+    def test_the_dag_file_takes_precedence_over_the_config(self) -> None:
+        assert changed(read_settings({"namespaces": "ml", "kubernetes_conn_id": "gpu"})) == {
             "namespaces": ("ml", DAG_FILE),
             "kubernetes_conn_id": ("gpu", DAG_FILE),
             "settle_seconds": (60, FILE),
         }
 
     @pytest.mark.usefixtures("config_file")
-    def test_is_the_conf_before_the_params_before_the_config(self) -> None:
-        reading = read_settings({}, {"settle_seconds": 70, "max_deletes": 7}, {"settle_seconds": 80})
-        assert changed(reading) == {
+    def test_the_conf_takes_precedence_over_the_params_and_these_over_the_config(self) -> None:
+        assert changed(read_settings({}, {"settle_seconds": 70, "max_deletes": 7}, {"settle_seconds": 80})) == {
             "settle_seconds": (80, RUN_CONF),
             "max_deletes": (7, DAG_PARAMS),
             "namespaces": ("a,b", FILE),
         }
 
-    def test_is_said_by_the_conf_even_where_it_is_not_among_the_params(self) -> None:
-        assert read_settings({}, {"dry_run": False}, {"dry_run": True}).checked().dry_run
+    def test_the_conf_applies_if_airflow_does_not_merge_it_into_the_params(self) -> None:
+        assert read_settings({}, {"dry_run": False}, {"dry_run": True}).validated().dry_run
 
     @pytest.mark.usefixtures("config_file")
-    def test_does_not_come_from_a_trigger_form_that_only_repeats_it(self) -> None:
+    def test_a_trigger_form_that_repeats_a_value_does_not_become_its_origin(self) -> None:
         form = {name: value for name, value in read_settings({}).values.items() if is_run_param(name)}
         assert changed(read_settings({}, form, form)) == {"settle_seconds": (60, FILE), "namespaces": ("a,b", FILE)}
 
 
-class TestWhatIsFixed:
+class TestFixedOptions:
     @pytest.mark.parametrize("value", [True, "true", "1"])
-    def test_may_be_said_again(self, value: Any) -> None:
-        assert read_settings({"dry_run": True}, {}, {"dry_run": value}).checked().dry_run
+    def test_a_run_may_repeat_a_fixed_value(self, value: Any) -> None:
+        assert read_settings({"dry_run": True}, {}, {"dry_run": value}).validated().dry_run
 
     @pytest.mark.parametrize(
         ("params", "run_conf", "origin"),
         [({}, {"dry_run": False}, RUN_CONF), ({"dry_run": False}, {}, DAG_PARAMS)],
-        ids=["conf", "params"],
+        ids=["the conf differs", "the params differ"],
     )
-    def test_cannot_be_changed(self, params: dict[str, Any], run_conf: dict[str, Any], origin: str) -> None:
-        reading = read_settings({"dry_run": True}, params, run_conf)
-        assert faults(reading) == [f"dry_run=False ({origin}): this DAG's file fixes True; leave it out"]
-        assert reading.settings.dry_run
+    def test_a_fixed_value_cannot_be_changed_and_stays_in_effect_if(
+        self, params: dict[str, Any], run_conf: dict[str, Any], origin: str
+    ) -> None:
+        resolved = read_settings({"dry_run": True}, params, run_conf)
+        remedy = "remove it, because this DAG's file fixes it to True"
+        assert resolved.errors == [SettingError("dry_run", False, origin, remedy)]
+        assert resolved.settings.dry_run
 
     @pytest.mark.parametrize("name", [name for name in OPTIONS if not is_run_param(name)])
-    @pytest.mark.parametrize("fixed", [{}, {"kubernetes_conn_id": "gpu"}], ids=["nothing fixed", "one fixed"])
-    def test_nor_can_what_is_decided_for_a_deployment(self, name: str, fixed: dict[str, Any]) -> None:
+    @pytest.mark.parametrize("fixed", [{}, {"kubernetes_conn_id": "gpu"}], ids=["nothing is fixed", "one is fixed"])
+    def test_an_option_of_the_deployment_cannot_be_set_for_a_run(self, name: str, fixed: dict[str, Any]) -> None:
         value = OPTIONS[name].default
-        assert faults(read_settings(fixed, {}, {name: value})) == [
-            f"{name}={value!r} ({RUN_CONF}): it is decided for a deployment, not a run; "
-            f"set {PREFIX}{name.upper()}, or fix it in a DAG file"
-        ]
+        remedy = f"set {PREFIX}{name.upper()} or fix it in a DAG file, because it cannot be set for a single run"
+        assert read_settings(fixed, {}, {name: value}).errors == [SettingError(name, value, RUN_CONF, remedy)]
 
 
-IN_THE_ENVIRONMENT = [
-    ("AIRFLOW__KPO_CLEANUP__DRY_RUN=yes", "dry_run='yes' ({}): give True or False"),
-    ("AIRFLOW__KPO_CLEANUP__MAX_DELETES=many", "max_deletes='many' ({}): give a whole number from 1 to 100000"),
-    ("AIRFLOW__KPO_CLEANUP__NAMESPACES=Team_A", f"namespaces='Team_A' ({{}}): {NAMES}"),
-    *[
-        (f"AIRFLOW__KPO_CLEANUP__SCHEDULE={text}", f"schedule={text!r} ({{}}): {CRON}")
-        for text in ("@sometimes", "*/15 * * *", "0 0 31 2 *", "every hour", "61 * * * *")
-    ],
+INVALID_VARIABLES = [
+    ("dry_run", "yes", "set it to True or False"),
+    ("max_deletes", "many", "set it to a whole number from 1 to 100000"),
+    ("namespaces", "Team_A", NAMES),
+    *[("schedule", text, CRON) for text in ("@sometimes", "*/15 * * *", "0 0 31 2 *", "every hour", "61 * * * *")],
 ]
-LOOK_ALIKES = {
+SIMILAR_VARIABLES = {
     "AIRFLOW__KPO_CLEANUP_DRY_RUN": "DRY_RUN",
     "AIRFLOW__KPOCLEANUP__DRY_RUN": "DRY_RUN",
     "AIRFLOW_KPO_CLEANUP__DRY_RUN": "DRY_RUN",
@@ -165,14 +157,14 @@ LOOK_ALIKES = {
 }
 
 
-class TestFaults:
-    @pytest.mark.parametrize(("variable", "fault"), IN_THE_ENVIRONMENT)
-    def test_name_option_value_origin_and_remedy(
-        self, variable: str, fault: str, monkeypatch: pytest.MonkeyPatch
+class TestErrors:
+    @pytest.mark.parametrize(("name", "value", "remedy"), INVALID_VARIABLES)
+    def test_an_invalid_variable_is_an_error_with_option_value_origin_and_remedy(
+        self, name: str, value: str, remedy: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        name, _, value = variable.partition("=")
-        monkeypatch.setenv(name, value)
-        assert faults(read_settings({})) == [fault.format(name)]
+        variable = PREFIX + name.upper()
+        monkeypatch.setenv(variable, value)
+        assert read_settings({}).errors == [SettingError(name, value, variable, remedy)]
 
     @pytest.mark.parametrize(
         "name",
@@ -184,122 +176,130 @@ class TestFaults:
             "AIRFLOW_KPO_CLEANUP_PORT_8080_TCP_ADDR",
         ],
     )
-    def test_of_a_kubernetes_service_is_no_setting(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_variable_of_a_kubernetes_service_is_not_a_setting(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv(name, "10.0.0.1")
-        assert read_settings({}).faults == []
+        assert read_settings({}).errors == []
 
-    @pytest.mark.parametrize(("name", "meant"), LOOK_ALIKES.items())
-    def test_are_variables_that_look_like_ours_and_are_not(
+    @pytest.mark.parametrize(("name", "meant"), SIMILAR_VARIABLES.items())
+    def test_a_variable_that_resembles_one_of_an_option_is_an_error(
         self, name: str, meant: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv(name, "True")
-        assert faults(read_settings({})) == [
-            f"{name}='True' (the environment): Airflow does not read this; did you mean {PREFIX}{meant}?"
-        ]
+        remedy = f"Airflow ignores this variable: did you mean {PREFIX}{meant}?"
+        assert read_settings({}).errors == [SettingError(name, "True", "the environment", remedy)]
 
     @pytest.mark.parametrize("suffix", ["_CMD", "_SECRET"])
-    def test_are_options_that_are_given_indirectly(self, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv(f"{PREFIX}DRY_RUN{suffix}", "echo True")
-        assert faults(read_settings({})) == [
-            f"{PREFIX}DRY_RUN{suffix}='echo True' (the environment): Airflow follows _CMD and _SECRET for options of "
-            f"its own only; set {PREFIX}DRY_RUN"
-        ]
+    def test_a_variable_for_a_command_or_secret_is_an_error(self, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        name = f"{PREFIX}DRY_RUN{suffix}"
+        monkeypatch.setenv(name, "echo True")
+        remedy = f"set {PREFIX}DRY_RUN, because Airflow supports _CMD and _SECRET for its own options only"
+        assert read_settings({}).errors == [SettingError(name, "echo True", "the environment", remedy)]
 
     @pytest.mark.parametrize("name", ["AIRFLOW_CONN_KPO_CLEANUP", "AIRFLOW_VAR_KPO_CLEANUP__DRY_RUN", "KPO_CLEANUP"])
-    def test_are_not_what_only_has_our_name_in_it(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_variable_that_only_contains_our_name_is_ignored(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv(name, "x")
-        assert read_settings({}).checked() == Settings()
+        assert read_settings({}).validated() == Settings()
 
     @pytest.mark.usefixtures("config_file")
     @pytest.mark.parametrize(
-        ("option", "value", "fault"),
+        ("option", "value", "remedy"),
         [
-            ("dryrun", "True", f"dryrun='True' ({FILE}): there is no such option; did you mean dry_run?"),
-            ("xyz", "1", f"xyz='1' ({FILE}): there is no such option; {OPTIONS_ARE}"),
-            ("delete_unknown_pods", "t", f"delete_unknown_pods='t' ({FILE}): its name is delete_unmatched_pods now"),
-            ("metadata_conn_id", "db", f"metadata_conn_id='db' ({FILE}): its name is airflow_conn_id now"),
-            (
-                "dry_run_cmd",
-                "echo True",
-                f"dry_run_cmd='echo True' ({FILE}): there is no such option; did you mean dry_run?",
-            ),
-            ("max_deletes", "0", f"max_deletes='0' ({FILE}): give a whole number from 1 to 100000"),
+            ("dryrun", "True", MEANT_DRY_RUN),
+            ("xyz", "1", NO_SUCH_OPTION),
+            ("delete_unknown_pods", "t", "it was renamed to delete_unmatched_pods"),
+            ("metadata_conn_id", "db", "it was renamed to airflow_conn_id"),
+            ("dry_run_cmd", "echo True", MEANT_DRY_RUN),
+            ("max_deletes", "0", "set it to a whole number from 1 to 100000"),
         ],
     )
-    def test_are_found_in_the_config_file(self, option: str, value: str, fault: str) -> None:
+    def test_an_invalid_option_in_the_config_file_is_an_error(self, option: str, value: str, remedy: str) -> None:
         conf.read_dict({"kpo_cleanup": {option: value}})
-        assert faults(read_settings({})) == [fault]
+        assert read_settings({}).errors == [SettingError(option, value, FILE, remedy)]
 
     @pytest.mark.usefixtures("config_file")
-    def test_are_values_that_the_config_file_cannot_hold(self) -> None:
+    def test_a_value_that_the_config_parser_cannot_read_is_an_error(self) -> None:
         conf.read_string("[kpo_cleanup]\nlabel_selector = 5%\n")
-        (fault,) = faults(read_settings({}))
-        assert fault.startswith(f"label_selector='5%' ({FILE}): it cannot be read ('%' must be followed by '%' or '('")
-        assert fault.endswith("write %% for %")
+        (error,) = read_settings({}).errors
+        assert (error.option, error.value, error.origin) == ("label_selector", "5%", FILE)
+        assert error.remedy.startswith("write %% for % (it cannot be read: '%' must be followed by '%' or '('")
 
     @pytest.mark.parametrize(
-        ("fixed", "params", "run_conf", "fault"),
+        ("fixed", "params", "run_conf", "error"),
         [
-            ({"dryrun": True}, {}, {}, f"dryrun=True ({DAG_FILE}): there is no such option; did you mean dry_run?"),
-            ({"schedule": "@sometimes"}, {}, {}, f"schedule='@sometimes' ({DAG_FILE}): {CRON}"),
-            ({10: True}, {}, {}, f"10=True ({DAG_FILE}): there is no such option; {OPTIONS_ARE}"),
+            ({"dryrun": True}, {}, {}, SettingError("dryrun", True, DAG_FILE, MEANT_DRY_RUN)),
+            ({"schedule": "@sometimes"}, {}, {}, SettingError("schedule", "@sometimes", DAG_FILE, CRON)),
+            ({10: True}, {}, {}, SettingError(10, True, DAG_FILE, NO_SUCH_OPTION)),  # type: ignore[arg-type]
             (
                 {},
                 {"namespace": "a"},
                 {},
-                f"namespace='a' ({DAG_PARAMS}): there is no such option; did you mean namespaces?",
+                SettingError("namespace", "a", DAG_PARAMS, "no such option: did you mean namespaces?"),
             ),
-            ({}, {}, {"dry-run": True}, f"dry-run=True ({RUN_CONF}): there is no such option; did you mean dry_run?"),
+            ({}, {}, {"dry-run": True}, SettingError("dry-run", True, RUN_CONF, MEANT_DRY_RUN)),
             (
                 {},
                 {"settle_seconds": "soon"},
                 {"settle_seconds": "soon"},
-                f"settle_seconds='soon' ({RUN_CONF}): give a whole number from 0 to 31536000",
+                SettingError("settle_seconds", "soon", RUN_CONF, "set it to a whole number from 0 to 31536000"),
             ),
         ],
-        ids=["DAG file", "its schedule", "a key that is no text", "params", "conf", "conf that is in the params, too"],
+        ids=[
+            "the DAG file has an unknown option",
+            "the DAG file has an invalid schedule",
+            "the DAG file has a key that is not a string",
+            "the params have an unknown option",
+            "the conf has an unknown option",
+            "the conf has an invalid value that is in the params as well",
+        ],
     )
-    def test_are_found_in_what_a_dag_and_a_run_give(
-        self, fixed: dict[str, Any], params: dict[str, Any], run_conf: dict[str, Any], fault: str
+    def test_there_is_one_error_if(
+        self, fixed: dict[str, Any], params: dict[str, Any], run_conf: dict[str, Any], error: SettingError
     ) -> None:
-        assert faults(read_settings(fixed, params, run_conf)) == [fault]
+        assert read_settings(fixed, params, run_conf).errors == [error]
 
-    def test_are_namespaces_that_are_named_and_excluded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_namespace_that_is_both_named_and_excluded_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(PREFIX + "EXCLUDE_NAMESPACES", "kube-system,ml")
-        assert read_settings({}, {}, {"namespaces": "*"}).checked().excluded() == ["kube-system", "ml"]
-        assert faults(read_settings({}, {}, {"namespaces": "a,ml"})) == [
-            f"namespaces='a,ml' ({RUN_CONF}): leave out ml, for exclude_namespaces has it, too"
+        assert read_settings({}, {}, {"namespaces": "*"}).validated().excluded() == ["kube-system", "ml"]
+        assert read_settings({}, {}, {"namespaces": "a,ml"}).errors == [
+            SettingError("namespaces", "a,ml", RUN_CONF, "remove ml, which exclude_namespaces excludes")
         ]
 
-    def test_are_a_bad_value_that_another_one_hides(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_invalid_value_is_an_error_even_if_a_valid_one_replaces_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv(PREFIX + "DRY_RUN", "maybe")
-        assert len(faults(read_settings({}, {}, {"dry_run": True}))) == 1
+        assert len(read_settings({}, {}, {"dry_run": True}).errors) == 1
 
-    def test_are_all_in_one_message_without_markup(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_exception_carries_all_errors_and_its_text_has_no_markup(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(PREFIX + "DRY_RUN", "yes")
         monkeypatch.setenv("AIRFLOW__KPOCLEANUP__DRY_RUN", "True")
         with pytest.raises(SettingsError) as caught:
-            read_settings({"max_deletes": 0}, {}, {"namespaces": "A"}).checked()
-        message = str(caught.value)
-        assert message.splitlines()[0] == "4 settings are not allowed; nothing was touched"
+            read_settings({"max_deletes": 0}, {}, {"namespaces": "A"}).validated()
+        assert caught.value.summary == "4 invalid settings, nothing was deleted"
         names = ["AIRFLOW__KPOCLEANUP__DRY_RUN", "dry_run", "max_deletes", "namespaces"]
+        assert [error.option for error in caught.value.errors] == names
+        message = str(caught.value)
         assert re.findall(r"^- (\w+)=", message, re.MULTILINE) == names
         assert "[" not in message
 
-    def test_leave_the_other_values_as_they_are(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_rejected_value_leaves_all_other_values_in_effect(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(PREFIX + "DRY_RUN", "yes")
         monkeypatch.setenv(PREFIX + "SCHEDULE", "None")
         assert read_settings({}).settings == Settings(schedule=None)
 
 
-class TestLog:
-    def test_says_what_was_changed_first_each_with_its_origin_and_then_the_rest(
+class TestDescription:
+    def test_the_log_shows_values_that_were_set_with_their_origins_and_then_the_defaults(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv(PREFIX + "NAMESPACES", "a")
         lines = read_settings({"max_deletes": 5}, {}, {"dry_run": True}).describe("1.2.3")
         text = " ".join(" ".join(lines).split())
-        first, _, default = text.partition(" by default: ")
+        first, _, default = text.partition(" defaults: ")
         assert re.match(r"kpo_cleanup 1\.2\.3 on Airflow \d\S+, settings on this worker: ", first)
         assert first.endswith(
             f"dry_run=True (this run's conf) namespaces='a' ({PREFIX}NAMESPACES) max_deletes=5 (the DAG file)"
@@ -308,5 +308,5 @@ class TestLog:
         assert default == " ".join(f"{name}={getattr(Settings(), name)!r}" for name in OPTIONS if name not in words)
         assert all(len(line) <= 100 for line in lines)
 
-    def test_says_that_nothing_was_changed(self) -> None:
-        assert read_settings({}).describe("1.2.3")[0].endswith("settings on this worker: none changed")
+    def test_the_log_shows_that_no_value_was_set(self) -> None:
+        assert read_settings({}).describe("1.2.3")[0].endswith("settings on this worker: no changes")

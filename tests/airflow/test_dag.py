@@ -1,4 +1,4 @@
-"""The DAGs that ``cleanup_dag`` makes."""
+"""The DAGs that ``cleanup_dag`` builds."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from include.kpo_cleanup.dag import cleanup_dag
 from include.kpo_cleanup.settings import OPTIONS, Settings, is_run_param
 
 PREFIX = "AIRFLOW__KPO_CLEANUP__"
-FOR_A_RUN = [name for name in OPTIONS if is_run_param(name)]
+RUN_PARAMS = [name for name in OPTIONS if is_run_param(name)]
 
 
 def schedule_of(dag: DAG) -> Any:
-    """Return the schedule that a DAG was made with; Airflow 2 keeps it under its old name."""
+    """Return the schedule that a DAG was built with; Airflow 2 stores it under its old name."""
     return getattr(dag, "schedule", getattr(dag, "schedule_interval", None))
 
 
@@ -25,30 +25,32 @@ def params_of(dag: DAG) -> dict[str, Any]:
 
 
 class TestParams:
-    def test_are_what_is_decided_for_a_run_with_the_defaults(self) -> None:
-        assert params_of(cleanup_dag("a")) == {name: getattr(Settings(), name) for name in FOR_A_RUN}
+    def test_the_params_are_the_options_of_scope_run_with_their_defaults(self) -> None:
+        assert params_of(cleanup_dag("a")) == {name: getattr(Settings(), name) for name in RUN_PARAMS}
 
-    def test_have_the_configured_values_as_defaults(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_configured_values_are_the_defaults_of_the_params(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(PREFIX + "SETTLE_SECONDS", "60")
         monkeypatch.setenv(PREFIX + "TTL_SECONDS_AFTER_FINISHED", "3600")
         params = params_of(cleanup_dag("a"))
         assert (params["settle_seconds"], params["ttl_seconds_after_finished"]) == (60, 3600)
 
-    def test_are_not_what_the_file_fixes(self) -> None:
-        assert list(params_of(cleanup_dag("a", settings={"dry_run": True, "kubernetes_conn_id": "b"}))) == FOR_A_RUN[1:]
+    def test_an_option_that_the_dag_file_fixes_is_not_a_param(self) -> None:
+        assert (
+            list(params_of(cleanup_dag("a", settings={"dry_run": True, "kubernetes_conn_id": "b"}))) == RUN_PARAMS[1:]
+        )
 
-    def test_of_the_caller_replace_ours_one_by_one(self) -> None:
+    def test_a_param_of_the_dag_file_replaces_the_one_of_the_same_name(self) -> None:
         params = params_of(cleanup_dag("a", params={"settle_seconds": Param(5, type="integer")}))
-        assert list(params) == FOR_A_RUN
+        assert list(params) == RUN_PARAMS
         assert (params["settle_seconds"], params["max_deletes"]) == (5, 500)
 
     @pytest.mark.parametrize("value", [-1, "soon", 31_536_001])
-    def test_refuse_what_the_run_would(self, value: Any) -> None:
-        with pytest.raises(Exception, match=str(value)):  # its class differs between the versions
+    def test_a_param_rejects_an_invalid_value(self, value: Any) -> None:
+        with pytest.raises(Exception, match=str(value)):  # the class differs between Airflow versions
             cleanup_dag("a").params.get_param("settle_seconds").resolve(value)
 
-    @pytest.mark.parametrize("name", FOR_A_RUN)
-    def test_carry_their_description_for_the_trigger_form(self, name: str) -> None:
+    @pytest.mark.parametrize("name", RUN_PARAMS)
+    def test_each_param_has_the_description_of_its_option(self, name: str) -> None:
         param = cleanup_dag("a").params.get_param(name)
         assert param.description == OPTIONS[name].metadata["meaning"].replace("`", "")
 
@@ -66,26 +68,30 @@ class TestSchedule:
             ({"dry_run": "perhaps"}, {"schedule": None}, None),
         ],
         ids=[
-            "is every quarter of an hour by default",
-            "is a setting",
-            "is an argument",
-            "may be none",
-            "may be what only Airflow understands",
-            "is the default if it is bad",
-            "is kept if something else is bad",
+            "nothing is set",
+            "it is a setting",
+            "it is an argument",
+            "it is None",
+            "it is an object of Airflow's",
+            "it is invalid and the default replaces it",
+            "another setting is invalid",
         ],
     )
-    def test_of_a_dag(self, settings: dict[str, Any], arguments: dict[str, Any], expected: Any) -> None:
+    def test_the_dag_has_the_expected_schedule_if(
+        self, settings: dict[str, Any], arguments: dict[str, Any], expected: Any
+    ) -> None:
         assert schedule_of(cleanup_dag("a", settings=settings, **arguments)) == expected
 
     @pytest.mark.parametrize(("text", "expected"), [("None", None), ("", None), ("@once", "@once")])
-    def test_is_read_from_the_config(self, text: str, expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_schedule_can_be_configured(
+        self, text: str, expected: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv(PREFIX + "SCHEDULE", text)
         assert schedule_of(cleanup_dag("a")) == expected
 
 
 class TestArguments:
-    def test_go_to_airflow_over_our_own(self) -> None:
+    def test_arguments_of_the_caller_replace_ours(self) -> None:
         def call() -> None: ...
 
         dag = cleanup_dag("a", tags=["gpu"], on_failure_callback=call, is_paused_upon_creation=False, max_active_runs=2)
@@ -93,19 +99,19 @@ class TestArguments:
         assert dag.max_active_runs == 2
         assert not dag.catchup
 
-    def test_for_all_tasks_are_merged_with_our_own(self) -> None:
+    def test_default_args_of_the_caller_are_merged_with_ours(self) -> None:
         dag = cleanup_dag("a", default_args={"queue": "k8s", "retries": 5})
         assert {task.queue for task in dag.tasks} == {"k8s"}
         assert {task.retries for task in dag.tasks} == {5}
         assert {task.owner for task in dag.tasks} == {"kpo_cleanup"}
 
-    def test_of_tasks_that_only_read_say_that_they_may_be_tried_again(self) -> None:
+    def test_only_tasks_that_do_not_delete_have_retries(self) -> None:
         retries = {task.task_id: task.retries for task in cleanup_dag("a").tasks}
         assert retries == {"list_pods": 2, "fetch_active_tis": 2, "classify": 0, "reap": 0}
 
 
 class TestTasks:
-    def test_come_one_after_the_other_without_edges_that_say_nothing(self) -> None:
+    def test_each_task_is_downstream_of_the_one_before_only(self) -> None:
         after = {task.task_id: task.downstream_task_ids for task in cleanup_dag("a").tasks}
         assert after == {
             "list_pods": {"fetch_active_tis"},
@@ -114,29 +120,29 @@ class TestTasks:
             "reap": set(),
         }
 
-    @pytest.mark.skipif(AIRFLOW_RELEASE < (2, 9), reason="tasks have no other name there")
+    @pytest.mark.skipif(AIRFLOW_RELEASE < (2, 9), reason="tasks have no display name there")
     @pytest.mark.parametrize(
         ("settings", "last"), [({}, "reap: delete zombies"), ({"dry_run": True}, "reap: what would be deleted")]
     )
-    def test_say_what_they_do(self, settings: dict[str, Any], last: str) -> None:
+    def test_the_display_name_of_each_task_describes_it(self, settings: dict[str, Any], last: str) -> None:
         names = {task.task_id: task.task_display_name for task in cleanup_dag("a", settings=settings).tasks}
         assert names["reap"] == last
         assert [name for task_id, name in names.items() if not name.startswith(f"{task_id}: ")] == []
 
 
 class TestDocumentation:
-    def test_says_that_unpausing_deletes(self) -> None:
+    def test_the_documentation_warns_that_unpausing_starts_deleting(self) -> None:
         dag = cleanup_dag("a")
-        assert "To unpause it means: delete now" in str(dag.doc_md)
-        assert "now, if you unpause it" in str(dag.description)
+        assert "Unpausing starts deleting immediately" in str(dag.doc_md)
+        assert "immediately when it is unpaused" in str(dag.description)
 
-    def test_says_that_a_fixed_dry_run_deletes_nothing(self) -> None:
+    def test_the_documentation_of_a_fixed_dry_run_states_that_nothing_is_deleted(self) -> None:
         dag = cleanup_dag("a", settings={"dry_run": "1", "namespaces": "ml"})
-        assert "It deletes nothing" in str(dag.doc_md)
+        assert "**Deletes nothing**" in str(dag.doc_md)
         assert "deletes nothing" in str(dag.description)
-        assert "Fixed by this DAG's file: `dry_run='1', namespaces='ml'`" in str(dag.doc_md)
+        assert "`dry_run='1', namespaces='ml'`" in str(dag.doc_md)
 
-    def test_says_why_every_run_fails(self) -> None:
+    def test_the_documentation_shows_invalid_settings_and_that_every_run_fails(self) -> None:
         dag = cleanup_dag("a", settings={"dryrun": True})
         assert "Every run fails" in str(dag.description)
-        assert "- dryrun=True (the DAG file):\n  there is no such option; did you mean dry_run?" in str(dag.doc_md)
+        assert "- dryrun=True (the DAG file):\n  no such option: did you mean dry_run?" in str(dag.doc_md)

@@ -1,4 +1,4 @@
-"""The cost of an import of the DAG."""
+"""The cost of importing the DAG file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 from tests.conftest import REPO
 
-IMPORT_LIMIT = 1.0  # seconds of CPU time; the DAG processor does this every time it parses the file
+IMPORT_LIMIT = 1.0  # seconds of CPU time, which the DAG processor spends whenever it parses the file
 
-# Audit events show each connection and process, for all libraries.
+# Audit events show every connection and process of all libraries.
 IMPORT_THE_DAG = f"""
 import importlib.util, sys, time
 from datetime import datetime
@@ -45,7 +45,7 @@ print("EVENTS", *events)
 
 @pytest.fixture(scope="module")
 def import_of_the_dag(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """Import our DAG and a trivial one in a fresh process without a database, and note all that is seen."""
+    """Import a trivial DAG and then ours in a new process without a database; return the cost and events of ours."""
     environment = {
         **os.environ,
         "AIRFLOW_HOME": str(tmp_path_factory.mktemp("home")),
@@ -60,8 +60,10 @@ def import_of_the_dag(tmp_path_factory: pytest.TempPathFactory) -> dict[str, lis
 
 
 class TestImportingTheDag:
-    def test_makes_no_connection_and_starts_no_process(self, import_of_the_dag: dict[str, list[str]]) -> None:
+    def test_importing_the_dag_opens_no_connection_and_starts_no_process(
+        self, import_of_the_dag: dict[str, list[str]]
+    ) -> None:
         assert import_of_the_dag["EVENTS"] == []
 
-    def test_is_quick(self, import_of_the_dag: dict[str, list[str]]) -> None:
+    def test_importing_the_dag_takes_less_than_a_second(self, import_of_the_dag: dict[str, list[str]]) -> None:
         assert float(import_of_the_dag["SECONDS"][0]) < IMPORT_LIMIT

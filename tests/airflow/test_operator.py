@@ -1,4 +1,4 @@
-"""The cleanup reads the labels and annotations that the operator and its provider write on pods."""
+"""The labels that the operator and its provider write on pods, and how the cleanup parses them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from include.kpo_cleanup.identity import make_key, to_label_value
-from include.kpo_cleanup.kube.parse import read_pod
+from include.kpo_cleanup.kube.parse import parse_pod
 from include.kpo_cleanup.pod import CHECKED_LABEL, MAIN_CONTAINER
 from tests.unit.builders import make_item
 from tests.unit.test_identity import any_id, default_run_ids
@@ -25,21 +25,23 @@ from tests.unit.test_identity import any_id, default_run_ids
 @example("!" * 250)
 @example("a\n")
 @example("tâche")
-def test_a_safe_label_is_what_the_provider_writes(value: str) -> None:
+def test_the_label_value_of_an_id_is_the_one_that_the_provider_writes(value: str) -> None:
     assert to_label_value(value) == make_safe_label_value(value)
 
 
 @given(dag_id=any_id, task_id=any_id, run_id=st.one_of(any_id, default_run_ids()), map_index=st.integers(-1, 2**31 - 1))
-def test_labels_made_from_any_ids_are_found_again(dag_id: str, task_id: str, run_id: str, map_index: int) -> None:
+def test_the_labels_of_any_ids_lead_to_the_key_of_these_ids(
+    dag_id: str, task_id: str, run_id: str, map_index: int
+) -> None:
     ids: dict[str, Any] = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id, "try_number": 1}
-    if map_index >= 0:  # the operator labels mapped tasks only
+    if map_index >= 0:  # the operator writes this label for mapped tasks only
         ids["map_index"] = map_index
     labels = {name: make_safe_label_value(str(value)) for name, value in ids.items()}
-    pod = read_pod(make_item(labels=labels))
+    pod = parse_pod(make_item(labels=labels))
     assert not pod.label_problem
     assert pod.key == make_key(dag_id, task_id, run_id, map_index)
 
 
-def test_pods_speak_the_operators_words() -> None:
+def test_the_main_container_and_the_checked_label_have_the_operators_names() -> None:
     assert KubernetesPodOperator.BASE_CONTAINER_NAME == MAIN_CONTAINER
     assert KubernetesPodOperator.POD_CHECKED_KEY == CHECKED_LABEL

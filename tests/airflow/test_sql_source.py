@@ -1,4 +1,4 @@
-"""The metadata database as a source: the batch query over a real (SQLite) database gives true answers."""
+"""The metadata database as a source: the batch query on an SQLite database, and the correctness of its answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.unit.worlds import (
 )
 
 METADATA = MetaData()
-# The columns of Airflow's own tables that this project reads, and one that it does not read; and Airflow's indexes.
+# Columns of Airflow's own tables: those that are read, one that is not, and Airflow's indexes.
 TASK_INSTANCE = Table(
     "task_instance",
     METADATA,
@@ -43,7 +43,7 @@ TASK_INSTANCE = Table(
     Column("task_id", String(250), primary_key=True),
     Column("run_id", String(250), primary_key=True),
     Column("map_index", Integer, primary_key=True),
-    Column("state", String(50)),  # of a later Airflow, too
+    Column("state", String(50)),  # wide enough for states of a later Airflow
     Column("try_number", Integer),
     Column("end_date", DateTime),
     Column("operator", String(1000)),
@@ -72,61 +72,61 @@ XCOM = Table(
     Index("idx_xcom_task_instance", "dag_id", "task_id", "run_id", "map_index"),
 )
 
-OWN = CallerTaskInstance("cleanup", "reap", "now", UNMAPPED, "0197f0a2-5b1c-7d3e-8f90-a1b2c3d4e5f6")
-OWN_ROW = {**OWN._asdict(), "state": "running"}
+CALLER = CallerTaskInstance("cleanup", "reap", "now", UNMAPPED, "0197f0a2-5b1c-7d3e-8f90-a1b2c3d4e5f6")
+CALLER_ROW = {**CALLER._asdict(), "state": "running"}
 
 ENDED = datetime(2026, 11, 24, 11, 30, 15, 500_000)
 ENDED_EPOCH = int(ENDED.replace(tzinfo=UTC).timestamp())
-OWN_QUESTION = "SELECT task_instance.state, id "
+CALLER_QUERY = "SELECT task_instance.state, id "
 
 
 class Database:
-    """An Airflow metadata database with only what a test puts in."""
+    """An Airflow metadata database with the rows of a test only."""
 
     def __init__(self, engine: Engine | None = None) -> None:
-        self._engine = engine or create_engine(
+        self.engine = engine or create_engine(
             "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
         )
-        METADATA.create_all(self._engine)
+        METADATA.create_all(self.engine)
         self.statements: list[str] = []
         self.rows_read = 0
 
     def fill(self, rows: Iterable[Row]) -> None:
         rows = list(rows)
         runs = sorted({(row.dag_id, row.run_id) for row in rows})
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             connection.execute(TASK_INSTANCE.delete())
             connection.execute(DAG_RUN.delete())
             if rows:
                 values = [{**row._asdict(), "try_number": 2, "end_date": ENDED, "operator": "Mine"} for row in rows]
                 connection.execute(TASK_INSTANCE.insert(), values)
                 connection.execute(DAG_RUN.insert(), [{"dag_id": dag, "run_id": run} for dag, run in runs])
-            connection.execute(TASK_INSTANCE.insert(), [OWN_ROW])
+            connection.execute(TASK_INSTANCE.insert(), [CALLER_ROW])
             connection.execute(XCOM.delete())
 
     def push(self, row: Row, **values: bytes | None) -> None:
-        """Put XComs on record."""
+        """Store XComs of a task instance."""
         dag_id, task_id, run_id, map_index, _ = row
         ids = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id, "map_index": map_index}
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             for key, value in values.items():
                 connection.execute(XCOM.insert(), {**ids, "key": key, "value": value})
 
-    def change_own(self, **values: Any) -> None:
-        """Change the task instance that asks."""
-        with self._engine.begin() as connection:
-            connection.execute(TASK_INSTANCE.update().where(TASK_INSTANCE.c.dag_id == OWN.dag_id), values)
+    def change_caller(self, **values: Any) -> None:
+        """Change the calling task instance."""
+        with self.engine.begin() as connection:
+            connection.execute(TASK_INSTANCE.update().where(TASK_INSTANCE.c.dag_id == CALLER.dag_id), values)
 
     def drop(self) -> None:
-        METADATA.drop_all(self._engine)
+        METADATA.drop_all(self.engine)
 
     @contextmanager
     def connect(self) -> Iterator[Any]:
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
 
             def execute(statement: Any, *parameters: Any) -> Any:
                 result = connection.execute(statement, *parameters).freeze()
-                if not str(statement).startswith(OWN_QUESTION):
+                if not str(statement).startswith(CALLER_QUERY):
                     self.statements.append(str(statement))
                     self.rows_read += len(result.data)
                 return result()
@@ -135,7 +135,7 @@ class Database:
 
     @property
     def source(self) -> SqlSource:
-        return SqlSource(self.connect, OWN, "test")
+        return SqlSource(self.connect, CALLER, "test")
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def database() -> Database:
 
 @pytest.fixture(scope="module")
 def shared_database() -> Database:
-    """Make a database for property tests, which fill it anew for each example."""
+    """Return a database for property tests, which fill it anew for each example."""
     return Database()
 
 
@@ -157,44 +157,43 @@ def states(answer: TaskInstances) -> dict[Any, str | None]:
     return {key: ti.state for key, ti in answer.found.items()}
 
 
-# SQL finds cleaned dag_ids, unlike the Task SDK. It even tells one from a dag_id that equals its label.
+# Unlike the Task SDK, SQL finds hashed dag_ids, even if another dag_id equals the label value.
 ALL_DAG_IDS = (*CLEAN_DAG_IDS, *CLEANED_DAG_IDS, *map(to_label_value, CLEANED_DAG_IDS))
 
 
 @given(world=worlds(dag_ids=ALL_DAG_IDS))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_answer_is_true_in_any_world(shared_database: Database, world: World) -> None:
+def test_the_answer_is_correct_in_every_world(shared_database: Database, world: World) -> None:
     shared_database.fill(world.rows)
     answer = shared_database.source.fetch(world.keys)
     assert_true_answer(world, answer)
     assert not answer.unresolved
 
 
-class TestFinding:
+class TestFetch:
     @pytest.mark.parametrize("state", [None, "running", "success", "removed", "a_state_of_a_later_airflow"])
-    @pytest.mark.parametrize(
-        "ids",
-        HOSTILE_IDS,
-    )
-    def test_works_for(self, database: Database, ids: dict[str, Any], state: str | None) -> None:
-        there = row(state=state, **ids)
-        database.fill([there, row("b"), row(run_id="another", state="success")])
-        answer = database.source.fetch([there.key])
+    @pytest.mark.parametrize("ids", HOSTILE_IDS)
+    def test_a_task_instance_is_found_in_any_state_if(
+        self, database: Database, ids: dict[str, Any], state: str | None
+    ) -> None:
+        existing = row(state=state, **ids)
+        database.fill([existing, row("b"), row(run_id="another", state="success")])
+        answer = database.source.fetch([existing.key])
         ti = TaskInstance(state, 2, ENDED_EPOCH, "Mine")
-        raw_ids = {there.key: (RawIds(*there[:3]),)}
-        assert answer == TaskInstances({there.key: ti}, {}, raw_ids, try_number_may_lag=AIRFLOW_RELEASE < (2, 10))
+        raw_ids = {existing.key: (RawIds(*existing[:3]),)}
+        assert answer == TaskInstances({existing.key: ti}, {}, raw_ids, try_number_may_lag=AIRFLOW_RELEASE < (2, 10))
 
-    def test_gives_a_cleared_task_as_active(self, database: Database) -> None:
+    def test_a_cleared_task_instance_is_active(self, database: Database) -> None:
         database.fill([row(state=None)])
         assert database.source.fetch([row().key]).found[row().key].is_active
 
-    def test_keeps_what_is_not_on_record_open(self, database: Database) -> None:
+    def test_columns_without_a_value_are_unknown(self, database: Database) -> None:
         database.fill([row(state="success")])
-        with database._engine.begin() as connection:
+        with database.engine.begin() as connection:
             connection.execute(TASK_INSTANCE.update().values(end_date=None, try_number=None, operator=None))
         assert database.source.fetch([row().key]).found == {row().key: TaskInstance("success")}
 
-    def test_gives_nothing_for_what_is_not_there(self, database: Database) -> None:
+    def test_a_task_instance_that_does_not_exist_is_absent(self, database: Database) -> None:
         database.fill([row()])
         keys = [
             make_key("orders", "b", SCHEDULED, UNMAPPED),
@@ -204,7 +203,7 @@ class TestFinding:
         answer = database.source.fetch(keys)
         assert (answer.found, answer.unresolved, answer.raw_ids) == ({}, {}, {})
 
-    def test_lets_the_active_one_count_where_two_dag_ids_have_one_label(self, database: Database) -> None:
+    def test_the_active_one_decides_if_two_dag_ids_have_the_same_label_value(self, database: Database) -> None:
         odd = "commandes_à_faire"
         database.fill([row(dag_id=odd, state="running"), row(dag_id=to_label_value(odd), state="success")])
         key = row(dag_id=odd).key
@@ -214,11 +213,11 @@ class TestFinding:
 
 
 class TestQuery:
-    def test_is_not_sent_where_nothing_is_asked(self, database: Database) -> None:
+    def test_no_query_is_sent_if_there_are_no_keys(self, database: Database) -> None:
         assert database.source.fetch([]) == TaskInstances()
         assert database.statements == []
 
-    def test_is_one_for_many_dags_with_default_run_ids(self, database: Database) -> None:
+    def test_one_query_is_sent_for_many_dags_if_the_run_ids_are_default_ones(self, database: Database) -> None:
         rows = [
             row(f"t{task}", dag_id=f"dag{dag}", state=state)
             for dag in range(20)
@@ -228,14 +227,14 @@ class TestQuery:
         assert states(database.source.fetch([each.key for each in rows])) == {each.key: each.state for each in rows}
         assert len(database.statements) == 1
 
-    def test_does_not_read_the_finished_task_instances_of_other_runs_or_dags(self, database: Database) -> None:
+    def test_finished_task_instances_of_other_runs_or_dags_are_not_read(self, database: Database) -> None:
         history = [row(run_id=f"scheduled__2025-01-{day:02d}T00:00:00+00:00", state="success") for day in range(1, 29)]
         others = [row(dag_id="invoices", state=state) for state in ("running",)]
         database.fill([row(state="failed"), *history, *others])
         assert states(database.source.fetch([row().key])) == {row().key: "failed"}
         assert database.rows_read == 1
 
-    def test_reads_two_tables_only(self, database: Database) -> None:
+    def test_two_tables_are_read_and_none_is_written(self, database: Database) -> None:
         database.fill([row(run_id="my run!", dag_id="commandes_à_faire")])
         database.source.fetch([row(run_id="my run!", dag_id="commandes_à_faire").key])
         words = " ".join(database.statements).replace("\n", " ").split()
@@ -244,8 +243,8 @@ class TestQuery:
         assert not {"INSERT", "UPDATE", "DELETE", "LOCK"} & set(words)
 
     @pytest.mark.parametrize("beyond", [0, 1])
-    def test_is_sent_in_chunks(self, database: Database, beyond: int) -> None:
-        count = 2 * (sql_source.CHUNK // 2) + beyond  # each rebuilt run_id is asked for in both spellings
+    def test_many_runs_are_read_in_chunks(self, database: Database, beyond: int) -> None:
+        count = 2 * (sql_source.CHUNK // 2) + beyond  # each rebuilt run_id is queried along with its label value
         rows = [
             row(run_id=f"scheduled__2026-11-24T00:00:00.{number:06d}+00:00", state="success" if number % 2 else None)
             for number in range(1, count + 1)
@@ -255,18 +254,16 @@ class TestQuery:
         assert len(database.statements) == 2 + beyond
 
 
-class TestNoAnswer:
-    def test_is_an_error_that_says_what_must_be_allowed(self, database: Database) -> None:
+class TestErrors:
+    def test_a_failed_query_is_an_error_with_the_privileges_that_are_needed(self, database: Database) -> None:
         database.drop()
         with pytest.raises(TaskInstanceSourceError) as caught:
             database.source.fetch([row().key])
-        assert str(caught.value).startswith("task instances could not be read (test): ")
-        assert "no such table: task_instance" in str(caught.value)
-        assert str(caught.value).endswith(
-            "; the database must be reachable and allow SELECT on task_instance, dag_run and xcom"
-        )
+        assert caught.value.summary == "task instances could not be read from test"
+        assert "no such table: task_instance" in caught.value.cause
+        assert caught.value.remedy.endswith("grant SELECT on task_instance, dag_run, xcom")
 
-    def test_is_a_database_that_is_not_there(self) -> None:
+    def test_a_database_that_does_not_exist_is_an_error(self) -> None:
         engine = create_engine("sqlite:////nonexistent/airflow.db")
 
         @contextmanager
@@ -275,9 +272,9 @@ class TestNoAnswer:
                 yield connection
 
         with pytest.raises(TaskInstanceSourceError, match="could not be read"):
-            SqlSource(connect, OWN, "test").fetch([row().key])
+            SqlSource(connect, CALLER, "test").fetch([row().key])
 
-    def test_to_a_later_statement_spoils_the_whole(self, database: Database) -> None:
+    def test_the_whole_answer_is_an_error_if_a_later_query_fails(self, database: Database) -> None:
         rows = [row(run_id=f"run_{number}", state="success") for number in range(sql_source.CHUNK + 1)]
         database.fill(rows)
 
@@ -293,153 +290,150 @@ class TestNoAnswer:
                 yield SimpleNamespace(execute=fragile, dialect=connection.dialect)
 
         with pytest.raises(TaskInstanceSourceError):
-            SqlSource(connect, OWN, "test").fetch([each.key for each in rows])
+            SqlSource(connect, CALLER, "test").fetch([each.key for each in rows])
 
 
-class TestProof:
-    """Each question also asks for the task instance that asks it."""
-
+class TestVerification:
     @pytest.mark.parametrize(
         ("changed", "wrong"),
         [
-            pytest.param({"dag_id": "other"}, "is not there", id="it is not there"),
-            pytest.param({"run_id": "yesterday"}, "is not there", id="an earlier run of it is there"),
-            pytest.param({"map_index": 0}, "is not there", id="a mapped one is there"),
-            pytest.param({"state": "queued"}, "is 'queued' there, and not running", id="it does not run yet"),
-            pytest.param({"state": "failed"}, "is 'failed' there, and not running", id="it has failed"),
-            pytest.param({"state": None}, "is None there, and not running", id="it was cleared"),
-            pytest.param({"id": "0197"}, f"has another id there: 0197, and not {OWN.id}", id="it is of another try"),
+            pytest.param({"dag_id": "other"}, "is missing there", id="does not exist"),
+            pytest.param({"run_id": "yesterday"}, "is missing there", id="is that of an earlier run"),
+            pytest.param({"map_index": 0}, "is missing there", id="is mapped"),
+            pytest.param({"state": "queued"}, "is 'queued' there instead of 'running'", id="is queued"),
+            pytest.param({"state": "failed"}, "is 'failed' there instead of 'running'", id="has failed"),
+            pytest.param({"state": None}, "is None there instead of 'running'", id="was cleared"),
+            pytest.param({"id": "0197"}, f"has id 0197 there instead of {CALLER.id}", id="is that of another try"),
         ],
     )
-    def test_fails_where(self, database: Database, changed: dict[str, Any], wrong: str) -> None:
+    def test_answers_are_rejected_if_the_calling_task_instance(
+        self, database: Database, changed: dict[str, Any], wrong: str
+    ) -> None:
         database.fill([row(state="failed")])
         source = database.source
         assert source.fetch([row().key]).found
-        database.change_own(**changed)
-        with pytest.raises(TaskInstanceSourceError) as caught:
+        database.change_caller(**changed)
+        with pytest.raises(TaskInstanceSourceError, match="the answers of test were rejected") as caught:
             source.fetch([row().key])
-        assert str(caught.value).startswith(
-            f"the task instances of test are not to be trusted: this very task, cleanup.reap of run 'now', {wrong}. "
-            "Either it is another Airflow's database, or a copy or replica that lags behind"
-        )
+        assert caught.value.cause == f"this task, cleanup.reap of run 'now', {wrong}"
 
-    def test_fails_on_an_empty_database(self, database: Database) -> None:
-        with pytest.raises(TaskInstanceSourceError, match="is not there"):
+    def test_answers_of_an_empty_database_are_rejected(self, database: Database) -> None:
+        with pytest.raises(TaskInstanceSourceError, match="is missing there"):
             database.source.fetch([row().key])
 
-    def test_takes_an_id_without_dashes(self, database: Database) -> None:
+    def test_an_id_that_is_stored_without_dashes_is_accepted(self, database: Database) -> None:
         database.fill([row()])
-        database.change_own(id=str(OWN.id).replace("-", ""))
+        database.change_caller(id=str(CALLER.id).replace("-", ""))
         assert database.source.fetch([row().key]).found
 
     @pytest.mark.parametrize("state", [None, "scheduled", "queued", "running"])
-    def test_takes_any_state_that_is_not_over_on_airflow_2(self, database: Database, state: str | None) -> None:
+    def test_every_active_state_is_accepted_on_airflow_2(self, database: Database, state: str | None) -> None:
         database.fill([row()])
-        database.change_own(state=state, id=None)
-        assert SqlSource(database.connect, OWN._replace(id=None), "test").fetch([row().key]).found
+        database.change_caller(state=state, id=None)
+        assert SqlSource(database.connect, CALLER._replace(id=None), "test").fetch([row().key]).found
 
     @pytest.mark.parametrize("state", ["success", "failed", "removed"])
-    def test_fails_on_airflow_2_where_it_is_over(self, database: Database, state: str) -> None:
+    def test_finished_states_are_rejected_on_airflow_2(self, database: Database, state: str) -> None:
         database.fill([row()])
-        database.change_own(state=state)
-        with pytest.raises(TaskInstanceSourceError, match=f"is '{state}' there, and not running"):
-            SqlSource(database.connect, OWN._replace(id=None), "test").fetch([row().key])
+        database.change_caller(state=state)
+        with pytest.raises(TaskInstanceSourceError, match=f"is '{state}' there instead of 'running'"):
+            SqlSource(database.connect, CALLER._replace(id=None), "test").fetch([row().key])
 
 
-def record(database: Database, *rows: Row) -> Record | None:
-    """Return the record of the key that these share."""
+def read_record(database: Database, *rows: Row) -> Record | None:
+    """Return the record of the key that these rows share."""
     source, [key] = database.source, {each.key for each in rows}
     return source.read_records(source.fetch([key]), [key]).get(key)
 
 
-class TestRecord:
+class TestRecords:
     @pytest.mark.parametrize(
         "ids",
         [
-            pytest.param({}, id="a task that is not mapped"),
-            pytest.param({"map_index": 3}, id="a mapped task"),
-            pytest.param({"run_id": "my run!", "task_id": ODD_ID, "dag_id": "commandes_à_faire"}, id="cleaned ids"),
+            pytest.param({}, id="is not mapped"),
+            pytest.param({"map_index": 3}, id="is mapped"),
+            pytest.param({"run_id": "my run!", "task_id": ODD_ID, "dag_id": "commandes_à_faire"}, id="has hashed ids"),
         ],
     )
-    def test_names_the_pod_of(self, database: Database, ids: dict[str, Any]) -> None:
-        there, sibling = row(state="failed", **ids), row(state="failed", **{**ids, "map_index": 4})
-        database.fill([there, sibling])
-        database.push(there, pod_name=b'"load-x1"', pod_namespace=b'"airflow"', return_value=b"1")
+    def test_a_record_is_read_if_the_task_instance(self, database: Database, ids: dict[str, Any]) -> None:
+        existing, sibling = row(state="failed", **ids), row(state="failed", **{**ids, "map_index": 4})
+        database.fill([existing, sibling])
+        database.push(existing, pod_name=b'"load-x1"', pod_namespace=b'"airflow"', return_value=b"1")
         database.push(sibling, pod_name=b'"load-x2"', pod_namespace=b'"airflow"')
-        assert record(database, there) == Record(frozenset({"airflow/load-x1"}))
+        assert read_record(database, existing) == Record(frozenset({"airflow/load-x1"}))
 
-    @pytest.mark.parametrize("values", [{}, {"return_value": b'"load-x1"'}], ids=["no XCom", "another XCom"])
-    def test_is_none_without(self, database: Database, values: dict[str, bytes]) -> None:
+    @pytest.mark.parametrize(
+        "values", [{}, {"return_value": b'"load-x1"'}], ids=["it has no XCom", "it has another XCom"]
+    )
+    def test_there_is_no_record_if(self, database: Database, values: dict[str, bytes]) -> None:
         database.fill([row()])
         database.push(row(), **values)
-        assert record(database, row()) is None
+        assert read_record(database, row()) is None
 
     @pytest.mark.parametrize(
         "value",
         [
-            pytest.param(b'"load-x1"', id="bytes of JSON"),
-            pytest.param(b'"\\"load-x1\\""', id="JSON of JSON"),
-            pytest.param(b"load-x1", id="what the driver has decoded"),
+            pytest.param(b'"load-x1"', id="it is stored as bytes of JSON"),
+            pytest.param(b'"\\"load-x1\\""', id="it was encoded twice"),
+            pytest.param(b"load-x1", id="the driver has decoded it"),
         ],
     )
-    def test_is_read_from(self, database: Database, value: bytes) -> None:
+    def test_a_record_is_decoded_if(self, database: Database, value: bytes) -> None:
         database.fill([row()])
         database.push(row(), pod_name=value, pod_namespace=b'"airflow"')
-        assert record(database, row()) == Record(frozenset({"airflow/load-x1"}))
+        assert read_record(database, row()) == Record(frozenset({"airflow/load-x1"}))
 
     @pytest.mark.parametrize(
         ("values", "problem"),
         [
-            pytest.param({"pod_name": b'"a"'}, "it has no XCom pod_namespace beside the other one", id="half a pair"),
-            pytest.param(
-                {"pod_namespace": b'"a"'}, "it has no XCom pod_name beside the other one", id="its other half"
-            ),
+            pytest.param({"pod_name": b'"a"'}, "its XCom pod_namespace is missing", id="the namespace is missing"),
+            pytest.param({"pod_namespace": b'"a"'}, "its XCom pod_name is missing", id="the name is missing"),
             pytest.param(
                 {"pod_name": pickle.dumps("load-x1"), "pod_namespace": pickle.dumps("airflow")},
-                "its XCom pod_name cannot be read: it is pickled or encoded in another way",
-                id="pickles",
+                "its XCom pod_name cannot be read: it is not stored as JSON",
+                id="its values are pickled",
             ),
             pytest.param(
                 {"pod_name": b'"load-x1', "pod_namespace": b'"airflow"'},
-                "its XCom pod_name cannot be read: it is pickled or encoded in another way",
-                id="half of JSON",
+                "its XCom pod_name cannot be read: it is not stored as JSON",
+                id="its JSON is incomplete",
             ),
             pytest.param(
                 {"pod_name": b'"s3://xcoms/token=SECRET"', "pod_namespace": b'"airflow"'},
-                "its XCom pod_name is no name in Kubernetes: 's3://xcoms/t…'",
-                id="a reference of a custom backend",
+                "its XCom pod_name is not a valid Kubernetes name: 's3://xcoms/t…'",
+                id="a custom backend stored a reference",
             ),
             pytest.param(
                 {"pod_name": b'"Load"', "pod_namespace": b'"airflow"'},
-                "its XCom pod_name is no name in Kubernetes: 'Load'",
-                id="capital letters",
+                "its XCom pod_name is not a valid Kubernetes name: 'Load'",
+                id="the name has uppercase letters",
             ),
             pytest.param(
                 {"pod_name": b'"a"', "pod_namespace": b'""'},
-                "its XCom pod_namespace is no name in Kubernetes: ''",
-                id="an empty name",
+                "its XCom pod_namespace is not a valid Kubernetes name: ''",
+                id="the namespace is empty",
             ),
             pytest.param(
                 {"pod_name": None, "pod_namespace": b'"a"'},
-                "its XCom pod_name is no name in Kubernetes but a NoneType",
-                id="nothing",
+                "its XCom pod_name is a NoneType, not a Kubernetes name",
+                id="the name is null",
             ),
         ],
     )
-    def test_has_a_problem_with(self, database: Database, values: dict[str, bytes | None], problem: str) -> None:
+    def test_a_record_has_a_problem_if(self, database: Database, values: dict[str, bytes | None], problem: str) -> None:
         database.fill([row()])
         database.push(row(), **values)
-        assert record(database, row()) == Record(problem=problem)
+        assert read_record(database, row()) == Record(problem=problem)
 
-    def test_has_the_pods_of_all_that_share_a_key(self, database: Database) -> None:
+    def test_a_record_has_the_pods_of_all_task_instances_that_share_a_key(self, database: Database) -> None:
         odd, label = row(ODD_ID), row(to_label_value(ODD_ID))
         database.fill([odd, label])
         database.push(odd, pod_name=b'"odd"', pod_namespace=b'"airflow"')
-        assert record(database, odd, label) == Record(frozenset({"airflow/odd"}))
+        assert read_record(database, odd, label) == Record(frozenset({"airflow/odd"}))
         database.push(label, pod_name=b'"label"', pod_namespace=b'"other"')
-        assert record(database, odd, label) == Record(frozenset({"airflow/odd", "other/label"}))
+        assert read_record(database, odd, label) == Record(frozenset({"airflow/odd", "other/label"}))
 
-    def test_of_many_is_read_in_chunks(self, database: Database) -> None:
+    def test_many_records_are_read_in_chunks(self, database: Database) -> None:
         rows = [row(map_index=index) for index in range(sql_source.CHUNK + 1)]
         database.fill(rows)
         for each in rows:
@@ -450,7 +444,7 @@ class TestRecord:
         assert records == {each.key: Record(frozenset({f"airflow/pod-{each.map_index}"})) for each in rows}
         assert len(database.statements) == 2
 
-    def test_is_an_error_where_the_table_is_not_there(self, database: Database) -> None:
+    def test_a_missing_table_is_an_error(self, database: Database) -> None:
         database.fill([row()])
         answer = database.source.fetch([row().key])
         database.drop()

@@ -207,7 +207,7 @@ def set_run(dag_run: DagRun, run_type: str, state: str) -> None:
 @contextmanager
 def keeping_xcoms_of(dag_run: DagRun) -> Iterator[None]:
     """Let the database refuse to remove the return values of a run's tasks."""
-    refuse = f"""CREATE TRIGGER keep BEFORE DELETE ON xcom WHEN MAX_SNAPSHOT_AGE.run_id = '{dag_run.run_id}'
+    refuse = f"""CREATE TRIGGER keep BEFORE DELETE ON xcom WHEN OLD.run_id = '{dag_run.run_id}'
         BEGIN SELECT RAISE(ABORT, 'these are to be kept'); END"""
     with closing(sqlite3.connect(HOME / "airflow.db", timeout=60)) as database:
         database.execute(refuse)

@@ -133,7 +133,7 @@ def test_a_source_that_is_down_is_never_read_as_no_task_instances(
     assert airflow_runs.states(run)["reap"] == "upstream_failed"
     assert names(core) == {"zombie"}
     out = said()
-    assert "task instances could not be read" in out or "the Task SDK gave no task states" in out
+    assert "task instances could not be read" in out or "the Task SDK could not read task states" in out
 
 
 def test_a_source_that_fails_at_the_second_look_spares_all(
@@ -255,8 +255,8 @@ def test_a_passing_fault_is_sat_out(
 @pytest.mark.parametrize(
     ("variables", "conf", "messages"),
     [
-        ({}, {"dryrun": True}, ["dryrun=True (this run's conf): there is no such option; did you mean dry_run?"]),
-        ({}, {"label_selector": "a"}, ["it is decided for a deployment, not a run"]),
+        ({}, {"dryrun": True}, ["dryrun=True (this run's conf): no such option: did you mean dry_run?"]),
+        ({}, {"label_selector": "a"}, ["because it cannot be set for a single run"]),
         ({"AIRFLOW__KPO_CLEANUP_DRY_RUN": "True"}, {}, ["did you mean AIRFLOW__KPO_CLEANUP__DRY_RUN?"]),
         ({"AIRFLOW__KPOCLEANUP__DRY_RUN": "True"}, {}, ["did you mean AIRFLOW__KPO_CLEANUP__DRY_RUN?"]),
         ({"AIRFLOW__KPO_CLEANUP__NAMESPACE": "airflow"}, {}, ["did you mean AIRFLOW__KPO_CLEANUP__NAMESPACES?"]),
@@ -266,11 +266,11 @@ def test_a_passing_fault_is_sat_out(
             {},
             ["schedule='@sometimes' (AIRFLOW__KPO_CLEANUP__SCHEDULE)"],
         ),
-        ({"AIRFLOW__KPO_CLEANUP__SCHEDULE": "*/15 * * *"}, {}, ["give a cron expression of five fields"]),
+        ({"AIRFLOW__KPO_CLEANUP__SCHEDULE": "*/15 * * *"}, {}, ["set it to a cron expression of five fields"]),
         (
             {"AIRFLOW__KPO_CLEANUP__DRY_RUN": "yes", "AIRFLOW__KPO_CLEANUP__MAX_DELETES": "many"},
             {},
-            ["2 settings are not allowed", "give True or False", "give a whole number from 1 to 100000"],
+            ["2 invalid settings", "set it to True or False", "set it to a whole number from 1 to 100000"],
         ),
         ({"AIRFLOW__KPO_CLEANUP__LABEL_SELECTOR": "a in ("}, {}, ["label_selector='a in (' was refused"]),
         (
@@ -311,9 +311,9 @@ def test_mistakes_in_a_dag_file_fail_the_runs_of_that_dag_and_not_the_file(
     run = airflow_runs.run("kpo_cleanup_with_mistakes", namespaces=NAMESPACE)
     assert airflow_runs.states(run)["list_pods"] == "failed"
     out = said()
-    for fault in ("3 settings are not allowed", "dryrun=True (the DAG file)", "max_deletes=0 (the DAG file)"):
+    for fault in ("3 invalid settings", "dryrun=True (the DAG file)", "max_deletes=0 (the DAG file)"):
         assert fault in out
-    assert "schedule='@sometimes' (the DAG file): give a cron expression" in out
+    assert "schedule='@sometimes' (the DAG file): set it to a cron expression" in out
     assert names(core) == {"zombie"}
 
 
@@ -366,7 +366,7 @@ def test_a_connection_that_gives_no_database_is_not_tried_again(
     assert airflow_runs.states(run)["fetch_active_tis"] == "failed"
     assert airflow_runs.tries(run, "fetch_active_tis") == 1
     out = said()
-    assert f"airflow_conn_id='{conn_id}' gives no database connection" in out
+    assert f"airflow_conn_id='{conn_id}' is not a usable database connection" in out
     assert message in out
 
 
@@ -397,7 +397,7 @@ def test_nobody_deletes_with_the_dag_whose_dry_run_is_fixed(
     assert caplog.text.count("DRY RUN: nothing will be deleted") == len(airflow_runs.states(look))
     refused = airflow_runs.run("kpo_cleanup_dry_run", **conf, dry_run=False)
     assert airflow_runs.states(refused)["list_pods"] == "failed"
-    assert "dry_run=False (this run's conf): this DAG's file fixes True; leave it out" in said()
+    assert "dry_run=False (this run's conf): remove it, because this DAG's file fixes it to True" in said()
     assert names(core) == {"zombie"}
 
 
@@ -443,11 +443,16 @@ def test_the_config_is_in_force_without_a_conf(
 @pytest.mark.parametrize(
     ("conf", "where", "origin"),
     [
-        pytest.param({"namespaces": "default"}, "namespaces 'default'", "this run's conf", id="in those of the conf"),
+        pytest.param(
+            {"namespaces": "default"},
+            "namespaces 'default'",
+            "namespaces is set by this run's conf",
+            id="in those of the conf",
+        ),
         pytest.param(
             {"namespaces": ""},
             "namespace 'airflow'",
-            "connection 'kubernetes_default', for namespaces is empty",
+            "taken from connection 'kubernetes_default' because namespaces is empty",
             id="in that of the connection",
         ),
     ],
@@ -461,7 +466,7 @@ def test_no_pod_at_all_is_a_warning_that_names_the_namespaces_and_where_they_com
     origin: str,
 ) -> None:
     run = clean_up(**conf)
-    said = f"No pod of the operator was found in {where}", f"    which comes from {origin}"
+    said = f"No operator pods were found in {where}", f"    ({origin})"
     assert [message for message in caplog.messages if message in said] == [*said]
     assert airflow_runs.states(run)["reap"] == "skipped"
 
@@ -484,9 +489,9 @@ def test_a_red_run_says_plainly_what_is_wrong_before_any_traceback(
     proxy.spoil("GET ", forbidden("list", NAMESPACE))
     clean_up()
     plain = [record.getMessage() for record in caplog.records if record.name.endswith("kpo_cleanup.tasks")]
-    start = plain.index("no namespace could be listed: listing pods in namespace 'other': 403 Forbidden")
+    start = plain.index("listing pods in namespace 'other': 403 Forbidden")
     assert plain[start + 1].startswith("    allow verb 'list' on resource 'pods' in a Role for namespace 'other'")
-    assert "This run deletes nothing, unless another try succeeds" in plain[-1]
+    assert "No pods are deleted unless a retry succeeds." in plain[-1]
     assert "direct cause of the following exception" not in said()
 
 
@@ -502,6 +507,6 @@ def test_an_input_that_is_gone_is_named_with_the_remedy(
 
     run = clean_up(before=(reader, forget))
     assert airflow_runs.states(run)[reader] == "failed"
-    assert f"there is no XCom of {task_id} in this run: a later run" in caplog.text
-    assert "    clear list_pods with all that follows, or trigger a new run" in caplog.messages
+    assert f"this run has no XCom of {task_id}: a later run or an XCom cleanup deleted it" in caplog.messages
+    assert "    clear list_pods and its downstream tasks, or trigger a new run" in caplog.messages
     assert names(core) == {"zombie"}

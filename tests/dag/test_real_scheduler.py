@@ -81,13 +81,13 @@ def trigger(airflow: Airflow, dag_id: str) -> str:
 
 def await_end(airflow: Airflow, dag_id: str, run_id: str) -> None:
     def is_over() -> bool:
-        return airflow.checked().run_state(dag_id, run_id) in ("success", "failed")
+        return airflow.healthy_api().run_state(dag_id, run_id) in ("success", "failed")
 
     TERMINAL.wait_for(f"{dag_id} is over", is_over, 180, log=airflow.log("scheduler"))
 
 
 def run_ids(airflow: Airflow, dag_id: str) -> list[str]:
-    return [run["dag_run_id"] for run in airflow.checked().request("GET", f"/dags/{dag_id}/dagRuns")["dag_runs"]]
+    return [run["dag_run_id"] for run in airflow.healthy_api().request("GET", f"/dags/{dag_id}/dagRuns")["dag_runs"]]
 
 
 def follow_readme(airflow: Airflow, section: str, dag_id: str) -> str:

@@ -71,4 +71,4 @@ def test_a_failure_to_remove_is_one_line_in_the_log(runs: dict[str, DagRun], cap
     assert airflow_runs.tasks_with_result(runs["newest"]) == {"classify"} | INPUTS
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     [line] = [line for line in warnings if "earlier run" in line]
-    assert line.startswith(f"The listing and task instances of earlier run {runs['newest'].run_id} stay: ")
+    assert line.startswith(f"The listing and task instances of earlier run {runs['newest'].run_id} were not deleted: ")

@@ -1,8 +1,8 @@
-"""The faults that are documented: the tests inject them, and docs/faults.md is made of the same tables.
+"""The documented faults. The tests inject them, and docs/faults.md is generated from the same tables.
 
     python -m tests.faults.cases > docs/faults.md
 
-``says`` is the message. In it, ``…`` stands for any text, and ``{namespace}`` and ``{pod}`` for names.
+In a message (``says``), ``…`` stands for any text, and ``{namespace}`` and ``{pod}`` for names.
 """
 
 from __future__ import annotations
@@ -22,43 +22,44 @@ from sqlalchemy import column, create_engine, insert, table, text
 
 from include.kpo_cleanup.constants import Reason
 from include.kpo_cleanup.identity import UNMAPPED
-from include.kpo_cleanup.kube import CONCURRENT_DELETES
+from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES
 from include.kpo_cleanup.kube.pods import MAX_RESTARTS
 from include.kpo_cleanup.pod import PROTECT_KEY
 from include.kpo_cleanup.reap import BATCH, MAX_SNAPSHOT_AGE
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.task_instance import CallerTaskInstance
-from include.kpo_cleanup.task_instances import TaskInstanceSource
+from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from include.kpo_cleanup.task_instances.sql import TASK_INSTANCE, SqlSource, metadata_connection
 from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
 from tests import proxy
 from tests.proxy import Fault
 
 LISTING = "listing pods in namespace '{namespace}': "
-NO_ANSWER = "no answer from the API server: …"
-PATIENCE = RetryPolicy()
+DELETING = "deleting the pod: "
+NO_RESPONSE = "no response from the API server: …"
+POLICY = RetryPolicy()
 LOGIN_PAGE = "<html><body>Please log in</body></html>"
 
 
 class Does(StrEnum):
-    """The reaction of a run to a fault that lasts."""
+    """The reaction of a run to a persistent fault."""
 
-    LIST_RETRIES = f"Tries up to {PATIENCE.attempts} times. Then gives the namespace up."
-    LIST_GIVES_UP = "Gives the namespace up at once."
-    LIST_RESTARTS = f"Starts the listing again, up to {MAX_RESTARTS} times. Then gives the namespace up."
-    RUN_FAILS = "`list_pods` fails at once and has no retry. Nothing is deleted."
-    DELETE_RETRIES = f"Tries up to {PATIENCE.attempts} times. Then the pod is `failed`."
+    LIST_RETRIES = f"Makes {POLICY.attempts} attempts, then skips the namespace."
+    LIST_GIVES_UP = "Skips the namespace at once."
+    LIST_RESTARTS = f"Restarts the listing up to {MAX_RESTARTS} times, then skips the namespace."
+    RUN_FAILS = "`list_pods` fails without a retry. Nothing is deleted."
+    DELETE_RETRIES = f"Makes {POLICY.attempts} attempts, then the pod is `failed`."
     DELETE_FAILS = "The pod is `failed` at once."
-    ALREADY_GONE = "The pod is `already_gone`. The run is green."
-    DELETED = "The pod is `deleted`. The run is green."
+    ALREADY_GONE = "The pod is `already_gone`. The run succeeds."
+    DELETED = "The pod is `deleted`. The run succeeds."
     FETCH_FAILS = "`fetch_active_tis` fails. Nothing is deleted."
-    FETCH_RETRIES = f"Tries up to {PATIENCE.attempts} times. Then `fetch_active_tis` fails. Nothing is deleted."
+    FETCH_RETRIES = f"Tries up to {POLICY.attempts} times. Then `fetch_active_tis` fails. Nothing is deleted."
     FETCH_GIVES_UP = "`fetch_active_tis` fails at once and has no retry. Nothing is deleted."
 
 
 @dataclass(frozen=True)
 class Case:
-    """One fault of one request. ``to_do`` is for the person on call."""
+    """One fault of one request, and what the person on call has to do."""
 
     id: str
     wrong: str
@@ -70,7 +71,7 @@ class Case:
 
 @dataclass(frozen=True)
 class ConnectionCase:
-    """A wrong address. ``cluster`` makes the kubeconfig's cluster out of the right one."""
+    """A wrong address. ``cluster`` returns the kubeconfig's cluster, given the right one."""
 
     id: str
     wrong: str
@@ -94,7 +95,7 @@ class SourceCase:
 
 @dataclass(frozen=True)
 class PodCase:
-    """An odd pod. Without that it is a zombie: its task instance failed long ago, and it still runs."""
+    """An odd pod. It would be a zombie otherwise: its task instance failed long ago, and it is still running."""
 
     id: str
     odd: str
@@ -108,7 +109,7 @@ class PodCase:
 
 
 def says_pattern(says: str, **names: str) -> re.Pattern[str]:
-    """Make the pattern that the message must match."""
+    """Return the pattern that the message must match."""
     for name, value in names.items():
         says = says.replace("{" + name + "}", value)
     return re.compile(".*".join(re.escape(part) for part in says.split("…")), re.DOTALL)
@@ -122,17 +123,17 @@ def _too_many_requests() -> Fault:
     return proxy.status(429, "TooManyRequests", "the server has received too many requests", Retry_After="0")
 
 
-_OVERLOADED = "The API server is overloaded. Look at its priority and fairness metrics. The next run tries again."
-_SERVER_DOWN = "The control plane has a fault or restarts. See its own logs. The next run tries again."
-_NETWORK = "Look at the network, the load balancer and the proxies on the way. The next run tries again."
+_OVERLOADED = "The API server is overloaded. Check its priority and fairness metrics. The next run tries again."
+_SERVER_DOWN = "The control plane is failing or restarting. Check its logs. The next run tries again."
+_NETWORK = "Check the network, the load balancer and any proxies. The next run tries again."
 _NOT_KUBERNETES = (
-    "A gateway or a login page answers, and not the API server. Correct the host of the connection "
+    "A gateway or a login page responded instead of the API server. Correct the host of the connection "
     "`kubernetes_conn_id`."
 )
 _CREDENTIALS = "Renew the credentials of the connection `kubernetes_conn_id`."
 
-# Faults of any request: the fault, the end of the message, and what to do. All of these requests are tried again.
-_PASSING: list[tuple[str, str, Fault, str, str]] = [
+# Retryable faults of any request: id, fault, how to inject it, end of the message, and what to do.
+_RETRYABLE: list[tuple[str, str, Fault, str, str]] = [
     (
         "429",
         "429 Too Many Requests",
@@ -151,7 +152,7 @@ _PASSING: list[tuple[str, str, Fault, str, str]] = [
         "500-not-text",
         "an error whose body is not text",
         proxy.answer(500, b"\xff\xfe\x00"),
-        "an error whose body is not text",
+        "the response is an error whose body is not text",
         _NETWORK,
     ),
     (
@@ -175,65 +176,65 @@ _PASSING: list[tuple[str, str, Fault, str, str]] = [
         "504 Gateway Timeout; server message: request did not complete",
         _OVERLOADED,
     ),
-    ("reset", "the connection is reset", proxy.reset, f"{NO_ANSWER}Connection", _NETWORK),
+    ("reset", "the connection is reset", proxy.reset, f"{NO_RESPONSE}Connection", _NETWORK),
     (
         "reset-midway",
-        "the connection is reset in the middle of the answer",
+        "the connection is reset in the middle of the response",
         proxy.reset_midway,
-        f"{NO_ANSWER}Connection",
+        f"{NO_RESPONSE}Connection",
         _NETWORK,
     ),
-    ("truncated", "the answer is cut off", proxy.truncated, f"{NO_ANSWER}IncompleteRead", _NETWORK),
+    ("truncated", "the response is cut off", proxy.truncated, f"{NO_RESPONSE}IncompleteRead", _NETWORK),
     (
         "silent",
-        f"no answer within {PATIENCE.read_timeout:g} s",
+        f"no response within {POLICY.read_timeout:g} s",
         proxy.silent,
-        f"{NO_ANSWER}Read timed out",
-        "The API server or the network is too slow. See the load of the API server. The next run tries again.",
+        f"{NO_RESPONSE}Read timed out",
+        "The API server or the network is too slow. Check the load of the API server. The next run tries again.",
     ),
     (
         "login-page",
-        "an HTML page in place of JSON",
+        "an HTML page instead of JSON",
         proxy.answer(200, LOGIN_PAGE),
-        "the answer is not JSON: …Please log in",
+        "the response is not JSON: …Please log in",
         _NOT_KUBERNETES,
     ),
     (
         "json-list",
-        "JSON that is no object (`[]`)",
+        "JSON that is not an object (`[]`)",
         _json([]),
-        "the answer is not a JSON object: b'[]'",
+        "the response is not a JSON object: b'[]'",
         _NOT_KUBERNETES,
     ),
     (
         "redirect",
         "a redirect to another page",
         proxy.answer(302, "", Location="/login"),
-        f"{NO_ANSWER}too many redirects",
+        f"{NO_RESPONSE}too many redirects",
         _NOT_KUBERNETES,
     ),
 ]
 
 
-def _passing(prefix: str, does: Does) -> list[Case]:
-    return [Case(name, wrong, does, prefix + end, to_do, fault) for name, wrong, fault, end, to_do in _PASSING]
+def _retryable(prefix: str, does: Does) -> list[Case]:
+    return [Case(name, wrong, does, prefix + end, to_do, fault) for name, wrong, fault, end, to_do in _RETRYABLE]
 
 
 LIST_CASES = [
-    *_passing(LISTING, Does.LIST_RETRIES),
+    *_retryable(LISTING, Does.LIST_RETRIES),
     Case(
         "other-json",
         "JSON of another kind",
         Does.LIST_GIVES_UP,
-        LISTING + "the answer is a None, not a PodList; is the connection's host a Kubernetes API server?",
+        LISTING + "the response is a None, not a PodList; check that the connection's host is a Kubernetes API server",
         _NOT_KUBERNETES,
         _json({"login": "https://sso.example.org"}),
     ),
     Case(
         "not-a-pod",
-        "a list of objects that are no pods",
+        "a list of objects that are not pods",
         Does.LIST_GIVES_UP,
-        LISTING + "an item without namespace, name, uid or creationTimestamp",
+        LISTING + "an item lacks namespace, name, uid or creationTimestamp",
         _NOT_KUBERNETES,
         _json({"kind": "PodList", "items": [{"metadata": {"name": "odd"}}]}),
     ),
@@ -241,7 +242,8 @@ LIST_CASES = [
         "401",
         "401 Unauthorized",
         Does.LIST_GIVES_UP,
-        LISTING + "401 Unauthorized; the connection's credentials are missing, wrong or expired; server message: …",
+        LISTING + "401 Unauthorized; renew the connection's credentials, which are missing, wrong or expired; "
+        "server message: …",
         _CREDENTIALS,
         proxy.status(401, "Unauthorized", "Unauthorized"),
     ),
@@ -258,7 +260,8 @@ LIST_CASES = [
         "404-gateway",
         "404 from a gateway",
         Does.LIST_GIVES_UP,
-        LISTING + "404 Not Found: …(this does not come from a Kubernetes API server)",
+        LISTING + "404 Not Found, not from an API server; check that the connection's host is a Kubernetes API server; "
+        "server message: …",
         _NOT_KUBERNETES,
         proxy.answer(404, "<h1>Not Found</h1>"),
     ),
@@ -266,7 +269,8 @@ LIST_CASES = [
         "404-gateway-json",
         "404 from a gateway, as JSON with a message",
         Does.LIST_GIVES_UP,
-        LISTING + "404 Not Found: no Route matched with those values (this does not come from a Kubernetes API server)",
+        LISTING + "404 Not Found, not from an API server; check that the connection's host is a Kubernetes API server; "
+        "server message: no Route matched with those values",
         _NOT_KUBERNETES,
         _json({"message": "no Route matched with those values"}, 404),
     ),
@@ -274,18 +278,17 @@ LIST_CASES = [
         "http-to-https",
         "an http address for an https port",
         Does.LIST_GIVES_UP,
-        LISTING + "400 Bad Request: Client sent an HTTP request to an HTTPS server.",
-        "Write `https://` into the host of the connection `kubernetes_conn_id`.",
+        LISTING + "400 Bad Request, not from an API server; …; server message: Client sent an HTTP request to an HTTPS "
+        "server.",
+        "Start the host of the connection `kubernetes_conn_id` with `https://`.",
         proxy.answer(400, "Client sent an HTTP request to an HTTPS server.\n", "text/plain"),
     ),
     Case(
         "bad-selector",
-        "the label selector is no valid one",
+        "the label selector is invalid",
         Does.RUN_FAILS,
-        "label_selector=… was refused ("
-        + LISTING
-        + "400 Bad Request; server message: unable to parse requirement: …); correct its "
-        "syntax",
+        "label_selector=… was rejected by the API server; correct its syntax; "
+        "server message: unable to parse requirement: …",
         "Correct `label_selector`.",
         proxy.status(400, "BadRequest", "unable to parse requirement: found 'x', expected: ')'"),
     ),
@@ -294,18 +297,18 @@ LIST_CASES = [
         "the continue token has expired (410)",
         Does.LIST_RESTARTS,
         LISTING + "410 Gone; server message: The provided continue parameter is too old",
-        "The listing takes longer than etcd keeps old versions. Narrow `namespaces` or `label_selector`.",
+        "The listing takes longer than etcd keeps old revisions. Narrow `namespaces` or `label_selector`.",
         proxy.status(410, "Expired", "The provided continue parameter is too old to display a consistent list"),
     ),
 ]
 
 DELETE_CASES = [
-    *_passing("", Does.DELETE_RETRIES),
+    *_retryable(DELETING, Does.DELETE_RETRIES),
     Case(
         "other-json",
         "JSON of another kind",
         Does.DELETE_FAILS,
-        "the answer is a None, not a Pod or Status",
+        DELETING + "the response is a None, not a Pod or Status",
         _NOT_KUBERNETES,
         _json({"login": "https://sso.example.org"}),
     ),
@@ -313,15 +316,15 @@ DELETE_CASES = [
         "400",
         "400 Bad Request",
         Does.DELETE_FAILS,
-        "400 Bad Request; server message: the body of the request was in an unknown format",
-        "The API server does not accept the request. Report it as a bug.",
+        DELETING + "400 Bad Request; server message: the body of the request was in an unknown format",
+        "The API server does not accept the request. Report this as a bug.",
         proxy.status(400, "BadRequest", "the body of the request was in an unknown format"),
     ),
     Case(
         "401",
         "401 Unauthorized",
         Does.DELETE_FAILS,
-        "401 Unauthorized; server message: Unauthorized",
+        DELETING + "401 Unauthorized; renew the connection's credentials, …; server message: Unauthorized",
         _CREDENTIALS,
         proxy.status(401, "Unauthorized", "Unauthorized"),
     ),
@@ -329,7 +332,7 @@ DELETE_CASES = [
         "403",
         "403 Forbidden",
         Does.DELETE_FAILS,
-        "403 Forbidden; allow verb 'delete' on resource 'pods' in a Role for namespace '{namespace}' "
+        DELETING + "403 Forbidden; allow verb 'delete' on resource 'pods' in a Role for namespace '{namespace}' "
         "(see manifests/rbac.yaml); server message: …",
         "Apply the RBAC manifest to that namespace.",
         proxy.forbidden("delete", "airflow"),
@@ -338,7 +341,7 @@ DELETE_CASES = [
         "404-gateway",
         "404 from a gateway",
         Does.DELETE_FAILS,
-        "404 Not Found: …(this does not come from a Kubernetes API server)",
+        DELETING + "404 Not Found, not from an API server; …; server message: …",
         _NOT_KUBERNETES,
         proxy.answer(404, "<h1>Not Found</h1>"),
     ),
@@ -346,7 +349,7 @@ DELETE_CASES = [
         "404-gateway-json",
         "404 from a gateway, as JSON with a message",
         Does.DELETE_FAILS,
-        "404 Not Found: no Route matched with those values (this does not come from a Kubernetes API server)",
+        DELETING + "404 Not Found, not from an API server; …; server message: no Route matched with those values",
         _NOT_KUBERNETES,
         _json({"message": "no Route matched with those values"}, 404),
     ),
@@ -354,7 +357,7 @@ DELETE_CASES = [
         "409-gateway",
         "409 from a gateway",
         Does.DELETE_FAILS,
-        "409 Conflict: …",
+        DELETING + "409 Conflict, not from an API server; …",
         _NOT_KUBERNETES,
         proxy.answer(409, "<h1>Conflict</h1>"),
     ),
@@ -362,12 +365,12 @@ DELETE_CASES = [
         "410",
         "410 Gone from a gateway",
         Does.DELETE_FAILS,
-        "410 Gone: …",
+        DELETING + "410 Gone, not from an API server; …",
         _NOT_KUBERNETES,
         proxy.answer(410, "<h1>Gone</h1>"),
     ),
     Case(
-        "deed-done-reset",
+        "carried-out-reset",
         "the connection is reset after the API server has deleted the pod",
         Does.DELETED,
         "",
@@ -375,16 +378,16 @@ DELETE_CASES = [
         proxy.too_late(proxy.reset),
     ),
     Case(
-        "deed-done-silent",
-        "the API server deletes the pod, but its answer is lost",
+        "carried-out-silent",
+        "the API server deletes the pod, but its response is lost",
         Does.DELETED,
         "",
         "Nothing.",
         proxy.too_late(proxy.silent),
     ),
     Case(
-        "deed-done-garbled",
-        "the API server deletes the pod, but its answer is not JSON",
+        "carried-out-garbled",
+        "the API server deletes the pod, but its response is not JSON",
         Does.DELETED,
         "",
         "Nothing.",
@@ -392,25 +395,25 @@ DELETE_CASES = [
     ),
     Case(
         "404",
-        "the pod does not exist any more (404)",
+        "the pod no longer exists (404)",
         Does.ALREADY_GONE,
-        "the API server has no such pod any more",
+        "the pod no longer exists",
         "Nothing.",
         proxy.status(404, "NotFound", 'pods "zombie" not found'),
     ),
     Case(
         "409",
-        "409 Conflict although the pod has not changed",
+        "409 Conflict, although the pod has not changed",
         Does.DELETE_FAILS,
-        "409 Conflict; server message: the admission webhook is busy",
-        "Find out who refuses it: the message is the API server's own.",
+        DELETING + "409 Conflict; server message: the admission webhook is busy",
+        "Find out what refuses it, by the server message.",
         proxy.status(409, "Conflict", "the admission webhook is busy"),
     ),
 ]
 
 
 def free_port() -> int:
-    """Find a port on which nobody listens."""
+    """Return a port on which nothing listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -420,36 +423,36 @@ _HOST_WRONG = "Correct the host of the connection `kubernetes_conn_id`."
 CONNECTION_CASES = [
     ConnectionCase(
         "refused",
-        "nobody listens at the address",
-        LISTING + NO_ANSWER + "Connection refused",
-        "Check that the API server runs. " + _HOST_WRONG,
+        "nothing listens at the address",
+        LISTING + NO_RESPONSE + "Connection refused",
+        "Check that the API server is running. " + _HOST_WRONG,
         lambda _right: {"server": f"https://127.0.0.1:{free_port()}"},
     ),
     ConnectionCase(
         "no-such-host",
-        "nobody knows the host's name",
-        LISTING + NO_ANSWER + "Failed to resolve 'no-such-host.invalid'",
+        "the host name cannot be resolved",
+        LISTING + NO_RESPONSE + "Failed to resolve 'no-such-host.invalid'",
         "Check that DNS works. " + _HOST_WRONG,
         lambda _right: {"server": "https://no-such-host.invalid"},
     ),
     ConnectionCase(
         "untrusted",
         "the certificate is not trusted",
-        LISTING + NO_ANSWER + "certificate verify failed: …",
-        "Put the cluster's CA into the kubeconfig of the connection. A cluster that was made again has a new CA.",
+        LISTING + NO_RESPONSE + "certificate verify failed: …",
+        "Put the cluster's CA into the kubeconfig of the connection. A cluster that was recreated has a new CA.",
         lambda right: {"server": right["server"]},
     ),
     ConnectionCase(
         "other-name",
         "the certificate is for another name",
-        LISTING + NO_ANSWER + "certificate is not valid for 'elsewhere.example.org'",
-        "Use a name for which the API server has a certificate.",
+        LISTING + NO_RESPONSE + "certificate is not valid for 'elsewhere.example.org'",
+        "Use a name that is in the API server's certificate.",
         lambda right: {**right, "tls-server-name": "elsewhere.example.org"},
     ),
     ConnectionCase(
         "https-to-http",
         "an https address for an http port",
-        LISTING + NO_ANSWER + "SSLError",
+        LISTING + NO_RESPONSE + "[SSL",
         _HOST_WRONG,
         lambda right: {"server": right["plain"].replace("http://", "https://")},
     ),
@@ -511,34 +514,37 @@ def _replica() -> AbstractContextManager[Any]:
     return nullcontext(SimpleNamespace(dialect=SimpleNamespace(name="postgresql"), execute=lambda _statement: yes))
 
 
-_OWN_NAME = "this very task, kpo_cleanup.fetch_active_tis of run 'run_1'"
+_CALLER_IS = "this task, kpo_cleanup.fetch_active_tis of run 'run_1', is"
+_REJECTED = f"the answers of the metadata connection were rejected as another Airflow's or stale: {_CALLER_IS}"
+_SDK_REJECTED = f"the answers of the Task SDK were rejected as another Airflow's or stale: {_CALLER_IS}"
+_CONNECT_TO_PRIMARY = "point the connection to the primary server of this Airflow's database"
 SOURCE_CASES = [
     SourceCase(
         "sdk-error",
         "the Task SDK raises an error",
-        "the Task SDK gave no task states for {'dag_id': …: API_SERVER_ERROR: 500; see the API server's log",
+        "the Task SDK could not read task states for {'dag_id': …: API_SERVER_ERROR: 500; see the API server's log",
         "See the log of Airflow's API server.",
         lambda: _sdk(_sdk_raises),
     ),
     SourceCase(
         "sdk-nonsense",
         "the Task SDK gives another answer",
-        "the Task SDK answered 'None' to {'dag_id': …",
+        "the Task SDK returned 'None' as task states for {'dag_id': …",
         "This Airflow may be too new. Set `airflow_conn_id`, and report it as a bug.",
         lambda: _sdk(lambda **_: None),
     ),
     SourceCase(
         "sql-error",
         "the database refuses the query, or does not run",
-        "task instances could not be read (the metadata connection): …no such table: task_instance…; the database must "
-        "be reachable and allow SELECT on task_instance, dag_run and xcom",
+        "task instances could not be read from the metadata connection: …no such table: task_instance…; the database "
+        "must be reachable and grant SELECT on task_instance, dag_run, xcom",
         "Check that the database runs. Grant SELECT on these tables.",
         lambda: SqlSource(_empty, OWN, "the metadata connection"),
     ),
     SourceCase(
         "no-such-connection",
         "the metadata connection does not exist",
-        "airflow_conn_id='nowhere' gives no database connection: …; it must name an Airflow connection to the "
+        "airflow_conn_id='nowhere' is not a usable database connection: …; set it to an Airflow connection to the "
         "metadata database whose provider (postgres or mysql) is installed",
         "Create the connection, or correct `airflow_conn_id`.",
         lambda: SqlSource(metadata_connection("nowhere"), OWN, "the metadata connection"),
@@ -546,59 +552,54 @@ SOURCE_CASES = [
     SourceCase(
         "replica",
         "the metadata connection leads to a read-only replica",
-        "the metadata connection leads to a read-only replica (pg_is_in_recovery()), which may lag behind; let it lead "
-        "to the primary server",
+        "the metadata connection is a read-only replica (pg_is_in_recovery()), which may lag behind; point the "
+        "connection to the primary server",
         "Write the primary server into the connection.",
         lambda: SqlSource(_replica, OWN, "the metadata connection"),
     ),
     SourceCase(
         "foreign-database",
         "the metadata connection leads to an empty database, or to another Airflow's",
-        f"the task instances of the metadata connection are not to be trusted: {_OWN_NAME}, is not there. "
-        "Either it is another Airflow's database, or a copy or replica that lags behind: correct the connection",
+        f"{_REJECTED} missing there; {_CONNECT_TO_PRIMARY}",
         "Correct the connection.",
         _sql,
     ),
     SourceCase(
         "old-database",
         "the metadata connection leads to a copy that is older than the run",
-        f"the task instances of the metadata connection are not to be trusted: {_OWN_NAME}, is 'queued' there, and not "
-        "running. Either it is another Airflow's database, or a copy or replica that lags behind: correct the "
-        "connection",
+        f"{_REJECTED} 'queued' there instead of 'running'; {_CONNECT_TO_PRIMARY}",
         "Write the primary server into the connection.",
         lambda: _sql(("queued", str(OWN.id))),
     ),
     SourceCase(
         "other-try",
         "the database has another try of this task",
-        f"the task instances of the metadata connection are not to be trusted: {_OWN_NAME}, has another id there: "
-        "0197, and not 0197f0a2-5b1c-7d3e-8f90-a1b2c3d4e5f6",
+        f"{_REJECTED.removesuffix('is')}has id 0197 there instead of 0197f0a2-5b1c-7d3e-8f90-a1b2c3d4e5f6",
         "If somebody cleared the task: nothing. Else write the primary server into the connection.",
         lambda: _sql(("running", "0197")),
     ),
     SourceCase(
         "sdk-ended",
         "somebody marks the cleanup's own task as failed while it runs",
-        f"the task states of the Task SDK are not to be trusted: {_OWN_NAME}, is 'failed' there, and not running…"
-        "Or somebody ended or cleared this task meanwhile: run it again",
+        f"{_SDK_REJECTED} 'failed' there instead of 'running'; …"
+        "If this task was cleared or marked as failed in the meantime, run it again",
         "Nothing.",
         lambda: _sdk(lambda **_: {OWN.run_id: {OWN.task_id: "failed"}}),
     ),
     SourceCase(
         "sdk-missing",
         "the API server answers from another database",
-        f"the task states of the Task SDK are not to be trusted: {_OWN_NAME}, is not there. Either the API server has "
-        "another database, or one that lags behind: see its configuration",
+        f"{_SDK_REJECTED} missing there; point the API server to the primary server of this Airflow's database (see "
+        "its configuration)",
         "See `[database] sql_alchemy_conn` of the API server.",
         lambda: _sdk(lambda **_: {}),
     ),
 ]
 
 
-_REST = "Airflow's API answers "
-_TO_LIST = " to POST …/api/v2/dags/~/dagRuns/~/taskInstances/list: "
-_REST_SILENT = "no answer from Airflow's API to POST …/taskInstances/list: "
-_REST_HOST = "the connection's host must be the base URL of Airflow's API server, with its path"
+_REST = "querying Airflow's API (POST …/api/v2/dags/~/dagRuns/~/taskInstances/list): "
+_REST_HOST = "correct the connection's host: it must be the base URL of Airflow's API server, with its path"
+_REST_REJECTED = f"the answers of the REST API were rejected as another Airflow's or stale: {_CALLER_IS}"
 _CORRECT_HOST = "Correct the host of the connection `airflow_conn_id`: Airflow's own address, with its path."
 _AIRFLOW_DOWN = "The API server or its proxy has a fault or is overloaded. See its log. The next run tries again."
 _RENEW = "Put a new token, or the right password, into the connection `airflow_conn_id`."
@@ -631,43 +632,43 @@ REST_CASES = [
             (
                 "429",
                 "429 Too Many Requests",
-                f"{_REST}429 Too Many Requests{_TO_LIST}…",
+                f"{_REST}429 Too Many Requests; server message: …",
                 _AIRFLOW_DOWN,
                 _too_many_requests(),
             ),
             (
                 "500",
                 "500 Internal Server Error",
-                f"{_REST}500 Internal Server Error{_TO_LIST}Internal Server Error",
+                f"{_REST}500 Internal Server Error; server message: Internal Server Error",
                 _AIRFLOW_DOWN,
                 proxy.answer(500, "Internal Server Error", "text/plain"),
             ),
             (
                 "502-gateway",
                 "502 from a gateway",
-                f"{_REST}502 Bad Gateway{_TO_LIST}<h1>Bad Gateway</h1>",
+                f"{_REST}502 Bad Gateway; server message: <h1>Bad Gateway</h1>",
                 _AIRFLOW_DOWN,
                 proxy.answer(502, "<h1>Bad Gateway</h1>"),
             ),
-            ("reset", "the connection is reset", f"{_REST_SILENT}ReadError", _NETWORK, proxy.reset),
+            ("reset", "the connection is reset", f"{_REST}no response (ReadError)", _NETWORK, proxy.reset),
             (
                 "reset-midway",
                 "the connection is reset in the middle of the answer",
-                f"{_REST_SILENT}Re",
+                f"{_REST}no response (Re",
                 _NETWORK,
                 _cut_off(proxy.reset_midway),
             ),
             (
                 "truncated",
                 "the answer is cut off",
-                f"{_REST_SILENT}RemoteProtocolError",
+                f"{_REST}no response (RemoteProtocolError)",
                 _NETWORK,
                 _cut_off(proxy.truncated),
             ),
             (
                 "silent",
-                f"no answer within {PATIENCE.read_timeout} s",
-                f"{_REST_SILENT}ReadTimeout",
+                f"no answer within {POLICY.read_timeout} s",
+                f"{_REST}no response (ReadTimeout)",
                 _AIRFLOW_DOWN,
                 proxy.silent,
             ),
@@ -679,52 +680,50 @@ REST_CASES = [
             (
                 "login-page",
                 "an HTML page in place of JSON",
-                f"{_REST}200 OK{_TO_LIST}{LOGIN_PAGE}; {_REST_HOST}",
+                f"{_REST}200 OK; {_REST_HOST}; server message: {LOGIN_PAGE}",
                 _CORRECT_HOST,
                 proxy.answer(200, LOGIN_PAGE),
             ),
             (
                 "json-list",
                 "JSON that is no object (`[]`)",
-                f"{_REST}200 OK{_TO_LIST}[]; {_REST_HOST}",
+                f"{_REST}200 OK; {_REST_HOST}; server message: []",
                 _CORRECT_HOST,
                 _json([]),
             ),
             (
                 "redirect",
                 "a redirect to a login page",
-                f"{_REST}302 Found{_TO_LIST}…; it redirects to sso.example.org/login; {_REST_HOST}",
+                f"{_REST}302 Found; {_REST_HOST} (this one redirects to sso.example.org/login)",
                 _CORRECT_HOST,
                 proxy.answer(302, "", Location="https://sso.example.org/login?state=1"),
             ),
             (
                 "401",
                 "the token has expired",
-                f"{_REST}401 Unauthorized{_TO_LIST}Token Expired; the token is wrong or expired: renew connection "
-                "'airflow_api'",
+                f"{_REST}401 Unauthorized; renew the token of connection 'airflow_api'; server message: Token Expired",
                 _RENEW,
                 _detail(401, "Token Expired"),
             ),
             (
                 "bad-token",
                 "the token is wrong",
-                f"{_REST}403 Forbidden{_TO_LIST}Invalid JWT token; the token is wrong or expired: renew connection "
-                "'airflow_api'",
+                f"{_REST}403 Forbidden; renew the token of connection 'airflow_api'; server message: Invalid JWT token",
                 _RENEW,
                 _detail(403, "Invalid JWT token"),
             ),
             (
                 "403",
                 "the user may not read task instances",
-                f"{_REST}403 Forbidden{_TO_LIST}Forbidden; allow the user of connection 'airflow_api' to read DAGs, "
-                "DAG runs, task instances and XComs",
+                f"{_REST}403 Forbidden; allow the user of connection 'airflow_api' to read DAGs, DAG runs, task "
+                "instances and XComs; server message: Forbidden",
                 "Give the user's role these rights.",
                 _detail(403, "Forbidden"),
             ),
             (
                 "wrong-path",
                 "the path of the address is wrong (405)",
-                f"{_REST}405 Method Not Allowed{_TO_LIST}Method Not Allowed; {_REST_HOST}",
+                f"{_REST}405 Method Not Allowed; {_REST_HOST}; server message: Method Not Allowed",
                 _CORRECT_HOST,
                 _detail(405, "Method Not Allowed"),
             ),
@@ -736,32 +735,29 @@ REST_CASES = [
             (
                 "other-json",
                 "JSON of another kind",
-                "Airflow's API answers an object of ['login'] in place of a list of task_instances (KeyError); …",
+                "reading a list of task_instances from Airflow's API: unexpected object of ['login'] (KeyError); …",
                 _CORRECT_HOST,
                 _json({"login": "https://sso.example.org"}),
             ),
             (
                 "another-airflow",
                 "another Airflow answers, or the user may not read the cleanup's own DAG",
-                "the task instance that asks, kpo_cleanup.fetch_active_tis of run run_1, is not in the answer of "
-                "Airflow's API at …: either this is another Airflow, and the connection's host must be corrected, or "
-                "its user may not read DAG 'kpo_cleanup'",
+                f"{_REST_REJECTED} missing there; point the connection's host to the API server of this Airflow, "
+                "without a cache in front of it, and allow the connection's user to read DAG 'kpo_cleanup'",
                 _CORRECT_HOST + " Or allow the user to read the cleanup's DAG, too.",
                 _json({"task_instances": [], "total_entries": 0}),
             ),
             (
                 "same-run-of-another-airflow",
                 "another Airflow with the same DAG and run answers",
-                "the task instance that asks, …, is running and has id …, but Airflow's API at … has {'0197': "
-                "'running'}: it is another Airflow's, or its answers are old",
+                f"{_REST_REJECTED.removesuffix('is')}has id 0197 there instead of …",
                 _CORRECT_HOST,
                 _own("running", "0197"),
             ),
             (
                 "old-answer",
                 "an answer is old",
-                "the task instance that asks, …, is running and has id …, but Airflow's API at … has {…'queued'}: it "
-                "is another Airflow's, or its answers are old",
+                f"{_REST_REJECTED} 'queued' there instead of 'running'",
                 "Put no cache before the API server, and no replica behind it.",
                 _own("queued", OWN.id),
             ),
@@ -826,27 +822,28 @@ POD_CASES = [
 
 _INTRODUCTION = f"""# Faults, and what a run does about them
 
-For people on call. Made by `python -m tests.faults.cases > docs/faults.md`. The tests inject each fault of these
-tables, and look for each message.
+For people on call. Generated by `python -m tests.faults.cases > docs/faults.md`. The tests inject each fault in these
+tables, and check its message.
 
-- A run waits for a fault to pass: it tries a request up to {PATIENCE.attempts} times. No new try begins after
-  {PATIENCE.deadline:g} s. An answer may take {PATIENCE.read_timeout:g} s, and a connection
-  {PATIENCE.connect_timeout:g} s.
-- The tables say what happens if a fault lasts.
-- Between two tries, the run waits as long as the API server asks (`Retry-After`, in seconds), but at most
-  {PATIENCE.max_backoff:g} s. If the server does not ask, the run waits at random: at first up to
-  {PATIENCE.initial_backoff * 2:g} s, then up to twice as long each time.
-- A deletion needs an answer of Airflow that is at most {MAX_SNAPSHOT_AGE:g} s old. So the run asks again before each
-  new try.
-- `…` in a message stands for details.
-- No fault ever makes a pod a zombie. If the run cannot find something out, it keeps the pod.
+- A run retries what may succeed later: it makes up to {POLICY.attempts} attempts, and starts none later than
+  {POLICY.deadline:g} s after the first. The timeout of a response is {POLICY.read_timeout:g} s, that of a connection
+  {POLICY.connect_timeout:g} s.
+- Between two attempts, it waits as long as the server asks (`Retry-After`, in seconds), but no longer than
+  {POLICY.max_backoff:g} s. If the server does not ask, it waits for a random time: up to {POLICY.initial_backoff:g} s
+  at first, and up to twice as long each time (exponential backoff with jitter).
+- The tables describe persistent faults.
+- No pod is deleted on an answer of Airflow that is older than {MAX_SNAPSHOT_AGE:g} s. The run therefore queries Airflow
+  again before it retries a deletion.
+- `…` in a message stands for any text.
+- No fault ever turns a pod into a zombie: whatever the run cannot find out, it keeps the pod.
 """
-_LIST_INTRODUCTION = """If a run gives one namespace up, it goes on with the others, and deletes their zombies. Then
-`reap` fails with the message. If no namespace is left, `list_pods` fails, and nothing is deleted. Airflow tries
-`list_pods` twice more, if that can help. `reap` lists again. If that fails, it deletes nothing in that namespace."""
-_DELETE_INTRODUCTION = f"""The run tries the other pods, too. Then `reap` fails and names each pod that is `failed`. The
-next run tries again. After {CONCURRENT_DELETES} pods in a row without an answer, the run sends no more: the rest is
-`left_for_next_run`. After {CONCURRENT_DELETES} equal refusals in a namespace, its other pods are `failed`, too."""
+_LIST_INTRODUCTION = """A namespace that cannot be listed is skipped. The zombies in all others are deleted, and then
+`reap` fails with the message. If no namespace can be listed, `list_pods` fails and nothing is deleted. Airflow retries
+`list_pods` twice if that may help. `reap` lists the pods again, and deletes nothing in a namespace where that fails."""
+_DELETE_INTRODUCTION = f"""The other pods are deleted nevertheless. Then `reap` fails with the reasons for its `failed`
+pods, and the next run tries again. After {CONCURRENT_DELETES} pods in a row without a response, the run sends nothing
+more: the rest is `left_for_next_run`. After {CONCURRENT_DELETES} equal refusals in a namespace, its other pods are
+`failed` as well."""
 _SOURCE_INTRODUCTION = f"""No answer never means "there are no task instances". Airflow tries `fetch_active_tis` twice
 more. `reap` asks again. If that fails, the pods of that question (up to {BATCH}) are `failed`, the rest is
 `left_for_next_run`, and `reap` fails. The pods that were deleted before were rightly deleted."""
@@ -867,7 +864,7 @@ def _table(cases: Iterable[Case | ConnectionCase | SourceCase]) -> list[str]:
 
 
 def render() -> str:
-    """Write the text of docs/faults.md."""
+    """Return the content of docs/faults.md."""
     sections: list[tuple[str, str, list[str]]] = [
         ("Reaching the API server", "As for the listing, below.", _table(CONNECTION_CASES)),
         ("Listing pods (`list_pods`)", _LIST_INTRODUCTION, _table(LIST_CASES)),

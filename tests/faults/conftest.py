@@ -1,4 +1,4 @@
-"""The API server of a test, embedded or real, and timeouts for which a test can wait."""
+"""The API server of a test, embedded or real, and a retry policy for which a test can wait."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from tests.faults.servers import Server, behind_proxy, connection
 
 CONN_ID = "faults"
 PAGE_SIZE = 5
-ATTEMPTS = 5
 Connect = Callable[[Mapping[str, Any]], PodClient]
 
 
@@ -35,7 +34,7 @@ def real_server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 @pytest.fixture(params=["embedded", pytest.param("real", marks=pytest.mark.cluster)])
 def server(request: pytest.FixtureRequest) -> Server:
-    """Put a healthy server behind a proxy."""
+    """Return an API server behind a proxy that has no fault yet."""
     server: Server = request.getfixturevalue(f"{request.param}_server")
     server.proxy.heal()
     return server
@@ -47,8 +46,8 @@ def namespace(server: Server) -> str:
 
 
 @pytest.fixture
-def patience(request: pytest.FixtureRequest) -> RetryPolicy:
-    """Make a patience that is short enough for a test; its timeout is shorter if the test waits for it."""
+def retry_policy(request: pytest.FixtureRequest) -> RetryPolicy:
+    """Return a policy with short delays, and a short timeout if the test waits for it."""
     return replace(QUICK, read_timeout=0.3) if "silent" in request.node.name else QUICK
 
 
@@ -58,17 +57,17 @@ def page_size() -> int:
 
 
 @pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch, patience: RetryPolicy, page_size: int) -> Connect:
-    """Make the product's client out of an Airflow connection to the address of a cluster."""
+def connect(monkeypatch: pytest.MonkeyPatch, retry_policy: RetryPolicy, page_size: int) -> Connect:
+    """Return a function that connects the client to a cluster by an Airflow connection."""
 
     def make(cluster: Mapping[str, Any]) -> PodClient:
         monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(connection(cluster)))
-        return PodClient(CONN_ID, patience, page_size)
+        return PodClient(CONN_ID, retry_policy, page_size)
 
     return make
 
 
 @pytest.fixture
 def api(server: Server, connect: Connect) -> PodClient:
-    """Make the product's client, which goes through the proxy."""
+    """Return the client, connected through the proxy."""
     return connect({"server": server.proxy.url})

@@ -1,18 +1,19 @@
-"""A search for a wrong deletion or a missed zombie, in many more random histories than the tests have time for.
+"""Search many more random histories than the tests have time for, for a wrong deletion or a missed zombie.
 
     python -m tests.faults.explore --machine faults --histories 20000 --seed 1
 
-Each round prints its progress. A round that fails shows its shortest history. Its seed finds it again:
-``--seed 17 --histories 50``.
+Without ``--seed`` the first seed is random. Each round prints its seed before it starts. A round that fails prints its
+shortest history, and its seed reproduces it: ``--seed 17 --histories 50``.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import random
 import time
 
-import tests.conftest  # noqa: F401  a scratch Airflow, chosen before anything imports Airflow
+import tests.conftest  # noqa: F401  chooses a scratch Airflow before anything imports Airflow
 from tests.faults.test_random_faults import Airflow, run_histories, set_up
 from tests.faults.world import TALLY
 
@@ -20,27 +21,28 @@ ROUND = 50  # histories
 
 
 def main() -> None:
-    """Run it."""
+    """Run the histories."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--machine", choices=("faults", "operator"), default="faults")
     parser.add_argument("--histories", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=1, help="of the first round; each further one has the next")
+    parser.add_argument("--seed", type=int, help="of the first round; each further one has the next")
     given = parser.parse_args()
     kind = machine_of(given.machine)
+    first_seed = random.SystemRandom().getrandbits(32) if given.seed is None else given.seed
     logging.disable(logging.CRITICAL)
     start = time.monotonic()
     with set_up(kind):
         for number, done in enumerate(range(0, given.histories, ROUND)):
             histories = min(ROUND, given.histories - done)
-            run_histories(kind, histories, given.seed + number)
-            took = time.monotonic() - start
-            print(f"seed {given.seed + number}: {done + histories} histories in {took:.0f} s", flush=True)
+            print(f"seed {first_seed + number}: ", end="", flush=True)
+            run_histories(kind, histories, first_seed + number)
+            print(f"{done + histories} histories in {time.monotonic() - start:.0f} s", flush=True)
     for what, times in sorted(TALLY.items()):
         print(f"{times:8} {what}")
 
 
 def machine_of(name: str) -> type[Airflow]:
-    """Choose the machine; the real operator takes seconds to import."""
+    """Return the machine with this name. Importing the real operator takes seconds."""
     if name == "faults":
         return Airflow
     from tests.faults.test_operator_histories import RealAirflow

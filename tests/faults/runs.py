@@ -1,4 +1,4 @@
-"""A whole run of the cleanup against one API server: list, ask, judge, reap."""
+"""A whole run of the cleanup against one API server: list, fetch, classify, reap."""
 
 from __future__ import annotations
 
@@ -8,44 +8,50 @@ from collections.abc import Mapping
 from include.kpo_cleanup.classify import Snapshot, classify
 from include.kpo_cleanup.constants import Outcome
 from include.kpo_cleanup.kube.pods import PodClient
-from include.kpo_cleanup.reap import Result, reap
+from include.kpo_cleanup.reap import reap
+from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
 from tests.faults.servers import Server
 from tests.faults.world import MemorySource, Task
 
-# Short enough for a test; the timeouts are as long as a busy machine may need.
-QUICK = RetryPolicy(connect_timeout=2, read_timeout=1, initial_backoff=0.01, max_backoff=1)
+# The delays are short enough for a test, and the timeouts long enough for a busy machine.
+QUICK = RetryPolicy(connect_timeout=2, read_timeout=1, initial_backoff=0.02, max_backoff=1)
 
-# It ends after its pods are made, whenever that is; nothing settles in these tests.
+# It ends after its pods were created, whenever that is. No test here waits for anything to settle.
 FAILED_ONCE = Task("", "orders", "over", "run_1", state="failed", ended=2**31)
 IN_TRY_2 = Task("", "orders", "live", "run_1", state="running", try_number=2)
 
 
 def create(server: Server, namespace: str, name: str, task: Task, try_number: int = 1) -> None:
-    """Make a pod of a task."""
+    """Create a pod of a task."""
     server.create_pod(namespace, name, {**task.labels, "try_number": str(try_number)})
 
 
 def source_of(*tasks: Task) -> MemorySource:
-    """Make a source that knows these tasks."""
+    """Return a source that has these tasks."""
     return MemorySource({task.key: task for task in tasks})
 
 
 def clean_up(
-    api: PodClient, namespace: str, source: MemorySource, patience: RetryPolicy = QUICK, label_selector: str = ""
+    api: PodClient, namespace: str, source: MemorySource, policy: RetryPolicy = QUICK, label_selector: str = ""
 ) -> dict[str, Result]:
     """Classify all pods and reap; return the results by pod name."""
     settings = Settings(namespaces=namespace, settle_seconds=0, label_selector=label_selector)
     listed = api.list_pods([namespace], label_selector).pods
-    told = source.fetch({pod.key for pod in listed})
-    verdicts = classify(Snapshot(listed, told, settings, int(time.time()) + 1))
-    doomed = [verdict for verdict in verdicts if verdict.is_zombie]
-    results = reap(doomed, api, source, settings, [namespace], clock=lambda: time.time() + 1, patience=patience)
-    assert sorted(r.verdict.pod.uid for r in results) == sorted(v.pod.uid for v in doomed)
+    task_instances = source.fetch({pod.key for pod in listed})
+    verdicts = classify(Snapshot(listed, task_instances, settings, int(time.time()) + 1))
+    zombies = [verdict for verdict in verdicts if verdict.is_zombie]
+    results = reap(zombies, api, source, settings, [namespace], clock=lambda: time.time() + 1, retry_policy=policy)
+    assert sorted(r.verdict.pod.uid for r in results) == sorted(v.pod.uid for v in zombies)
     return {result.verdict.pod.name: result for result in results}
 
 
 def outcomes(results: Mapping[str, Result]) -> dict[str, Outcome]:
     """Return the outcomes by pod name."""
     return {name: result.outcome for name, result in results.items()}
+
+
+def message_of(result: Result) -> str:
+    """Return the error of a result, or else its detail."""
+    return str(result.error) if result.error else result.detail

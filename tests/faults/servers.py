@@ -1,4 +1,4 @@
-"""The API servers that the product meets here: the embedded one and the real one, each behind a proxy."""
+"""The API servers of the tests: the embedded one and the real one, each behind a proxy."""
 
 from __future__ import annotations
 
@@ -14,53 +14,53 @@ import urllib3
 
 from tests.proxy import FaultProxy
 
-SECONDS = 30  # for any request that is made here
-CONNECTIONS = 20  # more than ask at once
+TIMEOUT = 30  # seconds
+CONNECTIONS = 20  # more than are used at once
 
 
 class Server:
-    """An API server, seen from both sides of its proxy: the tests themselves go past the proxy."""
+    """An API server behind a proxy. The tests themselves bypass the proxy."""
 
     def __init__(self, kubeconfig: Mapping[str, Any], proxy: FaultProxy, context: ssl.SSLContext | None) -> None:
         self.proxy = proxy
         self.url: str = _cluster(kubeconfig)["server"]
         self.cluster: dict[str, Any] = {**_cluster(kubeconfig), "plain": proxy.url}
-        # With requests, which does the same, the random histories would take a quarter longer.
+        # The random histories take a quarter longer with requests.
         self._http = urllib3.PoolManager(maxsize=CONNECTIONS, ssl_context=context)
 
     def call(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
-        """Make one request, which must succeed."""
-        sent = None if body is None else json.dumps(body)
+        """Send one request, which must succeed."""
+        data = None if body is None else json.dumps(body)
         headers, url = {"Content-Type": content_type}, f"{self.url}/api/v1/{path}"
-        answer = self._http.request(method, url, body=sent, headers=headers, timeout=SECONDS, retries=False)
+        answer = self._http.request(method, url, body=data, headers=headers, timeout=TIMEOUT, retries=False)
         assert answer.status < 400, answer.data
         return json.loads(answer.data)
 
     def create_namespace(self) -> str:
-        """Make a namespace for one test."""
+        """Create a namespace for one test."""
         created = self.call("POST", "namespaces", {"metadata": {"generateName": "faults-"}})
         return str(created["metadata"]["name"])
 
     def create_pod(self, namespace: str, name: str, labels: Mapping[str, str], **metadata: Any) -> dict[str, Any]:
-        """Make a pod, which is Pending, as no kubelet runs."""
+        """Create a pod, which stays Pending because there is no kubelet."""
         body = {
             "metadata": {"name": name, "labels": dict(labels), **metadata},
             "spec": {
                 "containers": [{"name": "base", "image": "busybox"}],
                 "restartPolicy": "Never",
-                "schedulerName": "nobody",  # the kubelet of other tests on this server would run it
+                "schedulerName": "nobody",  # so that the kubelet of other tests on this server does not run it
             },
         }
         pod: dict[str, Any] = self.call("POST", f"namespaces/{namespace}/pods", body)
         return pod
 
     def set_status(self, namespace: str, name: str, **status: Any) -> None:
-        """Write a status as a kubelet does."""
+        """Write the status, like a kubelet."""
         path = f"namespaces/{namespace}/pods/{name}/status"
         self.call("PATCH", path, {"status": status}, "application/merge-patch+json")
 
     def patch(self, namespace: str, name: str, metadata: Mapping[str, Any]) -> None:
-        """Patch a pod as a person with kubectl does."""
+        """Patch the metadata, like a person with kubectl."""
         path = f"namespaces/{namespace}/pods/{name}"
         self.call("PATCH", path, {"metadata": metadata}, "application/merge-patch+json")
 
@@ -70,12 +70,12 @@ class Server:
         return {item["metadata"]["name"]: item for item in items}
 
     def delete(self, namespace: str, name: str, **options: Any) -> None:
-        """Delete a pod, by default at once."""
+        """Delete a pod, by default without a grace period."""
         self.call("DELETE", f"namespaces/{namespace}/pods/{name}", {"gracePeriodSeconds": 0, **options})
 
 
 def context_of(kubeconfig: Mapping[str, Any]) -> ssl.SSLContext | None:
-    """Make a TLS context with the authority and the client certificate of a kubeconfig; None if it has none."""
+    """Return a TLS context with the CA and the client certificate of a kubeconfig, or None if it has no CA."""
     authority, user = _cluster(kubeconfig).get("certificate-authority-data"), kubeconfig["users"][0]["user"]
     if not authority:
         return None
@@ -90,14 +90,14 @@ def context_of(kubeconfig: Mapping[str, Any]) -> ssl.SSLContext | None:
 
 @contextmanager
 def behind_proxy(kubeconfig: Mapping[str, Any]) -> Iterator[Server]:
-    """Put a proxy before the API server of a kubeconfig; the proxy holds the credentials."""
+    """Start a proxy, which has the credentials, in front of the API server of a kubeconfig."""
     context = context_of(kubeconfig)
     with FaultProxy(_cluster(kubeconfig)["server"], context) as proxy:
         yield Server(kubeconfig, proxy, context)
 
 
 def connection(cluster: Mapping[str, Any], namespace: str = "default") -> dict[str, Any]:
-    """Make an Airflow connection to the API server at such an address, without credentials."""
+    """Return an Airflow connection to the API server at this address, without credentials."""
     kubeconfig = {
         "apiVersion": "v1",
         "kind": "Config",

@@ -1,7 +1,8 @@
-"""A source of task instances that fails, in each of its calls: no answer never means "there are none"."""
+"""A source of task instances that fails in any of its queries: no answer never means "there are none"."""
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -18,11 +19,11 @@ from include.kpo_cleanup.constants import Outcome
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import TaskInstanceKey
 from include.kpo_cleanup.kube.pods import PodClient
-from include.kpo_cleanup.reap import Result, reap
-from include.kpo_cleanup.report import failures
+from include.kpo_cleanup.reap import reap
+from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instances import TaskInstanceSource
+from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from include.kpo_cleanup.task_instances.rest import RestSource
 from include.kpo_cleanup.task_instances.rest_api import RestApi
 from include.kpo_cleanup.task_instances.sql import SqlSource
@@ -33,11 +34,11 @@ from tests.proxy import FaultProxy
 
 KEY = TaskInstanceKey("orders", "extract", "run_1")
 PODS, BATCH = 5, 2
-LOOKS = 1 + -(-PODS // BATCH)  # one before the verdict, and one before each batch of deletions
+QUERIES = 1 + -(-PODS // BATCH)  # one to classify, and one before each batch of deletions
 
 
 class Rows:
-    """Rows of the database: all tasks failed."""
+    """The rows of the database: all tasks failed."""
 
     def all(self) -> list[tuple[Any, ...]]:
         return [("orders", task, "run_1", -1, "failed", 1, "2026-11-24 00:00:00", "Operator") for task in TASKS]
@@ -47,7 +48,7 @@ class Rows:
         return iter(())
 
     def first(self) -> tuple[str, Any]:
-        """Return our own task instance."""
+        """Return the caller's task instance."""
         return "running", OWN.id
 
 
@@ -55,13 +56,13 @@ TASKS = [f"task_{number}" for number in range(PODS)]
 
 
 def failing_on(
-    look: int, answer: Any, error: Exception, is_look: Callable[..., bool] = lambda *_args, **_kwargs: True
+    query: int, answer: Any, error: Exception, counts: Callable[..., bool] = lambda *_args, **_kwargs: True
 ) -> Callable[..., Any]:
-    """Make a function that gives the answer at each call, except at one look (0 is the first)."""
-    looks = iter(range(1_000))
+    """Return a function that returns the answer, except to one of the queries that count (0 is the first)."""
+    queries = itertools.count()
 
     def ask(*args: Any, **kwargs: Any) -> Any:
-        if is_look(*args, **kwargs) and next(looks) == look:
+        if counts(*args, **kwargs) and next(queries) == query:
             raise error
         return answer
 
@@ -86,7 +87,7 @@ def sql_source(fails_on: int) -> TaskInstanceSource:
 
 def sql_source_without_connection(fails_on: int) -> TaskInstanceSource:
     error = OperationalError("connect", {}, Exception("could not translate host name"))
-    # The looks before a batch connect once more, for the records.
+    # The query before each batch connects once more, for the records.
     connect: Callable[[], AbstractContextManager[Any]] = failing_on(
         max(2 * fails_on - 1, 0), nullcontext(connection(lambda *_: Rows())), error
     )
@@ -96,9 +97,9 @@ def sql_source_without_connection(fails_on: int) -> TaskInstanceSource:
 SOURCES = {
     "the Task SDK": (
         sdk_source,
-        "(?s)the Task SDK gave no task states for .*API_SERVER_ERROR; see the API server's log",
+        "(?s)the Task SDK could not read task states for .*API_SERVER_ERROR; see the API server's log",
     ),
-    "SQL": (sql_source, "(?s)task instances could not be read .*server closed the connection .*allow SELECT on"),
+    "SQL": (sql_source, "(?s)task instances could not be read .*server closed the connection .*grant SELECT on"),
     "connecting": (
         sql_source_without_connection,
         "(?s)task instances could not be read .*could not translate host name",
@@ -116,14 +117,14 @@ def pods(server: Server, namespace: str) -> list[str]:
 
 
 def clean_up(api: PodClient, namespace: str, source: TaskInstanceSource) -> list[Result]:
-    """Run the steps of a run in which each unmatched pod would be deleted at once."""
+    """Run a cleanup that would delete each unmatched pod at once."""
     settings = Settings(namespaces=namespace, settle_seconds=0, delete_unmatched_pods=True)
     listed = api.list_pods(settings.namespace_list(), settings.label_selector).pods
-    told = source.fetch({pod.key for pod in listed})
-    verdicts = classify(Snapshot(listed, told, settings, int(time.time()) + 1))
-    doomed = [verdict for verdict in verdicts if verdict.is_zombie]
-    assert len(doomed) == PODS
-    return reap(doomed, api, source, settings, [namespace], lambda: time.time() + 1, batch_size=BATCH)
+    task_instances = source.fetch({pod.key for pod in listed})
+    verdicts = classify(Snapshot(listed, task_instances, settings, int(time.time()) + 1))
+    zombies = [verdict for verdict in verdicts if verdict.is_zombie]
+    assert len(zombies) == PODS
+    return reap(zombies, api, source, settings, [namespace], lambda: time.time() + 1, batch_size=BATCH)
 
 
 def of(outcome: Outcome, results: Collection[Result]) -> list[Result]:
@@ -131,50 +132,50 @@ def of(outcome: Outcome, results: Collection[Result]) -> list[Result]:
 
 
 @pytest.mark.parametrize(("make", "message"), SOURCES.values(), ids=SOURCES)
-class TestFailsOn:
-    def test_none_of_its_calls(
+class TestASourceThatFails:
+    def test_all_pods_are_deleted_if_no_query_fails(
         self, server: Server, api: PodClient, namespace: str, pods: list[str], make: Any, message: str
     ) -> None:
-        assert len(of(Outcome.DELETED, clean_up(api, namespace, make(fails_on=LOOKS)))) == PODS
+        assert len(of(Outcome.DELETED, clean_up(api, namespace, make(fails_on=QUERIES)))) == PODS
         assert server.pods(namespace) == {}
 
-    def test_the_first_look(
+    def test_nothing_is_deleted_if_the_first_query_fails(
         self, server: Server, api: PodClient, namespace: str, pods: list[str], make: Any, message: str
     ) -> None:
         with pytest.raises(TaskInstanceSourceError, match=message):
             clean_up(api, namespace, make(fails_on=0))
         assert sorted(server.pods(namespace)) == pods
 
-    @pytest.mark.parametrize("look", range(1, LOOKS))
-    def test_the_look_before_a_batch(
-        self, server: Server, api: PodClient, namespace: str, pods: list[str], make: Any, message: str, look: int
+    @pytest.mark.parametrize("query", range(1, QUERIES))
+    def test_a_batch_whose_query_fails_is_not_deleted_and_the_rest_is_left(
+        self, server: Server, api: PodClient, namespace: str, pods: list[str], make: Any, message: str, query: int
     ) -> None:
-        results = clean_up(api, namespace, make(fails_on=look))
-        deleted = (look - 1) * BATCH
+        results = clean_up(api, namespace, make(fails_on=query))
+        deleted = (query - 1) * BATCH
         failed = of(Outcome.FAILED, results)
         assert len(of(Outcome.DELETED, results)) == deleted
         assert len(failed) == min(BATCH, PODS - deleted)
         assert len(of(Outcome.LEFT_FOR_NEXT_RUN, results)) == PODS - deleted - len(failed)
         assert len(server.pods(namespace)) == PODS - deleted
-        for line in failures(results):
-            assert re.search(message, line)
+        for result in failed:
+            assert re.search(message, str(result.error))
 
 
 @pytest.mark.parametrize("case", SOURCE_CASES, ids=lambda case: case.id)
-def test_what_is_wrong_with_the_source_is_named(case: SourceCase) -> None:
+def test_each_fault_of_a_source_has_its_documented_message(case: SourceCase) -> None:
     with pytest.raises(TaskInstanceSourceError) as caught:
         case.source().fetch([KEY])
     assert says_pattern(case.says).search(str(caught.value))
 
 
 @pytest.mark.parametrize("case", REST_CASES, ids=lambda case: case.id)
-def test_what_is_wrong_with_the_rest_api_is_named(case: Case) -> None:
-    patience = RetryPolicy(read_timeout=0.3 if case.id == "silent" else 5, initial_backoff=0.01)
+def test_each_fault_of_the_rest_api_has_its_documented_message(case: Case) -> None:
+    policy = RetryPolicy(read_timeout=0.3 if case.id == "silent" else 5, initial_backoff=0.02)
     with FaultProxy("http://127.0.0.1:9") as proxy:
         proxy.spoil("", case.fault)
         connection = SimpleNamespace(host=proxy.url, port=None, login=None, password="a token")
         with pytest.raises(TaskInstanceSourceError) as caught:
-            RestSource(RestApi("airflow_api", connection, patience), OWN, "the REST API").fetch([KEY])
+            RestSource(RestApi("airflow_api", connection, policy), OWN, "the REST API").fetch([KEY])
         assert says_pattern(case.says).search(str(caught.value))
-        assert len(proxy.requests) == (patience.attempts if case.does is Does.FETCH_RETRIES else 1)
+        assert len(proxy.requests) == (policy.attempts if case.does is Does.FETCH_RETRIES else 1)
         assert caught.value.is_retryable is (case.does is not Does.FETCH_GIVES_UP)

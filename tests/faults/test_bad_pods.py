@@ -1,4 +1,4 @@
-"""Pods with hostile or absurd labels and annotations: each gets its documented reason, and only zombies are deleted."""
+"""Pods with hostile or absurd labels and annotations: each has its documented reason, and only zombies are deleted."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 
 from include.kpo_cleanup import xcom
-from include.kpo_cleanup.classify import Snapshot, Verdict, classify
+from include.kpo_cleanup.classify import Snapshot, classify
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.identity import TaskInstanceKey, make_key, to_label_value
 from include.kpo_cleanup.kube.pods import PodClient
 from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
+from include.kpo_cleanup.verdict import Verdict
 from tests.faults.cases import POD_CASES, PodCase
 from tests.faults.servers import Server
 
-MARK = {"listed-by": "this-test"}  # so that pods without any label of the operator are listed, too
+MARK = {"listed-by": "this-test"}  # so that the label selector of the settings matches every pod
 LABELS = {
     "dag_id": "orders",
     "task_id": "extract",
@@ -32,9 +33,9 @@ LABELS = {
     **MARK,
 }
 RANDOM_PODS = {"embedded": 1_000, "real": 250}
-LONG_IDS = ["d" * 250, "long-id." * 31, "Ünïcödé-" * 31, "日本a" * 83]  # nothing but "-" makes no valid label
+LONG_IDS = ["d" * 250, "long-id." * 31, "Ünïcödé-" * 31, "日本a" * 83]
 
-# No number that Airflow writes, but a valid label for the API server.
+# Not written by Airflow as a number, but a valid label for the API server.
 NOT_NUMBERS = [
     "",
     "one",
@@ -54,7 +55,7 @@ NOT_NUMBERS = [
 
 
 class AllFailed:
-    """An Airflow in which the task instances of some DAGs failed long ago; the others do not exist."""
+    """A source in which the task instances of some DAGs failed long ago, and the others do not exist."""
 
     description = "the memory of the test"
 
@@ -81,13 +82,13 @@ def settings(namespace: str) -> Settings:
     return Settings(namespaces=namespace, label_selector="listed-by", settle_seconds=0)
 
 
-def judge(api: PodClient, settings: Settings, source: AllFailed) -> dict[str, Verdict]:
-    """Return the verdicts by pod name; all data passes through JSON, as between the tasks of the DAG."""
+def classify_all(api: PodClient, settings: Settings, source: AllFailed) -> dict[str, Verdict]:
+    """Return the verdicts by pod name. All data passes through XComs, as between the tasks of the DAG."""
     listing = xcom.load_listing(xcom.dump_listing(api.list_pods(settings.namespace_list(), settings.label_selector)))
     assert not listing.errors_by_namespace
-    told = source.fetch({pod.key for pod in listing.pods if not pod.label_problem})
-    told, _ = xcom.load_task_instances(xcom.dump_task_instances(told))
-    verdicts = classify(Snapshot(listing.pods, told, settings, in_a_minute()))
+    found = source.fetch({pod.key for pod in listing.pods if not pod.label_problem})
+    task_instances, _ = xcom.load_task_instances(xcom.dump_task_instances(found))
+    verdicts = classify(Snapshot(listing.pods, task_instances, settings, in_a_minute()))
     assert len({verdict.pod.uid for verdict in verdicts}) == len(verdicts)
     return {verdict.pod.name: verdict for verdict in verdicts}
 
@@ -100,18 +101,18 @@ def changed(labels: Mapping[str, str], changes: Mapping[str, str | None]) -> dic
     return {name: value for name, value in {**labels, **changes}.items() if value is not None}
 
 
-def assert_only_these_go(
+def assert_only_these_are_deleted(
     server: Server, api: PodClient, settings: Settings, source: AllFailed, zombies: set[str]
 ) -> None:
-    verdicts = judge(api, settings, source)
-    doomed = [verdict for verdict in verdicts.values() if verdict.is_zombie]
-    results = reap(doomed, api, source, settings, [settings.namespaces], in_a_minute)
+    verdicts = classify_all(api, settings, source)
+    found = [verdict for verdict in verdicts.values() if verdict.is_zombie]
+    results = reap(found, api, source, settings, [settings.namespaces], in_a_minute)
     assert {result.verdict.pod.name: result.outcome for result in results} == dict.fromkeys(zombies, Outcome.DELETED)
     assert set(server.pods(settings.namespaces)) == set(verdicts) - zombies
 
 
 @pytest.mark.usefixtures("decoder")
-def test_each_odd_pod_has_its_documented_reason_and_only_zombies_go(
+def test_each_odd_pod_has_its_documented_reason_and_only_zombies_are_deleted(
     server: Server, api: PodClient, settings: Settings
 ) -> None:
     cases = {f"pod-{number}": case for number, case in enumerate(POD_CASES)}
@@ -120,47 +121,45 @@ def test_each_odd_pod_has_its_documented_reason_and_only_zombies_go(
         server.set_status(settings.namespaces, name, phase="Running")
     source = AllFailed(["orders", "orders-0123456ab"])
 
-    found = {cases[name].id: verdict.reason.value for name, verdict in judge(api, settings, source).items()}
+    found = {cases[name].id: verdict.reason.value for name, verdict in classify_all(api, settings, source).items()}
     assert found == {case.id: case.reason.value for case in POD_CASES}
     zombies = {name for name, case in cases.items() if case.is_zombie}
-    assert_only_these_go(server, api, settings, source, zombies)
+    assert_only_these_are_deleted(server, api, settings, source, zombies)
 
 
 @pytest.mark.parametrize("value", [None, "", "true", "False"], ids=repr)
-def test_a_pod_that_is_not_labelled_as_the_operators_is_not_even_listed(
+def test_a_pod_without_the_operators_label_is_not_listed(
     server: Server, api: PodClient, settings: Settings, value: str | None
 ) -> None:
-    """Make a pod like the executor's worker pods, which have the same other labels."""
+    """The executor's worker pods have the same other labels."""
     server.create_pod(settings.namespaces, "odd", changed(LABELS, {"kubernetes_pod_operator": value}))
-    assert judge(api, settings, AllFailed(["orders"])) == {}
+    assert classify_all(api, settings, AllFailed(["orders"])) == {}
 
 
 @pytest.mark.parametrize("case", [case for case in POD_CASES if case.reason is Reason.BAD_LABELS], ids=lambda c: c.id)
-def test_the_evidence_names_the_label_that_is_wrong(
-    server: Server, api: PodClient, settings: Settings, case: PodCase
-) -> None:
+def test_the_label_problem_names_the_label(server: Server, api: PodClient, settings: Settings, case: PodCase) -> None:
     server.create_pod(settings.namespaces, "odd", changed(LABELS, case.labels))
-    (verdict,) = judge(api, settings, AllFailed(["orders"])).values()
-    (wrong,) = case.labels
-    assert f"label {wrong}" in verdict.evidence
+    (verdict,) = classify_all(api, settings, AllFailed(["orders"])).values()
+    (label,) = case.labels
+    assert f"label {label}" in verdict.pod.label_problem
 
 
 @pytest.mark.usefixtures("decoder")
 @pytest.mark.parametrize("raw_id", LONG_IDS, ids=["letters", "dots", "umlauts", "kanji"])
-def test_an_id_of_250_characters_is_found_by_its_cleaned_label(
+def test_a_task_instance_with_an_id_of_250_characters_is_found_by_its_label(
     server: Server, api: PodClient, settings: Settings, raw_id: str
 ) -> None:
     ids = {"dag_id": to_label_value(raw_id), "run_id": to_label_value(raw_id)}
     for name in ("over", "live"):
         server.create_pod(settings.namespaces, name, {**LABELS, **ids, "task_id": to_label_value(raw_id + name)})
-    told = TaskInstances(
+    task_instances = TaskInstances(
         {
             make_key(raw_id, raw_id + "over", raw_id, -1): TaskInstance("failed", 2, int(time.time())),
             make_key(raw_id, raw_id + "live", raw_id, -1): TaskInstance("running", 1),
         }
     )
     listed = api.list_pods(settings.namespace_list(), settings.label_selector).pods
-    verdicts = classify(Snapshot(listed, told, settings, in_a_minute()))
+    verdicts = classify(Snapshot(listed, task_instances, settings, in_a_minute()))
     assert {verdict.pod.name: verdict.reason for verdict in verdicts} == {
         "over": Reason.ORPHANED,
         "live": Reason.ACTIVE,
@@ -168,14 +167,13 @@ def test_an_id_of_250_characters_is_found_by_its_cleaned_label(
 
 
 @pytest.mark.parametrize("value", ["t" * 64, "über", "a b", "-1", "a/b", "1\n"], ids=repr)
-def test_what_does_not_fit_into_a_label_never_gets_into_the_cluster(server: Server, namespace: str, value: str) -> None:
-    """Show that the API server refuses it, so that no verdict on it is needed."""
+def test_the_api_server_rejects_a_label_with_the_value(server: Server, namespace: str, value: str) -> None:
     with pytest.raises(AssertionError, match=r"metadata\.labels: Invalid value"):
-        server.create_pod(namespace, "refused", {**LABELS, "task_id": value})
+        server.create_pod(namespace, "rejected", {**LABELS, "task_id": value})
 
 
 def random_pods(seed: int, count: int) -> Iterator[tuple[str, dict[str, str], dict[str, Any], Reason]]:
-    """Make names, labels and metadata of pods, each with the reason that it must get."""
+    """Yield names, labels and metadata of pods, each with the reason that it must have."""
     choose = random.Random(seed)
     text = string.ascii_letters + string.digits
     annotation = text + " \t\n\r\0\"'\\{}[]<>&%$#äßπ漢🚀\u202e\u200b\ufeff\u2028"
@@ -193,7 +191,7 @@ def random_pods(seed: int, count: int) -> Iterator[tuple[str, dict[str, str], di
         labels["try_number"] = choose.choice(["0", "1", "2", "999999999", "2147483647"])
         if choose.random() < 0.3:
             labels["map_index"] = choose.choice(["0", "7", "2147483647"])
-        # From the weakest reason to the strongest, so that the last one that is chosen counts.
+        # The reasons are in the reverse order of the rules, so that the last one that is chosen is the right one.
         if choose.random() < 0.2:
             labels["dag_id"], reason = choose.choice(["Orders", "staging", "x" * 63]), Reason.UNMATCHED
         if choose.random() < 0.15:
@@ -217,28 +215,28 @@ def random_pods(seed: int, count: int) -> Iterator[tuple[str, dict[str, str], di
         yield f"pod-{number}", labels, metadata, reason
 
 
-def test_a_thousand_at_random(
+def test_random_pods_have_the_right_reasons_and_only_zombies_are_deleted(
     server: Server, api: PodClient, settings: Settings, request: pytest.FixtureRequest
 ) -> None:
     seed = 24
-    made = list(random_pods(seed, RANDOM_PODS[request.node.callspec.params["server"]]))
+    pods = list(random_pods(seed, RANDOM_PODS[request.node.callspec.params["server"]]))
 
     def create(pod: tuple[str, dict[str, str], dict[str, Any], Reason]) -> None:
         name, labels, metadata, _ = pod
         server.create_pod(settings.namespaces, name, labels, **metadata)
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(create, made))
+        list(pool.map(create, pods))
     source = AllFailed(["orders", "orders-0123456ab", to_label_value("d" * 250)], (-1, 0, 7, 2147483647))
 
-    verdicts = judge(api, settings, source)
-    expected = {name: reason for name, _, _, reason in made}
+    verdicts = classify_all(api, settings, source)
+    expected = {name: reason for name, _, _, reason in pods}
     wrong = {
         name: (verdicts[name].reason, reason) for name, reason in expected.items() if verdicts[name].reason != reason
     }
     assert not wrong
-    assert len(verdicts) == len(made)
+    assert len(verdicts) == len(pods)
     zombies = {name for name, reason in expected.items() if reason is Reason.ORPHANED}
-    assert len(zombies) > len(made) / 5  # the draw has some of everything
+    assert len(zombies) > len(pods) / 5  # there are enough of each reason
     assert set(expected.values()) == {*map(Reason, ("orphaned", "unmatched", "owned", "protected", "bad_labels"))}
-    assert_only_these_go(server, api, settings, source, zombies)
+    assert_only_these_are_deleted(server, api, settings, source, zombies)

@@ -1,11 +1,12 @@
-"""The same random histories with the installed provider's own operator: it makes, finds, checks off and deletes.
+"""The same random histories with the operator of the installed provider, which creates, finds and deletes the pods.
 
-``python -m tests.faults.explore --machine operator`` looks much further.
+``python -m tests.faults.explore --machine operator`` runs many more of them.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from types import SimpleNamespace
@@ -23,46 +24,46 @@ from include.kpo_cleanup.airflow_compat import AirflowException
 from include.kpo_cleanup.identity import UNMAPPED
 from include.kpo_cleanup.task_instance import Record
 from tests.faults import world
-from tests.faults.test_random_faults import PAST_PROXY, Airflow, run_histories, set_up
+from tests.faults.test_random_faults import BYPASS, Airflow, run_histories, set_up
 from tests.faults.world import Operator, Task, uid
 
-HISTORIES = settings().max_examples // 2  # `make test-random` takes more, ``explore`` many more
+HISTORIES = settings().max_examples // 2  # ``explore`` runs many more
 HAS_STORE = tuple(int(part) for part in airflow.__version__.split(".")[:2]) >= (3, 3)
 
 
-class LeftAlone(Exception):
-    """The operator waits for its pod, or its worker has died. In both cases the test goes on."""
+class Detached(Exception):
+    """The operator waits for its pod, or its worker has died: the test goes on without it."""
 
 
 class Process(KubernetesPodOperator):  # type: ignore[misc]
     """The operator in its worker, until it waits for its pod."""
 
-    log = logging.getLogger(__name__)  # it logs much, and Airflow 3 would print it
-    dies: str  # at which moment, as in ``Airflow.start_try``
-    said: dict[str, str]  # the XComs
+    log = logging.getLogger(__name__)  # Airflow 3 would print its many messages
+    dies: str  # when, as in ``Airflow.start_try``
+    pushed: dict[str, str]  # its XComs
 
     def xcom_push(self, key: str, value: str) -> None:
-        """Note the XComs that are pushed."""
-        if self.dies == "unsaid":
-            raise LeftAlone
-        self.said[key] = value
+        """Record the XComs that are pushed."""
+        if self.dies == "unrecorded":
+            raise Detached
+        self.pushed[key] = value
 
     def find_pod(self, *args: Any, **more: Any) -> Any:
-        """Note the operator."""
-        if self.dies == "late" and len(self.said) == 2:
-            raise LeftAlone
+        """Find the pods, unless the worker dies before that."""
+        if self.dies == "late" and len(self.pushed) == 2:
+            raise Detached
         return super().find_pod(*args, **more)
 
     def await_pod_start(self, pod: Any) -> None:
-        """Leave the operator, which would wait here."""
-        raise LeftAlone
+        """Detach from the operator, which would wait here."""
+        raise Detached
 
     def invoke_defer_method(self, **_: Any) -> None:
-        """Leave the operator, which would defer here."""
-        raise LeftAlone
+        """Detach from the operator, which would defer here."""
+        raise Detached
 
     def post_complete_action(self, **_: Any) -> None:
-        """Do nothing: the operator has not finished with its pod, or is dead."""
+        """Do nothing, because the operator has not finished with its pod, or is dead."""
 
 
 class RealAirflow(Airflow):
@@ -70,17 +71,16 @@ class RealAirflow(Airflow):
 
     @classmethod
     def prepare(cls, patch: pytest.MonkeyPatch) -> None:
-        """Spare the libraries two things that take half of the time of all histories.
+        """Skip two things that take half of the time of all histories.
 
-        Each model of the Kubernetes client copies its default configuration. The operator writes its pod as YAML for a
-        line of the log that nobody reads here.
+        Each model of the Kubernetes client copies the default configuration, and the operator logs its pod as YAML.
         """
         patch.setattr(Configuration, "get_default_copy", lambda: Configuration._default or Configuration())
         patch.setattr(yaml, "safe_dump", lambda _: "")
 
     @cached_property
     def hook(self) -> Any:
-        return KubernetesHook(conn_id=PAST_PROXY)
+        return KubernetesHook(conn_id=BYPASS)
 
     def operator_starts(self, task: Task, operator: Operator, dies: str = "") -> None:
         self.a_moment_passes()
@@ -93,14 +93,14 @@ class RealAirflow(Airflow):
             context["task_state_store"] = SimpleNamespace(get=task.store.get, set=task.store.__setitem__)
         try:
             (process.execute_async if task.is_deferrable else process.execute_sync)(context)
-        except (FoundMoreThanOnePodFailure, KeyError):  # the second if one of several pods has no label try_number
+        except (FoundMoreThanOnePodFailure, KeyError):  # the latter if one of several pods lacks the label try_number
             task.state = "up_for_retry"
-        except LeftAlone:
+        except Detached:
             operator.process = process
-        if process.said:
-            task.record = Record(frozenset({f"{process.said['pod_namespace']}/{process.said['pod_name']}"}))
-        made = process.pod and self.server.pods(task.namespace).get(process.pod.metadata.name)
-        operator.pod = uid(made) if made else None
+        if process.pushed:
+            task.record = Record(frozenset({f"{process.pushed['pod_namespace']}/{process.pushed['pod_name']}"}))
+        pod = process.pod and self.server.pods(task.namespace).get(process.pod.metadata.name)
+        operator.pod = uid(pod) if pod else None
         if task.is_deferrable and operator.pod and task.state == "running":
             task.state = "deferred"
 
@@ -116,10 +116,10 @@ class RealAirflow(Airflow):
             reattach_on_restart=task.reattaches,
             on_finish_action=task.on_finish_action,
             on_kill_action=task.on_kill_action,
-            kubernetes_conn_id=PAST_PROXY,
+            kubernetes_conn_id=BYPASS,
         )
-        process.dies, process.said = dies, {}
-        # Each would connect again, which takes longer than all the rest.
+        process.dies, process.pushed = dies, {}
+        # Connecting again each time would take longer than everything else.
         process.__dict__["hook"], process.__dict__["client"] = self.hook, self.hook.core_v1_client
         return process
 
@@ -133,11 +133,11 @@ class RealAirflow(Airflow):
                 continue
             if not world.is_completed(pod):
                 self.set_status(pod, "Succeeded" if task.state == "success" else "Failed")
-            with suppress(AirflowException):  # which says that the pod has failed
+            with suppress(AirflowException):  # because the pod has failed
                 process.cleanup(process.pod, self.hook.get_pod(pod["metadata"]["name"], task.namespace))
 
 
 @pytest.mark.timeout(900)  # a failing example takes a while to shrink
-def test_what_is_live_stays_and_what_is_dead_goes() -> None:
+def test_what_is_alive_is_kept_and_what_is_dead_is_deleted(record_property: Callable[[str, object], None]) -> None:
     with set_up(RealAirflow):
-        run_histories(RealAirflow, HISTORIES)
+        record_property("histories", run_histories(RealAirflow, HISTORIES))

@@ -1,6 +1,6 @@
 """A small model of Airflow and its pods: task instances in memory, pods in an API server, and one clock.
 
-It says again which pods must live and which must go, as plainly as possible, and independently of the product.
+It states again which pods must be kept and which deleted, as simply as possible and independently of the product.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from include.kpo_cleanup.task_instance import RawIds, Record, TaskInstance, Task
 from tests.faults.servers import Server
 
 Json = dict[str, Any]
-OVER = ("success", "failed", "skipped", "upstream_failed", "removed")
+FINISHED = ("success", "failed", "skipped", "upstream_failed", "removed")
 START = int(datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp())
 SOURCE_DOWN = "the database of Airflow is down"
-LAGS = "the cleanup's own task instance is not there"
-UNREADABLE = "its XCom pod_name is no name in Kubernetes but a dict"
-NOT_LEFT_OUT, OURS = "env!=left-out", "env=production"  # what the cleanup looks for
-NEVER_LOOKED_BY = {
+LAGGING = "the caller's task instance is missing"
+UNREADABLE = "its XCom pod_name is a dict, not a name in Kubernetes"
+NOT_EXCLUDED, OURS = "env!=excluded", "env=production"  # label selectors of the cleanup
+NOT_SELECTED_BY = {
     *("dag_id", "task_id", "run_id", "map_index", "kubernetes_pod_operator"),
     *("try_number", "already_checked", "airflow_version", "airflow_kpo_in_cluster"),
 }
-TALLY: Counter[str] = Counter()  # of the events in all histories, for ``explore``
+TALLY: Counter[str] = Counter()  # of events in all histories, for ``explore``
 
 
 @dataclass
@@ -36,8 +36,8 @@ class Operator:
     """One operator of a task."""
 
     labels: dict[str, str] = field(default_factory=dict)  # its own
-    pod: str | None = None  # the uid of the one that it uses
-    process: Any = None  # the real operator, if there is one and its worker lives
+    pod: str | None = None  # the uid of the pod that it uses
+    process: Any = None  # the real operator, while its worker is alive
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Task:
     map_index: int = UNMAPPED
     reattaches: bool = True
     operators: list[Operator] = field(default_factory=lambda: [Operator()])
-    is_ours: bool = True  # not of the second Airflow
+    is_ours: bool = True  # and not the other Airflow's
     state: str | None = "running"
     try_number: int = 1
     ended: int | None = None
@@ -66,77 +66,77 @@ class Task:
         return TaskInstanceKey(self.dag_id, self.task_id, self.run_id, self.map_index)
 
     @property
-    def is_over(self) -> bool:
-        return self.state in OVER
+    def is_finished(self) -> bool:
+        return self.state in FINISHED
 
     @property
     def labels(self) -> dict[str, str]:
-        """Return the labels that name it. Its operator looks for its pod by these and by its own."""
+        """Return the labels that identify it. Its operator selects its pod by these and its own labels."""
         ids = {"dag_id": self.dag_id, "task_id": self.task_id, "run_id": self.run_id}
         mapped = {} if self.map_index == UNMAPPED else {"map_index": str(self.map_index)}
         return {**ids, **mapped, "kubernetes_pod_operator": "True"}
 
 
 class MemorySource:
-    """A source that tells the truth, or fails.
+    """A source that returns the truth, or fails.
 
-    :param tells_all: whether it knows try numbers and ends, as SQL does and the Task SDK does not.
+    :param knows_all: whether it knows try numbers and end times, like SQL and unlike the Task SDK.
     """
 
     description = "the memory of the test"
 
-    def __init__(self, tasks: dict[TaskInstanceKey, Task], tells_all: bool = True) -> None:
-        self.tasks, self.tells_all = tasks, tells_all
-        self.own = 0  # the try of the cleanup that runs now
+    def __init__(self, tasks: dict[TaskInstanceKey, Task], knows_all: bool = True) -> None:
+        self.tasks, self.knows_all = tasks, knows_all
+        self.caller = 0  # the number of the step in which the cleanup is
         self.before_fetch: Callable[[], object] = lambda: None
         self._past: tuple[int, dict[TaskInstanceKey, Task]] | None = None
         self._fails: tuple[int, Callable[[], None]] | None = None
 
-    def fails_in(self, looks: int, how: Callable[[], None]) -> None:
-        """Call `how` in each look after so many more looks."""
-        self._fails = looks, how
+    def fail_after(self, queries: int, fail: Callable[[], None]) -> None:
+        """Call `fail` in each query after so many more queries."""
+        self._fails = queries, fail
 
-    def lags(self) -> None:
-        """Show the past from now on, as a replica does that is cut off."""
-        self._past = self._past or (self.own, {key: replace(task) for key, task in self.tasks.items()})
+    def lag(self) -> None:
+        """Return the past from now on, like a replica that was cut off."""
+        self._past = self._past or (self.caller, {key: replace(task) for key, task in self.tasks.items()})
 
     @property
-    def is_believed(self) -> bool:
-        """Tell whether it lags only since this step, and so proves itself: the cleanup's own task instance is there."""
-        return self._past is not None and self._past[0] == self.own
+    def is_trusted(self) -> bool:
+        """Return whether it lags since this step only, so that its answers still have the caller's task instance."""
+        return self._past is not None and self._past[0] == self.caller
 
     def heal(self) -> None:
         self._past = self._fails = None
 
-    def is_down(self) -> None:
+    def be_down(self) -> None:
         raise TaskInstanceSourceError(SOURCE_DOWN)
 
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
         self.before_fetch()
-        own, tasks = self._seen()
-        if own != self.own:
-            raise TaskInstanceSourceError(LAGS)
-        there = [key for key in keys if key in tasks]
-        raw_ids = {key: (RawIds(*key[:3]),) for key in there}
-        return TaskInstances({key: self._told(tasks[key]) for key in there}, raw_ids=raw_ids)
+        caller, tasks = self._visible()
+        if caller != self.caller:
+            raise TaskInstanceSourceError(LAGGING)
+        found = [key for key in keys if key in tasks]
+        raw_ids = {key: (RawIds(*key[:3]),) for key in found}
+        return TaskInstances({key: self._to_task_instance(tasks[key]) for key in found}, raw_ids=raw_ids)
 
     def read_records(
         self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
     ) -> Mapping[TaskInstanceKey, Record]:
         assert set(keys) <= task_instances.found.keys(), "there is no record without a task instance"
-        _, tasks = self._seen()
+        _, tasks = self._visible()
         return {key: record for key in keys if key in tasks and (record := tasks[key].record)}
 
-    def _seen(self) -> tuple[int, dict[TaskInstanceKey, Task]]:
+    def _visible(self) -> tuple[int, dict[TaskInstanceKey, Task]]:
         if self._fails is not None:
-            looks, how = self._fails
-            self._fails = max(looks - 1, 0), how
-            if not looks:
-                how()
-        return self._past or (self.own, self.tasks)
+            queries, fail = self._fails
+            self._fails = max(queries - 1, 0), fail
+            if not queries:
+                fail()
+        return self._past or (self.caller, self.tasks)
 
-    def _told(self, task: Task) -> TaskInstance:
-        if self.tells_all:
+    def _to_task_instance(self, task: Task) -> TaskInstance:
+        if self.knows_all:
             return TaskInstance(task.state, task.try_number, task.ended, "KubernetesPodOperator")
         return TaskInstance(task.state)
 
@@ -174,73 +174,73 @@ def is_completed(pod: Json) -> bool:
 
 
 def find_pods(server: Server, task: Task, operator: Operator) -> list[Json]:
-    """Find pods as ``KubernetesPodOperator.find_pod``: by labels without try number, unchecked, oldest first."""
-    return adoption_key(server.pods(task.namespace).values(), task, operator)
+    """Return the pods that ``KubernetesPodOperator.find_pod`` finds, oldest first."""
+    return matching_pods(server.pods(task.namespace).values(), task, operator)
 
 
-def adoption_key(pods: Iterable[Json], task: Task, operator: Operator) -> list[Json]:
-    wanted = {**operator.labels, **task.labels}.items()
-    found = [pod for pod in pods if wanted <= pod["metadata"]["labels"].items() and not already_checked(pod)]
+def matching_pods(pods: Iterable[Json], task: Task, operator: Operator) -> list[Json]:
+    selector = {**operator.labels, **task.labels}.items()
+    found = [pod for pod in pods if selector <= pod["metadata"]["labels"].items() and not already_checked(pod)]
     return sorted(
         found, key=lambda pod: (pod["metadata"]["creationTimestamp"], int(pod["metadata"]["resourceVersion"]))
     )
 
 
 def pods_in_use(server: Server, tasks: Collection[Task]) -> set[str]:
-    """List the uids of the pods to which a live task instance is attached, or its next try would attach.
+    """Return the uids of the pods to which a live task instance is attached, or which its next try would adopt.
 
-    That is the latest one that ``find_pod`` finds; if it is just being deleted, the one before it, too.
+    That is the latest one that ``find_pod`` finds. If that is being deleted, it is the one before it as well.
     """
     used = set()
-    live = [task for task in tasks if not task.is_over]
-    there = {namespace: server.pods(namespace) for namespace in {task.namespace for task in live}}
+    live = [task for task in tasks if not task.is_finished]
+    by_namespace = {namespace: server.pods(namespace) for namespace in {task.namespace for task in live}}
     for task in live:
         for operator in task.operators:
-            found = adoption_key(there[task.namespace].values(), task, operator)
+            found = matching_pods(by_namespace[task.namespace].values(), task, operator)
             used |= {uid(pod) for pod in found[-1:]}
             used |= {uid(pod) for pod in [pod for pod in found if not is_terminating(pod)][-1:]}
             used |= {operator.pod} if operator.pod else set()
-        stored = [there[task.namespace].get(kept["name"]) for kept in task.store.values() if task.reattaches]
+        stored = [by_namespace[task.namespace].get(kept["name"]) for kept in task.store.values() if task.reattaches]
         used |= {uid(pod) for pod in stored if pod and not already_checked(pod)}
     return used
 
 
 def zombies(pods: Collection[Json], source: MemorySource, settings: Settings, now: int) -> set[str]:
-    """List the uids of the pods that the rules have deleted."""
+    """Return the uids of the pods that the rules delete."""
     selected = [pod for pod in pods if is_selected(pod, settings)]
     return {uid(pod) for pod in selected if _is_zombie(pod, selected, source, settings, now)}
 
 
-def must_go(pods: Collection[Json], source: MemorySource, settings: Settings, now: int) -> set[str]:
-    """List the uids of the pods that are really dead, and that the settings let go if all are ours.
+def must_be_deleted(pods: Collection[Json], source: MemorySource, settings: Settings, now: int) -> set[str]:
+    """Return the uids of the pods that are really dead, and that the settings delete if all of them are ours.
 
-    It ignores tries, ends and records, with one exception: a record that cannot be read keeps an unchecked pod.
+    It ignores tries, end times and records, with one exception: an unreadable record keeps an unchecked pod.
     """
-    return {uid(pod) for pod in pods if _must_go(pod, source.tasks, settings, now)}
+    return {uid(pod) for pod in pods if _must_be_deleted(pod, source.tasks, settings, now)}
 
 
-def _must_go(pod: Json, tasks: Mapping[TaskInstanceKey, Task], settings: Settings, now: int) -> bool:
+def _must_be_deleted(pod: Json, tasks: Mapping[TaskInstanceKey, Task], settings: Settings, now: int) -> bool:
     key = make_key(pod)
-    if key is None or is_left_alone(pod, settings, now) or is_completed(pod):
+    if key is None or is_exempt(pod, settings, now) or is_completed(pod):
         return False
     task, long_ago = tasks.get(key), now - max(settings.settle_seconds, 300)
     if task is None:
         return epoch(pod["metadata"]["creationTimestamp"]) < long_ago
     is_readable = already_checked(pod) or not (task.record and task.record.problem)
-    signs = [_last_sign(pod), task.ended or 0]
-    return task.is_over and max(signs) < long_ago and is_readable
+    last_activity = max(_last_activity(pod), task.ended or 0)
+    return task.is_finished and last_activity < long_ago and is_readable
 
 
 def is_selected(pod: Json, settings: Settings) -> bool:
-    """Tell whether its labels are those that the cleanup looks for."""
+    """Return whether the cleanup selects it by its labels."""
     labels = pod["metadata"]["labels"]
     env = labels.get("env")
-    is_matched = {NOT_LEFT_OUT: env != "left-out", OURS: env == "production"}[settings.label_selector]
+    is_matched = {NOT_EXCLUDED: env != "excluded", OURS: env == "production"}[settings.label_selector]
     return is_matched and bool(labels.get("kubernetes_pod_operator") == "True")
 
 
-def is_left_alone(pod: Json, settings: Settings, now: int) -> bool:
-    """Tell whether something on the pod itself keeps it, whatever its task instance is."""
+def is_exempt(pod: Json, settings: Settings, now: int) -> bool:
+    """Return whether something on the pod itself keeps it, whatever the state of its task instance."""
     metadata = pod["metadata"]
     return (
         not is_selected(pod, settings)
@@ -253,7 +253,7 @@ def is_left_alone(pod: Json, settings: Settings, now: int) -> bool:
 
 def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings: Settings, now: int) -> bool:
     key, try_number = make_key(pod), try_of(pod)
-    if key is None or is_left_alone(pod, settings, now):
+    if key is None or is_exempt(pod, settings, now):
         return False
     task, created = source.tasks.get(key), epoch(pod["metadata"]["creationTimestamp"])
     unmatched = settings.delete_unmatched_pods and now - created > settings.settle_seconds
@@ -261,25 +261,25 @@ def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings
         return unmatched
     record = task.record or Record()
     is_named = name(pod) in record.pods
-    if not task.is_over:
-        if is_named or record.problem or not _is_through_with(pod, task, pods, source.tells_all):
+    if not task.is_finished:
+        if is_named or record.problem or not _is_through_with(pod, task, pods, source.knows_all):
             return False
-        over_since = _last_sign(pod)
+        over_since = _last_activity(pod)
     else:
-        known = task.ended if source.tells_all else None
-        tells = known if known is not None else _end_of_main(pod)
-        over_since = min(_last_sign(pod) if tells is None else tells, now)
-        if (tells is not None or is_completed(pod)) and now - over_since < settings.settle_seconds:
+        known = task.ended if source.knows_all else None
+        end = known if known is not None else _end_of_main(pod)
+        over_since = min(_last_activity(pod) if end is None else end, now)
+        if (end is not None or is_completed(pod)) and now - over_since < settings.settle_seconds:
             return False
         if not already_checked(pod):
             if known is not None and created > known + 5:
                 return unmatched
-            if source.tells_all and try_number > task.try_number:
+            if source.knows_all and try_number > task.try_number:
                 return unmatched
             if record.pods and not is_named:
                 same_try = try_number == task.try_number
                 later = any(name(other) in record.pods and try_of(other) > try_number for other in pods)
-                if same_try if source.tells_all else not later:
+                if same_try if source.knows_all else not later:
                     return unmatched
             if record.problem:
                 return False
@@ -293,15 +293,15 @@ def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings
     return settings.delete_completed_pods and not already_checked(pod)
 
 
-def _is_through_with(pod: Json, task: Task, pods: Collection[Json], tells_all: bool) -> bool:
-    """Tell whether the operator of a live task instance uses a later pod."""
-    if tells_all and already_checked(pod) and task.try_number > try_of(pod):
+def _is_through_with(pod: Json, task: Task, pods: Collection[Json], knows_all: bool) -> bool:
+    """Return whether the operator of a live task instance uses a later pod."""
+    if knows_all and already_checked(pod) and task.try_number > try_of(pod):
         return True
     return any(
         make_key(other) == task.key
         and other["metadata"]["namespace"] == pod["metadata"]["namespace"]
         and _own_labels(other) == _own_labels(pod)
-        and try_of(pod) < try_of(other) <= (task.try_number if tells_all else 10**6)
+        and try_of(pod) < try_of(other) <= (task.try_number if knows_all else 10**6)
         and other["metadata"]["creationTimestamp"] > pod["metadata"]["creationTimestamp"]
         and not already_checked(other)
         and not is_terminating(other)
@@ -311,7 +311,7 @@ def _is_through_with(pod: Json, task: Task, pods: Collection[Json], tells_all: b
 
 
 def make_key(pod: Json) -> TaskInstanceKey | None:
-    """Return the key; None if a label is missing."""
+    """Return the key, or None if a label is missing."""
     labels = pod["metadata"]["labels"]
     if not {"dag_id", "task_id", "run_id", "try_number"} <= labels.keys():
         return None
@@ -325,7 +325,7 @@ def try_of(pod: Json) -> int:
 
 
 def _own_labels(pod: Json) -> dict[str, str]:
-    return {label: value for label, value in pod["metadata"]["labels"].items() if label not in NEVER_LOOKED_BY}
+    return {label: value for label, value in pod["metadata"]["labels"].items() if label not in NOT_SELECTED_BY}
 
 
 def _end_of_main(pod: Json) -> int | None:
@@ -335,7 +335,7 @@ def _end_of_main(pod: Json) -> int | None:
     return None
 
 
-def _last_sign(pod: Json) -> int:
+def _last_activity(pod: Json) -> int:
     states = [container["state"] for container in pod["status"].get("containerStatuses", [])]
     ends = [epoch(state["terminated"]["finishedAt"]) for state in states if "terminated" in state]
     starts = [epoch(state["running"]["startedAt"]) for state in states if "running" in state]

@@ -1,4 +1,4 @@
-"""The cluster, and empty Airflows that see it: each test of an installation starts from one."""
+"""Fixtures of the installation tests: a cluster with two pods, and an Airflow without DAGs that can access it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from demo.cluster import EmbeddedCluster
 from demo.processes import end_processes_of
 from tests.conftest import HOME
 from tests.dag.pods import create, labels_of
+from tests.install.steps import Distributions, build
 
 NAMESPACE = "airflow"
-# All pods that this Airflow does not know are zombies here. So any pod shows that a run did its work.
+# With delete_unmatched_pods, every pod without a task instance is a zombie, so no tasks are needed to create one.
 OPTIONS = {"schedule": "None", "settle_seconds": 0, "delete_unmatched_pods": True}
 
 MakeAirflow = Callable[..., Airflow]
@@ -27,7 +28,7 @@ Pods = Callable[[], set[str]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all tests of this folder: they start whole Airflows, and are for `make test-install` only."""
+    """Mark all tests of this folder, which start complete Airflows, for `make test-install`."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.install)
@@ -41,7 +42,7 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def add_pods(kubeconfig: Path) -> Iterator[Callable[[], Pods]]:
-    """Make one pod that a run deletes and one that it keeps; return a function that names those that exist."""
+    """Return a function that creates a zombie and a protected pod; it returns a function that lists existing pods."""
     core = client.CoreV1Api(config.new_client_from_config(str(kubeconfig)))
     labels = labels_of("no_such_dag", "task", "manual__1")
 
@@ -64,15 +65,20 @@ def pods(add_pods: Callable[[], Pods]) -> Pods:
 
 
 @pytest.fixture(scope="session")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
+    return build(tmp_path_factory.mktemp("distributions") / "dist")
+
+
+@pytest.fixture(scope="session")
 def database() -> Path:
-    """Make one metadata database for all to start from: to make one takes longer than a run."""
+    """Create one metadata database for all tests to copy, because a migration takes longer than a run."""
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True, timeout=300)
     return HOME / "airflow.db"
 
 
 @pytest.fixture
 def make_airflow(tmp_path: Path, kubeconfig: Path, database: Path) -> Iterator[MakeAirflow]:
-    """Make an Airflow without DAGs, whose processes know nothing of this repository."""
+    """Return a function that sets up an Airflow without DAGs and without access to this repository."""
     folder = tmp_path / "airflow"
     for path in (folder / "tmp", folder / "dags"):
         path.mkdir(parents=True)

@@ -1,8 +1,8 @@
-"""The Astro project that this repository is, and one of the user's own to which the DAG is added.
+"""This repository as an Astro project, and the DAG added to a user's own Astro project.
 
-Astro's image cannot be had here, but it is known. It copies the project into a folder, and sets PYTHONPATH and
-AIRFLOW_HOME to it (https://github.com/astronomer/astro-cli/pull/2155). Astro CLI's source shows how it reads the files
-of a project (airflow/airflow.go and settings/types.go of astronomer/astro-cli).
+Astro's image cannot be pulled here, so the tests imitate it: it copies the project into a folder, and sets PYTHONPATH
+and AIRFLOW_HOME to that folder (https://github.com/astronomer/astro-cli/pull/2155). How Astro CLI reads the files of a
+project can be seen in its source (airflow/airflow.go and settings/types.go of astronomer/astro-cli).
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ CONNECTION_KEYS = {"id", "type", "host", "schema", "login", "password", "port", 
 
 @pytest.fixture
 def airflow_in(make_airflow: MakeAirflow, kubeconfig: Path) -> Callable[[Path], Airflow]:
-    """Set up an Airflow as in the image, with the connection of airflow_settings.yaml, as Astro CLI adds it."""
+    """Return a function that sets up an Airflow like the image's, with the connection of airflow_settings.yaml."""
     (entry,) = yaml.safe_load((REPO / "airflow_settings.yaml").read_text())["airflow"]["connections"]
     connection = {name.removeprefix("conn_"): value for name, value in entry.items()}
     assert set(connection) <= CONNECTION_KEYS
-    given = {"conn_type": connection["type"], "extra": connection["extra"]}
+    fields = {"conn_type": connection["type"], "extra": connection["extra"]}
     assert not [name for name, value in connection.items() if value and name not in ("id", "type", "extra")]
 
     def make(project: Path) -> Airflow:
         variables = {
             "AIRFLOW_HOME": str(project),
             "PYTHONPATH": str(project),
-            f"AIRFLOW_CONN_{connection['id'].upper()}": json.dumps(given),
+            f"AIRFLOW_CONN_{connection['id'].upper()}": json.dumps(fields),
             "KUBECONFIG": str(kubeconfig),
         }
         return make_airflow({"core": {"dags_folder": project / "dags"}}, variables)
@@ -47,7 +47,7 @@ def airflow_in(make_airflow: MakeAirflow, kubeconfig: Path) -> Callable[[Path], 
 
 
 def build_context(target: Path) -> Path:
-    """Copy what `COPY . .` copies: this repository without the files that .dockerignore names."""
+    """Copy this repository without the files that .dockerignore excludes, as `COPY . .` does."""
     copy_repository(target)
     patterns = [line for line in (REPO / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
     for path in target.iterdir():
@@ -56,20 +56,20 @@ def build_context(target: Path) -> Path:
     return target
 
 
-def test_the_image_has_the_dag_and_runs_it(airflow_in: Callable[[Path], Airflow], tmp_path: Path, pods: Pods) -> None:
+def test_the_image_contains_and_runs_the_dag(airflow_in: Callable[[Path], Airflow], tmp_path: Path, pods: Pods) -> None:
     project = build_context(tmp_path / "astro")
     assert {path.name for path in project.iterdir() if path.is_dir()} == {".astro", "dags", "include"}
     clean_up(airflow_in(project))
     assert pods() == {"protected"}
 
 
-def test_added_to_a_project_it_runs_beside_what_is_there(
+def test_the_dag_added_to_a_project_runs_next_to_the_projects_own_dags(
     airflow_in: Callable[[Path], Airflow], tmp_path: Path, pods: Pods
 ) -> None:
     project = tmp_path / "astro"
     (project / "dags").mkdir(parents=True)
     loaded = own_dag(project / "dags", project / "include")
-    (project / "include" / "__init__.py").touch()  # a regular package, as some projects have it
+    (project / "include" / "__init__.py").touch()  # a regular package, as in some projects
     (project / "requirements.txt").write_text("pandas\n")
     follow_readme("Astro CLI", PROJECT=project)
     clean_up(airflow_in(project))
@@ -78,16 +78,16 @@ def test_added_to_a_project_it_runs_beside_what_is_there(
     assert (project / "requirements.txt").read_text().startswith("pandas\n#")
 
 
-def test_the_files_are_as_astro_cli_reads_them() -> None:
+def test_the_project_files_have_the_format_that_astro_cli_expects() -> None:
     assert yaml.safe_load((REPO / ".astro" / "config.yaml").read_text()) == {"project": {"name": "kpo-cleanup"}}
     settings = yaml.safe_load((REPO / "airflow_settings.yaml").read_text())
     assert set(settings) == {"airflow"}
     assert set(settings["airflow"]) == {"connections", "pools", "variables"}
     for name in ("packages.txt", "requirements.txt", "dags", "include", "tests"):
-        assert (REPO / name).exists()  # copied or mounted, whatever is in them
+        assert (REPO / name).exists()  # Astro CLI copies or mounts them, even if they are empty
 
 
-def test_the_dockerfile_takes_the_runtime_with_the_airflow_that_is_tested() -> None:
+def test_the_dockerfile_uses_the_runtime_of_the_airflow_version_that_is_tested() -> None:
     lines = (REPO / "Dockerfile").read_text().splitlines()
     (instruction,) = [line for line in lines if not line.startswith("#")]
     image = re.fullmatch(r"FROM astrocrpublic\.azurecr\.io/runtime:(\d+\.\d+-\d+)", instruction)
@@ -97,8 +97,8 @@ def test_the_dockerfile_takes_the_runtime_with_the_airflow_that_is_tested() -> N
     assert f"Astro Runtime {image[1]} is Airflow {tested[1]}." in "\n".join(lines)
 
 
-def test_the_requirements_leave_airflow_alone() -> None:
-    """Check for apache-airflow: the image's build fails if the requirements name it."""
+def test_the_requirements_contain_the_provider_but_not_airflow() -> None:
+    """Check for `apache-airflow`, with which the build of the image would fail."""
     lines = (REPO / "requirements.txt").read_text().splitlines()
     names = {re.split(r"[^\w.-]", line)[0] for line in lines if line and line[0] != "#"}
     assert "apache-airflow" not in names

@@ -1,4 +1,4 @@
-"""Files copied into a dags folder, also served by git-sync, and this repository itself as a dags folder."""
+"""The DAG in a dags folder: copied into it, synchronized by git-sync, and this repository as the dags folder."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from demo.airflow import Airflow
 from demo.terminal import DemoError
 from tests.conftest import REPO
 from tests.install.conftest import MakeAirflow, Pods
-from tests.install.steps import INSTALL, clean_up, copy_repository, follow_readme, own_dag, said
+from tests.install.steps import INSTALL, clean_up, clean_up_output, copy_repository, follow_readme, listed_dags, own_dag
 
 PLAIN = "Plain Airflow"
 
 
-def test_copied_into_a_dags_folder_it_runs_beside_other_dags(airflow: Airflow, pods: Pods) -> None:
+def test_the_dag_copied_into_a_dags_folder_runs_next_to_other_dags(airflow: Airflow, pods: Pods) -> None:
     loaded = own_dag(airflow.dags, airflow.dags / "include")
     follow_readme(PLAIN, AIRFLOW_HOME=airflow.dags.parent)
     clean_up(airflow)
@@ -24,28 +24,37 @@ def test_copied_into_a_dags_folder_it_runs_beside_other_dags(airflow: Airflow, p
     assert loaded.exists()
 
 
-def test_an_include_that_hides_it_makes_an_error_that_the_readme_names(
+@pytest.mark.parametrize("syntax", ["regexp", "glob"])
+def test_the_modules_of_the_package_are_not_parsed_as_dag_files(make_airflow: MakeAirflow, syntax: str) -> None:
+    airflow = make_airflow({"core": {"dag_ignore_file_syntax": syntax}})
+    follow_readme(PLAIN, AIRFLOW_HOME=airflow.dags.parent)
+    listed = listed_dags(airflow)
+    assert "kpo_cleanup_dry_run" in listed
+    assert "rror" not in listed
+
+
+def test_another_include_on_the_python_path_causes_the_error_that_the_readme_explains(
     make_airflow: MakeAirflow, tmp_path: Path, pods: Pods
 ) -> None:
-    hiding = tmp_path / "elsewhere" / "include"
-    hiding.mkdir(parents=True)
-    (hiding / "__init__.py").touch()
-    airflow = make_airflow(variables={"PYTHONPATH": str(hiding.parent)})
+    other_include = tmp_path / "elsewhere" / "include"
+    other_include.mkdir(parents=True)
+    (other_include / "__init__.py").touch()
+    airflow = make_airflow(variables={"PYTHONPATH": str(other_include.parent)})
     follow_readme(PLAIN, AIRFLOW_HOME=airflow.dags.parent)
     with pytest.raises(DemoError):
         clean_up(airflow)
     message = "No module named 'include.kpo_cleanup'"
-    assert message in said(airflow)
+    assert message in clean_up_output(airflow)
     assert message in INSTALL
-    shutil.copytree(REPO / "include" / "kpo_cleanup", hiding / "kpo_cleanup")  # the README's remedy
+    shutil.copytree(REPO / "include" / "kpo_cleanup", other_include / "kpo_cleanup")  # the README's remedy
     clean_up(airflow)
     assert pods() == {"protected"}
 
 
-def test_git_sync_serves_a_subfolder_and_swaps_its_revision(
+def test_the_dag_in_a_subfolder_follows_git_sync_to_a_new_revision(
     make_airflow: MakeAirflow, tmp_path: Path, pods: Pods
 ) -> None:
-    """Act as git-sync: it checks out each revision anew, turns a link to it and deletes the old one."""
+    """Imitate git-sync: check out each revision into a new folder, move a symbolic link, and delete the old folder."""
     git = tmp_path / "git"
     airflow = make_airflow({"core": {"dags_folder": git / "repo" / "airflow" / "dags"}})
 
@@ -62,17 +71,16 @@ def test_git_sync_serves_a_subfolder_and_swaps_its_revision(
     assert pods() == {"protected"}
     new = publish("2" * 40)
     shutil.rmtree(old)
-    (new / "airflow" / "dags" / "include" / "kpo_cleanup" / "steps.py").write_text("raise OSError('the new revision')")
+    (new / "airflow" / "dags" / "include" / "kpo_cleanup" / "tasks.py").write_text("raise OSError('the new revision')")
     with pytest.raises(DemoError):
         clean_up(airflow)
-    assert "the new revision" in said(airflow)
+    assert "the new revision" in clean_up_output(airflow)
 
 
-def test_this_repository_is_a_dags_folder(make_airflow: MakeAirflow, tmp_path: Path, pods: Pods) -> None:
+def test_this_repository_can_be_used_as_a_dags_folder(make_airflow: MakeAirflow, tmp_path: Path, pods: Pods) -> None:
     airflow = make_airflow({"core": {"dags_folder": copy_repository(tmp_path / "clone")}})
     clean_up(airflow)
     assert pods() == {"protected"}
-    airflow.run("dags", "list", "--output", "plain")
-    listed = (tmp_path / "airflow" / "dags-list.log").read_text()
+    listed = listed_dags(airflow)
     assert "kpo_cleanup" in listed
     assert not any(other in listed for other in ("kpo_zombies", "workload", "rror"))

@@ -1,7 +1,7 @@
-"""A real Airflow with PostgreSQL and LocalExecutor, on the embedded cluster, and the evidence of its runs.
+"""A real Airflow with PostgreSQL and LocalExecutor on the embedded cluster, and the evidence of its runs.
 
-The embedded cluster is enough: these tests are about real schedulers, workers and databases. `tests/contract` proves
-that the cluster behaves like a real kube-apiserver, and `tests/dag` that the cleanup treats both alike.
+These tests are about real schedulers, workers and databases, for which the embedded cluster is sufficient:
+`tests/contract` verifies that it behaves like a real kube-apiserver, and `tests/dag` that both yield the same results.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ SETTLE_SECONDS = 5
 READER = "kpo_cleanup"  # a role of PostgreSQL
 CONFIG: Config = {
     "core": {"parallelism": 24, "dags_are_paused_at_creation": True},
-    # The time after which a new scheduler takes up the tasks of one that died.
+    # The time after which a new scheduler adopts the tasks of one that died.
     "scheduler": {"orphaned_tasks_check_interval": 10, "scheduler_health_check_threshold": 20},
     "kpo_cleanup": {
         "schedule": "* * * * *",
         "settle_seconds": SETTLE_SECONDS,
         "kubernetes_conn_id": "witnessed",
-        "airflow_conn_id": "metadata",  # Airflow 2 has no use for it, and says so
+        "airflow_conn_id": "metadata",  # Airflow 2 ignores it with a warning
     },
 }
 
@@ -59,7 +59,7 @@ def cluster() -> Iterator[EmbeddedCluster]:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Make the folder of the Airflow; its processes end with it."""
+    """Return the folder of the Airflow, and stop its processes at the end."""
     folder = tmp_path_factory.mktemp("airflow")
     yield folder
     end_processes_of(folder)
@@ -67,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def evidence(database: Database, records: Records, cluster: EmbeddedCluster, folder: Path) -> Iterator[Evidence]:
-    """Tell the whole story once, which takes some five minutes."""
+    """Run the whole story once, which takes minutes."""
     terminal = Terminal(0)
     core = client.CoreV1Api(config.new_client_from_config_dict(cluster.kubeconfig))
     with FaultProxy(cluster.url) as proxy:

@@ -1,4 +1,4 @@
-"""Airflow's records, read from PostgreSQL past Airflow itself."""
+"""Airflow's records, read from PostgreSQL directly."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Run:
 
 
 class Records:
-    """A reader of the records. Each look is a transaction of its own."""
+    """A reader of the records; each call is a transaction of its own."""
 
     def __init__(self, url: str) -> None:
         self._engine = create_engine(url, poolclass=NullPool)
 
     def now(self) -> Any:
-        """Read the time of the database."""
+        """Return the time of the database."""
         return self.query("SELECT now()")[0][0]
 
     def task_instances(self, dag_id: str) -> list[Row]:
@@ -59,9 +59,9 @@ class Records:
         return [Row(*row) for row in self.query(f"SELECT {columns} FROM task_instance WHERE dag_id = :id", id=dag_id)]
 
     def runs(self, dag_id: str, since: Any = None) -> list[Run]:
-        """List the runs of a DAG.
+        """Return the runs of a DAG.
 
-        :param since: only those that were made after this time of the database.
+        :param since: only those that were created after this time of the database.
         """
         columns = ", ".join(Run.__annotations__)
         after = "queued_at > :since" if since else "true"
@@ -69,12 +69,12 @@ class Records:
         return [Run(*row) for row in self.query(sql, id=dag_id, **({"since": since} if since else {}))]
 
     def results(self, dag_id: str) -> set[tuple[str, str]]:
-        """List the run and the task of each return value."""
+        """Return the run and the task of each return value."""
         sql = "SELECT run_id, task_id FROM xcom WHERE dag_id = :id AND key = 'return_value'"
         return {(run_id, task_id) for run_id, task_id in self.query(sql, id=dag_id)}
 
     def are_idle(self, *dag_ids: str) -> bool:
-        """Tell whether all runs of these DAGs are over."""
+        """Return whether all runs of these DAGs have finished."""
         return all(run.is_over for dag_id in dag_ids for run in self.runs(dag_id))
 
     def execute(self, sql: str) -> None:

@@ -1,4 +1,4 @@
-"""The SQL queries on MariaDB, over an Airflow connection, on tables that Airflow made there itself."""
+"""The SQL queries on MariaDB, through an Airflow connection, on tables that Airflow created."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tests.databases import HOST, Database, mariadb
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 READER = "kpo_cleanup"
-HIDDEN = f"my run {'x' * 80}"  # its label does not tell it
-SCHEDULED = "scheduled__2026-11-24T00:00:00+00:00"  # its label does
+HIDDEN = f"my run {'x' * 80}"  # its label value does not reveal it
+SCHEDULED = "scheduled__2026-11-24T00:00:00+00:00"  # its label value does
 ENDED, ENDED_EPOCH = "2026-11-24 11:30:15.500000", 1_795_519_815
 
-# task_id, run_id, map_index, state, try_number, end_date; the source's reading of the last four
+# task_id, run_id, map_index, state, try_number, end_date; and what the source returns
 ROWS: list[tuple[tuple[Any, ...], TaskInstance]] = [
     (("running", SCHEDULED, -1, "running", 2, None), TaskInstance("running", 2, None, "Operator")),
     (("cleared", SCHEDULED, -1, None, 1, ENDED), TaskInstance(None, 1, ENDED_EPOCH, "Operator")),
@@ -38,25 +38,24 @@ ROWS: list[tuple[tuple[Any, ...], TaskInstance]] = [
     (("mapped", HIDDEN, 1, "deferred", 1, None), TaskInstance("deferred", 1, None, "Operator")),
 ]
 
-OWN = CallerTaskInstance("kpo_cleanup", "reap", "now", -1, str(uuid4()) if IS_AIRFLOW_3 else None)
+CALLER = CallerTaskInstance("kpo_cleanup", "reap", "now", -1, str(uuid4()) if IS_AIRFLOW_3 else None)
 TABLES = ("task_instance", "dag_run", "xcom")
 
 
 @pytest.fixture(scope="module", params=["+00:00", "-05:00", "+09:30"])
 def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """Make Airflow's schema with these rows, a user who may read three tables, and a server in this time zone."""
+    """Create Airflow's schema with these rows and a user who may read three tables, on a server in this time zone."""
     with mariadb(["--explicit-defaults-for-timestamp=1", f"--default-time-zone={request.param}"]) as database:
         environment = {**os.environ, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database.url("mysqldb")}
         migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
         subprocess.run(migrate, env=environment, check=True, capture_output=True, timeout=300)
         with _connected(database) as connection:
-            # Columns that nobody asks for may stay empty, and refer to nothing.
-            # Airflow writes in UTC.
+            # Columns that are not read may be empty and violate foreign keys. Airflow writes in UTC.
             connection.execute(text("SET SESSION sql_mode = '', foreign_key_checks = 0, time_zone = '+00:00'"))
             for day, run_id in enumerate((SCHEDULED, HIDDEN), start=1):
                 _insert(connection, "dag_run", dag_id="dag", run_id=run_id, execution_date=f"2026-11-{day:02}")
-            own = {**OWN._asdict(), "id": OWN.id and OWN.id.replace("-", "")}
-            _insert(connection, "task_instance", **own, state="running")
+            caller = {**CALLER._asdict(), "id": CALLER.id and CALLER.id.replace("-", "")}
+            _insert(connection, "task_instance", **caller, state="running")
             for map_index, name in ((0, "mapped-0"), (1, "mapped-1")):
                 for key, value in (("pod_name", name), ("pod_namespace", "airflow"), ("return_value", "other")):
                     _insert(
@@ -83,26 +82,26 @@ def _connected(database: Database, user: str = "airflow") -> Iterator[Connection
 
 
 def _insert(connection: Connection, table: str, **values: Any) -> None:
-    """Insert a row, into those of these columns that this Airflow has."""
-    there = {row[0] for row in connection.execute(text(f"SHOW COLUMNS FROM {table}"))}
-    names = [name for name in values if name in there]
+    """Insert a row into those of these columns that this Airflow has."""
+    existing = {row[0] for row in connection.execute(text(f"SHOW COLUMNS FROM {table}"))}
+    names = [name for name in values if name in existing]
     columns = ", ".join(f"`{name}`" for name in names)
     sql = f"INSERT INTO {table} ({columns}) VALUES ({', '.join(f':{name}' for name in names)})"
     connection.execute(text(sql), {name: values[name] for name in names})
 
 
-def test_the_query_finds_what_airflow_knows(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_query_finds_all_task_instances_and_no_others(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user=READER))
     expected = {make_key("dag", row[0], row[1], row[2]): ti for row, ti in ROWS}
-    asked = [*expected, make_key("dag", "never", SCHEDULED, -1), make_key("other", "running", SCHEDULED, -1)]
-    found = SqlSource(metadata_connection("metadata"), OWN, "MariaDB").fetch(asked)
+    keys = [*expected, make_key("dag", "never", SCHEDULED, -1), make_key("other", "running", SCHEDULED, -1)]
+    found = SqlSource(metadata_connection("metadata"), CALLER, "MariaDB").fetch(keys)
     assert found.found == expected
     assert not found.unresolved
 
 
-def test_the_records_are_those_of_the_operators(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_records_are_the_xcoms_of_the_operators(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user=READER))
-    source = SqlSource(metadata_connection("metadata"), OWN, "MariaDB")
+    source = SqlSource(metadata_connection("metadata"), CALLER, "MariaDB")
     keys = [make_key("dag", row[0], row[1], row[2]) for row, _ in ROWS]
     assert source.read_records(source.fetch(keys), keys) == {
         keys[3]: Record(frozenset({"airflow/mapped-0"})),
@@ -110,7 +109,7 @@ def test_the_records_are_those_of_the_operators(database: Database, monkeypatch:
     }
 
 
-def test_without_the_right_to_read_xcoms_every_record_says_so(
+def test_every_record_has_a_problem_without_the_privilege_to_read_xcoms(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with _connected(database) as connection:
@@ -118,15 +117,18 @@ def test_without_the_right_to_read_xcoms_every_record_says_so(
         for table in ("task_instance", "dag_run"):
             connection.execute(text(f"GRANT SELECT ON airflow.{table} TO 'half'@'{HOST}'"))
     monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user="half"))
-    source = SqlSource(metadata_connection("metadata"), OWN, "MariaDB")
+    source = SqlSource(metadata_connection("metadata"), CALLER, "MariaDB")
     keys = [make_key("dag", "mapped", HIDDEN, 0), make_key("dag", "failed", SCHEDULED, -1)]
-    problem = "the role of MariaDB has no SELECT on xcom; grant it"
+    problem = "reading xcom from MariaDB was denied (grant SELECT on it)"
     assert source.read_records(source.fetch(keys), keys) == dict.fromkeys(keys, Record(problem=problem))
 
 
-def test_a_server_that_takes_no_writes_is_refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_server_is_rejected(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user=READER))
-    source, key = SqlSource(metadata_connection("metadata"), OWN, "MariaDB"), make_key("dag", "failed", SCHEDULED, -1)
+    source, key = (
+        SqlSource(metadata_connection("metadata"), CALLER, "MariaDB"),
+        make_key("dag", "failed", SCHEDULED, -1),
+    )
     assert source.fetch([key]).found
     with _connected(database, user="root") as connection:
         connection.execute(text("SET GLOBAL read_only = 1"))
@@ -137,20 +139,23 @@ def test_a_server_that_takes_no_writes_is_refused(database: Database, monkeypatc
             connection.execute(text("SET GLOBAL read_only = 0"))
 
 
-def test_without_the_right_to_read_it_is_an_error_and_not_an_empty_answer(
+def test_a_missing_privilege_is_an_error_and_not_an_empty_answer(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with _connected(database) as connection:
         connection.execute(text(f"CREATE USER 'nobody'@'{HOST}'"))
         connection.execute(text(f"GRANT SELECT ON airflow.dag_run TO 'nobody'@'{HOST}'"))
     monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user="nobody"))
-    with pytest.raises(TaskInstanceSourceError, match="allow SELECT on task_instance, dag_run and xcom"):
-        SqlSource(metadata_connection("metadata"), OWN, "MariaDB").fetch([make_key("dag", "running", SCHEDULED, -1)])
+    with pytest.raises(TaskInstanceSourceError, match="grant SELECT on task_instance, dag_run, xcom"):
+        SqlSource(metadata_connection("metadata"), CALLER, "MariaDB").fetch([make_key("dag", "running", SCHEDULED, -1)])
 
 
-def test_a_second_look_sees_what_has_changed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_query_returns_the_current_states(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user=READER))
-    source, key = SqlSource(metadata_connection("metadata"), OWN, "MariaDB"), make_key("dag", "failed", SCHEDULED, -1)
+    source, key = (
+        SqlSource(metadata_connection("metadata"), CALLER, "MariaDB"),
+        make_key("dag", "failed", SCHEDULED, -1),
+    )
     assert not source.fetch([key]).found[key].is_active
     try:
         _set_state(database, "failed", None)
@@ -159,17 +164,20 @@ def test_a_second_look_sees_what_has_changed(database: Database, monkeypatch: py
         _set_state(database, "failed", "failed")
 
 
-def test_a_connection_that_the_server_closed_meanwhile_is_opened_again(
+def test_a_connection_that_the_server_has_closed_is_reopened(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_METADATA", database.url(user=READER))
-    source, key = SqlSource(metadata_connection("metadata"), OWN, "MariaDB"), make_key("dag", "running", SCHEDULED, -1)
+    source, key = (
+        SqlSource(metadata_connection("metadata"), CALLER, "MariaDB"),
+        make_key("dag", "running", SCHEDULED, -1),
+    )
     source.fetch([key])
     with _connected(database, user=READER) as connection:
         mine = connection.execute(text("SELECT connection_id()")).scalar()
-        open_ones = [row[0] for row in connection.execute(text("SHOW PROCESSLIST")) if row[0] != mine]
-        assert open_ones
-        for other in open_ones:
+        others = [row[0] for row in connection.execute(text("SHOW PROCESSLIST")) if row[0] != mine]
+        assert others
+        for other in others:
             connection.execute(text(f"KILL {other}"))
     assert source.fetch([key]).found[key].is_active
 

@@ -1,4 +1,4 @@
-"""The SQL queries on Airflow's usual servers: true answers, and no more reads than an index needs."""
+"""The SQL queries on Airflow's usual servers: the correctness of their answers, and the use of indexes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Connection, Engine
 
-from bench.history import fill, keys_of_pods, own_task_instance
+from bench.history import add_runs, find_caller, keys_of_pods
 from bench.queries import plan_of, recorded
 from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
 from include.kpo_cleanup.errors import TaskInstanceSourceError
@@ -32,7 +32,7 @@ from tests.unit.worlds import World, assert_true_answer, worlds
 pytestmark = pytest.mark.real
 
 ROWS = 25_000
-# The words in the plans of both. SQLite reads the whole table, but it is for development only.
+# As the query plans of both show it. SQLite scans the whole table, but is for development only.
 WHOLE_TABLE = ["Seq Scan on task_instance", "task_instance ALL", "Seq Scan on xcom", "xcom ALL"]
 SERVERS = {"PostgreSQL": databases.postgresql, "MariaDB": databases.mariadb}
 
@@ -47,14 +47,14 @@ def small(request: pytest.FixtureRequest) -> Iterator[Database]:
 
 @given(world=worlds(dag_ids=ALL_DAG_IDS))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_the_answer_is_true_in_any_world(small: Database, world: World) -> None:
+def test_the_answer_is_correct_in_every_world(small: Database, world: World) -> None:
     small.fill(world.rows)
     assert_true_answer(world, small.source.fetch(world.keys))
 
 
 @pytest.fixture(scope="module", params=SERVERS)
 def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
-    """Make a database with Airflow's own schema and a history in it."""
+    """Return a connection to a database with Airflow's own schema and a history."""
     home = tmp_path_factory.mktemp("airflow")
     with ExitStack() as stack:
         server = stack.enter_context(SERVERS[request.param]())
@@ -65,13 +65,13 @@ def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         assert done.returncode == 0, done.stderr[-3000:]
         engine = create_engine(url)
         stack.callback(engine.dispose)
-        fill(engine, 0, ROWS)
+        add_runs(engine, 0, ROWS)
         push(engine)
         yield stack.enter_context(engine.connect())
 
 
 def push(engine: Engine) -> None:
-    """Put a record of each task instance's pod into Airflow's own table, and as much again of other XComs."""
+    """Store a record of each task instance in Airflow's own table, and as many other XComs."""
     if IS_AIRFLOW_3:
         from airflow.models.xcom import XComModel as XCom
     else:
@@ -104,10 +104,10 @@ def name_of(key: TaskInstanceKey) -> str:
     return f"pod-{hashlib.md5(repr(tuple(key)).encode()).hexdigest()}"
 
 
-def test_no_table_is_read_as_a_whole(migrated: Connection) -> None:
-    keys, own = keys_of_pods(runs=2), own_task_instance(migrated)
+def test_no_table_is_scanned_as_a_whole(migrated: Connection) -> None:
+    keys, caller = keys_of_pods(runs=2), find_caller(migrated)
     with recorded(migrated) as statements:
-        source = SqlSource(lambda: nullcontext(migrated), own, "test")
+        source = SqlSource(lambda: nullcontext(migrated), caller, "test")
         answer = source.fetch(keys)
         records = source.read_records(answer, keys)
     assert set(answer.found) == keys
@@ -117,10 +117,10 @@ def test_no_table_is_read_as_a_whole(migrated: Connection) -> None:
     assert not [sign for sign in WHOLE_TABLE if sign in plan], plan
 
 
-def test_a_standby_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    own, key = CallerTaskInstance("kpo_cleanup", "reap", "now", -1, "0197"), make_key("dag", "task", "run", -1)
+def test_a_standby_server_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    caller, key = CallerTaskInstance("kpo_cleanup", "reap", "now", -1, "0197"), make_key("dag", "task", "run", -1)
     with databases.postgresql(is_standby=True) as server:
-        url = f"postgres://{databases.USER}:@{databases.HOST}:{server.port}/postgres"  # which initdb made
+        url = f"postgres://{databases.USER}:@{databases.HOST}:{server.port}/postgres"  # which initdb created
         monkeypatch.setenv("AIRFLOW_CONN_METADATA", url)
-        with pytest.raises(TaskInstanceSourceError, match=r"leads to a read-only replica \(pg_is_in_recovery\(\)\)"):
-            SqlSource(metadata_connection("metadata"), own, "test").fetch([key])
+        with pytest.raises(TaskInstanceSourceError, match=r"is a read-only replica \(pg_is_in_recovery\(\)\)"):
+            SqlSource(metadata_connection("metadata"), caller, "test").fetch([key])

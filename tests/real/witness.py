@@ -1,4 +1,4 @@
-"""A witness between the cleanup and the API server: it notes the state of things at each deletion."""
+"""A witness between the cleanup and the API server, which records the state of the task instance at each deletion."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from tests.real.records import Records
 
 
 @dataclass(frozen=True)
-class DeleteResult:
-    """A pod that the cleanup asked to delete, and its task instance at that moment."""
+class Deletion:
+    """A pod whose deletion the cleanup requested, and its task instance at that moment."""
 
     role: str
     state: str | None
     is_over: bool
-    is_replaced: bool  # there was a pod of a later try
+    is_replaced: bool  # whether there was a pod of a later try
 
 
 class Witness:
-    """A witness of all deletions that come through a proxy."""
+    """A witness of all deletions that pass through a proxy."""
 
     def __init__(self, proxy: FaultProxy, core: client.CoreV1Api, records: Records) -> None:
-        self.deletions: list[DeleteResult] = []
+        self.deletions: list[Deletion] = []
         self._core = core
         self._records = records
-        proxy.spoil("^DELETE ", self._note)
+        proxy.spoil("^DELETE ", self._record)
 
-    async def _note(self, request: web.Request, forward: Forward) -> web.StreamResponse:
+    async def _record(self, request: web.Request, forward: Forward) -> web.StreamResponse:
         name = request.path.rpartition("/")[2]
-        deletion = await request.loop.run_in_executor(None, self._look, name)
+        deletion = await request.loop.run_in_executor(None, self._describe, name)
         if deletion:
             self.deletions.append(deletion)
         return await forward()
 
-    def _look(self, name: str) -> DeleteResult | None:
+    def _describe(self, name: str) -> Deletion | None:
         pods = self._core.list_namespaced_pod("airflow").items
         labels = next((pod.metadata.labels for pod in pods if pod.metadata.name == name), None)
-        if labels is None:  # its operator was faster
+        if labels is None:  # the operator was faster
             return None
         [ti] = [
             ti
@@ -56,4 +56,4 @@ class Witness:
             for other in pods
             if all(other.metadata.labels.get(name) == labels.get(name) for name in ids)
         )
-        return DeleteResult(role(labels, name), ti.state, ti.is_over, replaced)
+        return Deletion(role(labels, name), ti.state, ti.is_over, replaced)

@@ -1,4 +1,4 @@
-"""Sources that ask a real API server, as several users, directly or through a proxy that spoils answers."""
+"""Sources that query a real API server as different users, directly or through a proxy that injects faults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from include.kpo_cleanup.task_instance import CallerTaskInstance
 from include.kpo_cleanup.task_instances.rest import RestSource
 from include.kpo_cleanup.task_instances.rest_api import RestApi
 from tests.proxy import FaultProxy
-from tests.rest.database import OWN, Database
+from tests.rest.database import CALLER, Database
 from tests.rest.servers import PASSWORD, Servers, running
 
 QUICK = RetryPolicy(initial_backoff=0.02)
@@ -42,12 +42,12 @@ def _proxies(servers: Servers) -> Iterator[dict[str, FaultProxy]]:
 
 @pytest.fixture
 def proxy(servers: Servers, _proxies: dict[str, FaultProxy]) -> FaultProxy:
-    """Put a proxy before the simple server, with no rule and no request in it."""
+    """Return a proxy in front of the simple server, without rules and without recorded requests."""
     _proxies[servers.simple].heal()
     return _proxies[servers.simple]
 
 
-def connection(conn_id: str, url: str, login: str | None, password: str) -> RestApi:
+def create_api(conn_id: str, url: str, login: str | None, password: str) -> RestApi:
     with pytest.MonkeyPatch.context() as environment:
         parts = {"conn_type": "http", "host": url, "login": login, "password": password}
         environment.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(parts))
@@ -56,10 +56,10 @@ def connection(conn_id: str, url: str, login: str | None, password: str) -> Rest
 
 @pytest.fixture
 def connect(servers: Servers) -> Connect:
-    """Make a source; as the administrator of the simple server if nothing else is said."""
+    """Return a function that creates a source, by default as the administrator of the simple server."""
 
-    def make(url: str = servers.simple, login: str | None = USER, password: str = PASSWORD) -> RestSource:
-        own = CallerTaskInstance(*OWN[:4], id=servers.database.id_of(OWN))
-        return RestSource(connection("airflow_api", url, login, password), own, "test")
+    def create(url: str = servers.simple, login: str | None = USER, password: str = PASSWORD) -> RestSource:
+        caller = CallerTaskInstance(*CALLER[:4], id=servers.database.id_of(CALLER))
+        return RestSource(create_api("airflow_api", url, login, password), caller, "test")
 
-    return make
+    return create

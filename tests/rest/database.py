@@ -1,4 +1,4 @@
-"""The metadata database of the API servers, which a test fills past Airflow."""
+"""The metadata database of the API servers, which tests fill directly."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from uuid import UUID, uuid4
 
 from tests.unit.worlds import Row
 
-# The cleanup's own task instance, which is in every database and runs.
-OWN = Row("kpo_cleanup", "fetch_active_tis", "scheduled__2026-11-24T11:30:00+00:00", -1, "running")
+# The calling task instance, which is running in every database.
+CALLER = Row("kpo_cleanup", "fetch_active_tis", "scheduled__2026-11-24T11:30:00+00:00", -1, "running")
 
 NOW = "2026-11-24 11:30:15.500000"
 ENDED = int(datetime(2026, 11, 24, 11, 30, 15, tzinfo=UTC).timestamp())
-# Of the columns that must not be empty, those that no test cares about.
+# Values of mandatory columns that no test depends on.
 FILLING = {
     "bundle_name": "dags-folder",
     "executor_config": pickle.dumps({}),
@@ -43,14 +43,14 @@ FILLING = {
 
 
 class Database:
-    """An SQLite database, as `airflow db migrate` made it."""
+    """An SQLite database with the schema of `airflow db migrate`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def fill(self, rows: Iterable[Row], **columns: Any) -> None:
-        """Put in these task instances, with their DAGs and runs, and no others but our own."""
-        rows = [OWN, *rows]
+        """Replace the content by these task instances, their DAGs and runs, and the caller."""
+        rows = [CALLER, *rows]
         runs = {run: number for number, run in enumerate(sorted({(row.dag_id, row.run_id) for row in rows}), 1)}
         self.execute(*(f"DELETE FROM {table}" for table in ("xcom", "task_instance", "dag_run", "dag", "log")))
         self.execute("INSERT OR IGNORE INTO dag_bundle (name) VALUES ('dags-folder')")
@@ -62,7 +62,7 @@ class Database:
         self.add(*rows, **columns)
 
     def add(self, *rows: Row, **columns: Any) -> None:
-        """Put in more task instances, of runs that exist."""
+        """Add task instances of existing runs."""
         values = {"try_number": 2, "max_tries": 3, "end_date": NOW, "operator": "Mine", **columns}
         self._insert("task_instance", ({"id": self._new_id(), **row._asdict(), **values} for row in rows))
 
@@ -70,13 +70,13 @@ class Database:
         self._insert("dag", ({"dag_id": dag_id, **columns} for dag_id in dag_ids))
 
     def add_xcom(self, row: Row, key: str, value: Any) -> None:
-        """Put in an XCom of a task instance, as a task's `xcom_push` leaves it."""
+        """Add an XCom of a task instance in the form in which `xcom_push` stores it."""
         ids = {"dag_id": row.dag_id, "task_id": row.task_id, "run_id": row.run_id, "map_index": row.map_index}
         run = self.query("SELECT id FROM dag_run WHERE dag_id = ? AND run_id = ?", row.dag_id, row.run_id)
         self._insert("xcom", [{**ids, "dag_run_id": run[0][0], "key": key, "value": json.dumps(value)}])
 
     def retry(self, row: Row) -> None:
-        """Give a task instance a new try: its `id` is another one then."""
+        """Give a task instance a new try, which changes its `id`."""
         self.execute(
             f"UPDATE task_instance SET id = '{self._new_id()}', try_number = try_number + 1 "
             "WHERE dag_id = ? AND task_id = ? AND run_id = ? AND map_index = ?",

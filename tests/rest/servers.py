@@ -1,4 +1,4 @@
-"""Two API servers of one Airflow: one with the simple auth manager and below a path, one with FAB."""
+"""Two API servers of one Airflow: one with the simple auth manager under a path, one with FAB."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from demo.terminal import Terminal
 from tests.conftest import REPO
 from tests.rest.database import Database
 
-PATH = "/air/flow"  # the path of the simple one, as behind a proxy that serves several
+PATH = "/air/flow"  # of the simple one, as behind a proxy for several servers
 PASSWORD = "a password of nobody else"
 FAB: Config = {"core": {"auth_manager": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"}}
 START_TIMEOUT = 120  # seconds
@@ -25,7 +25,7 @@ DAG_FILE = "from airflow.sdk import DAG\n\nDAG('orders', schedule=None)\n"
 
 @dataclass(frozen=True)
 class Servers:
-    """The addresses of both servers, and what is behind them."""
+    """The URLs of both servers, and their database."""
 
     simple: str
     fab: str
@@ -34,7 +34,7 @@ class Servers:
 
 @contextmanager
 def running(folder: Path) -> Iterator[Servers]:
-    """Start both; nothing else of Airflow runs."""
+    """Run both servers, but no other component of Airflow."""
     simple, fab = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
     (folder / "tmp").mkdir()
     (folder / "dags").mkdir()

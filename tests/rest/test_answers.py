@@ -1,4 +1,4 @@
-"""The answers of the REST API as a source, over real API servers: the truth table of all sources."""
+"""The REST API as a source, over real API servers: the correctness of its answers, and its queries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from include.kpo_cleanup.task_instance import RawIds, TaskInstance, TaskInstance
 from tests import proxy as faults
 from tests.proxy import Fault, FaultProxy
 from tests.rest.conftest import Connect
-from tests.rest.database import ENDED, OWN, Database
+from tests.rest.database import CALLER, ENDED, Database
 from tests.rest.servers import PATH
 from tests.unit.worlds import (
     CLEAN_DAG_IDS,
@@ -32,9 +32,9 @@ from tests.unit.worlds import (
 
 pytestmark = pytest.mark.rest
 
-# Like SQL, it finds cleaned dag_ids, and even tells one from a dag_id that equals its label.
+# Like SQL, the REST API finds hashed dag_ids, even if another dag_id equals the label value.
 ALL_DAG_IDS = (*CLEAN_DAG_IDS, *CLEANED_DAG_IDS, *map(to_label_value, CLEANED_DAG_IDS))
-# The API itself fails on a state that it does not know.
+# The API itself fails on an unknown state.
 UNKNOWN_STATE = "a_state_of_a_later_airflow"
 BATCH = r"POST .*/taskInstances/list$"
 LISTS = rf"{BATCH}|POST .*/dagRuns/list$|GET .*/dags\?"
@@ -44,12 +44,12 @@ def row(task_id: str = "a", map_index: int = UNMAPPED, state: str | None = "runn
     return Row(ids.get("dag_id", "orders"), task_id, ids.get("run_id", SCHEDULED), map_index, state)
 
 
-def known(world: World) -> World:
+def without_unknown_states(world: World) -> World:
     return world._replace(rows=[row for row in world.rows if row.state != UNKNOWN_STATE])
 
 
-def capped(rows: int) -> Fault:
-    """Limit an answer, as a server that gives no more at once."""
+def limited_to(rows: int) -> Fault:
+    """Limit the rows of an answer, like a server with a lower limit than the one requested."""
 
     def cap(answer: dict[str, Any]) -> None:
         for name in ("task_instances", "dag_runs", "dags"):
@@ -63,35 +63,34 @@ def states(answer: TaskInstances) -> dict[Any, str | None]:
     return {key: ti.state for key, ti in answer.found.items()}
 
 
-@given(world=worlds(dag_ids=ALL_DAG_IDS).map(known))
+@given(world=worlds(dag_ids=ALL_DAG_IDS).map(without_unknown_states))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_answer_is_true_in_any_world(database: Database, connect: Connect, world: World) -> None:
+def test_the_answer_is_correct_in_every_world(database: Database, connect: Connect, world: World) -> None:
     database.fill(world.rows)
     answer = connect().fetch(world.keys)
     assert_true_answer(world, answer)
     assert not answer.unresolved
 
 
-class TestFinding:
+class TestFetch:
     @pytest.mark.parametrize("state", [None, "running", "success", "removed"])
-    @pytest.mark.parametrize(
-        "ids",
-        HOSTILE_IDS,
-    )
-    def test_works_for(self, database: Database, connect: Connect, ids: dict[str, Any], state: str | None) -> None:
-        there = row(state=state, **ids)
-        database.fill([there, row("b"), row(run_id="another", state="success")])
-        assert connect().fetch([there.key]) == TaskInstances(
-            {there.key: TaskInstance(state, 2, ENDED, "Mine")},
+    @pytest.mark.parametrize("ids", HOSTILE_IDS)
+    def test_a_task_instance_is_found_in_any_state_if(
+        self, database: Database, connect: Connect, ids: dict[str, Any], state: str | None
+    ) -> None:
+        existing = row(state=state, **ids)
+        database.fill([existing, row("b"), row(run_id="another", state="success")])
+        assert connect().fetch([existing.key]) == TaskInstances(
+            {existing.key: TaskInstance(state, 2, ENDED, "Mine")},
             {},
-            {there.key: (RawIds(there.dag_id, there.task_id, there.run_id),)},
+            {existing.key: (RawIds(existing.dag_id, existing.task_id, existing.run_id),)},
         )
 
-    def test_keeps_what_is_not_on_record_open(self, database: Database, connect: Connect) -> None:
+    def test_columns_without_a_value_are_unknown(self, database: Database, connect: Connect) -> None:
         database.fill([row(state="success")], end_date=None, try_number=0, operator=None)
         assert connect().fetch([row().key]).found == {row().key: TaskInstance("success", 0)}
 
-    def test_gives_nothing_for_what_is_not_there(self, database: Database, connect: Connect) -> None:
+    def test_a_task_instance_that_does_not_exist_is_absent(self, database: Database, connect: Connect) -> None:
         database.fill([row()])
         keys = [
             make_key("orders", "b", SCHEDULED, UNMAPPED),
@@ -102,7 +101,7 @@ class TestFinding:
         ]
         assert connect().fetch(keys) == TaskInstances()
 
-    def test_lets_the_active_one_count_if_two_dag_ids_have_one_label(
+    def test_the_active_one_decides_if_two_dag_ids_have_the_same_label_value(
         self, database: Database, connect: Connect
     ) -> None:
         odd = "commandes_à_faire"
@@ -111,24 +110,28 @@ class TestFinding:
         assert states(answer) == {row(dag_id=odd).key: "running"}
         assert {ids.dag_id for ids in answer.raw_ids[row(dag_id=odd).key]} == {odd, to_label_value(odd)}
 
-    def test_takes_many_dags_for_a_label(self, database: Database, connect: Connect) -> None:
+    def test_a_hashed_dag_id_is_found_among_many_dags(self, database: Database, connect: Connect) -> None:
         database.fill([row(dag_id="commandes_à_faire")])
         database.add_dags(*(f"dag_{number:03d}" for number in range(250)))
         assert states(connect().fetch([row(dag_id="commandes_à_faire").key]))
 
 
-class TestQuestion:
-    def asked(self, database: Database) -> list[dict[str, Any]]:
-        """Read the questions from Airflow's audit log."""
+class TestQueries:
+    def logged(self, database: Database) -> list[dict[str, Any]]:
+        """Return the queries in Airflow's audit log."""
         found = database.query("SELECT extra FROM log WHERE event = 'get_task_instances_batch' ORDER BY id")
         return [json.loads(extra) for (extra,) in found]
 
-    def test_is_not_sent_if_nothing_is_asked(self, connect: Connect, database: Database, proxy: FaultProxy) -> None:
+    def test_no_query_is_sent_if_there_are_no_keys(
+        self, connect: Connect, database: Database, proxy: FaultProxy
+    ) -> None:
         database.fill([row()])
         assert connect(proxy.url + PATH).fetch([]) == TaskInstances()
         assert proxy.requests == []
 
-    def test_is_one_for_many_dags_with_default_run_ids(self, connect: Connect, database: Database) -> None:
+    def test_one_query_is_sent_for_many_dags_if_the_run_ids_are_default_ones(
+        self, connect: Connect, database: Database
+    ) -> None:
         rows = [
             row(f"t{task}", dag_id=f"dag{dag}", state=state)
             for dag in range(20)
@@ -136,19 +139,21 @@ class TestQuestion:
         ]
         database.fill(rows)
         assert states(connect().fetch([each.key for each in rows])) == {each.key: each.state for each in rows}
-        assert len(self.asked(database)) == 1
+        assert len(self.logged(database)) == 1
 
-    def test_has_no_empty_list_and_no_state(self, connect: Connect, database: Database) -> None:
+    def test_a_query_contains_the_caller_but_no_empty_list_and_no_state(
+        self, connect: Connect, database: Database
+    ) -> None:
         rows = [row(), row(ODD_ID), row(run_id="my run!"), row(dag_id="commandes_à_faire", task_id=LONG_ID)]
         database.fill(rows)
         assert len(connect().fetch([each.key for each in rows]).found) == len(rows)
-        for question in self.asked(database):
-            assert set(question) <= {"dag_ids", "dag_run_ids", "task_ids", "page_limit", "method"}
-            assert all(question.values())
-            assert OWN.dag_id in question["dag_ids"]
-            assert OWN.run_id in question["dag_run_ids"]
+        for query in self.logged(database):
+            assert set(query) <= {"dag_ids", "dag_run_ids", "task_ids", "page_limit", "method"}
+            assert all(query.values())
+            assert CALLER.dag_id in query["dag_ids"]
+            assert CALLER.run_id in query["dag_run_ids"]
 
-    def test_fits_into_the_audit_log_of_any_database(self, connect: Connect, database: Database) -> None:
+    def test_every_query_fits_into_the_audit_log_of_every_database(self, connect: Connect, database: Database) -> None:
         rows = [row(f"é{'é' * 200}", run_id=f"run_{number:04d}" + "r" * 50) for number in range(1_500)]
         rows += [row("t" * 60, run_id=f"run_{number:04d}" + "r" * 50) for number in range(1_500)]
         database.fill(rows)
@@ -157,7 +162,7 @@ class TestQuestion:
         assert len(sizes) > 2
         assert max(sizes) < 65_535
 
-    def test_does_not_read_the_whole_of_a_long_history(
+    def test_only_a_part_of_a_long_history_is_read(
         self, connect: Connect, database: Database, proxy: FaultProxy
     ) -> None:
         rows = [
@@ -175,24 +180,24 @@ class TestQuestion:
         assert len(read) < len(wanted) / 2
 
 
-class TestCappedAnswers:
-    @given(world=worlds(dag_ids=ALL_DAG_IDS).map(known))
+class TestLimitedAnswers:
+    @given(world=worlds(dag_ids=ALL_DAG_IDS).map(without_unknown_states))
     @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    def test_are_true_in_any_world(self, database: Database, connect: Connect, proxy: FaultProxy, world: World) -> None:
+    def test_limited_answers_are_correct_in_every_world(
+        self, database: Database, connect: Connect, proxy: FaultProxy, world: World
+    ) -> None:
         database.fill(world.rows)
         proxy.heal()
-        proxy.spoil(LISTS, capped(4))
+        proxy.spoil(LISTS, limited_to(4))
         answer = connect(proxy.url + PATH).fetch(world.keys)
         assert_true_answer(world._replace(keys=world.keys - answer.unresolved.keys()), answer)
 
-    def test_are_read_to_the_end_for_a_mapped_task(
-        self, database: Database, connect: Connect, proxy: FaultProxy
-    ) -> None:
+    def test_a_mapped_task_is_read_page_by_page(self, database: Database, connect: Connect, proxy: FaultProxy) -> None:
         rows = [row(map_index=index, state="success") for index in range(10)]
-        # Some share ids with our own task instance, so that the answer has them, too.
-        others = [row(map_index=index, run_id=OWN.run_id) for index in range(10)]
+        # These share ids with the caller, so that the answers contain them as well.
+        others = [row(map_index=index, run_id=CALLER.run_id) for index in range(10)]
         database.fill([*rows, *others])
-        proxy.spoil(BATCH, capped(4))
+        proxy.spoil(BATCH, limited_to(4))
         answer = connect(proxy.url + PATH).fetch([each.key for each in rows])
         assert states(answer) == {each.key: "success" for each in rows}
 
@@ -204,27 +209,30 @@ class TestCappedAnswers:
                 lambda database, rows: database.retry(rows[3]), id="the last row of the first page is retried"
             ),
             pytest.param(lambda database, rows: database.retry(rows[8]), id="a row of a later page is retried"),
-            pytest.param(lambda database, rows: database.remove(rows[1]), id="a row of the first page goes"),
+            pytest.param(lambda database, rows: database.remove(rows[1]), id="a row of the first page is deleted"),
             pytest.param(
                 lambda database, rows: (database.remove(rows[1]), database.add(rows[9]._replace(map_index=11))),
-                id="a row of the first page goes and another comes",
+                id="a row of the first page is deleted and another is added",
             ),
-            pytest.param(lambda database, rows: database.add(rows[9]._replace(map_index=-1)), id="a first row comes"),
+            pytest.param(
+                lambda database, rows: database.add(rows[9]._replace(map_index=-1)),
+                id="a row is added before the first one",
+            ),
         ],
     )
-    def test_miss_nothing_if_between_two_pages(
+    def test_no_task_instance_is_missed_if_between_two_pages(
         self, database: Database, connect: Connect, proxy: FaultProxy, change: Callable[[Database, list[Row]], None]
     ) -> None:
         rows = [row(map_index=index) for index in range(10)]
         database.fill(rows)
-        # The whole question, the first page, and then:
-        proxy.spoil(BATCH, capped(4), times=2)
+        # The query for all, the first page, and then:
+        proxy.spoil(BATCH, limited_to(4), times=2)
         proxy.spoil(BATCH, faults.first(lambda: change(database, rows)), times=1)
-        proxy.spoil(BATCH, capped(4))
+        proxy.spoil(BATCH, limited_to(4))
         answer = connect(proxy.url + PATH).fetch([each.key for each in rows[2:]])
         assert set(answer.found) == {each.key for each in rows[2:]}
 
-    def test_that_change_all_the_time_are_an_error(
+    def test_a_list_that_changes_between_all_pages_is_an_error(
         self, database: Database, connect: Connect, proxy: FaultProxy
     ) -> None:
         rows = [row(map_index=index) for index in range(40)]
@@ -236,16 +244,16 @@ class TestCappedAnswers:
             answer["task_instances"] = answer["task_instances"][:4]
 
         proxy.spoil(BATCH, faults.edited(shrink))
-        with pytest.raises(TaskInstanceSourceError, match="changed while it was read"):
+        with pytest.raises(TaskInstanceSourceError, match="changed during each of the attempts"):
             connect(proxy.url + PATH).fetch([rows[-1].key])
 
-    def test_that_cannot_be_split_leave_it_unresolved(
+    def test_a_hashed_task_is_unresolved_if_its_run_does_not_fit_into_one_answer(
         self, database: Database, connect: Connect, proxy: FaultProxy
     ) -> None:
         rows = [row(ODD_ID), *(row(f"t{number}") for number in range(10))]
         database.fill(rows)
-        proxy.spoil(BATCH, capped(4))
+        proxy.spoil(BATCH, limited_to(4))
         answer = connect(proxy.url + PATH).fetch([each.key for each in rows])
         assert set(answer.unresolved) == {row(ODD_ID).key}
-        assert "its task_id is not known" in answer.unresolved[row(ODD_ID).key]
+        assert "its raw task_id is unknown" in answer.unresolved[row(ODD_ID).key]
         assert set(answer.found) == {each.key for each in rows[1:]}

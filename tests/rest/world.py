@@ -1,14 +1,14 @@
-"""`python -m tests.rest.world`: the content of a new database: a DAG, and users whose names tell their rights.
+"""`python -m tests.rest.world`: fill a new database with a DAG, and with users whose names describe their permissions.
 
-Runs in the environment of the Airflow whose database it is. The password of each user is the name.
+Runs in the environment of the Airflow that owns the database. The password of each user is the user's name.
 """
 
 from __future__ import annotations
 
-RIGHTS = ["DAG Runs", "Task Instances", "XComs"]
+PERMISSIONS = ["DAG Runs", "Task Instances", "XComs"]
 USERS = {
-    "reads_all": ["DAGs", *RIGHTS],
-    "reads_two": ["DAG:orders", "DAG:kpo_cleanup", *RIGHTS],
+    "reads_all": ["DAGs", *PERMISSIONS],
+    "reads_two": ["DAG:orders", "DAG:kpo_cleanup", *PERMISSIONS],
     "reads_no_xcoms": ["DAGs", "DAG Runs", "Task Instances"],
     "reads_no_runs": ["DAGs", "Task Instances", "XComs"],
     "reads_no_task_instances": ["DAGs", "DAG Runs", "XComs"],

@@ -1,4 +1,4 @@
-"""The pages of Airflow's UI that show the cleanup, under the same names for both generations."""
+"""Page objects for the pages of Airflow's UI that show the cleanup, with the same methods for Airflow 2 and 3."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from demo.airflow import Airflow
 CLEANUP = "kpo_cleanup"
 DAG = f"/dags/{CLEANUP}"
 
-# Of all texts that match a pattern: how many there are, and which of them have an end that is not to be seen.
-# Airflow 2 has its grid, and with it the logs, in a shadow tree.
-_CUT_OFF = """pattern => {
-    const range = document.createRange(), cut = [];
+# Returns how many texts match a pattern, and those of them whose end is clipped.
+# Airflow 2 renders its grid, which contains the logs, in a shadow tree.
+_FIND_CLIPPED = """pattern => {
+    const range = document.createRange(), clipped = [];
     let found = 0;
-    const look = text => {
+    const check = text => {
         for (const match of text.data.matchAll(new RegExp(pattern, "g"))) {
             range.setStart(text, match.index);
             range.setEnd(text, match.index + match[0].length);
@@ -30,40 +30,40 @@ _CUT_OFF = """pattern => {
                 if (getComputedStyle(box).overflowX != "visible")
                     edge = Math.min(edge, box.getBoundingClientRect().right);
             found += 1;
-            if (range.getBoundingClientRect().right > edge) cut.push(match[0]);
+            if (range.getBoundingClientRect().right > edge) clipped.push(match[0]);
         }
     };
     const walk = node => {
-        if (node.nodeType == Node.TEXT_NODE) look(node);
+        if (node.nodeType == Node.TEXT_NODE) check(node);
         node.childNodes.forEach(walk);
         if (node.shadowRoot) walk(node.shadowRoot);
     };
     walk(document.body);
-    return [found, cut];
+    return [found, clipped];
 }"""
 
 
 class Browser:
-    """A browser in which somebody is logged in."""
+    """A browser with a logged-in user."""
 
-    def __init__(self, page: Page, airflow: Airflow, pictures: Path) -> None:
+    def __init__(self, page: Page, airflow: Airflow, screenshots: Path) -> None:
         self.page = page
         self._url = airflow.url
-        self._pictures = pictures
+        self._screenshots = screenshots
         self._log_in(airflow.user, airflow.password)
 
-    def shoot(self, name: str) -> None:
-        """Put what is to be seen into a file."""
-        self.page.screenshot(path=self._pictures / f"{name}.png", animations="disabled")
+    def screenshot(self, name: str) -> None:
+        """Save a screenshot of the visible part of the page."""
+        self.page.screenshot(path=self._screenshots / f"{name}.png", animations="disabled")
 
-    def cut_off(self, pattern: str) -> tuple[int, list[str]]:
-        """How many texts match a pattern of JavaScript, and those among them that go beyond what is to be seen."""
-        found, cut = self.page.evaluate(_CUT_OFF, pattern)
-        return found, cut
+    def find_clipped(self, pattern: str) -> tuple[int, list[str]]:
+        """Return how many texts match a JavaScript regular expression, and those that are not visible to their end."""
+        found, clipped = self.page.evaluate(_FIND_CLIPPED, pattern)
+        return found, clipped
 
     @contextmanager
-    def narrow(self) -> Iterator[None]:
-        """As on a phone."""
+    def narrow_window(self) -> Iterator[None]:
+        """Make the window as narrow as a phone's."""
         size = self.page.viewport_size
         assert size
         self.page.set_viewport_size({"width": 500, "height": size["height"]})
@@ -71,15 +71,15 @@ class Browser:
         self.page.set_viewport_size(size)
 
     def edges(self) -> Locator:
-        """The lines of the graph that is shown."""
+        """Return the edges of the graph that is shown."""
         return self.page.locator(".react-flow__edge")
 
     def field(self, name: str) -> Locator:
-        """One field of the trigger form."""
+        """Return a field of the trigger form."""
         return self.page.locator(f"[name=element_{name}]")
 
     def trigger(self) -> None:
-        """Start a run with what the trigger form says."""
+        """Submit the trigger form."""
         self._submit().click()
 
     def _submit(self) -> Locator:
@@ -93,7 +93,7 @@ class Browser:
 
 
 class Airflow3Ui(Browser):
-    """React all through; it remembers in the browser how a page was arranged."""
+    """The UI of Airflow 3, which stores the layout of its pages in the browser."""
 
     def _log_in(self, user: str, password: str) -> None:
         self._go("/auth/login/")
@@ -123,8 +123,8 @@ class Airflow3Ui(Browser):
         self.page.get_by_role("button", name="Trigger Dag").click()
         return self._dialog()
 
-    def refusal(self, name: str, value: str) -> str:
-        """What the form, or else the server, says to a bad value."""
+    def error_for(self, name: str, value: str) -> str:
+        """Enter a value, and return the error message of the form or, if the form accepts it, of the server."""
         self.field(name).fill(value)
         self.field(name).blur()
         expect(self.field(name)).to_have_value(value)
@@ -154,7 +154,7 @@ class Airflow3Ui(Browser):
         return self.page.locator("tr", has_text="return_value")
 
     def summaries(self, task_id: str) -> Locator:
-        """The list of all XComs called summary of a task."""
+        """Return the list of the XComs `summary` of a task."""
         self._go(f"/xcoms?dag_display_name_pattern={CLEANUP}&xcom_key_pattern=summary&task_id_pattern={task_id}")
         return self.page.locator("tbody")
 
@@ -165,14 +165,14 @@ class Airflow3Ui(Browser):
         return self._dialog().get_by_role("button", name="Trigger")
 
     def _arrange(self, view: str, percent: int) -> None:
-        """Choose grid or graph, and how much of the width it takes; its own choices are 20 and 70."""
+        """Choose grid or graph, and its share of the width; Airflow's defaults are 20 and 70 percent."""
         panels = json.dumps({"details-panel,main-panel": {"expandToSizes": {}, "layout": [percent, 100 - percent]}})
         stored: dict[str, Any] = {"default_dag_view": json.dumps(view), f"react-resizable-panels:{view}-ltr": panels}
         self.page.evaluate("stored => Object.assign(localStorage, stored)", stored)
 
 
 class Airflow2Ui(Browser):
-    """A page each for the list and the form, the rest in tabs beside the grid."""
+    """The UI of Airflow 2, where logs, XComs and the graph are tabs next to the grid."""
 
     def _log_in(self, user: str, password: str) -> None:
         self._go("/login/")
@@ -198,8 +198,8 @@ class Airflow2Ui(Browser):
         self._go(f"/dags/{dag_id}/trigger")
         return self.page.locator("form", has=self.field("settle_seconds"))
 
-    def refusal(self, name: str, value: str) -> str:
-        """What the form, or else the server, says to a bad value."""
+    def error_for(self, name: str, value: str) -> str:
+        """Enter a value, and return the error message of the form or, if the form accepts it, of the server."""
         field = self.field(name)
         field.fill(value)
         if not field.evaluate("field => field.checkValidity()"):

@@ -1,4 +1,4 @@
-"""What somebody sees who looks at the cleanup in the browser: all that matters is there, and nothing is cut off."""
+"""The cleanup in Airflow's UI: everything important is on the page, and nothing is clipped."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from playwright.sync_api import Locator, expect
 from include.kpo_cleanup import __version__
 from include.kpo_cleanup.airflow_compat import AIRFLOW_VERSION
 from include.kpo_cleanup.settings import COMPLETED_PODS, OPTIONS, is_run_param
-from tests.ui.leftovers import HOUR, PAUSED_NAMESPACE, make_pod
 from tests.ui.pages import Ui
+from tests.ui.pods import HOUR, PAUSED_NAMESPACE, make_pod
 from tests.ui.world import SCHEDULE, World
 
 pytestmark = [pytest.mark.ui, pytest.mark.timeout(900)]
@@ -19,132 +19,132 @@ pytestmark = [pytest.mark.ui, pytest.mark.timeout(900)]
 expect.set_options(timeout=60_000)  # milliseconds; the machine may be busy with other tests
 
 KEPT = "kept: owned=1 unmatched=1 stalled=1 active=1 completed=1"
-ROWS = 10  # zombies
-LOOK, PAUSED, NIGHTLY = "kpo_cleanup_dry_run", "kpo_cleanup_paused", "nightly_orders"
+ZOMBIES = 10
+DRY_RUN, PAUSED, NIGHTLY = "kpo_cleanup_dry_run", "kpo_cleanup_paused", "nightly_orders"
 FIRST_LINE = "kpo_cleanup .* settings on this worker:.*"
-OUTCOMES = {"reaped": "success", "nothing": "skipped", "forbidden": "failed"}
+STATES_OF_REAP = [
+    pytest.param("deleted", "success", id="reap succeeded"),
+    pytest.param("skipped", "skipped", id="reap was skipped"),
+    pytest.param("forbidden", "failed", id="reap failed"),
+]
 
 
-def test_the_list_of_dags_shows_schedule_and_tags(ui: Ui) -> None:
+def test_the_list_of_dags_shows_the_schedule_and_the_tags(ui: Ui) -> None:
     page = ui.dags()
     for text in ("kpo_cleanup", SCHEDULE, "kubernetes", "maintenance"):
         expect(page).to_contain_text(text)
-    ui.shoot("dags")
+    ui.screenshot("dags")
 
 
-def test_the_page_of_the_dag_shows_its_schedule_and_tasks(ui: Ui) -> None:
+def test_the_page_of_the_dag_shows_its_schedule_and_its_tasks(ui: Ui) -> None:
     page = ui.dag()
     for text in (SCHEDULE, "list_pods", "fetch_active_tis", "classify", "reap"):
         expect(page).to_contain_text(text)
-    ui.shoot("grid")
+    ui.screenshot("grid")
 
 
-@pytest.mark.parametrize(("run", "state"), OUTCOMES.items(), ids=OUTCOMES)
-def test_the_graph_tells_the_outcome_of_a_run(ui: Ui, world: World, run: str, state: str) -> None:
+@pytest.mark.parametrize(("run", "state"), STATES_OF_REAP)
+def test_the_graph_shows_the_outcome_of_a_run(ui: Ui, world: World, run: str, state: str) -> None:
     nodes = ui.graph(world.runs[run])
     expect(nodes.filter(has_text="reap")).to_contain_text(state)
     expect(nodes.filter(has_text="success")).to_have_count(4 if state == "success" else 3)
     expect(ui.edges()).to_have_count(3)
-    ui.shoot(f"graph-{run}")
+    ui.screenshot(f"graph-{run}")
 
 
-def test_the_documentation_is_rendered(ui: Ui) -> None:
+def test_the_dag_docs_are_rendered_without_leftover_markdown(ui: Ui) -> None:
     docs = ui.docs()
     for title in ("Remove zombie KubernetesPodOperator pods", "How to read a run", "What is never touched", "Settings"):
         expect(docs.get_by_role("heading", name=title)).to_be_visible()
     expect(docs.get_by_role("listitem").filter(has_text="reap red")).to_be_visible()
-    ui.shoot("docs")
+    ui.screenshot("docs")
     text = docs.inner_text()
     assert not [mark for mark in ("**", "###", "`") if mark in text]
 
 
 class TestTriggerForm:
-    def test_has_the_options_in_their_order_each_with_its_description(self, ui: Ui) -> None:
+    def test_lists_the_run_options_in_order_with_their_descriptions(self, ui: Ui) -> None:
         form = ui.trigger_form()
         expect(form).to_contain_text("dry_run")
-        ui.shoot("trigger-form")
+        ui.screenshot("trigger-form")
         text = form.inner_text()
-        for_a_run = {name: option for name, option in OPTIONS.items() if is_run_param(name)}
-        unfolded = [name for name, option in for_a_run.items() if "section" not in option.metadata]
-        places = [re.search(rf"^{name}\b", text, re.MULTILINE) for name in unfolded]
-        starts = [place.start() for place in places if place]
-        assert len(starts) == len(places)
-        assert starts == sorted(starts)
+        run_options = {name: option for name, option in OPTIONS.items() if is_run_param(name)}
+        always_visible = [name for name, option in run_options.items() if "section" not in option.metadata]
+        matches = [re.search(rf"^{name}\b", text, re.MULTILINE) for name in always_visible]
+        positions = [match.start() for match in matches if match]
+        assert len(positions) == len(matches)
+        assert positions == sorted(positions)
         form.get_by_text(re.compile(f"^{COMPLETED_PODS}")).click()
-        for name, option in for_a_run.items():
+        for name, option in run_options.items():
             expect(form).to_contain_text(name)
             expect(form).to_contain_text(option.metadata["meaning"].replace("`", ""))
-        ui.shoot("trigger-form-unfolded")
-        for name in set(OPTIONS) - set(for_a_run):
+        ui.screenshot("trigger-form-unfolded")
+        for name in set(OPTIONS) - set(run_options):
             expect(ui.field(name)).to_have_count(0)
 
     @pytest.mark.parametrize(
-        ("name", "value", "refusal"),
+        ("name", "value", "message"),
         [
-            ("settle_seconds", "-5", "-5 is less than the minimum of 0"),
-            ("max_deletes", "0", "0 is less than the minimum of 1"),
-            ("namespaces", "Team_A", "'Team_A' does not match"),
+            pytest.param("settle_seconds", "-5", "-5 is less than the minimum of 0", id="settle_seconds is negative"),
+            pytest.param("max_deletes", "0", "0 is less than the minimum of 1", id="max_deletes is zero"),
+            pytest.param("namespaces", "Team_A", "'Team_A' does not match", id="namespaces contains an invalid name"),
         ],
     )
-    def test_refuses_what_the_run_would_and_starts_none(
-        self, ui: Ui, world: World, name: str, value: str, refusal: str
+    def test_rejects_an_invalid_value_without_starting_a_run(
+        self, ui: Ui, world: World, name: str, value: str, message: str
     ) -> None:
         before = world.run_ids()
         ui.trigger_form()
-        said = ui.refusal(name, value)
-        ui.shoot(f"refused-{name}")
-        assert refusal in said
+        error = ui.error_for(name, value)
+        ui.screenshot(f"rejected-{name}")
+        assert message in error
         assert world.run_ids() == before
 
 
 class TestFirstRun:
-    def test_the_look_says_so_and_deletes_nothing(self, ui: Ui, world: World) -> None:
+    def test_triggering_the_dry_run_deletes_nothing_and_every_log_says_so(self, ui: Ui, world: World) -> None:
         before, pods = world.run_ids(), world.cluster.names()
-        expect(ui.trigger_form(LOOK)).to_contain_text("settle_seconds")
+        expect(ui.trigger_form(DRY_RUN)).to_contain_text("settle_seconds")
         expect(ui.field("dry_run")).to_have_count(0)
-        ui.shoot("trigger-form-dry-run")
+        ui.screenshot("trigger-form-dry-run")
         ui.trigger()
-        world.terminal.wait_for("a run starts", lambda: world.run_ids(LOOK), 60)
-        [run_id] = world.run_ids(LOOK)
-        world.wait("the dry run is over", LOOK, run_id)
+        run_id = world.wait_for_first_run(DRY_RUN)
         for task_id in ("list_pods", "fetch_active_tis", "classify", "reap"):
-            expect(ui.log(run_id, task_id, LOOK)).to_contain_text("DRY RUN: nothing will be deleted")
+            expect(ui.log(run_id, task_id, DRY_RUN)).to_contain_text("DRY RUN: nothing will be deleted")
         assert world.cluster.names() == pods
         assert world.run_ids() == before
 
-    def test_the_switch_deletes_the_zombies(self, ui: Ui, world: World) -> None:
-        [run_id] = world.work[NIGHTLY][:1]
+    def test_unpausing_the_dag_deletes_the_zombies(self, ui: Ui, world: World) -> None:
+        [run_id] = world.work_runs[NIGHTLY][:1]
         task = (NIGHTLY, "extract_orders", run_id)
         world.cluster.put([make_pod(*task, 5 * HOUR, namespace=PAUSED_NAMESPACE)])
         assert world.run_ids(PAUSED) == []
         ui.unpause(PAUSED)
-        world.terminal.wait_for("a run starts", lambda: bool(world.run_ids(PAUSED)), 60)
-        [run_id] = world.run_ids(PAUSED)
-        world.wait("the first run is over", PAUSED, run_id)
+        world.wait_for_first_run(PAUSED)
         assert not [name for name in world.cluster.names() if name.startswith(PAUSED_NAMESPACE)]
 
 
-def test_the_first_lines_of_a_log_say_what_holds_and_where_it_comes_from(ui: Ui, world: World) -> None:
-    log = ui.log(world.runs["reaped"], "list_pods")
+def test_a_log_starts_with_the_settings_and_their_sources(ui: Ui, world: World) -> None:
+    log = ui.log(world.runs["deleted"], "list_pods")
     expect(log).to_contain_text(f"kpo_cleanup {__version__} on Airflow {AIRFLOW_VERSION}, settings on this worker:")
     expect(log).to_contain_text("settle_seconds=0 (this run's conf)")
-    assert ui.cut_off(FIRST_LINE) == (1, [])
+    assert ui.find_clipped(FIRST_LINE) == (1, [])
 
 
-def test_what_is_cut_off_would_be_noticed(ui: Ui, world: World) -> None:
-    with ui.narrow():
-        expect(ui.log(world.runs["reaped"], "list_pods")).to_contain_text("settings on this worker:")
-        found, cut = ui.cut_off(FIRST_LINE)
-    assert found == len(cut) == 1
+def test_a_clipped_line_is_detected_in_a_narrow_window(ui: Ui, world: World) -> None:
+    with ui.narrow_window():
+        expect(ui.log(world.runs["deleted"], "list_pods")).to_contain_text("settings on this worker:")
+        found, clipped = ui.find_clipped(FIRST_LINE)
+    assert found == len(clipped) == 1
 
 
 class TestLogOfClassify:
     def test_ends_with_a_summary(self, ui: Ui, world: World) -> None:
-        log = ui.log(world.runs["reaped"], "classify")
+        log = ui.log(world.runs["deleted"], "classify")
         expect(log).to_contain_text("zombies by reason: superseded=1 orphaned=9")
         expect(log).to_contain_text(KEPT)
-        expect(log).to_contain_text(f"{ROWS} zombies of 15 pods: nightly_orders 7, ml_feature_refresh")
-        ui.shoot("log-classify")
+        expect(log).to_contain_text(f"{ZOMBIES} zombies of 15 pods: nightly_orders 7, ml_feature_refresh")
+        ui.screenshot("log-classify")
 
     @pytest.mark.parametrize(
         "pattern",
@@ -153,62 +153,62 @@ class TestLogOfClassify:
             pytest.param("of run manual__.*", id="its run"),
             pytest.param("pod (airflow|team-reporting)/.*", id="its pod"),
             pytest.param("task instance (success|up_for_retry).*", id="evidence"),
-            pytest.param(r"\d+ zombies: base works on, but its operator is gone", id="cause"),
-            pytest.param("advice: .*", id="advice for a cause"),
-            pytest.param("kept 1 stalled pod: container istio-proxy keeps its task waiting", id="warning"),
-            pytest.param("make istio-proxy a native sidecar, .*", id="remedy of the warning"),
-            pytest.param("if no other Airflow uses these namespaces: .*", id="condition of delete_unmatched_pods"),
-            pytest.param(f"{ROWS} zombies of 15 pods: .*", id="summary"),
+            pytest.param(r"\d+ zombies: base is still running, but its operator is gone", id="diagnosis"),
+            pytest.param("advice: .*", id="advice for a diagnosis"),
+            pytest.param("kept 1 stalled pod: istio-proxy keeps the task waiting", id="warning"),
+            pytest.param("make it a native sidecar, or .*", id="remedy of the warning"),
+            pytest.param("if no other Airflow uses these namespaces, .*", id="condition of delete_unmatched_pods"),
+            pytest.param(f"{ZOMBIES} zombies of 15 pods: .*", id="summary"),
         ],
     )
-    def test_shows_each_line_to_its_end(self, ui: Ui, world: World, pattern: str) -> None:
-        """Look at the end of the log, which is the part that Airflow 3 has in the page."""
-        expect(ui.log(world.runs["reaped"], "classify")).to_contain_text(f"{ROWS} zombies of 15 pods")
-        found, cut = ui.cut_off(pattern)
+    def test_can_be_read_without_horizontal_scrolling(self, ui: Ui, world: World, pattern: str) -> None:
+        """Check the end of the log, which is the part that Airflow 3 renders."""
+        expect(ui.log(world.runs["deleted"], "classify")).to_contain_text(f"{ZOMBIES} zombies of 15 pods")
+        found, clipped = ui.find_clipped(pattern)
         assert found
-        assert cut == []
+        assert clipped == []
 
 
 class TestLogOfReap:
-    def test_says_whose_each_pod_was_and_ends_with_a_summary(self, ui: Ui, world: World) -> None:
-        log = ui.log(world.runs["reaped"], "reap")
-        expect(log).to_contain_text(f"deleted {ROWS} of {ROWS} zombies: nightly_orders 7")
+    def test_names_the_task_of_each_deleted_pod_and_ends_with_a_summary(self, ui: Ui, world: World) -> None:
+        log = ui.log(world.runs["deleted"], "reap")
+        expect(log).to_contain_text(f"deleted {ZOMBIES} of {ZOMBIES} zombies: nightly_orders 7")
         expect(log).to_contain_text("freed cpu=5 memory=10Gi")
-        ui.shoot("log-reap")
-        found, cut = ui.cut_off("deleted (airflow|team-reporting)/.*")
+        ui.screenshot("log-reap")
+        found, clipped = ui.find_clipped("deleted (airflow|team-reporting)/.*")
         assert found
-        assert cut == []
+        assert clipped == []
 
-    def test_says_why_there_was_nothing_to_do(self, ui: Ui, world: World) -> None:
-        log = ui.log(world.runs["nothing"], "reap")
+    def test_explains_why_the_task_was_skipped(self, ui: Ui, world: World) -> None:
+        log = ui.log(world.runs["skipped"], "reap")
         expect(log).to_contain_text("Nothing to reap: nothing to delete among 5 pods")
-        ui.shoot("log-reap-skipped")
-        found, cut = ui.cut_off("Nothing to reap: .*")
+        ui.screenshot("log-reap-skipped")
+        found, clipped = ui.find_clipped("Nothing to reap: .*")
         assert found
-        assert cut == []
+        assert clipped == []
 
-    def test_says_what_was_forbidden_and_the_remedy_without_scrolling(self, ui: Ui, world: World) -> None:
+    def test_shows_what_was_forbidden_and_the_remedy_without_horizontal_scrolling(self, ui: Ui, world: World) -> None:
         log = ui.log(world.runs["forbidden"], "reap")
-        expect(log).to_contain_text("AirflowFailException: 2 problems; all else was done")
-        ui.shoot("log-reap-forbidden-end")
+        expect(log).to_contain_text("AirflowFailException: 2 problems; everything else was done")
+        ui.screenshot("log-reap-forbidden-end")
         log.hover()
-        ui.page.mouse.wheel(0, -340)  # the plain lines stand above Airflow's traceback
-        ui.shoot("log-reap-forbidden")
+        ui.page.mouse.wheel(0, -340)  # the log lines are above Airflow's traceback
+        ui.screenshot("log-reap-forbidden")
         for line in (
             "- listing pods in namespace 'team-reporting': 403 Forbidden",
             "allow verb 'list' on resource 'pods' in a Role .*",
-            "- 2 pods not deleted: 403 Forbidden",
+            "- 2 pods not deleted: 403 Forbidden .*",
             "allow verb 'delete' on resource 'pods' in a Role .*",
         ):
-            found, cut = ui.cut_off(line)
-            assert found  # more than once: plainly, and in what Airflow says of the exception
-            assert cut == []
+            found, clipped = ui.find_clipped(line)
+            assert found  # at least once: in the log lines, and in Airflow's output of the exception
+            assert clipped == []
 
 
-def test_a_value_that_only_the_run_can_refuse_is_named_in_its_log(ui: Ui, world: World) -> None:
+def test_the_log_names_an_invalid_option_that_only_the_run_can_detect(ui: Ui, world: World) -> None:
     run_id = world.clean_up(kubernetes_conn_id="another")
-    expect(ui.log(run_id, "list_pods")).to_contain_text("it is decided for a deployment, not a run")
-    ui.shoot("log-list_pods-refused")
+    expect(ui.log(run_id, "list_pods")).to_contain_text("because it cannot be set for a single run")
+    ui.screenshot("log-list_pods-rejected")
 
 
 class TestXCom:
@@ -222,31 +222,31 @@ class TestXCom:
     )
     def test_shows_the_summary_first(self, ui: Ui, world: World, task_id: str, summary: str) -> None:
         value = ui.xcom(world.runs["forbidden"], task_id)
-        _expect_in_view(value, summary)
-        ui.shoot(f"xcom-{task_id}")
+        _expect_in_viewport(value, summary)
+        ui.screenshot(f"xcom-{task_id}")
 
     @pytest.mark.parametrize("task_id", ["classify", "reap"])
-    def test_lists_a_line_for_each_run(self, ui: Ui, task_id: str) -> None:
+    def test_summary_can_be_listed_for_all_runs(self, ui: Ui, task_id: str) -> None:
         summaries = ui.summaries(task_id)
         for text in (
-            f"{ROWS} of {ROWS} zombies" if task_id == "reap" else f"{ROWS} zombies of 15 pods",
+            f"{ZOMBIES} of {ZOMBIES} zombies" if task_id == "reap" else f"{ZOMBIES} zombies of 15 pods",
             "nothing to delete",
         ):
             expect(summaries.get_by_text(text).first).to_be_visible()
-        ui.shoot(f"summaries-{task_id}")
+        ui.screenshot(f"summaries-{task_id}")
 
-    def test_of_two_thousand_pods_does_not_choke_the_page(self, ui: Ui, world: World) -> None:
+    def test_of_two_thousand_pods_is_displayed(self, ui: Ui, world: World) -> None:
         pods = (
             make_pod("staging", f"task_{number % 50}", f"run_{number % 40}", number * HOUR / 60)
             for number in range(2_000)
         )
         world.cluster.put(pods)
         run_id = world.clean_up(dry_run=True)
-        _expect_in_view(ui.xcom(run_id, "list_pods"), "pods: 20", seconds=300)  # Airflow 2 draws each row
-        ui.shoot("xcom-list_pods-of-many")
+        _expect_in_viewport(ui.xcom(run_id, "list_pods"), "pods: 20", timeout=300)  # Airflow 2 renders each row
+        ui.screenshot("xcom-list_pods-of-many")
 
 
-def _expect_in_view(value: Locator, text: str, seconds: float = 60) -> None:
-    """Without scrolling; the editor of Airflow 3 shows no more than a few lines, with spaces of its own."""
+def _expect_in_viewport(value: Locator, text: str, timeout: float = 60) -> None:
+    """Expect a text without scrolling; the editor of Airflow 3 shows only a few lines, with non-breaking spaces."""
     pattern = re.compile(re.escape(text).replace(r"\ ", r"\s"))
-    expect(value.get_by_text(pattern).first).to_be_in_viewport(timeout=seconds * 1000)
+    expect(value.get_by_text(pattern).first).to_be_in_viewport(timeout=timeout * 1000)

@@ -1,6 +1,6 @@
-"""A DAG file for the UI tests: task instances that are soon over, or wait for a retry, for pods to belong to.
+"""A DAG file for the UI tests: tasks that finish quickly or wait for a retry, to which the pods belong.
 
-And a cleanup of its own namespace, which nobody has unpaused.
+It also contains a paused cleanup DAG for another namespace.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ except ImportError:
     from airflow.operators.empty import EmptyOperator
 
 
-def make(
+def create_dag(
     dag_id: str, succeeding: Sequence[str] = (), failing: Sequence[str] = (), retrying: Sequence[str] = ()
 ) -> None:
-    """A DAG of independent tasks."""
+    """Create a DAG of independent tasks."""
     with DAG(dag_id, schedule=None, start_date=datetime(2024, 1, 1, tzinfo=UTC), catchup=False):
         for task_id in succeeding:
-            EmptyOperator(task_id=task_id)  # over without a process
+            EmptyOperator(task_id=task_id)  # succeeds without starting a process
         for task_id in failing:
             task(task_id=task_id)(fail)()
         for task_id in retrying:
-            task(task_id=task_id, retries=1, retry_delay=timedelta(days=1))(stumble)()
+            task(task_id=task_id, retries=1, retry_delay=timedelta(days=1))(fail_and_retry)()
 
 
 def fail() -> None:
-    raise AirflowFailException("for good")
+    raise AirflowFailException("not retried")
 
 
-def stumble() -> None:
-    raise ValueError("for now")
+def fail_and_retry() -> None:
+    raise ValueError("retried")
 
 
-make("nightly_orders", succeeding=["extract_orders", "export_report"], failing=["load_warehouse"])
-make("ml_feature_refresh_for_recommendations", succeeding=["compute_customer_lifetime_value_with_full_history"])
-make("hourly_events", retrying=["ingest_clickstream", "publish_metrics"])
+create_dag("nightly_orders", succeeding=["extract_orders", "export_report"], failing=["load_warehouse"])
+create_dag("ml_feature_refresh_for_recommendations", succeeding=["compute_customer_lifetime_value_with_full_history"])
+create_dag("hourly_events", retrying=["ingest_clickstream", "publish_metrics"])
 cleanup_dag(
     "kpo_cleanup_paused", settings={"namespaces": "team-paused", "settle_seconds": 0}, is_paused_upon_creation=True
 )

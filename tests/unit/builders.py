@@ -1,4 +1,4 @@
-"""Small builders: each makes a plain, valid thing, and a test names only the values that matter to it."""
+"""Builders of plain, valid values, so that a test names only the fields that matter to it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from include.kpo_cleanup.classify import Verdict
+from include.kpo_cleanup.classify import Snapshot, classify
 from include.kpo_cleanup.constants import Reason
 from include.kpo_cleanup.identity import TaskInstanceKey
 from include.kpo_cleanup.pod import Container, Owner, Pod
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
+from include.kpo_cleanup.verdict import Evidence, Rule, Verdict
 
 NOW = int(datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp())
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
@@ -24,14 +25,14 @@ _serial = itertools.count(1)
 
 
 def make_pod(**overrides: Any) -> Pod:
-    """Make a running pod of try 1, two hours old; one of a later try is some minutes younger."""
+    """Return a running pod of try 1, two hours old; one of a later try is some minutes younger."""
     number = next(_serial)
-    of_try = overrides.get("try_number", 1)
+    try_number = overrides.get("try_number", 1)
     values: dict[str, Any] = {
         "namespace": "airflow",
         "name": f"extract-{number:08d}",
         "uid": f"00000000-0000-4000-8000-{number:012d}",
-        "created": NOW - 2 * HOUR + MINUTE * (of_try - 1 if of_try < 60 else 0),  # a later try is younger
+        "created": NOW - 2 * HOUR + MINUTE * (try_number - 1 if try_number < 60 else 0),
         "phase": "Running",
         "dag_id": "orders",
         "task_id": "extract",
@@ -43,7 +44,7 @@ def make_pod(**overrides: Any) -> Pod:
 
 
 def make_ti(**overrides: Any) -> TaskInstance:
-    """Make a task instance that failed an hour ago, in its first try."""
+    """Return a task instance that failed an hour ago, in its first try."""
     values: dict[str, Any] = {
         "state": "failed",
         "try_number": 1,
@@ -56,25 +57,45 @@ def make_ti(**overrides: Any) -> TaskInstance:
 def answer(
     found: Mapping[TaskInstanceKey, TaskInstance | None], *unresolved: TaskInstanceKey, try_number_may_lag: bool = False
 ) -> TaskInstances:
-    """Make a source's answer; a task instance that is None was not found."""
-    told = {key: ti for key, ti in found.items() if ti is not None}
-    cannot_tell = dict.fromkeys(unresolved, "the source cannot tell")
-    return TaskInstances(told, cannot_tell, try_number_may_lag=try_number_may_lag)
+    """Return the answer of a source; a task instance that is None was not found."""
+    exist = {key: ti for key, ti in found.items() if ti is not None}
+    problems = dict.fromkeys(unresolved, "the source cannot tell")
+    return TaskInstances(exist, problems, try_number_may_lag=try_number_may_lag)
+
+
+FINISHED = make_ti()
+NO_TI = None
+
+
+def classify_pod(
+    pod: Pod,
+    ti: TaskInstance | None = FINISHED,
+    *others: Pod,
+    unresolved: bool = False,
+    try_number_may_lag: bool = False,
+    record: Record | None = None,
+    **settings: Any,
+) -> Verdict:
+    """Return the verdict on one pod, among others of the same listing."""
+    task_instances = answer({pod.key: ti}, *([pod.key] if unresolved else []), try_number_may_lag=try_number_may_lag)
+    records = {} if record is None else {pod.key: record}
+    verdicts = classify(Snapshot([pod, *others], task_instances, Settings(**settings), NOW, records))
+    return next(verdict for verdict in verdicts if verdict.pod is pod)
 
 
 def make_verdict(**overrides: Any) -> Verdict:
-    """Make a zombie."""
+    """Return the verdict on an orphaned pod, a zombie."""
     values: dict[str, Any] = {
         "pod": make_pod(),
         "is_zombie": True,
         "reason": Reason.ORPHANED,
-        "evidence": "task instance failed 1 h ago",
+        "evidence": Evidence(Rule.ORPHANED, NOW, FINISHED),
     }
     return Verdict(**{**values, **overrides})
 
 
 def timestamp(epoch: int) -> str:
-    """Write a time as the Kubernetes API does."""
+    """Return a time as the Kubernetes API writes it."""
     return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -85,9 +106,9 @@ def make_item(
     spec: Any = None,
     status: Any = None,
 ) -> dict[str, Any]:
-    """Make one item of a pod list, as a real API server gives it for a pod of the operator.
+    """Return one item of a pod list, as a real API server returns it for a pod of the operator.
 
-    :param labels: changes to the operator's labels, None removes one; what is no mapping replaces them all.
+    :param labels: changes to the operator's labels, where None removes one; anything but a mapping replaces them all.
     """
     own_labels: Any = {
         "airflow_kpo_in_cluster": "True",

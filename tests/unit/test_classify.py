@@ -1,4 +1,4 @@
-"""The specification of the verdict: each rule, their order, their boundaries, and invariants."""
+"""The specification of classification: each rule, their order, their boundaries, and invariants."""
 
 from __future__ import annotations
 
@@ -12,23 +12,34 @@ from hypothesis import strategies as st
 
 from include.kpo_cleanup.classify import (
     Snapshot,
-    Verdict,
     classify,
-    count_reasons,
     find_successors,
     keys_needing_records,
 )
 from include.kpo_cleanup.constants import FINISHED_STATES, Reason
+from include.kpo_cleanup.evidence import phrases
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.pod import Container, Pod
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
-from tests.unit.builders import DAY, HOUR, JOB, MINUTE, NOW, SETTLE, answer, make_pod, make_ti
+from include.kpo_cleanup.verdict import Evidence, Policy, Rule, Verdict, count_reasons
+from tests.unit.builders import (
+    DAY,
+    FINISHED,
+    HOUR,
+    JOB,
+    MINUTE,
+    NO_TI,
+    NOW,
+    SETTLE,
+    answer,
+    classify_pod,
+    make_pod,
+    make_ti,
+)
 
-FINISHED = make_ti()
 ACTIVE = make_ti(state="running", ended=None)
 SECOND_TRY = ACTIVE._replace(try_number=2)
-NO_TI = None
 
 ACTIVE_STATES = [
     None,
@@ -59,47 +70,29 @@ def waiting(name: str, why: str) -> Container:
     return Container(name, "waiting", waiting_reason=why)
 
 
-def classify_pod(
-    pod: Pod,
-    ti: TaskInstance | None = FINISHED,
-    *others: Pod,
-    unresolved: bool = False,
-    try_number_may_lag: bool = False,
-    record: Record | None = None,
-    **settings: Any,
-) -> Verdict:
-    """Classify one pod, among others of the same listing."""
-    task_instances = answer({pod.key: ti}, *([pod.key] if unresolved else []), try_number_may_lag=try_number_may_lag)
-    records = {} if record is None else {pod.key: record}
-    verdicts = classify(Snapshot([pod, *others], task_instances, Settings(**settings), NOW, records))
-    return next(verdict for verdict in verdicts if verdict.pod is pod)
-
-
-def judge_all(
+def classify_all(
     pods: Sequence[Pod], task_instances: TaskInstances, settings: Settings | None = None, now: int = NOW
 ) -> list[Verdict]:
     return classify(Snapshot(pods, task_instances, settings or Settings(), now))
 
 
 def assert_kept(verdict: Verdict, reason: Reason) -> None:
-    assert (verdict.reason, verdict.is_zombie) == (reason, False), verdict.evidence
-    assert verdict.evidence
+    assert (verdict.reason, verdict.is_zombie) == (reason, False), verdict
 
 
 def assert_zombie(verdict: Verdict, reason: Reason) -> None:
-    assert (verdict.reason, verdict.is_zombie) == (reason, True), verdict.evidence
-    assert verdict.evidence
+    assert (verdict.reason, verdict.is_zombie) == (reason, True), verdict
 
 
-# Each row: a feature that keeps a pod, that feature of a twin which is deleted, and the twin's reason.
-# All else is as in a running pod whose task instance failed an hour ago.
+# Each row: a feature that keeps a pod, the same feature of a twin that is deleted, and the twin's reason.
+# Everything else is as in a running pod whose task instance failed an hour ago.
 KEEP_RULES = [
     pytest.param(
         Reason.BAD_LABELS,
         {"pod": {"label_problem": "label task_id is missing"}},
         {"pod": {"label_problem": ""}},
         Reason.ORPHANED,
-        id="a pod that an identifying label is missing on is kept",
+        id="a pod without an identifying label is kept",
     ),
     pytest.param(
         Reason.PROTECTED,
@@ -113,168 +106,168 @@ KEEP_RULES = [
         {"pod": {"controller": JOB}},
         {"pod": {"controller": None}},
         Reason.ORPHANED,
-        id="a pod with a controller is left to it",
+        id="a pod with a controller is left to the controller",
     ),
     pytest.param(
         Reason.OWNED,
         {"pod": {"job": "nightly"}},
         {"pod": {"job": ""}},
         Reason.ORPHANED,
-        id="a pod that a Job's labels are on is left to the Job although it has no owner reference",
+        id="a pod with the labels of a Job is left to the Job although it has no owner reference",
     ),
     pytest.param(
         Reason.TERMINATING,
         {"pod": {"deletion_deadline": NOW - DAY, "finalizers": ("example.com/hold",)}},
         {"pod": {"deletion_deadline": NOW - DAY, "finalizers": ()}},
         Reason.ORPHANED,
-        id="a pod that a finalizer holds is kept however late it is",
+        id="a pod that a finalizer holds is kept however overdue it is",
     ),
     pytest.param(
         Reason.TERMINATING,
         {"pod": {"deletion_deadline": NOW - SETTLE}},
         {"pod": {"deletion_deadline": NOW - SETTLE - 1}},
         Reason.ORPHANED,
-        id="a pod that is being deleted is kept until its deadline and the margin have passed",
+        id="a pod that is being deleted is kept until its deadline and settle_seconds have passed",
     ),
     pytest.param(
         Reason.TERMINATING,
         {"pod": {"deletion_deadline": NOW + DAY}},
         {"pod": {"deletion_deadline": None}},
         Reason.ORPHANED,
-        id="a pod with a long grace period is kept while that lasts",
+        id="a pod with a long grace period is kept until it ends",
     ),
     pytest.param(
         Reason.UNRESOLVED,
         {"ti": NO_TI, "unresolved": True, "delete_unmatched_pods": True},
         {"ti": NO_TI, "unresolved": False, "delete_unmatched_pods": True},
         Reason.UNMATCHED,
-        id="a pod whose task instance the source cannot look up is kept even where unmatched pods go",
+        id="a pod whose task instance could not be looked up is kept even if unmatched pods are deleted",
     ),
     pytest.param(
         Reason.UNMATCHED,
         {"ti": NO_TI},
         {"ti": FINISHED},
         Reason.ORPHANED,
-        id="not knowing a task instance is not knowing that it is over",
+        id="a pod without a task instance on record is kept",
     ),
     pytest.param(
         Reason.UNMATCHED,
         {"ti": NO_TI, "delete_unmatched_pods": False},
         {"ti": NO_TI, "delete_unmatched_pods": True},
         Reason.UNMATCHED,
-        id="an unmatched pod is kept unless the settings let it go",
+        id="an unmatched pod is kept unless delete_unmatched_pods is set",
     ),
     pytest.param(
         Reason.UNMATCHED,
         {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"created": NOW - SETTLE}},
         {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"created": NOW - SETTLE - 1}},
         Reason.UNMATCHED,
-        id="an unmatched pod must be older than the settling time",
+        id="an unmatched pod is kept until it is older than settle_seconds",
     ),
     pytest.param(
         Reason.UNMATCHED,
         {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"created": NOW + HOUR}},
         {"ti": NO_TI, "delete_unmatched_pods": True, "pod": {"created": NOW - HOUR}},
         Reason.UNMATCHED,
-        id="an unmatched pod from the future is kept",
+        id="an unmatched pod that was created in the future is kept",
     ),
     pytest.param(
         Reason.UNMATCHED,
         {"ti": make_ti(ended=NOW - HOUR), "pod": {"created": NOW - HOUR + 6}},
         {"ti": make_ti(ended=NOW - HOUR), "pod": {"created": NOW - HOUR + 5}},
         Reason.ORPHANED,
-        id="a pod that was made after its task instance ended is another Airflow's",
+        id="a pod that was created after its task instance ended is kept",
     ),
     pytest.param(
         Reason.UNMATCHED,
         {"ti": make_ti(ended=NOW - HOUR), "pod": {"created": NOW - MINUTE, "already_checked": False}},
         {"ti": make_ti(ended=NOW - HOUR), "pod": {"created": NOW - MINUTE, "already_checked": True}},
         Reason.ORPHANED,
-        id="a pod that its operator checked off is no stranger, whatever the clocks say",
+        id="a pod that was created after the end is kept unless its operator has marked it as checked",
     ),
     pytest.param(
         Reason.UNMATCHED,
         {"pod": {"created": NOW - MINUTE}, "delete_unmatched_pods": True},
         {"pod": {"created": NOW - SETTLE - 1}, "delete_unmatched_pods": True},
         Reason.UNMATCHED,
-        id="a pod that is not shown to be its task instance's must be older than the settling time, too",
+        id="a pod that may not be the task instance's is kept until it is older than settle_seconds",
     ),
     pytest.param(
         Reason.UNMATCHED,
         {"ti": make_ti(try_number=1), "pod": {"try_number": 2}},
         {"ti": make_ti(try_number=2), "pod": {"try_number": 2}},
         Reason.ORPHANED,
-        id="a pod of a later try than the task instance had is another Airflow's",
+        id="a pod of a later try than the task instance had is kept",
     ),
     pytest.param(
         Reason.UNMATCHED,
         {"ti": make_ti(try_number=1), "pod": {"try_number": 3}, "try_number_may_lag": True},
         {"ti": make_ti(try_number=1), "pod": {"try_number": 2}, "try_number_may_lag": True},
         Reason.ORPHANED,
-        id="before Airflow 2.10 the try number may be one too low, and not more",
+        id="a pod of a try two later is kept even where the try number may lag by one",
     ),
     pytest.param(
         Reason.UNMATCHED,
         {"record": Record(frozenset({"airflow/other"}))},
         {"record": None},
         Reason.ORPHANED,
-        id="a pod is kept if the operator's record of the same try names another one",
+        id="a pod is kept if the operator's record of the same try names another pod",
     ),
     pytest.param(
         Reason.UNMATCHED,
         {"record": Record(frozenset({"airflow/other"})), "ti": make_ti(try_number=1)},
         {"record": Record(frozenset({"airflow/other"})), "ti": make_ti(try_number=2)},
         Reason.ORPHANED,
-        id="a record of a later try says nothing against the pod of an earlier one",
+        id="a pod is deleted although the record of a later try names another pod",
     ),
     pytest.param(
         Reason.UNMATCHED,
         {"record": Record(frozenset({"airflow/other"})), "ti": TaskInstance("failed")},
         {"record": Record(frozenset({"airflow/it"})), "ti": TaskInstance("failed"), "pod": {"name": "it"}},
         Reason.ORPHANED,
-        id="without try numbers a record that names another pod keeps this one",
+        id="a pod is kept if a record without a try number names another pod",
     ),
     pytest.param(
         Reason.UNMATCHED,
         {"record": Record(frozenset({"other/it"})), "pod": {"name": "it"}},
         {"record": Record(frozenset({"airflow/it"})), "pod": {"name": "it"}},
         Reason.ORPHANED,
-        id="a record names a pod by its namespace, too",
+        id="a pod is kept if the record names one in another namespace",
     ),
     pytest.param(
         Reason.UNRESOLVED,
         {"record": Record(problem="XCom pod_name is pickled")},
         {"record": Record()},
         Reason.ORPHANED,
-        id="a record that cannot be read is not one that says nothing",
+        id="a pod is kept if the operator's record cannot be read",
     ),
     pytest.param(
         Reason.UNRESOLVED,
         {"record": Record(problem="XCom pod_name is pickled"), "pod": {"name": "it"}},
         {"record": Record(frozenset({"airflow/it"}), "XCom pod_name is pickled"), "pod": {"name": "it"}},
         Reason.ORPHANED,
-        id="of two records one that names the pod clears it",
+        id="a pod is deleted although one of two records cannot be read if the other one names it",
     ),
     pytest.param(
         Reason.UNRESOLVED,
         {"ti": SECOND_TRY, "record": Record(problem="XCom pod_name is pickled"), "pod": {"already_checked": True}},
         {"ti": SECOND_TRY, "record": Record(), "pod": {"already_checked": True}},
         Reason.SUPERSEDED,
-        id="a superseded pod whose record cannot be read is kept",
+        id="a superseded pod is kept if the operator's record cannot be read",
     ),
     pytest.param(
         Reason.ACTIVE,
         {"ti": SECOND_TRY, "record": Record(frozenset({"airflow/it"})), "pod": {"name": "it", "already_checked": True}},
         {"ti": SECOND_TRY, "record": Record(frozenset({"airflow/x"})), "pod": {"name": "it", "already_checked": True}},
         Reason.SUPERSEDED,
-        id="a pod that the operator's record names is never superseded",
+        id="a superseded pod is kept if the operator's record names it",
     ),
     pytest.param(
         Reason.STALLED,
         {"ti": ACTIVE, "pod": {"containers": (ended(), running("sidecar"))}},
         {"ti": FINISHED, "pod": {"containers": (ended(), running("sidecar"))}},
         Reason.ORPHANED,
-        id="a task that hangs on its sidecar is warned about and becomes a zombie when it has failed",
+        id="a pod whose task waits for a sidecar is kept until the task has failed",
     ),
     pytest.param(
         Reason.ACTIVE, {"ti": ACTIVE}, {"ti": FINISHED}, Reason.ORPHANED, id="the pod of an active task is kept"
@@ -284,91 +277,91 @@ KEEP_RULES = [
         {"ti": ACTIVE._replace(try_number=2), "pod": {"already_checked": False}},
         {"ti": ACTIVE._replace(try_number=2), "pod": {"already_checked": True}},
         Reason.SUPERSEDED,
-        id="the reattach trap: a retry uses its first try's pod until the operator has checked that off",
+        id="a pod of an earlier try, which the retry may have adopted, is kept until the operator marks it as checked",
     ),
     pytest.param(
         Reason.ACTIVE,
         {"ti": ACTIVE._replace(try_number=1), "pod": {"already_checked": True}},
         {"ti": ACTIVE._replace(try_number=2), "pod": {"already_checked": True}},
         Reason.SUPERSEDED,
-        id="a pod that is checked off in its own try is kept until the next one",
+        id="a checked pod is kept until its task instance is at a later try",
     ),
     pytest.param(
         Reason.ACTIVE,
         {"ti": ACTIVE._replace(try_number=1), "pod": {"already_checked": True, "try_number": 2}},
         {"ti": ACTIVE._replace(try_number=3), "pod": {"already_checked": True, "try_number": 2}},
         Reason.SUPERSEDED,
-        id="a pod of a later try than the task instance's is no old pod",
+        id="a checked pod of a later try than the task instance's is kept",
     ),
     pytest.param(
         Reason.ACTIVE,
         {"ti": TaskInstance("running"), "pod": {"already_checked": True}},
         {"ti": TaskInstance("running", try_number=2), "pod": {"already_checked": True}},
         Reason.SUPERSEDED,
-        id="where the source gives no try number a checked pod is kept",
+        id="a checked pod is kept if the source does not know the try number",
     ),
     pytest.param(
         Reason.SETTLING,
         {"ti": make_ti(ended=NOW - SETTLE + 1)},
         {"ti": make_ti(ended=NOW - SETTLE)},
         Reason.ORPHANED,
-        id="a task instance settles before its pod is a zombie",
+        id="a pod is kept until its task instance has settled",
     ),
     pytest.param(
         Reason.SETTLING,
         {"ti": make_ti(ended=NOW)},
         {"ti": make_ti(ended=NOW), "settle_seconds": 0},
         Reason.ORPHANED,
-        id="nothing settles where settle_seconds is zero",
+        id="a pod is deleted at once if settle_seconds is zero",
     ),
     pytest.param(
         Reason.SETTLING,
         {"ti": make_ti(ended=NOW + DAY)},
         {"ti": make_ti(ended=NOW - HOUR)},
         Reason.ORPHANED,
-        id="an end in the future has not settled",
+        id="a pod whose task instance ended in the future is kept",
     ),
     pytest.param(
         Reason.SETTLING,
         {"ti": TaskInstance("success"), "pod": {"created": NOW - DAY, "containers": (ended(since=NOW - 1),)}},
         {"ti": TaskInstance("success"), "pod": {"created": NOW - DAY, "containers": (ended(since=NOW - SETTLE),)}},
         Reason.ORPHANED,
-        id="without an end on record the end of the main container counts",
+        id="a pod is kept until its main container has settled if the end of the task is unknown",
     ),
     pytest.param(
         Reason.SETTLING,
         {"ti": TaskInstance("success"), "pod": {"phase": "Succeeded", "created": NOW - SETTLE + 1, "containers": ()}},
         {"ti": TaskInstance("success"), "pod": {"phase": "Succeeded", "created": NOW - SETTLE, "containers": ()}},
         Reason.COMPLETED,
-        id="without any end the creation of a completed pod counts",
+        id="a completed pod without container times is kept until its creation has settled",
     ),
     pytest.param(
         Reason.SETTLING,
         {"ti": TaskInstance("success"), "pod": {"containers": (ended(since=NOW + DAY),)}},
         {"ti": TaskInstance("success"), "pod": {"containers": (ended(since=NOW - DAY),)}},
         Reason.ORPHANED,
-        id="a kubelet whose clock is ahead does not make a task instance settle",
+        id="a pod whose main container ended in the future is kept",
     ),
     pytest.param(
         Reason.COMPLETED,
         {"pod": {"phase": "Succeeded"}, "delete_completed_pods": False},
         {"pod": {"phase": "Succeeded"}, "delete_completed_pods": True},
         Reason.COMPLETED,
-        id="a succeeded pod goes only where the settings let it",
+        id="a succeeded pod is kept unless delete_completed_pods is set",
     ),
     pytest.param(
         Reason.COMPLETED,
         {"pod": {"phase": "Failed"}},
         {"pod": {"phase": "Running"}},
         Reason.ORPHANED,
-        id="a failed pod is kept for debugging",
+        id="a failed pod is kept by default",
     ),
     pytest.param(
         Reason.COMPLETED,
         {"pod": {"phase": "Failed"}, "delete_pods_on_failure": False},
         {"pod": {"phase": "Failed"}, "delete_pods_on_failure": True},
         Reason.COMPLETED,
-        id="a failed pod goes only where the settings let it",
+        id="a failed pod is kept unless delete_pods_on_failure is set",
     ),
     pytest.param(
         Reason.COMPLETED,
@@ -382,41 +375,41 @@ KEEP_RULES = [
         {"pod": {"phase": "Succeeded", "already_checked": True}, "ttl_seconds_after_finished": HOUR},
         {"pod": {"phase": "Succeeded", "already_checked": True}, "ttl_seconds_after_finished": HOUR - 1},
         Reason.COMPLETED,
-        id="a pod that was kept on purpose goes once its ttl has passed",
+        id="a pod that was kept on purpose is kept until ttl_seconds_after_finished has passed",
     ),
     pytest.param(
         Reason.SUPERSEDED,
         {"ti": ACTIVE._replace(try_number=2), "pod": {"already_checked": True, "phase": "Failed"}},
         {"ti": ACTIVE._replace(try_number=2), "pod": {"already_checked": True, "phase": "Running"}},
         Reason.SUPERSEDED,
-        id="a superseded pod that is completed is kept where a completed one would be",
+        id="a superseded pod that has completed is kept if a completed one would be",
     ),
 ]
 
 
-def verdict_of_case(case: dict[str, Any]) -> Verdict:
+def verdict_of_case(case: Any) -> Verdict:
     case = dict(case)
     return classify_pod(make_pod(**case.pop("pod", {})), case.pop("ti", FINISHED), **case)
 
 
-class TestEveryKeepRule:
+class TestKeepRules:
     @pytest.mark.parametrize(("reason", "kept", "twin", "twins_reason"), KEEP_RULES)
-    def test_keeps_a_pod_and_lets_its_twin_go(
+    def test_a_keep_rule_keeps_a_pod_and_its_twin_is_deleted(
         self, reason: Reason, kept: dict[str, Any], twin: dict[str, Any], twins_reason: Reason
     ) -> None:
         assert_kept(verdict_of_case(kept), reason)
         assert_zombie(verdict_of_case(twin), twins_reason)
 
-    def test_is_in_the_table(self) -> None:
+    def test_every_reason_that_can_keep_a_pod_has_a_row(self) -> None:
         with_a_keep = {row.values[0] for row in KEEP_RULES}
         assert with_a_keep == set(Reason) - {Reason.ORPHANED}  # the only reason that never keeps
 
 
-class TestOrder:
-    """The order of the rules: a pod that several rows fit gets the first of them."""
+class TestOrderOfRules:
+    """If several rules apply to a pod, the first one decides."""
 
     @pytest.mark.parametrize("first", range(4))
-    def test_of_the_rules_about_the_pod_itself(self, first: int) -> None:
+    def test_the_rules_about_the_pod_itself_apply_in_their_order(self, first: int) -> None:
         marks: list[tuple[Reason, dict[str, Any]]] = [
             (Reason.BAD_LABELS, {"label_problem": "label task_id is missing"}),
             (Reason.PROTECTED, {"protected_by": "kpo-cleanup/protect=true"}),
@@ -428,27 +421,27 @@ class TestOrder:
         for ti in (FINISHED, ACTIVE, NO_TI):
             assert_kept(classify_pod(pod, ti, unresolved=True, delete_unmatched_pods=True), marks[first][0])
 
-    def test_a_pod_that_is_late_in_terminating_is_judged_like_any_other(self) -> None:
+    def test_an_overdue_terminating_pod_is_classified_like_any_other(self) -> None:
         late = {"deletion_deadline": NOW - DAY}
         assert_kept(classify_pod(make_pod(**late), ACTIVE), Reason.ACTIVE)
         assert_kept(classify_pod(make_pod(**late), NO_TI), Reason.UNMATCHED)
         assert_kept(classify_pod(make_pod(**late), make_ti(ended=NOW)), Reason.SETTLING)
         assert_zombie(classify_pod(make_pod(**late)), Reason.ORPHANED)
 
-    def test_unresolved_comes_before_everything_about_the_task_instance(self) -> None:
+    def test_unresolved_precedes_every_rule_about_the_task_instance(self) -> None:
         for ti in (FINISHED, ACTIVE, NO_TI):
             assert_kept(classify_pod(make_pod(), ti, unresolved=True), Reason.UNRESOLVED)
 
-    def test_superseded_comes_before_stalled(self) -> None:
+    def test_superseded_precedes_stalled(self) -> None:
         pod = make_pod(containers=(ended(), running("sidecar")), already_checked=True)
         assert_zombie(classify_pod(pod, ACTIVE._replace(try_number=2)), Reason.SUPERSEDED)
 
-    def test_active_comes_before_completed(self) -> None:
+    def test_active_precedes_completed(self) -> None:
         pod = make_pod(phase="Succeeded", containers=(ended(),))
         assert_kept(classify_pod(pod, ACTIVE, ttl_seconds_after_finished=0), Reason.ACTIVE)
 
     @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
-    def test_settling_comes_before_completed(self, phase: str) -> None:
+    def test_settling_precedes_completed(self, phase: str) -> None:
         pod = make_pod(phase=phase)
         verdict = classify_pod(pod, make_ti(ended=NOW - 10), ttl_seconds_after_finished=1, delete_pods_on_failure=True)
         assert_kept(verdict, Reason.SETTLING)
@@ -456,169 +449,214 @@ class TestOrder:
 
 class TestActive:
     @pytest.mark.parametrize("state", ACTIVE_STATES, ids=repr)
-    def test_is_every_state_that_is_not_known_to_be_terminal(self, state: str | None) -> None:
+    def test_a_state_that_is_not_known_to_be_terminal_is_active(self, state: str | None) -> None:
         assert_kept(classify_pod(make_pod(), TaskInstance(state)), Reason.ACTIVE)
 
     @pytest.mark.parametrize("state", sorted(FINISHED_STATES))
-    def test_is_no_terminal_state(self, state: str) -> None:
+    def test_a_terminal_state_is_not_active(self, state: str) -> None:
         assert_zombie(classify_pod(make_pod(), make_ti(state=state)), Reason.ORPHANED)
 
     @pytest.mark.parametrize("state", ACTIVE_STATES, ids=repr)
-    def test_holds_although_an_end_of_the_last_try_is_on_record(self, state: str | None) -> None:
+    def test_an_active_task_instance_stays_active_although_the_end_of_its_last_try_is_on_record(
+        self, state: str | None
+    ) -> None:
         assert_kept(classify_pod(make_pod(), make_ti(state=state, ended=NOW - DAY)), Reason.ACTIVE)
 
     @pytest.mark.parametrize("phase", ["Pending", "Running", "Unknown", "Succeeded", "Failed", ""])
-    def test_keeps_a_pod_in_any_phase(self, phase: str) -> None:
+    def test_the_pod_of_an_active_task_instance_is_kept_in_any_phase(self, phase: str) -> None:
         assert_kept(classify_pod(make_pod(phase=phase), ACTIVE), Reason.ACTIVE)
 
 
 class TestSuperseded:
-    def test_needs_a_newer_pod_of_the_same_task_instance(self) -> None:
+    def test_a_pod_is_superseded_by_a_newer_pod_of_the_same_task_instance(self) -> None:
         old, new = make_pod(), make_pod(try_number=2)
         verdict = classify_pod(old, SECOND_TRY, new)
         assert_zombie(verdict, Reason.SUPERSEDED)
-        assert f"replaced by {new.name} of try 2" in verdict.evidence
+        assert verdict.evidence == Evidence(Rule.REPLACED, NOW, SECOND_TRY, new)
         assert_kept(classify_pod(new, SECOND_TRY, old), Reason.ACTIVE)
 
     @pytest.mark.parametrize("try_number", [None, 2, 3])
-    def test_needs_a_try_that_the_task_instance_has_had_if_its_tries_are_told(self, try_number: int | None) -> None:
+    def test_only_a_try_that_the_task_instance_has_had_supersedes_if_tries_are_known(
+        self, try_number: int | None
+    ) -> None:
         ti = ACTIVE._replace(try_number=try_number)
         assert_zombie(classify_pod(make_pod(), ti, make_pod(try_number=2)), Reason.SUPERSEDED)
         assert_kept(classify_pod(make_pod(), ACTIVE, make_pod(try_number=2)), Reason.ACTIVE)
 
-    def test_finds_the_latest_try_that_the_task_instance_has_had(self) -> None:
+    def test_the_successor_is_of_the_latest_try_that_the_task_instance_has_had(self) -> None:
         pods = [make_pod(try_number=number) for number in (1, 2, 3)]
         assert find_successors(pods, answer({pods[0].key: SECOND_TRY})) == {pods[0].uid: pods[1]}
 
     @pytest.mark.parametrize(
         ("mine", "its", "differs"),
         [
-            pytest.param([("step", "train")], [("step", "load")], "step", id="two operators in one task"),
-            pytest.param([("env", "staging")], [("env", "production")], "env", id="two Airflows"),
-            pytest.param([("sha", "a"), ("team", "x")], [("sha", "b"), ("team", "x")], "sha", id="two deployments"),
-            pytest.param([], [("hash", "1"), ("zone", "b")], "hash, zone", id="a webhook that stamps pods"),
+            pytest.param(
+                [("step", "train")], [("step", "load")], "step", id="another operator of the same task created it"
+            ),
+            pytest.param([("env", "staging")], [("env", "production")], "env", id="another Airflow created it"),
+            pytest.param(
+                [("sha", "a"), ("team", "x")], [("sha", "b"), ("team", "x")], "sha", id="another deployment created it"
+            ),
+            pytest.param([], [("hash", "1"), ("zone", "b")], "hash, zone", id="a webhook labelled it"),
         ],
     )
-    def test_does_not_count_a_pod_of_other_labels_and_says_which_differ(
+    def test_a_newer_pod_with_other_labels_does_not_supersede_and_is_named_with_the_labels(
         self, mine: list[tuple[str, str]], its: list[tuple[str, str]], differs: str
     ) -> None:
         older, newer = make_pod(labels=tuple(mine)), make_pod(labels=tuple(its), try_number=2, name="newer")
         verdict = classify_pod(older, SECOND_TRY, newer)
         assert_kept(verdict, Reason.ACTIVE)
-        assert verdict.evidence.startswith(f"newer of try 2 has another {differs}; ")
+        assert verdict.evidence == Evidence(Rule.ACTIVE, NOW, SECOND_TRY, newer)
+        assert phrases(verdict)[0] == f"not replaced by newer of try 2, which differs in label {differs}"
 
     @pytest.mark.parametrize(("seconds", "reason"), [(1, Reason.SUPERSEDED), (0, Reason.ACTIVE), (-1, Reason.ACTIVE)])
-    def test_needs_a_pod_that_is_younger_by_at_least_a_second(self, seconds: int, reason: Reason) -> None:
+    def test_a_newer_pod_supersedes_if_it_is_younger_by_at_least_a_second(self, seconds: int, reason: Reason) -> None:
         newer = make_pod(try_number=2, created=NOW - HOUR + seconds)
         assert classify_pod(make_pod(created=NOW - HOUR), SECOND_TRY, newer).reason is reason
 
     @pytest.mark.parametrize(
         "changes",
         [
-            pytest.param({"already_checked": True}, id="is checked off"),
-            pytest.param({"deletion_deadline": NOW + 30}, id="is being deleted"),
-            pytest.param({"controller": JOB}, id="has a controller"),
-            pytest.param({"deletion_deadline": NOW - DAY}, id="should have been deleted long ago"),
-            pytest.param({"namespace": "staging"}, id="is in another namespace"),
-            pytest.param({"map_index": 0}, id="has another map index"),
-            pytest.param({"run_id": "run_2"}, id="is of another run"),
-            pytest.param({"task_id": "load"}, id="is of another task"),
-            pytest.param({"dag_id": "invoices"}, id="is of another DAG"),
-            pytest.param({"try_number": 1}, id="is of the same try"),
-            pytest.param({"label_problem": "label task_id is missing"}, id="is badly labelled"),
+            pytest.param({"already_checked": True}, id="it is marked as checked"),
+            pytest.param({"deletion_deadline": NOW + 30}, id="it is being deleted"),
+            pytest.param({"controller": JOB}, id="it has a controller"),
+            pytest.param({"deletion_deadline": NOW - DAY}, id="its deletion is long overdue"),
+            pytest.param({"namespace": "staging"}, id="it is in another namespace"),
+            pytest.param({"map_index": 0}, id="it has another map index"),
+            pytest.param({"run_id": "run_2"}, id="it is of another run"),
+            pytest.param({"task_id": "load"}, id="it is of another task"),
+            pytest.param({"dag_id": "invoices"}, id="it is of another DAG"),
+            pytest.param({"try_number": 1}, id="it is of the same try"),
+            pytest.param({"label_problem": "label task_id is missing"}, id="it is badly labelled"),
         ],
     )
-    def test_does_not_count_a_newer_pod_that(self, changes: dict[str, Any]) -> None:
+    def test_a_newer_pod_does_not_supersede_if(self, changes: dict[str, Any]) -> None:
         newer = make_pod(**{"try_number": 2, **changes})
         assert_kept(classify_pod(make_pod(), SECOND_TRY, newer), Reason.ACTIVE)
 
     @pytest.mark.parametrize(
         "changes",
         [
-            pytest.param({"phase": "Pending", "containers": ()}, id="is pending"),
-            pytest.param({"phase": "Succeeded"}, id="is completed and not checked off"),
-            pytest.param({"protected_by": "kpo-cleanup/protect=true"}, id="is protected"),
+            pytest.param({"phase": "Pending", "containers": ()}, id="it is pending"),
+            pytest.param({"phase": "Succeeded"}, id="it has completed and is not marked as checked"),
+            pytest.param({"protected_by": "kpo-cleanup/protect=true"}, id="it is protected"),
         ],
     )
-    def test_counts_a_newer_pod_that(self, changes: dict[str, Any]) -> None:
+    def test_a_newer_pod_supersedes_although(self, changes: dict[str, Any]) -> None:
         newer = make_pod(**{"try_number": 2, **changes})
         assert_zombie(classify_pod(make_pod(), SECOND_TRY, newer), Reason.SUPERSEDED)
 
-    def test_finds_the_newest_that_can_be_attached_to_behind_a_newer_one_that_cannot(self) -> None:
+    def test_the_successor_is_the_newest_adoptable_pod_behind_one_that_cannot_be_adopted(self) -> None:
         pods = [make_pod(try_number=1), make_pod(try_number=2), make_pod(try_number=3, already_checked=True)]
         assert find_successors(pods, TaskInstances()) == {pods[0].uid: pods[1]}
 
-    def test_does_not_count_an_older_pod_of_a_run_that_was_made_anew(self) -> None:
-        # Its DAG run was deleted and made again under its run_id, and the tries began with 1 again.
+    def test_an_older_pod_of_a_run_that_was_created_again_does_not_supersede(self) -> None:
+        # The DAG run was deleted and created again with the same run_id, and the tries began with 1 again.
         dead = make_pod(try_number=3, created=NOW - DAY)
         assert_kept(classify_pod(make_pod(created=NOW - HOUR), ACTIVE, dead), Reason.ACTIVE)
 
-    def test_leaves_the_newest_of_many(self) -> None:
+    def test_the_newest_of_many_pods_supersedes_all_others(self) -> None:
         pods = [make_pod(try_number=number) for number in (3, 1, 4, 2)]
         assert {uid: pod.try_number for uid, pod in find_successors(pods, TaskInstances()).items()} == {
             pods[index].uid: 4 for index in (0, 1, 3)
         }
 
-    def test_says_nothing_about_two_pods_of_one_try(self) -> None:
+    def test_a_pod_of_the_same_try_is_no_successor(self) -> None:
         assert find_successors([make_pod(try_number=2), make_pod(try_number=2)], TaskInstances()) == {}
 
-    def test_is_not_a_reason_where_the_task_instance_is_over(self) -> None:
+    def test_a_pod_with_a_newer_one_is_orphaned_if_its_task_instance_has_finished(self) -> None:
         assert_zombie(classify_pod(make_pod(), FINISHED, make_pod(try_number=2)), Reason.ORPHANED)
 
-    def test_is_not_a_reason_where_the_task_instance_is_unknown(self) -> None:
+    def test_a_pod_with_a_newer_one_is_unmatched_if_its_task_instance_is_unknown(self) -> None:
         assert_kept(classify_pod(make_pod(), NO_TI, make_pod(try_number=2)), Reason.UNMATCHED)
 
-    def test_does_not_wait_for_anything_to_settle(self) -> None:
+    def test_a_superseded_pod_need_not_settle(self) -> None:
         old = make_pod(created=NOW - 5, containers=(running(since=NOW - 5),))
         assert_zombie(classify_pod(old, SECOND_TRY, make_pod(try_number=2, created=NOW)), Reason.SUPERSEDED)
 
     @pytest.mark.parametrize(
-        ("changes", "settings", "goes"),
+        ("changes", "settings", "is_deleted"),
         [
-            pytest.param({"phase": "Succeeded"}, {}, True, id="succeeded"),
-            pytest.param({"phase": "Succeeded"}, {"delete_completed_pods": False}, False, id="succeeded, gate closed"),
-            pytest.param({"phase": "Failed"}, {}, False, id="failed"),
-            pytest.param({"phase": "Failed"}, {"delete_pods_on_failure": True}, True, id="failed, gate open"),
-            pytest.param({"phase": "Succeeded", "already_checked": True}, {}, False, id="kept on purpose"),
-            pytest.param({"phase": "Failed"}, {"ttl_seconds_after_finished": 2 * HOUR}, False, id="ttl not over"),
-            pytest.param({"phase": "Failed"}, {"ttl_seconds_after_finished": HOUR}, False, id="ttl just not over"),
-            pytest.param({"phase": "Failed"}, {"ttl_seconds_after_finished": HOUR - 1}, True, id="ttl over"),
+            pytest.param({"phase": "Succeeded"}, {}, True, id="a succeeded pod is deleted"),
+            pytest.param(
+                {"phase": "Succeeded"},
+                {"delete_completed_pods": False},
+                False,
+                id="a succeeded pod is kept without delete_completed_pods",
+            ),
+            pytest.param({"phase": "Failed"}, {}, False, id="a failed pod is kept"),
+            pytest.param(
+                {"phase": "Failed"},
+                {"delete_pods_on_failure": True},
+                True,
+                id="a failed pod is deleted with delete_pods_on_failure",
+            ),
+            pytest.param(
+                {"phase": "Succeeded", "already_checked": True}, {}, False, id="a pod that was kept on purpose is kept"
+            ),
+            pytest.param(
+                {"phase": "Failed"},
+                {"ttl_seconds_after_finished": 2 * HOUR},
+                False,
+                id="a failed pod is kept before its ttl",
+            ),
+            pytest.param(
+                {"phase": "Failed"}, {"ttl_seconds_after_finished": HOUR}, False, id="a failed pod is kept at its ttl"
+            ),
+            pytest.param(
+                {"phase": "Failed"},
+                {"ttl_seconds_after_finished": HOUR - 1},
+                True,
+                id="a failed pod is deleted after its ttl",
+            ),
             pytest.param(
                 {"phase": "Failed", "containers": (ended(since=NOW + HOUR),)},
                 {"ttl_seconds_after_finished": 0},
                 False,
-                id="ttl with an end in the future",
+                id="a failed pod whose end is in the future is kept",
             ),
         ],
     )
-    def test_falls_under_the_completed_gates_where_the_pod_is_completed(
-        self, changes: dict[str, Any], settings: dict[str, Any], goes: bool
+    def test_a_superseded_pod_that_has_completed_falls_under_the_policies_for_completed_pods(
+        self, changes: dict[str, Any], settings: dict[str, Any], is_deleted: bool
     ) -> None:
         old = make_pod(**{"containers": (ended(since=NOW - HOUR),), **changes})
         verdict = classify_pod(old, SECOND_TRY, make_pod(try_number=2), **settings)
-        assert (verdict.reason, verdict.is_zombie) == (Reason.SUPERSEDED, goes)
+        assert (verdict.reason, verdict.is_zombie) == (Reason.SUPERSEDED, is_deleted)
 
 
 class TestStalled:
     @pytest.mark.parametrize(
         ("containers", "stalled"),
         [
-            pytest.param((ended(), running("sidecar")), True, id="a sidecar runs on"),
-            pytest.param((ended(code=1), running("sidecar")), True, id="a sidecar runs on after a failure"),
-            pytest.param((ended(since=NOW - SETTLE - 1), running("sidecar")), True, id="for just long enough"),
-            pytest.param((ended(since=NOW - SETTLE), running("sidecar")), False, id="for just not long enough"),
-            pytest.param((ended(since=NOW + HOUR), running("sidecar")), False, id="by a clock that is ahead"),
-            pytest.param((ended(since=None), running("sidecar")), False, id="since nobody knows when"),
-            pytest.param((ended(), ended("sidecar")), False, id="the sidecar has ended too"),
-            pytest.param((ended(), waiting("sidecar", "CrashLoopBackOff")), False, id="it waits"),
+            pytest.param((ended(), running("sidecar")), True, id="a sidecar is still running"),
+            pytest.param((ended(code=1), running("sidecar")), True, id="a sidecar is still running after a failure"),
+            pytest.param(
+                (ended(since=NOW - SETTLE - 1), running("sidecar")),
+                True,
+                id="the main container ended just long enough ago",
+            ),
+            pytest.param(
+                (ended(since=NOW - SETTLE), running("sidecar")),
+                False,
+                id="the main container ended just not long enough ago",
+            ),
+            pytest.param(
+                (ended(since=NOW + HOUR), running("sidecar")), False, id="the main container ended in the future"
+            ),
+            pytest.param((ended(since=None), running("sidecar")), False, id="the end of the main container is unknown"),
+            pytest.param((ended(), ended("sidecar")), False, id="the sidecar has ended as well"),
+            pytest.param((ended(), waiting("sidecar", "CrashLoopBackOff")), False, id="the sidecar is waiting"),
             pytest.param((ended(),), False, id="there is no sidecar"),
-            pytest.param((running(), running("sidecar")), False, id="the base container runs"),
+            pytest.param((running(), running("sidecar")), False, id="the main container is running"),
             pytest.param((running("base"), ended("sidecar")), False, id="only the sidecar has ended"),
-            pytest.param((ended("work"), running("sidecar")), False, id="the main container has no state"),
-            pytest.param((), False, id="no container has a state"),
+            pytest.param((ended("work"), running("sidecar")), False, id="the main container has no status"),
+            pytest.param((), False, id="no container has a status"),
         ],
     )
-    def test_is_a_task_that_waits_for_a_sidecar(self, containers: tuple[Container, ...], stalled: bool) -> None:
+    def test_a_pod_is_stalled_if_its_task_waits_for_a_sidecar(
+        self, containers: tuple[Container, ...], stalled: bool
+    ) -> None:
         verdict = classify_pod(make_pod(containers=containers), ACTIVE)
         assert_kept(verdict, Reason.STALLED if stalled else Reason.ACTIVE)
 
@@ -629,89 +667,216 @@ class TestStalled:
             *((state, Reason.ACTIVE) for state in (None, "queued", "scheduled", "up_for_retry", "up_for_reschedule")),
         ],
     )
-    def test_is_a_task_whose_operator_is_attached(self, state: str | None, reason: Reason) -> None:
+    def test_a_pod_is_stalled_only_while_an_operator_is_attached(self, state: str | None, reason: Reason) -> None:
         verdict = classify_pod(make_pod(containers=(ended(), running("sidecar"))), make_ti(state=state, ended=None))
         assert_kept(verdict, reason)
-        left_over = "left over from try 1, which the retry may take over"
-        assert (left_over in verdict.evidence) == (reason is Reason.ACTIVE)
+        assert verdict.rule is (Rule.STALLED if reason is Reason.STALLED else Rule.LEFT_OVER)
 
-    def test_goes_by_the_main_container_whatever_it_is_called(self) -> None:
+    def test_the_main_container_may_have_any_name(self) -> None:
         pod = make_pod(main_container="worker", containers=(ended("worker"), running("base")))
         assert_kept(classify_pod(pod, ACTIVE), Reason.STALLED)
 
-    def test_names_the_remedy(self) -> None:
-        verdict = classify_pod(make_pod(containers=(ended(), running("proxy"))), ACTIVE)
-        assert verdict.warning == "container proxy keeps its task waiting"
-        assert verdict.remedy == "make proxy a native sidecar, or give the task an execution_timeout"
 
-    def test_says_which_containers_it_waits_for_and_since_when(self) -> None:
-        containers = (ended(), running("airflow-xcom-sidecar"), running("proxy"), ended("init"))
-        evidence = classify_pod(make_pod(containers=containers), ACTIVE).evidence
-        assert "container airflow-xcom-sidecar and proxy keeps its task waiting" in evidence
-        assert "base exited 0 60 min ago" in evidence
-        assert "task instance running (try 1)" in evidence
-
-
-class TestWarnings:
+class TestTaskWithoutItsPod:
     @pytest.mark.parametrize(
-        ("ti", "pod", "warns"),
+        ("ti", "pod", "rule"),
         [
-            pytest.param(ACTIVE, {"containers": (ended(since=NOW - DAY - 1),)}, True, id="for more than a day"),
-            pytest.param(ACTIVE, {"containers": (ended(since=NOW - DAY),)}, False, id="for a day"),
-            pytest.param(ACTIVE._replace(state="queued"), {"containers": (ended(since=NOW - 2 * DAY),)}, False),
-            pytest.param(ACTIVE, {"phase": "Running", "containers": (ended(since=NOW - 2 * DAY),)}, False),
+            pytest.param(
+                ACTIVE,
+                {"containers": (ended(since=NOW - DAY - 1),)},
+                Rule.ENDED_LONG_AGO,
+                id="a pod that ended more than a day ago is distinguished",
+            ),
+            pytest.param(
+                ACTIVE, {"containers": (ended(since=NOW - DAY),)}, Rule.ACTIVE, id="a pod that ended a day ago is not"
+            ),
+            pytest.param(
+                ACTIVE._replace(state="queued"),
+                {"containers": (ended(since=NOW - 2 * DAY),)},
+                Rule.ACTIVE,
+                id="a pod whose task is queued is not",
+            ),
+            pytest.param(
+                ACTIVE,
+                {"phase": "Running", "containers": (ended(since=NOW - 2 * DAY),)},
+                Rule.ACTIVE,
+                id="a pod that has not completed is not",
+            ),
         ],
     )
-    def test_of_a_task_that_runs_although_its_pod_has_been_over(
-        self, ti: TaskInstance, pod: dict[str, Any], warns: bool
+    def test_a_pod_that_ended_long_before_its_running_task_is_distinguished(
+        self, ti: TaskInstance, pod: dict[str, Any], rule: Rule
     ) -> None:
-        assert bool(classify_pod(make_pod(**{"phase": "Succeeded", **pod}), ti).warning) is warns
+        verdict = classify_pod(make_pod(**{"phase": "Succeeded", **pod}), ti)
+        assert (verdict.rule, verdict.is_zombie) == (rule, False)
 
-    def test_of_a_finalizer_name_it(self) -> None:
+
+class TestFinalizers:
+    def test_an_overdue_pod_is_held_by_its_finalizers_and_one_in_its_grace_period_is_not(self) -> None:
         held = make_pod(deletion_deadline=NOW - DAY, finalizers=("example.com/a", "kueue.x-k8s.io/managed"))
-        assert "held by example.com/a, kueue.x-k8s.io/managed" in classify_pod(held).warning
-        assert not classify_pod(replace(held, deletion_deadline=NOW)).warning  # as long as its grace period lasts
+        assert classify_pod(held).rule is Rule.HELD_BY_FINALIZERS
+        assert classify_pod(replace(held, deletion_deadline=NOW)).rule is Rule.TERMINATING
 
 
-class TestDue:
-    """The time at which a pod that is kept for now will be deleted, if nothing happens until then."""
+class TestEvidence:
+    """The data that a verdict carries, besides the pod."""
 
     @pytest.mark.parametrize(
-        ("ti", "pod", "due"),
+        ("pod", "ti", "case", "evidence"),
         [
-            pytest.param(make_ti(ended=NOW - 10), {}, NOW - 10 + SETTLE, id="once its task instance has settled"),
-            pytest.param(make_ti(ended=NOW - 10), {"phase": "Failed"}, None, id="never, if a gate keeps it"),
-            pytest.param(make_ti(ended=NOW - 10), {"try_number": 2}, None, id="never, if it is another Airflow's"),
-            pytest.param(FINISHED, {"deletion_deadline": NOW + 30}, NOW + 31 + SETTLE, id="once its grace is over"),
-            pytest.param(ACTIVE, {"deletion_deadline": NOW + 30}, None, id="never, if its task instance is active"),
-            pytest.param(ACTIVE, {}, None, id="not to be told of an active one"),
-            pytest.param(FINISHED, {}, None, id="not to be told of a zombie"),
+            pytest.param(
+                {"controller": JOB}, FINISHED, {}, Evidence(Rule.OWNED, NOW, FINISHED), id="an owned pod has its TI"
+            ),
+            pytest.param(
+                {},
+                NO_TI,
+                {"unresolved": True},
+                Evidence(Rule.NOT_RESOLVED, NOW, problem="the source cannot tell"),
+                id="an unresolved pod has the problem of the source",
+            ),
+            pytest.param(
+                {},
+                FINISHED,
+                {"record": Record(problem="it is pickled")},
+                Evidence(Rule.RECORD_UNREADABLE, NOW, FINISHED, problem="it is pickled"),
+                id="a pod whose record is unreadable has the problem of the record",
+            ),
+            pytest.param(
+                {},
+                NO_TI,
+                {},
+                Evidence(Rule.NO_TASK_INSTANCE, NOW, policy=Policy(False, "delete_unmatched_pods", False)),
+                id="an unmatched pod that is kept has the setting that keeps it",
+            ),
+            pytest.param(
+                {},
+                NO_TI,
+                {"delete_unmatched_pods": True},
+                Evidence(Rule.NO_TASK_INSTANCE, NOW),
+                id="an unmatched pod that is deleted needs no setting",
+            ),
+            pytest.param(
+                {"phase": "Failed"},
+                FINISHED,
+                {},
+                Evidence(Rule.COMPLETED, NOW, FINISHED, policy=Policy(False, "delete_pods_on_failure", False)),
+                id="a completed pod has the setting that decided",
+            ),
+            pytest.param(
+                {"phase": "Failed"},
+                FINISHED,
+                {"ttl_seconds_after_finished": 60},
+                Evidence(Rule.COMPLETED, NOW, FINISHED, policy=Policy(True, "ttl_seconds_after_finished", 60)),
+                id="a completed pod that is past its ttl has the ttl",
+            ),
+            pytest.param(
+                {"already_checked": True},
+                SECOND_TRY,
+                {},
+                Evidence(Rule.CHECKED, NOW, SECOND_TRY),
+                id="a checked pod has the TI at its later try",
+            ),
         ],
     )
-    def test_is(self, ti: TaskInstance, pod: dict[str, Any], due: int | None) -> None:
+    def test_a_verdict_carries_what_decided(
+        self, pod: dict[str, Any], ti: TaskInstance | None, case: dict[str, Any], evidence: Evidence
+    ) -> None:
+        assert classify_pod(make_pod(**pod), ti, **case).evidence == evidence
+
+    def test_a_pod_that_the_record_does_not_name_carries_the_record(self) -> None:
+        record = Record(frozenset({"airflow/load-9c1b"}))
+        evidence = classify_pod(make_pod(), FINISHED, record=record).evidence
+        assert isinstance(evidence, Evidence)
+        assert (evidence.rule, evidence.record) == (Rule.RECORD_NAMES_ANOTHER, record)
+
+    def test_every_rule_has_the_reason_that_its_verdicts_give(self) -> None:
+        verdicts = [
+            verdict_of_case(case) for _, kept, twin, _ in (row.values for row in KEEP_RULES) for case in (kept, twin)
+        ]
+        assert [
+            verdict for verdict in verdicts if verdict.rule is None or verdict.rule.reason is not verdict.reason
+        ] == []
+
+
+class TestEligibleAt:
+    """The time at which a pod that is kept becomes a zombie, if nothing changes until then."""
+
+    @pytest.mark.parametrize(
+        ("ti", "pod", "eligible_at"),
+        [
+            pytest.param(
+                make_ti(ended=NOW - 10),
+                {},
+                NOW - 10 + SETTLE,
+                id="a pod is eligible once its task instance has settled",
+            ),
+            pytest.param(
+                make_ti(ended=NOW - 10),
+                {"phase": "Failed"},
+                None,
+                id="a settling pod that a policy keeps is never eligible",
+            ),
+            pytest.param(
+                make_ti(ended=NOW - 10), {"try_number": 2}, None, id="a settling pod of a later try is never eligible"
+            ),
+            pytest.param(
+                FINISHED,
+                {"deletion_deadline": NOW + 30},
+                NOW + 31 + SETTLE,
+                id="a terminating pod is eligible once it is overdue",
+            ),
+            pytest.param(
+                ACTIVE,
+                {"deletion_deadline": NOW + 30},
+                None,
+                id="a terminating pod of an active task instance is never eligible",
+            ),
+            pytest.param(ACTIVE, {}, None, id="the time of a pod of an active task instance is unknown"),
+            pytest.param(FINISHED, {}, None, id="a zombie needs no time"),
+        ],
+    )
+    def test_a_kept_pod_becomes_a_zombie_exactly_when_it_is_eligible(
+        self, ti: TaskInstance, pod: dict[str, Any], eligible_at: int | None
+    ) -> None:
         verdict = classify_pod(make_pod(**pod), ti)
-        assert verdict.eligible_at == due
-        if due is not None:
-            facts = Snapshot([verdict.pod], answer({verdict.pod.key: ti}), Settings(), due)
-            assert classify(facts)[0].is_zombie
-            assert not classify(replace(facts, now=due - 1))[0].is_zombie
+        assert verdict.eligible_at == eligible_at
+        if eligible_at is not None:
+            snapshot = Snapshot([verdict.pod], answer({verdict.pod.key: ti}), Settings(), eligible_at)
+            assert classify(snapshot)[0].is_zombie
+            assert not classify(replace(snapshot, now=eligible_at - 1))[0].is_zombie
 
 
-class TestSoftly:
-    """A pod whose task has been over for an unknown time: it is asked to end before it is forced."""
+class TestEndTimeUnknown:
+    """A pod whose task ended at an unknown time is deleted with a grace period."""
 
     @pytest.mark.parametrize(
         ("ti", "pod", "end_time_unknown"),
         [
-            pytest.param(TaskInstance("failed"), {}, True, id="the main container runs"),
-            pytest.param(TaskInstance("failed"), {"containers": ()}, True, id="no container has a state"),
-            pytest.param(TaskInstance("failed"), {"phase": "Pending", "containers": ()}, True, id="it never started"),
-            pytest.param(TaskInstance("failed"), {"containers": (ended(), running("sidecar"))}, False, id="it ended"),
-            pytest.param(FINISHED, {}, False, id="the end is on record"),
-            pytest.param(TaskInstance("failed"), {"phase": "Succeeded"}, False, id="the pod is completed"),
+            pytest.param(TaskInstance("failed"), {}, True, id="the end is unknown while the main container is running"),
+            pytest.param(
+                TaskInstance("failed"), {"containers": ()}, True, id="the end is unknown without a container status"
+            ),
+            pytest.param(
+                TaskInstance("failed"),
+                {"phase": "Pending", "containers": ()},
+                True,
+                id="the end is unknown if the pod never started",
+            ),
+            pytest.param(
+                TaskInstance("failed"),
+                {"containers": (ended(), running("sidecar"))},
+                False,
+                id="the end is known if the main container has ended",
+            ),
+            pytest.param(FINISHED, {}, False, id="the end is known if the source knows it"),
+            pytest.param(
+                TaskInstance("failed"), {"phase": "Succeeded"}, False, id="the end is known if the pod has completed"
+            ),
         ],
     )
-    def test(self, ti: TaskInstance, pod: dict[str, Any], end_time_unknown: bool) -> None:
+    def test_a_zombie_tells_whether_the_end_of_its_task_is_known(
+        self, ti: TaskInstance, pod: dict[str, Any], end_time_unknown: bool
+    ) -> None:
         verdict = classify_pod(make_pod(**pod), ti)
         assert (verdict.is_zombie, verdict.end_time_unknown) == (True, end_time_unknown)
 
@@ -721,32 +886,36 @@ class TestSettling:
         ("seconds_ago", "settles"), [(0, True), (SETTLE - 1, True), (SETTLE, False), (SETTLE + 1, False)]
     )
     @pytest.mark.parametrize("settle_seconds", [SETTLE, 10 * MINUTE])
-    def test_lasts_for_settle_seconds(self, seconds_ago: int, settles: bool, settle_seconds: int) -> None:
+    def test_a_pod_settles_for_settle_seconds(self, seconds_ago: int, settles: bool, settle_seconds: int) -> None:
         ti = make_ti(ended=NOW - seconds_ago - settle_seconds + SETTLE)
         verdict = classify_pod(make_pod(), ti, settle_seconds=settle_seconds)
         assert (verdict.reason, verdict.is_zombie) == ((Reason.SETTLING, False) if settles else (Reason.ORPHANED, True))
 
-    @pytest.mark.parametrize("ti", [make_ti(ended=NOW + HOUR), TaskInstance("failed")], ids=["of the TI", "of the pod"])
-    def test_counts_from_now_where_an_end_is_in_the_future(self, ti: TaskInstance) -> None:
+    @pytest.mark.parametrize(
+        "ti",
+        [make_ti(ended=NOW + HOUR), TaskInstance("failed")],
+        ids=["the TI ended in the future", "the pod ended in the future"],
+    )
+    def test_an_end_in_the_future_counts_as_now(self, ti: TaskInstance) -> None:
         pod = make_pod(containers=(ended(since=NOW + HOUR),))
         assert_zombie(classify_pod(pod, ti, settle_seconds=0), Reason.ORPHANED)
         assert_kept(classify_pod(pod, ti, settle_seconds=1), Reason.SETTLING)
 
-    def test_believes_the_task_instance_before_the_pod(self) -> None:
+    def test_the_end_of_the_task_instance_precedes_that_of_the_pod(self) -> None:
         just_ended = make_pod(containers=(ended(since=NOW - 1), running("sidecar")))
         assert_zombie(classify_pod(just_ended, make_ti(ended=NOW - HOUR)), Reason.ORPHANED)
         long_ended = make_pod(containers=(ended(since=NOW - DAY), running("sidecar")))
         assert_kept(classify_pod(long_ended, make_ti(ended=NOW - 1)), Reason.SETTLING)
 
-    def test_goes_by_the_end_of_the_main_container_and_not_by_that_of_another(self) -> None:
+    def test_the_end_of_the_main_container_counts_and_not_that_of_another(self) -> None:
         containers = (ended(since=NOW - HOUR), ended("proxy", since=NOW - 1), running("sidecar", since=NOW - 1))
         assert_zombie(classify_pod(make_pod(containers=containers), TaskInstance("failed")), Reason.ORPHANED)
         containers = (ended(since=NOW - 1), ended("proxy", since=NOW - HOUR), running("sidecar"))
         assert_kept(classify_pod(make_pod(containers=containers), TaskInstance("failed")), Reason.SETTLING)
 
 
-GATES = [
-    # phase, checked, delete_completed_pods, delete_pods_on_failure, ttl, goes; the task instance ended an hour ago
+POLICIES = [
+    # phase, already_checked, delete_completed_pods, delete_pods_on_failure, ttl, deleted; the TI ended an hour ago
     ("Succeeded", False, True, False, None, True),
     ("Succeeded", False, True, True, None, True),
     ("Succeeded", False, False, False, None, False),
@@ -767,9 +936,9 @@ GATES = [
 
 
 class TestCompleted:
-    @pytest.mark.parametrize(("phase", "checked", "completed", "on_failure", "ttl", "goes"), GATES)
-    def test_goes_through_the_gates(
-        self, phase: str, checked: bool, completed: bool, on_failure: bool, ttl: int | None, goes: bool
+    @pytest.mark.parametrize(("phase", "checked", "completed", "on_failure", "ttl", "is_deleted"), POLICIES)
+    def test_a_completed_pod_is_deleted_as_the_settings_say(
+        self, phase: str, checked: bool, completed: bool, on_failure: bool, ttl: int | None, is_deleted: bool
     ) -> None:
         verdict = classify_pod(
             make_pod(phase=phase, already_checked=checked),
@@ -777,29 +946,29 @@ class TestCompleted:
             delete_pods_on_failure=on_failure,
             ttl_seconds_after_finished=ttl,
         )
-        assert (verdict.reason, verdict.is_zombie) == (Reason.COMPLETED, goes)
+        assert (verdict.reason, verdict.is_zombie) == (Reason.COMPLETED, is_deleted)
 
-    @pytest.mark.parametrize(("phase", "checked", "completed", "on_failure", "ttl", "goes"), GATES)
-    def test_goes_through_every_gate_once_its_ttl_is_over(
-        self, phase: str, checked: bool, completed: bool, on_failure: bool, ttl: int | None, goes: bool
+    @pytest.mark.parametrize(("phase", "checked", "completed", "on_failure", "ttl", "is_deleted"), POLICIES)
+    def test_a_completed_pod_is_deleted_by_any_policy_once_its_ttl_has_passed(
+        self, phase: str, checked: bool, completed: bool, on_failure: bool, ttl: int | None, is_deleted: bool
     ) -> None:
-        gates: dict[str, Any] = {"delete_completed_pods": completed, "delete_pods_on_failure": on_failure}
+        policies: dict[str, Any] = {"delete_completed_pods": completed, "delete_pods_on_failure": on_failure}
         pod = make_pod(phase=phase, already_checked=checked)
-        assert_zombie(classify_pod(pod, ttl_seconds_after_finished=HOUR - 1, **gates), Reason.COMPLETED)
-        # A ttl that is not over does not keep a pod that the gates let go.
-        assert classify_pod(pod, ttl_seconds_after_finished=HOUR, **gates).is_zombie == goes
+        assert_zombie(classify_pod(pod, ttl_seconds_after_finished=HOUR - 1, **policies), Reason.COMPLETED)
+        # A ttl that has not passed does not keep a pod that the other policies delete.
+        assert classify_pod(pod, ttl_seconds_after_finished=HOUR, **policies).is_zombie == is_deleted
 
-    @pytest.mark.parametrize("phase", ["Pending", "Running", "Unknown", "", "A phase to come"])
-    def test_is_no_pod_in_another_phase(self, phase: str) -> None:
+    @pytest.mark.parametrize("phase", ["Pending", "Running", "Unknown", "", "A phase of a later Kubernetes"])
+    def test_a_pod_in_another_phase_has_not_completed(self, phase: str) -> None:
         verdict = classify_pod(make_pod(phase=phase, already_checked=True), delete_completed_pods=False)
         assert_zombie(verdict, Reason.ORPHANED)
 
     @pytest.mark.parametrize("state", sorted(FINISHED_STATES))
-    def test_goes_by_the_phase_of_the_pod_and_not_by_the_state_of_the_task(self, state: str) -> None:
+    def test_the_phase_of_the_pod_decides_and_not_the_state_of_the_task(self, state: str) -> None:
         assert_zombie(classify_pod(make_pod(phase="Succeeded"), make_ti(state=state)), Reason.COMPLETED)
         assert_kept(classify_pod(make_pod(phase="Failed"), make_ti(state=state)), Reason.COMPLETED)
 
-    def test_counts_its_ttl_from_the_pod_where_the_source_gives_no_end(self) -> None:
+    def test_the_ttl_counts_from_the_end_of_the_pod_if_that_of_the_task_is_unknown(self) -> None:
         pod = make_pod(phase="Succeeded", already_checked=True, containers=(ended(since=NOW - HOUR),))
         ti = TaskInstance("success")
         assert_kept(classify_pod(pod, ti, ttl_seconds_after_finished=HOUR), Reason.COMPLETED)
@@ -807,182 +976,82 @@ class TestCompleted:
 
 
 class TestTaskSdk:
-    """Task instances of the Task SDK: they have a state, but no try number, end or operator."""
+    """Task instances of the Task SDK have a state, but no try number, end or operator."""
 
-    def test_gives_enough_for_a_zombie(self) -> None:
+    def test_the_state_alone_makes_an_orphaned_zombie(self) -> None:
         assert_zombie(classify_pod(make_pod(), TaskInstance("failed")), Reason.ORPHANED)
 
-    def test_gives_enough_for_a_superseded_pod_with_a_successor(self) -> None:
+    def test_the_state_alone_makes_a_superseded_zombie_if_there_is_a_successor(self) -> None:
         assert_zombie(classify_pod(make_pod(), TaskInstance("running"), make_pod(try_number=2)), Reason.SUPERSEDED)
 
-    def test_gives_enough_for_a_stalled_task(self) -> None:
+    def test_the_state_alone_shows_a_stalled_task(self) -> None:
         pod = make_pod(containers=(ended(), running("sidecar")))
         assert_kept(classify_pod(pod, TaskInstance("running")), Reason.STALLED)
 
 
-class TestEvidence:
-    @pytest.mark.parametrize(
-        ("pod", "ti", "expected"),
-        [
-            pytest.param({"label_problem": "label dag_id is missing"}, NO_TI, "label dag_id is missing", id="labels"),
-            pytest.param(
-                {"protected_by": "kpo-cleanup/protect=yes"}, NO_TI, "kpo-cleanup/protect=yes", id="protection"
-            ),
-            pytest.param(
-                {"controller": JOB},
-                NO_TI,
-                "controlled by Job/nightly",
-                id="the owner",
-            ),
-            pytest.param(
-                {"controller": JOB},
-                FINISHED,
-                "controlled by Job/nightly; it goes on although its task is over since 60 min (failed)",
-                id="the owner, which goes on",
-            ),
-            pytest.param(
-                {"job": "nightly", "phase": "Succeeded"}, FINISHED, "labelled as a pod of Job/nightly", id="its Job"
-            ),
-            pytest.param(
-                {"created": NOW - HOUR + 13, "containers": (running(since=NOW - 5),)},
-                FINISHED,
-                "made 13 s after its task instance ended; task instance failed (try 1) 60 min ago; base running 5 s",
-                id="the time between an end and the making of a pod",
-            ),
-            pytest.param(
-                {"try_number": 3},
-                FINISHED,
-                "it is of try 3, and its task instance ended at try 1; task instance failed (try 1) 60 min ago; "
-                "base running 2 h",
-                id="the tries",
-            ),
-            pytest.param(
-                {"phase": "Failed", "phase_reason": "Evicted", "containers": ()},
-                FINISHED,
-                "pod Failed (Evicted), delete_pods_on_failure=False; task instance failed (try 1) 60 min ago; "
-                "pod Failed (Evicted), no container status",
-                id="an eviction",
-            ),
-            pytest.param(
-                {"phase": "Pending", "phase_reason": "Unschedulable", "containers": ()},
-                FINISHED,
-                "task instance failed (try 1) 60 min ago; pod Pending (Unschedulable), no container status",
-                id="a pod that found no node",
-            ),
-            pytest.param(
-                {"finalizers": ("example.com/hold",)},
-                FINISHED,
-                "task instance failed (try 1) 60 min ago; base running 2 h; finalizers example.com/hold",
-                id="a finalizer that will hold it",
-            ),
-            pytest.param(
-                {"deletion_deadline": NOW + 5}, NO_TI, "being deleted, within its grace period", id="being deleted"
-            ),
-            pytest.param(
-                {"deletion_deadline": NOW - 40, "finalizers": ("example.com/hold",)},
-                NO_TI,
-                "being deleted, deadline 40 s ago, finalizers example.com/hold",
-                id="being deleted, and what holds it",
-            ),
-            pytest.param(
-                {}, NO_TI, "no task instance on record; created 2 h ago; base running 2 h", id="an unmatched pod"
-            ),
-            pytest.param(
-                {}, FINISHED, "task instance failed (try 1) 60 min ago; base running 2 h", id="a finished task instance"
-            ),
-            pytest.param({}, ACTIVE, "task instance running (try 1); base running 2 h", id="an active task instance"),
-            pytest.param(
-                {}, TaskInstance(None), "task instance cleared; base running 2 h", id="a cleared task instance"
-            ),
-            pytest.param(
-                {"deletion_deadline": NOW - DAY},
-                FINISHED,
-                "task instance failed (try 1) 60 min ago; base running 2 h; being deleted, deadline 24 h ago",
-                id="a pod that does not go",
-            ),
-            pytest.param(
-                {"phase": "Failed", "containers": (ended(code=137),)},
-                FINISHED,
-                "pod Failed, delete_pods_on_failure=False; task instance failed (try 1) 60 min ago; "
-                "base exited 137 60 min ago",
-                id="the gate that keeps it",
-            ),
-            pytest.param(
-                {"phase": "Pending", "containers": (waiting("base", "ImagePullBackOff"),)},
-                FINISHED,
-                "task instance failed (try 1) 60 min ago; base waiting (ImagePullBackOff)",
-                id="a container that waits",
-            ),
-        ],
-    )
-    def test_says_in_short_what_the_verdict_rests_on(
-        self, pod: dict[str, Any], ti: TaskInstance | None, expected: str
-    ) -> None:
-        assert classify_pod(make_pod(**pod), ti).evidence == expected
-
-    def test_names_the_pod_of_the_record(self) -> None:
-        verdict = classify_pod(make_pod(), FINISHED, record=Record(frozenset({"airflow/load-9c1b"})))
-        assert verdict.evidence.startswith("Airflow's record names pod airflow/load-9c1b; task instance failed")
-
-
-class TestTheRecord:
-    def test_names_another_pod_that_is_of_a_later_try_where_the_source_tells_no_tries(self) -> None:
+class TestRecord:
+    def test_a_record_of_a_pod_of_a_later_try_keeps_no_older_pod_if_tries_are_unknown(self) -> None:
         older, newer = make_pod(), make_pod(try_number=2, name="newer")
         record = Record(frozenset({"airflow/newer"}))
         assert_zombie(classify_pod(older, TaskInstance("failed"), newer, record=record), Reason.ORPHANED)
         assert_kept(classify_pod(older, TaskInstance("failed"), record=record), Reason.UNMATCHED)
 
     @pytest.mark.parametrize(
-        ("ti", "pod", "asked"),
+        ("ti", "pod", "needed"),
         [
-            pytest.param(FINISHED, {}, True, id="of a pod that would go"),
-            pytest.param(make_ti(ended=NOW), {}, True, id="of one that will go soon"),
-            pytest.param(FINISHED, {"phase": "Succeeded"}, True, id="of a completed one that would go"),
-            pytest.param(SECOND_TRY, {"already_checked": True}, True, id="of a superseded one"),
-            pytest.param(FINISHED, {"phase": "Failed"}, True, id="of one that a gate keeps if it is this one's"),
-            pytest.param(ACTIVE, {}, False, id="not of an active one"),
-            pytest.param(NO_TI, {}, False, id="not of one without a task instance"),
-            pytest.param(FINISHED, {"protected_by": "x"}, False, id="not of a protected one"),
+            pytest.param(FINISHED, {}, True, id="the record of a zombie is needed"),
+            pytest.param(make_ti(ended=NOW), {}, True, id="the record of a settling pod is needed"),
+            pytest.param(FINISHED, {"phase": "Succeeded"}, True, id="the record of a completed zombie is needed"),
+            pytest.param(SECOND_TRY, {"already_checked": True}, True, id="the record of a superseded pod is needed"),
+            pytest.param(
+                FINISHED,
+                {"phase": "Failed"},
+                True,
+                id="the record of a pod that a policy keeps is needed if unmatched pods are deleted",
+            ),
+            pytest.param(ACTIVE, {}, False, id="the record of an active pod is not needed"),
+            pytest.param(NO_TI, {}, False, id="the record of a pod without a TI is not needed"),
+            pytest.param(FINISHED, {"protected_by": "x"}, False, id="the record of a protected pod is not needed"),
         ],
     )
-    def test_is_asked_for_only_where_it_can_change_the_verdict(
-        self, ti: TaskInstance | None, pod: dict[str, Any], asked: bool
+    def test_a_record_is_needed_only_if_it_can_change_the_verdict(
+        self, ti: TaskInstance | None, pod: dict[str, Any], needed: bool
     ) -> None:
-        judged = make_pod(**pod)
-        facts = Snapshot([judged], answer({judged.key: ti}), Settings(delete_unmatched_pods=True), NOW)
-        assert keys_needing_records(facts) == ({judged.key} if asked else set())
+        classified = make_pod(**pod)
+        snapshot = Snapshot([classified], answer({classified.key: ti}), Settings(delete_unmatched_pods=True), NOW)
+        assert keys_needing_records(snapshot) == ({classified.key} if needed else set())
 
-    def test_is_not_asked_for_of_a_pod_that_a_gate_keeps_whoever_made_it(self) -> None:
+    def test_the_record_of_a_pod_that_a_policy_keeps_is_not_needed_if_unmatched_pods_are_kept(self) -> None:
         kept = make_pod(phase="Failed")
         assert keys_needing_records(Snapshot([kept], answer({kept.key: FINISHED}), Settings(), NOW)) == set()
 
 
 class TestOrderOfVerdicts:
-    def test_has_the_zombies_first_and_the_oldest_first_among_them(self) -> None:
+    def test_zombies_come_first_and_the_oldest_first_among_them(self) -> None:
         young, old, kept = (
             make_pod(created=NOW - DAY),
             make_pod(created=NOW - 2 * DAY),
             make_pod(controller=JOB),
         )
-        verdicts = judge_all([kept, young, old], answer({young.key: FINISHED}), Settings(), NOW)
+        verdicts = classify_all([kept, young, old], answer({young.key: FINISHED}), Settings(), NOW)
         assert [verdict.pod for verdict in verdicts] == [old, young, kept]
 
-    def test_counts_reasons_in_the_order_of_the_rules(self) -> None:
+    def test_reasons_are_counted_in_the_order_of_the_rules(self) -> None:
         pods = [
             make_pod(),
             make_pod(controller=JOB),
             make_pod(),
             make_pod(protected_by="x"),
         ]
-        verdicts = judge_all(pods, answer({pods[0].key: FINISHED}), Settings(), NOW)
+        verdicts = classify_all(pods, answer({pods[0].key: FINISHED}), Settings(), NOW)
         assert list(count_reasons(verdicts).items()) == [("protected", 1), ("owned", 1), ("orphaned", 2)]
 
-    def test_of_nothing_is_nothing(self) -> None:
-        assert judge_all([], TaskInstances(), Settings(), NOW) == []
+    def test_no_pods_have_no_verdicts(self) -> None:
+        assert classify_all([], TaskInstances(), Settings(), NOW) == []
         assert count_reasons([]) == {}
 
 
-# Random clusters: few keys, so that pods meet each other and their task instances, and times around the boundaries.
+# Random clusters: few keys, so that pods share task instances, and times around the boundaries.
 OFFSETS = st.sampled_from([-DAY, -HOUR, -301, -300, -299, -1, 0, 1, 299, 300, 301, HOUR])
 TIMES = OFFSETS.map(lambda offset: NOW + offset)
 KEYS = st.builds(
@@ -1067,11 +1136,11 @@ RECORDS = st.dictionaries(
 )
 
 
-class TestWhateverComes:
+class TestInvariants:
     """Invariants over random clusters."""
 
     @given(PODS, ANSWERS, RECORDS, SETTINGS, TIMES)
-    def test_a_record_makes_no_zombie_and_saves_whom_it_names(
+    def test_a_record_makes_no_zombie_but_an_unmatched_one_and_saves_the_pods_that_it_names(
         self,
         pods: list[Pod],
         answers: TaskInstances,
@@ -1079,26 +1148,26 @@ class TestWhateverComes:
         settings: Settings,
         now: int,
     ) -> None:
-        before = by_uid(judge_all(pods, answers, settings, now))
+        before = by_uid(classify_all(pods, answers, settings, now))
         for verdict in classify(Snapshot(pods, answers, settings, now, records)):
             if verdict.is_zombie and not before[verdict.pod.uid].is_zombie:
-                assert verdict.reason is Reason.UNMATCHED  # delete_unmatched_pods deletes pods that a gate kept
+                assert verdict.reason is Reason.UNMATCHED  # delete_unmatched_pods deletes pods that a policy kept
             if verdict.is_zombie and verdict.reason is Reason.SUPERSEDED:
                 assert str(verdict.pod) not in records.get(verdict.pod.key, Record()).pods
 
     @given(PODS, ANSWERS, SETTINGS, TIMES)
-    def test_every_pod_has_one_verdict_with_evidence(
+    def test_every_pod_has_one_verdict_whose_evidence_can_be_rendered(
         self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
-        verdicts = judge_all(pods, answers, settings, now)
+        verdicts = classify_all(pods, answers, settings, now)
         assert sorted(verdict.pod.uid for verdict in verdicts) == sorted(pod.uid for pod in pods)
-        assert all(verdict.evidence for verdict in verdicts)
+        assert all(all(phrases(verdict)) and phrases(verdict) for verdict in verdicts)
 
     @given(PODS, ANSWERS, SETTINGS, TIMES)
-    def test_the_only_pod_of_an_active_task_instance_is_never_a_zombie_unless_it_was_checked_off(
+    def test_the_only_pod_of_an_active_task_instance_is_never_a_zombie_unless_it_is_marked_as_checked(
         self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
-        verdicts = judge_all(pods, answers, settings, now)
+        verdicts = classify_all(pods, answers, settings, now)
         keys = [pod.key for pod in pods]
         for verdict in verdicts:
             ti = answers.found.get(verdict.pod.key)
@@ -1106,16 +1175,16 @@ class TestWhateverComes:
                 assert not verdict.is_zombie
 
     @given(PODS, ANSWERS, SETTINGS, TIMES)
-    def test_the_pod_that_an_active_task_instance_can_attach_to_is_never_a_zombie(
+    def test_the_pod_that_an_active_task_instance_can_adopt_is_never_a_zombie(
         self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
-        verdicts = by_uid(judge_all(pods, answers, settings, now))
-        attachable = [pod for pod in pods if not (pod.already_checked or pod.label_problem or pod.deletion_deadline)]
-        for place in {(pod.namespace, pod.key) for pod in attachable}:
+        verdicts = by_uid(classify_all(pods, answers, settings, now))
+        adoptable = [pod for pod in pods if not (pod.already_checked or pod.label_problem or pod.deletion_deadline)]
+        for place in {(pod.namespace, pod.key) for pod in adoptable}:
             ti = answers.found.get(place[1])
             if ti is None or not ti.is_active:
                 continue
-            of_the_place = [pod for pod in attachable if (pod.namespace, pod.key) == place]
+            of_the_place = [pod for pod in adoptable if (pod.namespace, pod.key) == place]
             newest = max(pod.created for pod in of_the_place)
             assert not any(verdicts[pod.uid].is_zombie for pod in of_the_place if pod.created == newest)
 
@@ -1123,7 +1192,7 @@ class TestWhateverComes:
     def test_a_zombie_of_an_active_task_instance_is_superseded(
         self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
-        for verdict in judge_all(pods, answers, settings, now):
+        for verdict in classify_all(pods, answers, settings, now):
             ti = answers.found.get(verdict.pod.key)
             if verdict.is_zombie and ti is not None and ti.is_active:
                 assert verdict.reason is Reason.SUPERSEDED
@@ -1137,14 +1206,14 @@ class TestWhateverComes:
         settings: Settings,
         now: int,
     ) -> None:
-        before = by_uid(judge_all(pods, answers, settings, now))
+        before = by_uid(classify_all(pods, answers, settings, now))
         more = replace(answers, found={**answers.found, **active})
-        for verdict in judge_all(pods, more, settings, now):
+        for verdict in classify_all(pods, more, settings, now):
             if verdict.is_zombie and not before[verdict.pod.uid].is_zombie:
                 assert verdict.reason is Reason.SUPERSEDED
 
     @given(PODS, ANSWERS, st.dictionaries(KEYS, TIS, min_size=1), SETTINGS, TIMES)
-    def test_more_task_instances_make_a_zombie_only_of_a_pod_whose_own_was_found_at_last(
+    def test_more_task_instances_make_a_zombie_only_of_a_pod_whose_own_was_missing(
         self,
         pods: list[Pod],
         answers: TaskInstances,
@@ -1152,8 +1221,8 @@ class TestWhateverComes:
         settings: Settings,
         now: int,
     ) -> None:
-        before = by_uid(judge_all(pods, answers, settings, now))
-        for verdict in judge_all(pods, replace(answers, found={**more, **answers.found}), settings, now):
+        before = by_uid(classify_all(pods, answers, settings, now))
+        for verdict in classify_all(pods, replace(answers, found={**more, **answers.found}), settings, now):
             if verdict.is_zombie and not before[verdict.pod.uid].is_zombie:
                 key = verdict.pod.key
                 assert key not in answers.found
@@ -1164,8 +1233,8 @@ class TestWhateverComes:
         self, pods: list[Pod], others: list[Pod], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
         others = [replace(pod, uid=f"other-{pod.uid}") for pod in others]
-        before = by_uid(judge_all(pods, answers, settings, now))
-        after = by_uid(judge_all(pods + others, answers, settings, now))
+        before = by_uid(classify_all(pods, answers, settings, now))
+        after = by_uid(classify_all(pods + others, answers, settings, now))
         for uid, verdict in before.items():
             if after[uid].is_zombie != verdict.is_zombie or after[uid].reason != verdict.reason:
                 assert Reason.SUPERSEDED in (after[uid].reason, verdict.reason)
@@ -1177,33 +1246,35 @@ class TestWhateverComes:
         shuffled, found = list(pods), list(answers.found.items())
         random.shuffle(shuffled)
         random.shuffle(found)
-        told = replace(answers, found=dict(found))
-        assert judge_all(shuffled, told, settings, now) == judge_all(pods, answers, settings, now)
+        answered = replace(answers, found=dict(found))
+        assert classify_all(shuffled, answered, settings, now) == classify_all(pods, answers, settings, now)
 
     @given(PODS, ANSWERS, SETTINGS, TIMES)
     def test_unidentified_protected_owned_and_unresolved_pods_are_never_zombies(
         self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
-        for verdict in judge_all(pods, answers, settings, now):
+        for verdict in classify_all(pods, answers, settings, now):
             pod = verdict.pod
             if pod.label_problem or pod.protected_by or pod.controller or pod.key in answers.unresolved:
                 assert not verdict.is_zombie
 
     @given(PODS, ANSWERS, TIMES)
-    def test_unknown_pods_are_never_zombies_by_default(self, pods: list[Pod], answers: TaskInstances, now: int) -> None:
-        for verdict in judge_all(pods, answers, Settings(), now):
+    def test_unmatched_pods_are_never_zombies_by_default(
+        self, pods: list[Pod], answers: TaskInstances, now: int
+    ) -> None:
+        for verdict in classify_all(pods, answers, Settings(), now):
             assert not (verdict.is_zombie and verdict.reason is Reason.UNMATCHED)
 
     @given(PODS, SETTINGS, TIMES)
-    def test_an_answer_without_task_instances_makes_no_zombie_but_unknown_ones(
+    def test_an_answer_without_task_instances_makes_only_unmatched_zombies(
         self, pods: list[Pod], settings: Settings, now: int
     ) -> None:
-        zombies = [verdict for verdict in judge_all(pods, TaskInstances(), settings, now) if verdict.is_zombie]
+        zombies = [verdict for verdict in classify_all(pods, TaskInstances(), settings, now) if verdict.is_zombie]
         assert {verdict.reason for verdict in zombies} <= {Reason.UNMATCHED}
         assert settings.delete_unmatched_pods or not zombies
 
     @given(PODS, ANSWERS, SETTINGS, TIMES)
-    def test_stricter_gates_never_make_a_zombie(
+    def test_stricter_settings_never_make_a_zombie(
         self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
         strict = replace(
@@ -1213,13 +1284,15 @@ class TestWhateverComes:
             ttl_seconds_after_finished=None,
             delete_unmatched_pods=False,
         )
-        loose = by_uid(judge_all(pods, answers, settings, now))
-        for verdict in judge_all(pods, answers, strict, now):
+        loose = by_uid(classify_all(pods, answers, settings, now))
+        for verdict in classify_all(pods, answers, strict, now):
             assert loose[verdict.pod.uid].is_zombie or not verdict.is_zombie
 
     @given(PODS, ANSWERS, SETTINGS)
-    def test_time_alone_turns_no_zombie_back(self, pods: list[Pod], answers: TaskInstances, settings: Settings) -> None:
+    def test_the_passage_of_time_alone_spares_no_zombie(
+        self, pods: list[Pod], answers: TaskInstances, settings: Settings
+    ) -> None:
         assume(any(pod.key in answers.found for pod in pods))
-        later = by_uid(judge_all(pods, answers, settings, NOW + 30 * DAY))
-        for verdict in judge_all(pods, answers, settings, NOW):
+        later = by_uid(classify_all(pods, answers, settings, NOW + 30 * DAY))
+        for verdict in classify_all(pods, answers, settings, NOW):
             assert later[verdict.pod.uid].is_zombie or not verdict.is_zombie

@@ -1,4 +1,4 @@
-"""Why a zombie is there: one cause for each way in which a pod is left."""
+"""Why a zombie was left behind: one diagnosis for each way in which that happens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from include.kpo_cleanup.diagnosis import cause_of
+from include.kpo_cleanup.diagnosis import diagnose
 from include.kpo_cleanup.pod import XCOM_SIDECAR, Container
 from tests.unit.builders import HOUR, NOW, make_pod
 
@@ -27,97 +27,103 @@ def running(name: str) -> Container:
     [
         pytest.param(
             {"containers": (ENDED, running("istio-proxy"))},
-            "istio-proxy runs on after base ended",
+            "istio-proxy is still running after base ended",
             "native sidecar",
-            id="a sidecar that outlives the main container",
+            id="a sidecar outlives the main container",
         ),
         pytest.param(
             {"containers": (ENDED, running("a"), running("b"))},
-            "a and b run on after base ended",
+            "a and b are still running after base ended",
             "native sidecar",
-            id="two of them",
+            id="two sidecars outlive the main container",
         ),
         pytest.param(
             {"containers": (ENDED, running(XCOM_SIDECAR))},
-            f"{XCOM_SIDECAR} runs on after base ended",
-            "its result was not taken",
-            id="the sidecar of the operator",
+            f"{XCOM_SIDECAR} is still running after base ended",
+            "its operator did not collect the XCom",
+            id="the operator's own sidecar outlives the main container",
         ),
         pytest.param(
             {"main_container": "train", "containers": (running("base"), ENDED._replace(name="train"))},
-            "base runs on after train ended",
+            "base is still running after train ended",
             "native sidecar",
-            id="a main container of another name",
+            id="a sidecar outlives a main container with another name",
         ),
         pytest.param(
             {"containers": (RUNNING, running("istio-proxy"))},
-            "base works on, but its operator is gone",
+            "base is still running, but its operator is gone",
             "its worker ended",
-            id="a task that is gone",
+            id="the main container is still running",
         ),
         pytest.param(
             {"phase": "Pending", "containers": (waiting("ImagePullBackOff"),)},
             "it never started (ImagePullBackOff)",
-            "image's name",
-            id="an image that is not there",
+            "image name",
+            id="the image does not exist",
         ),
         pytest.param(
             {"phase": "Pending", "containers": (waiting("PodInitializing"), waiting("ErrImagePull", "init", True))},
             "it never started (ErrImagePull)",
-            "image's name",
-            id="an image of an init container",
+            "image name",
+            id="the image of an init container does not exist",
         ),
         pytest.param(
             {"phase": "Pending", "containers": (), "phase_reason": "Unschedulable"},
             "it never started (Unschedulable)",
-            "no room",
-            id="no node for it",
+            "no node can take it",
+            id="no node can take it",
         ),
         pytest.param(
             {"phase": "Pending", "containers": (waiting("CreateContainerConfigError"),)},
             "it never started (CreateContainerConfigError)",
             "ConfigMap",
-            id="a ConfigMap that is missing",
+            id="a ConfigMap is missing",
         ),
         pytest.param(
             {
                 "phase": "Pending",
                 "containers": (waiting("PodInitializing"), running("init")._replace(is_init=True)),
             },
-            "it never started (init container init still runs)",
+            "it never started (init container init is running)",
             "kubectl describe pod",
-            id="an init container without end",
+            id="an init container does not end",
         ),
         pytest.param(
             {"phase": "Pending", "containers": (waiting("ContainerCreating"),)},
             "it never started (ContainerCreating)",
             "kubectl describe pod",
-            id="a volume that does not come",
+            id="a volume is missing",
         ),
         pytest.param(
-            {"phase": "Pending", "containers": ()}, "it never started", "kubectl describe pod", id="nobody knows why"
+            {"phase": "Pending", "containers": ()},
+            "it never started",
+            "kubectl describe pod",
+            id="the reason is unknown",
         ),
         pytest.param(
             {"phase": "Succeeded", "containers": (ENDED,)},
-            "a completed pod was left over",
+            "a completed pod was left behind",
             "its worker",
-            id="completed",
+            id="the pod has completed",
         ),
         pytest.param(
             {"phase": "Failed", "containers": (), "phase_reason": "Evicted"},
-            "a completed pod was left over",
+            "a completed pod was left behind",
             "its worker",
-            id="evicted",
+            id="the pod was evicted",
         ),
         pytest.param(
-            {"phase": "Unknown", "containers": ()}, "a pod was left over", "its worker", id="on a node that is gone"
+            {"phase": "Unknown", "containers": ()}, "a pod was left behind", "its worker", id="its node is lost"
         ),
         pytest.param(
-            {"containers": (waiting("CrashLoopBackOff"),)}, "a pod was left over", "its worker", id="started and fell"
+            {"containers": (waiting("CrashLoopBackOff"),)},
+            "a pod was left behind",
+            "its worker",
+            id="it crashes in a loop",
         ),
     ],
 )
-def test_a_zombie_has_the_cause_that_its_containers_show(pod: dict[str, Any], problem: str, advice: str) -> None:
-    cause = cause_of(make_pod(**pod))
-    assert cause.problem == problem
-    assert advice in cause.advice
+def test_the_diagnosis_of_a_zombie_is_what_its_containers_show(pod: dict[str, Any], problem: str, advice: str) -> None:
+    diagnosis = diagnose(make_pod(**pod))
+    assert diagnosis.problem == problem
+    assert advice in diagnosis.advice

@@ -1,68 +1,364 @@
-"""Times and states in words for people."""
+"""The evidence of verdicts and the warnings, as people read them."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from include.kpo_cleanup.evidence import ago, container_states, duration, task_instance_state
+from include.kpo_cleanup.constants import Reason
+from include.kpo_cleanup.evidence import (
+    PodWarning,
+    ago,
+    container_states,
+    duration,
+    phrases,
+    task_instance_state,
+    warning_of,
+)
 from include.kpo_cleanup.pod import Container
-from include.kpo_cleanup.task_instance import TaskInstance
-from tests.unit.builders import DAY, HOUR, MINUTE, NOW, make_pod
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (-5, "0 s"),
-        (0, "0 s"),
-        (59, "59 s"),
-        (MINUTE, "1 min"),
-        (119, "1 min"),
-        (2 * HOUR - 1, "119 min"),
-        (2 * HOUR, "2 h"),
-        (2 * DAY - 1, "47 h"),
-        (2 * DAY, "2 d"),
-        (400 * DAY, "400 d"),
-    ],
+from include.kpo_cleanup.task_instance import Record, TaskInstance
+from include.kpo_cleanup.verdict import Rule
+from tests.unit.builders import (
+    DAY,
+    FINISHED,
+    HOUR,
+    JOB,
+    MINUTE,
+    NO_TI,
+    NOW,
+    classify_pod,
+    make_pod,
+    make_ti,
+    make_verdict,
 )
-def test_a_duration_is_said_in_one_unit(seconds: int, words: str) -> None:
-    assert duration(seconds) == words
+
+ACTIVE = make_ti(state="running", ended=None)
+SECOND_TRY = ACTIVE._replace(try_number=2)
+BASE_ENDED = Container("base", "terminated", None, NOW - HOUR, 0)
+BASE_KILLED = BASE_ENDED._replace(exit_code=137)
+BASE_WAITING = Container("base", "waiting", waiting_reason="ImagePullBackOff")
+PROXY = Container("proxy", "running", NOW - 2 * HOUR)
+FAILED = "task instance failed (try 1) 60 min ago"
+RUNNING = "base running 2 h"
 
 
-def test_the_future_is_now() -> None:
-    assert ago(NOW + HOUR, NOW) == "0 s ago"
+class TestPhrases:
+    @pytest.mark.parametrize(
+        ("pod", "ti", "expected"),
+        [
+            pytest.param(
+                {"label_problem": "label dag_id is missing"},
+                NO_TI,
+                ["label dag_id is missing"],
+                id="a badly labelled pod has the problem with its labels",
+            ),
+            pytest.param(
+                {"protected_by": "kpo-cleanup/protect=yes"},
+                NO_TI,
+                ["kpo-cleanup/protect=yes"],
+                id="a protected pod has the annotation",
+            ),
+            pytest.param(
+                {"controller": JOB}, NO_TI, ["controlled by Job/nightly"], id="an owned pod has its controller"
+            ),
+            pytest.param(
+                {"controller": JOB},
+                FINISHED,
+                ["controlled by Job/nightly, still running although its task instance ended 60 min ago (failed)"],
+                id="an owned pod that outlives its task has the time since the end",
+            ),
+            pytest.param(
+                {"controller": JOB},
+                TaskInstance("failed"),
+                ["controlled by Job/nightly, still running although its task instance has ended (failed)"],
+                id="an owned pod that outlives its task has the state if the end is unknown",
+            ),
+            pytest.param(
+                {"job": "nightly", "phase": "Succeeded"},
+                FINISHED,
+                ["labelled as a pod of Job/nightly"],
+                id="a pod with the labels of a Job has the Job",
+            ),
+            pytest.param(
+                {"deletion_deadline": NOW + 5},
+                NO_TI,
+                ["being deleted, within its grace period", RUNNING],
+                id="a terminating pod has its deadline",
+            ),
+            pytest.param(
+                {"deletion_deadline": NOW - DAY, "finalizers": ("example.com/hold",)},
+                NO_TI,
+                ["held by example.com/hold", RUNNING, "being deleted, deadline 24 h ago, finalizers example.com/hold"],
+                id="a pod that finalizers hold has the finalizers",
+            ),
+            pytest.param(
+                {},
+                NO_TI,
+                ["no task instance on record, pod created 2 h ago", RUNNING],
+                id="an unmatched pod has its age",
+            ),
+            pytest.param(
+                {"created": NOW - HOUR + 13, "containers": (PROXY._replace(name="base", started=NOW - 5),)},
+                FINISHED,
+                ["created 13 s after its task instance ended", FAILED, "base running 5 s"],
+                id="a pod that was created after the end has the time in between",
+            ),
+            pytest.param(
+                {"try_number": 3},
+                FINISHED,
+                ["pod of try 3, but its task instance ended at try 1", FAILED, RUNNING],
+                id="a pod of a later try has both tries",
+            ),
+            pytest.param(
+                {"already_checked": True},
+                SECOND_TRY,
+                ["marked already_checked by its operator, which is at try 2", "task instance running (try 2)", RUNNING],
+                id="a checked pod has the later try",
+            ),
+            pytest.param(
+                {"containers": (BASE_ENDED, PROXY)},
+                ACTIVE,
+                [
+                    "proxy keeps the task waiting",
+                    "task instance running (try 1)",
+                    "base exited 0 60 min ago, proxy running 2 h",
+                ],
+                id="a stalled pod has the sidecar",
+            ),
+            pytest.param(
+                {"containers": (BASE_ENDED, PROXY)},
+                ACTIVE._replace(state="up_for_retry"),
+                [
+                    "left over from try 1, which a retry may adopt",
+                    "task instance up_for_retry (try 1)",
+                    "base exited 0 60 min ago, proxy running 2 h",
+                ],
+                id="a pod that a retry may adopt has its try",
+            ),
+            pytest.param(
+                {"phase": "Succeeded", "containers": (BASE_ENDED._replace(ended=NOW - 2 * DAY),)},
+                ACTIVE,
+                [
+                    "its task is still running, but the pod ended more than a day ago",
+                    "task instance running (try 1)",
+                    "base exited 0 2 d ago",
+                ],
+                id="a pod that ended long before its task has both states",
+            ),
+            pytest.param({}, ACTIVE, ["task instance running (try 1)", RUNNING], id="an active pod has both states"),
+            pytest.param(
+                {},
+                TaskInstance(None),
+                ["task instance cleared", RUNNING],
+                id="a task instance without a state is cleared",
+            ),
+            pytest.param({}, FINISHED, [FAILED, RUNNING], id="an orphaned pod has both states"),
+            pytest.param(
+                {"finalizers": ("example.com/hold",)},
+                FINISHED,
+                [FAILED, RUNNING, "finalizers example.com/hold"],
+                id="a zombie has the finalizers that will hold it",
+            ),
+            pytest.param(
+                {"deletion_deadline": NOW - DAY},
+                FINISHED,
+                [FAILED, RUNNING, "being deleted, deadline 24 h ago"],
+                id="an overdue pod has its deadline",
+            ),
+            pytest.param(
+                {"phase": "Pending", "containers": (BASE_WAITING,)},
+                FINISHED,
+                [FAILED, "base waiting (ImagePullBackOff)"],
+                id="a pod that never started has the reason",
+            ),
+            pytest.param(
+                {"phase": "Pending", "phase_reason": "Unschedulable", "containers": ()},
+                FINISHED,
+                [FAILED, "pod Pending (Unschedulable), no container status"],
+                id="a pod without a node has the reason",
+            ),
+            pytest.param(
+                {"phase": "Failed", "containers": (BASE_KILLED,)},
+                FINISHED,
+                ["pod Failed, delete_pods_on_failure=False", FAILED, "base exited 137 60 min ago"],
+                id="a completed pod has the setting that decided",
+            ),
+            pytest.param(
+                {"phase": "Failed", "phase_reason": "Evicted", "containers": ()},
+                FINISHED,
+                [
+                    "pod Failed (Evicted), delete_pods_on_failure=False",
+                    FAILED,
+                    "pod Failed (Evicted), no container status",
+                ],
+                id="an evicted pod has the eviction",
+            ),
+            pytest.param(
+                {"phase": "Succeeded", "already_checked": True, "containers": (BASE_ENDED,)},
+                FINISHED,
+                ["pod Succeeded, kept on purpose by its operator", FAILED, "base exited 0 60 min ago"],
+                id="a pod that was kept on purpose says so",
+            ),
+        ],
+    )
+    def test_the_evidence_starts_with_what_decided_and_ends_with_the_states(
+        self, pod: dict[str, Any], ti: TaskInstance | None, expected: list[str]
+    ) -> None:
+        assert list(phrases(classify_pod(make_pod(**pod), ti))) == expected
+
+    def test_a_completed_pod_past_its_ttl_has_the_ttl(self) -> None:
+        verdict = classify_pod(make_pod(phase="Failed", containers=()), ttl_seconds_after_finished=60)
+        assert phrases(verdict)[0] == "pod Failed, finished for longer than ttl_seconds_after_finished=60"
+
+    def test_a_superseded_pod_has_its_successor(self) -> None:
+        verdict = classify_pod(make_pod(), SECOND_TRY, make_pod(try_number=2, name="newer"))
+        assert phrases(verdict)[0] == "replaced by newer of try 2"
+
+    def test_a_pod_that_the_record_does_not_name_has_the_pod_of_the_record(self) -> None:
+        verdict = classify_pod(make_pod(), FINISHED, record=Record(frozenset({"airflow/load-9c1b"})))
+        assert phrases(verdict) == ("the operator's record names pod airflow/load-9c1b", FAILED, RUNNING)
+
+    def test_a_superseded_pod_whose_record_is_unreadable_has_the_problem_and_the_successor(self) -> None:
+        newer = make_pod(try_number=2, name="newer")
+        verdict = classify_pod(make_pod(), SECOND_TRY, newer, record=Record(problem="its XCom pod_name is pickled"))
+        assert phrases(verdict)[:2] == ("its XCom pod_name is pickled", "replaced by newer of try 2")
+
+    def test_an_unresolved_pod_has_the_problem_of_the_source_alone(self) -> None:
+        assert phrases(classify_pod(make_pod(), NO_TI, unresolved=True)) == ("the source cannot tell",)
+
+    def test_what_an_earlier_task_has_rendered_stays_as_it_is(self) -> None:
+        verdict = make_verdict(evidence=("task instance failed 1 h ago", "base running 2 h"))
+        assert phrases(verdict) == ("task instance failed 1 h ago", "base running 2 h")
 
 
-@pytest.mark.parametrize(
-    ("ti", "words"),
-    [
-        (TaskInstance("failed", 2, NOW - 3 * HOUR), "task instance failed (try 2) 3 h ago"),
-        (TaskInstance("failed"), "task instance failed"),
-        (TaskInstance(None), "task instance cleared"),
-        (TaskInstance("up_for_retry", 1, NOW - HOUR), "task instance up_for_retry (try 1)"),
-        (TaskInstance("running", 0), "task instance running (try 0)"),
-    ],
-)
-def test_a_task_instance_is_said_with_what_is_known(ti: TaskInstance, words: str) -> None:
-    assert task_instance_state(ti, NOW) == words
+class TestWarnings:
+    @pytest.mark.parametrize(
+        ("pod", "ti", "warning"),
+        [
+            pytest.param(
+                {"label_problem": "label dag_id is missing"},
+                NO_TI,
+                PodWarning(Reason.BAD_LABELS, "label dag_id is missing"),
+                id="a badly labelled pod has a warning",
+            ),
+            pytest.param(
+                {"deletion_deadline": NOW - DAY, "finalizers": ("example.com/a", "kueue.x-k8s.io/managed")},
+                NO_TI,
+                PodWarning(
+                    Reason.TERMINATING,
+                    "held by example.com/a, kueue.x-k8s.io/managed",
+                    "repair the controller that sets this finalizer, or remove the finalizer",
+                ),
+                id="a pod that finalizers hold has a warning that names them",
+            ),
+            pytest.param(
+                {},
+                NO_TI,
+                PodWarning(
+                    Reason.UNMATCHED,
+                    "",
+                    "if no other Airflow uses these namespaces, delete_unmatched_pods=True deletes such pods",
+                ),
+                id="an unmatched pod has a warning with the setting that deletes it",
+            ),
+            pytest.param(
+                {"containers": (BASE_ENDED, PROXY, PROXY._replace(name="logs"))},
+                ACTIVE,
+                PodWarning(
+                    Reason.STALLED,
+                    "proxy and logs keep the task waiting",
+                    "make it a native sidecar, or set an execution_timeout on the task",
+                ),
+                id="a stalled pod has a warning that names the sidecars",
+            ),
+            pytest.param(
+                {"phase": "Succeeded", "containers": (BASE_ENDED._replace(ended=NOW - 2 * DAY),)},
+                ACTIVE,
+                PodWarning(
+                    Reason.ACTIVE,
+                    "its task is still running, but the pod ended more than a day ago",
+                    "find out what the task is still doing",
+                ),
+                id="a pod that ended long before its task has a warning",
+            ),
+            pytest.param({}, ACTIVE, None, id="an active pod has no warning"),
+            pytest.param({}, FINISHED, None, id="a zombie has no warning"),
+            pytest.param({"deletion_deadline": NOW}, NO_TI, None, id="a terminating pod has no warning"),
+            pytest.param({"controller": JOB}, NO_TI, None, id="an owned pod has no warning"),
+            pytest.param({"phase": "Failed"}, FINISHED, None, id="a pod that a policy keeps has no warning"),
+        ],
+    )
+    def test_a_kept_pod_that_needs_attention_has_a_warning(
+        self, pod: dict[str, Any], ti: TaskInstance | None, warning: PodWarning | None
+    ) -> None:
+        assert warning_of(classify_pod(make_pod(**pod), ti)) == warning
+
+    def test_an_unresolved_pod_has_a_warning_with_the_problem_of_the_source(self) -> None:
+        verdict = classify_pod(make_pod(), NO_TI, unresolved=True)
+        assert warning_of(verdict) == PodWarning(Reason.UNRESOLVED, "the source cannot tell")
+
+    def test_a_pod_whose_record_is_unreadable_has_a_warning_with_the_problem_of_the_record(self) -> None:
+        verdict = classify_pod(make_pod(), FINISHED, record=Record(problem="its XCom pod_name is pickled"))
+        assert warning_of(verdict) == PodWarning(Reason.UNRESOLVED, "its XCom pod_name is pickled")
+
+    def test_an_unmatched_pod_that_is_only_too_young_has_no_warning(self) -> None:
+        verdict = classify_pod(make_pod(created=NOW), NO_TI, delete_unmatched_pods=True)
+        assert (verdict.rule, verdict.is_zombie, warning_of(verdict)) == (Rule.NO_TASK_INSTANCE, False, None)
 
 
-def test_containers_are_said_one_by_one() -> None:
-    pod = make_pod(
-        containers=(
-            Container("base", "terminated", None, NOW - 2 * HOUR, 0),
-            Container("init", "terminated"),
-            Container("sidecar", "running", NOW - 3 * HOUR),
-            Container("proxy", "running"),
-            Container("logs", "waiting", waiting_reason="ErrImagePull"),
-            Container("other", "waiting"),
+class TestTimes:
+    @pytest.mark.parametrize(
+        ("seconds", "text"),
+        [
+            (-5, "0 s"),
+            (0, "0 s"),
+            (59, "59 s"),
+            (MINUTE, "1 min"),
+            (119, "1 min"),
+            (2 * HOUR - 1, "119 min"),
+            (2 * HOUR, "2 h"),
+            (2 * DAY - 1, "47 h"),
+            (2 * DAY, "2 d"),
+            (400 * DAY, "400 d"),
+        ],
+    )
+    def test_a_duration_is_rendered_in_one_unit(self, seconds: int, text: str) -> None:
+        assert duration(seconds) == text
+
+    def test_a_time_in_the_future_is_rendered_as_now(self) -> None:
+        assert ago(NOW + HOUR, NOW) == "0 s ago"
+
+
+class TestStates:
+    @pytest.mark.parametrize(
+        ("ti", "text"),
+        [
+            (TaskInstance("failed", 2, NOW - 3 * HOUR), "task instance failed (try 2) 3 h ago"),
+            (TaskInstance("failed"), "task instance failed"),
+            (TaskInstance(None), "task instance cleared"),
+            (TaskInstance("up_for_retry", 1, NOW - HOUR), "task instance up_for_retry (try 1)"),
+            (TaskInstance("running", 0), "task instance running (try 0)"),
+        ],
+    )
+    def test_a_task_instance_is_rendered_with_what_is_known(self, ti: TaskInstance, text: str) -> None:
+        assert task_instance_state(ti, NOW) == text
+
+    def test_each_container_is_rendered_with_what_is_known(self) -> None:
+        pod = make_pod(
+            containers=(
+                Container("base", "terminated", None, NOW - 2 * HOUR, 0),
+                Container("setup", "terminated", is_init=True),
+                Container("sidecar", "running", NOW - 3 * HOUR),
+                Container("proxy", "running"),
+                Container("logs", "waiting", waiting_reason="ErrImagePull"),
+                Container("other", "waiting"),
+            )
         )
-    )
-    assert container_states(pod, NOW) == (
-        "base exited 0 2 h ago, init exited ?, sidecar running 3 h, proxy running, logs waiting (ErrImagePull), "
-        "other waiting"
-    )
+        assert container_states(pod, NOW) == (
+            "base exited 0 2 h ago, init container setup exited ?, sidecar running 3 h, proxy running, "
+            "logs waiting (ErrImagePull), other waiting"
+        )
 
-
-def test_a_pod_without_containers_is_said_by_its_phase() -> None:
-    assert container_states(make_pod(phase="Pending", containers=()), NOW) == "pod Pending, no container status"
+    def test_a_pod_without_container_statuses_is_rendered_with_its_phase(self) -> None:
+        assert container_states(make_pod(phase="Pending", containers=()), NOW) == "pod Pending, no container status"

@@ -1,4 +1,4 @@
-"""Pods read from the API's JSON, however odd it is."""
+"""Parsing pods from the JSON of the API, however odd it is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
-from include.kpo_cleanup.kube.parse import answer_decoder, read_pod
+from include.kpo_cleanup.kube.parse import make_decoder, parse_pod
 from include.kpo_cleanup.pod import PROTECT_KEY, Container, Owner, Pod
 from tests.unit.builders import DAY, HOUR, NOW, make_item, make_pod, timestamp
 
@@ -60,16 +60,16 @@ REALISTIC = make_item(
 
 
 def from_labels(**labels: Any) -> Pod:
-    return read_pod(make_item(labels=labels))
+    return parse_pod(make_item(labels=labels))
 
 
 def from_metadata(**metadata: Any) -> Pod:
-    return read_pod(make_item(metadata=metadata))
+    return parse_pod(make_item(metadata=metadata))
 
 
 class TestARealisticPod:
-    def test_is_read_whole(self) -> None:
-        assert read_pod(REALISTIC) == Pod(
+    def test_every_field_is_parsed(self) -> None:
+        assert parse_pod(REALISTIC) == Pod(
             namespace="airflow",
             name="extract-ab12cd34",
             uid="6f9619ff-8b86-4011-b42d-00c04fc964ff",
@@ -94,47 +94,47 @@ class TestARealisticPod:
             requests=(("cpu", 0.251), ("memory", 522 * 2.0**20)),
         )
 
-    def test_belongs_to_the_task_instance_on_its_labels(self) -> None:
+    def test_its_key_names_the_task_instance_of_its_labels(self) -> None:
         run_id = "scheduled__2024-01-01T0000000000-abcdef012"
-        assert read_pod(REALISTIC).key == TaskInstanceKey("orders", "load.extract", run_id, 3)
+        assert parse_pod(REALISTIC).key == TaskInstanceKey("orders", "load.extract", run_id, 3)
 
-    def test_of_a_task_that_is_not_mapped_has_no_map_index(self) -> None:
-        assert read_pod(make_item()).map_index == UNMAPPED
+    def test_a_pod_of_an_unmapped_task_has_no_map_index(self) -> None:
+        assert parse_pod(make_item()).map_index == UNMAPPED
 
-    def test_that_was_just_created_has_neither_containers_nor_a_deadline(self) -> None:
-        pod = read_pod(make_item(status={"phase": "Pending"}))
+    def test_a_new_pod_has_neither_containers_nor_a_deletion_deadline(self) -> None:
+        pod = parse_pod(make_item(status={"phase": "Pending"}))
         assert (pod.phase, pod.containers, pod.deletion_deadline) == ("Pending", (), None)
 
-    def test_without_a_phase_is_unknown(self) -> None:
-        assert read_pod(make_item(status={})).phase == "Unknown"
+    def test_a_pod_without_a_phase_has_the_phase_unknown(self) -> None:
+        assert parse_pod(make_item(status={})).phase == "Unknown"
 
 
-class TestNoPodAtAll:
+class TestItemsThatAreNotPods:
     @pytest.mark.parametrize("field", ["name", "namespace", "uid", "creationTimestamp"])
     @pytest.mark.parametrize("value", [None, ""], ids=repr)
-    def test_is_an_item_without(self, field: str, value: Any) -> None:
-        with pytest.raises(ValueError, match="an item without namespace, name, uid or creationTimestamp"):
+    def test_an_item_is_rejected_without_its(self, field: str, value: Any) -> None:
+        with pytest.raises(ValueError, match="an item lacks namespace, name, uid or creationTimestamp"):
             from_metadata(**{field: value})
 
     @pytest.mark.parametrize("value", ["yesterday", "2026-11-24", "2026-11-24T12:00:00+00:00", 5, NOW, [], "NaN"])
-    def test_is_an_item_that_was_created_at_no_time(self, value: Any) -> None:
+    def test_an_item_is_rejected_if_its_creation_time_is(self, value: Any) -> None:
         with pytest.raises(ValueError, match="creationTimestamp"):
             from_metadata(creationTimestamp=value)
 
     @pytest.mark.parametrize("metadata", [None, [], "pod", 5], ids=repr)
-    def test_is_an_item_whose_metadata_is(self, metadata: Any) -> None:
-        with pytest.raises(ValueError, match="an item without"):
-            read_pod({**make_item(), "metadata": metadata})
+    def test_an_item_is_rejected_if_its_metadata_is(self, metadata: Any) -> None:
+        with pytest.raises(ValueError, match="an item lacks"):
+            parse_pod({**make_item(), "metadata": metadata})
 
 
-class TestUnidentified:
+class TestLabelProblems:
     @pytest.mark.parametrize("name", ["dag_id", "task_id", "run_id", "try_number"])
     @pytest.mark.parametrize("value", [None, ""], ids=["missing", "empty"])
-    def test_is_a_pod_without_the_label(self, name: str, value: Any) -> None:
+    def test_a_pod_has_a_label_problem_without_the_label(self, name: str, value: Any) -> None:
         assert from_labels(**{name: value}).label_problem == f"label {name} is missing"
 
     @pytest.mark.parametrize("value", [None, "", "true", "False", "1"], ids=repr)
-    def test_is_a_pod_that_is_not_the_operators(self, value: Any) -> None:
+    def test_a_pod_has_a_label_problem_if_the_operators_own_label_is(self, value: Any) -> None:
         pod = from_labels(kubernetes_pod_operator=value)
         assert pod.label_problem == f"label kubernetes_pod_operator is {value!r}, not 'True'"
 
@@ -160,29 +160,29 @@ class TestUnidentified:
             "2147483648",
         ],
     )
-    def test_is_a_pod_whose_number_is_none_that_airflow_writes(self, name: str, value: str) -> None:
+    def test_a_pod_has_a_label_problem_if_a_number_is_written_unlike_airflows(self, name: str, value: str) -> None:
         assert (
             from_labels(**{name: value}).label_problem == f"label {name}={value!r} is not a number that Airflow writes"
         )
 
-    def test_is_a_pod_with_an_empty_map_index(self) -> None:
+    def test_a_pod_has_a_label_problem_if_its_map_index_is_empty(self) -> None:
         assert from_labels(map_index="").label_problem == "label map_index='' is not a number that Airflow writes"
 
     @pytest.mark.parametrize("value", ["0", "1", "10", "2147483647"])
-    def test_is_no_pod_with_a_number_that_airflow_writes(self, value: str) -> None:
+    def test_a_pod_has_no_label_problem_with_the_number(self, value: str) -> None:
         pod = from_labels(try_number=value, map_index=value)
         assert (pod.label_problem, pod.try_number, pod.map_index) == ("", int(value), int(value))
 
     @pytest.mark.parametrize("labels", ["dag_id=orders", 5, ["dag_id"], True])
-    def test_is_a_pod_whose_labels_are_no_mapping(self, labels: Any) -> None:
-        assert read_pod(make_item(labels=labels)).label_problem
+    def test_a_pod_has_a_label_problem_if_its_labels_are(self, labels: Any) -> None:
+        assert parse_pod(make_item(labels=labels)).label_problem
 
-    def test_is_a_pod_without_labels(self) -> None:
+    def test_a_pod_has_a_label_problem_without_labels(self) -> None:
         item = make_item()
         del item["metadata"]["labels"]
-        assert read_pod(item).label_problem
+        assert parse_pod(item).label_problem
 
-    def test_is_no_pod_with_labels_of_the_greatest_length(self) -> None:
+    def test_a_pod_has_no_label_problem_with_labels_of_the_maximum_length(self) -> None:
         longest = "a" * 63
         pod = from_labels(dag_id=longest, task_id=longest, run_id=longest)
         assert (pod.label_problem, pod.key) == ("", TaskInstanceKey(longest, longest, longest))
@@ -193,41 +193,43 @@ class TestProtection:
         "value", ["true", "True", "TRUE", "yes", "1", "", " ", "keep until Friday", "falsch", "ja ✓"]
     )
     @pytest.mark.parametrize("place", ["labels", "annotations"])
-    def test_is_given_by_whatever_is_no_clear_false(self, place: str, value: str) -> None:
+    def test_a_pod_is_protected_by_any_value_other_than_false(self, place: str, value: str) -> None:
         item = make_item()
         item["metadata"][place][PROTECT_KEY] = value
-        assert read_pod(item).protected_by == f"{PROTECT_KEY}={value}"
+        assert parse_pod(item).protected_by == f"{PROTECT_KEY}={value}"
 
     @pytest.mark.parametrize("value", ["false", "False", " FALSE ", None])
     @pytest.mark.parametrize("place", ["labels", "annotations"])
-    def test_is_taken_away_by_a_clear_false(self, place: str, value: Any) -> None:
+    def test_a_pod_is_not_protected_by_the_value(self, place: str, value: Any) -> None:
         item = make_item()
         item["metadata"][place][PROTECT_KEY] = value
-        assert read_pod(item).protected_by == ""
+        assert parse_pod(item).protected_by == ""
 
-    def test_by_the_annotation_holds_although_the_label_says_false(self) -> None:
+    def test_the_annotation_protects_a_pod_although_the_label_is_false(self) -> None:
         item = make_item(labels={PROTECT_KEY: "false"}, metadata={"annotations": {PROTECT_KEY: "true"}})
-        assert read_pod(item).protected_by
+        assert parse_pod(item).protected_by
 
     @pytest.mark.parametrize(
         "annotations", [None, {}, [], "text", {"note": "grüße 日本 🎉"}, {"kpo-cleanup/protected": "true"}], ids=repr
     )
-    def test_is_not_given_by_other_annotations(self, annotations: Any) -> None:
+    def test_a_pod_is_not_protected_by_the_annotations(self, annotations: Any) -> None:
         assert from_metadata(annotations=annotations).protected_by == ""
 
 
 JOB = {"apiVersion": "batch/v1", "kind": "Job", "name": "nightly", "uid": "1", "controller": True}
 
 
-class TestOwner:
+class TestController:
     @pytest.mark.parametrize(
         ("owners", "expected"),
         [
             pytest.param(None, None, id="nobody"),
             pytest.param([], None, id="an empty list"),
             pytest.param([JOB], Owner("Job", "nightly", "1", "batch/v1"), id="a Job"),
-            pytest.param([{"kind": "ConfigMap", "name": "x"}], None, id="an owner that does not control"),
-            pytest.param([{"kind": "ConfigMap", "name": "x", "controller": False}], None, id="one that says so"),
+            pytest.param([{"kind": "ConfigMap", "name": "x"}], None, id="an owner that is not a controller"),
+            pytest.param(
+                [{"kind": "ConfigMap", "name": "x", "controller": False}], None, id="an owner with controller=False"
+            ),
             pytest.param(
                 [{"kind": "ConfigMap", "name": "x"}, {"kind": "SparkApplication", "name": "s", "controller": True}],
                 Owner("SparkApplication", "s", "None", "None"),
@@ -240,14 +242,16 @@ class TestOwner:
             ),
         ],
     )
-    def test_is_the_controller(self, owners: Any, expected: Owner | None) -> None:
+    def test_the_controller_of_a_pod_that_is_owned_by(self, owners: Any, expected: Owner | None) -> None:
         assert from_metadata(ownerReferences=owners).controller == expected
 
 
-class TestChecked:
+class TestAlreadyChecked:
     @pytest.mark.parametrize(("value", "checked"), [("True", True), ("true", False), ("False", False), (None, False)])
-    def test_is_what_find_pod_passes_over(self, value: Any, checked: bool) -> None:
-        # Its selector is already_checked!=True, to the letter.
+    def test_a_pod_is_already_checked_only_by_the_exact_label_that_find_pod_excludes(
+        self, value: Any, checked: bool
+    ) -> None:
+        # Its selector is already_checked!=True.
         assert from_labels(already_checked=value).already_checked is checked
 
 
@@ -258,10 +262,10 @@ class TestContainers:
             pytest.param(
                 {"terminated": {"exitCode": 137}},
                 Container("base", "terminated", exit_code=137),
-                id="an end without a time",
+                id="a termination without a time",
             ),
-            pytest.param({"terminated": {}}, Container("base", "terminated"), id="an end without anything"),
-            pytest.param({"terminated": None}, Container("base", "terminated"), id="an end that is null"),
+            pytest.param({"terminated": {}}, Container("base", "terminated"), id="an empty termination"),
+            pytest.param({"terminated": None}, Container("base", "terminated"), id="a termination that is null"),
             pytest.param({"running": {}}, Container("base", "running"), id="a start without a time"),
             pytest.param({"waiting": {}}, Container("base", "waiting"), id="a wait without a reason"),
             pytest.param({}, Container("base", "waiting"), id="no state, which means waiting"),
@@ -269,12 +273,12 @@ class TestContainers:
             pytest.param(
                 {"terminated": {"exitCode": 0, "finishedAt": None}},
                 Container("base", "terminated", exit_code=0),
-                id="an end at null",
+                id="a termination whose time is null",
             ),
         ],
     )
-    def test_have_the_state_that_the_api_gives(self, state: Any, expected: Container) -> None:
-        pod = read_pod(make_item(status={"containerStatuses": [{"name": "base", "state": state}]}))
+    def test_the_state_of_a_container_with(self, state: Any, expected: Container) -> None:
+        pod = parse_pod(make_item(status={"containerStatuses": [{"name": "base", "state": state}]}))
         assert pod.containers == (expected,)
 
 
@@ -282,31 +286,42 @@ class TestRequests:
     @pytest.mark.parametrize(
         ("containers", "expected"),
         [
-            pytest.param([], {}, id="of nothing are none"),
-            pytest.param([{}], {}, id="of a container without any are none"),
-            pytest.param([{"cpu": "250m", "memory": "512Mi"}], {"cpu": 0.25, "memory": 512 * 2**20}, id="of one"),
-            pytest.param([{"cpu": "250m", "memory": "1Gi"}, {"memory": "64Mi"}], {"cpu": 0.25, "memory": 1088 * 2**20}),
-            pytest.param([{"cpu": "100u"}, {"memory": "1e9"}], {"cpu": 0.0001, "memory": 1e9}, id="in odd units"),
-            pytest.param([{"cpu": "1.5", "memory": "1048576"}], {"cpu": 1.5, "memory": 2**20}, id="as plain numbers"),
-            pytest.param([{"nvidia.com/gpu": "2"}, {"nvidia.com/gpu": 1}], {"nvidia.com/gpu": 3}, id="of GPUs"),
-            pytest.param([{"cpu": "much", "memory": "1"}], {"memory": 1}, id="without what is no quantity"),
+            pytest.param([], {}, id="no containers"),
+            pytest.param([{}], {}, id="a container without requests"),
+            pytest.param(
+                [{"cpu": "250m", "memory": "512Mi"}], {"cpu": 0.25, "memory": 512 * 2**20}, id="one container"
+            ),
+            pytest.param(
+                [{"cpu": "250m", "memory": "1Gi"}, {"memory": "64Mi"}],
+                {"cpu": 0.25, "memory": 1088 * 2**20},
+                id="two containers",
+            ),
+            pytest.param([{"cpu": "100u"}, {"memory": "1e9"}], {"cpu": 0.0001, "memory": 1e9}, id="odd units"),
+            pytest.param([{"cpu": "1.5", "memory": "1048576"}], {"cpu": 1.5, "memory": 2**20}, id="plain numbers"),
+            pytest.param([{"nvidia.com/gpu": "2"}, {"nvidia.com/gpu": 1}], {"nvidia.com/gpu": 3}, id="GPUs"),
+            pytest.param([{"cpu": "much", "memory": "1"}], {"memory": 1}, id="an invalid quantity"),
         ],
     )
-    def test_are_added_up_by_resource(self, containers: list[dict[str, Any]], expected: dict[str, float]) -> None:
+    def test_the_requests_are_added_up_by_resource(
+        self, containers: list[dict[str, Any]], expected: dict[str, float]
+    ) -> None:
         spec = {"containers": [{"name": "base", "resources": {"requests": requests}} for requests in containers]}
-        assert dict(read_pod(make_item(spec=spec)).requests) == pytest.approx(expected)
+        assert dict(parse_pod(make_item(spec=spec)).requests) == pytest.approx(expected)
 
-    def test_count_native_sidecars_overhead_and_what_the_pod_itself_asks_for(self) -> None:
+    def test_the_requests_include_native_sidecars_the_overhead_and_those_of_the_pod_itself(self) -> None:
         def asking(name: str, **more: Any) -> dict[str, Any]:
             return {"name": name, "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}, **more}
 
         containers = {
             "containers": [asking("base")],
-            "initContainers": [asking("proxy", restartPolicy="Always"), asking("setup")],  # setup is over by then
+            "initContainers": [
+                asking("proxy", restartPolicy="Always"),
+                asking("setup"),
+            ],  # setup has ended when the others run
         }
-        assert dict(read_pod(make_item(spec=containers)).requests) == {"cpu": 2, "memory": 2 * 2**30}
+        assert dict(parse_pod(make_item(spec=containers)).requests) == {"cpu": 2, "memory": 2 * 2**30}
         of_pod = {**containers, "resources": {"requests": {"cpu": "4"}}, "overhead": {"cpu": "250m"}}
-        assert dict(read_pod(make_item(spec=of_pod)).requests) == {"cpu": 4.25, "memory": 2 * 2**30}
+        assert dict(parse_pod(make_item(spec=of_pod)).requests) == {"cpu": 4.25, "memory": 2 * 2**30}
 
 
 class TestInitContainers:
@@ -318,26 +333,26 @@ class TestInitContainers:
     @staticmethod
     def read(state: dict[str, Any], name: str) -> tuple[Container, ...]:
         status = {"phase": "Pending", "initContainerStatuses": [{"name": name, "state": state}]}
-        return read_pod(make_item(spec=TestInitContainers.SPEC, status=status)).containers
+        return parse_pod(make_item(spec=TestInitContainers.SPEC, status=status)).containers
 
     @pytest.mark.parametrize(
         ("state", "expected"),
         [
-            pytest.param({"running": {}}, (Container("setup", "running", is_init=True),), id="while they run"),
-            pytest.param({"waiting": {}}, (Container("setup", "waiting", is_init=True),), id="while they wait"),
+            pytest.param({"running": {}}, (Container("setup", "running", is_init=True),), id="while it runs"),
+            pytest.param({"waiting": {}}, (Container("setup", "waiting", is_init=True),), id="while it waits"),
             pytest.param(
                 {"terminated": {"exitCode": 1}},
                 (Container("setup", "terminated", exit_code=1, is_init=True),),
-                id="after they failed",
+                id="after it failed",
             ),
-            pytest.param({"terminated": {"exitCode": 0}}, (), id="not after they have done their work"),
+            pytest.param({"terminated": {"exitCode": 0}}, (), id="but not after it succeeded"),
         ],
     )
-    def test_are_seen(self, state: dict[str, Any], expected: tuple[Container, ...]) -> None:
+    def test_an_init_container_is_parsed(self, state: dict[str, Any], expected: tuple[Container, ...]) -> None:
         assert self.read(state, "setup") == expected
 
     @pytest.mark.parametrize("state", [{"running": {}}, {"waiting": {}}, {"terminated": {"exitCode": 0}}])
-    def test_that_are_native_sidecars_are_containers_like_others(self, state: dict[str, Any]) -> None:
+    def test_a_native_sidecar_is_a_container_like_others(self, state: dict[str, Any]) -> None:
         (container,) = self.read(state, "proxy")
         assert (container.name, container.is_init) == ("proxy", False)
 
@@ -346,70 +361,70 @@ class TestPhaseReason:
     @pytest.mark.parametrize(
         ("status", "expected"),
         [
-            pytest.param({"phase": "Failed", "reason": "Evicted"}, "Evicted", id="is what the status says"),
+            pytest.param({"phase": "Failed", "reason": "Evicted"}, "Evicted", id="in the status"),
             pytest.param(
                 {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]},
                 "Unschedulable",
-                id="is why a pod found no node",
+                id="in the condition of an unschedulable pod",
             ),
             pytest.param(
                 {"conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "False"}]},
                 "",
-                id="is nothing of a pod that found one",
+                id="nowhere, because the pod was scheduled",
             ),
-            pytest.param({"reason": None, "conditions": None}, "", id="is nothing where nothing is said"),
+            pytest.param({"reason": None, "conditions": None}, "", id="nowhere, because both are null"),
         ],
     )
-    def test(self, status: dict[str, Any], expected: str) -> None:
-        assert read_pod(make_item(status=status)).phase_reason == expected
+    def test_the_reason_of_the_phase_is_found(self, status: dict[str, Any], expected: str) -> None:
+        assert parse_pod(make_item(status=status)).phase_reason == expected
 
 
 class TestJob:
     @pytest.mark.parametrize(
         ("labels", "job"),
         [
-            pytest.param({"batch.kubernetes.io/job-name": "nightly"}, "nightly", id="is named by its own label"),
-            pytest.param({"job-name": "nightly", "controller-uid": "1"}, "nightly", id="is named by the older two"),
-            pytest.param({"job-name": "nightly"}, "", id="is not named by a label that anybody may use"),
-            pytest.param({"controller-uid": "1"}, "", id="is not named by an owner alone"),
+            pytest.param({"batch.kubernetes.io/job-name": "nightly"}, "nightly", id="the current label"),
+            pytest.param({"job-name": "nightly", "controller-uid": "1"}, "nightly", id="both older labels"),
+            pytest.param({"job-name": "nightly"}, "", id="not by a label that anybody may use"),
+            pytest.param({"controller-uid": "1"}, "", id="not by the label of the owner alone"),
         ],
     )
-    def test(self, labels: dict[str, str], job: str) -> None:
-        assert read_pod(make_item(labels=labels)).job == job
+    def test_the_job_of_a_pod_is_identified_by(self, labels: dict[str, str], job: str) -> None:
+        assert parse_pod(make_item(labels=labels)).job == job
 
 
 class TestLabels:
-    def test_are_those_by_which_the_operator_may_look_and_that_do_not_differ_by_try(self) -> None:
+    def test_the_labels_of_a_pod_are_those_of_its_author_and_not_those_of_the_task_instance_or_its_try(self) -> None:
         assert from_labels(team="sales", sha="a1", already_checked="True", map_index="3").labels == (
             ("sha", "a1"),
             ("team", "sales"),
         )
 
-    def test_of_a_spark_pod_are_a_problem_that_says_so(self) -> None:
+    def test_a_pod_of_the_spark_operator_has_a_label_problem(self) -> None:
         problem = from_labels(spark_kubernetes_operator="True").label_problem
         assert problem.endswith("pods of the SparkKubernetesOperator are not supported")
 
 
 class TestGracePeriod:
     @pytest.mark.parametrize(("spec", "seconds"), [(86_400, 86_400), (0, 0), (None, 30), ("soon", 30), (True, 30)])
-    def test_is_what_the_spec_asks_for(self, spec: Any, seconds: int) -> None:
-        assert read_pod(make_item(spec={"terminationGracePeriodSeconds": spec})).grace_period == seconds
+    def test_the_grace_period_is_that_of_the_spec_or_the_default(self, spec: Any, seconds: int) -> None:
+        assert parse_pod(make_item(spec={"terminationGracePeriodSeconds": spec})).grace_period == seconds
 
 
 class TestMainContainer:
     @pytest.mark.parametrize(
         ("names", "expected"),
         [
-            pytest.param(["sidecar", "base"], "base", id="is base, wherever it stands"),
-            pytest.param(["worker", "sidecar"], "worker", id="is the first, if none is called base"),
-            pytest.param([], "base", id="is base, if the spec tells none"),
+            pytest.param(["sidecar", "base"], "base", id="base, at any position"),
+            pytest.param(["worker", "sidecar"], "worker", id="the first one if none is called base"),
+            pytest.param([], "base", id="base if the spec has no containers"),
         ],
     )
-    def test(self, names: list[str], expected: str) -> None:
-        assert read_pod(make_item(spec={"containers": [{"name": name} for name in names]})).main_container == expected
+    def test_the_main_container_is(self, names: list[str], expected: str) -> None:
+        assert parse_pod(make_item(spec={"containers": [{"name": name} for name in names]})).main_container == expected
 
 
-class TestLatestSignOfLife:
+class TestLastActivity:
     ENDED = Container("base", "terminated", None, NOW - DAY, 0)
     ENDED_LATER = Container("init", "terminated", None, NOW - HOUR, 0)
     STARTED = Container("sidecar", "running", NOW - 60)
@@ -417,14 +432,18 @@ class TestLatestSignOfLife:
     @pytest.mark.parametrize(
         ("containers", "expected"),
         [
-            pytest.param((ENDED, ENDED_LATER, STARTED), NOW - HOUR, id="the last end of a container"),
-            pytest.param((STARTED, STARTED._replace(started=NOW - 90)), NOW - 60, id="else the last start"),
-            pytest.param((ENDED._replace(ended=None), STARTED), NOW - 60, id="an end without a time is none"),
-            pytest.param((Container("base", "waiting"),), NOW - 2 * DAY, id="else the creation of the pod"),
-            pytest.param((), NOW - 2 * DAY, id="without containers the creation of the pod"),
+            pytest.param((ENDED, ENDED_LATER, STARTED), NOW - HOUR, id="the latest end of a container"),
+            pytest.param(
+                (STARTED, STARTED._replace(started=NOW - 90)), NOW - 60, id="the latest start if no container has ended"
+            ),
+            pytest.param((ENDED._replace(ended=None), STARTED), NOW - 60, id="the latest start if the end has no time"),
+            pytest.param(
+                (Container("base", "waiting"),), NOW - 2 * DAY, id="the creation of the pod if no container has started"
+            ),
+            pytest.param((), NOW - 2 * DAY, id="the creation of the pod if it has no containers"),
         ],
     )
-    def test_is(self, containers: tuple[Container, ...], expected: int) -> None:
+    def test_the_last_activity_of_a_pod_is(self, containers: tuple[Container, ...], expected: int) -> None:
         assert make_pod(created=NOW - 2 * DAY, containers=containers).last_activity == expected
 
 
@@ -452,12 +471,12 @@ def absurd(value: Any, random: Any, junk: list[Any]) -> Any:
     return value
 
 
-def reading_of(page: Any) -> Any:
-    """Read each item of a page into a pod or an error; the page itself if it has no items."""
+def parsed(page: Any) -> Any:
+    """Return the page with each item parsed into a pod or an error."""
 
-    def reading(item: Any) -> Any:
+    def parse(item: Any) -> Any:
         try:
-            return read_pod(item)
+            return parse_pod(item)
         except (ValueError, TypeError, AttributeError) as error:
             return type(error), str(error)
 
@@ -465,10 +484,10 @@ def reading_of(page: Any) -> Any:
         return page
     items, metadata = page.get("items"), page.get("metadata")
     token = metadata.get("continue") if isinstance(metadata, dict) else metadata
-    return page.get("kind"), token, [reading(item) for item in items] if isinstance(items, list) else items
+    return page.get("kind"), token, [parse(item) for item in items] if isinstance(items, list) else items
 
 
-class TestAPage:
+class TestDecodingAPage:
     PAGE = {  # noqa: RUF012
         "kind": "PodList",
         "metadata": {"continue": "next", "remainingItemCount": 7},
@@ -476,52 +495,54 @@ class TestAPage:
     }
 
     @pytest.mark.usefixtures("decoder")
-    def test_has_all_that_is_read_of_a_pod(self) -> None:
-        assert reading_of(answer_decoder()(json.dumps(self.PAGE).encode())) == reading_of(self.PAGE)
+    def test_every_field_that_is_parsed_is_decoded(self) -> None:
+        assert parsed(make_decoder()(json.dumps(self.PAGE).encode())) == parsed(self.PAGE)
 
-    def test_loses_what_is_not_needed(self) -> None:
+    def test_fields_that_are_not_needed_are_skipped(self) -> None:
         pytest.importorskip("msgspec")
         item = make_item(metadata={"managedFields": [{"fieldsV1": {"f:metadata": {}}}]})
-        text = json.dumps(answer_decoder()(json.dumps({"kind": "PodList", "items": [item]}).encode()))
+        text = json.dumps(make_decoder()(json.dumps({"kind": "PodList", "items": [item]}).encode()))
         assert [word for word in ("managedFields", "image", "restartPolicy", "ready") if word in text] == []
 
     @given(st.lists(JSON, min_size=1, max_size=5), st.randoms(use_true_random=False))
-    def test_with_absurd_parts_is_read_as_if_it_was_decoded_whole(self, junk: list[Any], random: Any) -> None:
+    def test_a_page_with_absurd_parts_is_parsed_as_if_everything_was_decoded(
+        self, junk: list[Any], random: Any
+    ) -> None:
         body = json.dumps(absurd(self.PAGE, random, junk)).encode()
-        assert reading_of(answer_decoder()(body)) == reading_of(json.loads(body))
+        assert parsed(make_decoder()(body)) == parsed(json.loads(body))
 
     @pytest.mark.usefixtures("decoder")
     @pytest.mark.parametrize(
         "body",
         [b"", b"<html>", b'{"kind": "PodList", "items": [', b'{"items": []} x', b'{"items": ["\xff"]}'],
-        ids=["nothing", "html", "half", "more", "no UTF-8"],
+        ids=["nothing", "HTML", "half of the JSON", "more than JSON", "invalid UTF-8"],
     )
-    def test_that_is_not_json_is_an_error(self, body: bytes) -> None:
+    def test_a_body_that_is_not_json_is_an_error(self, body: bytes) -> None:
         def error_of(decode: Callable[[bytes], Any]) -> str:
             try:
                 return f"no error, but {decode(body)}"
             except ValueError as error:
                 return str(error)
 
-        assert error_of(answer_decoder()) == error_of(json.loads)
+        assert error_of(make_decoder()) == error_of(json.loads)
 
 
-class TestWhateverTheApiSays:
+class TestAnyJson:
     @given(JSON)
-    def test_any_json_is_refused_or_read(self, item: Any) -> None:
-        # pods.py turns these three into a KubernetesError.
+    def test_any_json_is_parsed_or_rejected(self, item: Any) -> None:
+        # The client converts these three to a KubernetesError.
         with suppress(ValueError, TypeError, AttributeError):
-            assert isinstance(read_pod(item), Pod)
+            assert isinstance(parse_pod(item), Pod)
 
     @given(st.lists(JSON, min_size=1, max_size=5), st.randoms(use_true_random=False))
-    def test_a_pod_with_absurd_parts_is_refused_or_read(self, junk: list[Any], random: Any) -> None:
+    def test_a_pod_with_absurd_parts_is_parsed_or_rejected(self, junk: list[Any], random: Any) -> None:
         item = absurd(REALISTIC, random, junk)
         with suppress(ValueError, TypeError, AttributeError):
-            pod = read_pod(item)
+            pod = parse_pod(item)
             assert all(isinstance(text, str) for text in (pod.namespace, pod.name, pod.uid, *pod.key[:3]))
             assert pod.label_problem or all(pod.key[:3])
 
     @given(st.dictionaries(st.sampled_from(sorted(REALISTIC["metadata"]["labels"])), SCALARS))
-    def test_absurd_labels_make_an_unidentified_pod_and_no_error(self, labels: dict[str, Any]) -> None:
+    def test_absurd_labels_are_a_label_problem_and_no_error(self, labels: dict[str, Any]) -> None:
         pod = from_labels(**labels)
         assert pod.label_problem or (pod.dag_id and pod.task_id and pod.run_id)

@@ -1,4 +1,4 @@
-"""DeleteResult: the second listing, the look, the limits, and an account of every pod."""
+"""Reaping: verification right before each deletion, retries, limits, and a result for every pod."""
 
 from __future__ import annotations
 
@@ -11,54 +11,74 @@ from typing import Any
 
 import pytest
 
-from include.kpo_cleanup.classify import Snapshot, Verdict, classify
+from include.kpo_cleanup.classify import Snapshot, classify
 from include.kpo_cleanup.constants import Outcome, Reason
-from include.kpo_cleanup.errors import KubernetesError, TaskInstanceSourceError
+from include.kpo_cleanup.errors import (
+    Conflict,
+    Forbidden,
+    KpoCleanupError,
+    KubernetesError,
+    NotFound,
+    RetryableApiError,
+    TaskInstanceSourceError,
+    UnexpectedResponse,
+)
 from include.kpo_cleanup.identity import TaskInstanceKey
-from include.kpo_cleanup.kube import CONCURRENT_DELETES, DeleteResult, Listing
+from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, DeleteResult, Listing
 from include.kpo_cleanup.pod import Container, Pod
-from include.kpo_cleanup.reap import BATCH, MAX_CONFLICTS, MAX_SNAPSHOT_AGE, Result, count_outcomes, reap
+from include.kpo_cleanup.reap import BATCH, MAX_CONFLICTS, MAX_SNAPSHOT_AGE, NO_RESPONSE, reap
+from include.kpo_cleanup.results import Result, count_outcomes
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
+from include.kpo_cleanup.verdict import Verdict
 from tests.unit.builders import DAY, HOUR, JOB, NOW, answer, make_pod, make_ti
 
-DELETED = DeleteResult(Outcome.DELETED)
-GONE = DeleteResult(Outcome.ALREADY_GONE, "the API server has no such pod any more")
-HELD = DeleteResult(Outcome.AWAITING_FINALIZER, "held by example.com/hold")
-NO_ANSWER = DeleteResult(Outcome.FAILED, "no answer from the API server", is_retryable=True, outcome_unknown=True)
-SLOW_DOWN = DeleteResult(Outcome.FAILED, "429 Too Many Requests", is_retryable=True)
-GARBLED = DeleteResult(Outcome.FAILED, "the answer is a None, not a Pod or Status", outcome_unknown=True)
-FORBIDDEN = DeleteResult(Outcome.FAILED, "403 Forbidden", "allow verb 'delete'")
-CONFLICT = DeleteResult(Outcome.FAILED, "409 Conflict", is_conflict=True)
+DELETING = "deleting the pod"
+DELETED, HELD = DeleteResult(Outcome.DELETED), DeleteResult.from_accepted(["example.com/hold"])
+GONE = NotFound(DELETING, cause="404 Not Found")
+LOST = RetryableApiError(DELETING, cause="no response from the API server")
+TOO_MANY = RetryableApiError(DELETING, cause="429 Too Many Requests", outcome_unknown=False)
+GARBLED = UnexpectedResponse(DELETING, cause="the response is a None, not a Pod or Status")
+FORBIDDEN = Forbidden(DELETING, cause="403 Forbidden", remedy="allow verb 'delete'")
+CONFLICT = Conflict(DELETING, cause="409 Conflict")
+NOT_LISTED = KubernetesError("listing pods in namespace 'other'", cause="403 Forbidden")
 FINISHED, RUNNING = make_ti(), make_ti(state="running", ended=None)
-AT_ONCE = RetryPolicy(initial_backoff=0, max_backoff=0)
+NO_DELAY = RetryPolicy(initial_backoff=0, max_backoff=0)
 NAMESPACES = ["airflow", "other"]
-TOO_OLD = MAX_SNAPSHOT_AGE + 1  # seconds
+EXPIRED = MAX_SNAPSHOT_AGE + 1  # seconds
+LOST_RECORD = Record(frozenset({"airflow/other"}))
 
-Answers = DeleteResult | Sequence[DeleteResult]  # to one deletion after the other; the last one again and again
+Response = DeleteResult | KpoCleanupError
+Responses = Response | Sequence[Response]  # to one deletion after the other; the last one is repeated
 
 
-class Server:
-    """The API server: the pods that exist now, and its answers to deletions, by pod name."""
+def outcome_of(response: Response) -> str:
+    """Return the outcome to which a response leads if nothing was sent before."""
+    if isinstance(response, DeleteResult):
+        return response.outcome.value
+    return "already_gone" if isinstance(response, NotFound) else "failed"
 
-    def __init__(self, pods: Iterable[Pod], says: Mapping[str, Answers] | None = None) -> None:
+
+class FakeCluster:
+    """The pods of a cluster, and its responses to deletions by pod name."""
+
+    def __init__(self, pods: Iterable[Pod], responses: Mapping[str, Responses] | None = None) -> None:
         self.pods = {pod.uid: pod for pod in pods}
-        self._says = {name: list(said) if isinstance(said, Sequence) else [said] for name, said in (says or {}).items()}
+        self._responses = {
+            name: list(each) if isinstance(each, Sequence) else [each] for name, each in (responses or {}).items()
+        }
         self._lock = threading.Lock()
         self.deletions: list[tuple[str, int]] = []
         self.before_deletion: Callable[[Pod], None] = lambda _pod: None
-        self.errors_by_namespace: dict[str, str] = {}
+        self.errors_by_namespace: dict[str, KpoCleanupError] = {}
 
     def list_pods(
         self, namespaces: Sequence[str], *_: object, keep: Callable[[Pod], bool] | None = None, **__: object
     ) -> Listing:
-        there = self.pods.values()
-        listed = [pod for pod in there if pod.namespace in namespaces and (keep is None or keep(pod))]
-        return Listing(
-            [pod for pod in listed if pod.namespace not in self.errors_by_namespace],
-            {namespace: why for namespace, why in self.errors_by_namespace.items() if namespace in namespaces},
-        )
+        failing = {name: error for name, error in self.errors_by_namespace.items() if name in namespaces}
+        there = [pod for pod in self.pods.values() if pod.namespace in namespaces and pod.namespace not in failing]
+        return Listing([pod for pod in there if keep is None or keep(pod)], failing)
 
     def get(self, pod: Pod, *_: object, **__: object) -> Pod | None:
         return next((now for now in self.pods.values() if str(now) == str(pod)), None)
@@ -69,15 +89,17 @@ class Server:
             self.deletions.append((pod.name, grace_period_seconds))
             now = self.pods.get(pod.uid)
             if now is not None and now.resource_version != pod.resource_version:
-                return CONFLICT
-            says = self._says.get(pod.name, [DELETED])
-            said = says.pop(0) if len(says) > 1 else says[0]
-            if said.outcome is Outcome.DELETED:
+                raise CONFLICT
+            responses = self._responses.get(pod.name, [DELETED])
+            response = responses.pop(0) if len(responses) > 1 else responses[0]
+            if isinstance(response, KpoCleanupError):
+                raise response
+            if response.outcome is Outcome.DELETED:
                 self.pods.pop(pod.uid, None)
-            return said
+            return response
 
     def change(self, pod: Pod, **changes: Any) -> None:
-        """Change a pod, as if somebody patched it."""
+        """Change a pod, like somebody who patches it."""
         version = f"{int(self.pods[pod.uid].resource_version or 0) + 1}"
         self.pods[pod.uid] = replace(self.pods[pod.uid], resource_version=version, **changes)
 
@@ -86,8 +108,8 @@ class Server:
         return {name for name, _ in self.deletions}
 
 
-class Airflow:
-    """The task instances as they are now; after ``fails_after`` looks there is no answer."""
+class FakeSource:
+    """Task instances as they are now. After ``fails_after`` queries every query fails."""
 
     description = "test"
 
@@ -99,13 +121,13 @@ class Airflow:
     ) -> None:
         self.found = dict(found)
         self._fails_after, self._records = fails_after, records or {}
-        self.looks: list[list[TaskInstanceKey]] = []
+        self.queries: list[list[TaskInstanceKey]] = []
         self.records_read: list[TaskInstanceKey] = []
 
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
-        if self._fails_after is not None and len(self.looks) >= self._fails_after:
+        if self._fails_after is not None and len(self.queries) >= self._fails_after:
             raise TaskInstanceSourceError("the database is down")
-        self.looks.append(list(keys))
+        self.queries.append(list(keys))
         return answer({key: self.found.get(key) for key in keys})
 
     def read_records(self, _: TaskInstances, keys: Collection[TaskInstanceKey]) -> Mapping[TaskInstanceKey, Record]:
@@ -114,12 +136,12 @@ class Airflow:
 
 
 def zombies_of(*pods: Pod, ti: TaskInstance = FINISHED, **settings: Any) -> list[Verdict]:
-    facts = Snapshot(pods, TaskInstances({pod.key: ti for pod in pods}), Settings(**settings), NOW)
-    return [verdict for verdict in classify(facts) if verdict.is_zombie]
+    snapshot = Snapshot(pods, TaskInstances({pod.key: ti for pod in pods}), Settings(**settings), NOW)
+    return [verdict for verdict in classify(snapshot) if verdict.is_zombie]
 
 
 def make_zombies(count: int, **overrides: Any) -> list[Verdict]:
-    """Make pods ``z0000``, ``z0001``... with a task instance each, oldest first."""
+    """Return zombies ``z0000``, ``z0001``... of one task instance each, oldest first."""
     return zombies_of(
         *(
             make_pod(name=f"z{number:04d}", map_index=number, created=NOW - 9 * HOUR + number, **overrides)
@@ -128,28 +150,31 @@ def make_zombies(count: int, **overrides: Any) -> list[Verdict]:
     )
 
 
-def server_of(zombies: Iterable[Verdict], says: Mapping[str, Answers] | None = None, *others: Pod) -> Server:
-    return Server([*(zombie.pod for zombie in zombies), *others], says)
+def cluster_of(
+    zombies: Iterable[Verdict], responses: Mapping[str, Responses] | None = None, *others: Pod
+) -> FakeCluster:
+    return FakeCluster([*(zombie.pod for zombie in zombies), *others], responses)
 
 
-def now_finished(zombies: Iterable[Verdict], **more: Any) -> Airflow:
-    return Airflow({verdict.pod.key: FINISHED for verdict in zombies}, **more)
+def all_finished(zombies: Iterable[Verdict], **more: Any) -> FakeSource:
+    return FakeSource({verdict.pod.key: FINISHED for verdict in zombies}, **more)
 
 
 def run(
     zombies: list[Verdict],
-    server: Server | None = None,
-    airflow: Airflow | None = None,
+    cluster: FakeCluster | None = None,
+    source: FakeSource | None = None,
     clock: Callable[[], float] = lambda: NOW + 0.9,
     monotonic: Callable[[], float] = lambda: 0.0,
     namespaces: Collection[str] = NAMESPACES,
-    patience: RetryPolicy = AT_ONCE,
+    retry_policy: RetryPolicy = NO_DELAY,
     **settings: Any,
 ) -> list[Result]:
-    """Reap, and check that every zombie has one result, in their order."""
-    server, airflow = server or server_of(zombies), airflow or now_finished(zombies)
-    results = reap(zombies, server, airflow, Settings(**settings), namespaces, clock, monotonic, patience)
+    """Reap, and check that every zombie has one result, in their order, and that what failed has an error."""
+    cluster, source = cluster or cluster_of(zombies), source or all_finished(zombies)
+    results = reap(zombies, cluster, source, Settings(**settings), namespaces, clock, monotonic, retry_policy)
     assert [result.verdict.pod.name for result in results] == [zombie.pod.name for zombie in zombies]
+    assert all((result.error is not None) == (result.outcome is Outcome.FAILED) for result in results)
     return results
 
 
@@ -157,503 +182,548 @@ def outcomes(results: Iterable[Result]) -> dict[str, str]:
     return {result.verdict.pod.name: result.outcome.value for result in results}
 
 
-def said(results: Iterable[Result], outcome: Outcome) -> set[str]:
-    return {str(result.deletion) for result in results if result.outcome is outcome}
+def errors(results: Iterable[Result]) -> set[str]:
+    return {str(result.error) for result in results if result.error}
 
 
-class TestDeleting:
-    def test_of_nothing_asks_nobody(self) -> None:
-        server, airflow = Server([]), Airflow({})
-        assert run([], server, airflow) == []
-        assert (server.deletions, airflow.looks) == ([], [])
+def details(results: Iterable[Result], outcome: Outcome) -> set[str]:
+    return {result.detail for result in results if result.outcome is outcome}
 
-    def test_deletes_every_zombie_once_with_the_grace_period_that_was_set(self) -> None:
+
+def the_spared(results: Iterable[Result]) -> Verdict:
+    (result,) = (result for result in results if result.outcome is Outcome.SPARED)
+    return result.verdict
+
+
+class TestDeletingZombies:
+    def test_without_zombies_no_request_is_sent(self) -> None:
+        cluster, source = FakeCluster([]), FakeSource({})
+        assert run([], cluster, source) == []
+        assert (cluster.deletions, source.queries) == ([], [])
+
+    def test_every_zombie_is_deleted_once_with_the_configured_grace_period(self) -> None:
         zombies = make_zombies(3)
-        server = server_of(zombies)
-        assert count_outcomes(run(zombies, server, grace_period_seconds=7)) == {"deleted": 3}
-        assert sorted(server.deletions) == [("z0000", 7), ("z0001", 7), ("z0002", 7)]
+        cluster = cluster_of(zombies)
+        assert count_outcomes(run(zombies, cluster, grace_period_seconds=7)) == {"deleted": 3}
+        assert sorted(cluster.deletions) == [("z0000", 7), ("z0001", 7), ("z0002", 7)]
 
-    def test_asks_for_the_task_instances_of_the_zombies_only(self) -> None:
+    def test_only_the_task_instances_of_zombies_are_queried(self) -> None:
         zombies = make_zombies(3)
-        airflow = now_finished(zombies)
-        run(zombies, server_of(zombies, {}, make_pod(task_id="other")), airflow)
-        assert airflow.looks == [[zombie.pod.key for zombie in zombies]]
+        source = all_finished(zombies)
+        run(zombies, cluster_of(zombies, {}, make_pod(task_id="other")), source)
+        assert source.queries == [[zombie.pod.key for zombie in zombies]]
 
-    def test_looks_again_for_each_batch_and_reads_each_record_once(self) -> None:
+    def test_each_batch_has_a_query_of_its_own_and_reads_each_record_once(self) -> None:
         zombies = make_zombies(2 * BATCH + 1)
-        airflow = now_finished(zombies)
-        assert count_outcomes(run(zombies, airflow=airflow)) == {"deleted": len(zombies)}
-        assert [len(look) for look in airflow.looks] == [BATCH, BATCH, 1]
-        assert sorted(airflow.records_read) == sorted(zombie.pod.key for zombie in zombies)
+        source = all_finished(zombies)
+        assert count_outcomes(run(zombies, source=source)) == {"deleted": len(zombies)}
+        assert [len(keys) for keys in source.queries] == [BATCH, BATCH, 1]
+        assert sorted(source.records_read) == sorted(zombie.pod.key for zombie in zombies)
 
-    @pytest.mark.parametrize("says", [GONE, HELD, FORBIDDEN], ids=lambda says: says.outcome.value)
-    def test_reports_what_the_api_server_said_and_goes_on(self, says: DeleteResult) -> None:
+    @pytest.mark.parametrize("response", [GONE, HELD, FORBIDDEN], ids=outcome_of)
+    def test_a_pod_that_cannot_be_deleted_does_not_stop_the_others(self, response: Response) -> None:
         zombies = make_zombies(3)
-        results = run(zombies, server_of(zombies, {"z0001": says}))
-        assert outcomes(results) == {"z0000": "deleted", "z0001": says.outcome.value, "z0002": "deleted"}
-        assert said(results, says.outcome) == {str(says)}
+        results = run(zombies, cluster_of(zombies, {"z0001": response}))
+        assert outcomes(results) == {"z0000": "deleted", "z0001": outcome_of(response), "z0002": "deleted"}
 
-    def test_says_each_deletion_with_its_evidence(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_the_detail_of_a_pod_that_awaits_its_finalizer_names_the_finalizer(self) -> None:
+        zombies = make_zombies(1)
+        results = run(zombies, cluster_of(zombies, {"z0000": HELD}))
+        assert details(results, Outcome.AWAITING_FINALIZER) == {"held by example.com/hold"}
+
+    def test_the_error_of_a_failed_deletion_keeps_its_type(self) -> None:
+        zombies = make_zombies(1)
+        assert run(zombies, cluster_of(zombies, {"z0000": FORBIDDEN}))[0].error is FORBIDDEN
+
+    def test_each_deletion_is_logged_with_its_evidence(self, caplog: pytest.LogCaptureFixture) -> None:
         zombies = make_zombies(2)
         with caplog.at_level(logging.INFO):
-            run(zombies, server_of(zombies, {"z0001": FORBIDDEN}))
-        evidence = "    orphaned: task instance failed (try 1) 60 min ago; base running 2 h"
-        said = [(record.levelname, record.getMessage()) for record in caplog.records]
-        deleted = [line for level, line in said if level == "INFO"]
-        assert deleted == ["deleted airflow/z0000: orders.extract[0] try 1 of run run_1", evidence]
-        assert [line for level, line in said if level == "ERROR"] == [
-            "failed airflow/z0001: orders.extract[1] try 1 of run run_1",
-            "    403 Forbidden",
-            "        allow verb 'delete'",
-            evidence,
-        ]
+            run(zombies, cluster_of(zombies, {"z0001": FORBIDDEN}))
+        by_level = {
+            level: [record.getMessage() for record in caplog.records if record.levelname == level]
+            for level in ("INFO", "ERROR")
+        }
+        assert by_level["INFO"][0] == "deleted airflow/z0000: orders.extract[0] try 1 of run run_1"
+        assert by_level["ERROR"][0] == "failed airflow/z0001: orders.extract[1] try 1 of run run_1"
+        assert "403 Forbidden" in by_level["ERROR"][1]
+        assert all("task instance failed (try 1) 60 min ago" in lines[-1] for lines in by_level.values())
 
     @pytest.mark.parametrize(
-        ("limit", "lines"),
+        ("max_deletes", "lines"),
         [
-            pytest.param(500, ["100 pods deleted so far, 101 to go", "200 pods deleted so far, 1 to go"], id="all go"),
-            pytest.param(150, ["100 pods deleted so far, 50 to go"], id="some are left for the next run"),
+            pytest.param(500, ["100 pods deleted so far, 101 to go", "200 pods deleted so far, 1 to go"]),
+            pytest.param(150, ["100 pods deleted so far, 50 to go"]),
         ],
     )
-    def test_says_how_far_it_is(self, limit: int, lines: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    def test_progress_is_logged_after_each_batch(
+        self, max_deletes: int, lines: list[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
         with caplog.at_level(logging.INFO):
-            run(make_zombies(2 * BATCH + 1), max_deletes=limit)
+            run(make_zombies(2 * BATCH + 1), max_deletes=max_deletes)
         assert [message for message in caplog.messages if "so far" in message] == lines
 
     @pytest.mark.parametrize(
-        "error", [ConnectionError("odd"), KubernetesError("reading", cause="503"), ValueError("bad")]
+        "error", [ConnectionError("odd"), KubernetesError("reading", cause="503"), ValueError("bad")], ids=repr
     )
-    def test_that_raises_whatever_it_is_fails_one_pod_and_keeps_the_report(self, error: Exception) -> None:
+    def test_any_exception_fails_one_pod_and_is_reported(self, error: Exception) -> None:
         zombies = make_zombies(3)
-        server = server_of(zombies)
+        cluster = cluster_of(zombies)
 
         def fail(pod: Pod) -> None:
             if pod.name == "z0001":
                 raise error
 
-        server.before_deletion = fail
-        results = run(zombies, server)
+        cluster.before_deletion = fail
+        results = run(zombies, cluster)
         assert outcomes(results) == {"z0000": "deleted", "z0001": "failed", "z0002": "deleted"}
-        assert str(error) in next(iter(said(results, Outcome.FAILED)))
+        assert str(error) in errors(results).pop()
 
 
 class TestDryRun:
-    @pytest.mark.parametrize("settings", [{}, {"max_deletes": 1}, {"grace_period_seconds": -1}])
-    def test_never_deletes(self, settings: dict[str, Any]) -> None:
+    @pytest.mark.parametrize("settings", [{}, {"max_deletes": 1}, {"grace_period_seconds": -1}], ids=str)
+    def test_a_dry_run_deletes_nothing(self, settings: dict[str, Any]) -> None:
         zombies = make_zombies(3)
-        server = server_of(zombies)
-        results = run(zombies, server, dry_run=True, **settings)
-        assert server.deletions == []
+        cluster = cluster_of(zombies)
+        results = run(zombies, cluster, dry_run=True, **settings)
+        assert cluster.deletions == []
         assert {result.outcome for result in results} <= {Outcome.WOULD_DELETE, Outcome.LEFT_FOR_NEXT_RUN}
 
-    def test_shows_what_a_real_run_would_do(self) -> None:
+    def test_a_dry_run_has_the_outcomes_of_a_real_run(self) -> None:
         zombies = make_zombies(4)
-        airflow = Airflow({zombie.pod.key: FINISHED for zombie in zombies[1:]})
-        dry = outcomes(run(zombies, airflow=airflow, dry_run=True, max_deletes=2))
-        real = outcomes(run(zombies, airflow=airflow, max_deletes=2))
+        source = FakeSource({zombie.pod.key: FINISHED for zombie in zombies[1:]})
+        dry = outcomes(run(zombies, source=source, dry_run=True, max_deletes=2))
+        real = outcomes(run(zombies, source=source, max_deletes=2))
         assert dry == {name: outcome.replace("deleted", "would_delete") for name, outcome in real.items()}
         assert set(dry.values()) == {"spared", "would_delete", "left_for_next_run"}
 
 
 class TestListingAgain:
-    """The second listing: the pods as they were when they were classified do not count."""
+    """The pods are listed again, so that what ``classify`` knew of them does not count."""
 
     @pytest.mark.parametrize(
         ("changes", "reason"),
         [
-            pytest.param({"protected_by": "kpo-cleanup/protect=true"}, "protected", id="is protected"),
-            pytest.param({"controller": JOB}, "owned", id="has a controller"),
-            pytest.param({"phase": "Failed"}, "completed", id="has failed, and failed ones are kept"),
-            pytest.param({"deletion_deadline": NOW + 30}, "terminating", id="is ending by itself"),
-            pytest.param({"label_problem": "label x is missing"}, "bad_labels", id="lost a label"),
-            pytest.param({"task_id": "other"}, "unmatched", id="is labelled as another task's"),
+            pytest.param({"protected_by": "kpo-cleanup/protect=true"}, Reason.PROTECTED, id="it is protected"),
+            pytest.param({"controller": JOB}, Reason.OWNED, id="it has a controller"),
+            pytest.param({"phase": "Failed"}, Reason.COMPLETED, id="it has failed, and failed pods are kept"),
+            pytest.param({"deletion_deadline": NOW + 30}, Reason.TERMINATING, id="it is being deleted"),
+            pytest.param({"label_problem": "label x is missing"}, Reason.BAD_LABELS, id="it has lost a label"),
+            pytest.param({"task_id": "other"}, Reason.UNMATCHED, id="its labels name another task"),
         ],
     )
-    def test_spares_a_pod_that(self, changes: dict[str, Any], reason: str) -> None:
+    def test_a_pod_is_spared_when(self, changes: dict[str, Any], reason: Reason) -> None:
         zombies = make_zombies(2)
-        server = server_of(zombies)
-        server.change(zombies[0].pod, **changes)
-        results = run(zombies, server)
+        cluster = cluster_of(zombies)
+        cluster.change(zombies[0].pod, **changes)
+        results = run(zombies, cluster)
         assert outcomes(results) == {"z0000": "spared", "z0001": "deleted"}
-        assert server.deleted == {"z0001"}
-        assert next(iter(said(results, Outcome.SPARED))).startswith(f"{reason} now: ")
+        assert cluster.deleted == {"z0001"}
+        assert the_spared(results).reason is reason
 
-    def test_takes_a_pod_that_is_not_there_for_gone(self) -> None:
+    def test_a_pod_that_is_no_longer_listed_is_already_gone(self) -> None:
         zombies = make_zombies(2)
-        assert outcomes(run(zombies, server_of(zombies[1:]))) == {"z0000": "already_gone", "z0001": "deleted"}
+        assert outcomes(run(zombies, cluster_of(zombies[1:]))) == {"z0000": "already_gone", "z0001": "deleted"}
 
-    def test_does_not_take_a_new_pod_of_the_same_name_for_the_old_one(self) -> None:
+    def test_a_new_pod_with_the_name_of_the_old_one_stays(self) -> None:
         zombies = make_zombies(1)
-        server = Server([replace(zombies[0].pod, uid="new")])
-        assert outcomes(run(zombies, server)) == {"z0000": "already_gone"}
-        assert server.deletions == []
+        cluster = FakeCluster([replace(zombies[0].pod, uid="new")])
+        assert outcomes(run(zombies, cluster)) == {"z0000": "already_gone"}
+        assert cluster.deletions == []
 
-    def test_believes_no_uid_that_was_edited_away(self) -> None:
+    def test_a_zombie_whose_uid_was_modified_is_not_deleted(self) -> None:
         zombies = make_zombies(1)
-        edited = [replace(zombies[0], pod=replace(zombies[0].pod, uid="null"))]
-        server = server_of(zombies)
-        assert outcomes(run(edited, server)) == {"z0000": "already_gone"}
-        assert server.deletions == []
+        modified = [zombies[0]._replace(pod=replace(zombies[0].pod, uid="null"))]
+        cluster = cluster_of(zombies)
+        assert outcomes(run(modified, cluster)) == {"z0000": "already_gone"}
+        assert cluster.deletions == []
 
     @pytest.mark.parametrize(
         ("namespaces", "settings", "outcome"),
         [
-            pytest.param(["other"], {}, "failed", id="not in a namespace that is none of the run's"),
-            pytest.param(["*"], {}, "deleted", id="in any, if the run is about all"),
-            pytest.param(["*"], {"exclude_namespaces": "airflow"}, "failed", id="but not in one that is left out"),
+            pytest.param(["other"], {}, "failed", id="the run covers another namespace"),
+            pytest.param(["*"], {}, "deleted", id="the run covers all namespaces"),
+            pytest.param(["*"], {"exclude_namespaces": "airflow"}, "failed", id="the namespace is excluded"),
         ],
     )
-    def test_deletes(self, namespaces: list[str], settings: dict[str, Any], outcome: str) -> None:
+    def test_only_pods_in_the_scope_of_the_run_are_deleted(
+        self, namespaces: list[str], settings: dict[str, Any], outcome: str
+    ) -> None:
         zombies = make_zombies(1)
-        server = server_of(zombies)
-        assert outcomes(run(zombies, server, namespaces=namespaces, **settings)) == {"z0000": outcome}
-        assert bool(server.deletions) == (outcome == "deleted")
+        cluster = cluster_of(zombies)
+        assert outcomes(run(zombies, cluster, namespaces=namespaces, **settings)) == {"z0000": outcome}
+        assert bool(cluster.deletions) == (outcome == "deleted")
 
-    def test_that_fails_in_one_namespace_does_not_stop_the_others(self) -> None:
+    def test_a_namespace_that_cannot_be_listed_does_not_stop_the_others(self) -> None:
         zombies = zombies_of(
             make_pod(name="a", namespace="airflow"), make_pod(name="b", namespace="other", map_index=1)
         )
-        server = server_of(zombies)
-        server.errors_by_namespace["other"] = "listing pods in namespace 'other': 403 Forbidden"
-        results = run(zombies, server)
+        cluster = cluster_of(zombies)
+        cluster.errors_by_namespace["other"] = NOT_LISTED
+        results = run(zombies, cluster)
         assert outcomes(results) == {"a": "deleted", "b": "failed"}
-        assert said(results, Outcome.FAILED) == {"listing pods in namespace 'other': 403 Forbidden"}
+        assert results[1].error is NOT_LISTED
 
-    @pytest.mark.parametrize("error", [KubernetesError("listing", cause="no answer"), RuntimeError("odd")])
-    def test_that_fails_altogether_fails_all_and_keeps_the_report(
-        self, error: Exception, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        class Broken(Server):
+    @pytest.mark.parametrize("error", [KubernetesError("listing", cause="no response"), RuntimeError("odd")], ids=repr)
+    def test_all_pods_fail_when_no_namespace_can_be_listed(self, error: Exception) -> None:
+        class Broken(FakeCluster):
             def list_pods(self, *_: object, **__: object) -> Listing:
                 raise error
 
         zombies = make_zombies(2)
         results = run(zombies, Broken([]))
         assert count_outcomes(results) == {"failed": 2}
-        assert all(str(error) in text for text in said(results, Outcome.FAILED))
+        assert all(str(error) in text for text in errors(results))
 
 
-class TestAPodThatChanges:
-    """A pod that changes. Its resource version is a precondition, so only the pod that was judged is deleted."""
+class TestConflicts:
+    """The resource version is a precondition, so that only the pod that was classified is deleted."""
 
     @pytest.mark.parametrize(
         ("times", "outcome"), [(1, "deleted"), (MAX_CONFLICTS, "deleted"), (MAX_CONFLICTS + 1, "failed")]
     )
-    def test_is_read_again_and_judged_again(self, times: int, outcome: str) -> None:
+    def test_a_pod_that_changed_is_read_and_classified_again_a_few_times(self, times: int, outcome: str) -> None:
         zombies = make_zombies(1)
-        server, changes = server_of(zombies), itertools.count()
+        cluster, changes = cluster_of(zombies), itertools.count()
 
         def change(pod: Pod) -> None:
             if next(changes) < times:
-                server.change(pod, phase_reason="still at it")
+                cluster.change(pod, phase_reason="changed again")
 
-        server.before_deletion = change
-        assert outcomes(run(zombies, server)) == {"z0000": outcome}
+        cluster.before_deletion = change
+        assert outcomes(run(zombies, cluster)) == {"z0000": outcome}
 
-    def test_is_spared_if_it_is_no_zombie_any_more(self) -> None:
+    def test_a_pod_that_changed_is_spared_if_it_is_no_longer_a_zombie(self) -> None:
         zombies = make_zombies(2)
-        server = server_of(zombies)
+        cluster = cluster_of(zombies)
 
         def protect(pod: Pod) -> None:
-            if pod.name == "z0000" and not server.pods[pod.uid].protected_by:
-                server.change(pod, protected_by="kpo-cleanup/protect=true")
+            if pod.name == "z0000" and not cluster.pods[pod.uid].protected_by:
+                cluster.change(pod, protected_by="kpo-cleanup/protect=true")
 
-        server.before_deletion = protect
-        assert outcomes(run(zombies, server)) == {"z0000": "spared", "z0001": "deleted"}
-        assert zombies[0].pod.uid in server.pods
+        cluster.before_deletion = protect
+        assert outcomes(run(zombies, cluster)) == {"z0000": "spared", "z0001": "deleted"}
+        assert zombies[0].pod.uid in cluster.pods
 
-    def test_into_another_tasks_is_looked_up_anew(self) -> None:
+    def test_the_task_instance_is_queried_when_the_pod_was_relabelled_to_another_one(self) -> None:
         zombies = make_zombies(1)
-        server = server_of(zombies)
+        cluster = cluster_of(zombies)
         running = replace(zombies[0].pod, task_id="other").key
-        airflow = Airflow({zombies[0].pod.key: FINISHED, running: RUNNING})
+        source = FakeSource({zombies[0].pod.key: FINISHED, running: RUNNING})
 
         def relabel(pod: Pod) -> None:
             if pod.task_id != "other":
-                server.change(pod, task_id="other")
+                cluster.change(pod, task_id="other")
 
-        server.before_deletion = relabel
-        results = run(zombies, server, airflow, delete_unmatched_pods=True)
+        cluster.before_deletion = relabel
+        results = run(zombies, cluster, source, delete_unmatched_pods=True)
         assert outcomes(results) == {"z0000": "spared"}
-        assert said(results, Outcome.SPARED).pop().startswith("active now: ")
+        assert the_spared(results).reason is Reason.ACTIVE
 
     @pytest.mark.parametrize(
-        ("now", "outcome"),
+        ("uids", "outcome"),
         [
-            pytest.param([], "already_gone", id="into none is gone"),
-            pytest.param(["new"], "spared", id="into another of its name is spared"),
+            pytest.param([], "already_gone", id="it is gone"),
+            pytest.param(["new"], "spared", id="another pod has its name"),
         ],
     )
-    def test(self, now: list[str], outcome: str) -> None:
+    def test_nothing_is_deleted_when_the_pod_was_removed_meanwhile_and(self, uids: list[str], outcome: str) -> None:
         zombies = make_zombies(1)
-        server = server_of(zombies, {"z0000": CONFLICT})
+        cluster = cluster_of(zombies, {"z0000": CONFLICT})
 
         def replace_it(pod: Pod) -> None:
-            server.pods = {uid: replace(pod, uid=uid) for uid in now}
+            cluster.pods = {uid: replace(pod, uid=uid) for uid in uids}
 
-        server.before_deletion = replace_it
-        assert outcomes(run(zombies, server)) == {"z0000": outcome}
+        cluster.before_deletion = replace_it
+        assert outcomes(run(zombies, cluster)) == {"z0000": outcome}
 
-    def test_is_not_what_every_conflict_is_about(self) -> None:
+    def test_a_conflict_on_a_pod_that_has_not_changed_is_a_failure(self) -> None:
         zombies = make_zombies(1)
-        results = run(zombies, server_of(zombies, {"z0000": CONFLICT}))
-        assert outcomes(results) == {"z0000": "failed"}
-        assert said(results, Outcome.FAILED) == {"409 Conflict"}
+        (result,) = run(zombies, cluster_of(zombies, {"z0000": CONFLICT}))
+        assert (result.outcome, result.error) == (Outcome.FAILED, CONFLICT)
 
 
-class TestLook:
+class TestQueryingTaskInstancesAgain:
     @pytest.mark.parametrize(
-        ("ti", "why"),
+        ("ti", "reason"),
         [
-            pytest.param(RUNNING, "active now: task instance running (try 1)", id="runs again"),
-            pytest.param(make_ti(state=None), "active now: task instance cleared (try 1)", id="was cleared"),
-            pytest.param(
-                make_ti(ended=NOW), "settling now: task instance failed (try 1) 0 s", id="has just ended again"
-            ),
-            pytest.param(None, "unmatched now: no task instance on record", id="is on record no more"),
+            pytest.param(RUNNING, Reason.ACTIVE, id="it is running again"),
+            pytest.param(make_ti(state=None), Reason.ACTIVE, id="it was cleared"),
+            pytest.param(make_ti(ended=NOW), Reason.SETTLING, id="it has ended again a moment ago"),
+            pytest.param(None, Reason.UNMATCHED, id="it no longer exists"),
         ],
     )
-    def test_spares_a_pod_whose_task_instance(self, ti: TaskInstance | None, why: str) -> None:
+    def test_a_pod_is_spared_if_its_task_instance_has_changed(self, ti: TaskInstance | None, reason: Reason) -> None:
         zombies = make_zombies(2)
-        server = server_of(zombies)
-        results = run(zombies, server, Airflow({zombies[0].pod.key: ti, zombies[1].pod.key: FINISHED}))
+        cluster = cluster_of(zombies)
+        results = run(zombies, cluster, FakeSource({zombies[0].pod.key: ti, zombies[1].pod.key: FINISHED}))
         assert outcomes(results) == {"z0000": "spared", "z0001": "deleted"}
-        assert server.deleted == {"z0001"}
-        assert said(results, Outcome.SPARED).pop().startswith(why)
+        assert cluster.deleted == {"z0001"}
+        assert the_spared(results).reason is reason
 
-    def test_spares_a_pod_that_the_operators_record_does_not_name(self) -> None:
+    def test_a_pod_is_spared_if_the_record_names_another_pod(self) -> None:
         zombies = make_zombies(1)
-        airflow = now_finished(zombies, records={zombies[0].pod.key: Record(frozenset({"airflow/other"}))})
-        results = run(zombies, airflow=airflow)
-        assert said(results, Outcome.SPARED).pop().startswith("unmatched now: Airflow's record names pod airflow/other")
+        source = all_finished(zombies, records={zombies[0].pod.key: LOST_RECORD})
+        assert the_spared(run(zombies, source=source)).reason is Reason.UNMATCHED
 
-    def test_reads_the_clock_anew(self) -> None:
+    def test_the_current_time_decides_whether_a_task_instance_has_settled(self) -> None:
         zombies = make_zombies(1)
-        ended_again = Airflow({zombies[0].pod.key: make_ti(ended=NOW)})
-        assert outcomes(run(zombies, airflow=ended_again, clock=lambda: NOW + 299)) == {"z0000": "spared"}
-        assert outcomes(run(zombies, airflow=ended_again, clock=lambda: NOW + 300)) == {"z0000": "deleted"}
+        ended_again = FakeSource({zombies[0].pod.key: make_ti(ended=NOW)})
+        assert outcomes(run(zombies, source=ended_again, clock=lambda: NOW + 299)) == {"z0000": "spared"}
+        assert outcomes(run(zombies, source=ended_again, clock=lambda: NOW + 300)) == {"z0000": "deleted"}
 
-    def test_reports_its_evidence(self) -> None:
+    def test_the_result_has_the_latest_verdict(self) -> None:
         zombies = make_zombies(1)
-        airflow = Airflow({zombies[0].pod.key: make_ti(state="removed")})
-        assert run(zombies, airflow=airflow)[0].verdict.evidence.startswith("task instance removed")
+        removed = FakeSource({zombies[0].pod.key: make_ti(state="removed")})
+        assert run(zombies, source=removed)[0].verdict.evidence != zombies[0].evidence
 
-    def test_that_fails_deletes_nothing(self) -> None:
+    def test_nothing_is_deleted_if_the_query_fails(self) -> None:
         zombies = make_zombies(3)
-        server = server_of(zombies)
-        results = run(zombies, server, now_finished(zombies, fails_after=0))
-        assert server.deletions == []
+        cluster = cluster_of(zombies)
+        results = run(zombies, cluster, all_finished(zombies, fails_after=0))
+        assert cluster.deletions == []
         assert count_outcomes(results) == {"failed": 3}
-        assert said(results, Outcome.FAILED) == {"the look at the task instances failed: the database is down"}
+        assert errors(results) == {"the database is down"}
 
-    def test_that_fails_later_fails_its_batch_and_leaves_the_rest(self) -> None:
+    def test_a_later_query_that_fails_fails_its_batch_and_leaves_the_rest(self) -> None:
         zombies = make_zombies(3 * BATCH)
-        server = server_of(zombies)
-        results = run(zombies, server, now_finished(zombies, fails_after=1))
+        cluster = cluster_of(zombies)
+        results = run(zombies, cluster, all_finished(zombies, fails_after=1))
         assert count_outcomes(results) == {"deleted": BATCH, "failed": BATCH, "left_for_next_run": BATCH}
-        assert server.deleted == {zombie.pod.name for zombie in zombies[:BATCH]}
-        assert said(results, Outcome.LEFT_FOR_NEXT_RUN) == {
-            "the look at the task instances failed: the database is down"
-        }
+        assert cluster.deleted == {zombie.pod.name for zombie in zombies[:BATCH]}
+        assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {"their task instances could not be queried"}
 
-    def test_that_fails_in_an_odd_way_keeps_the_report(self) -> None:
-        class Odd(Airflow):
+    def test_a_query_that_fails_with_any_exception_is_reported(self) -> None:
+        class Broken(FakeSource):
             def fetch(self, _keys: Collection[TaskInstanceKey]) -> TaskInstances:
                 raise RuntimeError("odd")
 
-        assert count_outcomes(run(make_zombies(2), airflow=Odd({}))) == {"failed": 2}
+        results = run(make_zombies(2), source=Broken({}))
+        assert count_outcomes(results) == {"failed": 2}
+        assert errors(results) == {"RuntimeError: odd"}
 
 
-class TestAnOldLook:
-    """An old look: nothing is deleted on an answer about the task instance that is older than some seconds."""
+class TestExpiredSnapshots:
+    """Nothing is deleted on an answer about a task instance that is older than a few seconds."""
 
-    def test_is_followed_by_a_new_one_which_spares_what_came_back_to_life(self) -> None:
+    def test_a_new_query_spares_what_was_restarted_meanwhile(self) -> None:
         zombies = make_zombies(BATCH)
-        server, airflow = server_of(zombies), now_finished(zombies)
-        now = itertools.count()  # seconds
+        cluster, source = cluster_of(zombies), all_finished(zombies)
+        seconds = [0.0]
 
-        def one_second_passes(_pod: Pod) -> None:
-            next(now)
-            # All tasks are cleared, and their next tries attach to the pods.
-            airflow.found = dict.fromkeys(airflow.found, RUNNING)
+        def restart_all_tasks(_pod: Pod) -> None:
+            """Clear all tasks, whose retries adopt the pods, and let a second pass."""
+            seconds[0] += 1
+            source.found = dict.fromkeys(source.found, RUNNING)
 
-        server.before_deletion = one_second_passes
-        results = run(zombies, server, airflow, monotonic=lambda: float(now.__reduce__()[1][0]))
-        assert len(server.deletions) <= MAX_SNAPSHOT_AGE + CONCURRENT_DELETES  # those under way when it got old
+        cluster.before_deletion = restart_all_tasks
+        results = run(zombies, cluster, source, monotonic=lambda: seconds[0])
+        assert len(cluster.deletions) <= MAX_SNAPSHOT_AGE + CONCURRENT_DELETES  # those in flight when it expired
         assert set(outcomes(results).values()) == {"deleted", "spared"}
 
-    def test_is_not_used_for_another_attempt(self) -> None:
+    def test_a_retry_has_a_new_query(self) -> None:
         zombies = make_zombies(1)
-        server = server_of(zombies, {"z0000": [SLOW_DOWN, DELETED]})
-        airflow = now_finished(zombies)
+        cluster = cluster_of(zombies, {"z0000": [TOO_MANY, DELETED]})
+        source = all_finished(zombies)
 
-        def comes_back(_pod: Pod) -> None:
-            airflow.found = dict.fromkeys(airflow.found, RUNNING)
+        def restart(_pod: Pod) -> None:
+            source.found = dict.fromkeys(source.found, RUNNING)
 
-        server.before_deletion = comes_back
-        assert outcomes(run(zombies, server, airflow)) == {"z0000": "spared"}
-        assert len(server.deletions) == 1
+        cluster.before_deletion = restart
+        assert outcomes(run(zombies, cluster, source)) == {"z0000": "spared"}
+        assert len(cluster.deletions) == 1
 
-    def test_that_is_old_as_soon_as_it_is_there_deletes_nothing(self) -> None:
+    def test_nothing_is_deleted_on_an_answer_that_took_too_long(self) -> None:
         zombies = make_zombies(1)
-        server = server_of(zombies)
-        results = run(zombies, server, monotonic=itertools.count(step=MAX_SNAPSHOT_AGE + 1).__next__)
+        cluster = cluster_of(zombies)
+        results = run(zombies, cluster, monotonic=itertools.count(step=EXPIRED).__next__)
         assert outcomes(results) == {"z0000": "failed"}
-        assert "took longer than 5 s" in said(results, Outcome.FAILED).pop()
-        assert server.deletions == []
+        assert "took longer than 5 s" in errors(results).pop()
+        assert cluster.deletions == []
 
 
-class TestSuperseded:
-    MAX_SNAPSHOT_AGE = make_pod(name="old", resource_version="1")
+class TestSupersededPods:
+    """A superseded pod is deleted only while the newer pod exists: otherwise a retry would adopt it."""
+
+    OLD = make_pod(name="old", resource_version="1")
     NEW = make_pod(name="new", try_number=2, uid="new")
     TRY_2 = RUNNING._replace(try_number=2)
 
-    def reap(self, *pods_now: Pod, ti: TaskInstance = TRY_2) -> dict[str, str]:
-        zombies = zombies_of(self.MAX_SNAPSHOT_AGE, self.NEW, ti=self.TRY_2)
+    def reap(self, *pods: Pod, ti: TaskInstance = TRY_2) -> dict[str, str]:
+        """Reap the old pod while these pods exist."""
+        zombies = zombies_of(self.OLD, self.NEW, ti=self.TRY_2)
         assert [(zombie.pod.name, zombie.reason) for zombie in zombies] == [("old", Reason.SUPERSEDED)]
-        server = Server(pods_now)
-        result = outcomes(run(zombies, server, Airflow({self.MAX_SNAPSHOT_AGE.key: ti})))
-        assert server.deleted == {name for name, outcome in result.items() if outcome == "deleted"}
+        cluster = FakeCluster(pods)
+        result = outcomes(run(zombies, cluster, FakeSource({self.OLD.key: ti})))
+        assert cluster.deleted == {name for name, outcome in result.items() if outcome == "deleted"}
         return result
 
-    def test_goes_while_its_successor_is_there(self) -> None:
-        assert self.reap(self.MAX_SNAPSHOT_AGE, self.NEW) == {"old": "deleted"}
+    def test_it_is_deleted_while_the_newer_pod_exists(self) -> None:
+        assert self.reap(self.OLD, self.NEW) == {"old": "deleted"}
 
     @pytest.mark.parametrize(
-        "now",
+        "newer",
         [
-            pytest.param([], id="has vanished"),
-            pytest.param([replace(NEW, already_checked=True)], id="was checked off"),
+            pytest.param([], id="is gone"),
+            pytest.param([replace(NEW, already_checked=True)], id="was already checked"),
             pytest.param([replace(NEW, deletion_deadline=NOW)], id="is being deleted"),
         ],
     )
-    def test_is_spared_when_its_successor(self, now: list[Pod]) -> None:
-        assert self.reap(self.MAX_SNAPSHOT_AGE, *now) == {"old": "spared"}
+    def test_it_is_spared_when_the_newer_pod(self, newer: list[Pod]) -> None:
+        assert self.reap(self.OLD, *newer) == {"old": "spared"}
 
     @pytest.mark.parametrize(
         ("seconds", "changes", "outcome"),
         [
-            pytest.param(TOO_OLD, {"deletion_deadline": NOW}, "spared", id="long ago, and it is being deleted now"),
-            pytest.param(TOO_OLD, {"already_checked": True}, "spared", id="long ago, and it was checked off meanwhile"),
-            pytest.param(TOO_OLD, {"name": "vanished"}, "spared", id="long ago, and it has vanished"),
-            pytest.param(TOO_OLD, {}, "deleted", id="long ago, and it is as it was"),
-            pytest.param(TOO_OLD - 1, {"deletion_deadline": NOW}, "deleted", id="just now"),
+            pytest.param(EXPIRED, {"deletion_deadline": NOW}, "spared", id="it is being deleted by now"),
+            pytest.param(EXPIRED, {"already_checked": True}, "spared", id="it was already checked meanwhile"),
+            pytest.param(EXPIRED, {"name": "another"}, "spared", id="it is gone by now"),
+            pytest.param(EXPIRED, {}, "deleted", id="it has not changed"),
+            pytest.param(MAX_SNAPSHOT_AGE, {"deletion_deadline": NOW}, "deleted", id="the listing is recent enough"),
         ],
     )
-    def test_whose_successor_was_read(self, seconds: float, changes: dict[str, Any], outcome: str) -> None:
-        """Check it with a listing that takes so long: it shows the cluster as it was at its first page."""
+    def test_the_newer_pod_is_read_again_if_the_listing_is_old_and(
+        self, seconds: float, changes: dict[str, Any], outcome: str
+    ) -> None:
+        """Check it with a slow listing, which shows the cluster as it was at its first page."""
         times = itertools.chain([0.0], itertools.repeat(seconds))
 
-        class Slow(Server):
+        class Slow(FakeCluster):
             def list_pods(self, *arguments: Any, **more: Any) -> Listing:
                 listing = super().list_pods(*arguments, **more)
                 self.pods["new"] = replace(self.pods["new"], **changes)
                 return listing
 
-        server = Slow([self.MAX_SNAPSHOT_AGE, self.NEW])
-        zombies = zombies_of(self.MAX_SNAPSHOT_AGE, self.NEW, ti=self.TRY_2)
-        airflow = Airflow({self.MAX_SNAPSHOT_AGE.key: self.TRY_2})
-        assert outcomes(run(zombies, server, airflow, monotonic=lambda: next(times))) == {"old": outcome}
+        cluster = Slow([self.OLD, self.NEW])
+        zombies = zombies_of(self.OLD, self.NEW, ti=self.TRY_2)
+        source = FakeSource({self.OLD.key: self.TRY_2})
+        assert outcomes(run(zombies, cluster, source, monotonic=lambda: next(times))) == {"old": outcome}
 
-    def test_goes_when_its_task_instance_is_over_meanwhile(self) -> None:
-        assert self.reap(self.MAX_SNAPSHOT_AGE, self.NEW, ti=make_ti(try_number=2)) == {"old": "deleted"}
+    def test_all_pods_with_the_same_newer_pod_are_spared_once_one_of_them_has_shown_that_it_is_going(self) -> None:
+        """Check it with more of them than are deleted at once: the last ones do not read the newer pod again."""
+        count = 2 * CONCURRENT_DELETES
+        older = [make_pod(name=f"old-{n}", created=NOW - DAY + n) for n in range(count)]
+        zombies = zombies_of(*older, self.NEW, ti=self.TRY_2)
+        times = itertools.chain([0.0], itertools.repeat(EXPIRED))
 
-    def test_goes_by_its_mark_alone_if_it_was_checked_off(self) -> None:
+        class Slow(FakeCluster):
+            reads = 0
+
+            def list_pods(self, *arguments: Any, **more: Any) -> Listing:
+                listing = super().list_pods(*arguments, **more)
+                self.change(self.pods["new"], deletion_deadline=NOW)
+                return listing
+
+            def get(self, *arguments: Any, **more: Any) -> Pod | None:
+                self.reads += 1
+                return super().get(*arguments, **more)
+
+        cluster = Slow([*older, self.NEW])
+        source = FakeSource({self.NEW.key: self.TRY_2})
+        results = run(zombies, cluster, source, monotonic=lambda: next(times))
+        assert count_outcomes(results) == {"spared": count}
+        assert cluster.reads <= CONCURRENT_DELETES
+
+    def test_it_is_deleted_as_orphaned_if_its_task_instance_has_ended_meanwhile(self) -> None:
+        assert self.reap(self.OLD, self.NEW, ti=make_ti(try_number=2)) == {"old": "deleted"}
+
+    def test_a_checked_pod_of_an_earlier_try_is_deleted_without_a_newer_pod(self) -> None:
         checked = make_pod(name="checked", already_checked=True)
         zombies = zombies_of(checked, ti=self.TRY_2)
-        assert outcomes(run(zombies, airflow=Airflow({checked.key: self.TRY_2}))) == {"checked": "deleted"}
+        assert outcomes(run(zombies, source=FakeSource({checked.key: self.TRY_2}))) == {"checked": "deleted"}
 
 
 class TestMaxDeletes:
-    def test_leaves_the_youngest_for_the_next_run(self) -> None:
+    def test_the_youngest_pods_are_left_for_the_next_run(self) -> None:
         zombies = make_zombies(5)
-        server = server_of(zombies)
-        results = run(zombies, server, max_deletes=2)
+        cluster = cluster_of(zombies)
+        results = run(zombies, cluster, max_deletes=2)
         assert outcomes(results) == {
             "z0000": "deleted",
             "z0001": "deleted",
             **dict.fromkeys(("z0002", "z0003", "z0004"), "left_for_next_run"),
         }
-        assert server.deleted == {"z0000", "z0001"}
-        assert said(results, Outcome.LEFT_FOR_NEXT_RUN) == {"max_deletes=2 was reached"}
+        assert cluster.deleted == {"z0000", "z0001"}
+        assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {"max_deletes=2 was reached"}
 
-    @pytest.mark.parametrize("says", [GONE, FORBIDDEN], ids=lambda says: says.outcome.value)
-    def test_does_not_count_what_was_not_deleted(self, says: DeleteResult) -> None:
+    @pytest.mark.parametrize("response", [GONE, FORBIDDEN], ids=outcome_of)
+    def test_a_pod_that_was_certainly_not_deleted_does_not_count(self, response: Response) -> None:
         zombies = make_zombies(6)
-        server = server_of(zombies, dict.fromkeys(("z0000", "z0001", "z0003"), says))
-        assert count_outcomes(run(zombies, server, max_deletes=2)) == {
+        cluster = cluster_of(zombies, dict.fromkeys(("z0000", "z0001", "z0003"), response))
+        assert count_outcomes(run(zombies, cluster, max_deletes=2)) == {
             "deleted": 2,
-            says.outcome.value: 3,
+            outcome_of(response): 3,
             "left_for_next_run": 1,
         }
 
-    def test_counts_what_a_finalizer_holds_and_is_not_called_deleted(self) -> None:
+    def test_a_pod_that_awaits_its_finalizer_counts(self) -> None:
         zombies = make_zombies(3)
-        server = server_of(zombies, dict.fromkeys(("z0000", "z0001"), HELD))
-        assert count_outcomes(run(zombies, server, max_deletes=2)) == {"awaiting_finalizer": 2, "left_for_next_run": 1}
+        cluster = cluster_of(zombies, dict.fromkeys(("z0000", "z0001"), HELD))
+        assert count_outcomes(run(zombies, cluster, max_deletes=2)) == {"awaiting_finalizer": 2, "left_for_next_run": 1}
 
-    def test_counts_a_deletion_whose_answer_got_lost(self) -> None:
-        """Act as a gateway that answers 502 after each deletion."""
+    def test_a_deletion_whose_response_was_lost_counts(self) -> None:
+        """Act like a gateway that answers 502 after each deletion."""
         zombies = make_zombies(20)
-        server = server_of(zombies, {zombie.pod.name: [NO_ANSWER, GONE] for zombie in zombies})
-        results = run(zombies, server, max_deletes=2)
+        cluster = cluster_of(zombies, {zombie.pod.name: [LOST, GONE] for zombie in zombies})
+        results = run(zombies, cluster, max_deletes=2)
         assert count_outcomes(results) == {"deleted": 2, "left_for_next_run": 18}
-        assert server.deleted == {"z0000", "z0001"}
+        assert cluster.deleted == {"z0000", "z0001"}
 
-    def test_counts_a_deletion_whose_answer_cannot_be_read(self) -> None:
+    def test_a_deletion_whose_response_is_not_from_an_api_server_counts(self) -> None:
         zombies = make_zombies(4)
-        server = server_of(zombies, {"z0000": GARBLED})
-        assert count_outcomes(run(zombies, server, max_deletes=2)) == {
+        cluster = cluster_of(zombies, {"z0000": GARBLED})
+        assert count_outcomes(run(zombies, cluster, max_deletes=2)) == {
             "deleted": 1,
             "failed": 1,
             "left_for_next_run": 2,
         }
-        assert server.deleted == {"z0000", "z0001"}
+        assert cluster.deleted == {"z0000", "z0001"}
 
-    def test_does_not_count_what_the_look_spared(self) -> None:
+    def test_a_spared_pod_does_not_count(self) -> None:
         zombies = make_zombies(4)
-        server = server_of(zombies)
-        run(zombies, server, Airflow({zombie.pod.key: FINISHED for zombie in zombies[2:]}), max_deletes=2)
-        assert server.deleted == {"z0002", "z0003"}
+        cluster = cluster_of(zombies)
+        run(zombies, cluster, FakeSource({zombie.pod.key: FINISHED for zombie in zombies[2:]}), max_deletes=2)
+        assert cluster.deleted == {"z0002", "z0003"}
 
     @pytest.mark.parametrize("limit", [1, BATCH - 1, BATCH, BATCH + 1])
-    def test_is_never_exceeded(self, limit: int) -> None:
+    def test_no_more_pods_are_deleted(self, limit: int) -> None:
         zombies = make_zombies(2 * BATCH)
-        server = server_of(zombies)
-        assert count_outcomes(run(zombies, server, max_deletes=limit))["deleted"] == limit
-        assert len(server.deletions) == limit
+        cluster = cluster_of(zombies)
+        assert count_outcomes(run(zombies, cluster, max_deletes=limit))["deleted"] == limit
+        assert len(cluster.deletions) == limit
 
-    def test_that_is_just_enough_leaves_nothing(self) -> None:
+    def test_nothing_is_left_when_there_are_exactly_that_many_zombies(self) -> None:
         assert count_outcomes(run(make_zombies(3), max_deletes=3)) == {"deleted": 3}
 
 
-class TestTryingAgain:
-    @pytest.mark.parametrize("says", [NO_ANSWER, SLOW_DOWN], ids=["no answer", "429"])
-    def test_ends_after_some_attempts(self, says: DeleteResult) -> None:
+class TestRetries:
+    @pytest.mark.parametrize("error", [LOST, TOO_MANY], ids=lambda error: error.cause)
+    def test_a_deletion_fails_after_the_last_attempt(self, error: RetryableApiError) -> None:
         zombies = make_zombies(2)
-        server = server_of(zombies, {"z0000": says})
-        results = run(zombies, server)
+        cluster = cluster_of(zombies, {"z0000": error})
+        results = run(zombies, cluster)
         assert outcomes(results) == {"z0000": "failed", "z0001": "deleted"}
-        assert [name for name, _ in server.deletions].count("z0000") == AT_ONCE.attempts
-        assert said(results, Outcome.FAILED) == {says.status}
+        assert [name for name, _ in cluster.deletions].count("z0000") == NO_DELAY.attempts
+        assert results[0].error is error
 
-    def test_ends_when_the_time_for_one_pod_is_over(self) -> None:
+    def test_a_deletion_fails_at_the_deadline(self) -> None:
         zombies = make_zombies(1)
-        server = server_of(zombies, {"z0000": replace(SLOW_DOWN, retry_after=20)})
-        now = [0.0]
+        too_many = RetryableApiError(DELETING, cause="429 Too Many Requests", retry_after=20)
+        cluster = cluster_of(zombies, {"z0000": too_many})
+        seconds = [0.0]
 
         def time_passes(_pod: Pod) -> None:
-            now[0] += 40
+            seconds[0] += 40
 
-        server.before_deletion = time_passes
-        results = run(zombies, server, monotonic=lambda: now[0], patience=RetryPolicy(deadline=50, max_backoff=0))
+        cluster.before_deletion = time_passes
+        policy = RetryPolicy(deadline=50, max_backoff=0)
+        results = run(zombies, cluster, monotonic=lambda: seconds[0], retry_policy=policy)
         assert outcomes(results) == {"z0000": "failed"}
-        assert len(server.deletions) == 2
+        assert len(cluster.deletions) == 2
 
-    def test_after_an_answer_that_got_lost_tells_whose_deletion_it_was(self) -> None:
+    def test_a_pod_that_is_gone_was_deleted_by_this_run_only_if_a_response_was_lost(self) -> None:
         zombies = make_zombies(3)
-        says: dict[str, Answers] = {"z0000": [NO_ANSWER, GONE], "z0001": [SLOW_DOWN, GONE], "z0002": GONE}
-        assert outcomes(run(zombies, server_of(zombies, says))) == {
+        responses: dict[str, Responses] = {"z0000": [LOST, GONE], "z0001": [TOO_MANY, GONE], "z0002": GONE}
+        assert outcomes(run(zombies, cluster_of(zombies, responses))) == {
             "z0000": "deleted",
             "z0001": "already_gone",
             "z0002": "already_gone",
@@ -662,150 +732,174 @@ class TestTryingAgain:
     @pytest.mark.parametrize(
         ("finalizers", "outcome"),
         [
-            pytest.param((), "deleted", id="ends within its grace period"),
+            pytest.param((), "deleted", id="terminates within its grace period"),
             pytest.param(("example.com/backup",), "awaiting_finalizer", id="is held by a finalizer"),
         ],
     )
-    def test_after_an_answer_that_got_lost_finds_that_the_pod(self, finalizers: tuple[str, ...], outcome: str) -> None:
+    def test_after_a_lost_response_the_retry_finds_that_the_pod(
+        self, finalizers: tuple[str, ...], outcome: str
+    ) -> None:
         zombies = make_zombies(1, finalizers=finalizers)
-        server = server_of(zombies, {"z0000": NO_ANSWER})
+        cluster = cluster_of(zombies, {"z0000": LOST})
 
-        def was_done(pod: Pod) -> None:
-            if server.deletions:
-                server.change(pod, deletion_deadline=NOW + 30)
+        def carry_out_the_first_attempt(pod: Pod) -> None:
+            if cluster.deletions:
+                cluster.change(pod, deletion_deadline=NOW + 30)
 
-        server.before_deletion = was_done
-        assert outcomes(run(zombies, server)) == {"z0000": outcome}
-        assert len(server.deletions) == 2
+        cluster.before_deletion = carry_out_the_first_attempt
+        assert outcomes(run(zombies, cluster)) == {"z0000": outcome}
+        assert len(cluster.deletions) == 2
 
     @pytest.mark.parametrize(
         ("left", "outcome"),
         [
             pytest.param(None, "deleted", id="is gone"),
-            pytest.param({"uid": "another"}, "deleted", id="has made place for another of its name"),
-            pytest.param({"deletion_deadline": NOW + 30}, "deleted", id="ends within its grace period"),
+            pytest.param({"uid": "another"}, "deleted", id="was replaced by another with its name"),
+            pytest.param({"deletion_deadline": NOW + 30}, "deleted", id="terminates within its grace period"),
             pytest.param(
                 {"deletion_deadline": NOW, "finalizers": ("a/b",)}, "awaiting_finalizer", id="is held by a finalizer"
             ),
-            pytest.param({}, "spared", id="is there as before"),
+            pytest.param({}, "spared", id="has not changed"),
         ],
     )
-    def test_after_an_answer_that_got_lost_and_a_task_that_came_back_finds_that_the_pod(
+    def test_after_a_lost_response_and_a_restarted_task_the_pod_is_read_and_found_that_it(
         self, left: dict[str, Any] | None, outcome: str
     ) -> None:
         zombies = make_zombies(1)
-        airflow = now_finished(zombies)
+        source = all_finished(zombies)
 
-        class Deaf(Server):
+        class Deaf(FakeCluster):
             def delete(self, pod: Pod, grace_period_seconds: int) -> DeleteResult:
                 super().delete(pod, grace_period_seconds)
                 self.pods = {} if left is None else {"left": replace(pod, **left)}
-                airflow.found[pod.key] = RUNNING
-                return NO_ANSWER
+                source.found[pod.key] = RUNNING
+                raise LOST
 
-        server = Deaf(zombie.pod for zombie in zombies)
-        assert outcomes(run(zombies, server, airflow)) == {"z0000": outcome}
-        assert len(server.deletions) == 1
+        cluster = Deaf(zombie.pod for zombie in zombies)
+        assert outcomes(run(zombies, cluster, source)) == {"z0000": outcome}
+        assert len(cluster.deletions) == 1
 
-    def test_after_an_answer_that_got_lost_and_a_new_pod_of_its_name_tells_that_the_old_one_was_deleted(self) -> None:
+    def test_after_a_lost_response_a_new_pod_with_the_same_name_means_that_the_old_one_was_deleted(self) -> None:
         zombies = make_zombies(1)
-        server = server_of(zombies, {"z0000": [NO_ANSWER, CONFLICT]})
+        cluster = cluster_of(zombies, {"z0000": [LOST, CONFLICT]})
 
-        def is_replaced(pod: Pod) -> None:
-            if server.deletions:
-                server.pods = {"another": replace(pod, uid="another")}
+        def replace_it(pod: Pod) -> None:
+            if cluster.deletions:
+                cluster.pods = {"another": replace(pod, uid="another")}
 
-        server.before_deletion = is_replaced
-        assert outcomes(run(zombies, server)) == {"z0000": "deleted"}
+        cluster.before_deletion = replace_it
+        assert outcomes(run(zombies, cluster)) == {"z0000": "deleted"}
 
 
 class TestRefusals:
-    def test_stop_in_a_namespace_after_as_many_as_run_at_once(self) -> None:
+    def test_nothing_more_is_sent_in_a_namespace_after_as_many_refusals_as_there_are_threads(self) -> None:
         zombies = make_zombies(60)
-        server = server_of(zombies, {zombie.pod.name: FORBIDDEN for zombie in zombies})
-        results = run(zombies, server, max_deletes=1)
+        cluster = cluster_of(zombies, {zombie.pod.name: FORBIDDEN for zombie in zombies})
+        results = run(zombies, cluster, max_deletes=1)
         assert count_outcomes(results) == {"failed": 60}
-        assert len(server.deletions) == CONCURRENT_DELETES
-        assert len({result.deletion.cause for result in results}) == 1
+        assert len(cluster.deletions) == CONCURRENT_DELETES
+        assert {result.error for result in results} == {FORBIDDEN}
+        assert {result.detail for result in results[-10:]} == {
+            f"not sent, because {CONCURRENT_DELETES} deletions in its namespace were refused"
+        }
 
-    def test_in_one_namespace_do_not_stop_another(self) -> None:
+    def test_refusals_in_one_namespace_do_not_stop_another(self) -> None:
         forbidden = [make_pod(name=f"f{n:02d}", map_index=n, created=NOW - DAY + n) for n in range(20)]
         allowed = make_pod(name="allowed", namespace="other", map_index=99)
         zombies = zombies_of(*forbidden, allowed)
-        server = server_of(zombies, {pod.name: FORBIDDEN for pod in forbidden})
-        assert count_outcomes(run(zombies, server)) == {"deleted": 1, "failed": 20}
+        cluster = cluster_of(zombies, {pod.name: FORBIDDEN for pod in forbidden})
+        assert count_outcomes(run(zombies, cluster)) == {"deleted": 1, "failed": 20}
 
 
-class TestASilentApiServer:
-    def test_stops_the_run_when_it_does_not_answer_any_more(self) -> None:
+class TestAnApiServerThatDoesNotRespond:
+    def test_the_run_ends_and_leaves_the_rest(self) -> None:
         zombies = make_zombies(2 * BATCH)
-        server = server_of(zombies, {zombie.pod.name: NO_ANSWER for zombie in zombies})
-        results = run(zombies, server)
+        cluster = cluster_of(zombies, {zombie.pod.name: LOST for zombie in zombies})
+        results = run(zombies, cluster)
         counts = count_outcomes(results)
         assert CONCURRENT_DELETES <= counts.pop("failed") < 2 * CONCURRENT_DELETES
         assert list(counts) == ["left_for_next_run"]
-        assert said(results, Outcome.LEFT_FOR_NEXT_RUN) == {"the API server does not answer any more"}
-        assert len(server.deletions) < 2 * CONCURRENT_DELETES * AT_ONCE.attempts
+        assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {NO_RESPONSE}
+        assert len(cluster.deletions) < 2 * CONCURRENT_DELETES * NO_DELAY.attempts
 
-    def test_does_not_stop_it_over_a_few_pods_that_it_chokes_on(self) -> None:
+    def test_the_run_goes_on_if_only_some_pods_get_no_response(self) -> None:
         zombies = make_zombies(2 * BATCH)
-        choking = zombies[1:CONCURRENT_DELETES]
-        server = server_of(zombies, {zombie.pod.name: NO_ANSWER for zombie in choking})
-        assert count_outcomes(run(zombies, server)) == {
-            "deleted": 2 * BATCH - len(choking),
-            "failed": len(choking),
-        }
+        silent = zombies[1:CONCURRENT_DELETES]
+        cluster = cluster_of(zombies, {zombie.pod.name: LOST for zombie in silent})
+        assert count_outcomes(run(zombies, cluster)) == {"deleted": 2 * BATCH - len(silent), "failed": len(silent)}
 
-    def test_that_is_back_after_a_while_deletes_all(self) -> None:
+    @pytest.mark.parametrize(
+        "respond",
+        [
+            pytest.param(lambda _name: DELETED, id="deleted"),
+            pytest.param(lambda _name: GONE, id="already gone"),
+            pytest.param(lambda name: Forbidden(DELETING, cause=f"a policy for {name}"), id="refused"),
+        ],
+    )
+    def test_the_run_goes_on_without_a_new_query_if_other_pods_are_in_between(
+        self, respond: Callable[[str], Response]
+    ) -> None:
         zombies = make_zombies(2 * BATCH)
-        server = server_of(zombies, {zombie.pod.name: [NO_ANSWER, DELETED] for zombie in zombies})
-        assert count_outcomes(run(zombies, server)) == {"deleted": 2 * BATCH}
+        silent = {zombie.pod.name: LOST for zombie in zombies[::3]}
+        others = {zombie.pod.name: respond(zombie.pod.name) for zombie in zombies}
+        source = all_finished(zombies)
+        results = run(zombies, cluster_of(zombies, {**others, **silent}), source, retry_policy=RetryPolicy(attempts=1))
+        assert {name for name, outcome in outcomes(results).items() if outcome == "failed"} >= silent.keys()
+        assert Outcome.LEFT_FOR_NEXT_RUN not in {result.outcome for result in results}
+        assert len(source.queries) == 2
+
+    def test_all_pods_are_deleted_if_it_responds_again_later(self) -> None:
+        zombies = make_zombies(2 * BATCH)
+        cluster = cluster_of(zombies, {zombie.pod.name: [LOST, DELETED] for zombie in zombies})
+        assert count_outcomes(run(zombies, cluster)) == {"deleted": 2 * BATCH}
 
 
 class TestGracePeriod:
     @pytest.mark.parametrize(
         ("pod", "settings", "seconds"),
         [
-            pytest.param({}, {}, 0, id="is that of the settings"),
-            pytest.param({}, {"grace_period_seconds": -1}, -1, id="is the pod's own if the settings say so"),
+            pytest.param({}, {}, 0, id="is the configured one"),
+            pytest.param({}, {"grace_period_seconds": -1}, -1, id="is the pod's own if -1 is configured"),
             pytest.param(
-                {"deletion_deadline": NOW - DAY}, {"grace_period_seconds": 30}, 0, id="is none past a deadline"
+                {"deletion_deadline": NOW - DAY}, {"grace_period_seconds": 30}, 0, id="is 0 after its deletion deadline"
             ),
             pytest.param(
-                {"deletion_deadline": NOW - DAY}, {"grace_period_seconds": -1}, 0, id="nor the pod's own then"
+                {"deletion_deadline": NOW - DAY}, {"grace_period_seconds": -1}, 0, id="is 0 then even with -1"
             ),
         ],
     )
-    def test(self, pod: dict[str, Any], settings: dict[str, Any], seconds: int) -> None:
+    def test_the_grace_period_of_a_pod(self, pod: dict[str, Any], settings: dict[str, Any], seconds: int) -> None:
         zombies = zombies_of(make_pod(name="pod", **pod))
-        server = server_of(zombies)
-        run(zombies, server, **settings)
-        assert server.deletions == [("pod", seconds)]
+        cluster = cluster_of(zombies)
+        run(zombies, cluster, **settings)
+        assert cluster.deletions == [("pod", seconds)]
 
     @pytest.mark.parametrize(
         ("pod", "settings", "seconds"),
         [
-            pytest.param({}, {}, 300, id="is the settling time"),
-            pytest.param({}, {"grace_period_seconds": 900}, 900, id="is that of the settings if it is longer"),
-            pytest.param({}, {"grace_period_seconds": -1}, 300, id="is the settling time if the pod's own is shorter"),
+            pytest.param({}, {}, 300, id="is settle_seconds"),
+            pytest.param({}, {"grace_period_seconds": 900}, 900, id="is the configured one if that is longer"),
+            pytest.param({}, {"grace_period_seconds": -1}, 300, id="is settle_seconds if the pod's own is shorter"),
             pytest.param(
-                {"grace_period": 86_400}, {"grace_period_seconds": -1}, 86_400, id="is the pod's own if longer"
+                {"grace_period": 86_400}, {"grace_period_seconds": -1}, 86_400, id="is the pod's own if that is longer"
             ),
-            pytest.param({}, {"settle_seconds": 0}, 0, id="is none if nothing has to settle"),
-            pytest.param({"deletion_deadline": NOW - DAY}, {}, 0, id="is none past a deadline of its own"),
+            pytest.param({}, {"settle_seconds": 0}, 0, id="is 0 if settle_seconds is 0"),
+            pytest.param({"deletion_deadline": NOW - DAY}, {}, 0, id="is 0 after its deletion deadline"),
         ],
     )
-    def test_if_nobody_knows_since_when_the_task_is_over(
+    def test_the_grace_period_of_a_pod_whose_task_ended_at_an_unknown_time(
         self, pod: dict[str, Any], settings: dict[str, Any], seconds: int
     ) -> None:
         ti = TaskInstance("failed")
         zombies = zombies_of(make_pod(name="pod", **pod), ti=ti)
-        server = server_of(zombies)
-        run(zombies, server, Airflow({zombies[0].pod.key: ti}), **settings)
-        assert server.deletions == [("pod", seconds)]
+        cluster = cluster_of(zombies)
+        run(zombies, cluster, FakeSource({zombies[0].pod.key: ti}), **settings)
+        assert cluster.deletions == [("pod", seconds)]
 
 
-def test_containers_that_ended_since_the_listing_do_not_matter_if_the_pod_still_runs() -> None:
+def test_a_pod_is_deleted_although_its_main_container_has_ended_since_it_was_classified() -> None:
     pod = make_pod(name="pod", containers=(Container("base", "running", NOW - HOUR),))
-    server = Server([replace(pod, resource_version="2", containers=(Container("base", "terminated", ended=NOW),))])
-    assert outcomes(run(zombies_of(pod), server)) == {"pod": "deleted"}
+    cluster = FakeCluster(
+        [replace(pod, resource_version="2", containers=(Container("base", "terminated", ended=NOW),))]
+    )
+    assert outcomes(run(zombies_of(pod), cluster)) == {"pod": "deleted"}

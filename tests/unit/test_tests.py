@@ -1,4 +1,4 @@
-"""The limits of tests: they use no private names of our modules, and do not patch our code."""
+"""Rules for tests: they use no private names of our modules, and do not patch our code."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def is_private(name: str) -> bool:
 
 
 def is_patch(call: ast.Call) -> bool:
-    """Tell whether it is ``monkeypatch.setattr``, or anything of ``unittest.mock``'s ``patch``."""
+    """Return whether a call is ``monkeypatch.setattr`` or similar, or a ``patch`` of ``unittest.mock``."""
     parts = ast.unparse(call.func).split(".")
     return "patch" in parts or (parts[-1] in PATCHES and len(parts) > 1)
 
 
-def offences(tree: ast.Module) -> Iterator[str]:
+def violations(tree: ast.Module) -> Iterator[str]:
     nodes = list(ast.walk(tree))
-    bound: set[str] = set()  # what is imported from our modules
+    bound: set[str] = set()  # names imported from our modules
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and is_ours(node.module):
             yield from (f"imports {alias.name}" for alias in node.names if is_private(alias.name))
@@ -52,27 +52,31 @@ def offences(tree: ast.Module) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))
-def test_use_no_private_names_of_ours_and_patch_nothing_of_ours(path: Path) -> None:
-    assert list(offences(ast.parse(path.read_text()))) == []
+def test_a_test_module_uses_no_private_names_and_patches_nothing_of_ours(path: Path) -> None:
+    assert list(violations(ast.parse(path.read_text()))) == []
 
 
 @pytest.mark.parametrize(
     "code",
     [
-        pytest.param("from include.kpo_cleanup.kube.client import _wait", id="imports a private name"),
-        pytest.param("from include.kpo_cleanup import reap\nreap._logged", id="uses a private name of a module"),
-        pytest.param("from demo.cluster import Api\nApi._table", id="uses a private name of a class"),
-        pytest.param("import include.kpo_cleanup.reap as r\nr._logged", id="uses one by another name"),
+        pytest.param("from include.kpo_cleanup.kube.client import _wait", id="it imports a private name"),
+        pytest.param("from include.kpo_cleanup import reap\nreap._logged", id="it uses a private name of a module"),
+        pytest.param("from demo.cluster import Api\nApi._table", id="it uses a private name of a class"),
         pytest.param(
-            "from include.kpo_cleanup import reap\nmonkeypatch.setattr(reap, 'BATCH', 1)", id="patches a module"
+            "import include.kpo_cleanup.reap as r\nr._logged", id="it uses a private name of a renamed module"
         ),
-        pytest.param("monkeypatch.setattr('include.kpo_cleanup.reap.BATCH', 1)", id="patches by a dotted name"),
-        pytest.param("patch.setitem(include.kpo_cleanup.xcom.TABLE, 1, 2)", id="patches a table"),
-        pytest.param("from include.kpo_cleanup import reap\nreap.BATCH = 1", id="assigns to a name of a module"),
-        pytest.param("from include.kpo_cleanup import reap\ndel reap.BATCH", id="deletes a name of a module"),
-        pytest.param("mock.patch('include.kpo_cleanup.reap.judge')", id="mocks a function"),
-        pytest.param("from include.kpo_cleanup import reap\nmock.patch.object(reap, 'judge')", id="mocks an object"),
+        pytest.param(
+            "from include.kpo_cleanup import reap\nmonkeypatch.setattr(reap, 'BATCH', 1)", id="it patches a module"
+        ),
+        pytest.param("monkeypatch.setattr('include.kpo_cleanup.reap.BATCH', 1)", id="it patches by a dotted name"),
+        pytest.param("patch.setitem(include.kpo_cleanup.xcom.TABLE, 1, 2)", id="it patches a table"),
+        pytest.param("from include.kpo_cleanup import reap\nreap.BATCH = 1", id="it assigns to a name of a module"),
+        pytest.param("from include.kpo_cleanup import reap\ndel reap.BATCH", id="it deletes a name of a module"),
+        pytest.param("mock.patch('include.kpo_cleanup.reap.classify')", id="it mocks a function"),
+        pytest.param(
+            "from include.kpo_cleanup import reap\nmock.patch.object(reap, 'classify')", id="it mocks an object"
+        ),
     ],
 )
-def test_a_test_is_refused_if_it(code: str) -> None:
-    assert len(list(offences(ast.parse(code)))) == 1
+def test_a_test_module_is_rejected_if(code: str) -> None:
+    assert len(list(violations(ast.parse(code)))) == 1

@@ -1,9 +1,10 @@
-"""The data between the tasks: nothing is lost as JSON, and ten thousand pods fit."""
+"""The data between the tasks: JSON loses nothing, and ten thousand pods fit."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -11,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.kpo_cleanup.classify import Verdict
 from include.kpo_cleanup.constants import Reason
-from include.kpo_cleanup.errors import KpoCleanupError
+from include.kpo_cleanup.errors import KpoCleanupError, RetryableApiError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, to_label_value
-from include.kpo_cleanup.kube import Listing
+from include.kpo_cleanup.kube.interface import Listing
 from include.kpo_cleanup.pod import Container, Owner, Pod
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
+from include.kpo_cleanup.verdict import Verdict
 from include.kpo_cleanup.xcom import (
     MAX_KEPT,
     dump_classification,
@@ -30,6 +31,7 @@ from include.kpo_cleanup.xcom import (
 from tests.unit.builders import HOUR, NOW, make_pod, make_verdict
 
 TEXT = st.text(max_size=12)
+EVIDENCE = st.lists(TEXT, max_size=3).map(tuple)
 TIMES = st.integers(0, 2**33)
 NAMES = st.from_regex(r"\A[a-z]([-a-z0-9]{0,8}[a-z0-9])?\Z")
 CONTAINERS = st.builds(
@@ -78,56 +80,63 @@ TIS = st.builds(
 )
 
 
+ERRORS = st.builds(KpoCleanupError, st.text(min_size=1, max_size=12), cause=TEXT, remedy=TEXT, server_message=TEXT)
+
+
 def through_json(data: Any) -> Any:
     return json.loads(json.dumps(data))
 
 
+def fields_of(errors_by_namespace: Mapping[str, KpoCleanupError]) -> dict[str, dict[str, str]]:
+    return {namespace: error.fields for namespace, error in errors_by_namespace.items()}
+
+
 class TestListing:
-    def test_is_tested_with_every_field_of_a_pod(self) -> None:
-        """Check that a new field is tested, too: it must survive the way from one task to the next."""
+    def test_every_field_of_a_pod_is_tested(self) -> None:
         assert set(POD_FIELDS) == {field.name for field in fields(Pod)}
 
-    @given(st.lists(PODS, max_size=6), st.dictionaries(NAMES, TEXT, max_size=2))
-    def test_comes_back_as_it_was(self, pods: list[Pod], unlisted: dict[str, str]) -> None:
-        loaded = load_listing(through_json(dump_listing(Listing(pods, unlisted))))
+    @given(st.lists(PODS, max_size=6), st.dictionaries(NAMES, ERRORS, max_size=2))
+    def test_a_listing_is_loaded_as_it_was_dumped(self, pods: list[Pod], errors: dict[str, KpoCleanupError]) -> None:
+        loaded = load_listing(through_json(dump_listing(Listing(pods, errors))))
         assert Counter(loaded.pods) == Counter(pods)
-        assert loaded.errors_by_namespace == unlisted
+        assert fields_of(loaded.errors_by_namespace) == fields_of(errors)
 
     @given(CONTAINERS)
-    def test_keeps_every_container(self, container: Container) -> None:
+    def test_a_container_is_loaded_as_it_was_dumped(self, container: Container) -> None:
         listing = Listing([make_pod(containers=(container,))])
         assert load_listing(through_json(dump_listing(listing))).pods[0].containers == (container,)
 
-    def test_writes_each_id_once(self) -> None:
+    def test_each_id_is_written_once(self) -> None:
         pods = [make_pod(map_index=index) for index in range(20)]
         text = json.dumps(dump_listing(Listing(pods))).replace("\\", "")
         assert [text.count(f'"{word}"') for word in ("airflow", "orders", "extract", "run_1")] == [1, 1, 1, 1]
 
-    def test_says_in_words_what_it_is(self) -> None:
-        data = dump_listing(Listing([make_pod(), make_pod(namespace="other")], {"x": "403 Forbidden"}))
+    def test_a_listing_has_a_summary_the_errors_and_the_names_of_its_columns(self) -> None:
+        error = RetryableApiError("listing pods", cause="503 Service Unavailable")
+        data = dump_listing(Listing([make_pod(), make_pod(namespace="other")], {"x": error}))
         assert data["summary"] == "pods: 2, in: airflow, other"
-        assert data["unlisted"] == {"x": "403 Forbidden"}
+        assert data["unlisted"] == {"x": {"summary": "listing pods", "cause": "503 Service Unavailable"}}
         row = json.loads(data["tree"]["airflow"]["orders"])["extract"]["run_1"][0]
         assert len(data["columns"]) >= len(row)
 
-    @pytest.mark.parametrize("version", ["0.1.9", None], ids=["of an older version", "of one that did not say"])
-    def test_is_not_read(self, version: str | None) -> None:
+    @pytest.mark.parametrize("version", ["0.1.9", None], ids=["an older version", "a version that was not written"])
+    def test_the_listing_of_another_version_is_rejected(self, version: str | None) -> None:
         data = {**dump_listing(Listing()), "version": version}
         if version is None:
             del data["version"], data["requests"]
         with pytest.raises(
-            KpoCleanupError, match=f"list_pods was run by kpo_cleanup {version or '0.1.0'}, and this is"
+            KpoCleanupError, match=f"the XCom of list_pods was written by kpo_cleanup {version or '0.1.0'}, but this is"
         ):
             load_listing(data)
 
     @pytest.mark.parametrize(
         ("runs", "limit"),
         [
-            pytest.param(1, 220, id="when ten tasks share a run"),
-            pytest.param(5, 250, id="when each is alone in its run"),
+            pytest.param(1, 220, id="ten tasks share a run"),
+            pytest.param(5, 250, id="each task is alone in its run"),
         ],
     )
-    def test_of_a_thousand_pods_is_small(self, runs: int, limit: int) -> None:
+    def test_the_listing_of_a_thousand_pods_is_small(self, runs: int, limit: int) -> None:
         pods = [
             make_pod(
                 name=f"load-customer-orders-{number:08x}",
@@ -145,8 +154,7 @@ class TestListing:
         ]
         assert len(json.dumps(dump_listing(Listing(pods)))) / len(pods) <= limit
 
-    def test_has_few_things_that_airflow_could_copy(self) -> None:
-        """Check that they are as many as the DAGs: Airflow copies each list and each dict, several times."""
+    def test_each_dag_is_a_single_string_because_airflow_copies_every_list_and_dict(self) -> None:
         pods = [make_pod(dag_id=f"dag_{number % 3}", run_id=f"run_{number}") for number in range(1_000)]
         tree = dump_listing(Listing(pods))["tree"]["airflow"]
         assert list(map(type, tree.values())) == [str] * 3
@@ -154,18 +162,18 @@ class TestListing:
 
 class TestTaskInstances:
     @given(st.dictionaries(KEYS, TIS, max_size=6), st.dictionaries(KEYS, TEXT, max_size=3))
-    def test_come_back_as_they_were(
+    def test_task_instances_are_loaded_as_they_were_dumped(
         self, found: dict[TaskInstanceKey, TaskInstance], unresolved: dict[TaskInstanceKey, str]
     ) -> None:
         before = TaskInstances(found, unresolved, try_number_may_lag=len(found) % 2 == 0)
         assert load_task_instances(through_json(dump_task_instances(before))) == (before, {})
 
     @given(st.dictionaries(KEYS, st.builds(Record, st.frozensets(TEXT, max_size=2), TEXT), max_size=3))
-    def test_come_with_the_records_of_their_operators(self, records: dict[TaskInstanceKey, Record]) -> None:
+    def test_records_are_loaded_as_they_were_dumped(self, records: dict[TaskInstanceKey, Record]) -> None:
         data = through_json(dump_task_instances(TaskInstances(), records))
         assert load_task_instances(data) == (TaskInstances(), records)
 
-    def test_say_how_many_are_active(self) -> None:
+    def test_the_summary_counts_active_and_finished_task_instances(self) -> None:
         keys = [TaskInstanceKey("d", "t", "r", index) for index in range(3)]
         found = {keys[0]: TaskInstance(None), keys[1]: TaskInstance("running"), keys[2]: TaskInstance("failed")}
         summary = dump_task_instances(TaskInstances(found))["summary"]
@@ -180,45 +188,56 @@ class TestTaskInstances:
             (TaskInstance("failed", None, NOW), [UNMAPPED, "failed", None, NOW]),
         ],
     )
-    def test_leave_out_what_is_not_known(self, ti: TaskInstance, row: list[Any]) -> None:
+    def test_fields_that_are_not_known_are_left_out(self, ti: TaskInstance, row: list[Any]) -> None:
         data = through_json(dump_task_instances(TaskInstances({TaskInstanceKey("d", "t", "r"): ti})))
         assert json.loads(data["task_instances"]["d"])["t"]["r"] == [row]
 
 
 class TestZombies:
-    @given(st.lists(st.tuples(PODS, st.booleans(), st.sampled_from(Reason), TEXT), max_size=6))
-    def test_come_back_in_their_order_with_whose_they_were(self, drawn: list[tuple[Pod, bool, Reason, str]]) -> None:
-        def told(verdict: Verdict) -> tuple[Any, ...]:
+    @given(st.lists(st.tuples(PODS, st.booleans(), st.sampled_from(Reason), EVIDENCE), max_size=6), ERRORS)
+    def test_zombies_are_loaded_in_their_order_with_name_age_task_reason_and_evidence(
+        self, drawn: list[tuple[Pod, bool, Reason, tuple[str, ...]]], error: KpoCleanupError
+    ) -> None:
+        def carried(verdict: Verdict) -> tuple[Any, ...]:
             pod = verdict.pod
-            return str(pod), pod.uid, pod.key, pod.try_number, verdict.is_zombie, verdict.reason, verdict.evidence
+            names = (str(pod), pod.uid, pod.created, pod.key, pod.try_number)
+            return *names, verdict.is_zombie, verdict.reason, verdict.evidence
 
         verdicts = [Verdict(*each) for each in drawn]
-        loaded = load_classification(through_json(dump_classification(verdicts, {"default": "403"})))
-        assert (loaded.errors_by_namespace, loaded.pods) == ({"default": "403"}, len(verdicts))
-        assert [told(verdict) for verdict in loaded.zombies] == [
-            told(verdict) for verdict in verdicts if verdict.is_zombie
-        ]
+        loaded = load_classification(through_json(dump_classification(verdicts, {"default": error})))
+        assert fields_of(loaded.errors_by_namespace) == {"default": error.fields}
+        assert loaded.pods == len(verdicts)
+        assert [*map(carried, loaded.zombies)] == [carried(verdict) for verdict in verdicts if verdict.is_zombie]
 
-    def test_are_readable(self) -> None:
+    def test_a_zombie_is_written_so_that_people_can_read_it(self) -> None:
         verdict = make_verdict(pod=make_pod(name="extract-1", uid="uid-1"))
         assert dump_classification([verdict], {})["zombies"] == [
             {
                 "pod": "airflow/extract-1",
                 "reason": "orphaned",
-                "evidence": "task instance failed 1 h ago",
+                "evidence": ["task instance failed (try 1) 60 min ago", "base running 2 h"],
                 "dag_id": "orders",
                 "task_id": "extract",
                 "map_index": -1,
                 "try_number": 1,
                 "run_id": "run_1",
-                "cause": "base works on, but its operator is gone",
+                "cause": "base is still running, but its operator is gone",
                 "uid": "uid-1",
+                "created": NOW - 2 * HOUR,
             }
         ]
 
-    def test_have_the_kept_pods_beside_them_but_for_the_active_ones_and_not_too_many(self) -> None:
+    def test_zombies_and_kept_pods_are_counted_by_reason_and_zombies_by_dag(self) -> None:
+        zombies = [make_verdict(), make_verdict(reason=Reason.SUPERSEDED, pod=make_pod(dag_id="sales")), make_verdict()]
+        kept = [make_verdict(is_zombie=False, reason=Reason.OWNED), make_verdict(is_zombie=False, reason=Reason.ACTIVE)]
+        data = dump_classification([*zombies, *kept], {})
+        assert data["zombies_by_reason"] == {"superseded": 1, "orphaned": 2}
+        assert data["kept_by_reason"] == {"owned": 1, "active": 1}
+        assert list(data["zombies_by_dag"].items()) == [("orders", 2), ("sales", 1)]
+
+    def test_some_kept_pods_are_written_but_no_active_ones(self) -> None:
         def kept(reason: Reason, name: str) -> Verdict:
-            return make_verdict(is_zombie=False, reason=reason, pod=make_pod(name=name), evidence="why")
+            return make_verdict(is_zombie=False, reason=reason, pod=make_pod(name=name), evidence=("why",))
 
         many = [kept(Reason.OWNED, f"o{number}") for number in range(MAX_KEPT + 3)]
         rows = dump_classification([make_verdict(), kept(Reason.ACTIVE, "a"), *many], {})["untouched"]
@@ -226,10 +245,19 @@ class TestZombies:
         assert rows[0] == {
             "pod": "airflow/o0",
             "reason": "owned",
-            "evidence": "why",
+            "evidence": ["why"],
             "dag_id": "orders",
             "task_id": "extract",
             "map_index": -1,
             "try_number": 1,
             "run_id": "run_1",
         }
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"zombies": None}, {"zombies": [{}]}, {"unlisted": {"x": {"odd": "field"}}}, {"unlisted": 1}],
+        ids=["zombies is no list", "a zombie has no name", "an error has an unknown field", "the errors are a number"],
+    )
+    def test_a_classification_that_was_modified_is_rejected(self, change: dict[str, Any]) -> None:
+        with pytest.raises(KpoCleanupError, match=r"the XCom of classify cannot be read: \w+Error: "):
+            load_classification({**dump_classification([], {}), **change})

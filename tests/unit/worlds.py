@@ -1,4 +1,4 @@
-"""Random worlds of DAG runs and task instances, and the true answers about them."""
+"""Random worlds of DAG runs and task instances, and the correct answers about them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ STATES = [
     *sorted(FINISHED_STATES),
 ]
 
-# An id whose label was cleaned, beside an id that equals that label: two task instances under one key.
+# An id whose label is hashed, and an id that equals that label: two task instances with one key.
 ODD_ID = "tâche à faire"
-LONG_ID = "l" * 248  # short enough for Airflow, with a map index or a digit behind it
+LONG_ID = "l" * 248  # short enough for Airflow with a map index or a digit appended
 TASK_IDS = [
     "a",
     "a_1",
@@ -55,23 +55,25 @@ RUN_IDS = [
     SCHEDULED,
     to_label_value(SCHEDULED),
     "manual__2026-11-24T02:13:14.123456-05:00",
-    "asset_triggered__2026-11-24T02:13:14.123456+00:00_AbCdEfGh",  # its label is cut by one character
-    "asset_materialization__2026-11-24T02:13:14.123456+00:00_AbCdEfGh",  # and this one by seven
+    "asset_triggered__2026-11-24T02:13:14.123456+00:00_AbCdEfGh",  # its label is one character shorter
+    "asset_materialization__2026-11-24T02:13:14.123456+00:00_AbCdEfGh",  # and this one seven
 ]
 
-# The ways in which a row differs from a plain one, whose labels tell its ids.
+# The ways in which a row differs from a plain one, whose labels are its ids.
 HOSTILE_IDS = [
-    pytest.param({}, id="a default run_id"),
-    pytest.param({"run_id": "run_1"}, id="a raw run_id"),
-    pytest.param({"run_id": "my run!"}, id="a cleaned run_id of one's own"),
-    pytest.param({"run_id": "r" * 250}, id="a run_id of 250 characters"),
-    pytest.param({"run_id": "run-0123456ab"}, id="a raw run_id that ends like a hash"),
-    pytest.param({"run_id": to_label_value(SCHEDULED)}, id="a raw run_id that looks like a cleaned one"),
-    pytest.param({"task_id": ODD_ID}, id="a cleaned task_id"),
-    pytest.param({"task_id": LONG_ID, "map_index": 3}, id="a mapped task_id that was cut"),
-    pytest.param({"dag_id": "commandes_à_faire"}, id="a cleaned dag_id"),
-    pytest.param({"dag_id": "d" * 250, "task_id": "t" * 250, "run_id": "r" * 250}, id="all at their longest"),
-    pytest.param({"dag_id": "orders-0123456ab"}, id="a raw dag_id that ends like a hash"),
+    pytest.param({}, id="the run_id is a default one"),
+    pytest.param({"run_id": "run_1"}, id="the run_id is its own label"),
+    pytest.param({"run_id": "my run!"}, id="the run_id is a custom one with a hashed label"),
+    pytest.param({"run_id": "r" * 250}, id="the run_id has 250 characters"),
+    pytest.param({"run_id": "run-0123456ab"}, id="the run_id ends like a hash"),
+    pytest.param({"run_id": to_label_value(SCHEDULED)}, id="the run_id looks like a hashed label"),
+    pytest.param({"task_id": ODD_ID}, id="the label of the task_id is hashed"),
+    pytest.param({"task_id": LONG_ID, "map_index": 3}, id="the task is mapped and the label of its task_id is cut"),
+    pytest.param({"dag_id": "commandes_à_faire"}, id="the label of the dag_id is hashed"),
+    pytest.param(
+        {"dag_id": "d" * 250, "task_id": "t" * 250, "run_id": "r" * 250}, id="all ids have their maximum length"
+    ),
+    pytest.param({"dag_id": "orders-0123456ab"}, id="the dag_id ends like a hash"),
 ]
 
 CLEAN_DAG_IDS = ["orders", "orders-0123456ab"]
@@ -79,7 +81,7 @@ CLEANED_DAG_IDS = ["commandes_à_faire", "d" * 250]
 
 
 class Row(NamedTuple):
-    """A task instance as Airflow's database has it."""
+    """A task instance as it is in Airflow's database."""
 
     dag_id: str
     task_id: str
@@ -97,7 +99,7 @@ class Row(NamedTuple):
 
 
 class World(NamedTuple):
-    """A world, and the questions about it."""
+    """A world, and the keys to look up in it."""
 
     rows: list[Row]
     keys: frozenset[TaskInstanceKey]
@@ -106,8 +108,8 @@ class World(NamedTuple):
 
 @st.composite
 def worlds(draw: st.DrawFn, dag_ids: tuple[str, ...] = (*CLEAN_DAG_IDS, *CLEANED_DAG_IDS)) -> World:
-    """Make task instances whose names collide in every possible way, and keys of some of them and of none."""
-    # Few of each, so that they meet.
+    """Draw task instances whose names collide in every possible way, and keys of some of them and of none."""
+    # Few of each, so that they collide.
     dags = st.sampled_from(draw(st.lists(st.sampled_from(dag_ids), min_size=1, max_size=2, unique=True)))
     tasks = st.sampled_from(draw(st.lists(st.sampled_from(TASK_IDS), min_size=1, max_size=5, unique=True)))
     runs = st.sampled_from(draw(st.lists(st.sampled_from(RUN_IDS), min_size=1, max_size=3, unique=True)))
@@ -123,10 +125,10 @@ def worlds(draw: st.DrawFn, dag_ids: tuple[str, ...] = (*CLEAN_DAG_IDS, *CLEANED
 
 
 def assert_true_answer(world: World, answer: TaskInstances, is_task_sdk: bool = False) -> None:
-    """Check the first law: no active task instance is said to be finished or absent. And none is made up.
+    """Check that no active task instance is reported as finished or absent, and that none is invented.
 
-    :param is_task_sdk: it does not know cleaned dag_ids. It takes a run whose raw id equals the label for the one
-        that is meant, unless the label's text tells the run.
+    :param is_task_sdk: whether the source does not know hashed dag_ids, and takes a run whose raw id equals the label
+        for the right one, unless the label itself contains the run.
     """
     by_key: dict[TaskInstanceKey, list[Row]] = defaultdict(list)
     for row in world.rows:
@@ -142,7 +144,7 @@ def assert_true_answer(world: World, answer: TaskInstances, is_task_sdk: bool = 
         elif not real:
             assert found is None, key
         else:
-            # Ids that are cleaned to one label share a key, and an active one among them counts.
+            # Ids with the same label share a key, and an active one among them counts.
             counting = [row for row in real if row.is_active] or real
             assert found is not None, key
             assert found.state in [row.state for row in counting], key
@@ -153,7 +155,7 @@ def assert_true_answer(world: World, answer: TaskInstances, is_task_sdk: bool = 
 def api_server(
     rows: Iterable[Row], random: Random, log: list[dict[str, Any]] | None = None
 ) -> Callable[..., dict[str, dict[str, str | None]]]:
-    """Answer ``ti.get_task_states``, as ``get_task_instance_states`` of Airflow 3.3's execution API does."""
+    """Return a ``ti.get_task_states`` that answers as ``get_task_instance_states`` of Airflow 3.3's execution API."""
     rows = list(rows)
 
     def get_task_states(
@@ -162,7 +164,7 @@ def api_server(
         if log is not None:
             log.append({"dag_id": dag_id, "task_ids": task_ids, "run_ids": run_ids})
         selected = [row for row in rows if row.dag_id == dag_id]
-        if task_ids:  # an empty list asks for all, too
+        if task_ids:  # an empty list selects all as well
             selected = [row for row in selected if row.task_id in task_ids]
         if run_ids:
             selected = [row for row in selected if row.run_id in run_ids]
@@ -170,7 +172,7 @@ def api_server(
         states: dict[str, dict[str, str | None]] = defaultdict(dict)
         for row in selected:
             name = row.task_id if row.map_index < 0 else f"{row.task_id}_{row.map_index}"
-            states[row.run_id][name] = row.state  # the second one read replaces the first
+            states[row.run_id][name] = row.state  # the later row replaces the earlier one
         return dict(states)
 
     return get_task_states

@@ -1,7 +1,7 @@
-"""One request to the Kubernetes API: timeout, retries and explained errors.
+"""One request to the Kubernetes API, and its errors.
 
-The provider's own helpers are not used for the calls: its ``delete_pod`` sends no preconditions, and its retry
-sends a request again after 409. After a failed precondition that is the opposite of what is wanted.
+The provider's own helpers are not used for requests: its ``delete_pod`` sends no preconditions, and it retries after
+409. After a failed precondition that is the opposite of what is wanted.
 """
 
 from __future__ import annotations
@@ -12,17 +12,29 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..airflow_compat import AirflowException
-from ..errors import ApiStatusError, KubernetesError, RetryableApiError, UnexpectedResponse
+from ..errors import (
+    ApiStatusError,
+    BadRequest,
+    Conflict,
+    Expired,
+    Forbidden,
+    KubernetesError,
+    NotFound,
+    RetryableApiError,
+    UnexpectedResponse,
+)
 from ..retry import RetryPolicy, retry_after
 
 if TYPE_CHECKING:
     from kubernetes.client import CoreV1Api
 
+_STATUS_ERRORS = {400: BadRequest, 403: Forbidden, 404: NotFound, 409: Conflict, 410: Expired}
+
 
 def connect(conn_id: str, concurrency: int) -> tuple[CoreV1Api, str | None]:
-    """Give the client of an Airflow connection, and the connection's namespace.
+    """Return the client of an Airflow connection, and the connection's namespace.
 
-    :raises KubernetesError: if it gives none.
+    :raises KubernetesError: if the connection provides no client.
     """
     import urllib3
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
@@ -30,87 +42,80 @@ def connect(conn_id: str, concurrency: int) -> tuple[CoreV1Api, str | None]:
 
     try:
         hook = KubernetesHook(conn_id=conn_id)
-        _check_type(hook.get_connection(conn_id).conn_type)
+        conn_type = hook.get_connection(conn_id).conn_type
+        if conn_type not in (None, "", "kubernetes"):
+            raise ValueError(f"its type is {conn_type!r}, not 'kubernetes'")
         core, namespace = hook.core_v1_client, hook.get_namespace()
     except Exception as error:  # whatever the hook, its connection or its kube config can raise
         problem = KubernetesError(
-            f"connection {conn_id!r} gives no Kubernetes client",
+            f"connection {conn_id!r} provides no Kubernetes client",
             cause=str(error),
             remedy="check the connection (in_cluster, kube_config_path or kube_config) "
             "or set kubernetes_conn_id to another one",
         )
         problem.is_retryable = not isinstance(error, (AirflowException, ConfigException, ValueError))
         raise problem from error
-    # The client would retry by itself, at once and three times over, on top of the attempts made here.
+    # By default, the client itself retries three times and without a delay, on top of the retry policy.
     core.api_client.rest_client.pool_manager.connection_pool_kw.update(retries=urllib3.Retry(0), maxsize=concurrency)
     return core, namespace
 
 
-def _check_type(conn_type: str | None) -> None:
-    if conn_type not in (None, "", "kubernetes"):
-        raise ValueError(f"its type is {conn_type!r}, not 'kubernetes'")
-
-
-def request(
-    what: str, call: Callable[..., Any], patience: RetryPolicy, decode: Callable[[bytes], Any] = json.loads
+def send(
+    operation: str, call: Callable[..., Any], policy: RetryPolicy, decode: Callable[[bytes], Any]
 ) -> dict[str, Any]:
-    """Make one API call, again if need be, and give its body as JSON; see :func:`attempt`.
+    """Send one request, and return the JSON object of the response.
 
-    :raises RetryableApiError: if all attempts were in vain.
-    """
-    answer: dict[str, Any] = patience.retrying()(attempt, what, call, patience, decode)
-    return answer
-
-
-def attempt(
-    what: str, call: Callable[..., Any], patience: RetryPolicy, decode: Callable[[bytes], Any] = json.loads
-) -> dict[str, Any]:
-    """Make one API call once, and give its body as JSON.
-
+    :param operation: of which errors say that it failed, such as ``listing pods``.
+    :param call: a method of the Kubernetes client.
     :param decode: raises ValueError for what is not JSON.
-    :raises ApiStatusError: for an answer that is final.
-    :raises UnexpectedResponse: for an answer of something else than an API server.
-    :raises RetryableApiError: if there was no answer, or one that says to come back later.
+    :raises ApiStatusError: if the API server refuses the request.
+    :raises UnexpectedResponse: if something other than an API server responds.
+    :raises RetryableApiError: if there is no response, or one that asks to retry later.
     """
     from kubernetes.client.rest import ApiException
     from urllib3.exceptions import HTTPError
 
     try:
-        # Typed models are what makes a listing slow, so the body is taken as it comes.
-        response = call(_preload_content=False, _request_timeout=(patience.connect_timeout, patience.read_timeout))
+        # Building typed models would take most of the time of a listing.
+        response = call(_preload_content=False, _request_timeout=(policy.connect_timeout, policy.read_timeout))
         body = response.data
     except ApiException as error:
-        raise _explained(what, error) from error
+        raise _to_api_error(operation, error) from error
     except HTTPError as error:
-        raise RetryableApiError(what, cause=f"no answer from the API server: {error}") from error
+        cause = getattr(error, "reason", None) or error  # without the URL, which is another one for each pod
+        raise RetryableApiError(operation, cause=f"no response from the API server: {cause}") from error
     except UnicodeDecodeError as error:  # the client decodes the body of every error as UTF-8
-        raise RetryableApiError(what, cause="an error whose body is not text") from error
+        raise RetryableApiError(operation, cause="the response is an error whose body is not text") from error
     except Exception as error:  # of the client itself, such as a token that could not be refreshed
-        raise RetryableApiError(what, cause=f"the client failed: {type(error).__name__}: {error}") from error
+        raise RetryableApiError(operation, cause=f"the client failed: {type(error).__name__}: {error}") from error
     try:
-        answer = decode(body)
+        content = decode(body)
     except ValueError as error:
-        raise RetryableApiError(what, cause=f"the answer is not JSON: {bytes(body[:80])!r}") from error
-    if not isinstance(answer, dict):
-        raise RetryableApiError(what, cause=f"the answer is not a JSON object: {bytes(body[:80])!r}")
-    return answer
+        raise RetryableApiError(operation, cause=f"the response is not JSON: {bytes(body[:80])!r}") from error
+    if not isinstance(content, dict):
+        raise RetryableApiError(operation, cause=f"the response is not a JSON object: {bytes(body[:80])!r}")
+    return content
 
 
-def _explained(what: str, error: Any) -> KubernetesError:
-    """Make our error of the client's exception, with the API server's own words."""
-    status = None
-    with suppress(TypeError, ValueError):  # not from the API server; what it is goes into the message
-        status = json.loads(error.body)
-    answer: dict[str, Any] = status if isinstance(status, dict) else {}
-    said = answer.get("message") or str(error.body or "").strip()[:200]
-    problem = f"{error.status} {error.reason}"
+def _to_api_error(operation: str, error: Any) -> KubernetesError:
+    """Convert an exception of the client to an error of this package, with the server's own message."""
+    content = None
+    with suppress(TypeError, ValueError):  # not from the API server; the message shows what it is
+        content = json.loads(error.body)
+    status: dict[str, Any] = content if isinstance(content, dict) else {}
+    message = status.get("message") or str(error.body or "").strip()[:200]
+    cause = f"{error.status} {error.reason}"
     if error.status == 429 or error.status >= 500 or error.status == 0:
-        # A server that sends 429 has done nothing; of any other one nobody knows.
-        wait = retry_after(error.headers or {})
         return RetryableApiError(
-            what, cause=problem, server_message=said, retry_after=wait, outcome_unknown=error.status != 429
+            operation,
+            cause=cause,
+            server_message=message,
+            retry_after=retry_after(error.headers or {}),
+            outcome_unknown=error.status != 429,  # a server that sends 429 has done nothing
         )
-    if answer.get("kind") != "Status":
-        # Only the API server can say that a pod is gone or replaced; a gateway's 404 says that the address is wrong.
-        return UnexpectedResponse(what, cause=f"{problem}: {said} (this does not come from a Kubernetes API server)")
-    return ApiStatusError(error.status, what, cause=problem, server_message=said)
+    if status.get("kind") != "Status":
+        # Only the API server knows whether an object is gone or replaced. A gateway's 404 means a wrong address.
+        return UnexpectedResponse(operation, cause=f"{cause}, not from an API server", server_message=message)
+    remedy = "renew the connection's credentials, which are missing, wrong or expired" if error.status == 401 else ""
+    kind = _STATUS_ERRORS.get(error.status, ApiStatusError)
+    return kind(operation, cause=cause, remedy=remedy, server_message=message)

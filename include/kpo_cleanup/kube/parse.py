@@ -1,8 +1,7 @@
-"""The way from the JSON of an answer to pods: the fields that are read, and their meaning.
+"""Parse the JSON of a response into pods: the fields that are read, and their meaning.
 
-If msgspec is installed, only these fields are decoded; if not, all are. The verdict does not need most of a pod,
-``managedFields`` above all. To skip it is some fifteen times as fast as to make Python objects of it.
-Airflow 3 depends on msgspec.
+With msgspec, on which Airflow 3 depends, only these fields are decoded. Most of a pod is not needed, above all its
+``managedFields``, and skipping it is much faster than building Python objects of it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from ..pod import (
     Pod,
 )
 
-# A key may be missing, as in the API. A list holds the fields of each of its items.
+# The fields that are decoded. Any of them may be missing. A list has the fields of each of its items.
 _RESOURCES = {"requests": Any}
 _STATUSES = [{"name": Any, "state": Any}]
 _ITEM = {
@@ -60,7 +59,7 @@ _ITEM = {
         "initContainerStatuses": _STATUSES,
     },
 }
-_ANSWER = {
+_RESPONSE = {
     "kind": Any,
     "metadata": {"continue": Any, "remainingItemCount": Any, "finalizers": Any},
     "items": [_ITEM],
@@ -73,52 +72,51 @@ _MAX_NUMBER = 2**31 - 1  # Airflow's columns are 32-bit integers
 _SPARK_LABEL = "spark_kubernetes_operator"
 
 
-def answer_decoder() -> Callable[[bytes], Any]:
-    """Make a decoder. It gives at least the fields that are read: of a page, its pods; of another answer, its kind.
+def make_decoder() -> Callable[[bytes], Any]:
+    """Return a decoder of responses, which raises ValueError for what is not JSON.
 
-    The decoder raises ValueError if the answer is not JSON.
+    It returns at least the fields that are read: the pods of a page, and the kind of any other response.
     """
     try:
         from msgspec.json import Decoder
     except ImportError:
         return json.loads
-    decoder = Decoder(_as_type(_ANSWER))
+    decoder = Decoder(_to_type(_RESPONSE))
 
     def decode(body: bytes) -> Any:
         try:
             return decoder.decode(body)
-        except Exception:  # decode all of it, so that the error is the same as without msgspec
+        except Exception:  # decode everything, so that the error is the same as without msgspec
             return json.loads(body)
 
     return decode
 
 
-def _as_type(shape: Any) -> Any:
+def _to_type(shape: Any) -> Any:
     if isinstance(shape, dict):
-        # The functional form takes any key. Its name is seen only in msgspec's errors.
-        return TypedDict("_Shape", {key: _as_type(value) for key, value in shape.items()}, total=False)  # type: ignore[operator]
-    return list[_as_type(shape[0])] if isinstance(shape, list) else shape  # type: ignore[misc]
+        # The functional form allows any key. Only msgspec's errors show the name.
+        return TypedDict("_Shape", {key: _to_type(value) for key, value in shape.items()}, total=False)  # type: ignore[operator]
+    return list[_to_type(shape[0])] if isinstance(shape, list) else shape  # type: ignore[misc]
 
 
-def read_pod(item: Mapping[str, Any]) -> Pod:
-    """Read one item of a pod list.
+def parse_pod(item: Mapping[str, Any]) -> Pod:
+    """Parse one item of a pod list. A pod with malformed labels has a ``label_problem``.
 
-    :raises ValueError: if it has no name, namespace, uid or creation time, and so is no pod at all.
-        Other absurd values (labels above all) make a pod with a ``label_problem``.
+    :raises ValueError: if it is not a pod, because it has no name, namespace, uid or creation time.
     """
     metadata, status, spec = _mapping(item.get("metadata")), _mapping(item.get("status")), _mapping(item.get("spec"))
     namespace, name, uid = metadata.get("namespace"), metadata.get("name"), metadata.get("uid")
     created = _epoch(metadata.get("creationTimestamp"))
     if created is None or not (namespace and name and uid):
-        told = {field: metadata.get(field) for field in _REQUIRED}
-        raise ValueError(f"an item without {', '.join(_REQUIRED[:-1])} or {_REQUIRED[-1]}: {str(told)[:200]}")
+        fields = {field: metadata.get(field) for field in _REQUIRED}
+        raise ValueError(f"an item lacks {', '.join(_REQUIRED[:-1])} or {_REQUIRED[-1]}: {str(fields)[:200]}")
     labels, annotations = _mapping(metadata.get("labels")), _mapping(metadata.get("annotations"))
     containers = [_mapping(container) for container in spec.get("containers") or ()]
     init_containers = [_mapping(container) for container in spec.get("initContainers") or ()]
     sidecars = [container for container in init_containers if container.get("restartPolicy") == "Always"]
     try_number, map_index = _label_number(labels, "try_number"), _label_number(labels, "map_index")
     return Pod(
-        # Thousands of pods have these in common; each text is kept once.
+        # Thousands of pods share these values, so that each is kept once.
         namespace=intern(str(namespace)),
         name=str(name),
         uid=str(uid),
@@ -130,7 +128,7 @@ def read_pod(item: Mapping[str, Any]) -> Pod:
         run_id=intern(str(labels.get("run_id") or "")),
         map_index=UNMAPPED if map_index is None else map_index,
         try_number=try_number or 0,
-        labels=_kept_once(tuple(sorted((n, str(value)) for n, value in labels.items() if n not in NOT_SEARCHED_BY))),
+        labels=_share(tuple(sorted((n, str(value)) for n, value in labels.items() if n not in NOT_SEARCHED_BY))),
         label_problem=_label_problem(labels, {"try_number": try_number, "map_index": map_index}),
         protected_by=_protection(labels) or _protection(annotations),
         controller=_controller(metadata.get("ownerReferences")),
@@ -139,30 +137,30 @@ def read_pod(item: Mapping[str, Any]) -> Pod:
         already_checked=labels.get(CHECKED_LABEL) == "True",
         grace_period=_grace_period(spec),
         deletion_deadline=_epoch(metadata.get("deletionTimestamp")),
-        finalizers=finalizers_of(item),
+        finalizers=parse_finalizers(item),
         main_container=_main_container(containers),
         containers=(*_init_containers(status, sidecars), *map(_container, status.get("containerStatuses") or ())),
-        requests=_total(
-            tuple(_requests([*containers, *sidecars])),
+        requests=_total_requests(
+            tuple(_container_requests([*containers, *sidecars])),
             tuple(_quantities(_mapping(spec.get("resources")).get("requests"))),
             tuple(_quantities(spec.get("overhead"))),
         ),
     )
 
 
-def finalizers_of(answer: Mapping[str, Any]) -> tuple[str, ...]:
-    """Read the finalizers that hold a pod, from the answer to its deletion."""
-    return tuple(map(str, _mapping(answer.get("metadata")).get("finalizers") or ()))
+def parse_finalizers(item: Mapping[str, Any]) -> tuple[str, ...]:
+    """Parse the finalizers of a pod, which may be the response to its deletion."""
+    return tuple(map(str, _mapping(item.get("metadata")).get("finalizers") or ()))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}  # a number from JSON, and no bool
+    return value if isinstance(value, dict) else {}
 
 
 def _epoch(timestamp: Any) -> int | None:
     if not isinstance(timestamp, str) or not _TIME.fullmatch(timestamp):
         return None
-    try:  # strptime() takes ten times as long, and each pod has several times
+    try:  # strptime() is ten times slower, and a pod has several times
         return int(datetime.fromisoformat(f"{timestamp[:-1]}+00:00").timestamp())
     except ValueError:
         return None
@@ -175,7 +173,7 @@ def _label_number(labels: Mapping[str, Any], name: str) -> int | None:
 
 def _label_problem(labels: Mapping[str, Any], numbers: Mapping[str, int | None]) -> str:
     if labels.get(KPO_LABEL) != "True":
-        # The executor's worker pods have the same labels but for this one.
+        # The executor's worker pods have all other labels in common with the operator's.
         return f"label {KPO_LABEL} is {labels.get(KPO_LABEL)!r}, not 'True'"
     if labels.get(_SPARK_LABEL) == "True":
         return f"label {_SPARK_LABEL}=True: pods of the SparkKubernetesOperator are not supported"
@@ -190,18 +188,18 @@ def _label_problem(labels: Mapping[str, Any], numbers: Mapping[str, int | None])
 
 def _protection(keys: Mapping[str, Any]) -> str:
     value = keys.get(PROTECT_KEY)
-    # A person who wrote "yes" meant it: all but a clear "false" protects.
+    # Somebody who wrote "yes" or nothing meant it, so that anything but "false" protects the pod.
     return "" if value is None or str(value).strip().lower() == "false" else f"{PROTECT_KEY}={value}"
 
 
 @lru_cache(maxsize=4096)
-def _kept_once(labels: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    """Return one copy for thousands of pods that have the same."""
+def _share(labels: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Return the first equal labels, so that thousands of pods share one copy."""
     return labels
 
 
 def _job(labels: Mapping[str, Any]) -> str:
-    """Read the Job's name from its controller's labels; ``job-name`` alone may be a user's own label."""
+    """Return the Job's name, from the labels of its controller: ``job-name`` alone may be a user's own label."""
     name = labels.get("batch.kubernetes.io/job-name")
     if name is None and "controller-uid" in labels:
         name = labels.get("job-name")
@@ -219,7 +217,7 @@ def _phase_reason(status: Mapping[str, Any]) -> str:
 
 def _grace_period(spec: Mapping[str, Any]) -> int:
     seconds = spec.get("terminationGracePeriodSeconds")
-    return seconds if type(seconds) is int else 30  # Kubernetes' own default
+    return seconds if type(seconds) is int else 30  # the default of Kubernetes
 
 
 def _controller(owners: Any) -> Owner | None:
@@ -230,7 +228,7 @@ def _controller(owners: Any) -> Owner | None:
 
 
 def _main_container(containers: list[Mapping[str, Any]]) -> str:
-    """Find the operator's container; people may give it another name (``base_container_name``)."""
+    """Return the name of the operator's container, which ``base_container_name`` may change."""
     names = [str(container.get("name")) for container in containers]
     return intern(MAIN_CONTAINER if MAIN_CONTAINER in names or not names else names[0])
 
@@ -239,9 +237,9 @@ def _container(status: Any) -> Container:
     status = _mapping(status)
     name, states = intern(str(status.get("name"))), _mapping(status.get("state"))
     if "terminated" in states:
-        ended = _mapping(states["terminated"])
-        code = ended.get("exitCode")
-        started, finished = _epoch(ended.get("startedAt")), _epoch(ended.get("finishedAt"))
+        end = _mapping(states["terminated"])
+        code = end.get("exitCode")
+        started, finished = _epoch(end.get("startedAt")), _epoch(end.get("finishedAt"))
         return Container(name, "terminated", started, finished, code if isinstance(code, int) else None)
     if "running" in states:
         return Container(name, "running", _epoch(_mapping(states["running"]).get("startedAt")))
@@ -249,7 +247,7 @@ def _container(status: Any) -> Container:
 
 
 def _init_containers(status: Mapping[str, Any], sidecars: list[Mapping[str, Any]]) -> Iterator[Container]:
-    """Find the init containers that count: native sidecars, and those that have not ended."""
+    """Parse the init containers that matter: native sidecars, and those that have not succeeded."""
     names = {str(container.get("name")) for container in sidecars}
     for container in map(_container, status.get("initContainerStatuses") or ()):
         if container.name in names:
@@ -258,7 +256,7 @@ def _init_containers(status: Mapping[str, Any], sidecars: list[Mapping[str, Any]
             yield container._replace(is_init=True)
 
 
-def _requests(containers: list[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def _container_requests(containers: list[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     for container in containers:
         yield from _quantities(_mapping(container.get("resources")).get("requests"))
 
@@ -268,12 +266,12 @@ def _quantities(by_resource: Any) -> Iterator[tuple[str, str]]:
 
 
 @lru_cache(maxsize=4096)  # the pods of one task have the same requests
-def _total(
+def _total_requests(
     of_containers: tuple[tuple[str, str], ...],
     of_pod: tuple[tuple[str, str], ...],
     overhead: tuple[tuple[str, str], ...],
 ) -> tuple[tuple[str, float], ...]:
-    """Add up the requests as the scheduler does: those of the pod itself replace its containers' sum."""
+    """Return the sum of the requests, as the scheduler computes it: those of the pod replace its containers'."""
     totals = {**_sums(of_containers), **_sums(of_pod)}
     for resource, quantity in _sums(overhead).items():
         totals[resource] = totals.get(resource, 0.0) + quantity
@@ -285,6 +283,6 @@ def _sums(quantities: tuple[tuple[str, str], ...]) -> dict[str, float]:
 
     sums: dict[str, float] = {}
     for resource, quantity in quantities:
-        with suppress(ValueError):  # for people only: no decision depends on it
+        with suppress(ValueError):  # no decision depends on the quantities
             sums[resource] = sums.get(resource, 0.0) + float(parse_quantity(quantity))
     return sums

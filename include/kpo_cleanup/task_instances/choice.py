@@ -1,4 +1,4 @@
-"""The choice among the four sources of task instances."""
+"""Select the source of task instances for a run."""
 
 from __future__ import annotations
 
@@ -8,48 +8,51 @@ from typing import Any
 
 from ..airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3, BaseHook, xcom_backend
 from ..task_instance import CallerTaskInstance
-from . import TaskInstanceSource
+from .interface import TaskInstanceSource
 
 log = logging.getLogger(__name__)
 
 
 def choose_source(airflow_conn_id: str, running_task_instance: Any) -> TaskInstanceSource:
-    """Choose the source for this Airflow, and log which and why.
+    """Return the source for this Airflow, and log which one it is and why.
 
     :param airflow_conn_id: the setting of that name.
-    :param running_task_instance: of the task that asks, by which the source proves itself.
+    :param running_task_instance: that of the calling task, which the source uses to verify its answers.
     """
-    from .rest import RestSource
-    from .rest_api import RestApi
-    from .sql import SqlSource, airflow_session, metadata_connection
-    from .task_sdk import TaskSdkSource
-
     ti = running_task_instance
-    own = CallerTaskInstance(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, str(ti.id) if IS_AIRFLOW_3 else None)
+    caller = CallerTaskInstance(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, str(ti.id) if IS_AIRFLOW_3 else None)
     source: TaskInstanceSource
+    # Each branch imports what it needs: not every worker has the libraries of all sources.
     if not IS_AIRFLOW_3:
-        source = SqlSource(airflow_session, own, f"Airflow's session: this is Airflow {AIRFLOW_VERSION}")
+        from .sql import SqlSource, airflow_session
+
+        source, reason = SqlSource(airflow_session, caller, "Airflow's session"), f"this is Airflow {AIRFLOW_VERSION}"
         if airflow_conn_id:
-            log.warning("airflow_conn_id=%r has no effect on Airflow 2", airflow_conn_id)
+            log.warning("Ignored airflow_conn_id=%r, which has no effect on Airflow 2", airflow_conn_id)
     elif airflow_conn_id and _type_of(airflow_conn_id) == "http":
+        from .rest import RestSource
+        from .rest_api import RestApi
+
         api = RestApi(airflow_conn_id, BaseHook.get_connection(airflow_conn_id))
-        source = RestSource(api, own, f"the REST API at {api.url}: airflow_conn_id={airflow_conn_id!r} is of type http")
+        source = RestSource(api, caller, f"the REST API at {api.url}")
+        reason = f"airflow_conn_id={airflow_conn_id!r} is of type http"
     elif airflow_conn_id:
+        from .sql import SqlSource, metadata_connection
+
         connect = metadata_connection(airflow_conn_id)
-        source = SqlSource(connect, own, f"the metadata connection: airflow_conn_id={airflow_conn_id!r} is set")
+        source = SqlSource(connect, caller, "the metadata database")
+        reason = f"airflow_conn_id={airflow_conn_id!r} is set"
     else:
-        source = TaskSdkSource(
-            ti.get_task_states,
-            xcom_backend(),
-            own,
-            f"the Task SDK: this is Airflow {AIRFLOW_VERSION} and airflow_conn_id is not set",
-        )
-    log.info("Task instances come from %s", source.description)
+        from .task_sdk import TaskSdkSource
+
+        source = TaskSdkSource(ti.get_task_states, xcom_backend(), caller, "the Task SDK")
+        reason = f"this is Airflow {AIRFLOW_VERSION} and airflow_conn_id is empty"
+    log.info("Task instances come from %s because %s", source.description, reason)
     return source
 
 
 def _type_of(conn_id: str) -> str | None:
-    """Look up a connection's type; None if that fails, which the database's source explains."""
+    """Return a connection's type, or None if it cannot be read; the error is then raised by the database source."""
     with suppress(Exception):  # a missing connection or a secrets backend can raise anything
         return str(BaseHook.get_connection(conn_id).conn_type)
     return None

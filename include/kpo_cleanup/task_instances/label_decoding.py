@@ -1,32 +1,31 @@
-"""The raw ids behind label values: a label is not always the id that the operator made it of."""
+"""Find the raw ids behind label values, which are hashed if the id does not fit into a label."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import string
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 
-from ..identity import CACHED, HASH_LENGTH, MAX_LABEL, TaskInstanceKey, to_label_value
-from ..task_instance import RawIds, TaskInstance, TaskInstances, prefer_active
+from ..identity import CACHE_SIZE, HASH_LENGTH, MAX_LABEL, to_label_value
 
-_CLEANED = re.compile(rf".*-[0-9a-f]{{{HASH_LENGTH}}}", re.DOTALL)
-# An ISO timestamp that lost its colons and its plus sign, anywhere in a run_id: scheduled__, manual__,
-# backfill__, dataset_triggered__, asset_triggered__ and whatever a timetable puts before or after.
+_HASHED = re.compile(rf".*-[0-9a-f]{{{HASH_LENGTH}}}", re.DOTALL)
+# An ISO timestamp without its colons and its plus sign, anywhere in a run_id: after scheduled__, manual__, backfill__,
+# dataset_triggered__, asset_triggered__ or the prefix of a timetable, and before any suffix.
 _FLATTENED_TIME = re.compile(r"(.*?\d{4}-\d\d-\d\dT\d\d)(\d\d)(\d\d)((?:\.\d+)?)(-?)(\d\d)(\d\d)(.*)")
-_RANDOM = string.ascii_letters + string.digits  # of which Airflow makes the end of a run_id
+_RANDOM = string.ascii_letters + string.digits  # the characters of the random suffix of Airflow's run_ids
 
 
-@lru_cache(maxsize=CACHED)
+@lru_cache(maxsize=CACHE_SIZE)
 def may_be_hashed(label: str) -> bool:
-    """Tell whether the raw id may differ from this label value (a raw id can end like a hash, too)."""
-    return _CLEANED.fullmatch(label) is not None
+    """Return whether the raw id may differ from this label value; a raw id can end like a hash as well."""
+    return _HASHED.fullmatch(label) is not None
 
 
-@lru_cache(maxsize=CACHED)
+@lru_cache(maxsize=CACHE_SIZE)
 def rebuild_run_id(label: str) -> str | None:
-    """Rebuild the run_id behind a cleaned label, if its text tells it and its hash proves it; else None."""
+    """Return the run_id behind a hashed label if its text determines it and its hash confirms it, else None."""
     if not may_be_hashed(label):
         return None
     match = _FLATTENED_TIME.fullmatch(label[: -HASH_LENGTH - 1])
@@ -34,59 +33,45 @@ def rebuild_run_id(label: str) -> str | None:
         return None
     date_and_hour, minute, second, fraction, minus, zone_hour, zone_minute, rest = match.groups()
     candidate = f"{date_and_hour}:{minute}:{second}{fraction}{minus or '+'}{zone_hour}:{zone_minute}{rest}"
-    # The random end of an asset_triggered__ run_id of Airflow 3 is one character too long for a label.
-    ends = ("", *_RANDOM) if len(label) == MAX_LABEL else ("",)
-    start = hashlib.md5(candidate.encode(), usedforsecurity=False)
-    for end in ends:
-        digest = start.copy()
-        digest.update(end.encode())
-        run_id: str = candidate + end
+    # Airflow 3's asset_triggered__ run_ids with a random suffix are one character too long for a label.
+    suffixes = ("", *_RANDOM) if len(label) == MAX_LABEL else ("",)
+    prefix_digest = hashlib.md5(candidate.encode(), usedforsecurity=False)
+    for suffix in suffixes:
+        digest = prefix_digest.copy()
+        digest.update(suffix.encode())
+        run_id: str = candidate + suffix
         if digest.hexdigest().startswith(label[-HASH_LENGTH:]) and to_label_value(run_id) == label:
             return run_id
     return None
 
 
-def raw_runs(
+def find_runs(
     labels: Collection[tuple[str, str]],
-    dag_ids: Callable[[], Iterable[str]],
-    runs_of: Callable[[list[str]], Iterable[tuple[str, str]]],
+    list_dag_ids: Callable[[], Iterable[str]],
+    list_runs: Callable[[list[str]], Iterable[tuple[str, str]]],
 ) -> list[tuple[str, str]]:
-    """Find all raw (dag_id, run_id) that these pairs of labels may stand for.
+    """Return every raw (dag_id, run_id) that these pairs of label values may stand for.
 
-    :param dag_ids: gives all there are; asked only if a label may hide one.
-    :param runs_of: gives all (dag_id, run_id) of these DAGs; asked only for those whose labels hide a run_id.
+    :param list_dag_ids: returns all dag_ids; called only if the label of a dag_id may be hashed.
+    :param list_runs: returns every (dag_id, run_id) of these DAGs; called only for those with a hashed run_id that
+        cannot be rebuilt.
     """
-    cleaned_dags = {dag for dag, _ in labels if may_be_hashed(dag)}
-    raw_dags: dict[str, set[str]] = {dag: {dag} for dag, _ in labels}
-    for dag_id in dag_ids() if cleaned_dags else ():
-        if to_label_value(dag_id) in cleaned_dags:
-            raw_dags[to_label_value(dag_id)].add(dag_id)
+    dag_ids: dict[str, set[str]] = {dag: {dag} for dag, _ in labels}
+    hashed_dags = set(filter(may_be_hashed, dag_ids))
+    for dag_id in list_dag_ids() if hashed_dags else ():
+        if to_label_value(dag_id) in hashed_dags:
+            dag_ids[to_label_value(dag_id)].add(dag_id)
 
-    runs, hidden = set(), set()
+    runs, hashed_runs = set(), set()
     for dag, run in labels:
         rebuilt = rebuild_run_id(run)
-        for dag_id in raw_dags[dag]:
+        for dag_id in dag_ids[dag]:
             runs.add((dag_id, run))
             if rebuilt:
                 runs.add((dag_id, rebuilt))
             elif may_be_hashed(run):
-                hidden.add((dag_id, run))
-    for dag_id, run_id in runs_of(sorted({dag_id for dag_id, _ in hidden})) if hidden else ():
-        if (dag_id, to_label_value(run_id)) in hidden:
+                hashed_runs.add((dag_id, run))
+    for dag_id, run_id in list_runs(sorted({dag_id for dag_id, _ in hashed_runs})) if hashed_runs else ():
+        if (dag_id, to_label_value(run_id)) in hashed_runs:
             runs.add((dag_id, run_id))
     return sorted(runs)
-
-
-def collect(
-    rows: Iterable[tuple[TaskInstanceKey, RawIds, TaskInstance]], unresolved: Mapping[TaskInstanceKey, str]
-) -> TaskInstances:
-    """Make the answer of a source from what it found, which may come more than once."""
-    found: dict[TaskInstanceKey, TaskInstance] = {}
-    raw_ids: dict[TaskInstanceKey, tuple[RawIds, ...]] = {}
-    for key, ids, ti in rows:
-        if key in found:  # ids that clean to the same label, or one row in two answers
-            found[key] = prefer_active(found[key], ti)
-            raw_ids[key] = tuple(sorted({*raw_ids[key], ids}))
-        else:
-            found[key], raw_ids[key] = ti, (ids,)
-    return TaskInstances(found, unresolved, raw_ids)

@@ -1,17 +1,17 @@
-"""Task instances by Airflow's REST API v2, for an Airflow 3 whose database cannot be reached.
+"""Read task instances with Airflow's REST API v2, for an Airflow 3 whose metadata database cannot be reached.
 
-Its one batch question takes lists of DAGs, runs and tasks, and answers with all that any combination of them names.
-It leaves out what the user may not read, without a word. So an absence has to be proved.
+Its one batch query takes lists of DAGs, runs and tasks, and returns the task instances of every combination. It
+silently leaves out those that the user may not read, so an absence has to be verified.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from datetime import datetime
 from functools import cache
-from itertools import groupby
+from http import HTTPStatus
 from math import ceil
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
@@ -19,28 +19,29 @@ from urllib.parse import quote
 from ..errors import TaskInstanceSourceError
 from ..identity import TaskInstanceKey, make_key, to_label_value
 from ..task_instance import CallerTaskInstance, RawIds, Record, TaskInstance, TaskInstances
-from .label_decoding import collect, may_be_hashed, raw_runs
-from .records import KEYS, Unreadable, record_of, unquoted
-from .rest_api import AirflowRefused, RestApi
+from .label_decoding import find_runs, may_be_hashed
+from .records import KEYS, Unreadable, build_records, decode_json
+from .rest_api import AirflowApiError, RestApi
+from .verification import verify_caller
 
 BATCH = "/dags/~/dagRuns/~/taskInstances/list"
-MAX_ROWS = 5_000  # in one answer: some 4 MB, and seconds of the API server's time
-ROWS_EACH = 4  # accepted for each that is wanted, for the combinations that nobody wants come along
-# Characters of a question. Airflow writes each into its audit log, whose column holds 65,535 bytes on MySQL.
-MAX_QUESTION = 50_000
-PAGE = 1_000  # rows of what is read page by page; newer servers give 100 at most
-RESTARTS = 3  # of such a reading, if what is read changes meanwhile
-NO_SUCH_DAG = "no-such-dag!"  # no DAG can have this id
+MAX_ROWS = 5_000  # of one answer, to bound its size and the API server's time
+MAX_ROWS_PER_ITEM = 4  # accepted in an answer, which also contains combinations that were not requested
+# Characters of a query. Airflow writes each into its audit log, whose column holds 65,535 bytes on MySQL.
+MAX_QUERY = 50_000
+PAGE_SIZE = 1_000  # rows; newer servers return 100 at most
+MAX_RESTARTS = 3  # of reading a list whose content changes meanwhile
+NO_SUCH_DAG = "no-such-dag!"  # not a valid dag_id
 
 _Item = TypeVar("_Item")
 
 
 class _Wanted(NamedTuple):
-    """Raw ids to ask for."""
+    """Raw ids to query."""
 
     dag_id: str
     run_id: str
-    task_id: str  # empty if it cannot be known: all tasks of the run
+    task_id: str  # empty to query all tasks of the run, because the raw id is unknown
 
 
 class _Row(NamedTuple):
@@ -57,57 +58,52 @@ class _Row(NamedTuple):
 
 
 class RestSource:
-    """Asks for DAGs, runs and tasks at once, and splits a question until its answer is whole."""
+    """A source that queries DAGs, runs and tasks in batches, and splits a query until its answer is complete."""
 
-    def __init__(self, api: RestApi, own: CallerTaskInstance, description: str) -> None:
+    def __init__(self, api: RestApi, caller: CallerTaskInstance, description: str) -> None:
         self._api = api
-        self._own = own
+        self._caller = caller
         self.description = description
 
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
-        """See :class:`~.TaskInstanceSource`."""
+        """Implement :class:`~.interface.TaskInstanceSource`."""
         if not keys:
             return TaskInstances()
-        wanted = self._wanted(keys)
-        rows: list[_Row] = []
-        too_many: set[_Wanted] = set()
-        # A part that names its tasks is asked apart from one that does not, for the latter takes all tasks.
-        for _, group in groupby(
-            sorted(wanted, key=lambda each: (not each.task_id, each)), lambda each: not each.task_id
-        ):
-            rows += self._ask(list(group), too_many)
-
+        wanted = self._find_wanted(keys)
+        rows, incomplete = self._query_all(wanted)
         unresolved = {
-            key: "the REST API does not give all task instances of its run in one answer, and its task_id is not known"
-            for each in too_many
+            key: "the REST API does not return all task instances of its run in one answer, and its raw task_id is "
+            "unknown"
+            for each in incomplete
             for key in wanted[each]
         }
-        asked = set(keys) - unresolved.keys()
-        found = {row.key: row for row in rows if row.key in asked}
-        has_rows = {row.raw_ids.dag_id for row in rows}
+        resolved = set(keys) - unresolved.keys()
+        found = [(row.key, row.raw_ids, row.task_instance) for row in rows if row.key in resolved]
+        readable_dags = {row.raw_ids.dag_id for row in rows}
         why_hidden = cache(self._why_hidden)
-        for key in sorted(asked - found.keys()):
-            is_cleaned = may_be_hashed(key.dag_id)
-            if is_cleaned or key.dag_id not in has_rows:
-                why = why_hidden(NO_SUCH_DAG if is_cleaned else key.dag_id)
+        for key in sorted(resolved - {key for key, _, _ in found}):
+            is_hashed = may_be_hashed(key.dag_id)
+            if is_hashed or key.dag_id not in readable_dags:
+                why = why_hidden(NO_SUCH_DAG if is_hashed else key.dag_id)
                 if why:
                     unresolved[key] = why
-        return collect(((row.key, row.raw_ids, row.task_instance) for row in rows if row.key in asked), unresolved)
+        return TaskInstances.from_found(found, unresolved)
 
     def read_records(
         self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
     ) -> Mapping[TaskInstanceKey, Record]:
-        """See :class:`~.TaskInstanceSource`."""
-        records = {
-            key: record_of(self._xcoms(ids, key.map_index) for ids in task_instances.raw_ids.get(key, ()))
-            for key in keys
-        }
-        return {key: record for key, record in records.items() if record}
+        """Implement :class:`~.interface.TaskInstanceSource`."""
+        return build_records(
+            {
+                key: [self._read_xcoms(ids, key.map_index) for ids in task_instances.raw_ids.get(key, ())]
+                for key in set(keys)
+            }
+        )
 
-    def _wanted(self, keys: Collection[TaskInstanceKey]) -> Mapping[_Wanted, list[TaskInstanceKey]]:
-        """Find what to ask for, and for which keys."""
+    def _find_wanted(self, keys: Collection[TaskInstanceKey]) -> Mapping[_Wanted, list[TaskInstanceKey]]:
+        """Return the raw ids to query, each with the keys that need it."""
         runs: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
-        for dag_id, run_id in raw_runs({(key.dag_id, key.run_id) for key in keys}, self._dag_ids, self._runs_of):
+        for dag_id, run_id in find_runs({(key.dag_id, key.run_id) for key in keys}, self._list_dags, self._list_runs):
             runs[to_label_value(dag_id), to_label_value(run_id)].append((dag_id, run_id))
         wanted: dict[_Wanted, list[TaskInstanceKey]] = defaultdict(list)
         for key in set(keys):
@@ -115,138 +111,140 @@ class RestSource:
                 wanted[_Wanted(dag_id, run_id, "" if may_be_hashed(key.task_id) else key.task_id)].append(key)
         return wanted
 
-    def _dag_ids(self) -> list[str]:
-        """All DAGs that the user may read, those whose file is gone included."""
+    def _list_dags(self) -> list[str]:
+        """Return the ids of all DAGs that the user may read, including those whose file was removed."""
 
         def read(offset: int) -> tuple[list[str], int]:
-            query = {"exclude_stale": "false", "order_by": "dag_id", "limit": PAGE, "offset": offset}
-            return _read_list(self._api.get("/dags", **query), "dags", lambda item: str(item["dag_id"]))
+            query = {"exclude_stale": "false", "order_by": "dag_id", "limit": PAGE_SIZE, "offset": offset}
+            return _parse_list(self._api.get("/dags", **query), "dags", lambda item: str(item["dag_id"]))
 
         return _read_pages("DAGs", read)
 
-    def _runs_of(self, dag_ids: list[str]) -> list[tuple[str, str]]:
+    def _list_runs(self, dag_ids: list[str]) -> list[tuple[str, str]]:
         def read(offset: int) -> tuple[list[tuple[str, str]], int]:
-            body = {"dag_ids": dag_ids, "order_by": "id", "page_limit": PAGE, "page_offset": offset}
+            body = {"dag_ids": dag_ids, "order_by": "id", "page_limit": PAGE_SIZE, "page_offset": offset}
             answer = self._api.post("/dags/~/dagRuns/list", body)
-            return _read_list(answer, "dag_runs", lambda item: (str(item["dag_id"]), str(item["dag_run_id"])))
+            return _parse_list(answer, "dag_runs", lambda item: (str(item["dag_id"]), str(item["dag_run_id"])))
 
         return _read_pages("DAG runs", read)
 
-    def _ask(self, wanted: list[_Wanted], too_many: set[_Wanted]) -> Iterator[_Row]:
-        """Give the rows of these and of what came along.
+    def _query_all(self, wanted: Collection[_Wanted]) -> tuple[list[_Row], list[_Wanted]]:
+        """Query task instances; split a query until its answer is complete.
 
-        :param too_many: gets what the API does not give whole.
+        :returns: the rows of these and of other combinations; and those of which the API does not return all rows.
         """
-        question, pieces = self._question(wanted), 2
-        if len(json.dumps(question)) <= MAX_QUESTION and len(wanted) <= MAX_ROWS:
-            is_small = len(wanted) == 1 or not wanted[0].task_id
-            limit = MAX_ROWS if is_small else min(MAX_ROWS, ROWS_EACH * len(wanted) + 100)
-            rows, total = self._answer({**question, "page_limit": limit})
-            if len(rows) >= total:
-                self._prove(rows)
-                yield from rows
-                return
-            pieces = ceil(total / max(len(rows), 1))
-        parts = _split(wanted, pieces)
-        for part in parts:
-            yield from self._ask(part, too_many)
-        if not parts and wanted[0].task_id:
-            yield from self._read_mapped(wanted[0])
-        elif not parts:
-            too_many.add(wanted[0])
+        rows: list[_Row] = []
+        incomplete: list[_Wanted] = []
+        # Those without a task_id are queried separately, because such a query returns all tasks of its runs.
+        groups = (sorted(each for each in wanted if bool(each.task_id) is has_task) for has_task in (True, False))
+        pending = [group for group in groups if group]
+        while pending:
+            part = pending.pop()
+            query, pieces = self._build_query(part), 2
+            if len(json.dumps(query)) <= MAX_QUERY and len(part) <= MAX_ROWS:
+                is_minimal = len(part) == 1 or not part[0].task_id
+                limit = MAX_ROWS if is_minimal else min(MAX_ROWS, MAX_ROWS_PER_ITEM * len(part) + 100)
+                answer, total = self._query({**query, "page_limit": limit})
+                if len(answer) >= total:
+                    self._verify_source(answer)
+                    rows += answer
+                    continue
+                pieces = max(pieces, ceil(total / max(len(answer), 1)))
+            parts = _split(part, pieces)
+            pending += parts
+            if not parts and part[0].task_id:
+                rows += self._read_mapped(part[0])
+            elif not parts:
+                incomplete.append(part[0])
+        return rows, incomplete
 
-    def _question(self, wanted: Collection[_Wanted]) -> dict[str, list[str]]:
-        """Word a question, whose lists are never empty: an empty one means "all"."""
-        own = self._own
-        question = {
-            "dag_ids": sorted({own.dag_id, *(each.dag_id for each in wanted)}),
-            "dag_run_ids": sorted({own.run_id, *(each.run_id for each in wanted)}),
-            "task_ids": sorted({own.task_id, *(each.task_id for each in wanted)}),
+    def _build_query(self, wanted: Collection[_Wanted]) -> dict[str, list[str]]:
+        """Build a query that includes the cleanup's own task instance; no list is empty, which would mean "all"."""
+        caller = self._caller
+        query = {
+            "dag_ids": sorted({caller.dag_id, *(each.dag_id for each in wanted)}),
+            "dag_run_ids": sorted({caller.run_id, *(each.run_id for each in wanted)}),
+            "task_ids": sorted({caller.task_id, *(each.task_id for each in wanted)}),
         }
-        if not all(question["task_ids"]):
-            del question["task_ids"]
-        return question
+        if not all(query["task_ids"]):
+            del query["task_ids"]
+        return query
 
-    def _answer(self, question: Mapping[str, Any]) -> tuple[list[_Row], int]:
-        return _read_list(self._api.post(BATCH, question), "task_instances", _read_row)
+    def _query(self, query: Mapping[str, Any]) -> tuple[list[_Row], int]:
+        return _parse_list(self._api.post(BATCH, query), "task_instances", _parse_row)
 
     def _read_mapped(self, wanted: _Wanted) -> list[_Row]:
-        """Read one mapped task page by page. A retry changes a row's `id`, but not its `map_index`."""
-        question = {"dag_ids": [wanted.dag_id], "dag_run_ids": [wanted.run_id], "task_ids": [wanted.task_id]}
+        """Read one mapped task page by page, by `map_index` because a retry changes the `id` of a row."""
+        query = {"dag_ids": [wanted.dag_id], "dag_run_ids": [wanted.run_id], "task_ids": [wanted.task_id]}
 
         def read(offset: int) -> tuple[list[_Row], int]:
-            return self._answer({**question, "order_by": "map_index", "page_limit": MAX_ROWS, "page_offset": offset})
+            return self._query({**query, "order_by": "map_index", "page_limit": MAX_ROWS, "page_offset": offset})
 
         rows = _read_pages("task instances", read, lambda row: row.map_index)
-        self._prove(self._answer(self._question([]))[0])  # it is on none of these pages
+        self._verify_source(self._query(self._build_query([]))[0])  # no page contains the caller
         return rows
 
-    def _prove(self, rows: Collection[_Row]) -> None:
-        """Find our own task instance in an answer, as it is now.
+    def _verify_source(self, rows: Collection[_Row]) -> None:
+        """Check that an answer contains the cleanup's own task instance as it is now.
 
-        :raises TaskInstanceSourceError: if it is not there.
+        :raises TaskInstanceSourceError: if not.
         """
-        own = self._own
-        name = f"the task instance that asks, {own.dag_id}.{own.task_id} of run {own.run_id},"
-        states = {row.id: row.task_instance.state for row in rows if (*row.raw_ids, row.map_index) == own[:4]}
-        if not states:
-            raise TaskInstanceSourceError(
-                f"{name} is not in the answer of Airflow's API at {self._api.url}: either this is another Airflow, and "
-                f"the connection's host must be corrected, or its user may not read DAG {own.dag_id!r}"
-            )
-        if states != {own.id: "running"}:
-            raise TaskInstanceSourceError(
-                f"{name} is running and has id {own.id}, but Airflow's API at {self._api.url} has {states}: "
-                "it is another Airflow's, or its answers are old; correct the connection's host"
-            )
+        caller = self._caller
+        found = [(row.task_instance.state, row.id) for row in rows if (*row.raw_ids, row.map_index) == caller[:4]]
+        verify_caller(
+            self.description,
+            caller,
+            found[0] if found else None,
+            "point the connection's host to the API server of this Airflow, without a cache in front of it, and allow "
+            f"the connection's user to read DAG {caller.dag_id!r}",
+        )
 
     def _why_hidden(self, dag_id: str) -> str:
-        """Say why task instances of a DAG may be hidden from us; empty if we would see them."""
+        """Return why task instances of a DAG may be hidden from the user, or an empty string if they are not."""
         try:
             answer = self._api.get(f"/dags/{quote(dag_id, safe='')}")
-        except AirflowRefused as refusal:
-            if refusal.status == 404 and dag_id in refusal.said:
-                return ""  # Airflow says this only to who may read the DAG, if it were there
-            if refusal.status != 403:
+        except AirflowApiError as error:
+            if error.status == HTTPStatus.NOT_FOUND and dag_id in error.server_message:
+                return ""  # Airflow answers this only to users who could read the DAG if it existed
+            if error.status != HTTPStatus.FORBIDDEN:
                 raise
-            missing = (
-                "all DAGs, and its dag_id is not to be read from the label" if dag_id == NO_SUCH_DAG else "its DAG"
-            )
-            return f"the user of the REST API may not read {missing}"
+            if dag_id == NO_SUCH_DAG:
+                return "the user of the REST API may not read all DAGs, and its dag_id is hashed"
+            return "the user of the REST API may not read its DAG"
         if answer.get("dag_id") != dag_id:
             raise TaskInstanceSourceError(
-                f"Airflow's API answers an object of {sorted(answer)} to the question for DAG {dag_id!r}"
+                f"reading DAG {dag_id!r} from Airflow's API", cause=f"unexpected object of {sorted(answer)}"
             )
         return ""
 
-    def _xcoms(self, ids: RawIds, map_index: int) -> Mapping[str, Any]:
-        """Read the XComs about its pod that a task instance has."""
+    def _read_xcoms(self, ids: RawIds, map_index: int) -> Mapping[str, Any]:
+        """Return those XComs of a task instance that name its pod."""
         dag_id, task_id, run_id = (quote(value, safe="") for value in ids)
         values: dict[str, Any] = {}
         for key in KEYS:
             path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
             try:
-                values[key] = unquoted(self._api.get(path, map_index=map_index)["value"])
-            except AirflowRefused as refusal:
-                if refusal.status == 401:
+                values[key] = decode_json(self._api.get(path, map_index=map_index)["value"])
+            except AirflowApiError as error:
+                if error.status == HTTPStatus.UNAUTHORIZED:
                     raise
-                if not (refusal.status == 404 and f"`{key}`" in refusal.said):
-                    values[key] = Unreadable(str(refusal))
+                if not (error.status == HTTPStatus.NOT_FOUND and f"`{key}`" in error.server_message):
+                    values[key] = Unreadable(f"{error.cause}: {error.server_message} ({error.remedy})")
             except (KeyError, ValueError) as error:
-                values[key] = Unreadable(f"the REST API answers something else ({type(error).__name__})")
+                values[key] = Unreadable(f"unexpected answer of the REST API ({type(error).__name__})")
         return values
 
 
 def _split(wanted: list[_Wanted], pieces: int) -> list[list[_Wanted]]:
-    """Split a question by its DAGs; if there is but one by its runs, and then by its tasks."""
+    """Split a query by DAG, or by run if it has only one DAG, or else by task; return no part if it has one of each."""
     for field in _Wanted._fields:
         values = sorted({getattr(each, field) for each in wanted})
         if len(values) > 1:
             size = ceil(len(values) / pieces)
-            place = {value: number // size for number, value in enumerate(values)}
+            part_of = {value: number // size for number, value in enumerate(values)}
             parts: dict[int, list[_Wanted]] = defaultdict(list)
             for each in wanted:
-                parts[place[getattr(each, field)]].append(each)
+                parts[part_of[getattr(each, field)]].append(each)
             return list(parts.values())
     return []
 
@@ -254,35 +252,36 @@ def _split(wanted: list[_Wanted], pieces: int) -> list[list[_Wanted]]:
 def _read_pages(
     what: str, read: Callable[[int], tuple[list[_Item], int]], identity: Callable[[_Item], Hashable] = lambda item: item
 ) -> list[_Item]:
-    """Read a list in pages, each of which begins with the last row of the one before.
+    """Read a list page by page; each page repeats the last row of the one before, to detect changes.
 
-    :param read: gives what follows an offset, and how much there is in all.
-    :raises TaskInstanceSourceError: if it changes all the time.
+    :param read: returns the rows from an offset on, and the total number of rows.
+    :raises TaskInstanceSourceError: if the list changes during each attempt.
     """
-    for _ in range(RESTARTS + 1):
+    for _ in range(MAX_RESTARTS + 1):
         rows, total = read(0)
         while len(rows) < total:
-            page, total_now = read(len(rows) - 1)
-            if total_now != total or len(page) < 2 or identity(page[0]) != identity(rows[-1]):
-                break  # something came or went before this page, and what it moved may be missed
+            page, new_total = read(len(rows) - 1)
+            if new_total != total or len(page) < 2 or identity(page[0]) != identity(rows[-1]):
+                break  # a row was added or removed before this page, so that rows may have moved past it
             rows += page[1:]
         else:
             return rows
-    raise TaskInstanceSourceError(f"the list of {what} of Airflow's API changed while it was read")
+    raise TaskInstanceSourceError(f"the list of {what} of Airflow's API changed during each of the attempts to read it")
 
 
-def _read_list(answer: Mapping[str, Any], name: str, read: Callable[[Any], _Item]) -> tuple[list[_Item], int]:
-    """Read the rows of an answer, and how many there are in all."""
+def _parse_list(answer: Mapping[str, Any], name: str, parse: Callable[[Any], _Item]) -> tuple[list[_Item], int]:
+    """Return the parsed rows of an answer, and the total number of rows."""
     try:
-        return [read(item) for item in answer[name]], int(answer["total_entries"])
+        return [parse(item) for item in answer[name]], int(answer["total_entries"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise TaskInstanceSourceError(
-            f"Airflow's API answers an object of {sorted(answer)} in place of a list of {name} "
-            f"({type(error).__name__}); this Airflow may be too new: report it as a bug"
+            f"reading a list of {name} from Airflow's API",
+            cause=f"unexpected object of {sorted(answer)} ({type(error).__name__})",
+            remedy="if the connection's host is correct, report this as a bug: this Airflow may be too new",
         ) from error
 
 
-def _read_row(item: Mapping[str, Any]) -> _Row:
+def _parse_row(item: Mapping[str, Any]) -> _Row:
     state, end = item["state"], item["end_date"]
     if not (state is None or isinstance(state, str)):
         raise TypeError(f"state {state!r}")

@@ -1,4 +1,4 @@
-"""Task instances by the Task SDK of Airflow 3, which needs no credentials and no configuration."""
+"""Read task instances with the Task SDK of Airflow 3, which needs no credentials and no configuration."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from urllib.parse import quote_plus
 
 from ..errors import TaskInstanceSourceError
 from ..identity import UNMAPPED, TaskInstanceKey, to_label_value
-from ..task_instance import CallerTaskInstance, RawIds, Record, TaskInstance, TaskInstances
-from .label_decoding import collect, may_be_hashed, rebuild_run_id
-from .records import KEYS, Unreadable, record_of
+from ..task_instance import CallerTaskInstance, Found, RawIds, Record, TaskInstance, TaskInstances
+from .label_decoding import may_be_hashed, rebuild_run_id
+from .records import KEYS, Unreadable, build_records
+from .verification import verify_caller
 
-# Characters of ids in one request. They are sent in a URL: Airflow's own server takes any, but common reverse proxies
-# accept no more than 8,190. Fifty runs with the longest default run_ids fit, in both spellings.
+# Characters of ids in one request. They are sent in the URL, which common reverse proxies limit to 8,190 characters;
+# Airflow's own server does not.
 MAX_QUERY = 7_500
-PATIENCE = 60  # seconds for failing questions about records; Airflow itself sends each of them several times
+# Seconds that failing requests for XComs may take in total. Airflow itself retries each of them.
+MAX_FAILING_SECONDS = 60
 
-_Found = tuple[TaskInstanceKey, RawIds, TaskInstance]
 States = dict[str, Optional[str]]  # of one run: state by task_id, or by task_id_mapindex
 _Item = TypeVar("_Item")
 _MAPPED = re.compile(r"(.*)_(0|[1-9][0-9]*)", re.DOTALL)
@@ -31,194 +32,197 @@ class XComs(Protocol):
     """The part of Airflow's XCom class that is used."""
 
     def get_all(self, *, key: str, dag_id: str, task_id: str, run_id: str) -> list[Any] | None:
-        """Return the values of all map indexes that have one, in order; a miss is not logged."""
+        """Return the values of all map indexes that have one, in order. A miss is not logged."""
 
     def get_one(self, *, key: str, dag_id: str, task_id: str, run_id: str, map_index: int | None) -> Any:
-        """Return one value; a miss is logged as an error."""
+        """Return one value. A miss is logged as an error."""
 
 
 class TaskSdkSource:
-    """A source that tells states, as ``ti.get_task_states`` gives them: no try number and no end.
+    """A source that reads states with ``ti.get_task_states``, which returns neither try numbers nor end times.
 
-    It needs raw ids. A label is the raw id unless it may be cleaned. A cleaned default run_id is rebuilt from its text,
-    and its hash proves it. The source first asks for any other run_id as it is, even if it looks cleaned. If the answer
-    is empty, it asks for the task's runs, or for the run's tasks, and normalises the answers. It cannot find a cleaned
-    dag_id at all: there is nothing to ask.
+    Requests need raw ids. A label that does not end like a hash is the raw id. A hashed default run_id is rebuilt from
+    its text. Any other run_id is first requested as it is, because a raw id can end like a hash as well; if there is no
+    such run, the task is requested in all runs. The raw ids behind hashed task_ids are found among all tasks of their
+    runs. A hashed dag_id cannot be found, because every request needs the raw one.
 
-    One case is not seen: a run whose label is the raw run_id of another run of the same DAG.
+    A run whose raw id equals the label value of another run of the same DAG hides that run.
 
     :param get_task_states: ``ti.get_task_states`` of the running task.
-    :param own: of this task, which proves that the answers are this Airflow's, and up to date.
+    :param caller: the cleanup's own task instance, to verify that the answers are this Airflow's and current.
     """
 
     def __init__(
         self,
         get_task_states: Callable[..., dict[str, States]],
         xcoms: XComs,
-        own: CallerTaskInstance,
+        caller: CallerTaskInstance,
         description: str,
-        patience: float = PATIENCE,
+        max_failing_seconds: float = MAX_FAILING_SECONDS,
     ) -> None:
         self._get_task_states = get_task_states
         self._xcoms = xcoms
-        self._own = own
-        self._known: dict[TaskInstanceKey, tuple[RawIds, ...]] = {}  # of earlier answers
-        self._failing, self._patience = 0.0, patience  # seconds
+        self._caller = caller
+        self._known: dict[TaskInstanceKey, tuple[RawIds, ...]] = {}  # found earlier
+        self._failing_seconds, self._max_failing_seconds = 0.0, max_failing_seconds
         self.description = description
 
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
-        """See :class:`~.TaskInstanceSource`."""
+        """Implement :class:`~.interface.TaskInstanceSource`."""
         if not keys:
             return TaskInstances()
-        self._prove()
+        self._verify_source()
         by_dag: dict[str, list[TaskInstanceKey]] = defaultdict(list)
         for key in sorted(set(keys)):
             by_dag[key.dag_id].append(key)
-        found = [each for dag_id, of_dag in by_dag.items() for each in self._of_dag(dag_id, of_dag)]
-        there = {key for key, _, _ in found}
-        answer = collect(
-            found,
-            {
-                key: f"the raw dag_id behind {key.dag_id!r} is not known to the Task SDK; set airflow_conn_id"
-                for key in keys
-                if may_be_hashed(key.dag_id) and key not in there
-            },
-        )
-        self._known.update(answer.raw_ids)
-        return answer
+        found = [each for dag_id, of_dag in by_dag.items() for each in self._find_in_dag(dag_id, of_dag)]
+        found_keys = {key for key, _, _ in found}
+        unresolved = {
+            key: f"the Task SDK cannot determine the DAG behind the label {key.dag_id!r} (set airflow_conn_id)"
+            for key in keys
+            if may_be_hashed(key.dag_id) and key not in found_keys
+        }
+        task_instances = TaskInstances.from_found(found, unresolved)
+        self._known.update(task_instances.raw_ids)
+        return task_instances
 
     def read_records(
         self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
     ) -> Mapping[TaskInstanceKey, Record]:
-        """See :class:`~.TaskInstanceSource`."""
-        all_of = cache(self._all_xcoms)  # mapped task instances share their task
-        records = {
-            key: record_of(
-                {name: value for name in KEYS for value in self._xcom_of(all_of(ids, name), ids, name, key.map_index)}
-                for ids in task_instances.raw_ids.get(key, ())
-            )
-            for key in sorted(set(keys))
-        }
-        return {key: record for key, record in records.items() if record}
+        """Implement :class:`~.interface.TaskInstanceSource`."""
+        get_all = cache(self._get_all_xcoms)  # mapped task instances share their task
+        return build_records(
+            {
+                key: [
+                    {
+                        name: value
+                        for name in KEYS
+                        for value in self._get_xcom(get_all(ids, name), ids, name, key.map_index)
+                    }
+                    for ids in task_instances.raw_ids.get(key, ())
+                ]
+                for key in sorted(set(keys))
+            }
+        )
 
-    def _prove(self) -> None:
-        """Look for our own task instance.
+    def _verify_source(self) -> None:
+        """Check that the API server has the cleanup's own task instance running.
 
-        :raises TaskInstanceSourceError: if it is not running, as it must be in every try.
+        :raises TaskInstanceSourceError: if not.
         """
-        own = self._own
-        question: dict[str, Any] = {"dag_id": own.dag_id, "task_ids": {own.task_id}, "run_ids": {own.run_id}}
-        answers = dict(self._ask(**question)[to_label_value(own.run_id)])
-        states, name = answers.get(own.run_id, {}), _name(own.task_id, own.map_index)
-        if states.get(name) != "running":
-            wrong = f"is {states[name]!r} there, and not running" if name in states else "is not there"
-            raise TaskInstanceSourceError(
-                f"the task states of {self.description} are not to be trusted: this very task, "
-                f"{own.dag_id}.{own.task_id} of run {own.run_id!r}, {wrong}. Either the API server has another "
-                "database, or one that lags behind: see its configuration. Or somebody ended or cleared this task "
-                "meanwhile: run it again"
-            )
+        caller = self._caller
+        answer = dict(self._request(caller.dag_id, {caller.task_id}, {caller.run_id})[to_label_value(caller.run_id)])
+        states, name = answer.get(caller.run_id, {}), _name(caller.task_id, caller.map_index)
+        verify_caller(
+            self.description,
+            caller,
+            (states[name], caller.id) if name in states else None,  # the answer has no ids
+            "point the API server to the primary server of this Airflow's database (see its configuration)",
+        )
 
-    def _of_dag(self, dag_id: str, keys: list[TaskInstanceKey]) -> list[_Found]:
-        found = list(self._of_tasks(dag_id, keys, widely=False))
-        there = {key for key, _, _ in found}
-        hidden = [key for key in keys if key not in there and _may_hide_run(key)]
-        return found + list(self._of_tasks(dag_id, hidden, widely=True))
+    def _find_in_dag(self, dag_id: str, keys: list[TaskInstanceKey]) -> list[Found]:
+        found = list(self._find(dag_id, keys, in_all_runs=False))
+        found_keys = {key for key, _, _ in found}
+        hidden = [key for key in keys if key not in found_keys and _may_hide_run(key)]
+        return found + list(self._find(dag_id, hidden, in_all_runs=True))
 
-    def _of_tasks(self, dag_id: str, keys: list[TaskInstanceKey], widely: bool) -> Iterator[_Found]:
-        """Find task instances of one DAG.
-
-        :param widely: whether to ask for all of its runs.
-        """
+    def _find(self, dag_id: str, keys: list[TaskInstanceKey], in_all_runs: bool) -> Iterator[Found]:
+        """Find task instances of one DAG, in all of its runs or in those that the keys name."""
         wanted = [(key, task_id) for key in keys for task_id in {key.task_id, *self._known_ids(key, "task_id")}]
-        wanted += self._hidden_tasks(dag_id, [key for key in keys if may_be_hashed(key.task_id)], widely)
+        wanted += self._find_hashed_tasks(dag_id, [key for key in keys if may_be_hashed(key.task_id)], in_all_runs)
         layers = _layers({task_id for _, task_id in wanted})
         groups: dict[int, list[tuple[TaskInstanceKey, str]]] = defaultdict(list)
         for key, task_id in wanted:
             groups[layers[task_id]].append((key, task_id))
         for _, group in sorted(groups.items()):
-            # Neighbours share an id in the URL. So the ids that are more in number are written once each.
+            # Neighbors share an id in the URL: sort by the kind of id that has fewer, so that each of the others is
+            # written once.
             if len({key.run_id for key, _ in group}) > len({task_id for _, task_id in group}):
                 group.sort(key=lambda pair: pair[0].run_id)
-            for part in _parts(group, lambda pair: {pair[1], *self._run_ids(pair[0], widely)}):
-                run_ids = {run for key, _ in part for run in self._run_ids(key, widely)}
-                answer = self._ask(dag_id, {task_id for _, task_id in part}, run_ids)
+            for part in _split(group, lambda pair: {pair[1], *self._run_ids(pair[0], in_all_runs)}):
+                run_ids = {run for key, _ in part for run in self._run_ids(key, in_all_runs)}
+                answer = self._request(dag_id, {task_id for _, task_id in part}, run_ids)
                 for key, task_id in part:
                     name = _name(task_id, key.map_index)
                     for run_id, states in answer[key.run_id]:
                         if name in states:
                             yield key, RawIds(dag_id, task_id, run_id), TaskInstance(states[name])
 
-    def _hidden_tasks(
-        self, dag_id: str, keys: list[TaskInstanceKey], widely: bool
+    def _find_hashed_tasks(
+        self, dag_id: str, keys: list[TaskInstanceKey], in_all_runs: bool
     ) -> list[tuple[TaskInstanceKey, str]]:
-        """Find the raw task ids behind cleaned labels, among the tasks of their runs.
+        """Find the raw task_ids behind hashed labels among the tasks of their runs.
 
-        These answers give only names. If an answer has all tasks of a run, a state may be another task's (see
-        :func:`_layers`).
+        Only the names in these answers are used: in an answer with all tasks of a run, a state may be that of another
+        task (see :func:`_layers`).
         """
         found = []
         keys = [key for key in keys if key not in self._known]
-        for part in filter(None, [keys]) if widely else _parts(keys, lambda key: self._run_ids(key, widely)):
-            answer = self._ask(dag_id, set(), {run for key in part for run in self._run_ids(key, widely)})
+        for part in filter(None, [keys]) if in_all_runs else _split(keys, lambda key: self._run_ids(key, in_all_runs)):
+            answer = self._request(dag_id, set(), {run for key in part for run in self._run_ids(key, in_all_runs)})
             for key in part:
                 names = {name for _, states in answer[key.run_id] for name in states}
                 found += [(key, task_id) for task_id in sorted(_task_ids(names, key))]
         return found
 
-    def _run_ids(self, key: TaskInstanceKey, widely: bool) -> set[str]:
-        """List the raw run_ids to ask for; none means all."""
-        if widely:
+    def _run_ids(self, key: TaskInstanceKey, in_all_runs: bool) -> set[str]:
+        """Return the raw run_ids to request; an empty set stands for all."""
+        if in_all_runs:
             return set()
         return {key.run_id, rebuild_run_id(key.run_id) or key.run_id, *self._known_ids(key, "run_id")}
 
     def _known_ids(self, key: TaskInstanceKey, which: str) -> set[str]:
         return {getattr(ids, which) for ids in self._known.get(key, ())}
 
-    def _all_xcoms(self, ids: RawIds, name: str) -> Any:
-        return self._patiently(lambda: self._xcoms.get_all(key=name, **ids._asdict()))
+    def _get_all_xcoms(self, ids: RawIds, name: str) -> Any:
+        return self._get(lambda: self._xcoms.get_all(key=name, **ids._asdict()))
 
-    def _xcom_of(self, values: Any, ids: RawIds, name: str, map_index: int) -> list[Any]:
-        """Find the one value of a task instance, or none.
+    def _get_xcom(self, values: Any, ids: RawIds, name: str, map_index: int) -> list[Any]:
+        """Return the one value of a task instance, or an empty list.
 
-        :param values: of all map indexes. They do not tell their index: those without a value are left out.
+        :param values: those of all map indexes. They do not show their index, because those without a value are left
+            out.
         """
         if not values or isinstance(values, Unreadable):
             return [values] if values else []
         if map_index == UNMAPPED and len(values) == 1:
             return list(values)
         index = None if map_index == UNMAPPED else map_index
-        value = self._patiently(lambda: self._xcoms.get_one(key=name, **ids._asdict(), map_index=index))
+        value = self._get(lambda: self._xcoms.get_one(key=name, **ids._asdict(), map_index=index))
         return [] if value is None else [value]
 
-    def _patiently(self, call: Callable[[], Any]) -> Any:
-        """Make a call. Its failure is that of one record only.
+    def _get(self, request: Callable[[], Any]) -> Any:
+        """Return an XCom, or an :class:`Unreadable`, because a failure concerns one record only.
 
-        :raises TaskInstanceSourceError: if failing calls take too long.
+        :raises TaskInstanceSourceError: if failing requests have taken too long in total.
         """
         started = time.monotonic()
         try:
-            return call()
-        except Exception as error:  # any class: the API server or a custom XCom backend raises it
-            self._failing += time.monotonic() - started
-            if self._failing > self._patience:
+            return request()
+        except Exception as error:  # of any class: raised by the API server's client or a custom XCom backend
+            self._failing_seconds += time.monotonic() - started
+            if self._failing_seconds > self._max_failing_seconds:
                 raise TaskInstanceSourceError(
-                    f"the Task SDK gave no XComs in {self._failing:.0f} s: {error}; see the API server's log"
+                    f"the Task SDK could not read XComs for {self._failing_seconds:.0f} s",
+                    cause=str(error),
+                    remedy="see the API server's log",
                 ) from error
             return Unreadable(" ".join(str(error).split())[:200] or type(error).__name__)
 
-    def _ask(self, dag_id: str, task_ids: set[str], run_ids: set[str]) -> dict[str, list[tuple[str, States]]]:
-        """Ask for states. The answer holds runs and their states, by the label value of the run_id."""
-        # An empty list means "all" to the API server, as None does.
-        question = {"dag_id": dag_id, "task_ids": sorted(task_ids) or None, "run_ids": sorted(run_ids) or None}
+    def _request(self, dag_id: str, task_ids: set[str], run_ids: set[str]) -> dict[str, list[tuple[str, States]]]:
+        """Request states; return runs and their states by the label value of the run_id."""
+        # The API server takes an empty list for "all", like None.
+        query = {"dag_id": dag_id, "task_ids": sorted(task_ids) or None, "run_ids": sorted(run_ids) or None}
         try:
-            answer = self._get_task_states(**question)
-        except Exception as error:  # its errors differ between the versions; all of them mean "no answer"
+            answer = self._get_task_states(**query)
+        except Exception as error:  # the classes differ between versions; all of them mean that there is no answer
             raise TaskInstanceSourceError(
-                f"the Task SDK gave no task states for {question}: {error}; see the API server's log"
+                f"the Task SDK could not read task states for {query}",
+                cause=str(error),
+                remedy="see the API server's log",
             ) from error
         if not isinstance(answer, dict) or not all(map(_are_states, answer.values())):
-            raise TaskInstanceSourceError(f"the Task SDK answered {str(answer)[:200]!r} to {question}")
+            raise TaskInstanceSourceError(f"the Task SDK returned {str(answer)[:200]!r} as task states for {query}")
         by_label: dict[str, list[tuple[str, States]]] = defaultdict(list)
         for run_id, states in answer.items():
             by_label[to_label_value(run_id)].append((run_id, states))
@@ -234,21 +238,21 @@ def _may_hide_run(key: TaskInstanceKey) -> bool:
 
 
 def _name(task_id: str, map_index: int) -> str:
-    """Make the name of a task instance in an answer."""
+    """Return the name of a task instance in an answer."""
     return task_id if map_index == UNMAPPED else f"{task_id}_{map_index}"
 
 
 def _task_ids(names: Iterable[str], key: TaskInstanceKey) -> set[str]:
-    """Find the raw task ids, among an answer's names, that this key's label may stand for."""
+    """Return the raw task_ids among an answer's names that this key's label may stand for."""
     suffix = _name("", key.map_index)
     candidates = (name[: len(name) - len(suffix)] for name in names if name.endswith(suffix))
     return {task_id for task_id in candidates if to_label_value(task_id) == key.task_id and task_id != key.task_id}
 
 
 def _layers(task_ids: Iterable[str]) -> dict[str, int]:
-    """Number the task ids so that within one number no answer is ambiguous.
+    """Number the task_ids so that no answer about task_ids with the same number is ambiguous.
 
-    An answer has index 1 of the mapped task ``a`` and the task ``a_1`` under one name; only one remains.
+    Index 1 of the mapped task ``a`` and the task ``a_1`` have the same name in an answer, which holds only one of them.
     """
     layers: dict[str, int] = {}
     for task_id in sorted(task_ids, key=len):
@@ -257,16 +261,16 @@ def _layers(task_ids: Iterable[str]) -> dict[str, int]:
     return layers
 
 
-def _parts(items: list[_Item], ids_of: Callable[[_Item], set[str]]) -> Iterator[list[_Item]]:
-    """Split a question, so that no request's URL is too long."""
+def _split(items: list[_Item], ids_of: Callable[[_Item], set[str]]) -> Iterator[list[_Item]]:
+    """Split the items of a request so that no request's URL is too long."""
     part: list[_Item] = []
-    asked: dict[str, int] = {}  # the length of each id in the URL
+    lengths: dict[str, int] = {}  # of each id in the URL
     for item in items:
         more = {value: len(quote_plus(value)) + len("&task_ids=") for value in ids_of(item)}
-        if part and sum((asked | more).values()) > MAX_QUERY:
+        if part and sum((lengths | more).values()) > MAX_QUERY:
             yield part
-            part, asked = [], {}
+            part, lengths = [], {}
         part.append(item)
-        asked |= more
+        lengths |= more
     if part:
         yield part

@@ -1,4 +1,4 @@
-"""The memory of the tasks' whole processes, as a real scheduler starts them, beside that of an idle task."""
+"""The peak memory of the task processes that a real scheduler starts, compared with a task that does nothing."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from bench.real_airflow import IDLE, MEASURED, RealAirflow, in_each_airflow
+from bench.context import Bench
+from bench.real_airflow import IDLE, MEASURED, RealAirflow, run_on_empty_databases
 from bench.results import Figure, at_most
-from bench.setting import Bench
 
 ZOMBIES = 500
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
     size = bench.pods[-1]
-    bench.say(f"memory of a run's processes with {size:,} pods")
-    for result in in_each_airflow(bench, "bench.whole_memory", size):
+    bench.progress(f"memory of the task processes of a run with {size:,} pods")
+    for result in run_on_empty_databases(bench, "bench.task_memory", size):
         tasks: dict[str, float] = result["tasks"]
         idle = result["idle"]
-        bench.say(f"an idle task {idle:.0f} MB, " + ", ".join(f"{name} {peak:.0f} MB" for name, peak in tasks.items()))
-        heaviest = max(tasks, key=lambda name: tasks[name])
+        peaks = ", ".join(f"{name} {peak:.0f} MB" for name, peak in tasks.items())
+        bench.progress(f"idle task {idle:.0f} MB, {peaks}")
+        largest = max(tasks, key=lambda name: tasks[name])
         yield Figure(
-            f"memory of the heaviest process of a run, Airflow {result['airflow']}",
+            f"memory of the largest task process, Airflow {result['airflow']}",
             "a task that does nothing",
             f"{size:,} pods, {ZOMBIES} zombies",
-            f"{tasks[heaviest]:.0f} MB ({heaviest})",
+            f"{tasks[largest]:.0f} MB ({largest})",
             f"{idle:.0f} MB",
-            tasks[heaviest] - idle,
+            tasks[largest] - idle,
             at_most(150, "MB more"),
         )
 

@@ -1,4 +1,4 @@
-"""The pods that the UI tests show: what two nights leave in a cluster, hours old, put there as they are."""
+"""The pods of the UI tests: zombies and kept pods that are hours old, written directly into the cluster's store."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from demo.cluster import EmbeddedCluster
 from tests.dag.pods import labels_of
 
 NAMESPACES = ("airflow", "team-reporting")
-PAUSED_NAMESPACE = "team-paused"  # its cleanup is paused
-FINISHED = {
+PAUSED_NAMESPACE = "team-paused"  # cleaned up by a DAG that is paused
+FINISHED_TASKS = {
     "nightly_orders": ("extract_orders", "load_warehouse", "export_report"),
     "ml_feature_refresh_for_recommendations": ("compute_customer_lifetime_value_with_full_history",),
 }
-RETRYING = "hourly_events"
+RETRYING_DAG = "hourly_events"
 HOUR = timedelta(hours=1)
 
 Json = dict[str, Any]
 
 
 class FrozenCluster(EmbeddedCluster):
-    """Has no kubelet: its pods stay as they were put there, whatever their age."""
+    """An embedded cluster without a kubelet, whose pods keep the state and age they were created with."""
 
     def __init__(self) -> None:
         super().__init__((*NAMESPACES, PAUSED_NAMESPACE), kubelet=False)
@@ -33,7 +33,7 @@ class FrozenCluster(EmbeddedCluster):
         self._background.run(self._put(list(pods)))
 
     def names(self) -> set[str]:
-        """The pods that are there, as namespace/name."""
+        """Return the names of all pods, as namespace/name."""
         return set(self._store.tables["pods"].objects)
 
     async def _put(self, pods: list[Json]) -> None:
@@ -43,33 +43,31 @@ class FrozenCluster(EmbeddedCluster):
 
 
 def zombies(runs: Mapping[str, list[str]]) -> Iterator[Json]:
-    """The pods of finished tasks, each with a sidecar that goes on; and one that a retry does not use any more.
+    """Yield pods of finished tasks in which a container is still running, and one that a retry's pod supersedes.
 
     :param runs: the run_ids of each DAG.
     """
     age = 31 * HOUR
-    for dag_id, task_ids in FINISHED.items():
+    for dag_id, task_ids in FINISHED_TASKS.items():
         for run_id in runs[dag_id]:
             for task_id in task_ids:
-                yield make_pod(dag_id, task_id, run_id, age, ended="1" if task_id == "load_warehouse" else "0")
+                yield make_pod(dag_id, task_id, run_id, age, exit_code=1 if task_id == "load_warehouse" else 0)
                 age -= 2 * HOUR
     yield make_pod("nightly_orders", "extract_orders", runs["nightly_orders"][0], 5 * HOUR, namespace="team-reporting")
-    yield make_pod(RETRYING, "ingest_clickstream", runs[RETRYING][0], 3 * HOUR, sidecar="")
+    yield make_pod(RETRYING_DAG, "ingest_clickstream", runs[RETRYING_DAG][0], 3 * HOUR, sidecar="")
 
 
 def kept(runs: Mapping[str, list[str]]) -> Iterator[Json]:
-    """One pod for each of several reasons to keep it."""
-    [hourly], nightly = runs[RETRYING], runs["nightly_orders"][0]
-    yield make_pod(RETRYING, "ingest_clickstream", hourly, HOUR, sidecar="", try_number=2)
-    yield make_pod(RETRYING, "publish_metrics", hourly, 2 * HOUR, ended="0", sidecar="istio-proxy")
+    """Yield pods that are kept, each for a different reason."""
+    [hourly], nightly = runs[RETRYING_DAG], runs["nightly_orders"][0]
+    yield make_pod(RETRYING_DAG, "ingest_clickstream", hourly, HOUR, sidecar="", try_number=2)
+    yield make_pod(RETRYING_DAG, "publish_metrics", hourly, 2 * HOUR, exit_code=0, sidecar="istio-proxy")
     yield make_pod("nightly_orders", "export_report", "manual__of_another_airflow", 7 * HOUR)
-    for_debugging = make_pod(
-        "nightly_orders", "load_warehouse", nightly, 8 * HOUR, ended="1", sidecar="", phase="Failed"
-    )
-    yield for_debugging
-    job = make_pod("nightly_orders", "export_report", nightly, 9 * HOUR)
-    job["metadata"]["ownerReferences"] = [{"kind": "Job", "name": "export-report", "controller": True}]
-    yield job
+    failed = make_pod("nightly_orders", "load_warehouse", nightly, 8 * HOUR, exit_code=1, sidecar="", phase="Failed")
+    yield failed
+    owned = make_pod("nightly_orders", "export_report", nightly, 9 * HOUR)
+    owned["metadata"]["ownerReferences"] = [{"kind": "Job", "name": "export-report", "controller": True}]
+    yield owned
 
 
 def make_pod(
@@ -78,22 +76,22 @@ def make_pod(
     run_id: str,
     age: timedelta,
     *,
-    ended: str = "",
+    exit_code: int | None = None,
     sidecar: str = "airflow-xcom-sidecar",
     phase: str = "Running",
     try_number: int = 1,
     namespace: str = "airflow",
 ) -> Json:
-    """A pod as the operator makes it and a kubelet reports it.
+    """Build a pod as the operator creates it, with the status that a kubelet would report.
 
-    :param ended: the exit code of its base container, which else still runs.
+    :param exit_code: the exit code of the main container; None if it is still running.
     """
     unique = sha256(repr((dag_id, task_id, run_id, age, try_number, namespace)).encode()).hexdigest()
-    born = datetime.now(UTC) - age
-    base: Json = {"running": {"startedAt": _timestamp(born)}}
-    if ended:
-        base = {"terminated": {"exitCode": int(ended), "finishedAt": _timestamp(born + age / 3)}}
-    states = {"base": base, **({sidecar: {"running": {"startedAt": _timestamp(born)}}} if sidecar else {})}
+    created = datetime.now(UTC) - age
+    base: Json = {"running": {"startedAt": _timestamp(created)}}
+    if exit_code is not None:
+        base = {"terminated": {"exitCode": exit_code, "finishedAt": _timestamp(created + age / 3)}}
+    states = {"base": base, **({sidecar: {"running": {"startedAt": _timestamp(created)}}} if sidecar else {})}
     requests = {"cpu": "500m", "memory": "1Gi"}
     return {
         "metadata": {
@@ -101,7 +99,7 @@ def make_pod(
             "namespace": namespace,
             "uid": str(uuid.UUID(unique[:32])),
             "generation": 1,
-            "creationTimestamp": _timestamp(born),
+            "creationTimestamp": _timestamp(created),
             "labels": labels_of(dag_id, task_id, run_id, try_number),
         },
         "spec": {"containers": [{"name": "base", "image": "busybox", "resources": {"requests": requests}}]},

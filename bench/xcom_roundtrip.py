@@ -1,6 +1,6 @@
-"""A DAG that passes a run's XComs on, and `python bench/xcom_passing.py FILE`, which runs it on Airflow 2 or 3.
+"""`python bench/xcom_roundtrip.py FILE`: pass the XComs in FILE through a DAG run on the installed Airflow, 2 or 3.
 
-The metadata database is that of the Airflow configuration; it is set up first. FILE has what the tasks returned.
+FILE contains the return values of the cleanup's tasks as JSON. The configured metadata database is migrated first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ sys.path.insert(0, str(REPO))
 
 from include.kpo_cleanup.airflow_compat import DAG, get_current_context, task  # noqa: E402
 
-DAG_ID = "xcom_passing"
+DAG_ID = "xcom_roundtrip"
 
 
 def _data() -> dict[str, Any]:
@@ -26,18 +26,18 @@ def _data() -> dict[str, Any]:
     return data
 
 
-PLAIN = {"multiple_outputs": False, "show_return_value_in_logs": False}
+TASK_OPTIONS = {"multiple_outputs": False, "show_return_value_in_logs": False}
 
 
-@task(**PLAIN)  # type: ignore[untyped-decorator]
+@task(**TASK_OPTIONS)  # type: ignore[untyped-decorator]
 def send(name: str) -> Any:
     return _data()[name]
 
 
-@task(**PLAIN)  # type: ignore[untyped-decorator]
+@task(**TASK_OPTIONS)  # type: ignore[untyped-decorator]
 def receive(name: str, value: Any) -> None:
     if value != _data()[name]:
-        raise ValueError(f"{name} came back changed")
+        raise ValueError(f"the XCom of {name} is not what was sent")
 
 
 with DAG(DAG_ID, schedule=None, start_date=datetime(2024, 1, 1)):
@@ -55,7 +55,7 @@ def _run(file: str) -> None:
     bag = DagBag(str(Path(__file__)))
     run = bag.dags[DAG_ID].test(run_conf={"file": file})
     if str(run.state) not in ("success", "DagRunState.SUCCESS"):
-        sys.exit(f"the run is {run.state}")
+        sys.exit(f"the run ended as {run.state}")
 
 
 if __name__ == "__main__":

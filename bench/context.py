@@ -1,4 +1,4 @@
-"""What the parts share: the sizes, the servers (started when a part first asks) and a word on progress."""
+"""The context shared by all parts: sizes, a cluster that is started on first use, and progress messages."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ ROW_SIZES = (10_000, 100_000, 1_000_000)
 
 @dataclass
 class Bench:
-    """One run of the benchmarks; whatever it started is closed with ``stack``."""
+    """One run of the benchmarks; closing ``stack`` stops the servers."""
 
     stack: ExitStack
     pods: tuple[int, ...] = POD_SIZES
     rows: tuple[int, ...] = ROW_SIZES
     repetitions: int = 5
-    airflow_2: Path | None = None  # the Python of an environment with Airflow 2, for what differs there
-    versions: dict[str, str] = field(default_factory=dict)  # of what was measured with; parts add theirs
+    airflow_2: Path | None = None  # Python executable of an environment with Airflow 2
+    versions: dict[str, str] = field(default_factory=dict)  # of the servers; parts add those that they start
     started: float = field(default_factory=time.monotonic)
 
     @cached_property
     def cluster(self) -> Cluster:
-        """Start a real kube-apiserver, if it is not there."""
+        """Start a real kube-apiserver on first use."""
         from bench.cluster import Cluster
 
-        self.say("starting a kube-apiserver")
+        self.progress("starting a kube-apiserver")
         cluster = Cluster(self.stack)
         self.versions["kube-apiserver"] = cluster.control_plane.version
         return cluster
 
-    def say(self, text: str) -> None:
-        """Print a line on what is going on."""
+    def progress(self, text: str) -> None:
+        """Print a progress message with the elapsed time."""
         minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
         print(f"[{minutes:2}:{seconds:02}] {text}", flush=True)

@@ -1,0 +1,32 @@
+"""What became of the zombies of one run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .constants import Outcome
+from .errors import KpoCleanupError
+from .verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of one zombie.
+
+    :param verdict: the latest one; that of a spared pod says why it is no longer a zombie.
+    :param detail: a short note, such as the finalizers that hold the pod.
+    :param error: why the outcome is ``failed``.
+    """
+
+    verdict: Verdict
+    outcome: Outcome
+    detail: str = ""
+    error: KpoCleanupError | None = None
+
+
+def count_outcomes(results: Iterable[Result]) -> dict[str, int]:
+    """Count the pods of each outcome, in the order of the enumeration."""
+    counts = Counter(result.outcome for result in results)
+    return {outcome.value: counts[outcome] for outcome in Outcome if counts[outcome]}

@@ -1,0 +1,35 @@
+"""The interface of the sources of task instances."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+from ..identity import TaskInstanceKey
+from ..task_instance import Record, TaskInstances
+
+
+class TaskInstanceSource(Protocol):
+    """One way to read Airflow's task instances."""
+
+    description: str  # which source this is, for logs and errors
+
+    def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+        """Return the task instances of these keys.
+
+        For each key the result shows its task instance, that there is none, or why that cannot be determined.
+
+        :raises TaskInstanceSourceError: if the query failed, or if the source does not show the cleanup's own task
+            instance running, so that its answers are another Airflow's or stale.
+        """
+
+    def read_records(
+        self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
+    ) -> Mapping[TaskInstanceKey, Record]:
+        """Return the records of pods that the operators of these task instances stored.
+
+        Keys without a record are left out. A record that cannot be read has a ``problem``.
+
+        :param task_instances: a result of :meth:`fetch`, for the raw ids of the keys.
+        :raises TaskInstanceSourceError: if the query failed as a whole.
+        """

@@ -1,0 +1,82 @@
+"""The verdict on a pod, with its evidence as data. ``evidence`` renders it for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any, NamedTuple
+
+from .constants import Reason
+from .pod import Pod
+from .task_instance import Record, TaskInstance
+
+
+class Rule(Enum):
+    """The rules of classification: the reason that each one gives, and when it applies."""
+
+    BAD_LABELS = Reason.BAD_LABELS, "an identifying label is missing or malformed"
+    PROTECTED = Reason.PROTECTED, "the annotation or label `kpo-cleanup/protect` is set"
+    OWNED = Reason.OWNED, "a controller owns it, or it has the labels of a Job"
+    TERMINATING = Reason.TERMINATING, "it is being deleted, and its deadline plus `settle_seconds` has not passed"
+    HELD_BY_FINALIZERS = Reason.TERMINATING, "its deadline has passed, but finalizers hold it"
+    NOT_RESOLVED = Reason.UNRESOLVED, "the source cannot tell whether there is a task instance"
+    RECORD_UNREADABLE = Reason.UNRESOLVED, "the operator's record of its pod cannot be read"
+    NO_TASK_INSTANCE = Reason.UNMATCHED, "there is no task instance on record"
+    CREATED_AFTER_END = Reason.UNMATCHED, "it was created after its task instance ended"
+    LATER_TRY = Reason.UNMATCHED, "it is of a later try than its task instance had"
+    RECORD_NAMES_ANOTHER = Reason.UNMATCHED, "the operator's record names another pod"
+    REPLACED = Reason.SUPERSEDED, "the operator of its active task instance would adopt a newer pod"
+    CHECKED = Reason.SUPERSEDED, "it is marked `already_checked`, and its active task instance is at a later try"
+    STALLED = Reason.STALLED, "its task is waiting for a sidecar, although the main container has ended"
+    LEFT_OVER = Reason.ACTIVE, "only sidecars are running, but a retry may adopt it"
+    ENDED_LONG_AGO = Reason.ACTIVE, "its task is running, although the pod ended more than a day ago"
+    ACTIVE = Reason.ACTIVE, "its task instance has not finished"
+    SETTLING = Reason.SETTLING, "its task instance finished less than `settle_seconds` ago"
+    COMPLETED = Reason.COMPLETED, "its task instance has finished, and all of its containers have ended"
+    ORPHANED = Reason.ORPHANED, "its task instance has finished, but it is still Pending, Running or Unknown"
+
+    def __init__(self, reason: Reason, applies_when: str) -> None:
+        self.reason, self.applies_when = reason, applies_when
+
+
+class Policy(NamedTuple):
+    """The setting that decides about a completed or an unmatched pod."""
+
+    deletes: bool
+    option: str = ""  # none for a pod that its operator kept on purpose
+    value: Any = None
+
+
+class Evidence(NamedTuple):
+    """The facts on which a verdict rests, besides the pod itself."""
+
+    rule: Rule
+    now: int  # epoch seconds
+    task_instance: TaskInstance | None = None
+    other: Pod | None = None  # the newer pod: it replaces this one, or does not because their labels differ
+    policy: Policy | None = None
+    record: Record | None = None  # the operator's
+    problem: str = ""  # why the task instance or its record is not known
+
+
+class Verdict(NamedTuple):
+    """The decision on one pod, and why."""
+
+    pod: Pod
+    is_zombie: bool
+    reason: Reason
+    evidence: Evidence | tuple[str, ...]  # the latter is what an earlier task has rendered
+    end_time_unknown: bool = False  # of its task: the pod is deleted with a grace period of at least settle_seconds
+    eligible_at: int | None = None  # epoch seconds when it becomes a zombie, if nothing changes until then
+
+    @property
+    def rule(self) -> Rule | None:
+        """Return the rule that decided, or None if an earlier task did."""
+        return self.evidence.rule if isinstance(self.evidence, Evidence) else None
+
+
+def count_reasons(verdicts: Iterable[Verdict]) -> dict[str, int]:
+    """Count the pods of each reason, in the order of the rules."""
+    counts = Counter(verdict.reason for verdict in verdicts)
+    return {reason.value: counts[reason] for reason in Reason if counts[reason]}
