@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kubernetes import client, config
@@ -96,7 +97,7 @@ def test_the_next_request_after_a_change_sees_what_the_controllers_did() -> None
         ("manualSelector", True),
     ],
 )
-def test_a_job_with_a_field_that_is_not_simulated_is_refused(namespace: Namespace, field: str, value: object) -> None:
+def test_a_job_with_a_field_that_is_not_simulated_is_refused(namespace: Namespace, field: str, value: Any) -> None:
     error = namespace.request_error("POST", namespace.jobs, job("j", **{field: value}))
     assert error["reason"] == "BadRequest"
     assert error["message"].startswith(f"spec.{field} ")
