@@ -44,11 +44,10 @@ DEFINITION: Json = {
 
 def driver_pod(app: Json, submission: str) -> Json:
     """Return the driver pod of a submission. It runs the application's arguments as a shell script."""
-    spec = app["spec"]["driver"]
     script = " ".join(app["spec"].get("arguments") or [])
     command = {"command": ["/bin/sh", "-c", script]} if script else {}
     driver = {"name": DRIVER, "image": app["spec"].get("image") or "spark", **command}
-    pod = _pod(app, "driver", submission, [driver, *(spec.get("sidecars") or [])])
+    pod = _pod(app, "driver", submission, [driver, *(_spec(app, "driver").get("sidecars") or [])])
     pod["metadata"] |= {
         "name": driver_name(app),
         "ownerReferences": [controller_reference(SPARK_APPLICATIONS, app)],
@@ -59,7 +58,7 @@ def driver_pod(app: Json, submission: str) -> Json:
 def executor_pods(app: Json, driver: Json) -> list[Json]:
     """Return the executor pods that the driver of a running application starts."""
     pods = []
-    for number in range(1, app["spec"]["executor"].get("instances", 0) + 1):
+    for number in range(1, _spec(app, "executor").get("instances", 0) + 1):
         image = app["spec"].get("image") or "spark"
         container = {"name": "executor", "image": image, "command": ["/bin/sh", "-c", _UNTIL_SIGTERM]}
         pod = _pod(app, "executor", driver["metadata"]["labels"][SUBMISSION], [container])
@@ -73,7 +72,7 @@ def executor_pods(app: Json, driver: Json) -> list[Json]:
 
 
 def driver_name(app: Json) -> str:
-    return app["spec"]["driver"].get("podName") or f"{app['metadata']['name']}-driver"
+    return _spec(app, "driver").get("podName") or f"{app['metadata']['name']}-driver"
 
 
 def state_of(driver: Json | None) -> tuple[str, str]:
@@ -109,11 +108,16 @@ def retry_delay(app: Json) -> float:
     return float(policy.get("onFailureRetryInterval", 5) * app["status"]["submissionAttempts"])
 
 
+def _spec(app: Json, role: str) -> Json:
+    spec: Json = app["spec"].get(role) or {}
+    return spec
+
+
 def _pod(app: Json, role: str, submission: str, containers: list[Json]) -> Json:
     name = app["metadata"]["name"]
     labels = {
         **(app["metadata"].get("labels") or {}),
-        **(app["spec"][role].get("labels") or {}),
+        **(_spec(app, role).get("labels") or {}),
         "spark-role": role,
         "spark-app-name": name,
         "spark-app-selector": f"spark-{submission}",

@@ -34,7 +34,7 @@ class Dying(SparkKubernetesOperator):  # type: ignore[misc]
 @pytest.fixture(autouse=True)
 def _connection(namespace: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     connect(namespace, tmp_path, monkeypatch)
-    # The operator sleeps ten seconds between two looks at an application that has not started.
+    # The operator waits ten seconds before it checks again whether the application has started.
     monkeypatch.setattr(custom_object_launcher, "time", SimpleNamespace(sleep=lambda _: time.sleep(0.05)))
 
 
