@@ -83,7 +83,8 @@ test-matrix:
 	@python3 -m tests.matrix $(ROWS)
 
 test-cluster:
-	@python=$$($(ENV_3)) && $$python -m tests.control_plane && $$python -m pytest $(PARALLEL) tests -m cluster
+	@python=$$($(ENV_3)) && $$python -m tests.control_plane --controller-manager && \
+		$$python -m pytest $(PARALLEL) tests -m cluster
 
 test-rest: test-rest-3 test-rest-3_0
 test-rest-%:

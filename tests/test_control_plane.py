@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import shutil
 import signal
 import ssl
 import subprocess
@@ -25,9 +26,11 @@ from tests.control_plane import (
     ControlPlaneError,
     ControlPlaneUnavailable,
     find_or_build,
+    find_or_build_controller_manager,
 )
-from tests.control_plane.binaries import GO_SOURCES
+from tests.control_plane.binaries import CONTROLLER_MANAGER, GO_SOURCES
 from tests.control_plane.certificates import CertificateAuthority
+from tests.control_plane.fixture import ControllerManager
 from tests.control_plane.processes import free_ports
 
 pytest_plugins = ["tests.control_plane.fixture"]
@@ -246,6 +249,19 @@ class TestLifecycle:
         assert not list(folder.iterdir())
 
 
+class TestControllerManager:
+    def test_it_creates_the_pods_of_jobs_and_collects_those_of_deleted_ones(
+        self, admin: client.CoreV1Api, namespace: str, controller_manager: ControllerManager
+    ) -> None:
+        batch = client.BatchV1Api(admin.api_client)
+        template = {"spec": {**unscheduled_pod("")["spec"], "restartPolicy": "Never"}}
+        with controller_manager():
+            batch.create_namespaced_job(namespace, {"metadata": {"name": "one"}, "spec": {"template": template}})
+            wait_until(lambda: len(admin.list_namespaced_pod(namespace).items) == 1)
+            batch.delete_namespaced_job("one", namespace, propagation_policy="Background")
+            wait_until(lambda: admin.list_namespaced_pod(namespace).items == [])
+
+
 class TestBinaries:
     """Where the binaries come from, with a fake `go` whose build takes no time."""
 
@@ -292,18 +308,34 @@ class TestBinaries:
 
     def test_binaries_are_rebuilt_when_the_sources_change(self, builds: Path, tmp_path: Path) -> None:
         first = find_or_build()
-        changed = tmp_path / "go-sources"
-        changed.mkdir()
-        for name in ("go.mod", "go.sum", "main.go"):
-            (changed / name).write_bytes((GO_SOURCES / name).read_bytes())
-        (changed / "go.sum").write_text("other")
+        changed = shutil.copytree(GO_SOURCES, tmp_path / "go-sources")
+        (changed / "kube-apiserver/main.go").write_text("other")
         assert find_or_build(changed) != first
         assert builds.read_text() == "build\nbuild\n"
+
+    def test_the_controller_manager_is_built_on_demand_beside_the_other_binaries(self, builds: Path) -> None:
+        binaries = find_or_build()
+        assert not (binaries.etcd.parent / CONTROLLER_MANAGER).exists()
+        assert find_or_build_controller_manager() == binaries.etcd.parent / CONTROLLER_MANAGER
+        assert find_or_build_controller_manager().exists()
+        assert find_or_build() == binaries
+        assert builds.read_text() == "build\nbuild\n"
+
+    def test_the_controller_manager_is_never_of_another_origin_than_the_api_server(
+        self, builds: Path, tmp_path: Path
+    ) -> None:
+        for name in ("etcd", "kube-apiserver"):
+            self.write_program(tmp_path / name)
+        with pytest.raises(ControlPlaneUnavailable, match=f"PATH contains kube-apiserver but not {CONTROLLER_MANAGER}"):
+            find_or_build_controller_manager()
+        self.write_program(tmp_path / CONTROLLER_MANAGER)
+        assert find_or_build_controller_manager() == tmp_path / CONTROLLER_MANAGER
+        assert not builds.exists()
 
     @pytest.mark.parametrize(
         ("go", "message"),
         [
-            pytest.param(None, "nor Go to build them. Install Go 1.26", id="there is no Go"),
+            pytest.param(None, "nor Go to build it. Install Go 1.26", id="there is no Go"),
             pytest.param("echo network is down >&2; exit 1", "network is down\nInstall Go", id="the build fails"),
         ],
     )

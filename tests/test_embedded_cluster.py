@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kubernetes import client, config
 
 from demo.cluster import EmbeddedCluster
-from tests.contract.namespace import Namespace, Server, container, pod, states
+from tests.contract.namespace import Namespace, Server, conditions, container, job, pod, states
 
 REPOSITORY = Path(__file__).parent.parent
 SPEED = 20.0
@@ -64,6 +65,44 @@ def test_without_a_kubelet_pods_stay_pending() -> None:
         assert core.list_node().items == []
 
 
+def test_without_controllers_jobs_have_no_pods_and_dependents_stay(namespace: Namespace) -> None:
+    namespace.call("POST", namespace.jobs, job("j"))
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "missing", "uid": "1", "controller": True}
+    namespace.create_pod("p", metadata={"ownerReferences": [owner]})
+    namespace.run_pod("q")
+    namespace.wait_for_phase("q", "Succeeded")
+    assert namespace.pod_names() == ["p", "q"]
+
+
+def test_the_next_request_after_a_change_sees_what_the_controllers_did() -> None:
+    with EmbeddedCluster(kubelet=False, controllers=True) as cluster:
+        namespace = Namespace(Server(cluster.kubeconfig, "demo-node", cluster.expire_continue_tokens))
+        namespace.call("POST", namespace.jobs, job("j", parallelism=2, completions=2, backoffLimit=0))
+        first, second = namespace.pod_names()
+        namespace.set_phase(first, "Succeeded")
+        assert namespace.call("GET", f"{namespace.jobs}/j")["status"]["succeeded"] == 1
+        namespace.set_phase(second, "Failed")
+        assert conditions(namespace.call("GET", f"{namespace.jobs}/j"))["Failed"] == "True"
+        namespace.call("DELETE", f"{namespace.jobs}/j", {"propagationPolicy": "Foreground"})
+        assert namespace.pod_names() == []
+        assert not namespace.find(f"{namespace.jobs}/j")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("completionMode", "Indexed"),
+        ("activeDeadlineSeconds", 60),
+        ("podFailurePolicy", {"rules": []}),
+        ("manualSelector", True),
+    ],
+)
+def test_a_job_with_a_field_that_is_not_simulated_is_refused(namespace: Namespace, field: str, value: Any) -> None:
+    error = namespace.request_error("POST", namespace.jobs, job("j", **{field: value}))
+    assert error["reason"] == "BadRequest"
+    assert error["message"].startswith(f"spec.{field} ")
+
+
 def test_the_command_line_runs_a_cluster_until_sigterm(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "demo.cluster", "--namespace", "team", "--kubeconfig", str(tmp_path / "config")]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
@@ -73,6 +112,8 @@ def test_the_command_line_runs_a_cluster_until_sigterm(tmp_path: Path) -> None:
         assert kubeconfig["clusters"][0]["cluster"]["server"] == url
         core = client.CoreV1Api(config.new_client_from_config_dict(kubeconfig))
         assert core.list_namespaced_pod("team").items == []
+        custom = client.CustomObjectsApi(core.api_client)
+        assert custom.list_cluster_custom_object("sparkoperator.k8s.io", "v1beta2", "sparkapplications")["items"] == []
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
 

@@ -21,7 +21,9 @@ def main() -> None:
     # Block the signals here and in all threads started later, so that only sigwait receives them.
     stop_signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
-    with EmbeddedCluster(namespaces, speed=options.speed, tls=options.tls) as cluster:
+    with EmbeddedCluster(
+        namespaces, speed=options.speed, controllers=True, spark_operator=True, tls=options.tls
+    ) as cluster:
         if options.kubeconfig:
             cluster.write_kubeconfig(options.kubeconfig)
         print(cluster.url, flush=True)

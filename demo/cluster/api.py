@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 from aiohttp import web
 
-from . import deletion, listing, mutations, patches
-from .errors import ApiError, bad_request, not_found
+from . import deletion, discovery, listing, mutations, patches
+from .custom_resources import find_resource
+from .errors import ApiError, bad_request, details, not_found
 from .kubelet_http import KubeletServer
-from .resources import NAMESPACES, PODS, RESOURCES, Json, Target, parse_path
+from .resources import NAMESPACES, Json, Target, parse_path
 from .store import Store, StoredObject
-
-# Clients require all of these fields.
-_BUILD_FIELDS = ("buildDate", "compiler", "gitCommit", "gitTreeState", "goVersion", "platform")
-VERSION = {"major": "1", "minor": "34", "gitVersion": "v1.34.0-embedded", **dict.fromkeys(_BUILD_FIELDS, "")}
 
 
 class Api:
@@ -33,8 +31,8 @@ class Api:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         try:
-            target = parse_path(request.path)
-            return await self._dispatch(request, target) if target else _discovery(request)
+            target = parse_path(request.path, partial(find_resource, self.store))
+            return await self._dispatch(request, target) if target else discovery.respond(self.store, request.path)
         except ApiError as error:
             return web.json_response(error.status, status=error.code)
 
@@ -61,24 +59,24 @@ class Api:
                 return web.json_response(success, status=201)
             case "PATCH", True, "" | "status":
                 old = self._existing(target)
-                wanted = patches.apply(request.content_type, await request.read(), old.object)
+                wanted = patches.apply(request.content_type, await request.read(), old.object, custom=resource.custom)
                 return _object(target, mutations.update(store, target, old, wanted))
-            case "DELETE", True, "" if resource is PODS:
-                return _object(target, deletion.delete(store, self._existing(target), await _delete_options(request)))
-            case "DELETE", True, "" if resource is NAMESPACES:
-                return _object(target, deletion.delete_namespace(store, self._existing(target)))
-            case "DELETE", False, _ if resource is PODS:
+            case "DELETE", True, "":
+                existing = self._existing(target)
+                deleted = deletion.delete(store, resource, existing, await _delete_options(request))
+                return _object(target, deleted) if deleted else _deleted(target, existing)
+            case "DELETE", False, _ if target.namespace:
                 options, body = await _delete_options(request), listing.page(store, target, request.query)
                 for item in json.loads(body)["items"]:
-                    one = Target(PODS, target.namespace, item["metadata"]["name"])
-                    deletion.delete(store, self._existing(one), options)
+                    one = Target(resource, target.namespace, item["metadata"]["name"])
+                    deletion.delete(store, resource, self._existing(one), options)
                 return _json(body)
         raise ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource", {})
 
     def _existing(self, target: Target) -> StoredObject:
-        stored = self.store.get(target.resource.plural, target.key)
+        stored = self.store.get(target.resource.name, target.key)
         if stored is None:
-            raise not_found(target.resource.plural, target.name)
+            raise not_found(target.resource.name, target.name)
         return stored
 
     async def _proxy_to_node(self, request: web.Request, target: Target) -> web.StreamResponse:
@@ -114,7 +112,13 @@ def _json(body: bytes, status: int = 200) -> web.Response:
 
 
 def _object(target: Target, stored: StoredObject, status: int = 200) -> web.Response:
-    return _json(f'{{"kind":"{target.resource.kind}","apiVersion":"v1",'.encode() + stored.raw[1:], status)
+    return _json(target.resource.typed(stored.raw), status)
+
+
+def _deleted(target: Target, last: StoredObject) -> web.Response:
+    about = {**details(target.resource.name, target.name), "uid": last.object["metadata"]["uid"]}
+    status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": about}
+    return web.json_response(status)
 
 
 async def _body(request: web.Request) -> Json:
@@ -130,25 +134,12 @@ async def _body(request: web.Request) -> Json:
 async def _delete_options(request: web.Request) -> Json:
     """Parse the options from the body or, without a body, from the query, as the API server does."""
     if await request.read():
-        options = await _body(request)
-        if options.get("dryRun"):
+        body = await _body(request)
+        if body.get("dryRun"):
             raise bad_request("dry runs are not simulated")
-        return options
-    if "gracePeriodSeconds" not in request.query:
-        return {}
-    return {"gracePeriodSeconds": listing.parse_int(request.query, "gracePeriodSeconds")}
-
-
-def _discovery(request: web.Request) -> web.Response:
-    """Respond to version and discovery requests; raise NotFound for any other path."""
-    match request.path.rstrip("/"):
-        case "/version":
-            return web.json_response(VERSION)
-        case "/api":
-            return web.json_response({"kind": "APIVersions", "versions": ["v1"]})
-        case "/apis":
-            return web.json_response({"kind": "APIGroupList", "apiVersion": "v1", "groups": []})
-        case "/api/v1":
-            rows = [row for resource in RESOURCES.values() for row in resource.discovery_rows()]
-            return web.json_response({"kind": "APIResourceList", "groupVersion": "v1", "resources": rows})
-    raise ApiError(404, "NotFound", "the server could not find the requested resource", {})
+        return body
+    query = request.query
+    options: Json = {key: query[key] for key in ("propagationPolicy", "orphanDependents") if key in query}
+    if "gracePeriodSeconds" in query:
+        options["gracePeriodSeconds"] = listing.parse_int(query, "gracePeriodSeconds")
+    return options

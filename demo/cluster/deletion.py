@@ -1,56 +1,76 @@
-"""DELETE: preconditions, grace periods and finalizers, as in the API server's `registry.Store.Delete`."""
+"""DELETE: preconditions, propagation policies, grace periods and finalizers, as in `registry.Store.Delete`."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from .errors import conflict
-from .resources import Json
-from .store import Store, StoredObject
+from .errors import Cause, bad_request, conflict, invalid
+from .resources import Json, Resource
+from .store import Store, StoredObject, timestamp
+from .strategies import strategy_of
+
+ORPHAN, FOREGROUND = "orphan", "foregroundDeletion"  # the garbage collector's finalizers
+_FINALIZER_OF = {"Foreground": FOREGROUND, "Background": "", "Orphan": ORPHAN}
 
 
-def delete(store: Store, pod: StoredObject, options: Json) -> StoredObject:
-    """Delete a pod or mark it as terminating, and return its new or last state."""
-    metadata = pod.object["metadata"]
-    _check_preconditions(metadata, options)
-    finalizers, left = metadata.get("finalizers"), metadata.get("deletionGracePeriodSeconds")
-    mark: Json
+def delete(store: Store, resource: Resource, stored: StoredObject, options: Json) -> StoredObject | None:
+    """Delete an object, or mark it as terminating if it has to wait for a kubelet or for finalizers.
+
+    Return its new state if it still exists, otherwise its last state if the resource's DELETE returns it, or None.
+    """
+    metadata = stored.object["metadata"]
+    _check(resource, metadata, options)
+    strategy = strategy_of(resource)
+    left = metadata.get("deletionGracePeriodSeconds")
     if left is None:
-        grace = _first_grace(pod.object, options)
-        mark = {"generation": metadata["generation"] + 1}
+        own = strategy.grace_period(stored.object)
+        grace = 0 if own is None else _grace(options, own)
         deadline = store.now() + timedelta(seconds=grace)
+    elif left == 0:
+        grace, deadline = 0, datetime.fromisoformat(metadata["deletionTimestamp"])
     else:
         grace = _grace(options, left)
-        if left == 0 or grace >= left:
-            return pod  # a second DELETE may shorten the grace period but not extend it
-        mark = {}
+        if grace >= left:
+            return stored  # a second DELETE may shorten the grace period but not extend it
         deadline = datetime.fromisoformat(metadata["deletionTimestamp"]) + timedelta(seconds=grace - left)
         if deadline < store.now():
             deadline, grace = store.now(), min(grace, 1)
-    mark |= {"deletionTimestamp": timestamp(deadline), "deletionGracePeriodSeconds": grace}
-    # Watchers see the deletion timestamp first, even if the removal follows immediately.
-    marked = store.put("pods", pod.key, {**pod.object, "metadata": {**metadata, **mark}})
-    return marked if grace or finalizers else store.remove("pods", pod.key)
+    finalizers = _finalizers(metadata, options, strategy.default_propagation)
+    if finalizers or strategy.is_graceful:
+        # Watchers see the deletion timestamp first, even if the removal follows immediately.
+        mark: Json = {"deletionTimestamp": timestamp(deadline), "deletionGracePeriodSeconds": grace}
+        if left is None and "generation" in metadata:
+            mark["generation"] = metadata["generation"] + 1
+        marked = {**{key: value for key, value in metadata.items() if key != "finalizers"}, **mark}
+        marked |= {"finalizers": finalizers} if finalizers else {}
+        if marked != metadata:
+            stored = store.put(resource.name, stored.key, {**stored.object, "metadata": marked})
+        if grace or finalizers:
+            return stored
+    last = remove(store, resource, stored)
+    return last if strategy.is_graceful else None
 
 
-def delete_namespace(store: Store, namespace: StoredObject) -> StoredObject:
-    """Delete a namespace and its content immediately, because there is no namespace controller to empty it."""
-    for resource, table in store.tables.items():
-        for key in [key for key in table.objects if key.startswith(f"{namespace.key}/")]:
-            store.remove(resource, key)
-    return store.remove("namespaces", namespace.key)
+def remove(store: Store, resource: Resource, stored: StoredObject) -> StoredObject:
+    """Remove an object from the store, and return its last state."""
+    last = store.remove(resource.name, stored.key)
+    strategy_of(resource).after_delete(store, last.object)
+    return last
 
 
-def is_removable(pod: Json) -> bool:
-    """Return whether a terminating pod can be removed: its grace period is over and no finalizer is left."""
-    return pod["metadata"].get("deletionGracePeriodSeconds") == 0 and not pod["metadata"].get("finalizers")
+def is_removable(obj: Json) -> bool:
+    """Return whether a terminating object can be removed: its grace period is over and no finalizer is left."""
+    return obj["metadata"].get("deletionGracePeriodSeconds") == 0 and not obj["metadata"].get("finalizers")
 
 
-def timestamp(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _check_preconditions(metadata: Json, options: Json) -> None:
+def _check(resource: Resource, metadata: Json, options: Json) -> None:
+    """Raise an error if the options are invalid or the preconditions do not hold."""
+    if options.get("orphanDependents") is not None:
+        raise bad_request("orphanDependents is not simulated, use propagationPolicy")
+    policy = options.get("propagationPolicy")
+    if policy is not None and policy not in _FINALIZER_OF:
+        cause = Cause.unsupported("propagationPolicy", policy, (*_FINALIZER_OF, "nil"))
+        raise invalid("DeleteOptions.meta.k8s.io", "", [cause])
     wanted = options.get("preconditions") or {}
     why = ""
     if wanted.get("uid") not in (None, metadata["uid"]):
@@ -65,15 +85,20 @@ def _check_preconditions(metadata: Json, options: Json) -> None:
         )
     if why:
         # Other errors name the resource ("pods"); for this one, the API server names the kind.
-        raise conflict("Pod", metadata["name"], why)
+        raise conflict(resource.qualified_kind, metadata["name"], why)
 
 
-def _first_grace(pod: Json, options: Json) -> int:
-    """Return the grace period of the first DELETE in seconds."""
-    # A pod that is not bound to a node, or that has finished, needs no kubelet to stop it.
-    if not pod["spec"].get("nodeName") or pod["status"].get("phase") in ("Succeeded", "Failed"):
-        return 0
-    return _grace(options, pod["spec"]["terminationGracePeriodSeconds"])
+def _finalizers(metadata: Json, options: Json, default_propagation: str) -> list[str]:
+    """Return the object's finalizers, with the garbage collector's as the propagation policy requires.
+
+    Without a policy, an earlier DELETE's finalizer stays.
+    """
+    present = metadata.get("finalizers") or []
+    chosen = next((one for one in present if one in (ORPHAN, FOREGROUND)), _FINALIZER_OF[default_propagation])
+    if policy := options.get("propagationPolicy"):
+        chosen = _FINALIZER_OF[policy]
+    others = [one for one in present if one not in (ORPHAN, FOREGROUND)]
+    return [*others, chosen] if chosen else others
 
 
 def _grace(options: Json, default: int) -> int:

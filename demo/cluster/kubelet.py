@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import ssl
 import time
 from collections.abc import Coroutine
 from typing import Any
 
-import aiohttp
 from aiohttp import web
 
 from .background import BackgroundServer
 from .certificates import self_signed_context
+from .client import ApiClient
 from .container import timestamp
 from .kubelet_http import KubeletServer
 from .pod_worker import PodWorker
 from .resources import Json
-
-log = logging.getLogger(__name__)
 
 
 class Kubelet(BackgroundServer):
@@ -46,16 +42,11 @@ class Kubelet(BackgroundServer):
         self._workers: dict[str, PodWorker] = {}  # by pod UID
         self._count = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._client: aiohttp.ClientSession
+        self._client: ApiClient
         self._runner: web.AppRunner
 
     async def start(self) -> None:
-        self._client = aiohttp.ClientSession(
-            self.url,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
-            connector=aiohttp.TCPConnector(ssl=self._ssl if self._ssl else True, limit=32),
-            read_bufsize=4 * 1024 * 1024,  # each watch event is one line, which may be long
-        )
+        self._client = ApiClient(self.url, self._ssl)
         self._runner = web.AppRunner(self.server.application(), access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self_signed_context(self._name)[0]).start()
@@ -74,10 +65,10 @@ class Kubelet(BackgroundServer):
     async def patch_status(self, pod: Json, status: Json) -> None:
         # The uid makes the patch fail if another pod has taken the name.
         body = {"metadata": {"uid": pod["metadata"]["uid"]}, "status": status}
-        await self._request("PATCH", f"{_path(pod)}/status", body)
+        await self._client.request("PATCH", f"{_path(pod)}/status", body)
 
     async def confirm_deletion(self, pod: Json) -> None:
-        await self._request(
+        await self._client.request(
             "DELETE", _path(pod), {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}}
         )
 
@@ -97,7 +88,7 @@ class Kubelet(BackgroundServer):
             "firstTimestamp": now,
             "lastTimestamp": now,
         }
-        await self._request("POST", f"/api/v1/namespaces/{metadata['namespace']}/events", event)
+        await self._client.request("POST", f"/api/v1/namespaces/{metadata['namespace']}/events", event)
 
     def _find(self, namespace: str, name: str) -> PodWorker | None:
         path = _path({"metadata": {"namespace": namespace, "name": name}})
@@ -108,29 +99,9 @@ class Kubelet(BackgroundServer):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _request(self, method: str, path: str, body: Json) -> bool:
-        """Send a request, retrying until the server responds; return False if it refused the request.
-
-        A refusal needs no handling: the pod has changed or is gone, and the watch delivers that.
-        """
-        content_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
-        while True:
-            try:
-                async with self._client.request(
-                    method, path, data=json.dumps(body), headers={"Content-Type": content_type}
-                ) as answer:
-                    if answer.status < 400:
-                        return True
-                    log.debug("%s %s: %s", method, path, await answer.text())
-                    if answer.status < 429:
-                        return False
-            except aiohttp.ClientConnectionError as error:
-                log.debug("%s %s: %s", method, path, error)
-            await asyncio.sleep(0.5)
-
     async def _register(self, port: int) -> None:
         """Register the node as ready. It needs no heartbeats because there is no node controller."""
-        await self._request("POST", "/api/v1/nodes", {"metadata": {"name": self._name}})
+        await self._client.request("POST", "/api/v1/nodes", {"metadata": {"name": self._name}})
         now = timestamp()
         ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "simulated"}
         status = {
@@ -138,40 +109,21 @@ class Kubelet(BackgroundServer):
             "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
             "conditions": [{**ready, "lastHeartbeatTime": now, "lastTransitionTime": now}],
         }
-        await self._request("PATCH", f"/api/v1/nodes/{self._name}/status", {"status": status})
+        await self._client.request("PATCH", f"/api/v1/nodes/{self._name}/status", {"status": status})
 
     async def _watch_pods(self) -> None:
-        """List and watch pods; list again whenever the watch ends."""
-        while True:
-            try:
-                async with self._client.get("/api/v1/pods") as answer:
-                    answer.raise_for_status()
-                    pods = await answer.json()
-                present = {pod["metadata"]["uid"] for pod in pods["items"]}
+        async for kind, found in self._client.follow("/api/v1/pods"):
+            if kind == "LISTED":
+                present = {pod["metadata"]["uid"] for pod in found["items"]}
                 for uid in self._workers.keys() - present:
                     self._workers.pop(uid).abort()
-                for pod in pods["items"]:
+                for pod in found["items"]:
                     self._observe(pod)
-                await self._watch_from(pods["metadata"]["resourceVersion"])
-            except (aiohttp.ClientError, OSError) as error:
-                log.debug("the pod watch failed: %s", error)
-                await asyncio.sleep(0.2)
-
-    async def _watch_from(self, version: str) -> None:
-        """Watch until the server ends the watch: after half an hour, or because the version was compacted."""
-        query = {"watch": "true", "resourceVersion": version}
-        async with self._client.get("/api/v1/pods", params=query) as answer:
-            answer.raise_for_status()
-            async for line in answer.content:
-                event = json.loads(line)
-                pod = event["object"]
-                if event["type"] == "ERROR":
-                    return
-                if event["type"] == "DELETED":
-                    if worker := self._workers.pop(pod["metadata"]["uid"], None):
-                        worker.abort()
-                else:
-                    self._observe(pod)
+            elif kind == "DELETED":
+                if worker := self._workers.pop(found["metadata"]["uid"], None):
+                    worker.abort()
+            else:
+                self._observe(found)
 
     def _observe(self, pod: Json) -> None:
         uid, spec = pod["metadata"]["uid"], pod["spec"]
@@ -191,7 +143,7 @@ class Kubelet(BackgroundServer):
         name, namespace, uid = (pod["metadata"][key] for key in ("name", "namespace", "uid"))
         target = {"apiVersion": "v1", "kind": "Node", "name": self._name}
         binding = {"metadata": {"name": name, "uid": uid}, "target": target}
-        if await self._request("POST", f"{_path(pod)}/binding", binding):
+        if await self._client.request("POST", f"{_path(pod)}/binding", binding):
             await self.record_event(pod, "Scheduled", f"Successfully assigned {namespace}/{name} to {self._name}")
 
 

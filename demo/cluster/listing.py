@@ -47,7 +47,7 @@ class Selection:
 def page(store: Store, target: Target, query: Query) -> bytes:
     """Return one page as JSON."""
     selection, limit = Selection(target, query), parse_int(query, "limit")
-    resource, version, start = target.resource.plural, store.version, ""
+    resource, version, start = target.resource.name, store.version, ""
     parse_int(query, "resourceVersion")  # any valid value is satisfied: the store serves the newest version
     if token := query.get("continue"):
         version, start = _decode(token, selection.prefix)
@@ -73,12 +73,16 @@ def page(store: Store, target: Target, query: Query) -> bytes:
                 metadata |= {} if selection.has_selectors else {"remainingItemCount": rest}
                 store.keep_snapshot(resource, items, version)
             break
-    head = {"kind": f"{target.resource.kind}List", "apiVersion": "v1", "metadata": metadata}
-    return json.dumps(head)[:-1].encode() + b',"items":[' + b",".join(item.raw for item in chosen) + b"]}"
+    # In lists, only custom resources have a kind and an API version, and always a continue token.
+    custom = target.resource.custom
+    metadata = {"continue": "", **metadata} if custom else metadata
+    head = {"kind": f"{target.resource.kind}List", "apiVersion": target.resource.api_version, "metadata": metadata}
+    rows = b",".join(target.resource.typed(item.raw) if custom else item.raw for item in chosen)
+    return json.dumps(head)[:-1].encode() + b',"items":[' + rows + b"]}"
 
 
 async def watch(store: Store, request: web.Request, target: Target) -> web.StreamResponse:
-    query, table = request.query, store.tables[target.resource.plural]
+    query, table = request.query, store.tables[target.resource.name]
     selection, since = Selection(target, query), parse_int(query, "resourceVersion")
     timeout = parse_int(query, "timeoutSeconds") or _DEFAULT_WATCH
     if "sendInitialEvents" in query:  # clients fall back to LIST and WATCH
@@ -147,5 +151,4 @@ def _event_for(change: Change, selection: Selection, target: Target) -> bytes:
 
 
 def _event(kind: str, target: Target, raw: bytes) -> bytes:
-    head = f'{{"type":"{kind}","object":{{"kind":"{target.resource.kind}","apiVersion":"v1",'
-    return head.encode() + raw[1:] + b"}\n"
+    return f'{{"type":"{kind}","object":'.encode() + target.resource.typed(raw) + b"}\n"

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from typing import Any
 
 from . import deletion
 from .errors import Cause, already_exists, bad_request, conflict, invalid, not_found
-from .resources import NAMESPACES, PODS, Json, Target
-from .store import Store, StoredObject
-from .validation import metadata_problems, spec_problems
+from .resources import Json, Resource, Target
+from .store import Store, StoredObject, timestamp
+from .strategies import strategy_of
+from .validation import metadata_problems
 
 # The API server's alphabet for generated names: without vowels, so that they do not form words.
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 # Set by the API server; clients cannot change them.
 _SYSTEM_FIELDS = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
-_POD_DEFAULTS: Json = {
-    "restartPolicy": "Always",
-    "terminationGracePeriodSeconds": 30,
-    "dnsPolicy": "ClusterFirst",
-    "schedulerName": "default-scheduler",
-}
 
 
 def create(store: Store, target: Target, body: Json) -> StoredObject:
@@ -29,23 +25,17 @@ def create(store: Store, target: Target, body: Json) -> StoredObject:
     metadata = {key: value for key, value in metadata.items() if key not in _SYSTEM_FIELDS}
     if not metadata.get("name") and metadata.get("generateName"):
         metadata["name"] = _generate_name(store, target, metadata["generateName"])
-    metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": deletion.timestamp(store.now())}
+    metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": timestamp(store.now())}
     obj = {**_payload(body), "metadata": metadata}
     if resource.namespaced and not store.get("namespaces", target.namespace):
         raise not_found("namespaces", target.namespace)
-    causes = metadata_problems(metadata)
-    if resource is PODS:
-        metadata["generation"] = 1
-        obj |= {"spec": {**_POD_DEFAULTS, **(body.get("spec") or {})}, "status": {"phase": "Pending"}}
-        causes += spec_problems(obj["spec"])
-    elif resource is NAMESPACES:
-        obj |= {"spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}
+    causes = metadata_problems(metadata) + strategy_of(resource).prepare_for_create(obj, store.now())
     if causes:
-        raise invalid(resource.kind, metadata.get("name") or "", causes)
+        raise invalid(resource.qualified_kind, metadata.get("name") or "", causes)
     key = Target(resource, target.namespace, metadata["name"]).key
-    if store.get(resource.plural, key):
-        raise already_exists(resource.plural, metadata["name"])
-    return store.put(resource.plural, key, obj)
+    if store.get(resource.name, key):
+        raise already_exists(resource.name, metadata["name"])
+    return store.put(resource.name, key, obj)
 
 
 def update(store: Store, target: Target, old: StoredObject, wanted: Json) -> StoredObject:
@@ -58,7 +48,7 @@ def update(store: Store, target: Target, old: StoredObject, wanted: Json) -> Sto
         )
     if metadata.get("resourceVersion") not in (None, known["resourceVersion"]):
         why = "the object has been modified; please apply your changes to the latest version and try again"
-        raise conflict(resource.plural, target.name, why)
+        raise conflict(resource.name, target.name, why)
     causes = metadata_problems(metadata)
     if (uid := metadata.get("uid", known["uid"])) != known["uid"]:
         causes.append(Cause.invalid("metadata.uid", uid, "field is immutable"))
@@ -67,17 +57,35 @@ def update(store: Store, target: Target, old: StoredObject, wanted: Json) -> Sto
     # The main path cannot change the status, and the status subresource changes nothing else.
     if target.subresource == "status":
         after = {**before, "metadata": after["metadata"], "status": after.get("status")}
-    elif "status" in before:
-        after["status"] = before["status"]
-    if resource is PODS and after["spec"] != before["spec"]:
-        # A real API server allows a few changes, but none that the operator makes.
-        causes.append(Cause("FieldValueForbidden", "spec", "Forbidden: pod updates may not change the spec"))
+    else:
+        after.pop("status", None)
+        after |= {"status": before["status"]} if "status" in before else {}
+        if "generation" in known and after.get("spec") != before.get("spec"):
+            after["metadata"]["generation"] += 1
+        causes += strategy_of(resource).validate_update(before, after)
     if causes:
-        raise invalid(resource.kind, target.name, causes)
+        raise invalid(resource.qualified_kind, target.name, causes)
     if after == before:
         return old  # a no-op update does not change the version
-    stored = store.put(resource.plural, old.key, after)
-    return store.remove(resource.plural, old.key) if deletion.is_removable(after) else stored
+    return write(store, resource, old.key, after)
+
+
+def write(store: Store, resource: Resource, key: str, obj: Json) -> StoredObject:
+    """Store an object, and remove it if it is terminating and its last finalizer is gone."""
+    stored = store.put(resource.name, key, obj)
+    return deletion.remove(store, resource, stored) if deletion.is_removable(obj) else stored
+
+
+def without_finalizer(obj: Json, finalizer: str) -> Json:
+    """Return an object without one of its finalizers."""
+    left = [one for one in obj["metadata"].get("finalizers") or [] if one != finalizer]
+    return with_metadata(obj, finalizers=left)
+
+
+def with_metadata(obj: Json, **fields: Any) -> Json:
+    """Return an object with other values in its metadata; empty values remove a field."""
+    metadata = {**obj["metadata"], **fields}
+    return {**obj, "metadata": {key: value for key, value in metadata.items() if key not in fields or value}}
 
 
 def bind(store: Store, target: Target, old: StoredObject, binding: Json) -> None:
@@ -101,7 +109,7 @@ def _generate_name(store: Store, target: Target, base: str) -> str:
     name = ""
     for _ in range(8):  # the API server's number of attempts before it fails with AlreadyExists
         name = base[:58] + "".join(secrets.choice(_ALPHABET) for _ in range(5))
-        if not store.get(target.resource.plural, Target(target.resource, target.namespace, name).key):
+        if not store.get(target.resource.name, Target(target.resource, target.namespace, name).key):
             break
     return name
 

@@ -1,4 +1,4 @@
-"""PATCH bodies of two types: merge patch, and the strategic merge patch that the Python clients send."""
+"""PATCH bodies of two types: merge patch, and the strategic merge patch that the Python clients send for pods."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ _MERGE = "application/merge-patch+json"
 _STRATEGIC = "application/strategic-merge-patch+json"
 
 
-def apply(content_type: str, body: bytes, target: Json) -> Json:
-    """Return a patched copy of `target`."""
+def apply(content_type: str, body: bytes, target: Json, *, custom: bool) -> Json:
+    """Return a patched copy of `target`, which may be a custom resource."""
+    if custom and content_type != _MERGE:
+        accepted = f"application/json-patch+json, {_MERGE}, application/apply-patch+yaml"
+        why = f"the body of the request was in an unknown format - accepted media types include: {accepted}"
+        raise ApiError(415, "UnsupportedMediaType", why)
     if content_type not in (_MERGE, _STRATEGIC):
         raise ApiError(415, "UnsupportedMediaType", "415: Unsupported Media Type", {})
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -55,13 +55,18 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class Store:
-    """All tables. The store belongs to one event loop and is not thread-safe."""
+def timestamp(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    def __init__(self, resources: tuple[str, ...], now: Callable[[], datetime] = utc_now) -> None:
+
+class Store:
+    """All tables, by the name of their resource. The store belongs to one event loop and is not thread-safe."""
+
+    def __init__(self, now: Callable[[], datetime] = utc_now) -> None:
         self.now = now
         self.version = 1
-        self.tables = {resource: Table() for resource in resources}
+        self.tables: defaultdict[str, Table] = defaultdict(Table)
+        self.observers: list[Callable[[str, Change], None]] = []  # called with the resource after each change
 
     def get(self, resource: str, key: str) -> StoredObject | None:
         return self.tables[resource].objects.get(key)
@@ -71,7 +76,7 @@ class Store:
         before = table.objects.get(key)
         self.version += 1
         stored = table.objects[key] = StoredObject.make(key, obj, self.version)
-        self._record(table, Change(self.version, before, stored))
+        self._record(resource, Change(self.version, before, stored))
         return stored
 
     def remove(self, resource: str, key: str) -> StoredObject:
@@ -79,8 +84,14 @@ class Store:
         table = self.tables[resource]
         before = table.objects.pop(key)
         self.version += 1
-        self._record(table, Change(self.version, before, None))
+        self._record(resource, Change(self.version, before, None))
         return StoredObject.make(key, before.object, self.version)
+
+    def remove_all(self, resource: str = "", prefix: str = "") -> None:
+        """Remove all objects of a resource, or of all resources, whose keys start with `prefix`."""
+        for name in [resource] if resource else list(self.tables):
+            for key in [key for key in self.tables[name].objects if key.startswith(prefix)]:
+                self.remove(name, key)
 
     def snapshot(self, resource: str, version: int) -> list[StoredObject] | None:
         """Return all objects as of `version`, or None if that snapshot is no longer available."""
@@ -101,9 +112,12 @@ class Store:
             table.history.clear()
             table.compacted_version = self.version
 
-    def _record(self, table: Table, change: Change) -> None:
+    def _record(self, resource: str, change: Change) -> None:
+        table = self.tables[resource]
         if len(table.history) == HISTORY_LENGTH:
             table.compacted_version = table.history[0].version
         table.history.append(change)
         for queue in table.watchers:
             queue.put_nowait(change)
+        for observe in self.observers:
+            observe(resource, change)

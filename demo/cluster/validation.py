@@ -1,4 +1,4 @@
-"""Validation of names, labels and pods, with the API server's own messages."""
+"""Validation of names and labels, with the API server's own messages."""
 
 from __future__ import annotations
 
@@ -49,18 +49,6 @@ def metadata_problems(metadata: Json) -> list[Cause]:
     for key, value in (metadata.get("labels") or {}).items():
         causes += [Cause.invalid("metadata.labels", key, why) for why in label_key_problems(key)]
         causes += [Cause.invalid("metadata.labels", value, why) for why in label_value_problems(value)]
-    return causes
-
-
-def spec_problems(spec: Json) -> list[Cause]:
-    """Return what is invalid in a pod's spec."""
-    causes = [] if spec.get("containers") else [Cause.required("spec.containers")]
-    for index, container in enumerate(spec.get("containers") or []):
-        missing = (field for field in ("name", "image") if not container.get(field))
-        causes += [Cause.required(f"spec.containers[{index}].{field}") for field in missing]
-    if (policy := spec["restartPolicy"]) not in ("Always", "OnFailure", "Never"):
-        why = f'Unsupported value: "{policy}": supported values: "Always", "OnFailure", "Never"'
-        causes.append(Cause("FieldValueNotSupported", "spec.restartPolicy", why))
     return causes
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator
 
 import pytest
-from kubernetes import config
 
 from demo.cluster import EmbeddedCluster, Kubelet
-from tests.contract.namespace import SPEED, Namespace, Server
+from tests.contract.namespace import SPEED, Namespace, Server, ssl_context
 
 
 @pytest.fixture(scope="session", params=["embedded", pytest.param("real", marks=pytest.mark.cluster)])
@@ -19,9 +17,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
             yield Server(cluster.kubeconfig, "demo-node", cluster.expire_continue_tokens)
         return
     control_plane = request.getfixturevalue("control_plane")
-    settings = config.new_client_from_config_dict(control_plane.kubeconfig).configuration
-    trust = ssl.create_default_context(cafile=settings.ssl_ca_cert)
-    trust.load_cert_chain(settings.cert_file, settings.key_file)
+    trust = ssl_context(control_plane.kubeconfig)
     # Its own node: other tests may run one on the same server.
     with Kubelet(control_plane.url, ssl_context=trust, speed=SPEED, node_name="contract-node"):
         yield Server(control_plane.kubeconfig, "contract-node", control_plane.compact)

@@ -1,8 +1,9 @@
-"""A namespace of either server with raw access to the API, and builders for its pods."""
+"""A namespace of either server with raw access to the API, and builders for its pods and Jobs."""
 
 from __future__ import annotations
 
 import json
+import ssl
 import time
 import uuid
 from collections.abc import Callable
@@ -15,6 +16,7 @@ Json = dict[str, Any]
 
 SPEED = 20.0  # simulated seconds per real second
 MERGE = "application/merge-patch+json"
+STRATEGIC = "application/strategic-merge-patch+json"
 SIDECAR_COMMAND = 'trap "exit 0" INT; while true; do sleep 1; done;'  # of KPO's XCom sidecar, verbatim
 EXITS_ON_SIGTERM = "trap 'exit 5' TERM; while true; do sleep 1; done"
 
@@ -35,6 +37,14 @@ class Server:
         self.http.cert = (settings.cert_file, settings.key_file) if settings.cert_file else None
 
 
+def ssl_context(kubeconfig: Json) -> ssl.SSLContext:
+    """Return the SSL context of a client with the certificates of a kubeconfig."""
+    settings = config.new_client_from_config_dict(kubeconfig).configuration
+    context = ssl.create_default_context(cafile=settings.ssl_ca_cert)
+    context.load_cert_chain(settings.cert_file, settings.key_file)
+    return context
+
+
 class Namespace:
     """A new namespace of a server."""
 
@@ -47,6 +57,10 @@ class Namespace:
     @property
     def pods(self) -> str:
         return f"/api/v1/namespaces/{self.name}/pods"
+
+    @property
+    def jobs(self) -> str:
+        return f"/apis/batch/v1/namespaces/{self.name}/jobs"
 
     def request(
         self, method: str, path: str, body: Any = None, content_type: str = "application/json", **query: Any
@@ -89,15 +103,19 @@ class Namespace:
             overrides["containers"] = list(containers)
         return self.create_pod(name, nodeName=self.server.node, **overrides)
 
-    def get_pod(self, name: str) -> Json:
-        """Return a pod, or an empty dict if it does not exist."""
-        code, found = self.request("GET", f"{self.pods}/{name}")
+    def find(self, path: str) -> Json:
+        """Return an object, or an empty dict if it does not exist."""
+        code, found = self.request("GET", path)
         assert code in (200, 404)
         return found if code == 200 else {}
 
+    def get_pod(self, name: str) -> Json:
+        """Return a pod, or an empty dict if it does not exist."""
+        return self.find(f"{self.pods}/{name}")
+
     def pod_names(self, **query: str) -> list[str]:
         """List pods, and return their names in the order of the response."""
-        return [item["metadata"]["name"] for item in self.call("GET", self.pods, **query)["items"]]
+        return names_in(self.call("GET", self.pods, **query))
 
     def bind_pod(self, name: str) -> None:
         """Bind a pod to a node without a kubelet, so that its status does not change."""
@@ -113,13 +131,17 @@ class Namespace:
     def delete_pod(self, name: str, **options: Any) -> Json:
         return self.call("DELETE", f"{self.pods}/{name}", options or None)
 
-    def wait_until(self, name: str, condition: Callable[[Json], Any], timeout: float = 10.0) -> Json:
-        """Wait until the condition holds for a pod, and return the pod."""
+    def wait_for(self, path: str, condition: Callable[[Json], Any], timeout: float = 20.0) -> Json:
+        """Wait until the condition holds for an object or a list, and return it."""
         end = time.monotonic() + timeout
-        while not condition(found := self.get_pod(name)):
-            assert time.monotonic() < end, f"timed out waiting for {name}: {json.dumps(found.get('status'), indent=1)}"
+        while not condition(found := self.find(path)):
+            assert time.monotonic() < end, f"timed out waiting for {path}: {json.dumps(found, indent=1)}"
             time.sleep(0.02)
         return found
+
+    def wait_until(self, name: str, condition: Callable[[Json], Any]) -> Json:
+        """Wait until the condition holds for a pod, and return the pod."""
+        return self.wait_for(f"{self.pods}/{name}", condition)
 
     def wait_for_phase(self, name: str, *phases: str) -> Json:
         return self.wait_until(name, lambda found: found and found["status"]["phase"] in phases)
@@ -138,6 +160,13 @@ def pod(name: str, *, labels: Json | None = None, metadata: Json | None = None, 
     }
 
 
+def job(name: str, script: str = "true", *, labels: Json | None = None, **spec: Any) -> Json:
+    """Return a Job whose pods run the script, and whose template has the labels."""
+    template = {"metadata": {"labels": labels or {}}, "spec": pod("", containers=[container("base", script)])["spec"]}
+    template["spec"]["schedulerName"] = "default-scheduler"
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": {"template": template, **spec}}
+
+
 def container(name: str, script: str = "true", **fields: Any) -> Json:
     return {"name": name, "image": "busybox:1", "command": ["/bin/sh", "-c", script], **fields}
 
@@ -149,6 +178,11 @@ def states(found: Json) -> Json:
         kind = next(iter(status["state"]))
         by_name[status["name"]] = status["state"][kind]["exitCode"] if kind == "terminated" else kind
     return by_name
+
+
+def names_in(found: Json) -> list[str]:
+    """Return the names of the objects in a list."""
+    return [item["metadata"]["name"] for item in found["items"]]
 
 
 def conditions(found: Json) -> Json:

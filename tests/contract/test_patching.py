@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.contract.namespace import MERGE, Json, Namespace
+from tests.contract.namespace import MERGE, STRATEGIC, Json, Namespace
 
-STRATEGIC = "application/strategic-merge-patch+json"
 LONG = "x" * 64
 CHANGED = "the object has been modified; please apply your changes to the latest version and try again"
 

@@ -1,4 +1,4 @@
-"""Where etcd and kube-apiserver come from: KUBEBUILDER_ASSETS, PATH, the cache, or `go build`."""
+"""Where the binaries of the control plane come from: KUBEBUILDER_ASSETS, PATH, the cache, or `go build`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,16 @@ INSTALL_HINT = (
     "it), or put etcd and kube-apiserver 1.34 or newer on PATH or into the directory KUBEBUILDER_ASSETS "
     "(setup-envtest downloads both)."
 )
+CONTROLLER_MANAGER = "kube-controller-manager"
+_COSTS = {
+    "kube-apiserver": "about 5 minutes on two cores, 0.6 GB of Go modules and 2.2 GB of build cache",
+    CONTROLLER_MANAGER: "about 1.5 more minutes on two cores and 0.6 GB more of build cache",
+}
 
 
 @dataclass(frozen=True)
 class Binaries:
-    """The paths of the executables."""
+    """The paths of the executables that every control plane needs."""
 
     etcd: Path
     kube_apiserver: Path
@@ -37,7 +42,7 @@ class Binaries:
     def in_folder(cls, folder: Path) -> Binaries | None:
         """Return the binaries in `folder`, or None unless both exist."""
         found = cls(folder / "etcd", folder / "kube-apiserver")
-        return found if all(os.access(path, os.X_OK) for path in (found.etcd, found.kube_apiserver)) else None
+        return found if _is_executable(found.etcd) and _is_executable(found.kube_apiserver) else None
 
 
 def find_or_build(sources: Path = GO_SOURCES) -> Binaries:
@@ -55,7 +60,29 @@ def find_or_build(sources: Path = GO_SOURCES) -> Binaries:
     etcd, kube_apiserver = shutil.which("etcd"), shutil.which("kube-apiserver")
     if etcd and kube_apiserver:
         return Binaries(Path(etcd), Path(kube_apiserver))
-    return _cached_or_built(_cache_folder() / f"control-plane-{_hash_of(sources)}", sources)
+    built = _cached_or_built("kube-apiserver", sources)
+    return Binaries(built.with_name("etcd"), built)
+
+
+def find_or_build_controller_manager(sources: Path = GO_SOURCES) -> Path:
+    """Return kube-controller-manager from where `find_or_build` finds the other binaries.
+
+    It is separate because it takes minutes to build, and few tests need it.
+    Raise ControlPlaneUnavailable if it can be neither found nor built.
+    """
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    found = Path(assets, CONTROLLER_MANAGER) if assets else Path(shutil.which(CONTROLLER_MANAGER) or "")
+    if found.name and _is_executable(found):
+        return found
+    if assets or (shutil.which("etcd") and shutil.which("kube-apiserver")):
+        # One that is built here might not match the version of the API server.
+        where = f"KUBEBUILDER_ASSETS={assets}" if assets else "PATH"
+        raise ControlPlaneUnavailable(f"{where} contains kube-apiserver but not {CONTROLLER_MANAGER}; add it.")
+    return _cached_or_built(CONTROLLER_MANAGER, sources)
+
+
+def _is_executable(path: Path) -> bool:
+    return os.access(path, os.X_OK)
 
 
 def _cache_folder() -> Path:
@@ -66,23 +93,24 @@ def _cache_folder() -> Path:
 
 def _hash_of(sources: Path) -> str:
     digest = hashlib.sha256()
-    for name in ("go.mod", "go.sum", "main.go"):
-        digest.update((sources / name).read_bytes())
+    for path in sorted(path for path in sources.rglob("*") if path.is_file()):
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _cached_or_built(folder: Path, sources: Path) -> Binaries:
-    if binaries := Binaries.in_folder(folder):
-        return binaries
-    with _lock(folder.with_suffix(".lock")):
-        # Another process may have built them while this process was waiting for the lock.
-        if not Binaries.in_folder(folder):
-            _build(folder, sources)
-    return Binaries(folder / "etcd", folder / "kube-apiserver")
+def _cached_or_built(program: str, sources: Path) -> Path:
+    folder = _cache_folder() / f"control-plane-{_hash_of(sources)}"
+    path = folder / program
+    if not _is_executable(path):
+        with _lock(folder.with_suffix(".lock"), program):
+            # Another process may have built it while this process was waiting for the lock.
+            if not _is_executable(path):
+                _build(path, sources)
+    return path
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def _lock(path: Path, program: str) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = path.open("w")
@@ -94,37 +122,39 @@ def _lock(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _log("waiting for another process that is building etcd and kube-apiserver")
+            _log(f"waiting for another process that is building {program}")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
-def _build(folder: Path, sources: Path) -> None:
-    """Build into a temporary directory and rename it, so that `folder` is never incomplete."""
+def _build(path: Path, sources: Path) -> None:
+    """Build a program into a temporary directory and move it to `path`, so that it is never incomplete.
+
+    kube-apiserver is also etcd, if it is called by that name.
+    """
+    program = path.name
     go = shutil.which("go")
     if go is None:
-        raise ControlPlaneUnavailable(f"Found neither etcd and kube-apiserver nor Go to build them. {INSTALL_HINT}")
+        raise ControlPlaneUnavailable(f"Found neither {program} nor Go to build it. {INSTALL_HINT}")
     version = _kubernetes_version(sources)
-    _log(
-        f"building etcd and kube-apiserver {version} with {go} into {folder}; this happens once and takes about 5 "
-        "minutes on two cores, 0.6 GB of Go modules and 2 GB of build cache"
-    )
-    with tempfile.TemporaryDirectory(prefix="building-", dir=folder.parent) as scratch:
-        built = Path(scratch, "control-plane")
-        built.mkdir()
+    _log(f"building {program} {version} with {go} into {path.parent}; this happens once and takes {_COSTS[program]}")
+    with tempfile.TemporaryDirectory(prefix="building-", dir=path.parent.parent) as scratch:
+        built = Path(scratch, program)
         flags = f"-s -w -X k8s.io/component-base/version.gitVersion={version}"
-        command = [go, "build", "-trimpath", "-buildvcs=false", "-ldflags", flags]
-        command += ["-o", str(built / "kube-apiserver"), "."]
+        command = [go, "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", str(built), f"./{program}"]
         environment = {**os.environ, "CGO_ENABLED": "0"}
         build = subprocess.run(command, cwd=sources, env=environment, stderr=subprocess.PIPE, text=True, check=False)
         if build.returncode:
             tail = "\n".join(build.stderr.splitlines()[-20:])
             raise ControlPlaneUnavailable(
-                f"Building etcd and kube-apiserver failed (go build exited with {build.returncode}).\n"
-                f"{tail}\n{INSTALL_HINT}"
+                f"Building {program} failed (go build exited with {build.returncode}).\n{tail}\n{INSTALL_HINT}"
             )
-        (built / "etcd").symlink_to("kube-apiserver")
-        built.rename(folder)
+        path.parent.mkdir(exist_ok=True)
+        if program == "kube-apiserver":
+            etcd = path.with_name("etcd")
+            etcd.unlink(missing_ok=True)
+            etcd.symlink_to(program)
+        built.rename(path)
 
 
 def _kubernetes_version(sources: Path) -> str:

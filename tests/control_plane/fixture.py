@@ -7,11 +7,16 @@ start its own control plane.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import pytest
 
-from . import ControlPlane, ControlPlaneUnavailable, find_or_build
+from . import ControlPlane, ControlPlaneUnavailable, find_or_build, find_or_build_controller_manager
+
+T = TypeVar("T")
+ControllerManager = Callable[[], AbstractContextManager[None]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,13 +36,23 @@ def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
 
     Skip the test if there are no binaries and they cannot be built, or fail it with REQUIRE_CLUSTER=1.
     """
+    with ControlPlane(_found(pytestconfig, find_or_build)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def controller_manager(control_plane: ControlPlane, pytestconfig: pytest.Config) -> ControllerManager:
+    """Return what runs kube-controller-manager in a `with` block; it also acts on the objects of other tests."""
+    binary = _found(pytestconfig, find_or_build_controller_manager)
+    return lambda: control_plane.controller_manager(binary)
+
+
+def _found(pytestconfig: pytest.Config, find: Callable[[], T]) -> T:
     try:
         # Building takes minutes, so show its progress instead of capturing it.
         with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-            binaries = find_or_build()
+            return find()
     except ControlPlaneUnavailable as error:
         if os.environ.get("REQUIRE_CLUSTER") == "1":
             pytest.fail(f"REQUIRE_CLUSTER=1, but: {error}", pytrace=False)
         pytest.skip(str(error))
-    with ControlPlane(binaries) as running:
-        yield running

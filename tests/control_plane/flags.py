@@ -1,14 +1,16 @@
-"""The command-line flags of etcd and kube-apiserver."""
+"""The command-line flags of etcd, kube-apiserver and kube-controller-manager."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from .binaries import CONTROLLER_MANAGER
 from .certificates import LOOPBACK
 
 SERVER = "kube-apiserver"
 KUBELET_CLIENT = "kube-apiserver-kubelet-client"
 SERVICE_ACCOUNT = "service-account"
+CONTROLLERS = ("job-controller", "garbage-collector-controller")
 
 
 def etcd_flags(folder: Path, url: str) -> list[str]:
@@ -52,4 +54,18 @@ def apiserver_flags(folder: Path, etcd_url: str, port: int) -> list[str]:
         "--kubelet-preferred-address-types=InternalIP",
         f"--kubelet-client-certificate={folder / KUBELET_CLIENT}.crt",
         f"--kubelet-client-key={folder / KUBELET_CLIENT}.key",
+    ]
+
+
+def controller_manager_flags(folder: Path, kubeconfig: Path, port: int) -> list[str]:
+    """Return the flags for kube-controller-manager to run the controllers that the tests need, serving at `port`."""
+    return [
+        f"--kubeconfig={kubeconfig}",
+        f"--controllers={','.join(CONTROLLERS)}",
+        "--leader-elect=false",
+        f"--bind-address={LOOPBACK}",
+        f"--secure-port={port}",
+        f"--cert-dir={folder}",
+        f"--tls-cert-file={folder / CONTROLLER_MANAGER}.crt",
+        f"--tls-private-key-file={folder / CONTROLLER_MANAGER}.key",
     ]

@@ -1,21 +1,21 @@
-"""etcd and kube-apiserver as one context manager."""
+"""etcd and kube-apiserver as one context manager, and kube-controller-manager as another one."""
 
 from __future__ import annotations
 
 import base64
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import requests
 import yaml
 
-from .binaries import Binaries, find_or_build
+from .binaries import CONTROLLER_MANAGER, Binaries, find_or_build, find_or_build_controller_manager
 from .certificates import LOOPBACK, CertificateAuthority, write_key
 from .errors import ControlPlaneError
-from .flags import KUBELET_CLIENT, SERVER, SERVICE_ACCOUNT, apiserver_flags, etcd_flags
+from .flags import KUBELET_CLIENT, SERVER, SERVICE_ACCOUNT, apiserver_flags, controller_manager_flags, etcd_flags
 from .processes import Process, free_ports
 
 START_SECONDS = 90
@@ -90,8 +90,24 @@ class ControlPlane:
         written = self._etcd("put", key="kpo-cleanup/compacted", value="")
         self._etcd("compaction", revision=int(written["header"]["revision"]))
 
+    @contextmanager
+    def controller_manager(self, binary: Path | None = None) -> Iterator[None]:
+        """Run kube-controller-manager with the Job controller and the garbage collector only.
+
+        The garbage collector takes up to 30 seconds to notice a resource that is defined while it is running.
+        """
+        binary = binary or find_or_build_controller_manager()
+        (port,) = free_ports(1)
+        kubeconfig = self.write_kubeconfig(self._folder / "controller-manager.kubeconfig")
+        process = Process([binary, *controller_manager_flags(self._folder, kubeconfig, port)], self._folder)
+        try:
+            process.wait_until(lambda: self._is_ok(f"https://{LOOPBACK}:{port}/healthz"), "healthy", START_SECONDS)
+            yield
+        finally:
+            process.stop(STOP_SECONDS)
+
     def _start(self, binaries: Binaries) -> None:
-        folder = Path(self._running.enter_context(tempfile.TemporaryDirectory(prefix="control-plane-")))
+        self._folder = folder = Path(self._running.enter_context(tempfile.TemporaryDirectory(prefix="control-plane-")))
         self._issue_certificates(folder)
         etcd_port, port = self._ports(2)
         self.etcd_url = f"http://{LOOPBACK}:{etcd_port}"
@@ -130,6 +146,7 @@ class ControlPlane:
     def _issue_certificates(folder: Path) -> None:
         authority = CertificateAuthority(folder)
         authority.issue_server(SERVER)
+        authority.issue_server(CONTROLLER_MANAGER)
         authority.issue_client(_ADMIN, group="system:masters")
         authority.issue_client(KUBELET_CLIENT, group="system:masters")
         write_key(folder / f"{SERVICE_ACCOUNT}.key")
