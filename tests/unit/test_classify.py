@@ -1254,7 +1254,7 @@ class TestInvariants:
                 assert verdict.reason in (Reason.SUPERSEDED, Reason.UNMATCHED)
             if verdict.is_zombie and verdict.rule is Rule.REPLACED:
                 assert str(verdict.pod) not in records[verdict.pod.key].pods
-                assert verdict.evidence.other is not None
+                assert isinstance(verdict.evidence, Evidence)
                 assert str(verdict.evidence.other) in records[verdict.pod.key].pods
 
     @given(PODS, ANSWERS, SETTINGS, TIMES)
