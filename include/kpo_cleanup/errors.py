@@ -119,7 +119,15 @@ class BadRequest(ApiStatusError):
 
 
 class Forbidden(ApiStatusError):
-    """403: RBAC or an admission policy denied the request."""
+    """403: the authorizer, such as RBAC, denied the request."""
+
+
+class AdmissionDenied(ApiStatusError):
+    """An admission webhook, policy or plugin denied the request, with a status of its choice: this object may stay."""
+
+    def __init__(self, summary: str, *, cause: str, denied_by: str, server_message: str) -> None:
+        remedy = f"exempt the cleanup from {denied_by}, or annotate the pod with kpo-cleanup/protect to keep it"
+        super().__init__(summary, cause=cause, remedy=remedy, server_message=server_message)
 
 
 class NotFound(ApiStatusError):
@@ -127,7 +135,7 @@ class NotFound(ApiStatusError):
 
 
 class Conflict(ApiStatusError):
-    """409: a precondition failed, or an admission webhook refused the request with this status."""
+    """409: a precondition failed."""
 
 
 class Expired(ApiStatusError):

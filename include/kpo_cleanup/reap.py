@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from .classify import Classifier, Snapshot, keys_needing_records
 from .constants import ALL_NAMESPACES, Outcome, Reason
-from .errors import Conflict, KpoCleanupError, KubernetesError, NotFound, TaskInstanceSourceError
+from .errors import AdmissionDenied, Conflict, KpoCleanupError, KubernetesError, NotFound, TaskInstanceSourceError
 from .identity import TaskInstanceKey
 from .kube.interface import CONCURRENT_DELETES, Cluster, DeleteResult, Listing
 from .pod import Pod
@@ -354,11 +354,14 @@ class _Reaper:
             self._given_up += 1
         else:
             self._silent = self._given_up = 0
-            namespace, signature = candidate.pod.namespace, error.signature
-            self._refusals[namespace][signature] += 1
-            if self._refusals[namespace][signature] == CONCURRENT_DELETES:
-                self._refusing[namespace] = error
+            if not isinstance(error, AdmissionDenied):  # which is about this pod only
+                self._count_refusal(candidate.pod.namespace, error)
         self._settle(candidate, Outcome.FAILED, error=error)
+
+    def _count_refusal(self, namespace: str, error: KubernetesError) -> None:
+        self._refusals[namespace][error.signature] += 1
+        if self._refusals[namespace][error.signature] == CONCURRENT_DELETES:
+            self._refusing[namespace] = error
 
     def _grace_period(self, verdict: Verdict) -> int:
         """Return the grace period in seconds; -1 is the pod's own."""

@@ -337,6 +337,22 @@ DELETE_CASES = [
         "Apply the RBAC manifest to that namespace.",
         proxy.forbidden("delete", "airflow"),
     ),
+    *(
+        Case(
+            f"{code}-admission",
+            f"an admission webhook or policy denies it with {code}",
+            Does.DELETE_FAILS,
+            DELETING + f'{code} {reason}, by admission webhook "guard.example.com"; exempt the cleanup from …; '
+            'server message: admission webhook "guard.example.com" denied …',
+            "Change the policy, or annotate the pod with `kpo-cleanup/protect`.",
+            proxy.denied(code, words),
+        )
+        for code, reason, words in [
+            (403, "Forbidden", "Forbidden"),
+            (404, "Not Found", "NotFound"),
+            (409, "Conflict", "Conflict"),
+        ]
+    ),
     Case(
         "404-gateway",
         "404 from a gateway",
@@ -843,7 +859,7 @@ _LIST_INTRODUCTION = """A namespace that cannot be listed is skipped. The zombie
 _DELETE_INTRODUCTION = f"""The other pods are deleted nevertheless. Then `reap` fails with the reasons for its `failed`
 pods, and the next run tries again. After {CONCURRENT_DELETES} pods in a row without a response, the run sends nothing
 more: the rest is `left_for_next_run`. After {CONCURRENT_DELETES} equal refusals in a namespace, its other pods are
-`failed` as well."""
+`failed` as well, unless an admission webhook or policy refuses: that is about single pods."""
 _SOURCE_INTRODUCTION = f"""No answer never means "there are no task instances". Airflow tries `fetch_active_tis` twice
 more. `reap` asks again. If that fails, the pods of that question (up to {BATCH}) are `failed`, the rest is
 `left_for_next_run`, and `reap` fails. The pods that were deleted before were rightly deleted."""

@@ -14,6 +14,7 @@ import pytest
 from include.kpo_cleanup.classify import Snapshot, classify
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.errors import (
+    AdmissionDenied,
     Conflict,
     Forbidden,
     KpoCleanupError,
@@ -41,6 +42,7 @@ LOST = RetryableApiError(DELETING, cause="no response from the API server")
 TOO_MANY = RetryableApiError(DELETING, cause="429 Too Many Requests", outcome_unknown=False)
 GARBLED = UnexpectedResponse(DELETING, cause="the response is a None, not a Pod or Status")
 FORBIDDEN = Forbidden(DELETING, cause="403 Forbidden", remedy="allow verb 'delete'")
+DENIED = AdmissionDenied(DELETING, cause="403 Forbidden", denied_by="a policy", server_message="keep it")
 CONFLICT = Conflict(DELETING, cause="409 Conflict")
 NOT_LISTED = KubernetesError("listing pods in namespace 'other'", cause="403 Forbidden")
 FINISHED, RUNNING = make_ti(), make_ti(state="running", ended=None)
@@ -809,6 +811,11 @@ class TestRefusals:
         zombies = zombies_of(*forbidden, allowed)
         cluster = cluster_of(zombies, {pod.name: FORBIDDEN for pod in forbidden})
         assert count_outcomes(run(zombies, cluster)) == {"deleted": 1, "failed": 20}
+
+    def test_pods_that_an_admission_policy_protects_do_not_stop_the_others_in_their_namespace(self) -> None:
+        zombies = make_zombies(50)
+        denied = {zombie.pod.name: DENIED for zombie in zombies[: 2 * CONCURRENT_DELETES]}
+        assert count_outcomes(run(zombies, cluster_of(zombies, denied))) == {"deleted": 30, "failed": 20}
 
 
 class TestAnApiServerThatDoesNotRespond:
