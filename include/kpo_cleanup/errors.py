@@ -80,6 +80,7 @@ class KubernetesError(KpoCleanupError):
     """The Kubernetes API did not return what was needed."""
 
     outcome_unknown = True  # whether the request may have been carried out nevertheless
+    has_response = True  # whether any server responded
 
 
 class UnexpectedResponse(KubernetesError):
@@ -103,9 +104,10 @@ class RetryableApiError(KubernetesError):
         server_message: str = "",
         retry_after: float | None = None,
         outcome_unknown: bool = True,
+        has_response: bool = True,
     ) -> None:
         super().__init__(summary, cause=cause, server_message=server_message)
-        self.retry_after, self.outcome_unknown = retry_after, outcome_unknown
+        self.retry_after, self.outcome_unknown, self.has_response = retry_after, outcome_unknown, has_response
 
 
 class ApiStatusError(KubernetesError):

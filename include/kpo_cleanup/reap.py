@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 NO_RESPONSE = "the API server does not respond"
 BATCH = 100  # pods that share one snapshot
 MAX_SNAPSHOT_AGE = 5.0  # seconds after which nothing is deleted on its evidence
+MAX_FAILURES = 5  # in a row in a namespace, after which the others go first and it is only probed
+MAX_PROBES = 30  # pods of such a namespace that are tried before the rest is left: what fails may concern only some
 MAX_CONFLICTS = 4  # times that a pod or its successor is read again before the pod is given up
 
 T = TypeVar("T")
@@ -59,6 +61,20 @@ class _Candidate:
     @property
     def pod(self) -> Pod:
         return self.verdict.pod
+
+
+@dataclass
+class _Trouble:
+    """Failures in one namespace since a request last succeeded there."""
+
+    error: KubernetesError  # the latest
+    in_a_row: int = 0
+    tried: set[str] = field(default_factory=set)  # by uid
+    has_response: bool = False
+
+    @property
+    def max_probes(self) -> int:
+        return MAX_PROBES if self.has_response else CONCURRENT_DELETES
 
 
 @dataclass(frozen=True)
@@ -119,7 +135,8 @@ class _Reaper:
         self._read_at: dict[str, float] = {}  # by uid of those that were read after the listing
         self._counted = 0  # towards max_deletes
         self._silent = 0  # deletions in a row without a response
-        self._given_up = 0  # pods in a row that all attempts have failed for
+        self._given_up = 0  # pods in a row that got no response to any attempt
+        self._troubles: dict[str, _Trouble] = {}  # by namespace
         self._refusals: dict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)  # by namespace and error
         self._refusing: dict[str, KpoCleanupError] = {}  # by namespace in which nothing is sent any more
 
@@ -131,7 +148,9 @@ class _Reaper:
         self._list_again(_pending(candidates))
         why_left = self._delete_in_batches(candidates)
         for candidate in _pending(candidates):
-            candidate.result = Result(candidate.verdict, Outcome.LEFT_FOR_NEXT_RUN, why_left)
+            candidate.result = Result(
+                candidate.verdict, Outcome.LEFT_FOR_NEXT_RUN, why_left or self._why_left(candidate)
+            )
         return [candidate.result for candidate in candidates if candidate.result]
 
     def _check_scope(self, candidate: _Candidate, namespaces: Collection[str]) -> None:
@@ -171,17 +190,22 @@ class _Reaper:
                 self._settle(candidate, Outcome.ALREADY_GONE, "the pod is no longer listed")
 
     def _delete_in_batches(self, candidates: list[_Candidate]) -> str:
-        """Delete batch by batch, and return why the pending candidates are left for the next run."""
+        """Delete batch by batch, and return why all pending candidates are left, if they have one reason."""
         with ThreadPoolExecutor(CONCURRENT_DELETES, thread_name_prefix="reap") as pool:
             while pending := _pending(candidates):
                 if self._given_up >= CONCURRENT_DELETES:
                     return NO_RESPONSE
                 room = self._settings.max_deletes - self._counted
-                batch = _next_batch(pending, self._batch_size, room, self._monotonic())
+                healthy, probes = self._by_health(pending)
+                now = self._monotonic()
+                batch = _next_batch(healthy, self._batch_size, room, now)
+                is_probing = not batch
+                if is_probing:
+                    batch = _next_batch(probes, CONCURRENT_DELETES, room, now)
                 if not batch:
-                    waiting = [candidate for candidate in pending if candidate.is_counted or room > 0]
+                    waiting = [candidate for candidate in [*healthy, *probes] if candidate.is_counted or room > 0]
                     if not waiting:
-                        return f"max_deletes={self._settings.max_deletes} was reached"
+                        return ""
                     time.sleep(max(0.0, min(c.not_before for c in waiting) - self._monotonic()))
                     continue
                 try:
@@ -192,9 +216,31 @@ class _Reaper:
                         candidate.result = Result(candidate.verdict, Outcome.FAILED, error=_to_error(error))
                     return "their task instances could not be queried"
                 self._silent = 0
-                _run(pool, (self._process(candidate, snapshot) for candidate in batch))
+                _run(pool, (self._process(candidate, snapshot, is_probing) for candidate in batch))
                 self._log_progress(candidates)
         return ""
+
+    def _by_health(self, pending: list[_Candidate]) -> tuple[list[_Candidate], list[_Candidate]]:
+        """Return the candidates in namespaces without trouble, and those that probe the others: the untried first."""
+        healthy = [candidate for candidate in pending if not self._is_in_trouble(candidate)]
+        probes: list[_Candidate] = []
+        untried: Counter[str] = Counter()
+        for candidate in sorted(filter(self._is_in_trouble, pending), key=lambda candidate: candidate.attempts):
+            namespace = candidate.pod.namespace
+            trouble = self._troubles[namespace]
+            if candidate.attempts or len(trouble.tried) + untried[namespace] < trouble.max_probes:
+                untried[namespace] += not candidate.attempts
+                probes.append(candidate)
+        return healthy, probes
+
+    def _is_in_trouble(self, candidate: _Candidate) -> bool:
+        trouble = self._troubles.get(candidate.pod.namespace)
+        return trouble is not None and trouble.in_a_row >= MAX_FAILURES
+
+    def _why_left(self, candidate: _Candidate) -> str:
+        if self._counted < self._settings.max_deletes:
+            return f"deletions in its namespace fail: {self._troubles[candidate.pod.namespace].error.cause}"
+        return f"max_deletes={self._settings.max_deletes} was reached"
 
     def _take_snapshot(self, keys: set[TaskInstanceKey]) -> _Snapshot:
         """Query Airflow for task instances, and for the records that matter: a retry may have another pod.
@@ -230,7 +276,9 @@ class _Reaper:
     def _has_expired(self, snapshot: _Snapshot) -> bool:
         return self._monotonic() - snapshot.taken_at > MAX_SNAPSHOT_AGE
 
-    def _process(self, candidate: _Candidate, snapshot: _Snapshot) -> _Steps[None]:
+    def _process(self, candidate: _Candidate, snapshot: _Snapshot, is_probing: bool) -> _Steps[None]:
+        if self._is_in_trouble(candidate) and not is_probing:
+            return
         try:
             yield from self._verify_and_delete(candidate, snapshot)
         except Exception as error:  # whatever it is, there must be a report
@@ -321,6 +369,7 @@ class _Reaper:
             self._count(candidate)
             self._settle(candidate, accepted.outcome, accepted.detail)
         self._silent = self._given_up = 0
+        self._troubles.pop(candidate.pod.namespace, None)
         return False
 
     def _resolve_conflict(self, candidate: _Candidate, conflict: Conflict) -> _Steps[bool]:
@@ -345,18 +394,27 @@ class _Reaper:
         if error.is_retryable:
             now = self._monotonic()
             candidate.attempts += 1
-            self._silent += 1
+            self._silent = 0 if error.has_response else self._silent + 1
+            self._record_trouble(candidate, error)
             delay = self._retry_policy.next_delay(error, candidate.attempts, now - candidate.first_attempt)
             if delay is not None:
                 candidate.not_before = now + delay
                 log.warning("%s: %s; retrying in %.1f s", candidate.pod, error, delay)
                 return
-            self._given_up += 1
+            self._given_up = 0 if error.has_response else self._given_up + 1
         else:
             self._silent = self._given_up = 0
+            self._troubles.pop(candidate.pod.namespace, None)
             if not isinstance(error, AdmissionDenied):  # which is about this pod only
                 self._count_refusal(candidate.pod.namespace, error)
         self._settle(candidate, Outcome.FAILED, error=error)
+
+    def _record_trouble(self, candidate: _Candidate, error: KubernetesError) -> None:
+        trouble = self._troubles.setdefault(candidate.pod.namespace, _Trouble(error))
+        trouble.error = error
+        trouble.in_a_row += 1
+        trouble.tried.add(candidate.pod.uid)
+        trouble.has_response |= error.has_response
 
     def _count_refusal(self, namespace: str, error: KubernetesError) -> None:
         self._refusals[namespace][error.signature] += 1

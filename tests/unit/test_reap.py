@@ -27,7 +27,15 @@ from include.kpo_cleanup.errors import (
 from include.kpo_cleanup.identity import TaskInstanceKey
 from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, DeleteResult, Listing
 from include.kpo_cleanup.pod import Container, Pod
-from include.kpo_cleanup.reap import BATCH, MAX_CONFLICTS, MAX_SNAPSHOT_AGE, NO_RESPONSE, reap
+from include.kpo_cleanup.reap import (
+    BATCH,
+    MAX_CONFLICTS,
+    MAX_FAILURES,
+    MAX_PROBES,
+    MAX_SNAPSHOT_AGE,
+    NO_RESPONSE,
+    reap,
+)
 from include.kpo_cleanup.results import Result, count_outcomes
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
@@ -38,7 +46,8 @@ from tests.unit.builders import DAY, HOUR, JOB, NOW, answer, make_pod, make_ti
 DELETING = "deleting the pod"
 DELETED, HELD = DeleteResult(Outcome.DELETED), DeleteResult.from_accepted(["example.com/hold"])
 GONE = NotFound(DELETING, cause="404 Not Found")
-LOST = RetryableApiError(DELETING, cause="no response from the API server")
+LOST = RetryableApiError(DELETING, cause="no response from the API server", has_response=False)
+WEBHOOK_DOWN = RetryableApiError(DELETING, cause="500 Internal Server Error")
 TOO_MANY = RetryableApiError(DELETING, cause="429 Too Many Requests", outcome_unknown=False)
 GARBLED = UnexpectedResponse(DELETING, cause="the response is a None, not a Pod or Status")
 FORBIDDEN = Forbidden(DELETING, cause="403 Forbidden", remedy="allow verb 'delete'")
@@ -859,6 +868,40 @@ class TestAnApiServerThatDoesNotRespond:
         zombies = make_zombies(2 * BATCH)
         cluster = cluster_of(zombies, {zombie.pod.name: [LOST, DELETED] for zombie in zombies})
         assert count_outcomes(run(zombies, cluster)) == {"deleted": 2 * BATCH}
+
+
+class TestANamespaceInWhichDeletionsFail:
+    """A webhook that is down answers 500, after ten seconds."""
+
+    def test_it_does_not_stop_the_others(self) -> None:
+        failing = [make_pod(name=f"f{n:03d}", map_index=n, created=NOW - DAY + n) for n in range(2 * BATCH)]
+        healthy = [make_pod(name=f"h{n:03d}", namespace="other", map_index=n) for n in range(2 * BATCH)]
+        zombies = zombies_of(*failing, *healthy)
+        cluster = cluster_of(zombies, {pod.name: WEBHOOK_DOWN for pod in failing})
+        results = run(zombies, cluster)
+        counts = count_outcomes(results)
+        assert counts["deleted"] == len(healthy)
+        assert CONCURRENT_DELETES <= counts["failed"] <= MAX_PROBES + CONCURRENT_DELETES
+        assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {
+            "deletions in its namespace fail: 500 Internal Server Error"
+        }
+
+    def test_the_others_go_first(self) -> None:
+        failing = [make_pod(name=f"f{n:03d}", map_index=n, created=NOW - DAY + n) for n in range(BATCH)]
+        healthy = [make_pod(name=f"h{n:03d}", namespace="other", map_index=n) for n in range(BATCH)]
+        zombies = zombies_of(*failing, *healthy)
+        cluster = cluster_of(zombies, {pod.name: WEBHOOK_DOWN for pod in failing})
+        run(zombies, cluster)
+        last_healthy = max(i for i, (name, _) in enumerate(cluster.deletions) if name.startswith("h"))
+        assert last_healthy < len(healthy) + MAX_FAILURES + CONCURRENT_DELETES
+
+    @pytest.mark.parametrize("attempts", [1, NO_DELAY.attempts])
+    def test_pods_that_do_not_fail_are_found_behind_those_that_do(self, attempts: int) -> None:
+        zombies = make_zombies(BATCH)
+        failing = [zombie.pod.name for zombie in zombies[: 2 * CONCURRENT_DELETES]]
+        cluster = cluster_of(zombies, dict.fromkeys(failing, WEBHOOK_DOWN))
+        results = run(zombies, cluster, retry_policy=replace(NO_DELAY, attempts=attempts))
+        assert count_outcomes(results) == {"deleted": BATCH - len(failing), "failed": len(failing)}
 
 
 class TestGracePeriod:

@@ -92,11 +92,13 @@ def send(
         raise _to_api_error(operation, error) from error
     except HTTPError as error:
         cause = getattr(error, "reason", None) or error  # without the URL, which is another one for each pod
-        raise RetryableApiError(operation, cause=f"no response from the API server: {cause}") from error
+        no_response = f"no response from the API server: {cause}"
+        raise RetryableApiError(operation, cause=no_response, has_response=False) from error
     except UnicodeDecodeError as error:  # the client decodes the body of every error as UTF-8
         raise RetryableApiError(operation, cause="the response is an error whose body is not text") from error
     except Exception as error:  # of the client itself, such as a token that could not be refreshed
-        raise RetryableApiError(operation, cause=f"the client failed: {type(error).__name__}: {error}") from error
+        failed = f"the client failed: {type(error).__name__}: {error}"
+        raise RetryableApiError(operation, cause=failed, has_response=False) from error
     try:
         content = decode(body)
     except ValueError as error:
@@ -125,6 +127,7 @@ def _to_api_error(operation: str, error: Any) -> KubernetesError:
             server_message=message,
             retry_after=retry_after(error.headers or {}),
             outcome_unknown=error.status != 429,  # a server that sends 429 has done nothing
+            has_response=error.status != 0,
         )
     if status.get("kind") != "Status":
         # Only the API server knows whether an object is gone or replaced. A gateway's 404 means a wrong address.
