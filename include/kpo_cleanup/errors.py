@@ -76,6 +76,10 @@ class TaskInstanceSourceError(KpoCleanupError):
     is_retryable = True
 
 
+class TooSlow(TaskInstanceSourceError):
+    """Airflow's answer was out of date by the time it arrived."""
+
+
 class KubernetesError(KpoCleanupError):
     """The Kubernetes API did not return what was needed."""
 

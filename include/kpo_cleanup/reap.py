@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from .classify import Classifier, Snapshot, keys_needing_records
 from .constants import ALL_NAMESPACES, Outcome, Reason
-from .errors import AdmissionDenied, Conflict, KpoCleanupError, KubernetesError, NotFound, TaskInstanceSourceError
+from .errors import AdmissionDenied, Conflict, KpoCleanupError, KubernetesError, NotFound, TooSlow
 from .identity import TaskInstanceKey
 from .kube.interface import CONCURRENT_DELETES, Cluster, DeleteResult, Listing
 from .pod import Pod
@@ -33,7 +33,10 @@ from .verdict import Verdict
 log = logging.getLogger(__name__)
 
 NO_RESPONSE = "the API server does not respond"
-BATCH = 100  # pods that share one snapshot
+NO_ANSWERS = "their task instances could not be queried"
+BATCH = 100  # pods that share one snapshot, at most
+MAX_QUERY_FAILURES = 10  # in a row, of pods that were asked about alone; then the source answers nothing
+MAX_QUERY_SECONDS = 60  # that at least three such failures in a row may take
 MAX_SNAPSHOT_AGE = 5.0  # seconds after which nothing is deleted on its evidence
 MAX_FAILURES = 5  # in a row in a namespace, after which the others go first and it is only probed
 MAX_PROBES = 30  # pods of such a namespace that are tried before the rest is left: what fails may concern only some
@@ -137,6 +140,9 @@ class _Reaper:
         self._silent = 0  # deletions in a row without a response
         self._given_up = 0  # pods in a row that got no response to any attempt
         self._troubles: dict[str, _Trouble] = {}  # by namespace
+        self._size = batch_size  # of the next batch: fewer pods after a query that failed or was too slow
+        self._failed_queries: list[float] = []  # seconds of those in a row that were about one task instance
+        self._failed_dags: Counter[str] = Counter()  # such queries by DAG
         self._refusals: dict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)  # by namespace and error
         self._refusing: dict[str, KpoCleanupError] = {}  # by namespace in which nothing is sent any more
 
@@ -198,10 +204,10 @@ class _Reaper:
                 room = self._settings.max_deletes - self._counted
                 healthy, probes = self._by_health(pending)
                 now = self._monotonic()
-                batch = _next_batch(healthy, self._batch_size, room, now)
+                batch = _next_batch(self._by_dag(healthy), self._size, room, now)
                 is_probing = not batch
                 if is_probing:
-                    batch = _next_batch(probes, CONCURRENT_DELETES, room, now)
+                    batch = _next_batch(self._by_dag(probes), min(self._size, CONCURRENT_DELETES), room, now)
                 if not batch:
                     waiting = [candidate for candidate in [*healthy, *probes] if candidate.is_counted or room > 0]
                     if not waiting:
@@ -211,10 +217,13 @@ class _Reaper:
                 try:
                     snapshot = self._take_snapshot({candidate.pod.key for candidate in batch})
                 except Exception as error:  # whatever it is, there must be a report
-                    log.error("%s", error)
-                    for candidate in batch:
-                        candidate.result = Result(candidate.verdict, Outcome.FAILED, error=_to_error(error))
-                    return "their task instances could not be queried"
+                    self._record_failed_query(batch, _to_error(error), self._monotonic() - now)
+                    if self._source_is_dead():
+                        return NO_ANSWERS
+                    continue
+                self._failed_queries.clear()
+                if self._monotonic() - now < MAX_SNAPSHOT_AGE / 4:
+                    self._size = min(2 * self._size, self._batch_size)
                 self._silent = 0
                 _run(pool, (self._process(candidate, snapshot, is_probing) for candidate in batch))
                 self._log_progress(candidates)
@@ -233,6 +242,28 @@ class _Reaper:
                 probes.append(candidate)
         return healthy, probes
 
+    def _by_dag(self, candidates: list[_Candidate]) -> list[_Candidate]:
+        """Order candidates so that a small batch is about few DAGs, and those whose queries failed come last."""
+        if self._size == self._batch_size and not self._failed_dags:
+            return candidates
+        order = {dag_id: n for n, dag_id in enumerate(dict.fromkeys(c.pod.dag_id for c in candidates))}
+        return sorted(candidates, key=lambda c: (self._failed_dags[c.pod.dag_id], order[c.pod.dag_id]))
+
+    def _record_failed_query(self, batch: list[_Candidate], error: KpoCleanupError, seconds: float) -> None:
+        """Have the next queries ask about less: a slow source can answer that, and one of the pods may be the cause."""
+        if len({candidate.pod.key for candidate in batch}) > 1:
+            log.warning("%s; asking about fewer task instances at a time", error)
+            self._size = len(batch) // 2 if isinstance(error, TooSlow) else 1
+            return
+        self._failed_queries.append(seconds)
+        self._failed_dags[batch[0].pod.dag_id] += 1
+        for candidate in batch:
+            self._settle(candidate, Outcome.FAILED, error=error)
+
+    def _source_is_dead(self) -> bool:
+        failures, seconds = len(self._failed_queries), sum(self._failed_queries)
+        return failures >= MAX_QUERY_FAILURES or (failures >= 3 and seconds > MAX_QUERY_SECONDS)
+
     def _is_in_trouble(self, candidate: _Candidate) -> bool:
         trouble = self._troubles.get(candidate.pod.namespace)
         return trouble is not None and trouble.in_a_row >= MAX_FAILURES
@@ -245,7 +276,7 @@ class _Reaper:
     def _take_snapshot(self, keys: set[TaskInstanceKey]) -> _Snapshot:
         """Query Airflow for task instances, and for the records that matter: a retry may have another pod.
 
-        :raises TaskInstanceSourceError: also if the answer is too old by the time it arrives.
+        :raises TooSlow: if the answer is too old by the time it arrives.
         """
         taken_at = self._monotonic()
         task_instances = self._source.fetch(sorted(keys))
@@ -259,7 +290,7 @@ class _Reaper:
         classifier = Classifier(self._combine(keys, task_instances, records))
         snapshot = _Snapshot(taken_at, task_instances, records, dict.fromkeys(keys, classifier))
         if self._has_expired(snapshot):
-            raise TaskInstanceSourceError(
+            raise TooSlow(
                 f"querying {len(keys)} task instances took longer than {MAX_SNAPSHOT_AGE:g} s",
                 cause=f"{self._source.description}; tasks may have been restarted meanwhile",
                 remedy="find out why Airflow is slow",

@@ -25,7 +25,14 @@ from include.kpo_cleanup.identity import UNMAPPED
 from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES
 from include.kpo_cleanup.kube.pods import MAX_RESTARTS
 from include.kpo_cleanup.pod import PROTECT_KEY
-from include.kpo_cleanup.reap import BATCH, MAX_FAILURES, MAX_PROBES, MAX_SNAPSHOT_AGE
+from include.kpo_cleanup.reap import (
+    BATCH,
+    MAX_FAILURES,
+    MAX_PROBES,
+    MAX_QUERY_FAILURES,
+    MAX_QUERY_SECONDS,
+    MAX_SNAPSHOT_AGE,
+)
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.task_instance import CallerTaskInstance
 from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
@@ -863,8 +870,9 @@ the others, and if up to {MAX_PROBES} of its pods fail in a row, its rest is `le
 {CONCURRENT_DELETES} equal refusals in a namespace, its other pods are `failed` as well, unless an admission webhook or
 policy refuses: that is about single pods."""
 _SOURCE_INTRODUCTION = f"""No answer never means "there are no task instances". Airflow tries `fetch_active_tis` twice
-more. `reap` asks again. If that fails, the pods of that question (up to {BATCH}) are `failed`, the rest is
-`left_for_next_run`, and `reap` fails. The pods that were deleted before were rightly deleted."""
+more. `reap` asks again, about up to {BATCH} pods at a time. If that fails or takes too long, it asks about fewer, down
+to one, which is `failed` if that does not help. After {MAX_QUERY_FAILURES} such failures in a row (3 if they took more
+than {MAX_QUERY_SECONDS} s), the rest is `left_for_next_run`. The pods that were deleted before were rightly deleted."""
 _POD_INTRODUCTION = """The reason for a pod with odd labels, if it runs and its task instance failed long ago. Only
 `orphaned` pods are deleted."""
 

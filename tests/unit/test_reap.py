@@ -32,7 +32,9 @@ from include.kpo_cleanup.reap import (
     MAX_CONFLICTS,
     MAX_FAILURES,
     MAX_PROBES,
+    MAX_QUERY_FAILURES,
     MAX_SNAPSHOT_AGE,
+    NO_ANSWERS,
     NO_RESPONSE,
     reap,
 )
@@ -495,13 +497,58 @@ class TestQueryingTaskInstancesAgain:
         assert count_outcomes(results) == {"failed": 3}
         assert errors(results) == {"the database is down"}
 
-    def test_a_later_query_that_fails_fails_its_batch_and_leaves_the_rest(self) -> None:
+    def test_a_source_that_no_longer_answers_ends_the_run_after_some_queries(self) -> None:
         zombies = make_zombies(3 * BATCH)
         cluster = cluster_of(zombies)
         results = run(zombies, cluster, all_finished(zombies, fails_after=1))
-        assert count_outcomes(results) == {"deleted": BATCH, "failed": BATCH, "left_for_next_run": BATCH}
+        assert count_outcomes(results) == {
+            "deleted": BATCH,
+            "failed": MAX_QUERY_FAILURES,
+            "left_for_next_run": 2 * BATCH - MAX_QUERY_FAILURES,
+        }
         assert cluster.deleted == {zombie.pod.name for zombie in zombies[:BATCH]}
-        assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {"their task instances could not be queried"}
+        assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {NO_ANSWERS}
+
+    def test_it_ends_the_run_sooner_if_each_query_takes_long(self) -> None:
+        seconds = itertools.count(step=25)
+
+        class Silent(FakeSource):
+            def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+                self.queries.append(list(keys))
+                raise TaskInstanceSourceError("timed out")
+
+        source = Silent({})
+        results = run(make_zombies(2 * BATCH), source=source, monotonic=seconds.__next__)
+        assert count_outcomes(results) == {"failed": 3, "left_for_next_run": 2 * BATCH - 3}
+        assert [len(keys) for keys in source.queries] == [BATCH, 1, 1, 1]
+
+    def test_a_slow_source_is_asked_about_fewer_pods_at_a_time(self) -> None:
+        """Check it with 60 ms for each task instance."""
+        seconds = [0.0]
+
+        class Slow(FakeSource):
+            def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+                seconds[0] += 0.06 * len(keys)
+                return super().fetch(keys)
+
+        zombies = make_zombies(2 * BATCH)
+        source = Slow({zombie.pod.key: FINISHED for zombie in zombies})
+        assert count_outcomes(run(zombies, source=source, monotonic=lambda: seconds[0])) == {"deleted": 2 * BATCH}
+        assert [len(keys) for keys in source.queries] == [100] * 2 + [50] * 8  # twice: after the records
+
+    @pytest.mark.parametrize("size", [1, 5])
+    def test_a_dag_that_cannot_be_queried_does_not_stop_the_others(self, size: int) -> None:
+        class Partial(FakeSource):
+            def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+                if any(key.dag_id == "broken" for key in keys):
+                    raise TaskInstanceSourceError("500 for DAG broken")
+                return super().fetch(keys)
+
+        broken = [make_pod(name=f"b{n}", dag_id="broken", map_index=n, created=NOW - DAY + n) for n in range(size)]
+        good = [make_pod(name=f"g{n}", dag_id=f"dag_{n % 20}", map_index=n) for n in range(2 * BATCH)]
+        zombies = zombies_of(*broken, *good)
+        results = run(zombies, source=Partial({zombie.pod.key: FINISHED for zombie in zombies}))
+        assert count_outcomes(results) == {"failed": size, "deleted": 2 * BATCH}
 
     def test_a_query_that_fails_with_any_exception_is_reported(self) -> None:
         class Broken(FakeSource):
