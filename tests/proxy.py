@@ -138,6 +138,11 @@ def forbidden(verb: str, namespace: str) -> Fault:
     return status(403, "Forbidden", message)
 
 
+def denied(code: int, reason: str) -> Fault:
+    """Answer as the API server does for an admission webhook, which chooses the status."""
+    return status(code, reason, 'admission webhook "guard.example.com" denied the request: keep it')
+
+
 def first(do: Callable[[], Any]) -> Fault:
     """Do something in the cluster before the request goes through."""
 

@@ -32,7 +32,7 @@ class Outcome(str, Enum):
     ALREADY_GONE = "already_gone"  # it no longer existed
     SPARED = "spared"  # the second classification or a precondition showed that it is in use
     FAILED = "failed"
-    LEFT_FOR_NEXT_RUN = "left_for_next_run"  # max_deletes was reached, or the API server did not respond
+    LEFT_FOR_NEXT_RUN = "left_for_next_run"  # max_deletes was reached, or a server does not do its part
     WOULD_DELETE = "would_delete"
 
 

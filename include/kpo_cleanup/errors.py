@@ -80,10 +80,15 @@ class TaskInstanceSourceError(KpoCleanupError):
     is_retryable = True
 
 
+class TooSlow(TaskInstanceSourceError):
+    """Airflow's answer was out of date by the time it arrived."""
+
+
 class KubernetesError(KpoCleanupError):
     """The Kubernetes API did not return what was needed."""
 
     outcome_unknown = True  # whether the request may have been carried out nevertheless
+    has_response = True  # whether any server responded
 
 
 class UnexpectedResponse(KubernetesError):
@@ -107,9 +112,10 @@ class RetryableApiError(KubernetesError):
         server_message: str = "",
         retry_after: float | None = None,
         outcome_unknown: bool = True,
+        has_response: bool = True,
     ) -> None:
         super().__init__(summary, cause=cause, server_message=server_message)
-        self.retry_after, self.outcome_unknown = retry_after, outcome_unknown
+        self.retry_after, self.outcome_unknown, self.has_response = retry_after, outcome_unknown, has_response
 
 
 class ApiStatusError(KubernetesError):
@@ -123,7 +129,15 @@ class BadRequest(ApiStatusError):
 
 
 class Forbidden(ApiStatusError):
-    """403: RBAC or an admission policy denied the request."""
+    """403: the authorizer, such as RBAC, denied the request."""
+
+
+class AdmissionDenied(ApiStatusError):
+    """An admission webhook, policy or plugin denied the request, with a status of its choice: this object may stay."""
+
+    def __init__(self, summary: str, *, cause: str, denied_by: str, server_message: str) -> None:
+        remedy = f"exempt the cleanup from {denied_by}, or annotate the pod with kpo-cleanup/protect to keep it"
+        super().__init__(summary, cause=cause, remedy=remedy, server_message=server_message)
 
 
 class NotFound(ApiStatusError):
@@ -131,7 +145,7 @@ class NotFound(ApiStatusError):
 
 
 class Conflict(ApiStatusError):
-    """409: a precondition failed, or an admission webhook refused the request with this status."""
+    """409: a precondition failed."""
 
 
 class Expired(ApiStatusError):

@@ -10,14 +10,14 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from .classify import Classifier, Snapshot, keys_needing_records, with_plain_tasks
 from .constants import ALL_NAMESPACES, Outcome, Reason
-from .errors import Conflict, KpoCleanupError, KubernetesError, NotFound, TaskInstanceSourceError
+from .errors import AdmissionDenied, Conflict, KpoCleanupError, KubernetesError, NotFound, TooSlow
 from .identity import TaskInstanceKey
 from .kube.interface import CONCURRENT_DELETES, Cluster, DeleteResult, Listing
 from .pod import Pod
@@ -33,8 +33,13 @@ from .verdict import Verdict
 log = logging.getLogger(__name__)
 
 NO_RESPONSE = "the API server does not respond"
-BATCH = 100  # pods that share one snapshot
+NO_ANSWERS = "their task instances could not be queried"
+BATCH = 100  # pods that share one snapshot, at most
+MAX_QUERY_FAILURES = 10  # in a row, of pods that were asked about alone; then the source answers nothing
+MAX_QUERY_SECONDS = 60  # that at least three such failures in a row may take
 MAX_SNAPSHOT_AGE = 5.0  # seconds after which nothing is deleted on its evidence
+MAX_FAILURES = 5  # in a row in a namespace, after which the others go first and it is only probed
+MAX_PROBES = 30  # pods of such a namespace that are tried before the rest is left: what fails may concern only some
 MAX_CONFLICTS = 4  # times that a pod or its successor is read again before the pod is given up
 
 T = TypeVar("T")
@@ -59,6 +64,20 @@ class _Candidate:
     @property
     def pod(self) -> Pod:
         return self.verdict.pod
+
+
+@dataclass
+class _Trouble:
+    """Failures in one namespace since a request last succeeded there."""
+
+    error: KubernetesError  # the latest
+    in_a_row: int = 0
+    tried: set[str] = field(default_factory=set)  # by uid
+    has_response: bool = False
+
+    @property
+    def max_probes(self) -> int:
+        return MAX_PROBES if self.has_response else CONCURRENT_DELETES
 
 
 @dataclass(frozen=True)
@@ -119,7 +138,11 @@ class _Reaper:
         self._read_at: dict[str, float] = {}  # by uid of those that were read after the listing
         self._counted = 0  # towards max_deletes
         self._silent = 0  # deletions in a row without a response
-        self._given_up = 0  # pods in a row that all attempts have failed for
+        self._given_up = 0  # pods in a row that got no response to any attempt
+        self._troubles: dict[str, _Trouble] = {}  # by namespace
+        self._size = batch_size  # of the next batch: fewer pods after a query that failed or was too slow
+        self._failed_queries: list[float] = []  # seconds of those in a row that were about one task instance
+        self._failed_dags: Counter[str] = Counter()  # such queries by DAG
         self._refusals: dict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)  # by namespace and error
         self._refusing: dict[str, KpoCleanupError] = {}  # by namespace in which nothing is sent any more
 
@@ -131,7 +154,9 @@ class _Reaper:
         self._list_again(_pending(candidates))
         why_left = self._delete_in_batches(candidates)
         for candidate in _pending(candidates):
-            candidate.result = Result(candidate.verdict, Outcome.LEFT_FOR_NEXT_RUN, why_left)
+            candidate.result = Result(
+                candidate.verdict, Outcome.LEFT_FOR_NEXT_RUN, why_left or self._why_left(candidate)
+            )
         return [candidate.result for candidate in candidates if candidate.result]
 
     def _check_scope(self, candidate: _Candidate, namespaces: Collection[str]) -> None:
@@ -171,35 +196,87 @@ class _Reaper:
                 self._settle(candidate, Outcome.ALREADY_GONE, "the pod is no longer listed")
 
     def _delete_in_batches(self, candidates: list[_Candidate]) -> str:
-        """Delete batch by batch, and return why the pending candidates are left for the next run."""
+        """Delete batch by batch, and return why all pending candidates are left, if they have one reason."""
         with ThreadPoolExecutor(CONCURRENT_DELETES, thread_name_prefix="reap") as pool:
             while pending := _pending(candidates):
                 if self._given_up >= CONCURRENT_DELETES:
                     return NO_RESPONSE
                 room = self._settings.max_deletes - self._counted
-                batch = _next_batch(pending, self._batch_size, room, self._monotonic())
+                healthy, probes = self._by_health(pending)
+                now = self._monotonic()
+                batch = _next_batch(self._by_dag(healthy), self._size, room, now)
+                is_probing = not batch
+                if is_probing:
+                    batch = _next_batch(self._by_dag(probes), min(self._size, CONCURRENT_DELETES), room, now)
                 if not batch:
-                    waiting = [candidate for candidate in pending if candidate.is_counted or room > 0]
+                    waiting = [candidate for candidate in [*healthy, *probes] if candidate.is_counted or room > 0]
                     if not waiting:
-                        return f"max_deletes={self._settings.max_deletes} was reached"
+                        return ""
                     time.sleep(max(0.0, min(c.not_before for c in waiting) - self._monotonic()))
                     continue
                 try:
                     snapshot = self._take_snapshot({candidate.pod.key for candidate in batch})
                 except Exception as error:  # whatever it is, there must be a report
-                    log.error("%s", error)
-                    for candidate in batch:
-                        candidate.result = Result(candidate.verdict, Outcome.FAILED, error=_to_error(error))
-                    return "their task instances could not be queried"
+                    self._record_failed_query(batch, _to_error(error), self._monotonic() - now)
+                    if self._source_is_dead():
+                        return NO_ANSWERS
+                    continue
+                self._failed_queries.clear()
+                if self._monotonic() - now < MAX_SNAPSHOT_AGE / 4:
+                    self._size = min(2 * self._size, self._batch_size)
                 self._silent = 0
-                _run(pool, (self._process(candidate, snapshot) for candidate in batch))
+                _run(pool, (self._process(candidate, snapshot, is_probing) for candidate in batch))
                 self._log_progress(candidates)
         return ""
+
+    def _by_health(self, pending: list[_Candidate]) -> tuple[list[_Candidate], list[_Candidate]]:
+        """Return the candidates in namespaces without trouble, and those that probe the others: the untried first."""
+        healthy = [candidate for candidate in pending if not self._is_in_trouble(candidate)]
+        probes: list[_Candidate] = []
+        untried: Counter[str] = Counter()
+        for candidate in sorted(filter(self._is_in_trouble, pending), key=lambda candidate: candidate.attempts):
+            namespace = candidate.pod.namespace
+            trouble = self._troubles[namespace]
+            if candidate.attempts or len(trouble.tried) + untried[namespace] < trouble.max_probes:
+                untried[namespace] += not candidate.attempts
+                probes.append(candidate)
+        return healthy, probes
+
+    def _by_dag(self, candidates: list[_Candidate]) -> list[_Candidate]:
+        """Order candidates so that a small batch is about few DAGs, and those whose queries failed come last."""
+        if self._size == self._batch_size and not self._failed_dags:
+            return candidates
+        order = {dag_id: n for n, dag_id in enumerate(dict.fromkeys(c.pod.dag_id for c in candidates))}
+        return sorted(candidates, key=lambda c: (self._failed_dags[c.pod.dag_id], order[c.pod.dag_id]))
+
+    def _record_failed_query(self, batch: list[_Candidate], error: KpoCleanupError, seconds: float) -> None:
+        """Have the next queries ask about less: a slow source can answer that, and one of the pods may be the cause."""
+        if len({candidate.pod.key for candidate in batch}) > 1:
+            log.warning("%s; asking about fewer task instances at a time", error)
+            self._size = len(batch) // 2 if isinstance(error, TooSlow) else 1
+            return
+        self._failed_queries.append(seconds)
+        self._failed_dags[batch[0].pod.dag_id] += 1
+        for candidate in batch:
+            self._settle(candidate, Outcome.FAILED, error=error)
+
+    def _source_is_dead(self) -> bool:
+        failures, seconds = len(self._failed_queries), sum(self._failed_queries)
+        return failures >= MAX_QUERY_FAILURES or (failures >= 3 and seconds > MAX_QUERY_SECONDS)
+
+    def _is_in_trouble(self, candidate: _Candidate) -> bool:
+        trouble = self._troubles.get(candidate.pod.namespace)
+        return trouble is not None and trouble.in_a_row >= MAX_FAILURES
+
+    def _why_left(self, candidate: _Candidate) -> str:
+        if self._counted < self._settings.max_deletes:
+            return f"deletions in its namespace fail: {self._troubles[candidate.pod.namespace].error.cause}"
+        return f"max_deletes={self._settings.max_deletes} was reached"
 
     def _take_snapshot(self, keys: set[TaskInstanceKey]) -> _Snapshot:
         """Query Airflow for task instances, and for the records that matter: a retry may have another pod.
 
-        :raises TaskInstanceSourceError: also if the answer is too old by the time it arrives.
+        :raises TooSlow: if the answer is too old by the time it arrives.
         """
         queried, taken_at = sorted(with_plain_tasks(keys)), self._monotonic()
         task_instances = self._source.fetch(queried)
@@ -213,7 +290,7 @@ class _Reaper:
         classifier = Classifier(self._combine(keys, task_instances, records))
         snapshot = _Snapshot(taken_at, task_instances, records, dict.fromkeys(keys, classifier))
         if self._has_expired(snapshot):
-            raise TaskInstanceSourceError(
+            raise TooSlow(
                 f"querying {len(keys)} task instances took longer than {MAX_SNAPSHOT_AGE:g} s",
                 cause=f"{self._source.description}; tasks may have been restarted meanwhile",
                 remedy="find out why Airflow is slow",
@@ -230,7 +307,9 @@ class _Reaper:
     def _has_expired(self, snapshot: _Snapshot) -> bool:
         return self._monotonic() - snapshot.taken_at > MAX_SNAPSHOT_AGE
 
-    def _process(self, candidate: _Candidate, snapshot: _Snapshot) -> _Steps[None]:
+    def _process(self, candidate: _Candidate, snapshot: _Snapshot, is_probing: bool) -> _Steps[None]:
+        if self._is_in_trouble(candidate) and not is_probing:
+            return
         try:
             yield from self._verify_and_delete(candidate, snapshot)
         except Exception as error:  # whatever it is, there must be a report
@@ -321,6 +400,7 @@ class _Reaper:
             self._count(candidate)
             self._settle(candidate, accepted.outcome, accepted.detail)
         self._silent = self._given_up = 0
+        self._troubles.pop(candidate.pod.namespace, None)
         return False
 
     def _resolve_conflict(self, candidate: _Candidate, conflict: Conflict) -> _Steps[bool]:
@@ -345,20 +425,32 @@ class _Reaper:
         if error.is_retryable:
             now = self._monotonic()
             candidate.attempts += 1
-            self._silent += 1
+            self._silent = 0 if error.has_response else self._silent + 1
+            self._record_trouble(candidate, error)
             delay = self._retry_policy.next_delay(error, candidate.attempts, now - candidate.first_attempt)
             if delay is not None:
                 candidate.not_before = now + delay
                 log.warning("%s: %s; retrying in %.1f s", candidate.pod, error, delay)
                 return
-            self._given_up += 1
+            self._given_up = 0 if error.has_response else self._given_up + 1
         else:
             self._silent = self._given_up = 0
-            namespace, signature = candidate.pod.namespace, error.signature
-            self._refusals[namespace][signature] += 1
-            if self._refusals[namespace][signature] == CONCURRENT_DELETES:
-                self._refusing[namespace] = error
+            self._troubles.pop(candidate.pod.namespace, None)
+            if not isinstance(error, AdmissionDenied):  # which is about this pod only
+                self._count_refusal(candidate.pod.namespace, error)
         self._settle(candidate, Outcome.FAILED, error=error)
+
+    def _record_trouble(self, candidate: _Candidate, error: KubernetesError) -> None:
+        trouble = self._troubles.setdefault(candidate.pod.namespace, _Trouble(error))
+        trouble.error = error
+        trouble.in_a_row += 1
+        trouble.tried.add(candidate.pod.uid)
+        trouble.has_response |= error.has_response
+
+    def _count_refusal(self, namespace: str, error: KubernetesError) -> None:
+        self._refusals[namespace][error.signature] += 1
+        if self._refusals[namespace][error.signature] == CONCURRENT_DELETES:
+            self._refusing[namespace] = error
 
     def _grace_period(self, verdict: Verdict) -> int:
         """Return the grace period in seconds; -1 is the pod's own."""

@@ -147,9 +147,9 @@ def reap_summary(results: Sequence[Result], settings: Settings, pods: int) -> li
 def reap_lines(results: Sequence[Result], settings: Settings) -> list[str]:
     """List what the lines of the single pods do not show: what is left, and what each DAG's pods had requested."""
     lines = [line for r in results if r.outcome is Outcome.WOULD_DELETE for line in result_lines(r)]
-    left = [r for r in results if r.outcome is Outcome.LEFT_FOR_NEXT_RUN]
-    if left:
-        lines += wrap(f"left for the next run: {count(left, 'zombie')} ({left[0].detail})")
+    left = Counter(r.detail for r in results if r.outcome is Outcome.LEFT_FOR_NEXT_RUN)
+    for detail, number in left.most_common():
+        lines += wrap(f"left for the next run: {pluralize(number, 'zombie')} ({detail})")
     verb = "would free" if settings.dry_run else "freed"
     by_dag = {dag_id: _amounts(_freed(of_dag)) for dag_id, of_dag in _group_by_dag(results).items()}
     freed = [f"{verb} by pods of {dag_id}: {amounts}" for dag_id, amounts in by_dag.items() if amounts]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from typing import Any, cast
 
 import pytest
 from aiohttp import web
 from kubernetes import client, config
 
+from include.kpo_cleanup.errors import AdmissionDenied
+from include.kpo_cleanup.kube.pods import PodClient
+from include.kpo_cleanup.pod import KPO_LABEL
 from tests.contract.namespace import MERGE, Json, Namespace, container, pod
 from tests.control_plane import ControlPlane
 from tests.proxy import Fault, forbidden
@@ -290,3 +294,46 @@ def test_a_forbidden_error_of_rbac_equals_the_one_of_the_fault_proxy(control_pla
     imitation = asyncio.run(response_of(forbidden("list", namespace)))
     assert imitation.pop("message").startswith("pods is forbidden: User ")
     assert imitation == {**common, **imitation}
+
+
+def test_a_policy_denies_a_deletion_in_words_that_differ_from_those_of_rbac(
+    control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ValidatingAdmissionPolicy also chooses the status; 422 Unprocessable Entity is its default."""
+    core = client.CoreV1Api(config.new_client_from_config_dict(control_plane.kubeconfig))
+    registration = client.AdmissionregistrationV1Api(core.api_client)
+    name = core.create_namespace({"metadata": {"generateName": "policy-"}}).metadata.name
+    core.create_namespaced_pod(name, pod("kept", labels={KPO_LABEL: "True"}))
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["DELETE"], "resources": ["pods"]}
+    selector = {"matchLabels": {"kubernetes.io/metadata.name": name}}
+    policy = {
+        "matchConstraints": {"resourceRules": [rule], "namespaceSelector": selector},
+        "validations": [{"expression": "false", "message": "keep it"}],
+    }
+    registration.create_validating_admission_policy({"metadata": {"name": name}, "spec": policy})
+    binding = {"policyName": name, "validationActions": ["Deny"]}
+    registration.create_validating_admission_policy_binding({"metadata": {"name": name}, "spec": binding})
+    extra = {"kube_config": control_plane.kubeconfig}
+    monkeypatch.setenv("AIRFLOW_CONN_POLICY", json.dumps({"conn_type": "kubernetes", "extra": extra}))
+    api = PodClient("policy")
+    (kept,) = api.list_pods([name]).pods
+    try:
+        wait_until_denied(core, name)
+        with pytest.raises(AdmissionDenied) as caught:
+            api.delete(kept, 0)
+    finally:
+        registration.delete_validating_admission_policy_binding(name)
+        registration.delete_validating_admission_policy(name)
+    assert caught.value.cause.startswith(f"422 Unprocessable Entity, by ValidatingAdmissionPolicy '{name}'")
+    assert "keep it" in caught.value.server_message
+
+
+def wait_until_denied(core: client.CoreV1Api, namespace: str) -> None:
+    """Wait until the API server knows of a new policy."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            core.delete_namespaced_pod("kept", namespace, dry_run="All")
+        except client.ApiException:
+            return
+        time.sleep(0.2)

@@ -25,7 +25,14 @@ from include.kpo_cleanup.identity import UNMAPPED
 from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES
 from include.kpo_cleanup.kube.pods import MAX_RESTARTS
 from include.kpo_cleanup.pod import PROTECT_KEY
-from include.kpo_cleanup.reap import BATCH, MAX_SNAPSHOT_AGE
+from include.kpo_cleanup.reap import (
+    BATCH,
+    MAX_FAILURES,
+    MAX_PROBES,
+    MAX_QUERY_FAILURES,
+    MAX_QUERY_SECONDS,
+    MAX_SNAPSHOT_AGE,
+)
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.task_instance import CallerTaskInstance
 from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
@@ -336,6 +343,22 @@ DELETE_CASES = [
         "(see manifests/rbac.yaml); server message: …",
         "Apply the RBAC manifest to that namespace.",
         proxy.forbidden("delete", "airflow"),
+    ),
+    *(
+        Case(
+            f"{code}-admission",
+            f"an admission webhook or policy denies it with {code}",
+            Does.DELETE_FAILS,
+            DELETING + f'{code} {reason}, by admission webhook "guard.example.com"; exempt the cleanup from …; '
+            'server message: admission webhook "guard.example.com" denied …',
+            "Change the policy, or annotate the pod with `kpo-cleanup/protect`.",
+            proxy.denied(code, words),
+        )
+        for code, reason, words in [
+            (403, "Forbidden", "Forbidden"),
+            (404, "Not Found", "NotFound"),
+            (409, "Conflict", "Conflict"),
+        ]
     ),
     Case(
         "404-gateway",
@@ -841,12 +864,15 @@ _LIST_INTRODUCTION = """A namespace that cannot be listed is skipped. The zombie
 `reap` fails with the message. If no namespace can be listed, `list_pods` fails and nothing is deleted. Airflow retries
 `list_pods` twice if that may help. `reap` lists the pods again, and deletes nothing in a namespace where that fails."""
 _DELETE_INTRODUCTION = f"""The other pods are deleted nevertheless. Then `reap` fails with the reasons for its `failed`
-pods, and the next run tries again. After {CONCURRENT_DELETES} pods in a row without a response, the run sends nothing
-more: the rest is `left_for_next_run`. After {CONCURRENT_DELETES} equal refusals in a namespace, its other pods are
-`failed` as well."""
+pods, and the next run tries again. After {CONCURRENT_DELETES} pods in a row without any response, the run sends
+nothing more: the rest is `left_for_next_run`. A namespace in which {MAX_FAILURES} attempts in a row fail comes after
+the others, and if up to {MAX_PROBES} of its pods fail in a row, its rest is `left_for_next_run`. After
+{CONCURRENT_DELETES} equal refusals in a namespace, its other pods are `failed` as well, unless an admission webhook or
+policy refuses: that is about single pods."""
 _SOURCE_INTRODUCTION = f"""No answer never means "there are no task instances". Airflow tries `fetch_active_tis` twice
-more. `reap` asks again. If that fails, the pods of that question (up to {BATCH}) are `failed`, the rest is
-`left_for_next_run`, and `reap` fails. The pods that were deleted before were rightly deleted."""
+more. `reap` asks again, about up to {BATCH} pods at a time. If that fails or takes too long, it asks about fewer, down
+to one, which is `failed` if that does not help. After {MAX_QUERY_FAILURES} such failures in a row (3 if they took more
+than {MAX_QUERY_SECONDS} s), the rest is `left_for_next_run`. The pods that were deleted before were rightly deleted."""
 _POD_INTRODUCTION = """The reason for a pod with odd labels, if it runs and its task instance failed long ago. Only
 `orphaned` pods are deleted."""
 

@@ -147,16 +147,14 @@ class TestASourceThatFails:
         assert sorted(server.pods(namespace)) == pods
 
     @pytest.mark.parametrize("query", range(1, QUERIES))
-    def test_a_batch_whose_query_fails_is_not_deleted_and_the_rest_is_left(
+    def test_a_pod_whose_query_fails_alone_is_not_deleted_and_others_are_asked_about_again(
         self, server: Server, api: PodClient, namespace: str, pods: list[str], make: Any, message: str, query: int
     ) -> None:
         results = clean_up(api, namespace, make(fails_on=query))
-        deleted = (query - 1) * BATCH
         failed = of(Outcome.FAILED, results)
-        assert len(of(Outcome.DELETED, results)) == deleted
-        assert len(failed) == min(BATCH, PODS - deleted)
-        assert len(of(Outcome.LEFT_FOR_NEXT_RUN, results)) == PODS - deleted - len(failed)
-        assert len(server.pods(namespace)) == PODS - deleted
+        assert len(failed) == (query == QUERIES - 1)  # the batch of one pod
+        assert len(of(Outcome.DELETED, results)) == PODS - len(failed)
+        assert len(server.pods(namespace)) == len(failed)
         for result in failed:
             assert re.search(message, str(result.error))
 

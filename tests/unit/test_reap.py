@@ -14,6 +14,7 @@ import pytest
 from include.kpo_cleanup.classify import Snapshot, classify
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.errors import (
+    AdmissionDenied,
     Conflict,
     Forbidden,
     KpoCleanupError,
@@ -26,7 +27,17 @@ from include.kpo_cleanup.errors import (
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, DeleteResult, Listing
 from include.kpo_cleanup.pod import Container, Pod
-from include.kpo_cleanup.reap import BATCH, MAX_CONFLICTS, MAX_SNAPSHOT_AGE, NO_RESPONSE, reap
+from include.kpo_cleanup.reap import (
+    BATCH,
+    MAX_CONFLICTS,
+    MAX_FAILURES,
+    MAX_PROBES,
+    MAX_QUERY_FAILURES,
+    MAX_SNAPSHOT_AGE,
+    NO_ANSWERS,
+    NO_RESPONSE,
+    reap,
+)
 from include.kpo_cleanup.results import Result, count_outcomes
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
@@ -37,10 +48,12 @@ from tests.unit.builders import DAY, HOUR, JOB, NOW, answer, make_pod, make_ti
 DELETING = "deleting the pod"
 DELETED, HELD = DeleteResult(Outcome.DELETED), DeleteResult.from_accepted(["example.com/hold"])
 GONE = NotFound(DELETING, cause="404 Not Found")
-LOST = RetryableApiError(DELETING, cause="no response from the API server")
+LOST = RetryableApiError(DELETING, cause="no response from the API server", has_response=False)
+WEBHOOK_DOWN = RetryableApiError(DELETING, cause="500 Internal Server Error")
 TOO_MANY = RetryableApiError(DELETING, cause="429 Too Many Requests", outcome_unknown=False)
 GARBLED = UnexpectedResponse(DELETING, cause="the response is a None, not a Pod or Status")
 FORBIDDEN = Forbidden(DELETING, cause="403 Forbidden", remedy="allow verb 'delete'")
+DENIED = AdmissionDenied(DELETING, cause="403 Forbidden", denied_by="a policy", server_message="keep it")
 CONFLICT = Conflict(DELETING, cause="409 Conflict")
 NOT_LISTED = KubernetesError("listing pods in namespace 'other'", cause="403 Forbidden")
 FINISHED, RUNNING = make_ti(), make_ti(state="running", ended=None)
@@ -488,13 +501,58 @@ class TestQueryingTaskInstancesAgain:
         assert count_outcomes(results) == {"failed": 3}
         assert errors(results) == {"the database is down"}
 
-    def test_a_later_query_that_fails_fails_its_batch_and_leaves_the_rest(self) -> None:
+    def test_a_source_that_no_longer_answers_ends_the_run_after_some_queries(self) -> None:
         zombies = make_zombies(3 * BATCH)
         cluster = cluster_of(zombies)
         results = run(zombies, cluster, all_finished(zombies, fails_after=1))
-        assert count_outcomes(results) == {"deleted": BATCH, "failed": BATCH, "left_for_next_run": BATCH}
+        assert count_outcomes(results) == {
+            "deleted": BATCH,
+            "failed": MAX_QUERY_FAILURES,
+            "left_for_next_run": 2 * BATCH - MAX_QUERY_FAILURES,
+        }
         assert cluster.deleted == {zombie.pod.name for zombie in zombies[:BATCH]}
-        assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {"their task instances could not be queried"}
+        assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {NO_ANSWERS}
+
+    def test_it_ends_the_run_sooner_if_each_query_takes_long(self) -> None:
+        seconds = itertools.count(step=25)
+
+        class Silent(FakeSource):
+            def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+                self.queries.append(list(keys))
+                raise TaskInstanceSourceError("timed out")
+
+        source = Silent({})
+        results = run(make_zombies(2 * BATCH), source=source, monotonic=seconds.__next__)
+        assert count_outcomes(results) == {"failed": 3, "left_for_next_run": 2 * BATCH - 3}
+        assert [len(keys) for keys in source.queries] == [BATCH, 1, 1, 1]
+
+    def test_a_slow_source_is_asked_about_fewer_pods_at_a_time(self) -> None:
+        """Check it with 60 ms for each task instance."""
+        seconds = [0.0]
+
+        class Slow(FakeSource):
+            def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+                seconds[0] += 0.06 * len(keys)
+                return super().fetch(keys)
+
+        zombies = make_zombies(2 * BATCH)
+        source = Slow({zombie.pod.key: FINISHED for zombie in zombies})
+        assert count_outcomes(run(zombies, source=source, monotonic=lambda: seconds[0])) == {"deleted": 2 * BATCH}
+        assert [len(keys) for keys in source.queries] == [100] * 2 + [50] * 8  # twice: after the records
+
+    @pytest.mark.parametrize("size", [1, 5])
+    def test_a_dag_that_cannot_be_queried_does_not_stop_the_others(self, size: int) -> None:
+        class Partial(FakeSource):
+            def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+                if any(key.dag_id == "broken" for key in keys):
+                    raise TaskInstanceSourceError("500 for DAG broken")
+                return super().fetch(keys)
+
+        broken = [make_pod(name=f"b{n}", dag_id="broken", map_index=n, created=NOW - DAY + n) for n in range(size)]
+        good = [make_pod(name=f"g{n}", dag_id=f"dag_{n % 20}", map_index=n) for n in range(2 * BATCH)]
+        zombies = zombies_of(*broken, *good)
+        results = run(zombies, source=Partial({zombie.pod.key: FINISHED for zombie in zombies}))
+        assert count_outcomes(results) == {"failed": size, "deleted": 2 * BATCH}
 
     def test_a_query_that_fails_with_any_exception_is_reported(self) -> None:
         class Broken(FakeSource):
@@ -815,6 +873,11 @@ class TestRefusals:
         cluster = cluster_of(zombies, {pod.name: FORBIDDEN for pod in forbidden})
         assert count_outcomes(run(zombies, cluster)) == {"deleted": 1, "failed": 20}
 
+    def test_pods_that_an_admission_policy_protects_do_not_stop_the_others_in_their_namespace(self) -> None:
+        zombies = make_zombies(50)
+        denied = {zombie.pod.name: DENIED for zombie in zombies[: 2 * CONCURRENT_DELETES]}
+        assert count_outcomes(run(zombies, cluster_of(zombies, denied))) == {"deleted": 30, "failed": 20}
+
 
 class TestAnApiServerThatDoesNotRespond:
     def test_the_run_ends_and_leaves_the_rest(self) -> None:
@@ -857,6 +920,40 @@ class TestAnApiServerThatDoesNotRespond:
         zombies = make_zombies(2 * BATCH)
         cluster = cluster_of(zombies, {zombie.pod.name: [LOST, DELETED] for zombie in zombies})
         assert count_outcomes(run(zombies, cluster)) == {"deleted": 2 * BATCH}
+
+
+class TestANamespaceInWhichDeletionsFail:
+    """A webhook that is down answers 500, after ten seconds."""
+
+    def test_it_does_not_stop_the_others(self) -> None:
+        failing = [make_pod(name=f"f{n:03d}", map_index=n, created=NOW - DAY + n) for n in range(2 * BATCH)]
+        healthy = [make_pod(name=f"h{n:03d}", namespace="other", map_index=n) for n in range(2 * BATCH)]
+        zombies = zombies_of(*failing, *healthy)
+        cluster = cluster_of(zombies, {pod.name: WEBHOOK_DOWN for pod in failing})
+        results = run(zombies, cluster)
+        counts = count_outcomes(results)
+        assert counts["deleted"] == len(healthy)
+        assert CONCURRENT_DELETES <= counts["failed"] <= MAX_PROBES + CONCURRENT_DELETES
+        assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {
+            "deletions in its namespace fail: 500 Internal Server Error"
+        }
+
+    def test_the_others_go_first(self) -> None:
+        failing = [make_pod(name=f"f{n:03d}", map_index=n, created=NOW - DAY + n) for n in range(BATCH)]
+        healthy = [make_pod(name=f"h{n:03d}", namespace="other", map_index=n) for n in range(BATCH)]
+        zombies = zombies_of(*failing, *healthy)
+        cluster = cluster_of(zombies, {pod.name: WEBHOOK_DOWN for pod in failing})
+        run(zombies, cluster)
+        last_healthy = max(i for i, (name, _) in enumerate(cluster.deletions) if name.startswith("h"))
+        assert last_healthy < len(healthy) + MAX_FAILURES + CONCURRENT_DELETES
+
+    @pytest.mark.parametrize("attempts", [1, NO_DELAY.attempts])
+    def test_pods_that_do_not_fail_are_found_behind_those_that_do(self, attempts: int) -> None:
+        zombies = make_zombies(BATCH)
+        failing = [zombie.pod.name for zombie in zombies[: 2 * CONCURRENT_DELETES]]
+        cluster = cluster_of(zombies, dict.fromkeys(failing, WEBHOOK_DOWN))
+        results = run(zombies, cluster, retry_policy=replace(NO_DELAY, attempts=attempts))
+        assert count_outcomes(results) == {"deleted": BATCH - len(failing), "failed": len(failing)}
 
 
 class TestGracePeriod:

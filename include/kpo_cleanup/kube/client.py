@@ -7,12 +7,14 @@ The provider's own helpers are not used for requests: its ``delete_pod`` sends n
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..airflow_compat import AirflowException
 from ..errors import (
+    AdmissionDenied,
     ApiStatusError,
     BadRequest,
     Conflict,
@@ -29,6 +31,13 @@ if TYPE_CHECKING:
     from kubernetes.client import CoreV1Api
 
 _STATUS_ERRORS = {400: BadRequest, 403: Forbidden, 404: NotFound, 409: Conflict, 410: Expired}
+MAX_MESSAGE = 1000  # characters of a server's message, which a webhook can write at will
+
+# How the API server words a denial by admission. The authorizer's begins with the user: "… is forbidden: User …".
+_DENIED = re.compile(
+    r"""(?:pods "[^"]*" is forbidden: (?!User ")|(?=admission webhook "))"""
+    r"""(?P<by>admission webhook "[^"]*"|ValidatingAdmissionPolicy '[^']*')?"""
+)
 
 
 def connect(conn_id: str, concurrency: int) -> tuple[CoreV1Api, str | None]:
@@ -83,11 +92,13 @@ def send(
         raise _to_api_error(operation, error) from error
     except HTTPError as error:
         cause = getattr(error, "reason", None) or error  # without the URL, which is another one for each pod
-        raise RetryableApiError(operation, cause=f"no response from the API server: {cause}") from error
+        no_response = f"no response from the API server: {cause}"
+        raise RetryableApiError(operation, cause=no_response, has_response=False) from error
     except UnicodeDecodeError as error:  # the client decodes the body of every error as UTF-8
         raise RetryableApiError(operation, cause="the response is an error whose body is not text") from error
     except Exception as error:  # of the client itself, such as a token that could not be refreshed
-        raise RetryableApiError(operation, cause=f"the client failed: {type(error).__name__}: {error}") from error
+        failed = f"the client failed: {type(error).__name__}: {error}"
+        raise RetryableApiError(operation, cause=failed, has_response=False) from error
     try:
         content = decode(body)
     except ValueError as error:
@@ -103,8 +114,12 @@ def _to_api_error(operation: str, error: Any) -> KubernetesError:
     with suppress(TypeError, ValueError):  # not from the API server; the message shows what it is
         content = json.loads(error.body)
     status: dict[str, Any] = content if isinstance(content, dict) else {}
-    message = status.get("message") or str(error.body or "").strip()[:200]
+    message = str(status.get("message") or "")[:MAX_MESSAGE] or str(error.body or "").strip()[:200]
     cause = f"{error.status} {error.reason}"
+    denial = _DENIED.match(message) if status.get("kind") == "Status" else None
+    if denial:  # first, because a webhook may choose any status, such as that of an object that is gone
+        by = denial["by"] or "the admission plugin"
+        return AdmissionDenied(operation, cause=f"{cause}, by {by}", denied_by=by, server_message=message)
     if error.status == 429 or error.status >= 500 or error.status == 0:
         return RetryableApiError(
             operation,
@@ -112,6 +127,7 @@ def _to_api_error(operation: str, error: Any) -> KubernetesError:
             server_message=message,
             retry_after=retry_after(error.headers or {}),
             outcome_unknown=error.status != 429,  # a server that sends 429 has done nothing
+            has_response=error.status != 0,
         )
     if status.get("kind") != "Status":
         # Only the API server knows whether an object is gone or replaced. A gateway's 404 means a wrong address.
