@@ -509,7 +509,7 @@ def _empty() -> AbstractContextManager[Any]:
 
 
 def _replica() -> AbstractContextManager[Any]:
-    """Connect to a PostgreSQL server that says that it is a replica."""
+    """Connect to a PostgreSQL server that reports to be a replica."""
     yes = SimpleNamespace(scalar=lambda: True)
     return nullcontext(SimpleNamespace(dialect=SimpleNamespace(name="postgresql"), execute=lambda _statement: yes))
 
@@ -744,7 +744,7 @@ REST_CASES = [
                 "another Airflow answers, or the user may not read the cleanup's own DAG",
                 f"{_REST_REJECTED} missing there; point the connection's host to the API server of this Airflow, "
                 "without a cache in front of it, and allow the connection's user to read DAG 'kpo_cleanup'",
-                _CORRECT_HOST + " Or allow the user to read the cleanup's DAG, too.",
+                _CORRECT_HOST + " Or allow the user to read the cleanup's DAG as well.",
                 _json({"task_instances": [], "total_entries": 0}),
             ),
             (

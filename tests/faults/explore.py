@@ -1,4 +1,4 @@
-"""Search many more random histories than the tests have time for, for a wrong deletion or a missed zombie.
+"""Run many more random histories than the tests have time for, to find a wrong deletion or a missed zombie.
 
     python -m tests.faults.explore --machine faults --histories 20000 --seed 1
 

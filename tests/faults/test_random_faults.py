@@ -436,7 +436,7 @@ class Airflow(RuleBasedStateMachine):
         return self.server.create_pod(task.namespace, f"pod-{next(self.numbers)}", labels, **metadata)
 
     def a_moment_passes(self) -> None:
-        """Let a second pass, or none, so that creation times do not always tell which of two pods is the later one."""
+        """Let a second pass, or none, so that creation times do not always show which of two pods is younger."""
         self.time_passes(next(self.numbers) % 2)
 
     def delete_pod(self, pod: Json) -> None:
