@@ -127,7 +127,7 @@ class TestFetch:
             ),
         ],
     )
-    def test_task_instances_with_the_same_name_are_told_apart_if(self, rows: list[Row], seed: int) -> None:
+    def test_task_instances_with_the_same_name_are_distinguished_if(self, rows: list[Row], seed: int) -> None:
         answer, _ = fetch(rows, *(each.key for each in rows), seed=seed)
         assert {key: ti.state for key, ti in answer.found.items()} == {each.key: each.state for each in rows}
 
