@@ -3,28 +3,28 @@ AIRFLOW_2 := 2.11.2
 AIRFLOW_3 := 3.3.2
 DATE := $(shell sed -n 's/^NEWEST = "\(.*\)"$$/\1/p' tests/matrix.py)
 
-# Airflow 2 comes with the SQLite provider. In the tests of Airflow 3, the metadata connection needs it. The Git provider
-# is for the tests that install the DAG from a Git repository.
+# Airflow 2 includes the SQLite provider; in the tests of Airflow 3, the metadata connection needs it. The tests that
+# install the DAG from a Git repository need the Git provider.
 ENV_2 = scripts/airflow-env $(AIRFLOW_2) $(DATE)
 ENV_3 = scripts/airflow-env $(AIRFLOW_3) $(DATE) apache-airflow-providers-sqlite apache-airflow-providers-git
 
-# Drivers for other databases, in environments of their own: so a change here does not make the others again.
+# Drivers for other databases, in separate environments, so that a change here does not rebuild the others.
 REAL := apache-airflow-providers-postgres apache-airflow-providers-mysql
 ENV_REAL_2 = ENV_SUFFIX=-real scripts/airflow-env $(AIRFLOW_2) $(DATE) $(REAL)
 ENV_REAL_3 = ENV_SUFFIX=-real scripts/airflow-env $(AIRFLOW_3) $(DATE) $(REAL)
 
-# The FAB auth manager has users with few rights.
+# The FAB auth manager supports users with few permissions.
 FAB := apache-airflow-providers-sqlite apache-airflow-providers-fab
 ENV_REST_3 = ENV_SUFFIX=-rest scripts/airflow-env $(AIRFLOW_3) $(DATE) $(FAB)
 ENV_REST_3_0 = ENV_SUFFIX=-rest scripts/airflow-env 3.0.6 2025-09-15 $(FAB)
 
-# The benchmarks' packages, in environments of their own.
+# The benchmarks' packages, in separate environments.
 BENCH_PACKAGES = $(shell sed '/^\#/d' bench/requirements.txt)
 
-# Half of the time of these tests is waiting. Each process has its own Airflow, servers and ports.
+# These tests spend half of their time waiting. Each process has its own Airflow, servers and ports.
 PARALLEL := -n 3 --dist loadfile
 
-# A tier runs on both generations of Airflow, or on the one of AIRFLOW=3 or AIRFLOW=2.
+# A tier runs on both generations of Airflow, or only on the one that AIRFLOW=3 or AIRFLOW=2 selects.
 GENERATIONS = $(or $(AIRFLOW),3 2)
 
 .PHONY: help check unit lint types format demo test test-servers test-thorough test-matrix test-cluster test-rest \
@@ -34,27 +34,27 @@ help:
 	@echo "Everyday"
 	@echo "  make check          lint, types, and unit with the test coverage of include/: before every commit"
 	@echo "  make unit           the tests that need neither Airflow nor a server (T=path K=expression ARGS=--lf)"
-	@echo "  make test           all tests on Airflow $(AIRFLOW_2) and $(AIRFLOW_3) that need no server from elsewhere"
+	@echo "  make test           all tests on Airflow $(AIRFLOW_2) and $(AIRFLOW_3) that need no external server"
 	@echo "  make lint types format"
-	@echo "  make demo           zombie pods are deleted, live ones stay, before your eyes (KEEP=1 leaves the UI up;"
-	@echo "                      KUBECONFIG=… NAMESPACE=… takes your own cluster)"
-	@echo "  make clean          removes .work/ and dist/"
-	@echo "Tiers (AIRFLOW=2 or AIRFLOW=3 takes one of both where it says 'on both')"
-	@echo "  make test-matrix    the DAG's tests on every supported Airflow (ROWS=… takes some of them)"
+	@echo "  make demo           watch zombie pods being deleted while live ones stay (KEEP=1 leaves the UI running;"
+	@echo "                      KUBECONFIG=… NAMESPACE=… uses your own cluster)"
+	@echo "  make clean          remove .work/ and dist/"
+	@echo "Tiers (those 'on both' run on one Airflow with AIRFLOW=2 or AIRFLOW=3)"
+	@echo "  make test-matrix    the DAG's tests on every supported Airflow (ROWS=… selects rows)"
 	@echo "  make test-cluster   the tests against a real kube-apiserver (built with Go the first time)"
-	@echo "  make test-rest      the REST API as source, over real API servers of the oldest and the newest Airflow 3"
+	@echo "  make test-rest      the REST API as source, with real API servers of the oldest and the newest Airflow 3"
 	@echo "                      (test-rest-3: the newest only)"
 	@echo "  make test-real      a real Airflow with PostgreSQL, killed workers and a restart; MariaDB; on both"
-	@echo "  make test-install   installs the DAG in each way of the README, and runs it; on both"
-	@echo "  make test-ui        Airflow's UI in a browser, on both; 'make screenshots' is the same, for the pictures"
+	@echo "  make test-install   install the DAG in each way that the README describes, and run it; on both"
+	@echo "  make test-ui        Airflow's UI in a browser, on both; 'make screenshots' is an alias"
 	@echo "  make explore        20,000 random histories, on Airflow 3 or AIRFLOW=2 (MACHINE=operator drives the real"
 	@echo "                      operator; HISTORIES=… SEED=…)"
 	@echo "Release"
-	@echo "  make test-thorough  all of the above with random seeds, in hours (SEED=… repeats them); no test runs twice"
-	@echo "  make bench          figures and plots into docs/benchmarks/ (BENCH=\"--sizes 1000 listing\" for a part of them)"
+	@echo "  make test-thorough  all of the above with random seeds and without retries; takes hours (SEED=… repeats a run)"
+	@echo "  make bench          figures and plots in docs/benchmarks/ (BENCH=\"--sizes 1000 listing\" measures a part)"
 	@echo "  make dist           the files of a release: a zip for the dags folder, and a wheel"
 
-# Only values on make's command line: an exported KUBECONFIG must not lead the demo to somebody's cluster.
+# Only values on make's command line count, so that an exported KUBECONFIG does not run the demo on a real cluster.
 given = $(if $(filter command line,$(origin $(1))),$(2))
 
 demo:
@@ -69,7 +69,7 @@ unit:
 
 test: unit test-servers $(GENERATIONS:%=test-airflow-%)
 
-# The embedded cluster and the faults of the network do not depend on Airflow; one Airflow is enough for them.
+# The tests of the embedded cluster and of network faults do not depend on Airflow, so one Airflow is enough.
 test-servers:
 	@python=$$($(ENV_3)) && echo "Tests of servers and faults on Airflow $(AIRFLOW_3)" && \
 		$$python -m pytest $(PARALLEL) tests --ignore tests/unit --ignore tests/airflow --ignore tests/dag
@@ -103,14 +103,14 @@ test-install-%:
 	@python=$$($(ENV_$*)) && echo "Installing on Airflow $(AIRFLOW_$*)" && \
 		$$python -m pytest $(PARALLEL) tests/install -m install
 
-# The tests take the pictures, so that there is one way only.
+# The tests take the screenshots.
 test-ui screenshots: $(GENERATIONS:%=test-ui-%)
-	@echo "The pictures are in .work/screenshots/"
+	@echo "The screenshots are in .work/screenshots/"
 test-ui-%:
 	@scripts/debian-packages chromium=chromium
 	@python=$$($(ENV_$*)) && echo "The UI of Airflow $(AIRFLOW_$*)" && $$python -m pytest tests/ui -m ui
 
-# Property tests draw their seeds, and no failure is tried again. SEED=… repeats a run.
+# Property tests use random seeds, and failed tests are not retried. SEED=… repeats a run.
 test-thorough: check
 	@HYPOTHESIS_PROFILE=thorough REQUIRE_CLUSTER=1 $(MAKE) --no-print-directory \
 		test test-matrix test-cluster test-rest test-real test-install test-ui

@@ -1,4 +1,4 @@
-"""A scratch Airflow for the test session. Its home is set before anything imports Airflow."""
+"""A temporary Airflow for the test session. Its home is set before any module imports Airflow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ os.environ.update(
     AIRFLOW__CORE__LOAD_EXAMPLES="False",
     AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{HOME}/airflow.db",
     AIRFLOW__LOGGING__BASE_LOG_FOLDER=str(HOME / "logs"),
-    AIRFLOW__WORKERS__EXECUTION_API_RETRIES="1",  # tests stop a source on purpose, and must not ask it for a minute
+    AIRFLOW__WORKERS__EXECUTION_API_RETRIES="1",  # tests stop a source on purpose, and must not retry for a minute
     AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
 )
 

@@ -1,4 +1,4 @@
-"""Run PostgreSQL and MariaDB servers of Debian's packages for tests and benchmarks, on loopback and without traces."""
+"""Run PostgreSQL and MariaDB servers from Debian packages, on loopback and in temporary folders."""
 
 from __future__ import annotations
 

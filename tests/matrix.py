@@ -1,7 +1,7 @@
-"""`python -m tests.matrix [RELEASE…]`: the DAG-level tests on every supported Airflow, each as of its own time.
+"""Run the DAG tests on every supported Airflow, with dependencies of its time: `python -m tests.matrix [RELEASE…]`.
 
-It prints the versions that each row was tested with. It fails if the README's table differs. It needs only the standard
-library, for it runs before there is any environment.
+Print the versions of each row, and fail if the README's table differs. Only the standard library is used, because this
+runs before any environment exists.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ REPO = Path(__file__).parent.parent
 README = REPO / "README.md"
 LOGS = REPO / ".work" / "matrix"
 TESTS = ["tests/airflow", "tests/dag", "tests/test_metrics.py"]
-# A real scheduler for each way to trigger the first dry run; `make test` has them on Airflow 2 and 3.
-FIRST_LOOKS = "test_the_look_deletes_nothing"
-# Faults of the Kubernetes API, which are the longest part: on the oldest release of each generation. `make test` has
-# them on the newest ones.
-FAULTS = "tests/dag/test_failures.py"
+# These need a real scheduler, which takes long; `make test` runs them on Airflow 2 and 3.
+FIRST_DRY_RUNS = "test_a_first_dry_run_deletes_nothing"
+# The longest part, so it runs on the oldest release of each generation only; `make test` runs it on the newest ones.
+FAILURES = "tests/dag/test_failures.py"
 OLDEST = ("2.7.3", "3.0.6")
 PACKAGES = ("apache-airflow", "apache-airflow-providers-cncf-kubernetes", "kubernetes")
-TAIL = 40  # lines of the log of a row that failed
-# The day of the newest dependencies, for all environments of the Makefile, too.
+TAIL = 40  # lines to print of a failed row's log
+# The date of the newest dependencies; the Makefile uses it for all environments.
 NEWEST = "2026-11-20"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A release of Airflow, and the day that dates its dependencies, above all the provider."""
+    """A release of Airflow, and the date of its dependencies, above all of the provider."""
 
     airflow: str
     date: str
@@ -42,7 +41,7 @@ class Row:
         return f"{self.airflow} as of {self.date}"
 
 
-# Each a few weeks after its release; the last ones of 2 and 3 also with the newest dependencies.
+# Each date is a few weeks after the release; the last releases of 2 and 3 run with the newest dependencies as well.
 ROWS = (
     Row("2.7.3", "2023-12-15"),
     Row("2.8.4", "2024-04-15"),
@@ -59,17 +58,20 @@ ROWS = (
 
 
 def main(releases: list[str]) -> int:
-    """Run the rows of these releases, or all; one more at a time than there are cores, for half of a row is waiting.
+    """Run the rows of these releases, or all rows.
 
-    If all are run, those with the newest dependencies are only looked at: they are the environments of `make test`.
+    One more row than there are cores runs at a time, because a row spends half of its time waiting. If all rows run,
+    those with the newest dependencies are only compared with the README: `make test` tests these environments.
     """
     rows = [row for row in ROWS if not releases or row.airflow in releases]
     if unknown := set(releases) - {row.airflow for row in ROWS}:
         sys.exit(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(row.airflow for row in ROWS)}")
     LOGS.mkdir(parents=True, exist_ok=True)
-    pythons = {row: _environment(row) for row in rows}  # one after the other: they share a download cache
+    pythons = {row: _environment(row) for row in rows}  # not in parallel: they share a download cache
     tested = [row for row in rows if releases or row.date != NEWEST]
-    tested.sort(key=lambda row: row.airflow not in OLDEST)  # the longest first, so that none is left alone at the end
+    tested.sort(
+        key=lambda row: row.airflow not in OLDEST
+    )  # the longest rows first, so that they do not run alone at the end
     with ThreadPoolExecutor((os.cpu_count() or 1) + 1) as pool:
         passed = list(pool.map(lambda row: _test(row, pythons[row]), tested))
     lines = [_readme_line(python) for python in pythons.values()]
@@ -82,32 +84,32 @@ def main(releases: list[str]) -> int:
 
 
 def _environment(row: Row) -> str:
-    # Airflow 2 brings the SQLite provider along; the metadata connection of Airflow 3 needs it.
-    more = ["apache-airflow-providers-sqlite"] if row.airflow.startswith("3.") else []
-    made = subprocess.run(
-        ["scripts/airflow-env", row.airflow, row.date, *more],
+    # Airflow 2 includes the SQLite provider; the metadata connection of Airflow 3 needs it.
+    providers = ["apache-airflow-providers-sqlite"] if row.airflow.startswith("3.") else []
+    done = subprocess.run(
+        ["scripts/airflow-env", row.airflow, row.date, *providers],
         cwd=REPO,
         env={**os.environ, "ENV_SUFFIX": f"-{row.date}"},
         stdout=subprocess.PIPE,
         text=True,
         check=False,
     )
-    if made.returncode:
-        sys.exit(f"no environment could be made for Airflow {row.name}")
-    return made.stdout.strip()
+    if done.returncode:
+        sys.exit(f"could not create an environment for Airflow {row.name}")
+    return done.stdout.strip()
 
 
 def _test(row: Row, python: str) -> bool:
     print(f"{row.name}: testing", flush=True)
     log, started = LOGS / f"{row.airflow}-{row.date}.log", time.monotonic()
     with log.open("w") as output:
-        left_out = [] if row.airflow in OLDEST else ["--ignore", FAULTS]
-        command = [python, "-m", "pytest", *TESTS, "-k", f"not {FIRST_LOOKS}", *left_out]
+        ignored = [] if row.airflow in OLDEST else ["--ignore", FAILURES]
+        command = [python, "-m", "pytest", *TESTS, "-k", f"not {FIRST_DRY_RUNS}", *ignored]
         done = subprocess.run(command, cwd=REPO, stdout=output, stderr=output, check=False)
     lines = log.read_text(errors="replace").splitlines()
     print(f"{row.name}: {lines[-1].strip('= ')} ({time.monotonic() - started:.0f} s)", flush=True)
     if done.returncode:
-        print("\n".join(f"    {line}" for line in lines[-TAIL:]), f"    all of it is in {log}", sep="\n", flush=True)
+        print("\n".join(f"    {line}" for line in lines[-TAIL:]), f"    complete log: {log}", sep="\n", flush=True)
     return done.returncode == 0
 
 

@@ -18,7 +18,7 @@ if PROFILE == "thorough":
     os.environ.setdefault("SEED", str(random.SystemRandom().getrandbits(32)))
 SEED = os.environ.get("SEED")
 
-# With the fixed seed, a red run is red again on the next machine. No deadlines: two busy cores are slow at times.
+# With the fixed seed, a failure is reproducible on every machine. No deadlines, because a busy machine can be slow.
 for name, examples in EXAMPLES.items():
     settings.register_profile(name, deadline=None, database=None, derandomize=not SEED, max_examples=examples)
 settings.load_profile(PROFILE)

@@ -1,4 +1,4 @@
-"""An HTTP proxy between the product and an API server: it notes requests and spoils answers."""
+"""An HTTP proxy between the product and an API server that records requests and injects faults."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class FaultProxy:
     def __init__(self, upstream: str, ssl_context: ssl.SSLContext | None = None) -> None:
         self.url = ""
         self.rules: list[Rule] = []
-        self.requests: list[str] = []  # "METHOD path?query", in the order of their coming
-        self.arrivals: list[float] = []  # when each of them came, in seconds of the monotonic clock
-        self._in_flight = 0  # requests that are being carried out
+        self.requests: list[str] = []  # "METHOD path?query", in order of arrival
+        self.arrivals: list[float] = []  # the time of each request, by the monotonic clock
+        self._in_flight = 0  # requests that are being processed
         self._upstream, self._ssl = upstream.rstrip("/"), ssl_context
         self._loop = BackgroundLoop("fault-proxy")
 
@@ -67,11 +67,11 @@ class FaultProxy:
         self.rules.append(Rule(pattern, fault, times))
 
     def is_idle(self) -> bool:
-        """Tell whether no request is being carried out, also none whose client has given up."""
+        """Check whether no request is being processed, including those whose client has disconnected."""
         return self._in_flight == 0
 
     def heal(self) -> None:
-        """Forget all rules and all requests."""
+        """Remove all rules and recorded requests."""
         self.rules.clear()
         self.requests.clear()
         self.arrivals.clear()
@@ -116,7 +116,7 @@ class FaultProxy:
 
 
 def status(code: int, reason: str, message: str, **headers: str) -> Fault:
-    """Answer an error in the API server's words."""
+    """Respond with an error, as the API server does."""
     body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "reason": reason}
 
     async def fault(_request: web.Request, _forward: Forward) -> web.StreamResponse:
@@ -131,7 +131,7 @@ def status(code: int, reason: str, message: str, **headers: str) -> Fault:
 
 
 def forbidden(verb: str, namespace: str) -> Fault:
-    """Answer as RBAC does."""
+    """Respond with the error of a missing RBAC permission."""
     message = (
         f'pods is forbidden: User "kpo" cannot {verb} resource "pods" in API group "" in the namespace "{namespace}"'
     )
@@ -144,7 +144,7 @@ def denied(code: int, reason: str) -> Fault:
 
 
 def first(do: Callable[[], Any]) -> Fault:
-    """Do something in the cluster before the request goes through."""
+    """Run a function before the request is forwarded."""
 
     async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
         await request.loop.run_in_executor(None, do)
@@ -154,7 +154,7 @@ def first(do: Callable[[], Any]) -> Fault:
 
 
 def answer(code: int, body: str | bytes, content_type: str = "text/html", **headers: str) -> Fault:
-    """Give any other answer, as a gateway in between does."""
+    """Respond without forwarding the request, as a gateway in between does."""
 
     async def fault(_request: web.Request, _forward: Forward) -> web.StreamResponse:
         return web.Response(
@@ -168,7 +168,7 @@ def answer(code: int, body: str | bytes, content_type: str = "text/html", **head
 
 
 def edited(change: Callable[[Any], object]) -> Fault:
-    """Change the JSON of an answer."""
+    """Change the JSON of a response."""
 
     async def fault(_request: web.Request, forward: Forward) -> web.StreamResponse:
         whole = await forward()
@@ -182,9 +182,9 @@ def edited(change: Callable[[Any], object]) -> Fault:
 
 
 def too_late(fault: Fault) -> Fault:
-    """Let the server do what it is asked for, and spoil only its answer."""
+    """Forward the request, and apply the fault to its response only."""
 
-    async def spoilt(request: web.Request, forward: Forward) -> web.StreamResponse:
+    async def late_fault(request: web.Request, forward: Forward) -> web.StreamResponse:
         done = await forward()
 
         async def again() -> web.StreamResponse:
@@ -192,27 +192,27 @@ def too_late(fault: Fault) -> Fault:
 
         return await fault(request, again)
 
-    return spoilt
+    return late_fault
 
 
 async def reset(request: web.Request, _forward: Forward) -> web.StreamResponse:
-    """Reset the connection in place of an answer."""
+    """Reset the connection instead of responding."""
     _cut_off(request, reset=True)
     return web.Response()
 
 
 async def reset_midway(request: web.Request, forward: Forward) -> web.StreamResponse:
-    """Send half of the answer, then reset the connection."""
+    """Send half of the response, then reset the connection."""
     return await _send_half(request, await forward(), reset=True)
 
 
 async def truncated(request: web.Request, forward: Forward) -> web.StreamResponse:
-    """Send half of the answer, then close the connection in good order."""
+    """Send half of the response, then close the connection properly."""
     return await _send_half(request, await forward(), reset=False)
 
 
 async def silent(request: web.Request, _forward: Forward) -> web.StreamResponse:
-    """Say nothing until the client gives up, or for twenty seconds."""
+    """Do not respond until the client disconnects, for at most twenty seconds."""
     await _until_gone(request, 20)
     return web.Response()
 
@@ -228,7 +228,7 @@ async def _until_gone(request: web.Request, seconds: float) -> None:
 
 
 async def _begin(request: web.Request, whole: web.StreamResponse) -> tuple[web.StreamResponse, bytes]:
-    """Send the head of an answer only; its body is left to be sent."""
+    """Send the headers of a response, and return its body."""
     assert isinstance(whole, web.Response)
     assert isinstance(whole.body, bytes)
     response = web.StreamResponse(status=whole.status, headers={"Content-Type": whole.content_type})
@@ -240,7 +240,7 @@ async def _begin(request: web.Request, whole: web.StreamResponse) -> tuple[web.S
 async def _send_half(request: web.Request, whole: web.StreamResponse, reset: bool) -> web.StreamResponse:
     response, body = await _begin(request, whole)
     await response.write(body[: len(body) // 2])
-    await asyncio.sleep(0.05)  # a reset takes back what the client has not read yet
+    await asyncio.sleep(0.05)  # a reset discards what the client has not read yet
     _cut_off(request, reset)
     return response
 
@@ -248,7 +248,7 @@ async def _send_half(request: web.Request, whole: web.StreamResponse, reset: boo
 def _cut_off(request: web.Request, reset: bool) -> None:
     assert request.transport is not None
     if reset:
-        # With a linger time of zero, the kernel sends RST in place of FIN.
+        # With a linger time of zero, the kernel sends RST instead of FIN.
         sock = request.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         request.transport.abort()

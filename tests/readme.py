@@ -1,4 +1,4 @@
-"""Parse the README: the shell commands below its headings."""
+"""Extract the shell commands from the README."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The property tests and the random histories run as often as their profile says, with the seed that it prints."""
+"""The property tests and the random histories run as often as their profile sets, with the seed that is printed."""
 
 from __future__ import annotations
 

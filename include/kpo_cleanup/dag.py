@@ -25,7 +25,7 @@ Finds pods that are still in the cluster although their task instance has finish
 
 - **reap green**: pods were deleted, or would be in a dry run. Its log has a line for each.
 - **reap skipped**: there was nothing to do.
-- **reap red**: something could not be listed or deleted; everything else was done. The error says what to do.
+- **reap red**: something could not be listed or deleted; everything else was done. The log shows cause and remedy.
 - **classify** lists each zombie with the evidence, and counts the pods that are kept.
 
 #### What is never touched

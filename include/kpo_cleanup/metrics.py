@@ -1,6 +1,6 @@
 """The metrics of a run, which go to Airflow's metrics for alerts.
 
-They are tagged with the id of the cleanup's own DAG, so that teams and clusters can be told apart, and not with the
+They are tagged with the id of the cleanup's own DAG, so that teams and clusters can be distinguished, and not with the
 DAGs of the pods: once all pods of a DAG are gone, no later run knows of it, and its gauge would keep its last value
 forever. The report has those counts.
 

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 def gc_paused() -> Iterator[None]:
     """Disable the cyclic garbage collector while building large, long-lived object graphs; also as a decorator.
 
-    Otherwise thousands of pods make it run again and again over all of Airflow, and it finds nothing.
+    Otherwise it scans all objects of Airflow repeatedly while thousands of pods are created, and finds no garbage.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -83,7 +83,7 @@ class Cleanup:
     """The tasks of one DAG, which share the settings that its file fixes."""
 
     def __init__(self, fixed: Mapping[str, Any]) -> None:
-        """Remember the options that neither params nor conf may change."""
+        """Store the options that neither params nor conf may change."""
         self._fixed = fixed
 
     @gc_paused()
@@ -108,7 +108,7 @@ class Cleanup:
     @gc_paused()
     @translate_errors()
     def fetch_active_tis(self, listing: dict[str, Any]) -> dict[str, Any]:
-        """Query Airflow for the task instances of the pods. Any failure fails the run: no answer does not mean none."""
+        """Query Airflow for the task instances of the pods. Any error fails the run: no answer does not mean none."""
         settings, pods = self._settings(listing), xcom.load_listing(listing).pods
         source = choose_source(settings.airflow_conn_id, get_current_context()["ti"])
         task_instances = source.fetch(with_plain_tasks(pod.key for pod in pods if not pod.label_problem))
@@ -210,7 +210,7 @@ def _warn_if_dry(settings: Settings) -> None:
 
 
 def _warn_of_no_pods(settings: Settings, client: PodClient, origins: Mapping[str, str]) -> None:
-    """Log where no pod was found: usually the cleanup is pointed at the wrong place."""
+    """Warn that no pods were found, and where, because the settings usually name the wrong namespaces."""
     if settings.namespace_list():
         place, origin = f"namespaces {settings.namespaces!r}", f"namespaces is set by {origins['namespaces']}"
     else:

@@ -26,7 +26,7 @@ class Rule(Enum):
     CREATED_AFTER_END = Reason.UNMATCHED, "it was created after its task instance ended"
     LATER_TRY = Reason.UNMATCHED, "it is of a later try than its task instance had"
     RECORD_NAMES_ANOTHER = Reason.UNMATCHED, "the operator's record names another pod"
-    REPLACED = Reason.SUPERSEDED, "the record of its active task instance names a newer pod, which the operator would adopt"
+    REPLACED = Reason.SUPERSEDED, "its active task instance has recorded a newer pod, which the operator would adopt"
     CHECKED = Reason.SUPERSEDED, "it is marked `already_checked`, and its active task instance is at a later try"
     STALLED = Reason.STALLED, "its task is waiting for a sidecar, although the main container has ended"
     NOT_RECORDED = Reason.ACTIVE, "there is a newer pod, but the operator's record does not name it"

@@ -23,14 +23,14 @@ from include.kpo_cleanup.task_instance import CallerTaskInstance, RawIds, Record
 from include.kpo_cleanup.task_instances import sql as sql_source
 from include.kpo_cleanup.task_instances.sql import SqlSource
 from tests.unit.worlds import (
-    CLEAN_DAG_IDS,
-    CLEANED_DAG_IDS,
+    HASHED_DAG_IDS,
     HOSTILE_IDS,
     ODD_ID,
+    PLAIN_DAG_IDS,
     SCHEDULED,
     Row,
     World,
-    assert_true_answer,
+    assert_correct_answer,
     worlds,
 )
 
@@ -158,7 +158,7 @@ def states(answer: TaskInstances) -> dict[Any, str | None]:
 
 
 # Unlike the Task SDK, SQL finds hashed dag_ids, even if another dag_id equals the label value.
-ALL_DAG_IDS = (*CLEAN_DAG_IDS, *CLEANED_DAG_IDS, *map(to_label_value, CLEANED_DAG_IDS))
+ALL_DAG_IDS = (*PLAIN_DAG_IDS, *HASHED_DAG_IDS, *map(to_label_value, HASHED_DAG_IDS))
 
 
 @given(world=worlds(dag_ids=ALL_DAG_IDS))
@@ -166,7 +166,7 @@ ALL_DAG_IDS = (*CLEAN_DAG_IDS, *CLEANED_DAG_IDS, *map(to_label_value, CLEANED_DA
 def test_the_answer_is_correct_in_every_world(shared_database: Database, world: World) -> None:
     shared_database.fill(world.rows)
     answer = shared_database.source.fetch(world.keys)
-    assert_true_answer(world, answer)
+    assert_correct_answer(world, answer)
     assert not answer.unresolved
 
 

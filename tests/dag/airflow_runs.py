@@ -1,4 +1,4 @@
-"""Runs of DAGs in this process, as by ``airflow dags test``, and changes to what they leave in the database."""
+"""Run DAGs in this process, as ``airflow dags test`` does, and change what they leave in the database."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from include.kpo_cleanup.constants import FINISHED_STATES
 if AIRFLOW_RELEASE < (2, 10):
     from airflow.models import dag as dag_module
 
-    def _run_as_a_worker_does(ti: Any, session: Any, **_: Any) -> None:
+    def _run_as_worker(ti: Any, session: Any, **_: Any) -> None:
         ti.run(ignore_ti_state=True, session=session)
 
-    # In these releases, dag.test() counts no tries, and no task is in state running. So a retry would never end.
-    dag_module._run_task = _run_as_a_worker_does
+    # In these releases, dag.test() neither counts tries nor sets the state to running, so a retry would never end.
+    dag_module._run_task = _run_as_worker
 elif (3, 0) <= AIRFLOW_RELEASE < (3, 3):
     from airflow.sdk.execution_time import supervisor
 
-    # As 3.3 does. Earlier, dag.test() builds a whole API server for each task, which takes seconds.
+    # As in 3.3. Earlier releases build an API server for each task of dag.test(), which takes seconds.
     supervisor.in_process_api_server = cache(supervisor.in_process_api_server)
 
 
 @cache
 def prepare() -> None:
-    """Copy the DAG into a plain dags folder, as the README says, and make the database."""
+    """Install the DAG into a plain dags folder, as the README describes, and create the database."""
     dags = HOME / "dags"
     shutil.copytree(REPO / "dags", dags, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(REPO / "include", dags / "include", ignore=shutil.ignore_patterns("__pycache__"))
@@ -58,9 +58,9 @@ def prepare() -> None:
 
 
 def register_dags() -> None:
-    """Put the DAGs into the table of DAGs; without it the API server shows nothing of them.
+    """Add the DAGs to the table of DAGs, without which the API server does not return them.
 
-    Before 3.3, ``dag.test()`` does not do this; the DAG processor does.
+    Before Airflow 3.3, only the DAG processor does this, and ``dag.test()`` does not.
     """
     if AIRFLOW_RELEASE < (3, 3):
         _command("dags", "reserialize")
@@ -68,16 +68,16 @@ def register_dags() -> None:
 
 def _command(*arguments: str) -> None:
     command = [str(Path(sys.executable).with_name("airflow")), *arguments]
-    # Like the DAG processor, have the folder of the DAGs on the path.
+    # The dags folder is on the Python path, as in the DAG processor.
     variables = {**os.environ, "PYTHONPATH": str(HOME / "dags")}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 def load(dag_id: str) -> Any:
-    """Parse the DAG anew: a run in this process leaves its conf in the params of the DAG object."""
+    """Parse the DAG again, because a run in this process leaves its conf in the params of the DAG object."""
     prepare()
-    bag = DagBag(str(HOME / "dags"))  # the examples are off by configuration
+    bag = DagBag(str(HOME / "dags"))  # the configuration excludes the examples
     assert not bag.import_errors
     return bag.dags[dag_id]
 
@@ -88,15 +88,15 @@ def run(
     config: Mapping[str, object] | None = None,
     **conf: Any,
 ) -> DagRun:
-    """Run a DAG from beginning to end, and return the run as the database has it afterwards.
+    """Run all tasks of a DAG, and return the run as it is in the database afterwards.
 
     :param before: a task id, and a function to call with the task's context just before it starts.
-    :param config: options of the config section, in the environment.
+    :param config: options of the config section, set as environment variables.
     """
     variables = {f"AIRFLOW__KPO_CLEANUP__{name.upper()}": str(value) for name, value in (config or {}).items()}
     with patch.dict(os.environ, variables):
         dag = load(dag_id)
-        if dag_id.startswith("kpo_cleanup"):  # the others have no delay of their own
+        if dag_id.startswith("kpo_cleanup"):  # the other DAGs set no delay
             for task in dag.tasks:
                 task.retry_delay = timedelta(0)
         if before:
@@ -111,7 +111,7 @@ def run(
 
 
 def states(dag_run: DagRun) -> dict[str, str | None]:
-    """Return the state of each task of a run that is not mapped."""
+    """Return the state of each task of a run without mapped tasks."""
     with create_session() as session:
         rows = session.query(TaskInstance.task_id, TaskInstance.state).filter(
             TaskInstance.dag_id == dag_run.dag_id, TaskInstance.run_id == dag_run.run_id
@@ -120,16 +120,16 @@ def states(dag_run: DagRun) -> dict[str, str | None]:
 
 
 def tries(dag_run: DagRun, task_id: str) -> int:
-    """Count the tries of a task that is not mapped and has ended."""
+    """Return how many tries a finished task had; it must not be mapped."""
     with create_session() as session:
         ids = {"dag_id": dag_run.dag_id, "run_id": dag_run.run_id, "task_id": task_id}
         row = session.query(TaskInstance).filter_by(**ids).one()
-        # Before Airflow 2.10, the attribute of a task that has ended is higher by one than the column.
+        # Before Airflow 2.10, the attribute of a finished task is higher by one than the column.
         return int(row._try_number if AIRFLOW_RELEASE < (2, 10) else row.try_number)
 
 
 def set_state(dag_run: DagRun, task_id: str, state: str | None, map_index: int = -1) -> None:
-    """Put a task instance into a state, as the scheduler, a trigger or a person would; None clears it."""
+    """Set the state of a task instance, as the scheduler, a trigger or a user would; None clears it."""
     with create_session() as session:
         ti = (
             session.query(TaskInstance)
@@ -143,36 +143,36 @@ def set_state(dag_run: DagRun, task_id: str, state: str | None, map_index: int =
 
 
 def set_try(dag_run: DagRun, task_id: str, try_number: int) -> None:
-    """Set the try of a task instance; by the column, for the attribute differs between the releases."""
+    """Set the try of a task instance in the column, because the attribute differs between the releases."""
     sql = "UPDATE task_instance SET try_number = ? WHERE dag_id = ? AND run_id = ? AND task_id = ?"
     with closing(sqlite3.connect(HOME / "airflow.db", timeout=60)) as database, database:
         database.execute(sql, (try_number, dag_run.dag_id, dag_run.run_id, task_id))
 
 
-def end_now(*dag_ids: str, ago: timedelta = timedelta(0)) -> None:
-    """Let all task instances of these DAGs that are over end now: later than the pods that a test made.
+def set_end_date(*dag_ids: str, ago: timedelta = timedelta(0)) -> None:
+    """Set the end of all finished task instances of these DAGs to now, which is later than the test's pods.
 
-    :param ago: or so long ago.
+    :param ago: how long before now.
     """
     with create_session() as session:
-        over = session.query(TaskInstance).filter(
+        finished = session.query(TaskInstance).filter(
             TaskInstance.dag_id.in_(dag_ids), TaskInstance.state.in_(sorted(FINISHED_STATES))
         )
-        over.update({TaskInstance.end_date: datetime.now(UTC) - ago}, synchronize_session=False)
+        finished.update({TaskInstance.end_date: datetime.now(UTC) - ago}, synchronize_session=False)
 
 
 def record_pod(dag_run: DagRun, task_id: str, namespace: str, name: str) -> None:
-    """Leave a record of the pod, as the operator does."""
+    """Store the record of the pod, as the operator does."""
     ids = {"dag_id": dag_run.dag_id, "task_id": task_id, "run_id": dag_run.run_id}
     with create_session() as session:
         for key, value in (("pod_name", name), ("pod_namespace", namespace)):
             xcom_model().set(key=key, value=value, **ids, session=session)
-            if IS_AIRFLOW_3:  # there the task serializes it, and set() would do it again
+            if IS_AIRFLOW_3:  # there the task serializes the value, and set() would serialize it again
                 session.query(xcom_model()).filter_by(key=key, **ids).update({"value": value})
 
 
 def xcom_model() -> Any:
-    """Return Airflow's table of XComs, whose name differs between the releases."""
+    """Return Airflow's model of an XCom, whose name differs between the releases."""
     if IS_AIRFLOW_3:
         from airflow.models.xcom import XComModel
 
@@ -183,7 +183,7 @@ def xcom_model() -> Any:
 
 
 def result(dag_run: DagRun, task_id: str, key: str = "return_value") -> Any:
-    """Return a task's XCom: its return value, or the one of a key."""
+    """Return an XCom of a task: its return value, or the one with another key."""
     with create_session() as session:
         model = xcom_model()
         row = session.query(model).filter_by(dag_id=dag_run.dag_id, run_id=dag_run.run_id, task_id=task_id, key=key)
@@ -205,10 +205,10 @@ def set_run(dag_run: DagRun, run_type: str, state: str) -> None:
 
 
 @contextmanager
-def keeping_xcoms_of(dag_run: DagRun) -> Iterator[None]:
-    """Let the database refuse to remove the return values of a run's tasks."""
+def deletion_of_xcoms_failing(dag_run: DagRun) -> Iterator[None]:
+    """Make the database fail when the XComs of a run are deleted."""
     refuse = f"""CREATE TRIGGER keep BEFORE DELETE ON xcom WHEN OLD.run_id = '{dag_run.run_id}'
-        BEGIN SELECT RAISE(ABORT, 'these are to be kept'); END"""
+        BEGIN SELECT RAISE(ABORT, 'deletion is disabled'); END"""
     with closing(sqlite3.connect(HOME / "airflow.db", timeout=60)) as database:
         database.execute(refuse)
         try:

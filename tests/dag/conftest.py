@@ -1,4 +1,4 @@
-"""The cluster of the DAG tests, and the proxy before it. The connection of the cleanup leads to the proxy."""
+"""The cluster of the DAG tests, behind a proxy. The connection of the cleanup leads to the proxy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPEED = 20.0
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running cluster as its administrator sees it, past the proxy."""
+    """A running cluster with the permissions of an administrator, without the proxy."""
 
     kubeconfig: dict[str, Any]
     ssl_context: ssl.SSLContext | None
@@ -41,7 +41,7 @@ class Cluster:
 
 @pytest.fixture(scope="session", params=["embedded", pytest.param("real", marks=pytest.mark.cluster)])
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """Start the embedded cluster, or a real kube-apiserver whose one node is the same simulated kubelet."""
+    """Start the embedded cluster, or a real kube-apiserver with the same simulated kubelet as its only node."""
     if request.param == "embedded":
         with EmbeddedCluster(NAMESPACES, speed=SPEED) as embedded:
             yield Cluster(embedded.kubeconfig, None)
@@ -61,7 +61,7 @@ def core(cluster: Cluster) -> client.CoreV1Api:
 
 
 def point_connection_at(url: str, user: dict[str, Any]) -> None:
-    """Let the connection ``kubernetes_default`` lead to this URL, as this user of a kubeconfig."""
+    """Point the connection ``kubernetes_default`` to this URL, with this user of a kubeconfig."""
     path = HOME / "kubeconfig.json"
     kubeconfig = {
         "apiVersion": "v1",
@@ -87,7 +87,7 @@ def _proxy(cluster: Cluster) -> Iterator[FaultProxy]:
 
 @pytest.fixture(scope="session")
 def airflow_api(_proxy: FaultProxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Start the API server of the Airflow of these runs; the connection `airflow_api` leads to it."""
+    """Start an API server for the Airflow of these runs, with the connection `airflow_api`."""
     folder = tmp_path_factory.mktemp("api-server")
     (folder / "tmp").mkdir()
     (folder / "passwords.json").write_text(json.dumps({USER: "secret"}))
@@ -97,7 +97,7 @@ def airflow_api(_proxy: FaultProxy, tmp_path_factory: pytest.TempPathFactory) ->
     try:
         start("api-server", ("airflow", "api-server"), folder, variables)
         api = AirflowApi(url, USER, "secret")
-        Terminal(0).wait_for("it answers", lambda: api.heartbeats() is not None, 120, log=folder / "api-server.log")
+        Terminal(0).wait_for("it responds", lambda: api.heartbeats() is not None, 120, log=folder / "api-server.log")
         parts = {"conn_type": "http", "host": url, "login": USER, "password": "secret"}
         os.environ["AIRFLOW_CONN_AIRFLOW_API"] = json.dumps(parts)
         yield
@@ -107,12 +107,12 @@ def airflow_api(_proxy: FaultProxy, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def proxy(_proxy: FaultProxy) -> FaultProxy:
-    """Return the proxy with no rule and no request in it."""
+    """Return the proxy without rules and recorded requests."""
     _proxy.heal()
     return _proxy
 
 
 @pytest.fixture
-def said(capfd: pytest.CaptureFixture[str]) -> Callable[[], str]:
-    """Join the output so far into one line without colours, for some releases of Airflow frame an exception."""
+def log_output(capfd: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """Join the new output into one line without colors, because some Airflows draw frames around exceptions."""
     return lambda: " ".join(re.sub(r"\x1b\[[0-9;]*m", "", capfd.readouterr().out).split())

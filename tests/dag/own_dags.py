@@ -1,7 +1,6 @@
-"""A DAG file of the user's own: one cleanup for each cluster, and a callback for runs that fail.
+"""A user's own DAG file: one cleanup per cluster, with a callback for failed runs.
 
-One asks Airflow's REST API. One starts again as soon as it is over. And one has mistakes, which must not harm the
-others.
+The other cleanups use Airflow's REST API, run continuously, or have invalid settings, which must not affect the others.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from include.kpo_cleanup.dag import cleanup_dag
 FAILED_RUNS = Path(os.environ["AIRFLOW_HOME"]) / "failed-runs"
 
 
-def note(context: dict[str, Any]) -> None:
-    """Put the id of a DAG whose run has failed into a file."""
+def record_failure(context: dict[str, Any]) -> None:
+    """Append the id of a DAG whose run has failed to a file."""
     with FAILED_RUNS.open("a") as file:
         file.write(f"{context['dag'].dag_id}\n")
 
@@ -26,7 +25,7 @@ for name in ("cpu", "gpu"):
         f"kpo_cleanup_{name}",
         settings={"kubernetes_conn_id": name, "namespaces": "airflow", "settle_seconds": 0},
         schedule=None,
-        on_failure_callback=note,
+        on_failure_callback=record_failure,
     )
 cleanup_dag(
     "kpo_cleanup_by_rest",

@@ -1,4 +1,4 @@
-"""Pods of the test cluster: found by their task, and made again for another test."""
+"""Create the pods of the test cluster, find them by their tasks, and restore them for the next test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Pods = dict[str, Any]
 
 
 def pods_by_role(core: client.CoreV1Api, namespace: str = "airflow") -> Pods:
-    """Map a readable name to each pod, ``dag.task[map index]#try``: tests need not know the random suffixes."""
+    """Return the pods by readable names, ``dag.task[map index]#try``, because pod names have random suffixes."""
     pods = core.list_namespaced_pod(namespace).items
     return {role(pod.metadata.labels or {}, pod.metadata.name): pod for pod in pods}
 
@@ -30,7 +30,7 @@ def role(labels: dict[str, str], name: str) -> str:
 
 
 def labels_of(dag_id: str, task_id: str, run_id: str, try_number: int = 1) -> dict[str, str]:
-    """Make the labels that the operator writes, for pods that it does not make here."""
+    """Return the labels that the operator would set, for pods that the tests create."""
     ids = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id}
     return {
         **{name: to_label_value(value) for name, value in ids.items()},
@@ -40,7 +40,7 @@ def labels_of(dag_id: str, task_id: str, run_id: str, try_number: int = 1) -> di
 
 
 def create(core: client.CoreV1Api, name: str, labels: dict[str, str], namespace: str = "airflow", **meta: Any) -> Any:
-    """Make a pod that runs for ever."""
+    """Create a pod that runs until it is deleted."""
     body = {
         "metadata": {"name": name, "labels": labels, **meta},
         "spec": {
@@ -52,20 +52,20 @@ def create(core: client.CoreV1Api, name: str, labels: dict[str, str], namespace:
 
 
 def restore(core: client.CoreV1Api, pods: Iterable[Any]) -> None:
-    """Make deleted pods again, with the same names, labels and commands.
+    """Create deleted pods again, with the same names, labels and commands.
 
-    The other pods of their task instances are made again, too: pods of later tries must stay the younger ones.
+    All pods of their task instances are replaced, because pods of later tries must remain the younger ones.
     """
-    there = {pod.metadata.name for pod in core.list_namespaced_pod("airflow").items}
+    existing = {pod.metadata.name for pod in core.list_namespaced_pod("airflow").items}
     by_task_instance = defaultdict(list)
     for pod in sorted(pods, key=lambda pod: (pod.metadata.labels or {}).get("try_number", "")):
         labels = pod.metadata.labels or {}
         by_task_instance[tuple(labels.get(name) for name in (*ID_LABELS, "map_index"))].append(pod)
     for of_one in by_task_instance.values():
-        if all(pod.metadata.name in there for pod in of_one):
+        if all(pod.metadata.name in existing for pod in of_one):
             continue
         for pod in of_one:
-            if pod.metadata.name in there:
+            if pod.metadata.name in existing:
                 core.delete_namespaced_pod(pod.metadata.name, "airflow", grace_period_seconds=0)
             if pod is not of_one[0]:
                 wait_for_another_second()
@@ -77,13 +77,16 @@ def restore(core: client.CoreV1Api, pods: Iterable[Any]) -> None:
 
 
 def wait_for_another_second() -> None:
-    """Wait until the second turns: a later try's pod must be younger, and creation times are whole seconds."""
+    """Wait for the next full second: a later try's pod must be younger, and creation times are whole seconds."""
     second = int(time.time())
     wait_until(lambda: int(time.time()) > second)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait for a condition; the test fails if it does not come true."""
+    """Wait until a condition is true.
+
+    :raises tenacity.RetryError: if it is still false after these seconds.
+    """
     retry(stop=stop_after_delay(seconds), wait=wait_fixed(0.2), retry=retry_if_result(lambda true: not true))(
         condition
     )()

@@ -1,4 +1,4 @@
-"""The user's reproduction with all defaults: a worker dies, a sidecar runs on, and one run deletes the pod."""
+"""Reproduce the user's report with default settings: a worker dies, a sidecar keeps running, a run deletes the pod."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from tests.dag import airflow_runs
 from tests.dag.pods import pods_by_role, wait_until
 
 SETTLE = timedelta(seconds=Settings().settle_seconds)
-A_WHILE = timedelta(minutes=10)  # since the pods were made, by the clock of the API server
+POD_AGE = timedelta(minutes=10)  # by the clock of the API server
 ZOMBIES = {"reproduction.zombie#1", "reproduction.mapped[0]#1"}
-# Pods that their operators checked off, or left for people: they are completed, and a run with defaults keeps them.
+# A completed pod that the operator kept on purpose; by default the cleanup keeps it as well.
 KEPT = {"reproduction.kept#1"}
 
 
 @pytest.fixture
 def core(monkeypatch: pytest.MonkeyPatch, _proxy: object) -> Iterator[client.CoreV1Api]:
-    """Start a cluster of its own, whose pods were made a while ago."""
-    with EmbeddedCluster(["airflow"], now=lambda: datetime.now(UTC) - A_WHILE) as cluster:
+    """Start a separate cluster in which all pods are as old as `POD_AGE`."""
+    with EmbeddedCluster(["airflow"], now=lambda: datetime.now(UTC) - POD_AGE) as cluster:
         extra = {"kube_config_path": str(cluster.write_kubeconfig(HOME / "defaults")), "namespace": "airflow"}
         monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps({"conn_type": "kubernetes", "extra": extra}))
         yield client.CoreV1Api(config.new_client_from_config_dict(cluster.kubeconfig))
 
 
-def let_the_settling_time_pass(core: client.CoreV1Api) -> None:
-    """Move the ends of the tasks and of their containers into the past, as if somebody had waited."""
-    airflow_runs.end_now("reproduction", ago=SETTLE)
+def move_ends_into_the_past(core: client.CoreV1Api) -> None:
+    """Set the ends of the tasks and of their containers back by the settling time, instead of waiting for it."""
+    airflow_runs.set_end_date("reproduction", ago=SETTLE)
     for pod in core.list_namespaced_pod("airflow").items:
         statuses = core.api_client.sanitize_for_serialization(pod.status.container_statuses or [])
         for ended in [status["state"]["terminated"] for status in statuses if "terminated" in status["state"]]:
@@ -42,8 +42,8 @@ def let_the_settling_time_pass(core: client.CoreV1Api) -> None:
         core.patch_namespaced_pod_status(pod.metadata.name, "airflow", body)
 
 
-def test_exactly_the_zombies_are_gone_after_the_settling_time_and_until_then_the_log_says_when(
-    core: client.CoreV1Api, said: Callable[[], str]
+def test_only_the_zombies_are_deleted_after_the_settling_time_and_before_it_the_log_shows_when(
+    core: client.CoreV1Api, log_output: Callable[[], str]
 ) -> None:
     airflow_runs.run("reproduction")
     wait_until(lambda: set(pods_by_role(core)) == ZOMBIES | KEPT)
@@ -52,12 +52,12 @@ def test_exactly_the_zombies_are_gone_after_the_settling_time_and_until_then_the
     early = airflow_runs.run("kpo_cleanup")
     assert airflow_runs.states(early)["reap"] == "skipped"
     assert airflow_runs.result(early, "classify")["kept_by_reason"] == {"settling": len(ZOMBIES | KEPT)}
-    out = said()
+    out = log_output()
     assert f"{len(ZOMBIES)} settling: a run after" in out
     assert "deletes them; settle_seconds=0 deletes them now" in out
     assert set(pods_by_role(core)) == ZOMBIES | KEPT
 
-    let_the_settling_time_pass(core)
+    move_ends_into_the_past(core)
     assert airflow_runs.states(airflow_runs.run("kpo_cleanup"))["reap"] == "success"
     assert set(pods_by_role(core)) == KEPT
 

@@ -1,4 +1,4 @@
-"""Failures, and the run's actions and words then: nothing live is deleted, no pod is forgotten."""
+"""Runs with failures: no live pod is deleted, every zombie is reported, and the log shows the remedy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DELETE = f"DELETE /api/v1/namespaces/{NAMESPACE}/pods/"
 
 @pytest.fixture(scope="module")
 def collisions(core: client.CoreV1Api, _proxy: FaultProxy) -> DagRun:
-    """Run tasks that are all over then; each test makes their pods."""
+    """Run tasks until all have finished; each test creates pods for them."""
     run = airflow_runs.run("collisions")
     core.delete_collection_namespaced_pod("airflow", label_selector="dag_id=collisions", grace_period_seconds=0)
     return run
@@ -39,7 +39,7 @@ def zombie(proxy: FaultProxy, core: client.CoreV1Api, collisions: DagRun) -> Ite
     airflow_runs.set_state(collisions, "a_1", "failed")
     zombie = create(core, "zombie", labels_of("collisions", "a_1", collisions.run_id), NAMESPACE)
     airflow_runs.record_pod(collisions, "a_1", NAMESPACE, "zombie")
-    airflow_runs.end_now("collisions")
+    airflow_runs.set_end_date("collisions")
     yield zombie
     core.delete_collection_namespaced_pod(NAMESPACE, grace_period_seconds=0)
     wait_until(lambda: names(core) == set())
@@ -64,11 +64,11 @@ def replace(core: client.CoreV1Api, pod: Any) -> None:
 
 @contextmanager
 def database_down_for(statement: str) -> Iterator[None]:
-    """Let the database fail on the statements that match, as if it is lost in between."""
+    """Make the statements that match a pattern fail, as if the connection to the database was lost."""
 
     def fail(_conn: Any, _cursor: Any, sql: str, *_: Any) -> None:
         if re.search(statement, sql, re.DOTALL):
-            raise OperationalError(sql, {}, Exception("the database went away"))
+            raise OperationalError(sql, {}, Exception("the connection was lost"))
 
     event.listen(airflow_settings.engine, "before_cursor_execute", fail)
     try:
@@ -77,13 +77,13 @@ def database_down_for(statement: str) -> Iterator[None]:
         event.remove(airflow_settings.engine, "before_cursor_execute", fail)
 
 
-# The query to the database in this Airflow: our own, or the API server's behind the SDK.
+# The query of this Airflow's source: that of the session, or that of the API server behind the Task SDK.
 SDK_QUERY = r"WHERE task_instance\.dag_id = \S+ AND task_instance\.task_id IN .* AND task_instance\.run_id IN"
 SOURCE_QUERY = SDK_QUERY if IS_AIRFLOW_3 else "UNION ALL"
 
 
 def test_a_forbidden_namespace_does_not_stop_the_others_but_fails_the_run(
-    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, said: Callable[[], str]
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, log_output: Callable[[], str]
 ) -> None:
     proxy.spoil("GET /api/v1/namespaces/default/pods", forbidden("list", "default"))
     run = clean_up(namespaces=f"default,{NAMESPACE}")
@@ -91,17 +91,17 @@ def test_a_forbidden_namespace_does_not_stop_the_others_but_fails_the_run(
     assert airflow_runs.states(run)["reap"] == "failed"
     assert outcome(run) == {"other/zombie": "deleted"}
     assert names(core) == set()
-    assert "allow verb 'list' on resource 'pods' in a Role for namespace 'default'" in said()
+    assert "allow verb 'list' on resource 'pods' in a Role for namespace 'default'" in log_output()
 
 
-def test_a_forbidden_namespace_fails_the_run_even_where_there_is_nothing_to_reap(proxy: FaultProxy) -> None:
+def test_a_forbidden_namespace_fails_the_run_even_if_there_is_nothing_to_delete(proxy: FaultProxy) -> None:
     proxy.spoil("GET /api/v1/namespaces/default/pods", forbidden("list", "default"))
     run = clean_up(namespaces=f"default,{NAMESPACE}")
     assert airflow_runs.states(run)["reap"] == "failed"
 
 
-def test_where_no_namespace_can_be_listed_the_run_fails_at_once(
-    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, said: Callable[[], str]
+def test_a_run_fails_in_list_pods_if_no_namespace_can_be_listed(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, log_output: Callable[[], str]
 ) -> None:
     proxy.spoil("GET ", forbidden("list", NAMESPACE))
     run = clean_up()
@@ -111,32 +111,32 @@ def test_where_no_namespace_can_be_listed_the_run_fails_at_once(
         "classify": "upstream_failed",
         "reap": "upstream_failed",
     }
-    assert "allow verb 'list'" in said()
+    assert "allow verb 'list'" in log_output()
     assert names(core) == {"zombie"}
 
 
 def test_a_missing_namespace_is_named_and_does_not_stop_the_others(
-    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, said: Callable[[], str]
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, log_output: Callable[[], str]
 ) -> None:
     run = clean_up(namespaces=f"nowhere,{NAMESPACE}")
     assert airflow_runs.states(run)["reap"] == "failed"
     assert names(core) == set()
-    assert "namespace 'nowhere' does not exist" in said()
+    assert "namespace 'nowhere' does not exist" in log_output()
 
 
-def test_a_source_that_is_down_is_never_read_as_no_task_instances(
-    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, said: Callable[[], str]
+def test_an_unavailable_source_does_not_count_as_having_no_task_instances(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, log_output: Callable[[], str]
 ) -> None:
     with database_down_for(SOURCE_QUERY):
         run = clean_up(config={"delete_unmatched_pods": True})
     assert airflow_runs.states(run)["fetch_active_tis"] == "failed"
     assert airflow_runs.states(run)["reap"] == "upstream_failed"
     assert names(core) == {"zombie"}
-    out = said()
+    out = log_output()
     assert "task instances could not be read" in out or "the Task SDK could not read task states" in out
 
 
-def test_a_source_that_fails_at_the_second_look_spares_all(
+def test_no_pod_is_deleted_if_the_source_becomes_unavailable_before_reap(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any
 ) -> None:
     down = database_down_for(SOURCE_QUERY)
@@ -149,7 +149,7 @@ def test_a_source_that_fails_at_the_second_look_spares_all(
     assert names(core) == {"zombie"}
 
 
-def test_a_pod_that_has_gone_by_itself_is_reported_as_gone(
+def test_a_pod_that_something_else_deleted_is_reported_as_already_gone(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any
 ) -> None:
     proxy.spoil(DELETE, first(lambda: core.delete_namespaced_pod("zombie", NAMESPACE, grace_period_seconds=0)))
@@ -158,7 +158,7 @@ def test_a_pod_that_has_gone_by_itself_is_reported_as_gone(
     assert outcome(run) == {"other/zombie": "already_gone"}
 
 
-def test_a_new_pod_of_the_same_name_is_spared(proxy: FaultProxy, core: client.CoreV1Api, zombie: Any) -> None:
+def test_a_new_pod_with_the_same_name_is_spared(proxy: FaultProxy, core: client.CoreV1Api, zombie: Any) -> None:
     proxy.spoil(DELETE, first(lambda: replace(core, zombie)))
     run = clean_up()
     assert run.state == "success"
@@ -166,11 +166,11 @@ def test_a_new_pod_of_the_same_name_is_spared(proxy: FaultProxy, core: client.Co
     assert core.read_namespaced_pod("zombie", NAMESPACE).metadata.uid != zombie.metadata.uid
 
 
-@pytest.mark.parametrize("state", [None, "running", "deferred"], ids=["cleared", "reattached", "deferred"])
-def test_a_task_instance_that_comes_back_to_life_after_classify_spares_its_pod(
+@pytest.mark.parametrize("state", [None, "running", "deferred"], ids=["is cleared", "runs again", "is deferred"])
+def test_a_pod_is_spared_if_its_task_instance_becomes_active_after_classify(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, collisions: DagRun, state: str | None
 ) -> None:
-    # Attaching to a pod changes nothing on the pod: only the task instance shows it.
+    # Adopting a pod does not change the pod, only the task instance.
     run = clean_up(before=("reap", lambda _: airflow_runs.set_state(collisions, "a_1", state)))
     assert airflow_runs.result(run, "classify")["zombies_by_reason"] == {"orphaned": 1}
     assert run.state == "success"
@@ -178,7 +178,7 @@ def test_a_task_instance_that_comes_back_to_life_after_classify_spares_its_pod(
     assert core.read_namespaced_pod("zombie", NAMESPACE).metadata.uid == zombie.metadata.uid
 
 
-def test_a_pod_that_a_finalizer_holds_does_not_keep_the_next_zombie_from_going(
+def test_a_pod_held_by_a_finalizer_does_not_block_the_deletion_of_the_next_zombie(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any
 ) -> None:
     merge_patch = client.CoreV1Api(client.ApiClient(core.api_client.configuration))
@@ -206,7 +206,7 @@ def test_a_pod_that_a_finalizer_holds_does_not_keep_the_next_zombie_from_going(
     wait_until(lambda: names(core) == set())
 
 
-def test_a_pod_whose_successor_vanishes_after_classify_is_spared(
+def test_a_pod_is_spared_if_its_successor_is_deleted_after_classify(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, collisions: DagRun
 ) -> None:
     wait_until(lambda: datetime.now(UTC) - zombie.metadata.creation_timestamp > timedelta(seconds=2))
@@ -221,8 +221,8 @@ def test_a_pod_whose_successor_vanishes_after_classify_is_spared(
     assert names(core) == {"zombie"}
 
 
-def test_a_pod_that_must_not_be_deleted_fails_the_run_after_the_others_were_tried(
-    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, said: Callable[[], str]
+def test_a_forbidden_deletion_fails_the_run_after_all_others_were_tried(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, log_output: Callable[[], str]
 ) -> None:
     create(core, "zombie-2", {**zombie.metadata.labels, "already_checked": "True"}, NAMESPACE)
     proxy.spoil(f"{DELETE}zombie$", forbidden("delete", NAMESPACE))
@@ -230,7 +230,7 @@ def test_a_pod_that_must_not_be_deleted_fails_the_run_after_the_others_were_trie
     assert airflow_runs.states(run)["reap"] == "failed"
     assert outcome(run) == {"other/zombie": "failed", "other/zombie-2": "deleted"}
     assert names(core) == {"zombie"}
-    assert f"allow verb 'delete' on resource 'pods' in a Role for namespace '{NAMESPACE}'" in said()
+    assert f"allow verb 'delete' on resource 'pods' in a Role for namespace '{NAMESPACE}'" in log_output()
 
 
 @pytest.mark.parametrize(
@@ -240,10 +240,10 @@ def test_a_pod_that_must_not_be_deleted_fails_the_run_after_the_others_were_trie
         status(500, "InternalError", "etcdserver: leader changed"),
         status(503, "ServiceUnavailable", "apiserver not ready"),
     ],
-    ids=["too many requests", "internal error", "unavailable"],
+    ids=["429 TooManyRequests", "500 InternalError", "503 ServiceUnavailable"],
 )
 @pytest.mark.parametrize("request_line", ["GET ", DELETE], ids=["listing", "deleting"])
-def test_a_passing_fault_is_sat_out(
+def test_a_temporary_error_is_retried_until_it_passes(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, fault: Any, request_line: str
 ) -> None:
     proxy.spoil(request_line, fault, times=2)
@@ -281,7 +281,7 @@ def test_a_passing_fault_is_sat_out(
     ],
     ids=lambda value: str(value) if isinstance(value, dict) and value else "",
 )
-def test_a_bad_setting_keeps_the_dag_and_fails_the_run_before_anything_is_touched(
+def test_an_invalid_setting_fails_the_run_before_anything_is_deleted_and_the_dag_remains(
     proxy: FaultProxy,
     core: client.CoreV1Api,
     zombie: Any,
@@ -289,7 +289,7 @@ def test_a_bad_setting_keeps_the_dag_and_fails_the_run_before_anything_is_touche
     conf: dict[str, Any],
     messages: list[str],
     monkeypatch: pytest.MonkeyPatch,
-    said: Callable[[], str],
+    log_output: Callable[[], str],
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -300,19 +300,19 @@ def test_a_bad_setting_keeps_the_dag_and_fails_the_run_before_anything_is_touche
         "classify": "upstream_failed",
         "reap": "upstream_failed",
     }
-    out = said()
+    out = log_output()
     assert [message for message in messages if message not in out] == []
     assert names(core) == {"zombie"}
 
 
-def test_mistakes_in_a_dag_file_fail_the_runs_of_that_dag_and_not_the_file(
-    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, said: Callable[[], str]
+def test_invalid_settings_in_a_dag_file_fail_the_runs_of_that_dag_and_not_the_import(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, log_output: Callable[[], str]
 ) -> None:
     run = airflow_runs.run("kpo_cleanup_with_mistakes", namespaces=NAMESPACE)
     assert airflow_runs.states(run)["list_pods"] == "failed"
-    out = said()
-    for fault in ("3 invalid settings", "dryrun=True (the DAG file)", "max_deletes=0 (the DAG file)"):
-        assert fault in out
+    out = log_output()
+    for message in ("3 invalid settings", "dryrun=True (the DAG file)", "max_deletes=0 (the DAG file)"):
+        assert message in out
     assert "schedule='@sometimes' (the DAG file): set it to a cron expression" in out
     assert names(core) == {"zombie"}
 
@@ -330,16 +330,16 @@ ANOTHER_TYPE = {"AIRFLOW_CONN_KUBERNETES_DEFAULT": "postgres://somewhere"}
         ({}, "nowhere", {}, "namespace 'nowhere' does not exist"),
         ({}, NAMESPACE, ANOTHER_TYPE, "its type is 'postgres'"),
     ],
-    ids=["401", "403", "missing namespace", "connection of another type"],
+    ids=["401 Unauthorized", "403 Forbidden", "the namespace is missing", "the connection has another type"],
 )
-def test_a_fault_that_stays_is_not_tried_again(
+def test_a_permanent_error_is_not_retried(
     proxy: FaultProxy,
     faults: dict[str, Any],
     namespaces: str,
     connections: dict[str, str],
     message: str,
     monkeypatch: pytest.MonkeyPatch,
-    said: Callable[[], str],
+    log_output: Callable[[], str],
 ) -> None:
     for pattern, fault in faults.items():
         proxy.spoil(pattern, fault)
@@ -348,29 +348,29 @@ def test_a_fault_that_stays_is_not_tried_again(
     run = clean_up(namespaces=namespaces)
     assert airflow_runs.states(run)["list_pods"] == "failed"
     assert airflow_runs.tries(run, "list_pods") == 1
-    assert message in said()
+    assert message in log_output()
 
 
-@pytest.mark.skipif(not IS_AIRFLOW_3, reason="Airflow 2 has its session")
+@pytest.mark.skipif(not IS_AIRFLOW_3, reason="Airflow 2 uses its session")
 @pytest.mark.parametrize(("conn_id", "message"), [("nowhere", "'nowhere'"), ("database", "its type is 'kubernetes'")])
-def test_a_connection_that_gives_no_database_is_not_tried_again(
+def test_a_connection_that_is_not_a_database_is_not_retried(
     proxy: FaultProxy,
     zombie: Any,
     conn_id: str,
     message: str,
     monkeypatch: pytest.MonkeyPatch,
-    said: Callable[[], str],
+    log_output: Callable[[], str],
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_DATABASE", "kubernetes://")
     run = clean_up(config={"airflow_conn_id": conn_id})
     assert airflow_runs.states(run)["fetch_active_tis"] == "failed"
     assert airflow_runs.tries(run, "fetch_active_tis") == 1
-    out = said()
+    out = log_output()
     assert f"airflow_conn_id='{conn_id}' is not a usable database connection" in out
     assert message in out
 
 
-def test_a_fault_that_may_pass_is_tried_again_even_beside_one_that_stays(
+def test_a_temporary_error_is_retried_even_if_another_namespace_has_a_permanent_one(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any
 ) -> None:
     proxy.spoil("GET /api/v1/namespaces/default/pods", forbidden("list", "default"))
@@ -380,33 +380,33 @@ def test_a_fault_that_may_pass_is_tried_again_even_beside_one_that_stays(
     assert outcome(run) == {"other/zombie": "deleted"}
 
 
-@pytest.mark.parametrize("overrides", [True, False], ids=["with the params", "apart from the params"])
-def test_nobody_deletes_with_the_dag_whose_dry_run_is_fixed(
+@pytest.mark.parametrize("overrides", [True, False], ids=["conf overrides params", "conf does not override params"])
+def test_no_conf_makes_the_dag_with_a_fixed_dry_run_delete_a_pod(
     proxy: FaultProxy,
     core: client.CoreV1Api,
     zombie: Any,
     overrides: bool,
     monkeypatch: pytest.MonkeyPatch,
-    said: Callable[[], str],
+    log_output: Callable[[], str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__DAG_RUN_CONF_OVERRIDES_PARAMS", str(overrides))
     conf: dict[str, Any] = {"settle_seconds": 0, "namespaces": NAMESPACE}
-    look = airflow_runs.run("kpo_cleanup_dry_run", **conf)
-    assert outcome(look) == {"other/zombie": "would_delete"}
-    assert caplog.text.count("DRY RUN: nothing will be deleted") == len(airflow_runs.states(look))
-    refused = airflow_runs.run("kpo_cleanup_dry_run", **conf, dry_run=False)
-    assert airflow_runs.states(refused)["list_pods"] == "failed"
-    assert "dry_run=False (this run's conf): remove it, because this DAG's file fixes it to True" in said()
+    dry_run = airflow_runs.run("kpo_cleanup_dry_run", **conf)
+    assert outcome(dry_run) == {"other/zombie": "would_delete"}
+    assert caplog.text.count("DRY RUN: nothing will be deleted") == len(airflow_runs.states(dry_run))
+    rejected = airflow_runs.run("kpo_cleanup_dry_run", **conf, dry_run=False)
+    assert airflow_runs.states(rejected)["list_pods"] == "failed"
+    assert "dry_run=False (this run's conf): remove it, because this DAG's file fixes it to True" in log_output()
     assert names(core) == {"zombie"}
 
 
-def test_a_dry_run_stays_one_on_workers_with_another_configuration(
+def test_a_run_is_a_dry_run_even_if_only_the_worker_of_list_pods_sets_it(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any
 ) -> None:
-    # Each worker reads the configuration by itself when it makes the params.
-    here = ("list_pods", lambda context: context["params"].update({"dry_run": True}))
-    run = clean_up(before=here)
+    # Each worker reads its own configuration for the params.
+    set_dry_run = ("list_pods", lambda context: context["params"].update({"dry_run": True}))
+    run = clean_up(before=set_dry_run)
     assert outcome(run) == {"other/zombie": "would_delete"}
     assert names(core) == {"zombie"}
 
@@ -414,7 +414,7 @@ def test_a_dry_run_stays_one_on_workers_with_another_configuration(
 @pytest.mark.parametrize(
     ("name", "value"), [("max_deletes", 0), ("settle_seconds", "soon"), ("dry_run", "yes"), ("namespaces", "Team_A")]
 )
-def test_airflow_itself_refuses_a_run_with_a_value_out_of_bounds(
+def test_airflow_rejects_a_run_whose_conf_has_an_invalid_value(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, name: str, value: Any
 ) -> None:
     with pytest.raises(Exception, match=f"Invalid input for param {name}"):  # its class differs between the versions
@@ -422,7 +422,7 @@ def test_airflow_itself_refuses_a_run_with_a_value_out_of_bounds(
     assert names(core) == {"zombie"}
 
 
-def test_dry_run_holds_even_where_airflow_keeps_the_conf_out_of_the_params(
+def test_dry_run_in_the_conf_applies_even_if_the_conf_does_not_override_params(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__DAG_RUN_CONF_OVERRIDES_PARAMS", "False")
@@ -431,7 +431,7 @@ def test_dry_run_holds_even_where_airflow_keeps_the_conf_out_of_the_params(
     assert names(core) == {"zombie"}
 
 
-def test_the_config_is_in_force_without_a_conf(
+def test_the_config_section_applies_to_a_run_without_a_conf(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__KPO_CLEANUP__DRY_RUN", "True")
@@ -447,17 +447,17 @@ def test_the_config_is_in_force_without_a_conf(
             {"namespaces": "default"},
             "namespaces 'default'",
             "namespaces is set by this run's conf",
-            id="in those of the conf",
+            id="namespaces are from the conf",
         ),
         pytest.param(
             {"namespaces": ""},
             "namespace 'airflow'",
             "taken from connection 'kubernetes_default' because namespaces is empty",
-            id="in that of the connection",
+            id="the namespace is from the connection",
         ),
     ],
 )
-def test_no_pod_at_all_is_a_warning_that_names_the_namespaces_and_where_they_come_from(
+def test_an_empty_listing_is_a_warning_with_the_namespaces_and_their_origin(
     proxy: FaultProxy,
     collisions: DagRun,
     caplog: pytest.LogCaptureFixture,
@@ -466,12 +466,12 @@ def test_no_pod_at_all_is_a_warning_that_names_the_namespaces_and_where_they_com
     origin: str,
 ) -> None:
     run = clean_up(**conf)
-    said = f"No operator pods were found in {where}", f"    ({origin})"
-    assert [message for message in caplog.messages if message in said] == [*said]
+    expected = f"No operator pods were found in {where}", f"    ({origin})"
+    assert [message for message in caplog.messages if message in expected] == [*expected]
     assert airflow_runs.states(run)["reap"] == "skipped"
 
 
-def test_a_line_for_each_run_is_left_of_classify_and_reap(proxy: FaultProxy, zombie: Any) -> None:
+def test_the_summaries_of_classify_and_reap_are_single_lines(proxy: FaultProxy, zombie: Any) -> None:
     def summaries(**conf: Any) -> list[str]:
         run = clean_up(**conf)
         return [airflow_runs.result(run, task_id, "summary") for task_id in ("classify", "reap")]
@@ -483,29 +483,29 @@ def test_a_line_for_each_run_is_left_of_classify_and_reap(proxy: FaultProxy, zom
     assert summaries(dry_run=True) == ["DRY RUN: nothing to delete among 0 pods"] * 2
 
 
-def test_a_red_run_says_plainly_what_is_wrong_before_any_traceback(
-    proxy: FaultProxy, collisions: DagRun, caplog: pytest.LogCaptureFixture, said: Callable[[], str]
+def test_a_failed_run_logs_cause_and_remedy_before_any_traceback(
+    proxy: FaultProxy, collisions: DagRun, caplog: pytest.LogCaptureFixture, log_output: Callable[[], str]
 ) -> None:
     proxy.spoil("GET ", forbidden("list", NAMESPACE))
     clean_up()
-    plain = [record.getMessage() for record in caplog.records if record.name.endswith("kpo_cleanup.tasks")]
-    start = plain.index("listing pods in namespace 'other': 403 Forbidden")
-    assert plain[start + 1].startswith("    allow verb 'list' on resource 'pods' in a Role for namespace 'other'")
-    assert "No pods are deleted unless a retry succeeds." in plain[-1]
-    assert "direct cause of the following exception" not in said()
+    lines = [record.getMessage() for record in caplog.records if record.name.endswith("kpo_cleanup.tasks")]
+    start = lines.index("listing pods in namespace 'other': 403 Forbidden")
+    assert lines[start + 1].startswith("    allow verb 'list' on resource 'pods' in a Role for namespace 'other'")
+    assert "No pods are deleted unless a retry succeeds." in lines[-1]
+    assert "direct cause of the following exception" not in log_output()
 
 
 @pytest.mark.parametrize(("task_id", "reader"), [("list_pods", "classify"), ("classify", "reap")])
-def test_an_input_that_is_gone_is_named_with_the_remedy(
+def test_a_missing_xcom_is_named_with_the_remedy(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, task_id: str, reader: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Act as if somebody clears reap in a run of long ago."""
+    """Delete the XCom, as when a task of an old run is cleared."""
 
-    def forget(_: Any) -> None:
+    def delete_xcom(_: Any) -> None:
         with create_session() as session:
             session.query(airflow_runs.xcom_model()).filter_by(dag_id="kpo_cleanup", task_id=task_id).delete()
 
-    run = clean_up(before=(reader, forget))
+    run = clean_up(before=(reader, delete_xcom))
     assert airflow_runs.states(run)[reader] == "failed"
     assert f"this run has no XCom of {task_id}: a later run or an XCom cleanup deleted it" in caplog.messages
     assert "    clear list_pods and its downstream tasks, or trigger a new run" in caplog.messages

@@ -1,4 +1,4 @@
-"""The cleanup under a service account that has the rights of the shipped manifest and no others."""
+"""Run the cleanup with a service account that has only the permissions of the shipped manifests."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def without(documents: list[dict[str, Any]], verb: str, resource: str) -> list[d
 
 
 class Grants:
-    """The rights that the account has at the moment."""
+    """The permissions that the account has at the moment."""
 
     def __init__(self, api: client.ApiClient) -> None:
         self._rbac, self._authorization = client.RbacAuthorizationV1Api(api), client.AuthorizationV1Api(api)
 
-    def give(self, documents: list[dict[str, Any]]) -> None:
+    def grant(self, documents: list[dict[str, Any]]) -> None:
         for document in documents:
             if document["kind"].startswith("Cluster"):
                 getattr(self._rbac, f"create_{_snake(document['kind'])}")(document)
@@ -69,7 +69,7 @@ class Grants:
                 for verb in rule["verbs"]:
                     self._await(verb, rule["resources"][0], namespace, allowed=True)
 
-    def take_all(self) -> None:
+    def revoke_all(self) -> None:
         self._rbac.delete_collection_namespaced_role_binding("airflow")
         self._rbac.delete_collection_namespaced_role("airflow")
         for kind in ("cluster_role_binding", "cluster_role"):
@@ -79,7 +79,7 @@ class Grants:
             self._await(verb, resource, "airflow", allowed=False)
 
     def _await(self, verb: str, resource: str, namespace: str, allowed: bool) -> None:
-        """Wait until the API server knows of a grant, a moment after it is made."""
+        """Wait until the API server applies a change of permissions, which takes a moment."""
         review = {
             "spec": {
                 "user": f"system:serviceaccount:airflow:{ACCOUNT}",
@@ -94,16 +94,16 @@ def _snake(kind: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def run_of_zombie(_proxy: FaultProxy) -> DagRun:
+def finished_run(_proxy: FaultProxy) -> DagRun:
     return airflow_runs.run("collisions")
 
 
 @pytest.fixture
-def zombie(core: client.CoreV1Api, run_of_zombie: DagRun) -> Iterator[None]:
+def zombie(core: client.CoreV1Api, finished_run: DagRun) -> Iterator[None]:
     core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
-    create(core, "zombie", labels_of("collisions", "a_1", run_of_zombie.run_id))
-    airflow_runs.record_pod(run_of_zombie, "a_1", "airflow", "zombie")
-    airflow_runs.end_now("collisions")
+    create(core, "zombie", labels_of("collisions", "a_1", finished_run.run_id))
+    airflow_runs.record_pod(finished_run, "a_1", "airflow", "zombie")
+    airflow_runs.set_end_date("collisions")
     yield
     core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
 
@@ -112,7 +112,7 @@ def zombie(core: client.CoreV1Api, run_of_zombie: DagRun) -> Iterator[None]:
 def grants(
     cluster: Cluster, control_plane: ControlPlane, core: client.CoreV1Api, proxy: FaultProxy
 ) -> Iterator[Grants]:
-    """Let the connection lead to the API server as the service account, for one test."""
+    """Point the connection to the API server with the service account's credentials, for one test."""
     accounts = core.list_namespaced_service_account("airflow").items
     if ACCOUNT not in {account.metadata.name for account in accounts}:
         core.create_namespaced_service_account("airflow", {"metadata": {"name": ACCOUNT}})
@@ -125,7 +125,7 @@ def grants(
         try:
             yield grants
         finally:
-            grants.take_all()
+            grants.revoke_all()
             point_connection_at(proxy.url, {})
 
 
@@ -142,10 +142,10 @@ def names(core: client.CoreV1Api) -> set[str]:
 
 
 @pytest.mark.parametrize(("file", "namespaces"), MANIFESTS.values(), ids=MANIFESTS)
-def test_the_shipped_manifest_is_enough(
+def test_the_shipped_manifest_grants_all_that_the_cleanup_needs(
     grants: Grants, core: client.CoreV1Api, zombie: None, file: str, namespaces: str
 ) -> None:
-    grants.give(manifest(file))
+    grants.grant(manifest(file))
     assert clean_up(namespaces).state == "success"
     assert names(core) == set()
     assert airflow_runs.states(clean_up(namespaces))["reap"] == "skipped"
@@ -155,7 +155,7 @@ def test_the_shipped_manifest_is_enough(
     ("file", "namespaces", "verb", "resource"),
     [(file, namespaces, *rule) for file, namespaces in MANIFESTS.values() for rule in verbs(file)],
 )
-def test_a_verb_that_is_missing_is_named_and_no_verb_is_unused(
+def test_a_missing_verb_is_named_in_the_log_and_every_verb_is_needed(
     grants: Grants,
     core: client.CoreV1Api,
     zombie: None,
@@ -163,10 +163,10 @@ def test_a_verb_that_is_missing_is_named_and_no_verb_is_unused(
     namespaces: str,
     verb: str,
     resource: str,
-    said: Callable[[], str],
+    log_output: Callable[[], str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    grants.give(without(manifest(file), verb, resource))
+    grants.grant(without(manifest(file), verb, resource))
     if (verb, resource) == ("get", "namespaces"):
         caplog.set_level("INFO")
         core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
@@ -175,7 +175,7 @@ def test_a_verb_that_is_missing_is_named_and_no_verb_is_unused(
         assert "whether it exists could not be checked" in caplog.text
         return
     run = clean_up(namespaces)
-    place = "ClusterRole for all namespaces" if (verb, namespaces) == ("list", "*") else "Role for namespace 'airflow'"
+    role = "ClusterRole for all namespaces" if (verb, namespaces) == ("list", "*") else "Role for namespace 'airflow'"
     assert run.state == "failed"
-    assert f"allow verb '{verb}' on resource '{resource}' in a {place}" in said()
+    assert f"allow verb '{verb}' on resource '{resource}' in a {role}" in log_output()
     assert names(core) == {"zombie"}

@@ -1,4 +1,4 @@
-"""Runs by a real scheduler. Only there Airflow 3 keeps tasks from the ORM, and Airflow 2 must get its session.
+"""Runs by a real scheduler: only there does Airflow 3 deny tasks access to the ORM, and must Airflow 2 allow it.
 
 The dry run and the start of the schedule follow the README.
 """
@@ -50,10 +50,10 @@ def statsd() -> Iterator[StatsdServer]:
 
 @pytest.fixture(scope="module")
 def airflow(folder: Path, statsd: StatsdServer, _proxy: FaultProxy) -> Iterator[Airflow]:
-    """Start an Airflow of its own: this scheduler must not see what other tests leave in their database.
+    """Start a separate Airflow, because this scheduler must not process the runs of other tests.
 
-    It labels its pods and looks at those only, as the README says under "Sharing a namespace". It sends metrics as
-    `docs/operating.md` says.
+    It labels its pods and selects only these, as described in the README under "Sharing a namespace". It sends metrics
+    as described in `docs/operating.md`.
     """
     config: Config = {
         "core": {"dags_are_paused_at_creation": True},
@@ -73,17 +73,17 @@ def airflow(folder: Path, statsd: StatsdServer, _proxy: FaultProxy) -> Iterator[
 
 
 def trigger(airflow: Airflow, dag_id: str) -> str:
-    """Trigger a DAG by REST, wait for the end of the run, and return its run_id."""
+    """Trigger a DAG through the REST API, wait for the end of the run, and return its run_id."""
     run_id = airflow.api.trigger(dag_id, {})
     await_end(airflow, dag_id, run_id)
     return run_id
 
 
 def await_end(airflow: Airflow, dag_id: str, run_id: str) -> None:
-    def is_over() -> bool:
+    def is_finished() -> bool:
         return airflow.healthy_api().run_state(dag_id, run_id) in ("success", "failed")
 
-    TERMINAL.wait_for(f"{dag_id} is over", is_over, 180, log=airflow.log("scheduler"))
+    TERMINAL.wait_for(f"{dag_id} finishes", is_finished, 180, log=airflow.log("scheduler"))
 
 
 def run_ids(airflow: Airflow, dag_id: str) -> list[str]:
@@ -112,7 +112,7 @@ def states(airflow: Airflow, dag_id: str, run_id: str) -> set[tuple[str, int, st
 
 @pytest.fixture(scope="module")
 def zombies(airflow: Airflow, folder: Path, core: client.CoreV1Api, _proxy: FaultProxy) -> None:
-    """Make two zombies, and one pod whose task lives."""
+    """Create two zombies, and one pod whose task is active."""
     core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
     airflow.api.pause("collisions", False)
     work = trigger(airflow, "collisions")
@@ -127,27 +127,29 @@ ALL_PODS = {"collisions.a[0]#1", "collisions.a[1]#1", "collisions.a_1#1"}
 ALL_SUCCEEDED = {(task, -1, "success") for task in ("list_pods", "fetch_active_tis", "classify", "reap")}
 
 
-@pytest.mark.timeout(900)  # each task of the oldest releases imports Airflow anew
+@pytest.mark.timeout(900)  # in the oldest releases, each task imports Airflow again
 @pytest.mark.usefixtures("zombies", "proxy")
 class TestFirstRun:
     @pytest.mark.parametrize(
-        "look",
+        "start",
         [
             lambda airflow: follow_readme(airflow, "Look first: nothing is deleted", DRY_RUN),
             lambda airflow: trigger(airflow, DRY_RUN),
         ],
-        ids=["by the command line", "by REST"],
+        ids=["with the command line", "through the REST API"],
     )
-    def test_the_look_deletes_nothing(
-        self, airflow: Airflow, core: client.CoreV1Api, look: Callable[[Airflow], str]
+    def test_a_first_dry_run_deletes_nothing(
+        self, airflow: Airflow, core: client.CoreV1Api, start: Callable[[Airflow], str]
     ) -> None:
-        run_id = look(airflow)
+        run_id = start(airflow)
         assert states(airflow, DRY_RUN, run_id) == ALL_SUCCEEDED
         assert set(pods_by_role(core)) == ALL_PODS
         assert run_ids(airflow, "kpo_cleanup") == []
 
-    @pytest.mark.skipif(not IS_AIRFLOW_3, reason="Airflow 2 has its session")
-    def test_the_rest_api_tells_the_same(self, airflow: Airflow, folder: Path, core: client.CoreV1Api) -> None:
+    @pytest.mark.skipif(not IS_AIRFLOW_3, reason="Airflow 2 uses its session")
+    def test_a_cleanup_with_the_rest_api_as_source_deletes_a_zombie(
+        self, airflow: Airflow, folder: Path, core: client.CoreV1Api
+    ) -> None:
         airflow.api.pause("kpo_cleanup_by_rest", False)
         run_id = trigger(airflow, "kpo_cleanup_by_rest")
         assert states(airflow, "kpo_cleanup_by_rest", run_id) == ALL_SUCCEEDED
@@ -157,7 +159,7 @@ class TestFirstRun:
         assert [log for log in logs if "Task instances come from the REST API" in log]
         assert [log for log in logs if airflow.password in log] == []
 
-    def test_the_switch_deletes_the_zombies_at_once_and_the_live_stay(
+    def test_unpausing_deletes_the_zombies_immediately_and_keeps_the_live_pod(
         self, airflow: Airflow, folder: Path, core: client.CoreV1Api
     ) -> None:
         run_id = follow_readme(airflow, "Switch on", "kpo_cleanup")
@@ -167,10 +169,10 @@ class TestFirstRun:
         assert ("the Task SDK" if IS_AIRFLOW_3 else "Airflow's session") in log
 
 
-def test_a_red_run_of_a_dag_of_ones_own_notifies(airflow: Airflow, folder: Path) -> None:
+def test_a_failed_run_of_a_users_own_dag_calls_its_callback(airflow: Airflow, folder: Path) -> None:
     airflow.api.pause("kpo_cleanup_gpu", False)
     failed_runs = folder / "failed-runs"
-    # Airflow's DAG processor calls each callback once at most, and drops it if it is too busy.
+    # Airflow's DAG processor calls each callback at most once, and drops it if it is too busy.
     for _ in range(3):
         trigger(airflow, "kpo_cleanup_gpu")  # its connection does not exist
         with suppress(DemoError):
@@ -180,8 +182,8 @@ def test_a_red_run_of_a_dag_of_ones_own_notifies(airflow: Airflow, folder: Path)
 
 
 @pytest.mark.timeout(900)
-def test_on_a_schedule_each_run_removes_the_inputs_of_the_one_before(airflow: Airflow, folder: Path) -> None:
-    def look() -> dict[str, set[str]]:
+def test_each_scheduled_run_deletes_the_inputs_of_the_previous_one(airflow: Airflow, folder: Path) -> None:
+    def tasks_with_xcom() -> dict[str, set[str]]:
         sql = """SELECT run_id, task_id FROM xcom JOIN dag_run USING (dag_id, run_id)
             WHERE dag_id = ? AND run_type = 'scheduled' AND state = 'success' AND key = 'return_value'
             ORDER BY dag_run.id"""
@@ -190,11 +192,14 @@ def test_on_a_schedule_each_run_removes_the_inputs_of_the_one_before(airflow: Ai
         return {run_id: {task_id for other, task_id in rows if other == run_id} for run_id, _ in rows}
 
     airflow.api.pause(CONTINUOUS, False)
-    TERMINAL.wait_for("three runs succeed", lambda: len(look()) >= 3, 600, log=airflow.log("scheduler"))
+    TERMINAL.wait_for("three runs succeed", lambda: len(tasks_with_xcom()) >= 3, 600, log=airflow.log("scheduler"))
     airflow.api.pause(CONTINUOUS, True)
-    *earlier, newest = look().values()
+    *earlier, newest = tasks_with_xcom().values()
     assert earlier == [{"classify"}] * len(earlier)
-    assert newest in ({"classify"}, {"list_pods", "fetch_active_tis", "classify"})  # as far as the next run is
+    assert newest in (
+        {"classify"},
+        {"list_pods", "fetch_active_tis", "classify"},
+    )  # depends on the progress of the next run
     logs = [path.read_text() for path in (folder / "task-logs").rglob(f"dag_id={CONTINUOUS}/*/task_id=list_pods/*.log")]
     assert len(logs) >= 3
     assert [log for log in logs if "earlier run" in log or "XCom not found" in log] == []
@@ -202,7 +207,7 @@ def test_on_a_schedule_each_run_removes_the_inputs_of_the_one_before(airflow: Ai
 
 @pytest.fixture(scope="module")
 def sent(airflow: Airflow, statsd: StatsdServer) -> list[Sample]:
-    """Return the metrics that a green and a red run send, and those that Airflow sends about them."""
+    """Return the metrics that a successful and a failed run send, and Airflow's own metrics of these runs."""
     for dag_id in ("kpo_cleanup", "kpo_cleanup_gpu"):  # the connection of the second does not exist
         airflow.api.pause(dag_id, False)
         trigger(airflow, dag_id)
@@ -211,16 +216,18 @@ def sent(airflow: Airflow, statsd: StatsdServer) -> list[Sample]:
         ends = {"airflow.dagrun.duration.success", "airflow.dagrun.duration.failed"}
         return ends <= {sample.name for sample in statsd.samples}
 
-    TERMINAL.wait_for("the scheduler sends how long the runs took", is_complete, 60, log=airflow.log("scheduler"))
+    TERMINAL.wait_for("the scheduler sends the durations of the runs", is_complete, 60, log=airflow.log("scheduler"))
     return statsd.samples
 
 
 @pytest.mark.timeout(900)
 class TestOperating:
-    """The promises of README and `docs/operating.md` to the person who operates."""
+    """What README and `docs/operating.md` promise to operators."""
 
     @pytest.mark.usefixtures("proxy")
-    def test_the_hook_tells_whose_pods_they_are(self, airflow: Airflow, core: client.CoreV1Api) -> None:
+    def test_the_hook_and_the_selector_keep_the_pods_of_another_airflow(
+        self, airflow: Airflow, core: client.CoreV1Api
+    ) -> None:
         airflow.api.pause("collisions", False)
         work = trigger(airflow, "collisions")
         create(core, "of-another-airflow", labels_of("collisions", "a_1", work))
@@ -233,11 +240,11 @@ class TestOperating:
         assert [pod.metadata.name for pod in left] == ["of-another-airflow"]
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
-    def test_an_alert_asks_for_what_real_runs_send(self, sent: list[Sample], rule: dict[str, str]) -> None:
+    def test_an_alert_selects_metrics_that_real_runs_send(self, sent: list[Sample], rule: dict[str, str]) -> None:
         selectors = selectors_of(rule["expr"])
         assert {selector.text for selector in selectors if not any(map(selector.selects, sent))} == set()
 
-    def test_the_table_has_the_metrics_that_real_runs_send(self, sent: list[Sample]) -> None:
+    def test_the_documented_metrics_are_those_that_real_runs_send(self, sent: list[Sample]) -> None:
         types = {"g": "gauge", "c": "counter", "ms": "timer"}
         of_runs = {
             re.sub(r"^airflow\.", "", sample.name): (types[sample.kind], set(sample.tags))
@@ -246,8 +253,8 @@ class TestOperating:
         }
         families = {"pods": [reason.value for reason in Reason], "outcome": [outcome.value for outcome in Outcome]}
         documented: dict[str, tuple[str, set[str]]] = {}
-        for name, facts in documented_metrics().items():
+        for name, type_and_tags in documented_metrics().items():
             family = re.fullmatch(r"(kpo_cleanup\.(\w+)\.)<\w+>", name)
             names = [f"{family[1]}{word}" for word in families[family[2]]] if family else [name]
-            documented.update(dict.fromkeys(names, facts))
+            documented.update(dict.fromkeys(names, type_and_tags))
         assert of_runs == documented

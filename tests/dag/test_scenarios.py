@@ -1,4 +1,4 @@
-"""The verdicts of the design from outside: real operators, real DAG runs, the cleanup's four tasks over HTTP."""
+"""Compare the cleanup with the expected verdicts: real operators, real DAG runs, and all four tasks over HTTP."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ SOURCES: dict[str, dict[str, Any]] = (
 )
 LONG = to_label_value(workload.LONG)
 
-# The task instances that are over, and the states that the others get after the run.
-MAX_CONFLICTS: list[tuple[str, str, int, str | None]] = [
+# States that task instances get after the run, which all of them finish.
+STATE_CHANGES: list[tuple[str, str, int, str | None]] = [
     ("workload", "stalled", -1, "running"),
     ("workload", "subclass", -1, "running"),
     ("workload", "retrying", -1, "up_for_retry"),
@@ -49,7 +49,7 @@ ZOMBIES = {
     "workload.mapped[1]#1": "orphaned",
     "workload.group.member#1": "orphaned",
     "workload.a[0]#1": "orphaned",
-    "workload.a_1#1": "orphaned",  # although a mapped 1, which reads the same, is running
+    "workload.a_1#1": "orphaned",  # although a[1], which the Task SDK also calls a_1, is running
     "collisions.a[0]#1": "orphaned",
     "collisions.a[1]#1": "orphaned",  # although a_1 is running
 }
@@ -57,7 +57,7 @@ KEPT = {
     "workload.stalled#1": "stalled",
     "workload.subclass#1": "active",
     "workload.retrying#1": "active",
-    "workload.reattached#1": "active",  # the task is at try 2, and attached to the pod of try 1
+    "workload.reattached#1": "active",  # the task is at try 2, and has adopted the pod of try 1
     "workload.replaced#2": "active",
     f"workload.{LONG}#1": "active",
     "workload.mapped[0]#1": "active",  # cleared: its state is NULL
@@ -69,20 +69,20 @@ KEPT = {
     "workload.job#1": "owned",
     "workload.protected#1": "protected",
     "staging.task#1": "unmatched",
-    "stranger": "bad_labels",
+    "unlabeled": "bad_labels",
 }
-# The Task SDK does not tell a task's try. Nor does it tell which DAG has an id that does not fit into a label.
+# The Task SDK returns no try numbers, and cannot find a DAG whose id does not fit into a label.
 LONG_DAG_POD = f"{LONG}.task#1"
 CHECKED_POD = "workload.checked#1"  # its operator is at try 2, and has no pod yet
 
 
 @pytest.fixture(scope="module")
 def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, DagRun]:
-    """Run each test DAG once; all tests of this module judge these pods and task instances."""
+    """Run each test DAG once; all tests of this module use its pods and task instances."""
     core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
     wait_until(lambda: not pods_by_role(core))
     runs = {dag_id: airflow_runs.run(dag_id) for dag_id in ("workload", "collisions", workload.LONG)}
-    for dag_id, task_id, map_index, state in MAX_CONFLICTS:
+    for dag_id, task_id, map_index, state in STATE_CHANGES:
         airflow_runs.set_state(runs[dag_id], task_id, state, map_index)
     run_id = runs["workload"].run_id
     job = {"apiVersion": "batch/v1", "kind": "Job", "name": "nightly", "uid": "1", "controller": True}
@@ -90,9 +90,9 @@ def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, DagRun]:
     create(core, "protected", labels_of("workload", "protected", run_id), annotations={"kpo-cleanup/protect": "true"})
     create(core, "checked", {**labels_of("workload", "checked", run_id), "already_checked": "True"})
     create(core, "staging", labels_of("staging", "task", run_id))
-    create(core, "stranger", {"kubernetes_pod_operator": "True", "app": "stranger"})
-    everything = {*ZOMBIES, *KEPT, LONG_DAG_POD, CHECKED_POD}
-    wait_until(lambda: set(pods_by_role(core)) == everything and _are_settled(pods_by_role(core)))
+    create(core, "unlabeled", {"kubernetes_pod_operator": "True", "app": "web"})
+    expected = {*ZOMBIES, *KEPT, LONG_DAG_POD, CHECKED_POD}
+    wait_until(lambda: set(pods_by_role(core)) == expected and _are_settled(pods_by_role(core)))
     return runs
 
 
@@ -102,12 +102,12 @@ def _are_settled(pods: Pods) -> bool:
 
 @pytest.fixture
 def pods(core: client.CoreV1Api, runs: dict[str, DagRun]) -> Iterator[Pods]:
-    """Return the pods before the test, and make those again that it deletes."""
+    """Return the pods before the test, and restore those that it deletes."""
     before = pods_by_role(core)
     yield before
     restore(core, before.values())
-    # Longer ago than ttl_seconds_after_finished=0, and before the pods by no more than two clocks may differ.
-    airflow_runs.end_now(*runs, ago=timedelta(seconds=2))
+    # Past ttl_seconds_after_finished=0, and at most the allowed clock skew before the pods were created.
+    airflow_runs.set_end_date(*runs, ago=timedelta(seconds=2))
     wait_until(lambda: _are_settled(pods_by_role(core)))
 
 
@@ -129,7 +129,7 @@ def _outcomes(report: dict[str, Any], pods: Pods) -> dict[str, tuple[str, str]]:
     return {by_name[row["pod"].partition("/")[2]]: (row["reason"], row["outcome"]) for row in report["zombies"]}
 
 
-def test_a_dry_run_says_what_would_go_and_sends_no_delete(
+def test_a_dry_run_reports_the_zombies_and_sends_no_delete_request(
     proxy: FaultProxy, pods: Pods, core: client.CoreV1Api, source: dict[str, Any]
 ) -> None:
     zombies, kept = _expected_for(source)
@@ -142,7 +142,9 @@ def test_a_dry_run_says_what_would_go_and_sends_no_delete(
     assert set(pods_by_role(core)) == set(pods)
 
 
-def test_exactly_the_zombies_go(proxy: FaultProxy, pods: Pods, core: client.CoreV1Api, source: dict[str, Any]) -> None:
+def test_a_run_deletes_the_zombies_and_no_other_pod(
+    proxy: FaultProxy, pods: Pods, core: client.CoreV1Api, source: dict[str, Any]
+) -> None:
     zombies, kept = _expected_for(source)
     run = airflow_runs.run("kpo_cleanup", settle_seconds=0, config=source)
     assert set(airflow_runs.states(run).values()) == {"success"}
@@ -152,16 +154,19 @@ def test_exactly_the_zombies_go(proxy: FaultProxy, pods: Pods, core: client.Core
     assert set(pods_by_role(core)) == set(kept)
 
 
-def test_what_has_just_ended_settles_and_reap_is_skipped(
+def test_pods_of_tasks_that_have_just_finished_are_settling_and_reap_is_skipped(
     proxy: FaultProxy, pods: Pods, core: client.CoreV1Api, source: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
     zombies, _ = _expected_for(source)
     superseded = sum(reason == "superseded" for reason in zombies.values())
     if "task_sdk" in request.node.name:
-        # If the main container still runs, nothing tells since when its task is over: the pod is deleted, but softly.
+        # While the main container is running, the end of the task is unknown: the pod gets a grace period.
         run = airflow_runs.run("kpo_cleanup", config=source, settle_seconds=3600, dry_run=True)
         reasons = airflow_runs.result(run, "classify")["zombies_by_reason"]
-        assert reasons == {"superseded": 1, "orphaned": len(zombies) - 2}  # of one the main container has just ended
+        assert reasons == {
+            "superseded": 1,
+            "orphaned": len(zombies) - 2,
+        }  # the other one's main container just ended
         return
     run = airflow_runs.run("kpo_cleanup", config=source, settle_seconds=3600)
     reasons = airflow_runs.result(run, "classify")["zombies_by_reason"]
@@ -171,7 +176,7 @@ def test_what_has_just_ended_settles_and_reap_is_skipped(
     assert len(pods_by_role(core)) == len(pods) - superseded
 
 
-def test_completed_and_unmatched_pods_go_where_the_settings_say_so(
+def test_completed_and_unmatched_pods_are_deleted_if_the_settings_allow_it(
     proxy: FaultProxy, pods: Pods, source: dict[str, Any]
 ) -> None:
     run = airflow_runs.run(
@@ -182,19 +187,19 @@ def test_completed_and_unmatched_pods_go_where_the_settings_say_so(
         ttl_seconds_after_finished=0,
         config={"delete_unmatched_pods": True, **source},
     )
-    more = {
+    additional = {
         "workload.kept#1": "completed",
         "workload.broken#1": "completed",
         "workload.decorated#1": "completed",
         "staging.task#1": "unmatched",
     }
-    expected = {**_expected_for(source)[0], **more}
+    expected = {**_expected_for(source)[0], **additional}
     assert _outcomes(airflow_runs.result(run, "reap"), pods) == {
         pod: (reason, "would_delete") for pod, reason in expected.items()
     }
 
 
-def test_no_more_than_max_deletes_go_oldest_first(
+def test_at_most_max_deletes_pods_are_deleted_the_oldest_first(
     proxy: FaultProxy, pods: Pods, core: client.CoreV1Api, source: dict[str, Any]
 ) -> None:
     zombies, _ = _expected_for(source)

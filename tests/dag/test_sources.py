@@ -1,4 +1,4 @@
-"""Sources that prove to be another Airflow's, or old: the run fails, and nothing is deleted."""
+"""Sources of another Airflow, or with an old copy of the data: the run fails, and nothing is deleted."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ only_airflow_3 = pytest.mark.skipif(not IS_AIRFLOW_3, reason="Airflow 2 has no c
 
 
 @pytest.fixture(scope="module")
-def over(core: client.CoreV1Api, _proxy: FaultProxy) -> DagRun:
-    """Run tasks that are all over then."""
+def finished_run(core: client.CoreV1Api, _proxy: FaultProxy) -> DagRun:
+    """Run tasks until all have finished."""
     run = airflow_runs.run("collisions")
     core.delete_collection_namespaced_pod("airflow", label_selector="dag_id=collisions", grace_period_seconds=0)
     return run
 
 
 @pytest.fixture
-def zombies(proxy: FaultProxy, core: client.CoreV1Api, over: DagRun) -> Iterator[set[str]]:
-    """Make a pod whose task instance is over, and one that no Airflow knows."""
-    create(core, "zombie", labels_of("collisions", "a_1", over.run_id), NAMESPACE)
+def zombies(proxy: FaultProxy, core: client.CoreV1Api, finished_run: DagRun) -> Iterator[set[str]]:
+    """Create a pod whose task instance has finished, and one without a task instance."""
+    create(core, "zombie", labels_of("collisions", "a_1", finished_run.run_id), NAMESPACE)
     create(core, "unmatched", labels_of("collisions", "a_1", "never"), NAMESPACE)
     youngest = max(pod.metadata.creation_timestamp for pod in core.list_namespaced_pod(NAMESPACE).items)
-    wait_until(lambda: datetime.now(UTC) - youngest > timedelta(seconds=2))  # an unmatched pod must be older than none
+    wait_until(lambda: datetime.now(UTC) - youngest > timedelta(seconds=2))  # older than settle_seconds=0
     yield {"zombie", "unmatched"}
     core.delete_collection_namespaced_pod(NAMESPACE, grace_period_seconds=0)
     wait_until(lambda: names(core) == set())
@@ -54,21 +54,21 @@ def clean_up(before: tuple[str, Callable[[Any], object]] | None = None, **config
     return airflow_runs.run("kpo_cleanup", before, config, settle_seconds=0, namespaces=NAMESPACE)
 
 
-def copy_of_the_database(path: Path) -> None:
+def copy_database(path: Path) -> None:
     with closing(sqlite3.connect(HOME / "airflow.db")) as source, closing(sqlite3.connect(path)) as target:
         source.backup(target)
 
 
-def empty_schema(path: Path) -> None:
-    copy_of_the_database(path)
+def copy_schema(path: Path) -> None:
+    copy_database(path)
     with closing(sqlite3.connect(path)) as database:
         for table in ("xcom", "task_instance", "dag_run"):
             database.execute(f"DELETE FROM {table}")
         database.commit()
 
 
-def end_own_task(task_id: str) -> None:
-    """Mark the cleanup's task as failed, as a person would in the UI."""
+def fail_own_task(task_id: str) -> None:
+    """Mark the cleanup's task as failed, as a user would in the UI."""
     with create_session() as session:
         run = session.query(DagRun).filter(DagRun.dag_id == "kpo_cleanup").order_by(DagRun.id.desc()).first()
         session.expunge_all()
@@ -77,14 +77,14 @@ def end_own_task(task_id: str) -> None:
 
 @only_airflow_3
 @pytest.mark.parametrize(
-    "make", [copy_of_the_database, empty_schema], ids=["a copy of a minute ago", "an Airflow without any run"]
+    "make", [copy_database, copy_schema], ids=["a copy from before the run", "a database without runs"]
 )
-def test_another_database_than_the_runs_own_ends_the_run(
+def test_a_connection_to_another_database_fails_the_run(
     core: client.CoreV1Api,
     zombies: set[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    said: Callable[[], str],
+    log_output: Callable[[], str],
     make: Callable[[Path], None],
 ) -> None:
     make(tmp_path / "airflow.db")
@@ -93,40 +93,40 @@ def test_another_database_than_the_runs_own_ends_the_run(
     run = clean_up(airflow_conn_id="elsewhere")
     assert airflow_runs.states(run)["fetch_active_tis"] == "failed"
     assert airflow_runs.states(run)["reap"] == "upstream_failed"
-    assert "this task, kpo_cleanup.fetch_active_tis of run" in said()
+    assert "this task, kpo_cleanup.fetch_active_tis of run" in log_output()
     assert names(core) == zombies
 
 
 @only_airflow_3
-def test_a_connection_that_moves_to_a_copy_before_reap_ends_it(
+def test_reap_fails_if_the_connection_leads_to_another_database_by_then(
     core: client.CoreV1Api, zombies: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def move(_: Any) -> None:
-        empty_schema(tmp_path / "airflow.db")
+    def redirect(_: Any) -> None:
+        copy_schema(tmp_path / "airflow.db")
         monkeypatch.setenv(
             "AIRFLOW_CONN_METADATA", json.dumps({"conn_type": "sqlite", "host": f"{tmp_path}/airflow.db"})
         )
 
-    run = clean_up(("reap", move), airflow_conn_id="metadata")
+    run = clean_up(("reap", redirect), airflow_conn_id="metadata")
     assert airflow_runs.states(run)["reap"] == "failed"
     assert names(core) == zombies
 
 
 @pytest.mark.parametrize("task_id", ["fetch_active_tis", "reap"])
-def test_a_task_that_somebody_marked_as_failed_deletes_nothing_any_more(
-    core: client.CoreV1Api, zombies: set[str], task_id: str, said: Callable[[], str]
+def test_a_task_that_was_marked_as_failed_deletes_nothing(
+    core: client.CoreV1Api, zombies: set[str], task_id: str, log_output: Callable[[], str]
 ) -> None:
-    clean_up((task_id, lambda _: end_own_task(task_id)))
-    assert "is 'failed' there instead of 'running'" in said()
+    clean_up((task_id, lambda _: fail_own_task(task_id)))
+    assert "is 'failed' there instead of 'running'" in log_output()
     assert names(core) == zombies
 
 
-def test_the_runs_own_airflow_proves_itself(core: client.CoreV1Api, zombies: set[str]) -> None:
+def test_the_runs_own_airflow_passes_the_check(core: client.CoreV1Api, zombies: set[str]) -> None:
     assert clean_up().state == "success"
     assert names(core) == set()
 
 
 @only_airflow_3
-def test_the_runs_own_database_proves_itself(core: client.CoreV1Api, zombies: set[str]) -> None:
+def test_a_connection_to_the_runs_own_database_passes_the_check(core: client.CoreV1Api, zombies: set[str]) -> None:
     assert clean_up(airflow_conn_id="metadata").state == "success"
     assert names(core) == set()

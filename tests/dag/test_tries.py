@@ -1,7 +1,7 @@
-"""The current try of a task instance, read from its database row at each step of scheduler and worker.
+"""The try of a task instance that the source reads from the database after each step of scheduler and worker.
 
-The meaning of the column ``try_number`` changed with Airflow 2.10; the verdicts must not differ.
-With Airflow 3, no worker runs in this process, and the real runs show it.
+The meaning of the column ``try_number`` changed with Airflow 2.10; the verdicts must not differ. For Airflow 3,
+`tests/real` covers this, because no worker can run in this process.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ with suppress(ImportError):  # Airflow's tables refer to its users, which since 
     import airflow.providers.fab.auth_manager.models  # noqa: F401
 
 KEY = make_key("tries", "fails_then_defers", "tries", UNMAPPED)
-OWN = CallerTaskInstance(KEY.dag_id, "asks", KEY.run_id, UNMAPPED)
-Seen = dict[str, TaskInstance]  # by step
+CALLER = CallerTaskInstance(KEY.dag_id, "cleanup", KEY.run_id, UNMAPPED)
+TaskInstanceByStep = dict[str, TaskInstance]
 
 
 class Never(BaseTrigger):  # type: ignore[misc]
-    """An operator that nobody runs."""
+    """A trigger that never fires."""
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return f"{__name__}.Never", {}
@@ -59,19 +59,19 @@ class FailsThenDefers(BaseOperator):  # type: ignore[misc]
     def execute(self, context: Any) -> None:
         if context["ti"].try_number == 1:
             raise AirflowException("the first try fails")
-        self.defer(trigger=Never(), method_name="go_on")
+        self.defer(trigger=Never(), method_name="resume")
 
-    def go_on(self, context: Any, event: Any = None) -> None:
-        """End well."""
+    def resume(self, context: Any, event: Any = None) -> None:
+        """Succeed."""
 
 
 @pytest.fixture(scope="module")
-def seen() -> Seen:
-    """Note the source's answer at each step: try 1 fails, try 2 defers and goes on, the task is cleared."""
+def seen() -> TaskInstanceByStep:
+    """Query the source after each step: try 1 fails, try 2 defers and resumes, the task is cleared."""
     airflow_runs.prepare()
     start = datetime(2024, 1, 1, tzinfo=UTC)
     with DAG(KEY.dag_id, schedule=None, start_date=start) as dag:
-        BaseOperator(task_id=OWN.task_id)
+        BaseOperator(task_id=CALLER.task_id)
         task = FailsThenDefers(task_id=KEY.task_id, retries=1, retry_delay=timedelta(0))
     dag.create_dagrun(
         run_id=KEY.run_id,
@@ -80,10 +80,10 @@ def seen() -> Seen:
         execution_date=start,
         data_interval=(start, start),
     )
-    seen: Seen = {}
+    seen: TaskInstanceByStep = {}
 
-    def look(step: str) -> None:
-        seen[step] = SqlSource(airflow_session, OWN, "test").fetch([KEY]).found[KEY]
+    def query(step: str) -> None:
+        seen[step] = SqlSource(airflow_session, CALLER, "test").fetch([KEY]).found[KEY]
 
     @contextmanager
     def task_instance() -> Iterator[tuple[TaskInstanceModel, Any]]:
@@ -92,35 +92,35 @@ def seen() -> Seen:
             ti.task = task
             yield ti, session
 
-    def take_up(step: str) -> None:
-        """Take up the task as the scheduler does."""
+    def schedule(step: str) -> None:
+        """Schedule the task as the scheduler does."""
         with task_instance() as (ti, session):
             ti.dag_run.dag = dag
             ti.dag_run.schedule_tis([ti], session)
-        look(step)
+        query(step)
 
     def work(while_running: str, then: str) -> None:
         """Run the task as a worker does."""
-        task._pre_execute_hook = lambda _context: look(while_running)
+        task._pre_execute_hook = lambda _context: query(while_running)
         with suppress(AirflowException), task_instance() as (ti, session):
             ti.state = "queued"
             session.commit()
             ti.run(session=session)
-        look(then)
+        query(then)
 
-    look("new")
-    take_up("scheduled for the 1st try")
+    query("new")
+    schedule("scheduled for the 1st try")
     work("running the 1st try", "waiting for its retry")
-    take_up("scheduled for the 2nd try")
+    schedule("scheduled for the 2nd try")
     work("running the 2nd try", "deferred in the 2nd try")
     with task_instance() as (ti, _):
         ti.state = "scheduled"  # as the triggerer does after the event
-    look("scheduled to go on with the 2nd try")
-    work("going on with the 2nd try", "over in the 2nd try")
+    query("scheduled to resume the 2nd try")
+    work("resuming the 2nd try", "finished in the 2nd try")
     with task_instance() as (ti, session):
         clear_task_instances([ti], session, dag=dag)
-    look("cleared after the 2nd try")
-    take_up("scheduled for the 3rd try")
+    query("cleared after the 2nd try")
+    schedule("scheduled for the 3rd try")
     return seen
 
 
@@ -134,22 +134,22 @@ def seen() -> Seen:
         ("scheduled for the 2nd try", "scheduled", 2),
         ("running the 2nd try", "running", 2),
         ("deferred in the 2nd try", "deferred", 2),
-        ("scheduled to go on with the 2nd try", "scheduled", 2),
-        ("going on with the 2nd try", "running", 2),
-        ("over in the 2nd try", "success", 2),
+        ("scheduled to resume the 2nd try", "scheduled", 2),
+        ("resuming the 2nd try", "running", 2),
+        ("finished in the 2nd try", "success", 2),
         ("cleared after the 2nd try", None, 2),
         ("scheduled for the 3rd try", "scheduled", 3),
     ],
 )
-def test_the_try_is_the_same_in_every_release_for_a_task_that_is(
-    seen: Seen, step: str, state: str | None, try_number: int
+def test_the_try_is_the_same_in_every_release_after_each_step(
+    seen: TaskInstanceByStep, step: str, state: str | None, try_number: int
 ) -> None:
     assert (seen[step].state, seen[step].try_number) == (state, try_number)
 
 
-@pytest.mark.parametrize("checked", [True, False], ids=["checked off", "not checked off"])
-def test_a_pod_of_the_1st_try_is_superseded_once_the_2nd_is_taken_up_if_it_is_checked_off(
-    seen: Seen, checked: bool
+@pytest.mark.parametrize("checked", [True, False], ids=["already checked", "not checked"])
+def test_a_pod_of_the_1st_try_is_superseded_once_the_2nd_is_scheduled_only_if_it_is_already_checked(
+    seen: TaskInstanceByStep, checked: bool
 ) -> None:
     pod = make_pod(**KEY._asdict(), try_number=1, already_checked=checked)
     reasons = {

@@ -1,4 +1,4 @@
-"""Two DAGs of the user's own, each with its own cluster: they know nothing of each other."""
+"""Two cleanup DAGs with a cluster each, which must not affect each other."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def outcomes(run: DagRun) -> dict[str, tuple[str, str]]:
     return {row["pod"]: (row["reason"], row["outcome"]) for row in airflow_runs.result(run, "reap")["zombies"]}
 
 
-def test_what_lives_in_one_cluster_supersedes_nothing_in_the_other(
+def test_a_pod_in_one_cluster_does_not_supersede_a_pod_in_the_other(
     clusters: dict[str, OneCluster], collisions: DagRun
 ) -> None:
     airflow_runs.set_state(collisions, "a_1", "running")
@@ -84,7 +84,7 @@ def test_one_cluster_is_cleaned_while_the_other_is_down(clusters: dict[str, OneC
     airflow_runs.set_state(collisions, "a_1", "failed")
     create(clusters["cpu"].core, "zombie", labels_of("collisions", "a_1", collisions.run_id))
     airflow_runs.record_pod(collisions, "a_1", NAMESPACE, "zombie")
-    airflow_runs.end_now("collisions")
+    airflow_runs.set_end_date("collisions")
     clusters["gpu"].go_down()
     assert airflow_runs.states(airflow_runs.run("kpo_cleanup_gpu"))["list_pods"] == "failed"
     assert outcomes(airflow_runs.run("kpo_cleanup_cpu")) == {"airflow/zombie": ("orphaned", "deleted")}

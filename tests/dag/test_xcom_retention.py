@@ -1,4 +1,4 @@
-"""The XComs of earlier runs that are left in the database after a newer run."""
+"""The XComs of earlier runs that remain in the database after a newer run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INPUTS = {"list_pods", "fetch_active_tis"}
 
 
 def clean_up(run_type: str, state: str = "success", **config: Any) -> DagRun:
-    """Run the cleanup; the run has this type and state from then on."""
+    """Run the cleanup, then set the type and the state of the run."""
     run = airflow_runs.run("kpo_cleanup", config={"namespaces": NAMESPACE, **config})
     assert run.state == "success"
     airflow_runs.set_run(run, run_type, state)
@@ -27,7 +27,7 @@ def clean_up(run_type: str, state: str = "success", **config: Any) -> DagRun:
 
 @pytest.fixture(scope="module")
 def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, DagRun]:
-    """Run the cleanup several times, in this order; each run removes XComs of those before it."""
+    """Run the cleanup several times, in this order; each run deletes XComs of earlier runs."""
     create(core, "zombie", labels_of("of", "another", "airflow"), NAMESPACE)
     wait_until(lambda: core.read_namespaced_pod("zombie", NAMESPACE).status.phase == "Running")
     wait_for_another_second()  # an unmatched pod must be older than settle_seconds
@@ -35,9 +35,9 @@ def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, DagRun]:
         "first": clean_up("scheduled", delete_unmatched_pods=True, settle_seconds=0),
         "failed": clean_up("scheduled", "failed"),
         "running": clean_up("scheduled", "running"),
-        "before a manual one": clean_up("scheduled"),
+        "before manual": clean_up("scheduled"),
         "manual": clean_up("manual"),
-        "before the newest": clean_up("scheduled"),
+        "before newest": clean_up("scheduled"),
         "newest": clean_up("scheduled"),
     }
 
@@ -45,28 +45,34 @@ def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, DagRun]:
 @pytest.mark.parametrize(
     ("run", "left"),
     [
-        pytest.param("first", {"classify", "reap"}, id="a scheduled one that succeeded has its verdicts and report"),
-        pytest.param("failed", {"classify"} | INPUTS, id="one that failed has all"),
-        pytest.param("running", {"classify"} | INPUTS, id="one that goes on has all"),
-        pytest.param("before a manual one", {"classify"}, id="one before a manual one has its verdicts"),
-        pytest.param("manual", {"classify"} | INPUTS, id="a manual one has all"),
-        pytest.param("before the newest", {"classify"}, id="one before the newest has its verdicts"),
-        pytest.param("newest", {"classify"} | INPUTS, id="the newest has all"),
+        pytest.param("first", {"classify", "reap"}, id="a scheduled run that succeeded keeps its verdicts and report"),
+        pytest.param("failed", {"classify"} | INPUTS, id="a failed run keeps all"),
+        pytest.param("running", {"classify"} | INPUTS, id="a running run keeps all"),
+        pytest.param("before manual", {"classify"}, id="a scheduled run before a manual one keeps its verdicts"),
+        pytest.param("manual", {"classify"} | INPUTS, id="a manual run keeps all"),
+        pytest.param("before newest", {"classify"}, id="the run before the newest keeps its verdicts"),
+        pytest.param("newest", {"classify"} | INPUTS, id="the newest run keeps all"),
     ],
 )
-def test_of_the_runs(runs: dict[str, DagRun], run: str, left: set[str]) -> None:
+def test_a_newer_run_deletes_the_inputs_of_the_last_scheduled_success_only(
+    runs: dict[str, DagRun], run: str, left: set[str]
+) -> None:
     assert airflow_runs.tasks_with_result(runs[run]) == left
 
 
-def test_what_is_gone_already_is_not_asked_for_in_vain(runs: dict[str, DagRun], said: Callable[[], str]) -> None:
+def test_xcoms_that_were_already_deleted_are_not_looked_up_again(
+    runs: dict[str, DagRun], log_output: Callable[[], str]
+) -> None:
     airflow_runs.set_run(runs["newest"], "scheduled", "failed")
-    clean_up("manual", "failed")  # the one before the newest succeeded, and has nothing left
-    assert "XCom not found" not in said()
+    clean_up("manual", "failed")  # the run before the newest succeeded, and its XComs are deleted
+    assert "XCom not found" not in log_output()
 
 
-def test_a_failure_to_remove_is_one_line_in_the_log(runs: dict[str, DagRun], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_deletion_of_xcoms_is_one_line_in_the_log(
+    runs: dict[str, DagRun], caplog: pytest.LogCaptureFixture
+) -> None:
     airflow_runs.set_run(runs["newest"], "scheduled", "success")
-    with airflow_runs.keeping_xcoms_of(runs["newest"]):
+    with airflow_runs.deletion_of_xcoms_failing(runs["newest"]):
         clean_up("manual")
     assert airflow_runs.tasks_with_result(runs["newest"]) == {"classify"} | INPUTS
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]

@@ -1,7 +1,7 @@
-"""A DAG file for the tests: real operators make the pods, real runs make the task instances.
+"""A DAG file for the tests: real operators create the pods, and real runs the task instances.
 
-`Abandoned` acts like an operator whose worker is killed: it makes or finds its pod, and then it dies. The pods
-themselves run on a simulated kubelet.
+`Abandoned` behaves like an operator whose worker is killed: it creates or adopts its pod, and then fails. The pods run
+on a simulated kubelet.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ try:
 except ImportError:
     from airflow.utils.task_group import TaskGroup
 
-LONG = "a_long_id_" * 25  # 250 characters, the most that Airflow takes
+LONG = "a_long_id_" * 25  # 250 characters, the maximum that Airflow allows
 DEFAULTS: dict[str, Any] = {
     "namespace": "airflow",
     "image": "busybox",
@@ -34,36 +34,36 @@ DEFAULTS: dict[str, Any] = {
 
 
 class Abandoned(KubernetesPodOperator):  # type: ignore[misc]
-    """A company's own subclass, whose worker dies as soon as it has its pod."""
+    """A user-defined subclass, whose worker dies as soon as it has its pod."""
 
     def await_pod_start(self, pod: k8s.V1Pod) -> None:
         if self.retries:
-            # Creation times are whole seconds, and the next try's pod must be the later one.
-            born_by = int(time.time())
-            while int(time.time()) == born_by:
+            # Creation times are whole seconds, and the next try's pod must be younger.
+            created = int(time.time())
+            while int(time.time()) == created:
                 time.sleep(0.02)
         raise AirflowException("the worker died")
 
     def cleanup(self, *_: Any, **__: Any) -> None:
-        """Leave the pod alone, for the process is dead."""
+        """Keep the pod, because the worker process is dead."""
 
 
 class Podless(KubernetesPodOperator):  # type: ignore[misc]
-    """An operator whose worker dies before it has made a pod."""
+    """An operator whose worker dies before it creates a pod."""
 
     def execute(self, context: Any) -> None:
         raise AirflowException("the worker died")
 
 
 class EksPodOperator(Abandoned):
-    """An operator with the name of one for external clusters, which uses this one."""
+    """An operator named like one for external clusters, which uses the test cluster."""
 
 
 FOREVER: dict[str, Any] = {"cmds": ["sleep"], "arguments": ["infinity"]}
 
 
 def with_sidecar(base: str) -> k8s.V1Pod:
-    """Make the pod of the user's report: a base container that ends and a sidecar that does not."""
+    """Build the pod of the user's report: a base container that ends and a sidecar that does not."""
     containers = [
         k8s.V1Container(name=name, image="busybox", command=["sh", "-c"], args=[command])
         for name, command in (("base", base), ("sidecar", "sleep infinity"))
@@ -78,7 +78,7 @@ def make(dag_id: str, define: Callable[[], object], schedule: str | None = None)
 
 
 def colliding() -> None:
-    """Make tasks that collide: in the Task SDK's answer, both are ``a_1``."""
+    """Define tasks that collide: the Task SDK returns ``a_1`` for both."""
     Abandoned.partial(task_id="a", **FOREVER).expand(env_vars=[{"N": "0"}, {"N": "1"}])
     Abandoned(task_id="a_1", **FOREVER)
 
@@ -109,11 +109,11 @@ def everything() -> None:
 
 
 def lively() -> None:
-    """Make all that a real Airflow has at once. Some workers will be killed; tasks with retries survive that."""
+    """Define all kinds of pods at once. Tests kill some of the workers; tasks with retries survive this."""
     for name in ("reattached", "cleared"):
         KubernetesPodOperator(task_id=name, retries=9, **FOREVER)
     KubernetesPodOperator.partial(task_id="mapped", retries=9, **FOREVER).expand(env_vars=[{"N": "0"}, {"N": "1"}])
-    # It keeps the pods of earlier tries, too.
+    # Pods of earlier tries are kept as well.
     KubernetesPodOperator(
         task_id="replaced", retries=9, reattach_on_restart=False, on_finish_action="keep_pod", **FOREVER
     )
@@ -125,13 +125,13 @@ def lively() -> None:
 
 
 def busy() -> None:
-    """Make pods that come and go while the cleanup works."""
+    """Define tasks whose pods are created and deleted while the cleanup is running."""
     KubernetesPodOperator(task_id="succeeds", cmds=["sleep"], arguments=["60"])
     KubernetesPodOperator(task_id="fails", cmds=["false"], retries=1)
 
 
 def reproduction() -> None:
-    """Make the pods of the user's report, whose sidecar outlives a killed worker, and healthy ones."""
+    """Define the pods of the user's report, whose sidecar outlives a killed worker, and healthy pods."""
     Abandoned(task_id="zombie", full_pod_spec=with_sidecar("sleep 1"))
     KubernetesPodOperator(task_id="healthy", cmds=["true"])
     KubernetesPodOperator(task_id="kept", cmds=["true"], on_finish_action="keep_pod")

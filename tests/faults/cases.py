@@ -90,7 +90,7 @@ class ConnectionCase:
 
 @dataclass(frozen=True)
 class SourceCase:
-    """A source of task instances that does not answer."""
+    """A source of task instances that does not respond."""
 
     id: str
     wrong: str
@@ -429,7 +429,7 @@ DELETE_CASES = [
         "409 Conflict, although the pod has not changed",
         Does.DELETE_FAILS,
         DELETING + "409 Conflict; server message: the admission webhook is busy",
-        "Find out what refuses it, by the server message.",
+        "Find out what rejects the request, using the server message.",
         proxy.status(409, "Conflict", "the admission webhook is busy"),
     ),
 ]
@@ -532,7 +532,7 @@ def _empty() -> AbstractContextManager[Any]:
 
 
 def _replica() -> AbstractContextManager[Any]:
-    """Connect to a PostgreSQL server that says that it is a replica."""
+    """Connect to a PostgreSQL server that reports to be a replica."""
     yes = SimpleNamespace(scalar=lambda: True)
     return nullcontext(SimpleNamespace(dialect=SimpleNamespace(name="postgresql"), execute=lambda _statement: yes))
 
@@ -551,14 +551,14 @@ SOURCE_CASES = [
     ),
     SourceCase(
         "sdk-nonsense",
-        "the Task SDK gives another answer",
+        "the Task SDK returns an unexpected value",
         "the Task SDK returned 'None' as task states for {'dag_id': …",
         "This Airflow may be too new. Set `airflow_conn_id`, and report it as a bug.",
         lambda: _sdk(lambda **_: None),
     ),
     SourceCase(
         "sql-error",
-        "the database refuses the query, or does not run",
+        "the database rejects the query, or is not running",
         "task instances could not be read from the metadata connection: …no such table: task_instance…; the database "
         "must be reachable and grant SELECT on task_instance, dag_run, xcom",
         "Check that the database runs. Grant SELECT on these tables.",
@@ -577,7 +577,7 @@ SOURCE_CASES = [
         "the metadata connection leads to a read-only replica",
         "the metadata connection is a read-only replica (pg_is_in_recovery()), which may lag behind; point the "
         "connection to the primary server",
-        "Write the primary server into the connection.",
+        "Point the connection to the primary server.",
         lambda: SqlSource(_replica, OWN, "the metadata connection"),
     ),
     SourceCase(
@@ -591,19 +591,19 @@ SOURCE_CASES = [
         "old-database",
         "the metadata connection leads to a copy that is older than the run",
         f"{_REJECTED} 'queued' there instead of 'running'; {_CONNECT_TO_PRIMARY}",
-        "Write the primary server into the connection.",
+        "Point the connection to the primary server.",
         lambda: _sql(("queued", str(OWN.id))),
     ),
     SourceCase(
         "other-try",
         "the database has another try of this task",
         f"{_REJECTED.removesuffix('is')}has id 0197 there instead of 0197f0a2-5b1c-7d3e-8f90-a1b2c3d4e5f6",
-        "If somebody cleared the task: nothing. Else write the primary server into the connection.",
+        "Nothing if the task was cleared. Otherwise, point the connection to the primary server.",
         lambda: _sql(("running", "0197")),
     ),
     SourceCase(
         "sdk-ended",
-        "somebody marks the cleanup's own task as failed while it runs",
+        "the cleanup's own task is marked as failed while it is running",
         f"{_SDK_REJECTED} 'failed' there instead of 'running'; …"
         "If this task was cleared or marked as failed in the meantime, run it again",
         "Nothing.",
@@ -611,7 +611,7 @@ SOURCE_CASES = [
     ),
     SourceCase(
         "sdk-missing",
-        "the API server answers from another database",
+        "the API server uses another database",
         f"{_SDK_REJECTED} missing there; point the API server to the primary server of this Airflow's database (see "
         "its configuration)",
         "See `[database] sql_alchemy_conn` of the API server.",
@@ -639,7 +639,7 @@ def _own(state: str, its_id: str | None) -> Fault:
 
 
 def _cut_off(cut: Fault) -> Fault:
-    """Cut off an answer that is right."""
+    """Cut off a correct response."""
 
     async def fault(request: web.Request, forward: proxy.Forward) -> web.StreamResponse:
         return await cut(request, lambda: _own("running", OWN.id)(request, forward))
@@ -676,21 +676,21 @@ REST_CASES = [
             ("reset", "the connection is reset", f"{_REST}no response (ReadError)", _NETWORK, proxy.reset),
             (
                 "reset-midway",
-                "the connection is reset in the middle of the answer",
+                "the connection is reset in the middle of the response",
                 f"{_REST}no response (Re",
                 _NETWORK,
                 _cut_off(proxy.reset_midway),
             ),
             (
                 "truncated",
-                "the answer is cut off",
+                "the response is cut off",
                 f"{_REST}no response (RemoteProtocolError)",
                 _NETWORK,
                 _cut_off(proxy.truncated),
             ),
             (
                 "silent",
-                f"no answer within {POLICY.read_timeout} s",
+                f"no response within {POLICY.read_timeout} s",
                 f"{_REST}no response (ReadTimeout)",
                 _AIRFLOW_DOWN,
                 proxy.silent,
@@ -702,14 +702,14 @@ REST_CASES = [
         for name, wrong, says, to_do, fault in (
             (
                 "login-page",
-                "an HTML page in place of JSON",
+                "an HTML page instead of JSON",
                 f"{_REST}200 OK; {_REST_HOST}; server message: {LOGIN_PAGE}",
                 _CORRECT_HOST,
                 proxy.answer(200, LOGIN_PAGE),
             ),
             (
                 "json-list",
-                "JSON that is no object (`[]`)",
+                "JSON that is not an object (`[]`)",
                 f"{_REST}200 OK; {_REST_HOST}; server message: []",
                 _CORRECT_HOST,
                 _json([]),
@@ -764,22 +764,22 @@ REST_CASES = [
             ),
             (
                 "another-airflow",
-                "another Airflow answers, or the user may not read the cleanup's own DAG",
+                "another Airflow responds, or the user may not read the cleanup's own DAG",
                 f"{_REST_REJECTED} missing there; point the connection's host to the API server of this Airflow, "
                 "without a cache in front of it, and allow the connection's user to read DAG 'kpo_cleanup'",
-                _CORRECT_HOST + " Or allow the user to read the cleanup's DAG, too.",
+                _CORRECT_HOST + " Or allow the user to read the cleanup's DAG as well.",
                 _json({"task_instances": [], "total_entries": 0}),
             ),
             (
                 "same-run-of-another-airflow",
-                "another Airflow with the same DAG and run answers",
+                "another Airflow with the same DAG and run responds",
                 f"{_REST_REJECTED.removesuffix('is')}has id 0197 there instead of …",
                 _CORRECT_HOST,
                 _own("running", "0197"),
             ),
             (
                 "old-answer",
-                "an answer is old",
+                "a response is stale",
                 f"{_REST_REJECTED} 'queued' there instead of 'running'",
                 "Put no cache before the API server, and no replica behind it.",
                 _own("queued", OWN.id),
@@ -840,13 +840,13 @@ POD_CASES = [
         metadata={"annotations": {"spec": "{[" * 100_000}},
     ),
     PodCase("owned", "a controller", Reason.OWNED, metadata={"ownerReferences": [{**_OWNER, "controller": True}]}),
-    PodCase("owner", "an owner that is no controller", Reason.ORPHANED, metadata={"ownerReferences": [_OWNER]}),
+    PodCase("owner", "an owner that is not a controller", Reason.ORPHANED, metadata={"ownerReferences": [_OWNER]}),
 ]
 
 _INTRODUCTION = f"""# Faults, and what a run does about them
 
-For people on call. Generated by `python -m tests.faults.cases > docs/faults.md`. The tests inject each fault in these
-tables, and check its message.
+For the engineer on call. Generated by `python -m tests.faults.cases > docs/faults.md`. The tests inject each fault in
+these tables, and check its message.
 
 - A run retries what may succeed later: it makes up to {POLICY.attempts} attempts, and starts none later than
   {POLICY.deadline:g} s after the first. The timeout of a response is {POLICY.read_timeout:g} s, that of a connection
@@ -855,10 +855,10 @@ tables, and check its message.
   {POLICY.max_backoff:g} s. If the server does not ask, it waits for a random time: up to {POLICY.initial_backoff:g} s
   at first, and up to twice as long each time (exponential backoff with jitter).
 - The tables describe persistent faults.
-- No pod is deleted on an answer of Airflow that is older than {MAX_SNAPSHOT_AGE:g} s. The run therefore queries Airflow
-  again before it retries a deletion.
+- No pod is deleted if Airflow's response is older than {MAX_SNAPSHOT_AGE:g} s. The run therefore queries Airflow again
+  before it retries a deletion.
 - `…` in a message stands for any text.
-- No fault ever turns a pod into a zombie: whatever the run cannot find out, it keeps the pod.
+- No fault turns a pod into a zombie: a pod is kept if the run cannot find out whether it is one.
 """
 _LIST_INTRODUCTION = """A namespace that cannot be listed is skipped. The zombies in all others are deleted, and then
 `reap` fails with the message. If no namespace can be listed, `list_pods` fails and nothing is deleted. Airflow retries
@@ -882,7 +882,7 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _table(cases: Iterable[Case | ConnectionCase | SourceCase]) -> list[str]:
-    rows = [_row(("fault", "what the run does", "what it says", "what to do")), _row(["---"] * 4)]
+    rows = [_row(("fault", "what the run does", "message", "what to do")), _row(["---"] * 4)]
     for case in cases:
         says = case.says.replace("{namespace}", "airflow").replace("{pod}", "extract-x1y2z3")
         rows.append(_row((case.wrong, case.does.value, f"`{says}`" if says else "", case.to_do)))
@@ -895,8 +895,8 @@ def render() -> str:
         ("Reaching the API server", "As for the listing, below.", _table(CONNECTION_CASES)),
         ("Listing pods (`list_pods`)", _LIST_INTRODUCTION, _table(LIST_CASES)),
         ("Deleting pods (`reap`)", _DELETE_INTRODUCTION, _table(DELETE_CASES)),
-        ("Asking Airflow (`fetch_active_tis`, `reap`)", _SOURCE_INTRODUCTION, _table(SOURCE_CASES)),
-        ("Asking Airflow by its REST API", "As above, whatever the question is.", _table(REST_CASES)),
+        ("Querying Airflow (`fetch_active_tis`, `reap`)", _SOURCE_INTRODUCTION, _table(SOURCE_CASES)),
+        ("Querying Airflow through its REST API", "As above, for every request.", _table(REST_CASES)),
         (
             "Odd pods (`classify`)",
             _POD_INTRODUCTION,

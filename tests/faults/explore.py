@@ -1,4 +1,4 @@
-"""Search many more random histories than the tests have time for, for a wrong deletion or a missed zombie.
+"""Run many more random histories than the tests have time for, to find a wrong deletion or a missed zombie.
 
     python -m tests.faults.explore --machine faults --histories 20000 --seed 1
 
@@ -13,7 +13,7 @@ import logging
 import random
 import time
 
-import tests.conftest  # noqa: F401  chooses a scratch Airflow before anything imports Airflow
+import tests.conftest  # noqa: F401  creates a temporary Airflow home before Airflow is imported
 from tests.faults.test_random_faults import Airflow, run_histories, set_up
 from tests.faults.world import TALLY
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--machine", choices=("faults", "operator"), default="faults")
     parser.add_argument("--histories", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, help="of the first round; each further one has the next")
+    parser.add_argument("--seed", type=int, help="seed of the first round; later rounds count up from it")
     given = parser.parse_args()
     kind = machine_of(given.machine)
     first_seed = random.SystemRandom().getrandbits(32) if given.seed is None else given.seed

@@ -229,7 +229,7 @@ class Airflow(RuleBasedStateMachine):
     @precondition(lambda self: self.tasks)
     @rule(which=ANY_NUMBER, odd=st.sampled_from(["owned", "protected", "badly labelled", "of another task"]))
     def there_is_an_odd_pod(self, which: int, odd: str) -> None:
-        """Create a pod of a finished task, so that only its oddity can keep it."""
+        """Create a pod of a finished task, with one property that must keep it."""
         task = replace(list(self.tasks.values())[which % len(self.tasks)])
         if not task.is_finished:
             return
@@ -237,7 +237,7 @@ class Airflow(RuleBasedStateMachine):
         if odd == "of another task":
             task.dag_id = "staging"
         elif odd == "protected":
-            task.try_number = 1  # otherwise it would pass for a later pod of the operator, which does not know it
+            task.try_number = 1  # a later try would make it the successor of the operator's own pod
         self.create_pod(task, without="try_number" if odd == "badly labelled" else "", **metadata.get(odd, {}))
 
     # --- the cleanup
@@ -403,7 +403,7 @@ class Airflow(RuleBasedStateMachine):
     def is_apart(self, theirs: Task) -> bool:
         """Return whether labels distinguish a live task instance of the other Airflow from ours.
 
-        Without a selector, they do so only beside a live one of ours: otherwise nobody knows our labels.
+        Without a selector, they do so only if ours is live as well, because nobody knows its labels otherwise.
         """
         ours = self.tasks.get(theirs.key)
         return self.neighbour == "selected" or (
@@ -436,7 +436,7 @@ class Airflow(RuleBasedStateMachine):
         return self.server.create_pod(task.namespace, f"pod-{next(self.numbers)}", labels, **metadata)
 
     def a_moment_passes(self) -> None:
-        """Let a second pass, or none, so that creation times do not always tell which of two pods is the later one."""
+        """Let a second pass, or none, so that creation times do not always show which of two pods is younger."""
         self.time_passes(next(self.numbers) % 2)
 
     def delete_pod(self, pod: Json) -> None:

@@ -27,7 +27,7 @@ from include.kpo_cleanup.task_instance import CallerTaskInstance, RawIds, Record
 from include.kpo_cleanup.task_instances.sql import SqlSource, metadata_connection
 from tests import databases
 from tests.airflow.test_sql_source import ALL_DAG_IDS, Database
-from tests.unit.worlds import World, assert_true_answer, worlds
+from tests.unit.worlds import World, assert_correct_answer, worlds
 
 pytestmark = pytest.mark.real
 
@@ -49,7 +49,7 @@ def small(request: pytest.FixtureRequest) -> Iterator[Database]:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_the_answer_is_correct_in_every_world(small: Database, world: World) -> None:
     small.fill(world.rows)
-    assert_true_answer(world, small.source.fetch(world.keys))
+    assert_correct_answer(world, small.source.fetch(world.keys))
 
 
 @pytest.fixture(scope="module", params=SERVERS)

@@ -18,22 +18,22 @@ from tests.rest.conftest import Connect
 from tests.rest.database import CALLER, ENDED, Database
 from tests.rest.servers import PATH
 from tests.unit.worlds import (
-    CLEAN_DAG_IDS,
-    CLEANED_DAG_IDS,
+    HASHED_DAG_IDS,
     HOSTILE_IDS,
     LONG_ID,
     ODD_ID,
+    PLAIN_DAG_IDS,
     SCHEDULED,
     Row,
     World,
-    assert_true_answer,
+    assert_correct_answer,
     worlds,
 )
 
 pytestmark = pytest.mark.rest
 
 # Like SQL, the REST API finds hashed dag_ids, even if another dag_id equals the label value.
-ALL_DAG_IDS = (*CLEAN_DAG_IDS, *CLEANED_DAG_IDS, *map(to_label_value, CLEANED_DAG_IDS))
+ALL_DAG_IDS = (*PLAIN_DAG_IDS, *HASHED_DAG_IDS, *map(to_label_value, HASHED_DAG_IDS))
 # The API itself fails on an unknown state.
 UNKNOWN_STATE = "a_state_of_a_later_airflow"
 BATCH = r"POST .*/taskInstances/list$"
@@ -68,7 +68,7 @@ def states(answer: TaskInstances) -> dict[Any, str | None]:
 def test_the_answer_is_correct_in_every_world(database: Database, connect: Connect, world: World) -> None:
     database.fill(world.rows)
     answer = connect().fetch(world.keys)
-    assert_true_answer(world, answer)
+    assert_correct_answer(world, answer)
     assert not answer.unresolved
 
 
@@ -190,7 +190,7 @@ class TestLimitedAnswers:
         proxy.heal()
         proxy.spoil(LISTS, limited_to(4))
         answer = connect(proxy.url + PATH).fetch(world.keys)
-        assert_true_answer(world._replace(keys=world.keys - answer.unresolved.keys()), answer)
+        assert_correct_answer(world._replace(keys=world.keys - answer.unresolved.keys()), answer)
 
     def test_a_mapped_task_is_read_page_by_page(self, database: Database, connect: Connect, proxy: FaultProxy) -> None:
         rows = [row(map_index=index, state="success") for index in range(10)]

@@ -95,7 +95,7 @@ class TestImports:
     def test_a_module_outside_the_folders_imports_only_their_interfaces(self, module: str) -> None:
         assert {name for name in own_imports_of(module) if folder_of(name)} <= INTERFACES
 
-    def test_of_the_module_with_the_thread_pool_are_in_the_tasks_only(self) -> None:
+    def test_only_the_tasks_import_the_module_with_the_thread_pool(self) -> None:
         assert {module for module in MODULES if "reap" in own_imports_of(module)} == {"tasks"}
 
     @pytest.mark.parametrize("module", sorted(PURE))

@@ -957,7 +957,7 @@ class TestEndTimeUnknown:
             ),
         ],
     )
-    def test_a_zombie_tells_whether_the_end_of_its_task_is_known(
+    def test_a_verdict_shows_whether_the_end_of_the_task_is_known(
         self, ti: TaskInstance, pod: dict[str, Any], end_time_unknown: bool
     ) -> None:
         verdict = classify_pod(make_pod(**pod), ti)

@@ -210,7 +210,7 @@ class TestWarnings:
 
 
 class TestDue:
-    def test_the_log_tells_when_the_last_of_the_kept_pods_will_be_deleted(self) -> None:
+    def test_the_log_shows_when_the_last_of_the_kept_pods_will_be_deleted(self) -> None:
         noon = kept(Rule.SETTLING)._replace(eligible_at=NOW)
         verdicts = [
             noon,
@@ -284,7 +284,7 @@ class TestReaping:
             f"    orphaned: {EVIDENCE}",
         ]
 
-    def test_the_log_tells_how_many_zombies_are_left_and_why(self) -> None:
+    def test_the_log_shows_how_many_zombies_are_left_and_why(self) -> None:
         results = [
             make_result(Outcome.DELETED),
             make_result(Outcome.LEFT_FOR_NEXT_RUN, "max_deletes=1 was reached"),
@@ -292,7 +292,7 @@ class TestReaping:
         ]
         assert reap_lines(results, Settings()) == ["left for the next run: 2 zombies (max_deletes=1 was reached)"]
 
-    def test_the_log_tells_what_the_deleted_pods_of_each_dag_had_requested(self) -> None:
+    def test_the_log_shows_what_the_deleted_pods_of_each_dag_had_requested(self) -> None:
         results = [
             make_result(Outcome.DELETED, dag_id="sales", requests=(("cpu", 0.5), ("nvidia.com/gpu", 2.0))),
             freeing(Outcome.DELETED, 1, 2**30),

@@ -58,7 +58,7 @@ class TestTheNextAttempt:
 
 
 class TestCalling:
-    def test_a_call_that_fails_is_made_again_until_it_succeeds(self) -> None:
+    def test_a_failing_call_is_retried_until_it_succeeds(self) -> None:
         server = Server(*[RETRYABLE] * (NO_DELAY.attempts - 1))
         assert NO_DELAY.call(server.get, "/pods") == "the content of /pods"
         assert server.requests == ["/pods"] * NO_DELAY.attempts

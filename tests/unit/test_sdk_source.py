@@ -14,7 +14,7 @@ from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, make_key, to_label_value
 from include.kpo_cleanup.task_instance import CallerTaskInstance, RawIds, Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.task_instances.task_sdk import MAX_FAILING_SECONDS, MAX_QUERY, TaskSdkSource
-from tests.unit.worlds import LONG_ID, ODD_ID, SCHEDULED, Row, World, api_server, assert_true_answer, worlds
+from tests.unit.worlds import LONG_ID, ODD_ID, SCHEDULED, Row, World, api_server, assert_correct_answer, worlds
 
 Requests = list[dict[str, Any]]
 
@@ -79,7 +79,7 @@ def row(task_id: str = "a", map_index: int = UNMAPPED, state: str | None = "runn
 def test_the_answer_is_correct_in_every_world(world: World) -> None:
     source = source_of(api_server([CALLER_ROW, *world.rows], world.random))
     for _attempt in (1, 2):  # the second uses the raw ids that the first has found
-        assert_true_answer(world, source.fetch(world.keys), is_task_sdk=True)
+        assert_correct_answer(world, source.fetch(world.keys), is_task_sdk=True)
 
 
 class TestFetch:
@@ -127,7 +127,7 @@ class TestFetch:
             ),
         ],
     )
-    def test_task_instances_with_the_same_name_are_told_apart_if(self, rows: list[Row], seed: int) -> None:
+    def test_task_instances_with_the_same_name_are_distinguished_if(self, rows: list[Row], seed: int) -> None:
         answer, _ = fetch(rows, *(each.key for each in rows), seed=seed)
         assert {key: ti.state for key, ti in answer.found.items()} == {each.key: each.state for each in rows}
 

@@ -66,7 +66,7 @@ HOSTILE_IDS = [
     pytest.param({"run_id": "my run!"}, id="the run_id is a custom one with a hashed label"),
     pytest.param({"run_id": "r" * 250}, id="the run_id has 250 characters"),
     pytest.param({"run_id": "run-0123456ab"}, id="the run_id ends like a hash"),
-    pytest.param({"run_id": to_label_value(SCHEDULED)}, id="the run_id looks like a hashed label"),
+    pytest.param({"run_id": to_label_value(SCHEDULED)}, id="the run_id equals a hashed label"),
     pytest.param({"task_id": ODD_ID}, id="the label of the task_id is hashed"),
     pytest.param({"task_id": LONG_ID, "map_index": 3}, id="the task is mapped and the label of its task_id is cut"),
     pytest.param({"dag_id": "commandes_à_faire"}, id="the label of the dag_id is hashed"),
@@ -76,8 +76,8 @@ HOSTILE_IDS = [
     pytest.param({"dag_id": "orders-0123456ab"}, id="the dag_id ends like a hash"),
 ]
 
-CLEAN_DAG_IDS = ["orders", "orders-0123456ab"]
-CLEANED_DAG_IDS = ["commandes_à_faire", "d" * 250]
+PLAIN_DAG_IDS = ["orders", "orders-0123456ab"]
+HASHED_DAG_IDS = ["commandes_à_faire", "d" * 250]
 
 
 class Row(NamedTuple):
@@ -107,7 +107,7 @@ class World(NamedTuple):
 
 
 @st.composite
-def worlds(draw: st.DrawFn, dag_ids: tuple[str, ...] = (*CLEAN_DAG_IDS, *CLEANED_DAG_IDS)) -> World:
+def worlds(draw: st.DrawFn, dag_ids: tuple[str, ...] = (*PLAIN_DAG_IDS, *HASHED_DAG_IDS)) -> World:
     """Draw task instances whose names collide in every possible way, and keys of some of them and of none."""
     # Few of each, so that they collide.
     dags = st.sampled_from(draw(st.lists(st.sampled_from(dag_ids), min_size=1, max_size=2, unique=True)))
@@ -119,12 +119,12 @@ def worlds(draw: st.DrawFn, dag_ids: tuple[str, ...] = (*CLEAN_DAG_IDS, *CLEANED
         Row(*place, draw(st.sampled_from(STATES)))
         for place in draw(st.lists(places, min_size=1, max_size=12, unique=True))
     ]
-    asked = {row.key for row in rows if draw(st.integers(0, 3))}
-    asked |= {make_key(*place) for place in draw(st.lists(places, max_size=4))}
-    return World(rows, frozenset(asked), draw(st.randoms(use_true_random=False)))
+    keys = {row.key for row in rows if draw(st.integers(0, 3))}
+    keys |= {make_key(*place) for place in draw(st.lists(places, max_size=4))}
+    return World(rows, frozenset(keys), draw(st.randoms(use_true_random=False)))
 
 
-def assert_true_answer(world: World, answer: TaskInstances, is_task_sdk: bool = False) -> None:
+def assert_correct_answer(world: World, answer: TaskInstances, is_task_sdk: bool = False) -> None:
     """Check that no active task instance is reported as finished or absent, and that none is invented.
 
     :param is_task_sdk: whether the source does not know hashed dag_ids, and takes a run whose raw id equals the label
@@ -138,7 +138,7 @@ def assert_true_answer(world: World, answer: TaskInstances, is_task_sdk: bool = 
         real, found = by_key[key], answer.found.get(key)
         if is_task_sdk and rebuild_run_id(key.run_id) is None:
             real = [row for row in real if row.run_id == key.run_id] or real
-        if is_task_sdk and key.dag_id in map(to_label_value, CLEANED_DAG_IDS):
+        if is_task_sdk and key.dag_id in map(to_label_value, HASHED_DAG_IDS):
             assert found is None, key
             assert key in answer.unresolved, key
         elif not real:
