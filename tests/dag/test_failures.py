@@ -225,7 +225,7 @@ def test_a_forbidden_deletion_fails_the_run_after_all_others_were_tried(
     proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, log_output: Callable[[], str]
 ) -> None:
     create(core, "zombie-2", {**zombie.metadata.labels, "already_checked": "True"}, NAMESPACE)
-    proxy.spoil(f"{DELETE}zombie$", forbidden("delete", NAMESPACE))
+    proxy.spoil(f"{DELETE}zombie\\?", forbidden("delete", NAMESPACE))
     run = clean_up()
     assert airflow_runs.states(run)["reap"] == "failed"
     assert outcome(run) == {"other/zombie": "failed", "other/zombie-2": "deleted"}

@@ -23,7 +23,7 @@ from sqlalchemy import column, create_engine, insert, table, text
 from include.kpo_cleanup.constants import Reason
 from include.kpo_cleanup.identity import UNMAPPED
 from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES
-from include.kpo_cleanup.kube.pods import MAX_RESTARTS
+from include.kpo_cleanup.kube.pods import DELETE_TIMEOUT, MAX_RESTARTS
 from include.kpo_cleanup.pod import PROTECT_KEY
 from include.kpo_cleanup.reap import (
     BATCH,
@@ -857,6 +857,7 @@ these tables, and check its message.
 - The tables describe persistent faults.
 - No pod is deleted if Airflow's response is older than {MAX_SNAPSHOT_AGE:g} s. The run therefore queries Airflow again
   before it retries a deletion.
+- The API server is asked to drop a deletion that it has not carried out within {DELETE_TIMEOUT} s.
 - `…` in a message stands for any text.
 - No fault turns a pod into a zombie: a pod is kept if the run cannot find out whether it is one.
 """

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import Counter
 
 import pytest
+from kubernetes.client import AdmissionregistrationV1Api
+from kubernetes.config import new_client_from_config_dict
 
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES
-from include.kpo_cleanup.kube.pods import PodClient
+from include.kpo_cleanup.kube.pods import DELETE_TIMEOUT, PodClient
 from include.kpo_cleanup.results import Result
+from include.kpo_cleanup.retry import RetryPolicy
 from tests import proxy
+from tests.control_plane import ControlPlane
 from tests.faults.cases import DELETE_CASES, LIST_CASES, Case, Does, says_pattern
+from tests.faults.conftest import Connect
 from tests.faults.runs import FAILED_ONCE, IN_TRY_2, clean_up, create, message_of, outcomes, source_of
 from tests.faults.servers import Server
 from tests.faults.world import Task
@@ -29,7 +35,7 @@ def test_a_pod_that_cannot_be_deleted_does_not_stop_the_others(
     names = ["zombie-0", "zombie-1", "zombie-2"]
     for name in names:
         create(server, namespace, name, FAILED_ONCE)
-    server.proxy.spoil("DELETE .*/zombie-1$", case.fault)
+    server.proxy.spoil("DELETE .*/zombie-1\\?", case.fault)
     results = clean_up(api, namespace, source_of(FAILED_ONCE))
     assert outcomes(results) == {**dict.fromkeys(names, Outcome.DELETED), "zombie-1": Outcome.FAILED}
     assert says_pattern(case.says, namespace=namespace, pod="zombie-1").search(message_of(results["zombie-1"]))
@@ -128,3 +134,49 @@ def test_a_pod_is_spared_if_somebody_removes_it_from_the_selection_right_before_
     assert results["zombie"].verdict.reason is Reason.BAD_LABELS
     assert results["zombie"].verdict.pod.label_problem.startswith(problem)
     assert set(server.pods(namespace)) == {"zombie"}
+
+
+def test_each_deletion_names_a_time_after_which_the_api_server_drops_it(
+    server: Server, api: PodClient, namespace: str
+) -> None:
+    create(server, namespace, "zombie", FAILED_ONCE)
+    clean_up(api, namespace, source_of(FAILED_ONCE))
+    deletions = [line for line in server.proxy.requests if line.startswith("DELETE ")]
+    assert deletions == [f"DELETE /api/v1/namespaces/{namespace}/pods/zombie?timeout={DELETE_TIMEOUT}s"]
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("retry_policy", [RetryPolicy(read_timeout=30, attempts=1)], ids=["patient"])
+def test_the_real_api_server_drops_a_deletion_that_waits_for_a_webhook(
+    control_plane: ControlPlane, real_server: Server, connect: Connect
+) -> None:
+    """Check it with a webhook that does not answer for 20 seconds and is ignored then."""
+    real_server.proxy.heal()
+    namespace = real_server.create_namespace()
+    create(real_server, namespace, "zombie", FAILED_ONCE)
+    registration = AdmissionregistrationV1Api(new_client_from_config_dict(control_plane.kubeconfig))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        webhook = {
+            "name": "slow.example.com",
+            "clientConfig": {"url": f"https://127.0.0.1:{listener.getsockname()[1]}"},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["DELETE"], "resources": ["pods"]}],
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+            "failurePolicy": "Ignore",
+            "timeoutSeconds": 20,
+            "sideEffects": "None",
+            "admissionReviewVersions": ["v1"],
+        }
+        registration.create_validating_webhook_configuration({"metadata": {"name": namespace}, "webhooks": [webhook]})
+        time.sleep(3)  # until the API server knows of it
+        try:
+            start = time.monotonic()
+            result = clean_up(
+                connect({"server": real_server.proxy.url}), namespace, source_of(FAILED_ONCE), RetryPolicy(attempts=1)
+            )["zombie"]
+            seconds = time.monotonic() - start
+            time.sleep(max(0, 22 - seconds))  # until it would have been carried out
+        finally:
+            registration.delete_validating_webhook_configuration(namespace)
+    assert "504" in message_of(result)
+    assert seconds < 2 * DELETE_TIMEOUT + 5  # the API server notices it late while it waits for a TLS handshake
+    assert set(real_server.pods(namespace)) == {"zombie"}

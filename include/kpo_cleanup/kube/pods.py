@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PAGE_SIZE = 500  # that of kubectl; about 2 MB of JSON
+DELETE_TIMEOUT = 5  # seconds after which the API server drops a deletion: by then a retry may have adopted the pod
 MAX_RESTARTS = 3  # of a listing whose continue token expired
 PROGRESS_EVERY = 10  # pages
 MAX_SILENT_NAMESPACES = 2  # in a row, after which the others are skipped
@@ -145,9 +146,7 @@ class PodClient:
         if grace_period_seconds >= 0:
             body["gracePeriodSeconds"] = grace_period_seconds
         try:
-            response = self._send(
-                operation, partial(self._core.delete_namespaced_pod, pod.name, pod.namespace, body=body)
-            )
+            response = self._send(operation, partial(self._call_delete, pod, body))
         except Forbidden as error:
             error.remedy = _rule("delete", pod.namespace)
             raise
@@ -155,6 +154,20 @@ class PodClient:
             cause = f"the response is a {response.get('kind')!r}, not a Pod or Status"
             raise UnexpectedResponse(operation, cause=cause)
         return DeleteResult.from_accepted(parse_finalizers(response))
+
+    def _call_delete(self, pod: Pod, body: dict[str, Any], **options: Any) -> Any:
+        """Send the request in place of ``delete_namespaced_pod``, which does not let its timeout be set."""
+        return self._core.api_client.call_api(
+            "/api/v1/namespaces/{namespace}/pods/{name}",
+            "DELETE",
+            {"namespace": pod.namespace, "name": pod.name},
+            [("timeout", f"{DELETE_TIMEOUT}s")],
+            {"Accept": "application/json", "Content-Type": "application/json"},
+            body=body,
+            auth_settings=["BearerToken"],
+            _return_http_data_only=True,
+            **options,
+        )
 
     def _send(self, operation: str, call: Callable[..., Any]) -> dict[str, Any]:
         return send(operation, call, self._retry_policy, self._decode)
