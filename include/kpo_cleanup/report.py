@@ -197,14 +197,17 @@ def failures(results: Iterable[Result]) -> list[KpoCleanupError]:
     return errors
 
 
-def failure_lines(summary: Sequence[str], errors: Sequence[KpoCleanupError]) -> list[str]:
+def failure_lines(summary: Sequence[str], errors: Sequence[KpoCleanupError], untried: int = 0) -> list[str]:
     """Render the end of a failed run. It is short, because Airflow shows it in one piece; the report has all of it.
 
     Airflow puts the name of the exception before the first line.
+
+    :param untried: the number of zombies that are left for the next run.
     """
     left = len(errors) - MAX_PROBLEMS
+    rest = f"{pluralize(untried, 'zombie')} left for the next run" if untried else "everything else was done"
     return [
-        f"{count(errors, 'problem')}; everything else was done",
+        f"{count(errors, 'problem')}; {rest}",
         *(line for error in errors[:MAX_PROBLEMS] for line in error_lines(error, bullet="- ")),
         *([f"- and {pluralize(left, 'more problem')}"] if left > 0 else []),
         *summary_lines(summary),

@@ -20,6 +20,7 @@ from .airflow_compat import (
 )
 from .classify import Snapshot, classify, keys_needing_records, with_plain_tasks
 from .config import ResolvedSettings, read_settings
+from .constants import Outcome
 from .errors import KpoCleanupError
 from .kube.pods import PodClient
 from .reap import reap
@@ -175,7 +176,9 @@ class Cleanup:
         if errors:
             # A failing task returns nothing, but what it did must be recorded all the same.
             context["ti"].xcom_push(key="return_value", value=answer)
-            lines = report.failure_lines(topics, errors)
+            lines = report.failure_lines(
+                topics, errors, sum(result.outcome is Outcome.LEFT_FOR_NEXT_RUN for result in results)
+            )
             _log(logging.ERROR, lines)
             raise AirflowFailException("\n".join(lines))
         _log(logging.INFO, report.summary_lines(topics))

@@ -437,6 +437,11 @@ def test_a_failed_run_with_many_errors_ends_with_some_of_them() -> None:
     assert lines[-3:] == [f"- pod-{MAX_PROBLEMS - 1}", "- and 995 more problems", "deleted 1 of 2"]
 
 
+def test_a_failed_run_that_left_zombies_does_not_claim_that_everything_else_was_done() -> None:
+    lines = failure_lines(["deleted 0 of 4 zombies"], [KpoCleanupError("a")], 3)
+    assert lines[0] == "1 problem; 3 zombies left for the next run"
+
+
 _ids = st.text("ab_-.1", min_size=1, max_size=63)
 _texts = st.text("ab ;,\n", min_size=1, max_size=300)
 
