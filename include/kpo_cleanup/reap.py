@@ -318,7 +318,7 @@ class _Reaper:
     def _verify_and_delete(self, candidate: _Candidate, snapshot: _Snapshot) -> _Steps[None]:
         """Reclassify the pod and delete it if it is still a zombie. Leave it pending if the snapshot has expired."""
         key = candidate.pod.key
-        while self._silent < CONCURRENT_DELETES and not self._has_expired(snapshot):
+        while max(self._silent, self._given_up) < CONCURRENT_DELETES and not self._has_expired(snapshot):
             verdict = snapshot.classifiers[key].classify(candidate.pod)
             successor = self._stale_successor(verdict, snapshot.classifiers[key])
             if successor is not None:
