@@ -865,15 +865,16 @@ _LIST_INTRODUCTION = """A namespace that cannot be listed is skipped. The zombie
 `reap` fails with the message. If no namespace can be listed, `list_pods` fails and nothing is deleted. Airflow retries
 `list_pods` twice if that may help. `reap` lists the pods again, and deletes nothing in a namespace where that fails."""
 _DELETE_INTRODUCTION = f"""The other pods are deleted nevertheless. Then `reap` fails with the reasons for its `failed`
-pods, and the next run tries again. After {CONCURRENT_DELETES} pods in a row without any response, the run sends
-nothing more: the rest is `left_for_next_run`. A namespace in which {MAX_FAILURES} attempts in a row fail comes after
-the others, and if up to {MAX_PROBES} of its pods fail in a row, its rest is `left_for_next_run`. After
-{CONCURRENT_DELETES} equal refusals in a namespace, its other pods are `failed` as well, unless an admission webhook or
-policy refuses: that is about single pods."""
-_SOURCE_INTRODUCTION = f"""No answer never means "there are no task instances". Airflow tries `fetch_active_tis` twice
-more. `reap` asks again, about up to {BATCH} pods at a time. If that fails or takes too long, it asks about fewer, down
-to one, which is `failed` if that does not help. After {MAX_QUERY_FAILURES} such failures in a row (3 if they took more
-than {MAX_QUERY_SECONDS} s), the rest is `left_for_next_run`. The pods that were deleted before were rightly deleted."""
+pods, and the next run tries again. After {CONCURRENT_DELETES} pods in a row without any response, the run sends no
+further requests: the other pods are `left_for_next_run`. After {MAX_FAILURES} failed attempts in a row in one
+namespace, its pods are deleted after those of the others; if up to {MAX_PROBES} of them then fail in a row, its other
+pods are `left_for_next_run`. After {CONCURRENT_DELETES} identical rejections in a namespace, its other pods are
+`failed` as well, unless an admission webhook or policy rejects them, which applies to single pods."""
+_SOURCE_INTRODUCTION = f"""A missing response never counts as "no task instances". Airflow retries `fetch_active_tis`
+twice. `reap` queries Airflow again for up to {BATCH} pods at a time. If a query fails or takes too long, it queries
+fewer, down to a single pod, which is `failed` if its query fails as well. After {MAX_QUERY_FAILURES} such failures in a
+row (3 if they took more than {MAX_QUERY_SECONDS} s), the others are `left_for_next_run`. Pods that were deleted before
+are not affected: their deletions were verified."""
 _POD_INTRODUCTION = """The reason for a pod with odd labels, if it runs and its task instance failed long ago. Only
 `orphaned` pods are deleted."""
 

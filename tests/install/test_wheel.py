@@ -1,4 +1,4 @@
-"""The wheel, installed beside an Airflow, and the README's DAG file that uses it."""
+"""The wheel installed into the environment of an Airflow, with the README's DAG file that uses it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.install.steps import Distributions, clean_up, follow_readme, listed_d
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Path:
-    """Make a virtual environment on top of this one, which stays as it is."""
+    """Create a virtual environment that extends this one without changing it."""
     folder = tmp_path / "environment"
     subprocess.run(
         [REPO / "scripts" / "uv", "venv", "--quiet", "--seed", "--python", sys.executable, folder], check=True
@@ -29,7 +29,7 @@ def site_packages(environment: Path) -> Path:
     return Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
 
 
-def test_installed_with_pip_it_runs_by_a_dag_file_that_names_it(
+def test_the_wheel_installed_with_pip_runs_with_the_readmes_dag_file(
     make_airflow: MakeAirflow, environment: Path, pods: Pods, distributions: Distributions
 ) -> None:
     airflow = make_airflow(variables={"PYTHONPATH": str(site_packages(environment))})
@@ -38,7 +38,7 @@ def test_installed_with_pip_it_runs_by_a_dag_file_that_names_it(
         cwd=distributions.wheel.parent.parent,
         PATH=f"{environment}/bin:/usr/bin:/bin",
         AIRFLOW_HOME=airflow.dags.parent,
-        PIP_NO_INDEX="1",  # an Airflow with the Kubernetes provider has all that it needs
+        PIP_NO_INDEX="1",  # this Airflow already has the Kubernetes provider
     )
     clean_up(airflow)
     assert pods() == {"protected"}
