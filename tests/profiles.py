@@ -9,7 +9,7 @@ import os
 import random
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 EXAMPLES = {"default": 25, "more": 120, "thorough": 500, "brief": 2}
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
@@ -20,7 +20,14 @@ SEED = os.environ.get("SEED")
 
 # With the fixed seed, a failure is reproducible on every machine. No deadlines, because a busy machine can be slow.
 for name, examples in EXAMPLES.items():
-    settings.register_profile(name, deadline=None, database=None, derandomize=not SEED, max_examples=examples)
+    settings.register_profile(
+        name,
+        deadline=None,
+        database=None,
+        derandomize=not SEED,
+        max_examples=examples,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 settings.load_profile(PROFILE)
 
 
