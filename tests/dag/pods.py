@@ -14,6 +14,7 @@ from include.kpo_cleanup.identity import to_label_value
 from include.kpo_cleanup.pod import ID_LABELS
 
 Pods = dict[str, Any]
+NO_SCHEDULER = "none"
 
 
 def pods_by_role(core: client.CoreV1Api, namespace: str = "airflow") -> Pods:
@@ -39,13 +40,24 @@ def labels_of(dag_id: str, task_id: str, run_id: str, try_number: int = 1) -> di
     }
 
 
-def create(core: client.CoreV1Api, name: str, labels: dict[str, str], namespace: str = "airflow", **meta: Any) -> Any:
-    """Create a pod that runs until it is deleted."""
+def create(
+    core: client.CoreV1Api,
+    name: str,
+    labels: dict[str, str],
+    namespace: str = "airflow",
+    scheduler: str = "default-scheduler",
+    **meta: Any,
+) -> Any:
+    """Create a pod that runs until it is deleted.
+
+    :param scheduler: the pod stays Pending with NO_SCHEDULER. An unmatched pod that is running would be kept for a day.
+    """
     body = {
         "metadata": {"name": name, "labels": labels, **meta},
         "spec": {
             "containers": [{"name": "base", "image": "busybox", "command": ["sleep", "infinity"]}],
             "restartPolicy": "Never",
+            "schedulerName": scheduler,
         },
     }
     return core.create_namespaced_pod(namespace, body)

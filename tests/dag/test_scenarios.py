@@ -14,7 +14,7 @@ from kubernetes import client
 from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
 from include.kpo_cleanup.identity import to_label_value
 from tests.dag import airflow_runs, workload
-from tests.dag.pods import Pods, create, labels_of, pods_by_role, restore, role, wait_until
+from tests.dag.pods import NO_SCHEDULER, Pods, create, labels_of, pods_by_role, restore, role, wait_until
 from tests.proxy import FaultProxy
 
 SOURCES: dict[str, dict[str, Any]] = (
@@ -89,7 +89,7 @@ def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, DagRun]:
     create(core, "job", labels_of("workload", "job", run_id), ownerReferences=[job])
     create(core, "protected", labels_of("workload", "protected", run_id), annotations={"kpo-cleanup/protect": "true"})
     create(core, "checked", {**labels_of("workload", "checked", run_id), "already_checked": "True"})
-    create(core, "staging", labels_of("staging", "task", run_id))
+    create(core, "staging", labels_of("staging", "task", run_id), scheduler=NO_SCHEDULER)
     create(core, "unlabeled", {"kubernetes_pod_operator": "True", "app": "web"})
     expected = {*ZOMBIES, *KEPT, LONG_DAG_POD, CHECKED_POD}
     wait_until(lambda: set(pods_by_role(core)) == expected and _are_settled(pods_by_role(core)))
@@ -97,7 +97,7 @@ def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, DagRun]:
 
 
 def _are_settled(pods: Pods) -> bool:
-    return all(pod.status.phase != "Pending" for pod in pods.values())
+    return all(pod.status.phase != "Pending" or pod.spec.scheduler_name == NO_SCHEDULER for pod in pods.values())
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from kubernetes import client
 from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
 from tests.conftest import HOME
 from tests.dag import airflow_runs
-from tests.dag.pods import create, labels_of, wait_until
+from tests.dag.pods import NO_SCHEDULER, create, labels_of, wait_until
 from tests.proxy import FaultProxy
 
 NAMESPACE = "other"
@@ -36,8 +36,8 @@ def finished_run(core: client.CoreV1Api, _proxy: FaultProxy) -> DagRun:
 @pytest.fixture
 def zombies(proxy: FaultProxy, core: client.CoreV1Api, finished_run: DagRun) -> Iterator[set[str]]:
     """Create a pod whose task instance has finished, and one without a task instance."""
-    create(core, "zombie", labels_of("collisions", "a_1", finished_run.run_id), NAMESPACE)
-    create(core, "unmatched", labels_of("collisions", "a_1", "never"), NAMESPACE)
+    create(core, "zombie", labels_of("collisions", "a_1", finished_run.run_id), NAMESPACE, NO_SCHEDULER)
+    create(core, "unmatched", labels_of("collisions", "a_1", "never"), NAMESPACE, NO_SCHEDULER)
     youngest = max(pod.metadata.creation_timestamp for pod in core.list_namespaced_pod(NAMESPACE).items)
     wait_until(lambda: datetime.now(UTC) - youngest > timedelta(seconds=2))  # older than settle_seconds=0
     yield {"zombie", "unmatched"}

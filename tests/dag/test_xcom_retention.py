@@ -10,7 +10,7 @@ from airflow.models.dagrun import DagRun
 from kubernetes import client
 
 from tests.dag import airflow_runs
-from tests.dag.pods import create, labels_of, wait_for_another_second, wait_until
+from tests.dag.pods import NO_SCHEDULER, create, labels_of, wait_for_another_second
 from tests.proxy import FaultProxy
 
 NAMESPACE = "default"
@@ -28,8 +28,7 @@ def clean_up(run_type: str, state: str = "success", **config: Any) -> DagRun:
 @pytest.fixture(scope="module")
 def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, DagRun]:
     """Run the cleanup several times, in this order; each run deletes XComs of earlier runs."""
-    create(core, "zombie", labels_of("of", "another", "airflow"), NAMESPACE)
-    wait_until(lambda: core.read_namespaced_pod("zombie", NAMESPACE).status.phase == "Running")
+    create(core, "zombie", labels_of("of", "another", "airflow"), NAMESPACE, NO_SCHEDULER)
     wait_for_another_second()  # an unmatched pod must be older than settle_seconds
     return {
         "first": clean_up("scheduled", delete_unmatched_pods=True, settle_seconds=0),

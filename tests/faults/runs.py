@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
-from include.kpo_cleanup.classify import Snapshot, classify
+from include.kpo_cleanup.classify import Snapshot, classify, keys_needing_records
 from include.kpo_cleanup.constants import Outcome
 from include.kpo_cleanup.kube.pods import PodClient
 from include.kpo_cleanup.reap import reap
@@ -40,8 +41,9 @@ def clean_up(
     settings = Settings(namespaces=namespace, settle_seconds=0, label_selector=label_selector)
     listed = api.list_pods([namespace], label_selector).pods
     task_instances = source.fetch({pod.key for pod in listed})
-    verdicts = classify(Snapshot(listed, task_instances, settings, int(time.time()) + 1))
-    zombies = [verdict for verdict in verdicts if verdict.is_zombie]
+    snapshot = Snapshot(listed, task_instances, settings, int(time.time()) + 1)
+    records = source.read_records(task_instances, keys_needing_records(snapshot))
+    zombies = [verdict for verdict in classify(replace(snapshot, records=records)) if verdict.is_zombie]
     results = reap(zombies, api, source, settings, [namespace], clock=lambda: time.time() + 1, retry_policy=policy)
     assert sorted(r.verdict.pod.uid for r in results) == sorted(v.pod.uid for v in zombies)
     return {result.verdict.pod.name: result for result in results}

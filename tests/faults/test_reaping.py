@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from kubernetes.client import AdmissionregistrationV1Api
@@ -15,6 +16,7 @@ from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES
 from include.kpo_cleanup.kube.pods import DELETE_TIMEOUT, PodClient
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.retry import RetryPolicy
+from include.kpo_cleanup.task_instance import Record
 from tests import proxy
 from tests.control_plane import ControlPlane
 from tests.faults.cases import DELETE_CASES, LIST_CASES, Case, Does, says_pattern
@@ -103,7 +105,7 @@ def test_a_superseded_pod_is_spared_if_the_second_listing_no_longer_has_its_succ
     create(server, namespace, "older", IN_TRY_2, 1)
     time.sleep(1.1)  # creation times are whole seconds
     create(server, namespace, "newer", IN_TRY_2, 2)
-    source = source_of(IN_TRY_2)
+    source = source_of(replace(IN_TRY_2, record=Record(frozenset({f"{namespace}/newer"}))))
 
     def vanish() -> None:
         if "newer" in server.pods(namespace):

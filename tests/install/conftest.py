@@ -16,7 +16,7 @@ from demo.airflow_settings import Config
 from demo.cluster import EmbeddedCluster
 from demo.processes import end_processes_of
 from tests.conftest import HOME
-from tests.dag.pods import create, labels_of
+from tests.dag.pods import NO_SCHEDULER, create, labels_of
 from tests.install.steps import Distributions, build
 
 NAMESPACE = "airflow"
@@ -51,8 +51,8 @@ def add_pods(kubeconfig: Path) -> Iterator[Callable[[], Pods]]:
 
     def add() -> Pods:
         core.delete_collection_namespaced_pod(NAMESPACE, grace_period_seconds=0)
-        create(core, "zombie", labels, NAMESPACE)
-        create(core, "protected", labels, NAMESPACE, annotations={"kpo-cleanup/protect": "true"})
+        create(core, "zombie", labels, NAMESPACE, NO_SCHEDULER)
+        create(core, "protected", labels, NAMESPACE, NO_SCHEDULER, annotations={"kpo-cleanup/protect": "true"})
         return names
 
     yield add
