@@ -90,7 +90,9 @@ class Story:
         running = dict.fromkeys((*SURVIVORS, *LOSE_WORKER), "running")
         if states != {**running, "deferred": "deferred", "deferred_failed": "deferred", "kept": "success"}:
             return False
-        return all(pod.status.phase != "Pending" for pod in self._pods().values())
+        pods = self._pods()  # a task is running for a moment before it has created its pod
+        has_all = {f"lively.{name}#1" for name in states} <= pods.keys()
+        return has_all and all(pod.status.phase != "Pending" for pod in pods.values())
 
     def _disturb(self) -> None:
         """Kill workers, and mark tasks as failed and clear them as a user does."""
