@@ -53,10 +53,15 @@ class SettingError:
     origin: str
     remedy: str
 
-    def __str__(self) -> str:
+    @property
+    def assignment(self) -> str:
+        """Return what was set, and where."""
         # Without square brackets, which Airflow's command line drops because it takes them for markup.
         shown = "" if self.value is HIDDEN else f"={self.value!r}"
-        return f"{self.option}{shown} ({self.origin}):\n  {self.remedy}"
+        return f"{self.option}{shown} ({self.origin})"
+
+    def __str__(self) -> str:
+        return f"{self.assignment}:\n  {self.remedy}"
 
 
 class SettingsError(KpoCleanupError):

@@ -108,7 +108,7 @@ def error_lines(error: KpoCleanupError, indent: str = "", bullet: str = "") -> l
     lines = wrap(f"{bullet}{error.summary}: {error.cause}" if error.cause else f"{bullet}{error.summary}", indent)
     if isinstance(error, SettingsError):
         for setting in error.errors:
-            lines += wrap(f"- {setting.option}={setting.value!r} ({setting.origin}):", indent + INDENT)
+            lines += wrap(f"- {setting.assignment}:", indent + INDENT)
             lines += wrap(setting.remedy, indent + INDENT * 2)
     server_message = f"server message: {error.server_message}" if error.server_message else ""
     return [*lines, *wrap(error.remedy, indent + INDENT), *wrap(server_message, indent + INDENT)]

@@ -255,7 +255,7 @@ def test_a_temporary_error_is_retried_until_it_passes(
 @pytest.mark.parametrize(
     ("variables", "conf", "messages"),
     [
-        ({}, {"dryrun": True}, ["dryrun=True (this run's conf): no such option: did you mean dry_run?"]),
+        ({}, {"dryrun": True}, ["dryrun (this run's conf): no such option: did you mean dry_run?"]),
         ({}, {"label_selector": "a"}, ["because it cannot be set for a single run"]),
         ({"AIRFLOW__KPO_CLEANUP_DRY_RUN": "True"}, {}, ["did you mean AIRFLOW__KPO_CLEANUP__DRY_RUN?"]),
         ({"AIRFLOW__KPOCLEANUP__DRY_RUN": "True"}, {}, ["did you mean AIRFLOW__KPO_CLEANUP__DRY_RUN?"]),
@@ -311,7 +311,7 @@ def test_invalid_settings_in_a_dag_file_fail_the_runs_of_that_dag_and_not_the_im
     run = airflow_runs.run("kpo_cleanup_with_mistakes", namespaces=NAMESPACE)
     assert airflow_runs.states(run)["list_pods"] == "failed"
     out = log_output()
-    for message in ("3 invalid settings", "dryrun=True (the DAG file)", "max_deletes=0 (the DAG file)"):
+    for message in ("3 invalid settings", "dryrun (the DAG file)", "max_deletes=0 (the DAG file)"):
         assert message in out
     assert "schedule='@sometimes' (the DAG file): set it to a cron expression" in out
     assert names(core) == {"zombie"}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.kpo_cleanup.constants import Outcome, Reason
-from include.kpo_cleanup.errors import KpoCleanupError, SettingError, SettingsError
+from include.kpo_cleanup.errors import HIDDEN, KpoCleanupError, SettingError, SettingsError
 from include.kpo_cleanup.pod import Container
 from include.kpo_cleanup.report import (
     MAX_DAGS,
@@ -241,6 +241,14 @@ class TestErrors:
     def test_a_message_of_several_lines_is_indented_as_a_whole(self) -> None:
         error = KpoCleanupError("reading", server_message="no such table\n[SQL: SELECT 1]")
         assert error_lines(error) == ["reading", "    server message: no such table", "    [SQL: SELECT 1]"]
+
+    def test_the_value_of_what_is_not_an_option_is_hidden_in_the_log(self) -> None:
+        error = SettingError("dryrun", HIDDEN, "the DAG file", "did you mean dry_run?")
+        assert error_lines(SettingsError("1 invalid setting", errors=[error])) == [
+            "1 invalid setting",
+            "    - dryrun (the DAG file):",
+            "        did you mean dry_run?",
+        ]
 
     def test_each_rejected_setting_has_its_value_its_origin_and_its_remedy(self) -> None:
         errors = [SettingError("dryrun", True, "the DAG file", "did you mean dry_run?")] * 2
