@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from include.kpo_cleanup.airflow_compat import DAG, AirflowFailException, task
+from include.kpo_cleanup.airflow_compat import DAG, AirflowFailException, get_current_context, task
 from include.kpo_cleanup.dag import cleanup_dag
 
 try:
@@ -35,6 +35,10 @@ def fail() -> None:
 
 
 def fail_and_retry() -> None:
+    """Record the pod of the second try, as its operator would, and fail."""
+    ti = get_current_context()["ti"]
+    ti.xcom_push(key="pod_name", value=f"{ti.task_id.replace('_', '-')}-retry")
+    ti.xcom_push(key="pod_namespace", value="airflow")
     raise ValueError("retried")
 
 
