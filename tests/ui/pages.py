@@ -16,7 +16,7 @@ from demo.airflow import Airflow
 CLEANUP = "kpo_cleanup"
 DAG = f"/dags/{CLEANUP}"
 
-# Returns how many texts match a pattern, and those of them whose end is clipped.
+# Returns how many texts match a pattern, and the matches that are clipped at their right edge.
 # Airflow 2 renders its grid, which contains the logs, in a shadow tree.
 _FIND_CLIPPED = """pattern => {
     const range = document.createRange(), clipped = [];
