@@ -48,8 +48,8 @@ def classify(snapshot: Snapshot) -> list[Verdict]:
 def with_plain_tasks(keys: Iterable[TaskInstanceKey]) -> set[TaskInstanceKey]:
     """Return the task instances to query for pods with these keys.
 
-    The pod of a mapped task instance may have been adopted by the same task without mapping: the labels by which that
-    searches are a subset of the pod's.
+    A task that is no longer mapped adopts the pod of one of its map indexes, because it searches by a subset of the
+    pod's labels.
     """
     return {plain for key in keys for plain in (key, key._replace(map_index=UNMAPPED))}
 

@@ -250,9 +250,9 @@ class _Reaper:
         return sorted(candidates, key=lambda c: (self._failed_dags[c.pod.dag_id], order[c.pod.dag_id]))
 
     def _record_failed_query(self, batch: list[_Candidate], error: KpoCleanupError, seconds: float) -> None:
-        """Have the next queries ask about less: a slow source can answer that, and one of the pods may be the cause."""
+        """Shrink the next batches, because a slow source can answer a smaller query and one pod may be the cause."""
         if len({candidate.pod.key for candidate in batch}) > 1:
-            log.warning("%s; asking about fewer task instances at a time", error)
+            log.warning("%s; querying fewer task instances at a time", error)
             self._size = len(batch) // 2 if isinstance(error, TooSlow) else 1
             return
         self._failed_queries.append(seconds)
