@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import shutil
 import sys
@@ -13,14 +14,20 @@ import pytest
 
 REPO = Path(__file__).parent.parent
 HOME = Path(tempfile.mkdtemp(prefix="kpo-cleanup-tests-"))
+TEST_DAGS = HOME / "test-dags"
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
 for name in [name for name in os.environ if name.startswith("AIRFLOW_")]:
     del os.environ[name]  # a developer's own settings must not change the tests
+LOCAL_BUNDLE = "airflow.dag_processing.bundles.local.LocalDagBundle"
+BUNDLES = {"dags-folder": str(HOME / "dags"), "test-dags": str(TEST_DAGS)}
 os.environ.update(
     AIRFLOW_HOME=str(HOME),
     AIRFLOW__CORE__DAGS_FOLDER=str(HOME / "dags"),
     AIRFLOW__CORE__LOAD_EXAMPLES="False",
+    AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST=json.dumps(
+        [{"name": name, "classpath": LOCAL_BUNDLE, "kwargs": {"path": path}} for name, path in BUNDLES.items()]
+    ),
     AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{HOME}/airflow.db",
     AIRFLOW__LOGGING__BASE_LOG_FOLDER=str(HOME / "logs"),
     AIRFLOW__WORKERS__EXECUTION_API_RETRIES="1",  # tests stop a source on purpose, and must not retry for a minute
