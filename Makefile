@@ -27,7 +27,7 @@ PARALLEL := -n 3 --dist loadfile
 # A tier runs on both generations of Airflow, or only on the one that AIRFLOW=3 or AIRFLOW=2 selects.
 GENERATIONS = $(or $(AIRFLOW),3 2)
 
-.PHONY: help check unit lint types format demo test test-servers test-thorough test-matrix test-cluster test-rest \
+.PHONY: help check unit lint types format demo cluster test test-servers test-thorough test-matrix test-cluster test-rest \
 	test-real test-install test-ui screenshots explore dist bench clean
 
 help:
@@ -38,6 +38,7 @@ help:
 	@echo "  make lint types format"
 	@echo "  make demo           watch zombie pods being deleted while live ones stay (KEEP=1 leaves the UI running;"
 	@echo "                      KUBECONFIG=… NAMESPACE=… uses your own cluster)"
+	@echo "  make cluster        run the embedded cluster for kubectl"
 	@echo "  make clean          remove .work/ and dist/"
 	@echo "Tiers (those 'on both' run on one Airflow with AIRFLOW=2 or AIRFLOW=3)"
 	@echo "  make test-matrix    the DAG's tests on every supported Airflow (ROWS=… selects rows)"
@@ -45,7 +46,7 @@ help:
 	@echo "  make test-rest      the REST API as source, with real API servers of the oldest and the newest Airflow 3"
 	@echo "                      (test-rest-3: the newest only)"
 	@echo "  make test-real      a real Airflow with PostgreSQL, killed workers and a restart; MariaDB; on both"
-	@echo "  make test-install   install the DAG in each way that the README describes, and run it; on both"
+	@echo "  make test-install   install the DAG in each documented way, and run it; on both"
 	@echo "  make test-ui        Airflow's UI in a browser, on both; 'make screenshots' is an alias"
 	@echo "  make explore        20,000 random histories, on Airflow 3 or AIRFLOW=2 (MACHINE=operator drives the real"
 	@echo "                      operator; HISTORIES=… SEED=…)"
@@ -60,6 +61,10 @@ given = $(if $(filter command line,$(origin $(1))),$(2))
 demo:
 	@python=$$($(ENV_3)) && exec $$python -m demo $(call given,KEEP,--keep) \
 		$(call given,KUBECONFIG,--kubeconfig "$(KUBECONFIG)") $(call given,NAMESPACE,--namespace "$(NAMESPACE)")
+
+cluster:
+	@python=$$($(ENV_3)) && echo "KUBECONFIG is .work/kubeconfig.yaml; interrupt to stop the cluster" && \
+		exec $$python -m demo.cluster --kubeconfig .work/kubeconfig.yaml
 
 check: lint types
 	@$(MAKE) --no-print-directory unit ARGS=--cov

@@ -1,6 +1,6 @@
 """Run the DAG tests on every supported Airflow, with dependencies of its time: `python -m tests.matrix [RELEASE…]`.
 
-Print the versions of each row, and fail if the README's table differs. Only the standard library is used, because this
+Print the versions of each row, and fail if the table in docs/installation.md differs. Only the standard library is used, because this
 runs before any environment exists.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPO = Path(__file__).parent.parent
-README = REPO / "README.md"
+TABLE = REPO / "docs" / "installation.md"
 LOGS = REPO / ".work" / "matrix"
 TESTS = ["tests/airflow", "tests/dag", "tests/test_metrics.py"]
 # These need a real scheduler, which takes long; `make test` runs them on Airflow 2 and 3.
@@ -61,7 +61,7 @@ def main(releases: list[str]) -> int:
     """Run the rows of these releases, or all rows.
 
     One more row than there are cores runs at a time, because a row spends half of its time waiting. If all rows run,
-    those with the newest dependencies are only compared with the README: `make test` tests these environments.
+    those with the newest dependencies are only compared with the table: `make test` tests these environments.
     """
     rows = [row for row in ROWS if not releases or row.airflow in releases]
     if unknown := set(releases) - {row.airflow for row in ROWS}:
@@ -74,11 +74,11 @@ def main(releases: list[str]) -> int:
     )  # the longest rows first, so that they do not run alone at the end
     with ThreadPoolExecutor((os.cpu_count() or 1) + 1) as pool:
         passed = list(pool.map(lambda row: _test(row, pythons[row]), tested))
-    lines = [_readme_line(python) for python in pythons.values()]
+    lines = [_table_line(python) for python in pythons.values()]
     print("\n".join(["", "Tested with:", *lines]), flush=True)
-    missing = [line for line in lines if line not in README.read_text().splitlines()]
+    missing = [line for line in lines if line not in TABLE.read_text().splitlines()]
     if missing:
-        print("\n".join(["", "The README's table does not have these lines:", *missing]), flush=True)
+        print("\n".join(["", "docs/installation.md does not have these lines:", *missing]), flush=True)
     print(f"\n{passed.count(True)} passed, {passed.count(False)} failed", flush=True)
     return 0 if all(passed) and not missing else 1
 
@@ -113,7 +113,7 @@ def _test(row: Row, python: str) -> bool:
     return done.returncode == 0
 
 
-def _readme_line(python: str) -> str:
+def _table_line(python: str) -> str:
     code = f"import importlib.metadata as m; print('| ' + ' | '.join(map(m.version, {PACKAGES})) + ' |')"
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 

@@ -14,7 +14,7 @@ from include.kpo_cleanup.constants import Outcome, Reason
 from tests.alerts import RULES, selectors_of
 from tests.conftest import REPO
 from tests.dag.pods import wait_until
-from tests.operating import section
+from tests.documents import section
 from tests.statsd import Sample, StatsdServer
 
 SEND = """
@@ -131,7 +131,7 @@ class TestMetrics:
 
 class TestAlerts:
     def test_are_those_that_the_document_explains(self) -> None:
-        explained = re.findall(r"^\| `(KpoCleanup\w+)` \|", section("When an alert fires"), re.M)
+        explained = re.findall(r"^\| `(KpoCleanup\w+)` \|", section("docs/operating.md", "When an alert fires"), re.M)
         assert explained == [rule["alert"] for rule in RULES]
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])

@@ -21,7 +21,7 @@ NOT_SEARCHED_BY = frozenset(
     {*ID_LABELS, "map_index", KPO_LABEL, "try_number", CHECKED_LABEL, "airflow_version", "airflow_kpo_in_cluster"}
 )
 # Labels that the cluster or a service mesh writes. They are not the operator's, and two pods of one task may differ in
-# them. The README lists them.
+# them. docs/concepts.md lists them.
 CLUSTER_LABEL_PREFIXES = (
     "topology.kubernetes.io/",  # zone and region, stamped when the pod is bound
     "failure-domain.beta.kubernetes.io/",  # the same in old clusters

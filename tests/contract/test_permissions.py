@@ -18,7 +18,7 @@ from tenacity import RetryError
 from tests.conftest import REPO
 from tests.control_plane import ControlPlane
 from tests.dag.pods import wait_until
-from tests.operating import block
+from tests.documents import block
 
 # The names in the documented command.
 PODS, WORKERS, ACCOUNT = "team-a", "workflows", "runner"
@@ -33,7 +33,7 @@ def applied(file: str, folder: Path) -> list[dict[str, Any]]:
     kubectl, stdin = folder / "kubectl", folder / "stdin"
     kubectl.write_text(f'#!/bin/sh\n[ "$*" = "apply -f -" ] && exec cat > {stdin}\n')
     kubectl.chmod(0o755)
-    command = block("Permissions", "sh").replace("rbac.yaml", file)
+    command = block("docs/installation.md", "Filling in the placeholders").replace("rbac.yaml", file)
     path = f"{folder}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(["bash", "-euc", command], cwd=REPO, env={**os.environ, "PATH": path}, check=True)
     return list(yaml.safe_load_all(stdin.read_text()))

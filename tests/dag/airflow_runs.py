@@ -45,7 +45,7 @@ elif (3, 0) <= AIRFLOW_RELEASE < (3, 3):
 
 @cache
 def prepare() -> None:
-    """Install the DAG into a plain dags folder, as the README describes, and create the database.
+    """Install the DAG into a plain dags folder, as README.md describes, and create the database.
 
     The other DAGs are in a bundle of their own, because on Airflow 3.3 ``dag.test()`` parses the DAG's whole bundle.
     """

@@ -25,16 +25,15 @@ from include.kpo_cleanup.identity import to_label_value
 from tests.alerts import RULES, selectors_of
 from tests.conftest import HOME
 from tests.dag.pods import create, labels_of, pods_by_role
-from tests.operating import block, documented_metrics, section, variables
+from tests.documents import block, documented_metrics, exported_variables, section
 from tests.proxy import FaultProxy
-from tests.readme import README, commands
 from tests.statsd import Sample, StatsdServer
 
 TERMINAL = Terminal(0)
 DRY_RUN = "kpo_cleanup_dry_run"
 CONTINUOUS = "kpo_cleanup_continuous"
-SHARING = "Sharing a namespace"
-LABEL_SELECTOR = re.findall(r'`label_selector="(.+?)"`', section(SHARING, README))[0]
+SHARING = ("docs/protecting.md", "Several Airflows in one namespace")
+LABEL_SELECTOR = re.findall(r'`label_selector="(.+?)"`', section(*SHARING))[0]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def statsd() -> Iterator[StatsdServer]:
 def airflow(folder: Path, statsd: StatsdServer, _proxy: FaultProxy) -> Iterator[Airflow]:
     """Start a separate Airflow, because this scheduler must not process the runs of other tests.
 
-    It labels its pods and selects only these, as described in the README under "Sharing a namespace". It sends metrics
+    It labels its pods and selects only these, as described in docs/protecting.md. It sends metrics
     as described in `docs/operating.md`.
     """
     config: Config = {
@@ -61,8 +60,8 @@ def airflow(folder: Path, statsd: StatsdServer, _proxy: FaultProxy) -> Iterator[
         "metrics": {"statsd_host": "127.0.0.1", "statsd_port": statsd.port},
     }
     (folder / "config").mkdir()
-    (folder / "config" / "airflow_local_settings.py").write_text(block(SHARING, "python", README))
-    metrics = variables("Metrics")
+    (folder / "config" / "airflow_local_settings.py").write_text(block(*SHARING, "python"))
+    metrics = exported_variables("docs/operating.md", "Metrics")
     airflow = Airflow(folder, HOME / "kubeconfig.json", "airflow", config=config, variables=metrics)
     airflow.install_dags(*(REPO / "tests" / "dag" / file for file in ("workload.py", "own_dags.py")))
     try:
@@ -90,10 +89,10 @@ def run_ids(airflow: Airflow, dag_id: str) -> list[str]:
     return [run["dag_run_id"] for run in airflow.healthy_api().request("GET", f"/dags/{dag_id}/dagRuns")["dag_runs"]]
 
 
-def follow_readme(airflow: Airflow, section: str, dag_id: str) -> str:
-    """Follow a section of the README, wait for the end of the run that starts, and return its run_id."""
+def follow_readme(airflow: Airflow, step: str, dag_id: str) -> str:
+    """Follow a step of the README's quick start, wait for the end of the run that starts, and return its run_id."""
     before = set(run_ids(airflow, dag_id))
-    for line in commands(section).splitlines():
+    for line in block("README.md", "Quick start", paragraph=step).splitlines():
         program, *arguments = shlex.split(line)
         assert program == "airflow"
         airflow.run(*arguments)
@@ -133,7 +132,7 @@ class TestFirstRun:
     @pytest.mark.parametrize(
         "start",
         [
-            lambda airflow: follow_readme(airflow, "Look first: nothing is deleted", DRY_RUN),
+            lambda airflow: follow_readme(airflow, "3. Dry run", DRY_RUN),
             lambda airflow: trigger(airflow, DRY_RUN),
         ],
         ids=["with the command line", "through the REST API"],
@@ -162,7 +161,7 @@ class TestFirstRun:
     def test_unpausing_deletes_the_zombies_immediately_and_keeps_the_live_pod(
         self, airflow: Airflow, folder: Path, core: client.CoreV1Api
     ) -> None:
-        run_id = follow_readme(airflow, "Switch on", "kpo_cleanup")
+        run_id = follow_readme(airflow, "4. Enable", "kpo_cleanup")
         assert states(airflow, "kpo_cleanup", run_id) == ALL_SUCCEEDED
         assert set(pods_by_role(core)) == {"collisions.a[1]#1"}
         log = next((folder / "task-logs").rglob(f"*{run_id}*/task_id=fetch_active_tis/*.log")).read_text()
@@ -222,7 +221,7 @@ def sent(airflow: Airflow, statsd: StatsdServer) -> list[Sample]:
 
 @pytest.mark.timeout(900)
 class TestOperating:
-    """What README and `docs/operating.md` promise to operators."""
+    """What `docs/operating.md` promises to operators."""
 
     @pytest.mark.usefixtures("proxy")
     def test_the_hook_and_the_selector_keep_the_pods_of_another_airflow(

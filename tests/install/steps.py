@@ -12,7 +12,7 @@ from typing import NamedTuple
 from demo.airflow import Airflow
 from demo.airflow_settings import IS_AIRFLOW_3
 from tests.conftest import REPO
-from tests.readme import README, commands
+from tests.documents import block, document
 
 
 class Distributions(NamedTuple):
@@ -22,12 +22,12 @@ class Distributions(NamedTuple):
     wheel: Path
 
 
-INSTALL = README.partition("## Install\n")[2].partition("\n## ")[0]
+INSTALL = document("docs/installation.md")
 
 
-def follow_readme(way: str, cwd: Path = REPO, **variables: Path | str) -> None:
-    """Run the README's shell commands for one way to install, such as ``Plain Airflow``, twice in a row."""
-    script = commands("Install", way)
+def follow_guide(way: str, cwd: Path = REPO, **variables: Path | str) -> None:
+    """Run the commands of docs/installation.md for one way to install, such as ``Plain Airflow``, twice in a row."""
+    script = block("docs/installation.md", "Ways to install", paragraph=way)
     environment = {"PATH": "/usr/bin:/bin", **{name: str(value) for name, value in variables.items()}}
     for _ in range(2):
         subprocess.run(["sh", "-euc", script], cwd=cwd, env=environment, check=True)

@@ -20,7 +20,7 @@ import yaml
 from demo.airflow import Airflow
 from tests.conftest import REPO
 from tests.install.conftest import MakeAirflow, Pods
-from tests.install.steps import clean_up, copy_repository, follow_readme, own_dag
+from tests.install.steps import clean_up, copy_repository, follow_guide, own_dag
 
 CONNECTION_KEYS = {"id", "type", "host", "schema", "login", "password", "port", "uri", "extra"}
 
@@ -71,7 +71,7 @@ def test_the_dag_added_to_a_project_runs_next_to_the_projects_own_dags(
     loaded = own_dag(project / "dags", project / "include")
     (project / "include" / "__init__.py").touch()  # a regular package, as in some projects
     (project / "requirements.txt").write_text("pandas\n")
-    follow_readme("Astro CLI", PROJECT=project)
+    follow_guide("Astro CLI", PROJECT=project)
     clean_up(airflow_in(project))
     assert pods() == {"protected"}
     assert loaded.exists()

@@ -18,7 +18,7 @@ from demo.airflow_settings import IS_AIRFLOW_3
 from demo.terminal import Terminal
 from tests.dag.pods import wait_until
 from tests.install.conftest import MakeAirflow, Pods
-from tests.install.steps import Distributions, clean_up, copy_repository, follow_readme
+from tests.install.steps import Distributions, clean_up, copy_repository, follow_guide
 
 pytestmark = pytest.mark.skipif(not IS_AIRFLOW_3, reason="Airflow 2 has no DAG bundles")
 
@@ -76,7 +76,7 @@ def test_workers_run_the_dag_from_a_subfolder_of_a_git_bundle_and_later_from_a_z
 ) -> None:
     dags = git.clone / SUBDIR
     dags.mkdir(parents=True)
-    follow_readme("Plain Airflow", AIRFLOW_HOME=dags.parent)
+    follow_guide("Plain Airflow", AIRFLOW_HOME=dags.parent)
     git.push()
     airflow = make_airflow(git.bundle(subdir=str(SUBDIR)))
     airflow.start(Terminal(0), ["kpo_cleanup"])

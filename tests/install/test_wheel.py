@@ -1,4 +1,4 @@
-"""The wheel installed into the environment of an Airflow, with the README's DAG file that uses it."""
+"""The wheel installed into the environment of an Airflow, with the documented DAG file that uses it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import REPO
 from tests.install.conftest import MakeAirflow, Pods
-from tests.install.steps import Distributions, clean_up, follow_readme, listed_dags
+from tests.install.steps import Distributions, clean_up, follow_guide, listed_dags
 
 
 @pytest.fixture
@@ -29,11 +29,11 @@ def site_packages(environment: Path) -> Path:
     return Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
 
 
-def test_the_wheel_installed_with_pip_runs_with_the_readmes_dag_file(
+def test_the_wheel_installed_with_pip_runs_with_the_documented_dag_file(
     make_airflow: MakeAirflow, environment: Path, pods: Pods, distributions: Distributions
 ) -> None:
     airflow = make_airflow(variables={"PYTHONPATH": str(site_packages(environment))})
-    follow_readme(
+    follow_guide(
         "Wheel",
         cwd=distributions.wheel.parent.parent,
         PATH=f"{environment}/bin:/usr/bin:/bin",
