@@ -1,7 +1,7 @@
 """Run the DAG tests on every supported Airflow, with dependencies of its time: `python -m tests.matrix [RELEASE…]`.
 
-Print the versions of each row, and fail if the table in docs/installation.md differs. Only the standard library is used, because this
-runs before any environment exists.
+Print the versions of each row, and fail if the table in docs/installation.md differs. Only the standard library is
+used, because this runs before any environment exists.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from include.kpo_cleanup.pod import CLUSTER_LABEL_PREFIXES
 from include.kpo_cleanup.settings import OPTIONS
 from include.kpo_cleanup.task_instances.sql import TABLES
 from tests.conftest import REPO
-from tests.matrix import ROWS
 from tests.documents import block, document, section
+from tests.matrix import ROWS
 
 EXAMPLES = [
     {"kpo_cleanup_gpu", "kpo_cleanup_gpu_dry_run"},
