@@ -37,10 +37,13 @@ if AIRFLOW_RELEASE < (2, 10):
     # In these releases, dag.test() neither counts tries nor sets the state to running, so a retry would never end.
     dag_module._run_task = _run_as_worker
 elif (3, 0) <= AIRFLOW_RELEASE < (3, 3):
+    import structlog
     from airflow.sdk.execution_time import supervisor
 
-    # As in 3.3. Earlier releases build an API server for each task of dag.test(), which takes seconds.
+    # As in 3.3. Earlier releases build an API server for each task of dag.test(), and render the traceback of a failed
+    # task with all local variables; each takes seconds.
     supervisor.in_process_api_server = cache(supervisor.in_process_api_server)
+    structlog.dev.RichTracebackFormatter.__call__ = staticmethod(structlog.dev.plain_traceback)  # type: ignore[method-assign,assignment]
 
 
 @cache
