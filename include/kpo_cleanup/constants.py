@@ -28,6 +28,7 @@ class Outcome(str, Enum):
     """What ``reap`` did with a zombie."""
 
     DELETED = "deleted"
+    TERMINATING = "terminating"  # the deletion was accepted, and the pod ends within its grace period
     AWAITING_FINALIZER = "awaiting_finalizer"  # the deletion was accepted, but a finalizer holds the pod
     ALREADY_GONE = "already_gone"  # it no longer existed
     SPARED = "spared"  # the second classification or a precondition showed that it is in use

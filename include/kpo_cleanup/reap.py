@@ -368,8 +368,7 @@ class _Reaper:
                 self._settle_gone(candidate)
                 return
             if pod.deletion_deadline is not None:
-                accepted = DeleteResult.from_accepted(pod.finalizers)
-                self._settle(candidate, accepted.outcome, accepted.detail)
+                self._settle_accepted(candidate, DeleteResult.from_accepted(pod.finalizers, pod.deletion_deadline))
                 return
         candidate.verdict = verdict
         self._settle(candidate, Outcome.SPARED)
@@ -379,7 +378,9 @@ class _Reaper:
         refusal = self._refusing.get(candidate.pod.namespace)
         if self._settings.dry_run:
             self._count(candidate)
-            self._settle(candidate, Outcome.WOULD_DELETE)
+            grace_period = self._expected_grace_period(candidate.verdict)
+            deadline = int(self._clock()) + grace_period if grace_period else None
+            self._settle(candidate, Outcome.WOULD_DELETE, deadline=deadline)
             return False
         if refusal is not None:
             detail = f"not sent, because {CONCURRENT_DELETES} deletions in its namespace were refused"
@@ -398,7 +399,7 @@ class _Reaper:
             return False
         else:
             self._count(candidate)
-            self._settle(candidate, accepted.outcome, accepted.detail)
+            self._settle_accepted(candidate, accepted)
         self._silent = self._given_up = 0
         self._troubles.pop(candidate.pod.namespace, None)
         return False
@@ -461,6 +462,13 @@ class _Reaper:
             return configured
         return max(verdict.pod.grace_period if configured < 0 else configured, self._settings.settle_seconds)
 
+    def _expected_grace_period(self, verdict: Verdict) -> int:
+        """Return the grace period that the API server will choose: none for a pod that has ended, or not started."""
+        if verdict.pod.is_completed or not verdict.pod.containers:
+            return 0
+        requested = self._grace_period(verdict)
+        return verdict.pod.grace_period if requested < 0 else requested
+
     def _count(self, candidate: _Candidate) -> None:
         self._counted += not candidate.is_counted
         candidate.is_counted = True
@@ -472,11 +480,19 @@ class _Reaper:
         else:
             self._settle(candidate, Outcome.ALREADY_GONE, "the pod no longer exists")
 
+    def _settle_accepted(self, candidate: _Candidate, accepted: DeleteResult) -> None:
+        self._settle(candidate, accepted.outcome, accepted.detail, deadline=accepted.deadline)
+
     def _settle(
-        self, candidate: _Candidate, outcome: Outcome, detail: str = "", error: KpoCleanupError | None = None
+        self,
+        candidate: _Candidate,
+        outcome: Outcome,
+        detail: str = "",
+        error: KpoCleanupError | None = None,
+        deadline: int | None = None,
     ) -> None:
         """Record a result, and log it at once: if the worker is killed, the log still says what was done."""
-        candidate.result = Result(candidate.verdict, outcome, detail, error)
+        candidate.result = Result(candidate.verdict, outcome, detail, error, deadline)
         if outcome is not Outcome.WOULD_DELETE:  # the report lists these
             for line in result_lines(candidate.result):
                 log.log(_LEVELS.get(outcome, logging.INFO), "%s", line)

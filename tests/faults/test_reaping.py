@@ -71,6 +71,22 @@ def test_a_pod_that_a_concurrent_run_deletes_is_already_gone(server: Server, api
     assert set(server.pods(namespace)) == {"live"}
 
 
+def test_a_pod_with_a_grace_period_is_terminating_until_a_later_run_finds_it_overdue_and_forces_it(
+    server: Server, api: PodClient, namespace: str
+) -> None:
+    create(server, namespace, "zombie", FAILED_ONCE)
+    server.bind(namespace, "zombie")
+    source = source_of(FAILED_ONCE)
+    result = clean_up(api, namespace, source, grace_period_seconds=300)["zombie"]
+    assert result.outcome is Outcome.TERMINATING
+    assert result.deadline == pytest.approx(time.time() + 300, abs=30)
+    assert clean_up(api, namespace, source, grace_period_seconds=300) == {}  # it is kept
+    assert set(server.pods(namespace)) == {"zombie"}
+    overdue = clean_up(api, namespace, source, grace_period_seconds=300, seconds=400)
+    assert outcomes(overdue) == {"zombie": Outcome.DELETED}
+    assert server.pods(namespace) == {}
+
+
 def test_nothing_more_is_sent_to_an_api_server_that_no_longer_responds(
     server: Server, api: PodClient, namespace: str
 ) -> None:

@@ -46,7 +46,9 @@ from include.kpo_cleanup.verdict import Verdict
 from tests.unit.builders import DAY, HOUR, JOB, NOW, answer, make_pod, make_ti
 
 DELETING = "deleting the pod"
-DELETED, HELD = DeleteResult(Outcome.DELETED), DeleteResult.from_accepted(["example.com/hold"])
+DELETED = DeleteResult.from_accepted([], None)
+HELD = DeleteResult.from_accepted(["example.com/hold"], NOW + 30)
+TERMINATING = DeleteResult.from_accepted([], NOW + 30)
 GONE = NotFound(DELETING, cause="404 Not Found")
 LOST = RetryableApiError(DELETING, cause="no response from the API server", has_response=False)
 WEBHOOK_DOWN = RetryableApiError(DELETING, cause="500 Internal Server Error")
@@ -237,7 +239,7 @@ class TestDeletingZombies:
         assert [len(keys) - 1 for keys in source.queries] == [BATCH, BATCH, 1]  # without the plain task
         assert sorted(source.records_read) == sorted(zombie.pod.key for zombie in zombies)
 
-    @pytest.mark.parametrize("response", [GONE, HELD, FORBIDDEN], ids=outcome_of)
+    @pytest.mark.parametrize("response", [GONE, HELD, TERMINATING, FORBIDDEN], ids=outcome_of)
     def test_a_pod_that_cannot_be_deleted_does_not_stop_the_others(self, response: Response) -> None:
         zombies = make_zombies(3)
         results = run(zombies, cluster_of(zombies, {"z0001": response}))
@@ -312,6 +314,23 @@ class TestDryRun:
         real = outcomes(run(zombies, source=source, max_deletes=2))
         assert dry == {name: outcome.replace("deleted", "would_delete") for name, outcome in real.items()}
         assert set(dry.values()) == {"spared", "would_delete", "left_for_next_run"}
+
+    @pytest.mark.parametrize(
+        ("pod", "grace_period", "deadline"),
+        [
+            pytest.param({}, 0, None, id="it is forced"),
+            pytest.param({}, 300, NOW + 300, id="it has a grace period"),
+            pytest.param({"grace_period": 60}, -1, NOW + 60, id="it has its own grace period"),
+            pytest.param({"containers": ()}, 300, None, id="it has not started"),
+            pytest.param({"phase": "Succeeded"}, 300, None, id="it has ended"),
+        ],
+    )
+    def test_a_dry_run_has_the_deadline_that_a_pod_would_have_when(
+        self, pod: dict[str, Any], grace_period: int, deadline: int | None
+    ) -> None:
+        zombies = zombies_of(make_pod(**pod))
+        (result,) = run(zombies, dry_run=True, grace_period_seconds=grace_period)
+        assert (result.outcome, result.deadline) == (Outcome.WOULD_DELETE, deadline)
 
 
 class TestListingAgain:
@@ -719,10 +738,11 @@ class TestMaxDeletes:
             "left_for_next_run": 1,
         }
 
-    def test_a_pod_that_awaits_its_finalizer_counts(self) -> None:
+    @pytest.mark.parametrize("accepted", [HELD, TERMINATING], ids=outcome_of)
+    def test_a_pod_whose_deletion_was_accepted_counts(self, accepted: DeleteResult) -> None:
         zombies = make_zombies(3)
-        cluster = cluster_of(zombies, dict.fromkeys(("z0000", "z0001"), HELD))
-        assert count_outcomes(run(zombies, cluster, max_deletes=2)) == {"awaiting_finalizer": 2, "left_for_next_run": 1}
+        cluster = cluster_of(zombies, dict.fromkeys(("z0000", "z0001"), accepted))
+        assert count_outcomes(run(zombies, cluster, max_deletes=2)) == {outcome_of(accepted): 2, "left_for_next_run": 1}
 
     def test_a_deletion_whose_response_was_lost_counts(self) -> None:
         """Act like a gateway that answers 502 after each deletion."""
@@ -796,7 +816,7 @@ class TestRetries:
     @pytest.mark.parametrize(
         ("finalizers", "outcome"),
         [
-            pytest.param((), "deleted", id="terminates within its grace period"),
+            pytest.param((), "terminating", id="terminates within its grace period"),
             pytest.param(("example.com/backup",), "awaiting_finalizer", id="is held by a finalizer"),
         ],
     )
@@ -819,7 +839,7 @@ class TestRetries:
         [
             pytest.param(None, "deleted", id="is gone"),
             pytest.param({"uid": "another"}, "deleted", id="was replaced by another with its name"),
-            pytest.param({"deletion_deadline": NOW + 30}, "deleted", id="terminates within its grace period"),
+            pytest.param({"deletion_deadline": NOW + 30}, "terminating", id="terminates within its grace period"),
             pytest.param(
                 {"deletion_deadline": NOW, "finalizers": ("a/b",)}, "awaiting_finalizer", id="is held by a finalizer"
             ),

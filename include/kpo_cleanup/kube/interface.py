@@ -27,13 +27,17 @@ class DeleteResult:
 
     outcome: Outcome
     detail: str = ""
+    deadline: int | None = None
 
     @classmethod
-    def from_accepted(cls, finalizers: Sequence[str]) -> DeleteResult:
-        """Return the result for a pod that has these finalizers."""
+    def from_accepted(cls, finalizers: Sequence[str], deadline: int | None) -> DeleteResult:
+        """Return the result for a pod that has these finalizers.
+
+        :param deadline: epoch seconds by which the pod ends; None if it has no grace period.
+        """
         if finalizers:
             return cls(Outcome.AWAITING_FINALIZER, f"held by {', '.join(finalizers)}")
-        return cls(Outcome.DELETED)
+        return cls(Outcome.DELETED) if deadline is None else cls(Outcome.TERMINATING, deadline=deadline)
 
 
 class Cluster(Protocol):

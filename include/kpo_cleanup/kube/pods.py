@@ -26,7 +26,7 @@ from ..pod import KPO_LABEL, Pod
 from ..retry import RetryPolicy
 from .client import connect, send
 from .interface import CONCURRENT_DELETES, DeleteResult, Listing
-from .parse import make_decoder, parse_finalizers, parse_pod
+from .parse import make_decoder, parse_deletion, parse_pod
 
 if TYPE_CHECKING:
     from kubernetes.client import CoreV1Api
@@ -153,7 +153,7 @@ class PodClient:
         if response.get("kind") not in ("Pod", "Status"):
             cause = f"the response is a {response.get('kind')!r}, not a Pod or Status"
             raise UnexpectedResponse(operation, cause=cause)
-        return DeleteResult.from_accepted(parse_finalizers(response))
+        return DeleteResult.from_accepted(*parse_deletion(response))
 
     def _call_delete(self, pod: Pod, body: dict[str, Any], **options: Any) -> Any:
         """Send the request in place of ``delete_namespaced_pod``, which does not let its timeout be set."""
