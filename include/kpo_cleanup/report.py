@@ -191,15 +191,16 @@ def reap_report(results: Sequence[Result], summary: str, errors: Sequence[KpoCle
 
 
 def failures(results: Iterable[Result]) -> list[KpoCleanupError]:
-    """Return why pods were not deleted: one error for each cause, however many pods have it."""
+    """Return why pods were not deleted, or may not have been: one error for each cause, however many pods have it."""
     by_cause: dict[tuple[str, ...], list[tuple[Pod, KpoCleanupError]]] = defaultdict(list)
     for result in results:
         if result.error:
-            by_cause[result.error.signature].append((result.verdict.pod, result.error))
+            what = "may or may not have been deleted" if result.outcome is Outcome.UNKNOWN else "not deleted"
+            by_cause[(what, *result.error.signature)].append((result.verdict.pod, result.error))
     errors = []
-    for alike in by_cause.values():
+    for (what, *_), alike in by_cause.items():
         pod, error = alike[0]
-        summary, example = f"{count(alike, 'pod')} not deleted", str(pod) if len(alike) == 1 else f"such as {pod}"
+        summary, example = f"{count(alike, 'pod')} {what}", str(pod) if len(alike) == 1 else f"such as {pod}"
         cause = f"{error.cause or error.summary} ({example})"
         errors.append(KpoCleanupError(**{**error.fields, "summary": summary, "cause": cause}))
     return errors

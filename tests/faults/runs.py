@@ -48,7 +48,16 @@ def clean_up(
     snapshot = Snapshot(listed, task_instances, settings, int(time.time()) + seconds)
     records = source.read_records(task_instances, keys_needing_records(snapshot))
     zombies = [verdict for verdict in classify(replace(snapshot, records=records)) if verdict.is_zombie]
-    results = reap(zombies, api, source, settings, [namespace], lambda: time.time() + seconds, retry_policy=policy)
+    results = reap(
+        zombies,
+        api,
+        source,
+        settings,
+        [namespace],
+        lambda: time.time() + seconds,
+        retry_policy=policy,
+        delete_timeout=0.1,
+    )
     assert sorted(r.verdict.pod.uid for r in results) == sorted(v.pod.uid for v in zombies)
     return {result.verdict.pod.name: result for result in results}
 

@@ -367,6 +367,7 @@ class Airflow(RuleBasedStateMachine):
                 self.monotonic,
                 PATIENT if self.client is self.patient_client else BRIEF,
                 self.batch_size,
+                delete_timeout=0,
             )
         after = self.by_uid()
         assert not self.wrong, "a pod was deleted that a live task instance uses, or that something on it protects"
@@ -388,9 +389,9 @@ class Airflow(RuleBasedStateMachine):
                 assert pod is None
             elif result.outcome in (Outcome.TERMINATING, Outcome.AWAITING_FINALIZER):
                 assert pod is None or world.is_terminating(pod)
-            elif result.outcome not in (Outcome.FAILED, Outcome.LEFT_FOR_NEXT_RUN):  # their responses may be lost
+            elif result.outcome is not Outcome.UNKNOWN:
                 assert result.verdict.pod.uid not in watch.deletions
-        failed = [result for result in results if result.outcome is Outcome.FAILED]
+        failed = [result for result in results if result.outcome in (Outcome.FAILED, Outcome.UNKNOWN)]
         for result in failed:
             self.must_be_explained(str(result.error))
         assert bool(failures(results)) == bool(failed)

@@ -190,9 +190,12 @@ def run(
 ) -> list[Result]:
     """Reap, and check that every zombie has one result, in their order, and that what failed has an error."""
     cluster, source = cluster or cluster_of(zombies), source or all_finished(zombies)
-    results = reap(zombies, cluster, source, Settings(**settings), namespaces, clock, monotonic, retry_policy)
+    results = reap(
+        zombies, cluster, source, Settings(**settings), namespaces, clock, monotonic, retry_policy, delete_timeout=0
+    )
     assert [result.verdict.pod.name for result in results] == [zombie.pod.name for zombie in zombies]
-    assert all((result.error is not None) == (result.outcome is Outcome.FAILED) for result in results)
+    failed = (Outcome.FAILED, Outcome.UNKNOWN)
+    assert all((result.error is not None) == (result.outcome in failed) for result in results)
     return results
 
 
@@ -862,6 +865,70 @@ class TestRetries:
         cluster = Deaf(zombie.pod for zombie in zombies)
         assert outcomes(run(zombies, cluster, source)) == {"z0000": outcome}
         assert len(cluster.deletions) == 1
+
+    @pytest.mark.parametrize(
+        ("left", "outcome"),
+        [
+            pytest.param(None, "deleted", id="is gone"),
+            pytest.param({"uid": "another"}, "deleted", id="was replaced by another with its name"),
+            pytest.param({"deletion_deadline": NOW + 30}, "terminating", id="terminates within its grace period"),
+            pytest.param(
+                {"deletion_deadline": NOW, "finalizers": ("a/b",)}, "awaiting_finalizer", id="is held by a finalizer"
+            ),
+            pytest.param({}, "failed", id="has not changed"),
+        ],
+    )
+    def test_after_the_last_attempt_whose_response_was_lost_the_pod_is_read_and_found_that_it(
+        self, left: dict[str, Any] | None, outcome: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        zombies = make_zombies(1)
+        cluster = cluster_of(zombies, {"z0000": LOST})
+
+        def change(pod: Pod) -> None:
+            cluster.pods = {} if left is None else {str(left.get("uid", pod.uid)): replace(pod, **left)}
+
+        cluster.before_deletion = change
+        with caplog.at_level(logging.INFO):
+            assert outcomes(run(zombies, cluster, retry_policy=replace(NO_DELAY, attempts=1))) == {"z0000": outcome}
+        assert [m.partition(" ")[0] for m in caplog.messages if "airflow/z0000: orders" in m] == [outcome]
+
+    def test_an_overdue_pod_that_has_not_changed_after_a_lost_response_is_not_terminating(self) -> None:
+        zombies = zombies_of(make_pod(name="z0000", deletion_deadline=NOW - DAY))
+        assert outcomes(run(zombies, cluster_of(zombies, {"z0000": LOST}))) == {"z0000": "failed"}
+
+    @pytest.mark.parametrize(
+        ("error", "reads"), [(WEBHOOK_DOWN, 2 * CONCURRENT_DELETES), (LOST, CONCURRENT_DELETES)], ids=["500", "silence"]
+    )
+    def test_a_pod_that_cannot_be_read_after_a_lost_response_is_unknown_and_counts(
+        self, error: RetryableApiError, reads: int
+    ) -> None:
+        class Unreadable(FakeCluster):
+            reads = 0
+
+            def get(self, *_: object, **__: object) -> Pod | None:
+                self.reads += 1
+                raise error
+
+        zombies = make_zombies(4 * CONCURRENT_DELETES)
+        half = 2 * CONCURRENT_DELETES
+        cluster = Unreadable(
+            (zombie.pod for zombie in zombies), dict.fromkeys((z.pod.name for z in zombies), WEBHOOK_DOWN)
+        )
+        results = run(zombies, cluster, max_deletes=half, retry_policy=replace(NO_DELAY, attempts=1))
+        assert count_outcomes(results) == {"unknown": half, "left_for_next_run": half}
+        assert cluster.reads == reads
+
+    def test_pods_whose_responses_were_lost_are_read_although_the_api_server_no_longer_answered(self) -> None:
+        zombies = make_zombies(2 * BATCH)
+
+        class Mute(FakeCluster):
+            def delete(self, pod: Pod, grace_period_seconds: int) -> DeleteResult:
+                self.pods.pop(pod.uid, None)
+                raise LOST
+
+        results = run(zombies, Mute(zombie.pod for zombie in zombies))
+        assert count_outcomes(results)["deleted"] >= CONCURRENT_DELETES
+        assert set(outcomes(results).values()) == {"deleted", "left_for_next_run"}
 
     def test_after_a_lost_response_a_new_pod_with_the_same_name_means_that_the_old_one_was_deleted(self) -> None:
         zombies = make_zombies(1)

@@ -393,6 +393,11 @@ class TestReaping:
             {"summary": "1 pod not deleted", "cause": "ValueError: odd (airflow/pod-4)"},
         ]
 
+    def test_pods_that_may_have_been_deleted_are_a_failure_of_their_own(self) -> None:
+        results = [make_result(outcome, error=FORBIDDEN) for outcome in (Outcome.FAILED, Outcome.UNKNOWN)]
+        summaries = ["1 pod not deleted", "1 pod may or may not have been deleted"]
+        assert [error.summary for error in failures(results)] == summaries
+
     @pytest.mark.parametrize("outcome", Outcome)
     def test_the_report_adds_up_the_requests_of_deleted_pods_by_resource(self, outcome: Outcome) -> None:
         requests = [(("cpu", 0.5), ("memory", 2.0**20)), (("memory", 2.0**20), ("nvidia.com/gpu", 1.0)), ()]

@@ -10,6 +10,7 @@ from ..constants import Outcome
 from ..errors import KpoCleanupError
 from ..pod import Pod
 
+DELETE_TIMEOUT = 5  # seconds after which the API server drops a deletion: by then a retry may have adopted the pod
 CONCURRENT_DELETES = 10  # below what one client may do under the API server's default fairness limits
 
 
