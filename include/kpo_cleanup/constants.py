@@ -28,10 +28,12 @@ class Outcome(str, Enum):
     """What ``reap`` did with a zombie."""
 
     DELETED = "deleted"
+    TERMINATING = "terminating"  # the deletion was accepted, and the pod ends within its grace period
     AWAITING_FINALIZER = "awaiting_finalizer"  # the deletion was accepted, but a finalizer holds the pod
     ALREADY_GONE = "already_gone"  # it no longer existed
     SPARED = "spared"  # the second classification or a precondition showed that it is in use
-    FAILED = "failed"
+    FAILED = "failed"  # it could not be deleted
+    UNKNOWN = "unknown"  # the response to the deletion was lost, and the pod could not be read afterwards
     LEFT_FOR_NEXT_RUN = "left_for_next_run"  # max_deletes was reached, or a server does not do its part
     WOULD_DELETE = "would_delete"
 

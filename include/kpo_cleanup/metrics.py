@@ -18,7 +18,7 @@ from .results import Result
 from .settings import Settings
 from .verdict import Rule, Verdict
 
-_STAYS = frozenset({Outcome.FAILED, Outcome.LEFT_FOR_NEXT_RUN})
+_STAYS = frozenset({Outcome.FAILED, Outcome.UNKNOWN, Outcome.LEFT_FOR_NEXT_RUN})  # as far as is known
 
 
 def send_verdicts(dag_id: str, verdicts: Sequence[Verdict], settings: Settings, now: int) -> None:

@@ -19,7 +19,7 @@ from .classify import Classifier, Snapshot, keys_needing_records, with_plain_tas
 from .constants import ALL_NAMESPACES, Outcome, Reason
 from .errors import AdmissionDenied, Conflict, KpoCleanupError, KubernetesError, NotFound, TooSlow
 from .identity import TaskInstanceKey
-from .kube.interface import CONCURRENT_DELETES, Cluster, DeleteResult, Listing
+from .kube.interface import CONCURRENT_DELETES, DELETE_TIMEOUT, Cluster, DeleteResult, Listing
 from .pod import Pod
 from .report import result_lines
 from .results import Result
@@ -43,7 +43,9 @@ MAX_PROBES = 30  # pods of such a namespace that are tried before the rest is le
 MAX_CONFLICTS = 4  # times that a pod or its successor is read again before the pod is given up
 
 T = TypeVar("T")
-_LEVELS = {Outcome.FAILED: logging.ERROR, Outcome.SPARED: logging.WARNING}
+_LEVELS = {Outcome.FAILED: logging.ERROR, Outcome.UNKNOWN: logging.ERROR, Outcome.SPARED: logging.WARNING}
+_NOT_LOGGED = (Outcome.WOULD_DELETE, Outcome.LEFT_FOR_NEXT_RUN)  # the report lists these
+_NOT_DELETED = (Outcome.FAILED, Outcome.SPARED, Outcome.LEFT_FOR_NEXT_RUN)
 
 _Request = Callable[[], Any]
 _Steps = Generator[_Request, Any, T]  # receives the response to each request, or the exception that it raised
@@ -59,6 +61,7 @@ class _Candidate:
     not_before: float = 0.0
     conflicts: int = 0
     is_counted: bool = False  # towards max_deletes: it was deleted, or may have been
+    lost: KubernetesError | None = None  # the latest attempt that may have been carried out nevertheless
     result: Result | None = None
 
     @property
@@ -103,6 +106,7 @@ def reap(
     monotonic: Callable[[], float] = time.monotonic,
     retry_policy: RetryPolicy | None = None,
     batch_size: int = BATCH,
+    delete_timeout: float = DELETE_TIMEOUT,
 ) -> list[Result]:
     """Delete the zombies in their order, at most ``max_deletes`` of them, and return a result for each.
 
@@ -112,8 +116,10 @@ def reap(
     :param clock: returns epoch seconds, to classify by.
     :param monotonic: returns seconds, to measure the age of a snapshot by.
     :param batch_size: pods that share one snapshot.
+    :param delete_timeout: seconds after which a deletion without a response is no longer carried out.
     """
-    reaper = _Reaper(cluster, source, settings, clock, monotonic, retry_policy or RetryPolicy(), batch_size)
+    policy = retry_policy or RetryPolicy()
+    reaper = _Reaper(cluster, source, settings, clock, monotonic, policy, batch_size, delete_timeout)
     return reaper.run(zombies, namespaces)
 
 
@@ -129,15 +135,17 @@ class _Reaper:
         monotonic: Callable[[], float],
         retry_policy: RetryPolicy,
         batch_size: int,
+        delete_timeout: float,
     ) -> None:
         self._cluster, self._source, self._settings = cluster, source, settings
         self._clock, self._monotonic, self._retry_policy = clock, monotonic, retry_policy
-        self._batch_size = batch_size
+        self._batch_size, self._delete_timeout = batch_size, delete_timeout
         self._pods: dict[TaskInstanceKey, dict[str, Pod]] = defaultdict(dict)  # as last read, by uid
         self._listed_at = 0.0  # by the monotonic clock, like the times in `_read_at`
         self._read_at: dict[str, float] = {}  # by uid of those that were read after the listing
         self._counted = 0  # towards max_deletes
         self._silent = 0  # deletions in a row without a response
+        self._lost_at = 0.0  # when a response was last lost, by the monotonic clock
         self._given_up = 0  # pods in a row that got no response to any attempt
         self._troubles: dict[str, _Trouble] = {}  # by namespace
         self._size = batch_size  # of the next batch: fewer pods after a query that failed or was too slow
@@ -154,9 +162,8 @@ class _Reaper:
         self._list_again(_pending(candidates))
         why_left = self._delete_in_batches(candidates)
         for candidate in _pending(candidates):
-            candidate.result = Result(
-                candidate.verdict, Outcome.LEFT_FOR_NEXT_RUN, why_left or self._why_left(candidate)
-            )
+            self._settle(candidate, Outcome.LEFT_FOR_NEXT_RUN, why_left or self._why_left(candidate))
+        self._resolve_lost([c for c in candidates if c.lost and c.result and c.result.outcome in _NOT_DELETED])
         return [candidate.result for candidate in candidates if candidate.result]
 
     def _check_scope(self, candidate: _Candidate, namespaces: Collection[str]) -> None:
@@ -324,7 +331,8 @@ class _Reaper:
             if successor is not None:
                 yield from self._read_again(successor)
             elif not verdict.is_zombie:
-                yield from self._spare(candidate, verdict)
+                candidate.verdict = verdict
+                self._settle(candidate, Outcome.SPARED)
                 return
             else:
                 candidate.verdict = verdict
@@ -360,26 +368,14 @@ class _Reaper:
             self._read_at[pod.uid] = read_at
         return pod
 
-    def _spare(self, candidate: _Candidate, verdict: Verdict) -> _Steps[None]:
-        """Settle a pod that is no longer a zombie, unless an earlier attempt whose response was lost deleted it."""
-        if candidate.is_counted:
-            pod = yield from self._read_again(candidate.pod)
-            if pod is None or pod.uid != candidate.pod.uid:
-                self._settle_gone(candidate)
-                return
-            if pod.deletion_deadline is not None:
-                accepted = DeleteResult.from_accepted(pod.finalizers)
-                self._settle(candidate, accepted.outcome, accepted.detail)
-                return
-        candidate.verdict = verdict
-        self._settle(candidate, Outcome.SPARED)
-
     def _delete(self, candidate: _Candidate) -> _Steps[bool]:
         """Delete a zombie, and return whether it has changed and must be classified again instead."""
         refusal = self._refusing.get(candidate.pod.namespace)
         if self._settings.dry_run:
             self._count(candidate)
-            self._settle(candidate, Outcome.WOULD_DELETE)
+            grace_period = self._expected_grace_period(candidate.verdict)
+            deadline = int(self._clock()) + grace_period if grace_period else None
+            self._settle(candidate, Outcome.WOULD_DELETE, deadline=deadline)
             return False
         if refusal is not None:
             detail = f"not sent, because {CONCURRENT_DELETES} deletions in its namespace were refused"
@@ -398,7 +394,7 @@ class _Reaper:
             return False
         else:
             self._count(candidate)
-            self._settle(candidate, accepted.outcome, accepted.detail)
+            self._settle_accepted(candidate, accepted)
         self._silent = self._given_up = 0
         self._troubles.pop(candidate.pod.namespace, None)
         return False
@@ -422,6 +418,7 @@ class _Reaper:
         """Take in a deletion that failed: schedule another attempt, or settle it."""
         if error.outcome_unknown:
             self._count(candidate)
+            candidate.lost, self._lost_at = error, self._monotonic()
         if error.is_retryable:
             now = self._monotonic()
             candidate.attempts += 1
@@ -452,6 +449,34 @@ class _Reaper:
         if self._refusals[namespace][error.signature] == CONCURRENT_DELETES:
             self._refusing[namespace] = error
 
+    def _resolve_lost(self, candidates: list[_Candidate]) -> None:
+        """Find out what became of pods whose deletion may have been carried out although its response was lost."""
+        if not candidates:
+            return
+        time.sleep(max(0.0, self._lost_at + self._delete_timeout - self._monotonic()))
+        self._silent = 0
+        with ThreadPoolExecutor(CONCURRENT_DELETES, thread_name_prefix="read") as pool:
+            _run(pool, map(self._read_lost, candidates))
+
+    def _read_lost(self, candidate: _Candidate) -> _Steps[None]:
+        """Read a pod, and keep its result only if its deletion was not carried out."""
+        before, lost, candidate.lost = candidate.pod, candidate.lost, None
+        try:
+            if self._silent:
+                raise KubernetesError("not read", cause=NO_RESPONSE)
+            pod = yield from self._read_again(before)
+        except Exception as error:
+            self._silent += not getattr(error, "has_response", True)
+            self._settle(candidate, Outcome.UNKNOWN, f"the pod could not be read: {error}", lost)
+            return
+        was_overdue = candidate.verdict.is_zombie and before.deletion_deadline is not None
+        if pod is None or pod.uid != before.uid:
+            self._settle_gone(candidate)
+        elif pod.deletion_deadline is not None and not was_overdue:
+            self._settle_accepted(candidate, DeleteResult.from_accepted(pod.finalizers, pod.deletion_deadline))
+        elif candidate.result:
+            _log_result(candidate.result)
+
     def _grace_period(self, verdict: Verdict) -> int:
         """Return the grace period in seconds; -1 is the pod's own."""
         configured, deadline = self._settings.grace_period_seconds, verdict.pod.deletion_deadline
@@ -460,6 +485,13 @@ class _Reaper:
         if not verdict.end_time_unknown:
             return configured
         return max(verdict.pod.grace_period if configured < 0 else configured, self._settings.settle_seconds)
+
+    def _expected_grace_period(self, verdict: Verdict) -> int:
+        """Return the grace period that the API server will choose: none for a pod that has ended, or not started."""
+        if verdict.pod.is_completed or not verdict.pod.containers:
+            return 0
+        requested = self._grace_period(verdict)
+        return verdict.pod.grace_period if requested < 0 else requested
 
     def _count(self, candidate: _Candidate) -> None:
         self._counted += not candidate.is_counted
@@ -472,14 +504,24 @@ class _Reaper:
         else:
             self._settle(candidate, Outcome.ALREADY_GONE, "the pod no longer exists")
 
+    def _settle_accepted(self, candidate: _Candidate, accepted: DeleteResult) -> None:
+        self._settle(candidate, accepted.outcome, accepted.detail, deadline=accepted.deadline)
+
     def _settle(
-        self, candidate: _Candidate, outcome: Outcome, detail: str = "", error: KpoCleanupError | None = None
+        self,
+        candidate: _Candidate,
+        outcome: Outcome,
+        detail: str = "",
+        error: KpoCleanupError | None = None,
+        deadline: int | None = None,
     ) -> None:
-        """Record a result, and log it at once: if the worker is killed, the log still says what was done."""
-        candidate.result = Result(candidate.verdict, outcome, detail, error)
-        if outcome is not Outcome.WOULD_DELETE:  # the report lists these
-            for line in result_lines(candidate.result):
-                log.log(_LEVELS.get(outcome, logging.INFO), "%s", line)
+        """Record a result, and log it at once: if the worker is killed, the log still says what was done.
+
+        A pod is not called undeleted before it is known what became of a deletion whose response was lost.
+        """
+        candidate.result = Result(candidate.verdict, outcome, detail, error, deadline)
+        if not (candidate.lost and outcome in _NOT_DELETED):
+            _log_result(candidate.result)
 
     def _log_progress(self, candidates: list[_Candidate]) -> None:
         pending, room = _pending(candidates), self._settings.max_deletes - self._counted
@@ -509,6 +551,12 @@ def _run(pool: ThreadPoolExecutor, processes: Iterable[_Steps[None]]) -> None:
             continue
         running[future] = steps
         future.add_done_callback(responses.put)
+
+
+def _log_result(result: Result) -> None:
+    if result.outcome not in _NOT_LOGGED:
+        for line in result_lines(result):
+            log.log(_LEVELS.get(result.outcome, logging.INFO), "%s", line)
 
 
 def _pending(candidates: Iterable[_Candidate]) -> list[_Candidate]:

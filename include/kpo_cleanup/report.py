@@ -23,7 +23,7 @@ MAX_NAMES = 5  # pods that a warning names
 MAX_DAGS = 5  # in a summary
 DRY_RUN = "DRY RUN: "
 
-_GONE = (Outcome.DELETED, Outcome.WOULD_DELETE)  # outcomes whose requests count as freed
+_GONE = (Outcome.DELETED, Outcome.WOULD_DELETE)
 
 
 def classification_summary(verdicts: Sequence[Verdict], settings: Settings) -> str:
@@ -121,6 +121,7 @@ def result_lines(result: Result) -> list[str]:
     return [
         *fill((f"{result.outcome.value} {verdict.pod}:", *verdict.pod.task_name)),
         *wrap(result.detail, INDENT),
+        *wrap(_deadline(result), INDENT),
         *(error_lines(result.error, INDENT) if result.error else []),
         *fill((f"{verdict.reason.value}{now}: {first}", *others), INDENT, ";"),
     ]
@@ -140,7 +141,13 @@ def reap_summary(results: Sequence[Result], settings: Settings, pods: int) -> li
     by_dag = _by_dag(r.verdict.pod for r in results if r.outcome in _GONE)
     freed = _amounts(_freed(results))
     verb = "would free" if settings.dry_run else "freed"
-    topics = [f"{head}: {by_dag}" if by_dag else head, _key_values(outcomes), f"{verb} {freed}" if freed else ""]
+    ending = sum(r.outcome is Outcome.WOULD_DELETE and r.deadline is not None for r in results)
+    topics = [
+        f"{head}: {by_dag}" if by_dag else head,
+        f"{ending:,} of them would end within a grace period" if ending else "",
+        _key_values(outcomes),
+        f"{verb} {freed}" if freed else "",
+    ]
     return list(filter(None, topics))
 
 
@@ -174,6 +181,7 @@ def reap_report(results: Sequence[Result], summary: str, errors: Sequence[KpoCle
                 "reason": r.verdict.reason.value,
                 "evidence": list(phrases(r.verdict)),
                 **({"detail": r.detail} if r.detail else {}),
+                **({"deadline": _time(r.deadline)} if r.deadline is not None else {}),
                 **({"error": r.error.fields} if r.error else {}),
                 **r.verdict.pod.ids,
             }
@@ -183,15 +191,16 @@ def reap_report(results: Sequence[Result], summary: str, errors: Sequence[KpoCle
 
 
 def failures(results: Iterable[Result]) -> list[KpoCleanupError]:
-    """Return why pods were not deleted: one error for each cause, however many pods have it."""
+    """Return why pods were not deleted, or may not have been: one error for each cause, however many pods have it."""
     by_cause: dict[tuple[str, ...], list[tuple[Pod, KpoCleanupError]]] = defaultdict(list)
     for result in results:
         if result.error:
-            by_cause[result.error.signature].append((result.verdict.pod, result.error))
+            what = "may or may not have been deleted" if result.outcome is Outcome.UNKNOWN else "not deleted"
+            by_cause[(what, *result.error.signature)].append((result.verdict.pod, result.error))
     errors = []
-    for alike in by_cause.values():
+    for (what, *_), alike in by_cause.items():
         pod, error = alike[0]
-        summary, example = f"{count(alike, 'pod')} not deleted", str(pod) if len(alike) == 1 else f"such as {pod}"
+        summary, example = f"{count(alike, 'pod')} {what}", str(pod) if len(alike) == 1 else f"such as {pod}"
         cause = f"{error.cause or error.summary} ({example})"
         errors.append(KpoCleanupError(**{**error.fields, "summary": summary, "cause": cause}))
     return errors
@@ -220,11 +229,23 @@ def summary_lines(topics: Sequence[str]) -> list[str]:
     return [*wrap(head), *(line for topic in others for line in wrap(topic, INDENT))]
 
 
+def _deadline(result: Result) -> str:
+    """Render when the pod ends, or return an empty string if it has no grace period."""
+    if result.deadline is None:
+        return ""
+    verb = "would be asked" if result.outcome is Outcome.WOULD_DELETE else "was asked"
+    return f"{verb} to end by {_time(result.deadline)}"
+
+
+def _time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
 def _freed(results: Iterable[Result]) -> dict[str, float]:
-    """Add up, by resource name, the requests of the pods that were deleted, or would be."""
+    """Add up, by resource name, the requests of the pods that are gone, or would be, and not within a grace period."""
     totals: dict[str, float] = defaultdict(float)
     for result in results:
-        if result.outcome in _GONE:
+        if result.outcome in _GONE and result.deadline is None:
             for resource, quantity in result.verdict.pod.requests:
                 totals[resource] += quantity
     return {resource: round(total, 3) for resource, total in totals.items()}

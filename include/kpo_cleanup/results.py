@@ -17,13 +17,15 @@ class Result:
 
     :param verdict: the latest one. A spared pod is no longer a zombie by it, unless the detail says why it was spared.
     :param detail: a short note, such as the finalizers that hold the pod.
-    :param error: why the outcome is ``failed``.
+    :param error: why the outcome is ``failed`` or ``unknown``.
+    :param deadline: epoch seconds by which the pod ends, if it has a grace period, or would end in a dry run.
     """
 
     verdict: Verdict
     outcome: Outcome
     detail: str = ""
     error: KpoCleanupError | None = None
+    deadline: int | None = None
 
 
 def count_outcomes(results: Iterable[Result]) -> dict[str, int]:

@@ -12,7 +12,7 @@ import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import SimpleNamespace
 from typing import Any
@@ -22,8 +22,8 @@ from sqlalchemy import column, create_engine, insert, table, text
 
 from include.kpo_cleanup.constants import Reason
 from include.kpo_cleanup.identity import UNMAPPED
-from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES
-from include.kpo_cleanup.kube.pods import DELETE_TIMEOUT, MAX_RESTARTS
+from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, DELETE_TIMEOUT
+from include.kpo_cleanup.kube.pods import MAX_RESTARTS
 from include.kpo_cleanup.pod import PROTECT_KEY
 from include.kpo_cleanup.reap import (
     BATCH,
@@ -223,6 +223,9 @@ _RETRYABLE: list[tuple[str, str, Fault, str, str]] = [
 ]
 
 
+_CUT_OFF = ("truncated", "reset-midway")  # responses of an API server that has done what was requested
+
+
 def _retryable(prefix: str, does: Does) -> list[Case]:
     return [Case(name, wrong, does, prefix + end, to_do, fault) for name, wrong, fault, end, to_do in _RETRYABLE]
 
@@ -310,7 +313,12 @@ LIST_CASES = [
 ]
 
 DELETE_CASES = [
-    *_retryable(DELETING, Does.DELETE_RETRIES),
+    *(case for case in _retryable(DELETING, Does.DELETE_RETRIES) if case.id not in _CUT_OFF),
+    *(
+        replace(case, id=f"carried-out-{case.id}", does=Does.DELETED, says="", to_do="Nothing.")
+        for case in _retryable(DELETING, Does.DELETE_RETRIES)
+        if case.id in _CUT_OFF
+    ),
     Case(
         "other-json",
         "JSON of another kind",
@@ -415,6 +423,14 @@ DELETE_CASES = [
         "",
         "Nothing.",
         proxy.too_late(proxy.answer(200, LOGIN_PAGE)),
+    ),
+    Case(
+        "carried-out-other-json",
+        "the API server deletes the pod, but the response is JSON of another kind",
+        Does.DELETED,
+        "",
+        "Nothing.",
+        proxy.too_late(_json({"login": "https://sso.example.org"})),
     ),
     Case(
         "404",
@@ -865,8 +881,11 @@ _LIST_INTRODUCTION = """A namespace that cannot be listed is skipped. The zombie
 `reap` fails with the message. If no namespace can be listed, `list_pods` fails and nothing is deleted. Airflow retries
 `list_pods` twice if that may help. `reap` lists the pods again, and deletes nothing in a namespace where that fails."""
 _DELETE_INTRODUCTION = f"""The other pods are deleted nevertheless. Then `reap` fails with the reasons for its `failed`
-pods, and the next run tries again. After {CONCURRENT_DELETES} pods in a row without any response, the run sends no
-further requests: the other pods are `left_for_next_run`. After {MAX_FAILURES} failed attempts in a row in one
+pods, and the next run tries again. If the response to a deletion was lost, `reap` reads the pod at the end of the run,
+at least {DELETE_TIMEOUT} s later: it is `deleted` if it is gone, and `unknown` if it cannot be read.
+
+After {CONCURRENT_DELETES} pods in a row without any response, the run deletes no more: the other pods are
+`left_for_next_run`. After {MAX_FAILURES} failed attempts in a row in one
 namespace, its pods are deleted after those of the others; if up to {MAX_PROBES} of them then fail in a row, its other
 pods are `left_for_next_run`. After {CONCURRENT_DELETES} identical rejections in a namespace, its other pods are
 `failed` as well, unless an admission webhook or policy rejects them, which applies to single pods."""

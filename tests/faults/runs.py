@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from include.kpo_cleanup.classify import Snapshot, classify, keys_needing_records
 from include.kpo_cleanup.constants import Outcome
@@ -35,16 +36,28 @@ def source_of(*tasks: Task) -> MemorySource:
 
 
 def clean_up(
-    api: PodClient, namespace: str, source: MemorySource, policy: RetryPolicy = QUICK, label_selector: str = ""
+    api: PodClient, namespace: str, source: MemorySource, policy: RetryPolicy = QUICK, seconds: int = 1, **options: Any
 ) -> dict[str, Result]:
-    """Classify all pods and reap; return the results by pod name."""
-    settings = Settings(namespaces=namespace, settle_seconds=0, label_selector=label_selector)
-    listed = api.list_pods([namespace], label_selector).pods
+    """Classify all pods and reap; return the results by pod name.
+
+    :param seconds: by which the clock of the cleanup is fast.
+    """
+    settings = Settings(namespaces=namespace, settle_seconds=0, **options)
+    listed = api.list_pods([namespace], settings.label_selector).pods
     task_instances = source.fetch({pod.key for pod in listed})
-    snapshot = Snapshot(listed, task_instances, settings, int(time.time()) + 1)
+    snapshot = Snapshot(listed, task_instances, settings, int(time.time()) + seconds)
     records = source.read_records(task_instances, keys_needing_records(snapshot))
     zombies = [verdict for verdict in classify(replace(snapshot, records=records)) if verdict.is_zombie]
-    results = reap(zombies, api, source, settings, [namespace], clock=lambda: time.time() + 1, retry_policy=policy)
+    results = reap(
+        zombies,
+        api,
+        source,
+        settings,
+        [namespace],
+        lambda: time.time() + seconds,
+        retry_policy=policy,
+        delete_timeout=0.1,
+    )
     assert sorted(r.verdict.pod.uid for r in results) == sorted(v.pod.uid for v in zombies)
     return {result.verdict.pod.name: result for result in results}
 

@@ -54,6 +54,11 @@ class Server:
         pod: dict[str, Any] = self.call("POST", f"namespaces/{namespace}/pods", body)
         return pod
 
+    def bind(self, namespace: str, name: str) -> None:
+        """Bind a pod to a node, like a scheduler: only such a pod has a grace period."""
+        binding = {"metadata": {"name": name}, "target": {"kind": "Node", "name": "node-1"}}
+        self.call("POST", f"namespaces/{namespace}/pods/{name}/binding", binding)
+
     def set_status(self, namespace: str, name: str, **status: Any) -> None:
         """Write the status, like a kubelet."""
         path = f"namespaces/{namespace}/pods/{name}/status"

@@ -367,6 +367,7 @@ class Airflow(RuleBasedStateMachine):
                 self.monotonic,
                 PATIENT if self.client is self.patient_client else BRIEF,
                 self.batch_size,
+                delete_timeout=0,
             )
         after = self.by_uid()
         assert not self.wrong, "a pod was deleted that a live task instance uses, or that something on it protects"
@@ -384,11 +385,13 @@ class Airflow(RuleBasedStateMachine):
             pod = after.get(result.verdict.pod.uid)
             if result.outcome is Outcome.ALREADY_GONE:
                 assert pod is None or not world.is_selected(pod, self.settings)
-            elif result.outcome in (Outcome.DELETED, Outcome.AWAITING_FINALIZER):
+            elif result.outcome is Outcome.DELETED:
+                assert pod is None
+            elif result.outcome in (Outcome.TERMINATING, Outcome.AWAITING_FINALIZER):
                 assert pod is None or world.is_terminating(pod)
-            elif result.outcome not in (Outcome.FAILED, Outcome.LEFT_FOR_NEXT_RUN):  # their responses may be lost
+            elif result.outcome is not Outcome.UNKNOWN:
                 assert result.verdict.pod.uid not in watch.deletions
-        failed = [result for result in results if result.outcome is Outcome.FAILED]
+        failed = [result for result in results if result.outcome in (Outcome.FAILED, Outcome.UNKNOWN)]
         for result in failed:
             self.must_be_explained(str(result.error))
         assert bool(failures(results)) == bool(failed)
@@ -514,8 +517,7 @@ class Airflow(RuleBasedStateMachine):
 
     def delete_gracefully(self, pod: Json) -> None:
         if not world.is_terminating(pod) and not pod["spec"].get("nodeName"):
-            binding = {"metadata": {"name": pod["metadata"]["name"]}, "target": {"kind": "Node", "name": "node-1"}}
-            self.server.call("POST", f"{path_of(pod)}/binding", binding)
+            self.server.bind(pod["metadata"]["namespace"], pod["metadata"]["name"])
         self.server.call("DELETE", path_of(pod), {"gracePeriodSeconds": 30})
 
     def set_status(self, pod: Json, what: str) -> None:

@@ -12,8 +12,8 @@ from kubernetes.client import AdmissionregistrationV1Api
 from kubernetes.config import new_client_from_config_dict
 
 from include.kpo_cleanup.constants import Outcome, Reason
-from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES
-from include.kpo_cleanup.kube.pods import DELETE_TIMEOUT, PodClient
+from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, DELETE_TIMEOUT
+from include.kpo_cleanup.kube.pods import PodClient
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.task_instance import Record
@@ -71,6 +71,22 @@ def test_a_pod_that_a_concurrent_run_deletes_is_already_gone(server: Server, api
     assert set(server.pods(namespace)) == {"live"}
 
 
+def test_a_pod_with_a_grace_period_is_terminating_until_a_later_run_finds_it_overdue_and_forces_it(
+    server: Server, api: PodClient, namespace: str
+) -> None:
+    create(server, namespace, "zombie", FAILED_ONCE)
+    server.bind(namespace, "zombie")
+    source = source_of(FAILED_ONCE)
+    result = clean_up(api, namespace, source, grace_period_seconds=300)["zombie"]
+    assert result.outcome is Outcome.TERMINATING
+    assert result.deadline == pytest.approx(time.time() + 300, abs=30)
+    assert clean_up(api, namespace, source, grace_period_seconds=300) == {}  # it is kept
+    assert set(server.pods(namespace)) == {"zombie"}
+    overdue = clean_up(api, namespace, source, grace_period_seconds=300, seconds=400)
+    assert outcomes(overdue) == {"zombie": Outcome.DELETED}
+    assert server.pods(namespace) == {}
+
+
 def test_nothing_more_is_sent_to_an_api_server_that_no_longer_responds(
     server: Server, api: PodClient, namespace: str
 ) -> None:
@@ -82,6 +98,18 @@ def test_nothing_more_is_sent_to_an_api_server_that_no_longer_responds(
     assert set(found) == {Outcome.FAILED, Outcome.LEFT_FOR_NEXT_RUN}
     assert found[Outcome.FAILED] < 2 * CONCURRENT_DELETES  # those in flight, each with all of its attempts
     assert set(server.pods(namespace)) == set(names)
+
+
+def test_a_pod_is_unknown_if_the_response_to_its_deletion_is_lost_and_it_cannot_be_read_afterwards(
+    server: Server, api: PodClient, namespace: str
+) -> None:
+    create(server, namespace, "zombie", FAILED_ONCE)
+    server.proxy.spoil("DELETE ", proxy.too_late(proxy.reset))
+    server.proxy.spoil(r"GET .*fieldSelector=metadata.name", proxy.status(503, "ServiceUnavailable", "busy"))
+    (result,) = clean_up(api, namespace, source_of(FAILED_ONCE)).values()
+    assert result.outcome is Outcome.UNKNOWN
+    assert "no response from the API server" in message_of(result)
+    assert "503 Service Unavailable" in result.detail
 
 
 def test_a_live_pod_of_a_recreated_dag_run_is_not_superseded_by_a_dead_one_of_a_later_try(

@@ -46,7 +46,9 @@ from include.kpo_cleanup.verdict import Verdict
 from tests.unit.builders import DAY, HOUR, JOB, NOW, answer, make_pod, make_ti
 
 DELETING = "deleting the pod"
-DELETED, HELD = DeleteResult(Outcome.DELETED), DeleteResult.from_accepted(["example.com/hold"])
+DELETED = DeleteResult.from_accepted([], None)
+HELD = DeleteResult.from_accepted(["example.com/hold"], NOW + 30)
+TERMINATING = DeleteResult.from_accepted([], NOW + 30)
 GONE = NotFound(DELETING, cause="404 Not Found")
 LOST = RetryableApiError(DELETING, cause="no response from the API server", has_response=False)
 WEBHOOK_DOWN = RetryableApiError(DELETING, cause="500 Internal Server Error")
@@ -188,9 +190,12 @@ def run(
 ) -> list[Result]:
     """Reap, and check that every zombie has one result, in their order, and that what failed has an error."""
     cluster, source = cluster or cluster_of(zombies), source or all_finished(zombies)
-    results = reap(zombies, cluster, source, Settings(**settings), namespaces, clock, monotonic, retry_policy)
+    results = reap(
+        zombies, cluster, source, Settings(**settings), namespaces, clock, monotonic, retry_policy, delete_timeout=0
+    )
     assert [result.verdict.pod.name for result in results] == [zombie.pod.name for zombie in zombies]
-    assert all((result.error is not None) == (result.outcome is Outcome.FAILED) for result in results)
+    failed = (Outcome.FAILED, Outcome.UNKNOWN)
+    assert all((result.error is not None) == (result.outcome in failed) for result in results)
     return results
 
 
@@ -237,7 +242,7 @@ class TestDeletingZombies:
         assert [len(keys) - 1 for keys in source.queries] == [BATCH, BATCH, 1]  # without the plain task
         assert sorted(source.records_read) == sorted(zombie.pod.key for zombie in zombies)
 
-    @pytest.mark.parametrize("response", [GONE, HELD, FORBIDDEN], ids=outcome_of)
+    @pytest.mark.parametrize("response", [GONE, HELD, TERMINATING, FORBIDDEN], ids=outcome_of)
     def test_a_pod_that_cannot_be_deleted_does_not_stop_the_others(self, response: Response) -> None:
         zombies = make_zombies(3)
         results = run(zombies, cluster_of(zombies, {"z0001": response}))
@@ -312,6 +317,23 @@ class TestDryRun:
         real = outcomes(run(zombies, source=source, max_deletes=2))
         assert dry == {name: outcome.replace("deleted", "would_delete") for name, outcome in real.items()}
         assert set(dry.values()) == {"spared", "would_delete", "left_for_next_run"}
+
+    @pytest.mark.parametrize(
+        ("pod", "grace_period", "deadline"),
+        [
+            pytest.param({}, 0, None, id="it is forced"),
+            pytest.param({}, 300, NOW + 300, id="it has a grace period"),
+            pytest.param({"grace_period": 60}, -1, NOW + 60, id="it has its own grace period"),
+            pytest.param({"containers": ()}, 300, None, id="it has not started"),
+            pytest.param({"phase": "Succeeded"}, 300, None, id="it has ended"),
+        ],
+    )
+    def test_a_dry_run_has_the_deadline_that_a_pod_would_have_when(
+        self, pod: dict[str, Any], grace_period: int, deadline: int | None
+    ) -> None:
+        zombies = zombies_of(make_pod(**pod))
+        (result,) = run(zombies, dry_run=True, grace_period_seconds=grace_period)
+        assert (result.outcome, result.deadline) == (Outcome.WOULD_DELETE, deadline)
 
 
 class TestListingAgain:
@@ -719,10 +741,11 @@ class TestMaxDeletes:
             "left_for_next_run": 1,
         }
 
-    def test_a_pod_that_awaits_its_finalizer_counts(self) -> None:
+    @pytest.mark.parametrize("accepted", [HELD, TERMINATING], ids=outcome_of)
+    def test_a_pod_whose_deletion_was_accepted_counts(self, accepted: DeleteResult) -> None:
         zombies = make_zombies(3)
-        cluster = cluster_of(zombies, dict.fromkeys(("z0000", "z0001"), HELD))
-        assert count_outcomes(run(zombies, cluster, max_deletes=2)) == {"awaiting_finalizer": 2, "left_for_next_run": 1}
+        cluster = cluster_of(zombies, dict.fromkeys(("z0000", "z0001"), accepted))
+        assert count_outcomes(run(zombies, cluster, max_deletes=2)) == {outcome_of(accepted): 2, "left_for_next_run": 1}
 
     def test_a_deletion_whose_response_was_lost_counts(self) -> None:
         """Act like a gateway that answers 502 after each deletion."""
@@ -796,7 +819,7 @@ class TestRetries:
     @pytest.mark.parametrize(
         ("finalizers", "outcome"),
         [
-            pytest.param((), "deleted", id="terminates within its grace period"),
+            pytest.param((), "terminating", id="terminates within its grace period"),
             pytest.param(("example.com/backup",), "awaiting_finalizer", id="is held by a finalizer"),
         ],
     )
@@ -819,7 +842,7 @@ class TestRetries:
         [
             pytest.param(None, "deleted", id="is gone"),
             pytest.param({"uid": "another"}, "deleted", id="was replaced by another with its name"),
-            pytest.param({"deletion_deadline": NOW + 30}, "deleted", id="terminates within its grace period"),
+            pytest.param({"deletion_deadline": NOW + 30}, "terminating", id="terminates within its grace period"),
             pytest.param(
                 {"deletion_deadline": NOW, "finalizers": ("a/b",)}, "awaiting_finalizer", id="is held by a finalizer"
             ),
@@ -842,6 +865,70 @@ class TestRetries:
         cluster = Deaf(zombie.pod for zombie in zombies)
         assert outcomes(run(zombies, cluster, source)) == {"z0000": outcome}
         assert len(cluster.deletions) == 1
+
+    @pytest.mark.parametrize(
+        ("left", "outcome"),
+        [
+            pytest.param(None, "deleted", id="is gone"),
+            pytest.param({"uid": "another"}, "deleted", id="was replaced by another with its name"),
+            pytest.param({"deletion_deadline": NOW + 30}, "terminating", id="terminates within its grace period"),
+            pytest.param(
+                {"deletion_deadline": NOW, "finalizers": ("a/b",)}, "awaiting_finalizer", id="is held by a finalizer"
+            ),
+            pytest.param({}, "failed", id="has not changed"),
+        ],
+    )
+    def test_after_the_last_attempt_whose_response_was_lost_the_pod_is_read_and_found_that_it(
+        self, left: dict[str, Any] | None, outcome: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        zombies = make_zombies(1)
+        cluster = cluster_of(zombies, {"z0000": LOST})
+
+        def change(pod: Pod) -> None:
+            cluster.pods = {} if left is None else {str(left.get("uid", pod.uid)): replace(pod, **left)}
+
+        cluster.before_deletion = change
+        with caplog.at_level(logging.INFO):
+            assert outcomes(run(zombies, cluster, retry_policy=replace(NO_DELAY, attempts=1))) == {"z0000": outcome}
+        assert [m.partition(" ")[0] for m in caplog.messages if "airflow/z0000: orders" in m] == [outcome]
+
+    def test_an_overdue_pod_that_has_not_changed_after_a_lost_response_is_not_terminating(self) -> None:
+        zombies = zombies_of(make_pod(name="z0000", deletion_deadline=NOW - DAY))
+        assert outcomes(run(zombies, cluster_of(zombies, {"z0000": LOST}))) == {"z0000": "failed"}
+
+    @pytest.mark.parametrize(
+        ("error", "reads"), [(WEBHOOK_DOWN, 2 * CONCURRENT_DELETES), (LOST, CONCURRENT_DELETES)], ids=["500", "silence"]
+    )
+    def test_a_pod_that_cannot_be_read_after_a_lost_response_is_unknown_and_counts(
+        self, error: RetryableApiError, reads: int
+    ) -> None:
+        class Unreadable(FakeCluster):
+            reads = 0
+
+            def get(self, *_: object, **__: object) -> Pod | None:
+                self.reads += 1
+                raise error
+
+        zombies = make_zombies(4 * CONCURRENT_DELETES)
+        half = 2 * CONCURRENT_DELETES
+        cluster = Unreadable(
+            (zombie.pod for zombie in zombies), dict.fromkeys((z.pod.name for z in zombies), WEBHOOK_DOWN)
+        )
+        results = run(zombies, cluster, max_deletes=half, retry_policy=replace(NO_DELAY, attempts=1))
+        assert count_outcomes(results) == {"unknown": half, "left_for_next_run": half}
+        assert cluster.reads == reads
+
+    def test_pods_whose_responses_were_lost_are_read_although_the_api_server_no_longer_answered(self) -> None:
+        zombies = make_zombies(2 * BATCH)
+
+        class Mute(FakeCluster):
+            def delete(self, pod: Pod, grace_period_seconds: int) -> DeleteResult:
+                self.pods.pop(pod.uid, None)
+                raise LOST
+
+        results = run(zombies, Mute(zombie.pod for zombie in zombies))
+        assert count_outcomes(results)["deleted"] >= CONCURRENT_DELETES
+        assert set(outcomes(results).values()) == {"deleted", "left_for_next_run"}
 
     def test_after_a_lost_response_a_new_pod_with_the_same_name_means_that_the_old_one_was_deleted(self) -> None:
         zombies = make_zombies(1)

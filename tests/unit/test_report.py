@@ -271,6 +271,20 @@ class TestResults:
     def test_a_held_pod_has_the_note(self) -> None:
         assert result_lines(make_result(Outcome.AWAITING_FINALIZER, "held by a/b"))[1] == "    held by a/b"
 
+    @pytest.mark.parametrize(
+        ("outcome", "line"),
+        [
+            (Outcome.TERMINATING, "    was asked to end by 2027-01-15 08:00:30 UTC"),
+            (Outcome.WOULD_DELETE, "    would be asked to end by 2027-01-15 08:00:30 UTC"),
+        ],
+        ids=lambda value: value.value if isinstance(value, Outcome) else "",
+    )
+    def test_a_pod_with_a_grace_period_has_its_deadline(self, outcome: Outcome, line: str) -> None:
+        result = replace(make_result(outcome), deadline=1_800_000_030)
+        assert result_lines(result)[1] == line
+        assert reap_report([result], "")["zombies"][0]["deadline"] == "2027-01-15 08:00:30 UTC"
+        assert reap_report([result], "")["freed"] == {}
+
     def test_a_spared_pod_has_the_rule_that_keeps_it_now(self) -> None:
         assert result_lines(Result(kept(name="a"), Outcome.SPARED)) == [
             "spared airflow/a: orders.extract try 1 of run run_1",
@@ -379,6 +393,11 @@ class TestReaping:
             {"summary": "1 pod not deleted", "cause": "ValueError: odd (airflow/pod-4)"},
         ]
 
+    def test_pods_that_may_have_been_deleted_are_a_failure_of_their_own(self) -> None:
+        results = [make_result(outcome, error=FORBIDDEN) for outcome in (Outcome.FAILED, Outcome.UNKNOWN)]
+        summaries = ["1 pod not deleted", "1 pod may or may not have been deleted"]
+        assert [error.summary for error in failures(results)] == summaries
+
     @pytest.mark.parametrize("outcome", Outcome)
     def test_the_report_adds_up_the_requests_of_deleted_pods_by_resource(self, outcome: Outcome) -> None:
         requests = [(("cpu", 0.5), ("memory", 2.0**20)), (("memory", 2.0**20), ("nvidia.com/gpu", 1.0)), ()]
@@ -402,6 +421,25 @@ class TestReaping:
             [freeing(Outcome.WOULD_DELETE, 2, 2**30), make_result(Outcome.WOULD_DELETE, dag_id="sales")],
             ["DRY RUN: would delete 2 of 15 pods: orders 1, sales 1", "would free cpu=2 memory=1Gi"],
             id="a dry run frees nothing",
+        ),
+        pytest.param(
+            Settings(),
+            [make_result(Outcome.TERMINATING, requests=(("cpu", 1.0),))],
+            ["deleted 0 of 1 zombie", "terminating=1"],
+            id="a pod that ends within its grace period is neither deleted nor freed",
+        ),
+        pytest.param(
+            DRY_RUN,
+            [
+                freeing(Outcome.WOULD_DELETE, 2, 2**30),
+                replace(freeing(Outcome.WOULD_DELETE, 1, 2**30), deadline=NOW + 30),
+            ],
+            [
+                "DRY RUN: would delete 2 of 15 pods: orders 2",
+                "1 of them would end within a grace period",
+                "would free cpu=2 memory=1Gi",
+            ],
+            id="a dry run shows which pods would end within a grace period",
         ),
         *(
             pytest.param(

@@ -10,6 +10,7 @@ from ..constants import Outcome
 from ..errors import KpoCleanupError
 from ..pod import Pod
 
+DELETE_TIMEOUT = 5  # seconds after which the API server drops a deletion: by then a retry may have adopted the pod
 CONCURRENT_DELETES = 10  # below what one client may do under the API server's default fairness limits
 
 
@@ -27,13 +28,17 @@ class DeleteResult:
 
     outcome: Outcome
     detail: str = ""
+    deadline: int | None = None
 
     @classmethod
-    def from_accepted(cls, finalizers: Sequence[str]) -> DeleteResult:
-        """Return the result for a pod that has these finalizers."""
+    def from_accepted(cls, finalizers: Sequence[str], deadline: int | None) -> DeleteResult:
+        """Return the result for a pod that has these finalizers.
+
+        :param deadline: epoch seconds by which the pod ends; None if it has no grace period.
+        """
         if finalizers:
             return cls(Outcome.AWAITING_FINALIZER, f"held by {', '.join(finalizers)}")
-        return cls(Outcome.DELETED)
+        return cls(Outcome.DELETED) if deadline is None else cls(Outcome.TERMINATING, deadline=deadline)
 
 
 class Cluster(Protocol):

@@ -64,7 +64,13 @@ _ITEM = {
 }
 _RESPONSE = {
     "kind": Any,
-    "metadata": {"continue": Any, "remainingItemCount": Any, "finalizers": Any},
+    "metadata": {
+        "continue": Any,
+        "remainingItemCount": Any,
+        "finalizers": Any,
+        "deletionTimestamp": Any,
+        "deletionGracePeriodSeconds": Any,
+    },
     "items": [_ITEM],
 }
 
@@ -141,7 +147,7 @@ def parse_pod(item: Mapping[str, Any]) -> Pod:
         already_checked=labels.get(CHECKED_LABEL) == "True",
         grace_period=_grace_period(spec),
         deletion_deadline=_epoch(metadata.get("deletionTimestamp")),
-        finalizers=parse_finalizers(item),
+        finalizers=_finalizers(metadata),
         main_container=_main_container(containers, annotations),
         conditions_changed=_conditions_changed(status),
         containers=(*_init_containers(status, sidecars), *map(_container, status.get("containerStatuses") or ())),
@@ -153,9 +159,15 @@ def parse_pod(item: Mapping[str, Any]) -> Pod:
     )
 
 
-def parse_finalizers(item: Mapping[str, Any]) -> tuple[str, ...]:
-    """Parse the finalizers of a pod, which may be the response to its deletion."""
-    return tuple(map(str, _mapping(item.get("metadata")).get("finalizers") or ()))
+def parse_deletion(response: Mapping[str, Any]) -> tuple[tuple[str, ...], int | None]:
+    """Parse the response to a deletion: the finalizers of the pod, and its deadline if it has a grace period."""
+    metadata = _mapping(response.get("metadata"))
+    deadline = _epoch(metadata.get("deletionTimestamp")) if metadata.get("deletionGracePeriodSeconds") else None
+    return _finalizers(metadata), deadline
+
+
+def _finalizers(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(map(str, metadata.get("finalizers") or ()))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -25,8 +25,8 @@ from ..errors import (
 from ..pod import KPO_LABEL, Pod
 from ..retry import RetryPolicy
 from .client import connect, send
-from .interface import CONCURRENT_DELETES, DeleteResult, Listing
-from .parse import make_decoder, parse_finalizers, parse_pod
+from .interface import CONCURRENT_DELETES, DELETE_TIMEOUT, DeleteResult, Listing
+from .parse import make_decoder, parse_deletion, parse_pod
 
 if TYPE_CHECKING:
     from kubernetes.client import CoreV1Api
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PAGE_SIZE = 500  # that of kubectl; about 2 MB of JSON
-DELETE_TIMEOUT = 5  # seconds after which the API server drops a deletion: by then a retry may have adopted the pod
 MAX_RESTARTS = 3  # of a listing whose continue token expired
 PROGRESS_EVERY = 10  # pages
 MAX_SILENT_NAMESPACES = 2  # in a row, after which the others are skipped
@@ -153,7 +152,7 @@ class PodClient:
         if response.get("kind") not in ("Pod", "Status"):
             cause = f"the response is a {response.get('kind')!r}, not a Pod or Status"
             raise UnexpectedResponse(operation, cause=cause)
-        return DeleteResult.from_accepted(parse_finalizers(response))
+        return DeleteResult.from_accepted(*parse_deletion(response))
 
     def _call_delete(self, pod: Pod, body: dict[str, Any], **options: Any) -> Any:
         """Send the request in place of ``delete_namespaced_pod``, which does not let its timeout be set."""
