@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from sqlalchemy import Column, DateTime, Index, Integer, LargeBinary, MetaData, String, Table, create_engine
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import StaticPool
 
 from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE
@@ -291,6 +292,55 @@ class TestErrors:
 
         with pytest.raises(TaskInstanceSourceError):
             SqlSource(connect, CALLER, "test").fetch([each.key for each in rows])
+
+
+class TestFailingDags:
+    """Three DAGs, and the queries for some of them fail."""
+
+    ROWS: ClassVar = [row(dag_id=dag_id) for dag_id in "abc"]
+
+    def fetch(self, database: Database, *failing: str) -> TaskInstances:
+        database.fill(self.ROWS)
+
+        @contextmanager
+        def connect() -> Iterator[Any]:
+            with database.connect() as connection:
+
+                def execute(statement: Any, *parameters: Any) -> Any:
+                    if set(failing) & {*map(str, parameters[0].get("dag_ids", ()))} if parameters else False:
+                        raise OperationalError("SELECT", {}, Exception("statement timeout"))
+                    return connection.execute(statement, *parameters)
+
+                yield SimpleNamespace(execute=execute, dialect=connection.dialect)
+
+        return SqlSource(connect, CALLER, "test").fetch([each.key for each in self.ROWS])
+
+    @pytest.mark.parametrize("failing", ["a", "b", "c"])
+    def test_the_keys_of_one_are_unresolved_with_the_reason(self, database: Database, failing: str) -> None:
+        answer = self.fetch(database, failing)
+        [unresolved] = [each.key for each in self.ROWS if each.dag_id == failing]
+        assert set(answer.found) == set(answer.raw_ids) == {each.key for each in self.ROWS} - {unresolved}
+        assert set(answer.unresolved) == {unresolved}
+        assert "its DAG could not be queried: (builtins.Exception) statement timeout" in answer.unresolved[unresolved]
+
+    def test_the_query_fails_if_all_of_them_fail(self, database: Database) -> None:
+        with pytest.raises(TaskInstanceSourceError, match="statement timeout"):
+            self.fetch(database, "a", "b", "c")
+
+    def test_a_caller_that_was_rejected_once_is_not_verified_again(self, database: Database) -> None:
+        database.fill(self.ROWS)
+        database.change_caller(state="queued")
+
+        @contextmanager
+        def connect() -> Iterator[Any]:
+            try:
+                with database.connect() as connection:
+                    yield connection
+            finally:
+                database.change_caller(state="running")
+
+        with pytest.raises(TaskInstanceSourceError, match="the answers of test were rejected"):
+            SqlSource(connect, CALLER, "test").fetch([each.key for each in self.ROWS])
 
 
 class TestVerification:

@@ -16,9 +16,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..airflow_compat import TRY_NUMBER_MAY_LAG, AirflowException, BaseHook, current_try
 from ..constants import FINISHED_STATES
-from ..errors import TaskInstanceSourceError
+from ..errors import SourceUnusable, TaskInstanceSourceError
 from ..identity import TaskInstanceKey, make_key
 from ..task_instance import CallerTaskInstance, Found, RawIds, Record, TaskInstance, TaskInstances
+from .isolation import fetch_isolated
 from .label_decoding import find_runs, may_be_hashed
 from .records import KEYS, Unreadable, build_records, decode_json
 from .verification import verify_caller
@@ -64,6 +65,9 @@ class SqlSource:
         """Implement :class:`~.interface.TaskInstanceSource`."""
         if not keys:
             return TaskInstances()
+        return fetch_isolated(self._fetch, keys, lambda: self._fetch([]))
+
+    def _fetch(self, keys: list[TaskInstanceKey]) -> TaskInstances:
         with self._open() as connection:
             self._verify_source(connection)
             found = _find(connection, frozenset(keys))
@@ -105,11 +109,11 @@ class SqlSource:
     def _verify_source(self, connection: Connection) -> None:
         """Check that the server is a primary and has the cleanup's own task instance as it is now.
 
-        :raises TaskInstanceSourceError: if not.
+        :raises SourceUnusable: if not.
         """
         evidence = _evidence_of_replica(connection)
         if evidence:
-            raise TaskInstanceSourceError(
+            raise SourceUnusable(
                 f"{self.description} is a read-only replica ({evidence}), which may lag behind",
                 remedy="point the connection to the primary server",
             )
