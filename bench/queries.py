@@ -85,7 +85,7 @@ def recorded(connection: Connection) -> Iterator[list[tuple[str, Any]]]:
 
 def plan_of(connection: Connection, statements: list[tuple[str, Any]]) -> str:
     """Return the database's execution plan for the statements."""
-    explain = "EXPLAIN "
+    explain = "EXPLAIN QUERY PLAN " if connection.dialect.name == "sqlite" else "EXPLAIN "
     lines = []
     for statement, parameters in statements:
         if statement.startswith("SHOW"):

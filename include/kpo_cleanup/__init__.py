@@ -30,8 +30,10 @@ The modules, in the order in which a run uses them:
 ``task_instances.rest``            by Airflow's REST API
 ``task_instances.rest_api``        one request to Airflow's REST API
 ``task_instances.records``         the pods that operators recorded
+``task_instances.isolation``       answers about other DAGs if the query for one fails
 ``task_instances.label_decoding``  the raw ids behind label values
 
+``candidates``                     the records that a run needs, oldest pods first
 ``classify``                       from a snapshot to verdicts, a pure function
 ``verdict``                        a verdict, and its evidence as data
 ``evidence``                       the evidence as phrases for people

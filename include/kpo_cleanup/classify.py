@@ -19,6 +19,7 @@ MAX_CLOCK_SKEW = 5  # seconds by which a pod may be younger than its task instan
 UNMATCHED_WORKING_AGE = 24 * 3600
 STALE_AFTER = 24 * 3600  # seconds after which a task that still runs without its pod is worth a warning
 NO_RECORD = Record()
+SortKey = tuple[int, str, str, str]
 WAITS_ON_ITS_POD = frozenset({"running", "deferred", "restarting"})  # states in which an operator is attached
 
 
@@ -29,6 +30,7 @@ class Snapshot:
     :param pods: all listed pods, including those that are not classified.
     :param now: epoch seconds; classification uses no other clock.
     :param records: no entry where the operator left none.
+    :param records_until: the ``sort_key`` of the last pod whose record was read, or None if all were.
     """
 
     pods: Sequence[Pod]
@@ -36,13 +38,19 @@ class Snapshot:
     settings: Settings
     now: int
     records: Mapping[TaskInstanceKey, Record] = field(default_factory=dict)
+    records_until: SortKey | None = None
 
 
 def classify(snapshot: Snapshot) -> list[Verdict]:
     """Classify all pods of a snapshot; zombies come first, the oldest first among them."""
     classifier = Classifier(snapshot)
     verdicts = [classifier.classify(pod) for pod in snapshot.pods]
-    return sorted(verdicts, key=lambda v: (not v.is_zombie, v.pod.created, v.pod.namespace, v.pod.name, v.pod.uid))
+    return sorted(verdicts, key=lambda v: (not v.is_zombie, sort_key(v.pod)))
+
+
+def sort_key(pod: Pod) -> SortKey:
+    """Return the key that sorts pods by age, the oldest first."""
+    return pod.created, pod.namespace, pod.name, pod.uid
 
 
 def with_plain_tasks(keys: Iterable[TaskInstanceKey]) -> set[TaskInstanceKey]:
@@ -55,7 +63,12 @@ def with_plain_tasks(keys: Iterable[TaskInstanceKey]) -> set[TaskInstanceKey]:
 
 
 def keys_needing_records(snapshot: Snapshot) -> set[TaskInstanceKey]:
-    """Return the task instances whose record could change a verdict, now or once ``settle_seconds`` has elapsed.
+    """Return the task instances whose record could change a verdict."""
+    return record_keys(snapshot, pods_needing_records(snapshot))
+
+
+def pods_needing_records(snapshot: Snapshot) -> list[Pod]:
+    """Return the pods whose verdict a record could change, now or once ``settle_seconds`` has elapsed; oldest first.
 
     With ``delete_unmatched_pods``, a record that names another pod makes a zombie of a completed pod that the policies
     would keep.
@@ -65,9 +78,13 @@ def keys_needing_records(snapshot: Snapshot) -> set[TaskInstanceKey]:
         settings = replace(settings, delete_completed_pods=True, delete_pods_on_failure=True)
     classifier = Classifier(replace(snapshot, records={}, settings=settings))
     verdicts = map(classifier.classify, snapshot.pods)
-    uncertain = [v for v in verdicts if v.is_zombie or v.eligible_at is not None or v.rule is Rule.NOT_RECORDED]
-    found = snapshot.task_instances.found
-    keys = {v.pod.key for v in uncertain}
+    uncertain = (v for v in verdicts if v.is_zombie or v.eligible_at is not None or v.rule is Rule.NOT_RECORDED)
+    return sorted((verdict.pod for verdict in uncertain), key=sort_key)
+
+
+def record_keys(snapshot: Snapshot, pods: Iterable[Pod]) -> set[TaskInstanceKey]:
+    """Return the task instances whose records the verdicts on these pods depend on."""
+    found, keys = snapshot.task_instances.found, {pod.key for pod in pods}
     plain = {key for key in with_plain_tasks(keys) - keys if key in found and found[key].is_active}
     return (keys & found.keys()) | plain
 
@@ -88,9 +105,16 @@ class Classifier:
     def classify(self, pod: Pod) -> Verdict:
         """Classify one pod by the first rule that applies. What is not known keeps the pod."""
         verdict = self._classify_at(pod, self._snapshot.now)
+        if verdict.is_zombie and self._awaits_record(pod):
+            return verdict._replace(is_zombie=False, awaits_record=True)
         if verdict.eligible_at is None or self._classify_at(pod, verdict.eligible_at).is_zombie:
             return verdict
         return verdict._replace(eligible_at=None)
+
+    def _awaits_record(self, pod: Pod) -> bool:
+        """Return whether nobody has read the record that could keep this pod."""
+        until = self._snapshot.records_until
+        return until is not None and sort_key(pod) > until and pod.key in self._snapshot.task_instances.found
 
     def _classify_at(self, pod: Pod, now: int) -> Verdict:
         settings, task_instances = self._snapshot.settings, self._snapshot.task_instances

@@ -85,6 +85,10 @@ class TaskInstanceSourceError(KpoCleanupError):
     is_retryable = True
 
 
+class SourceUnusable(TaskInstanceSourceError):
+    """No answer of the source counts: it is another Airflow's or stale, or it rejects the credentials."""
+
+
 class TooSlow(TaskInstanceSourceError):
     """Airflow's answer was out of date by the time it arrived."""
 

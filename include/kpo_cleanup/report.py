@@ -29,18 +29,20 @@ _GONE = (Outcome.DELETED, Outcome.WOULD_DELETE)
 def classification_summary(verdicts: Sequence[Verdict], settings: Settings) -> str:
     """Summarize a classification in one line, for the log and the list of XComs."""
     zombies, pods = [v for v in verdicts if v.is_zombie], count(verdicts, "pod")
+    candidates = sum(verdict.awaits_record for verdict in verdicts)
+    more = f"; {_more_candidates(candidates)}" if candidates else ""
     dry_run = DRY_RUN if settings.dry_run else ""
     if not zombies:
-        return f"{dry_run}nothing to delete among {pods}"
+        return f"{dry_run}nothing to delete among {pods}{more}"
     found = f"{dry_run}would delete {len(zombies):,} of {pods}" if dry_run else f"{count(zombies, 'zombie')} of {pods}"
     limit = f"; at most {settings.max_deletes:,} per run (max_deletes)" if len(zombies) > settings.max_deletes else ""
-    return f"{found}: {_by_dag(v.pod for v in zombies)}{limit}"
+    return f"{found}: {_by_dag(v.pod for v in zombies)}{limit}{more}"
 
 
 def classification_lines(verdicts: Sequence[Verdict], summary: str) -> list[str]:
     """Summarize a classification in the log, with the summary last, where Airflow opens a log."""
     zombies = count_reasons(v for v in verdicts if v.is_zombie)
-    kept = count_reasons(v for v in verdicts if not v.is_zombie)
+    kept = count_reasons(v for v in verdicts if not (v.is_zombie or v.awaits_record))
     reasons = [f"zombies by reason: {_key_values(zombies)}"] if zombies else []
     return [line for topic in (*reasons, f"kept: {_key_values(kept) or 'none'}", summary) for line in wrap(topic)]
 
@@ -89,7 +91,8 @@ def warning_lines(verdicts: Iterable[Verdict]) -> list[str]:
 
 def kept_lines(verdicts: Iterable[Verdict]) -> Iterator[str]:
     """Yield a line for each kept pod, for debugging."""
-    return (f"kept {v.pod}, {v.reason.value}: {'; '.join(phrases(v))}" for v in verdicts if not v.is_zombie)
+    kept = (verdict for verdict in verdicts if not (verdict.is_zombie or verdict.awaits_record))
+    return (f"kept {v.pod}, {v.reason.value}: {'; '.join(phrases(v))}" for v in kept)
 
 
 def due_lines(verdicts: Sequence[Verdict]) -> list[str]:
@@ -127,10 +130,11 @@ def result_lines(result: Result) -> list[str]:
     ]
 
 
-def reap_summary(results: Sequence[Result], settings: Settings, pods: int) -> list[str]:
-    """Summarize a reaping by topic: what was deleted, the other outcomes, and what was freed.
+def reap_summary(results: Sequence[Result], settings: Settings, pods: int, candidates: int = 0) -> list[str]:
+    """Summarize a reaping by topic: what was deleted, the other outcomes, what was freed, and what is left to do.
 
     :param pods: the number of pods that were listed.
+    :param candidates: the number of those whose record was not read, because there are enough zombies without them.
     """
     outcomes = count_outcomes(results)
     done = outcomes.pop((Outcome.WOULD_DELETE if settings.dry_run else Outcome.DELETED).value, 0)
@@ -147,8 +151,13 @@ def reap_summary(results: Sequence[Result], settings: Settings, pods: int) -> li
         f"{ending:,} of them would end within a grace period" if ending else "",
         _key_values(outcomes),
         f"{verb} {freed}" if freed else "",
+        _more_candidates(candidates) if candidates else "",
     ]
     return list(filter(None, topics))
+
+
+def _more_candidates(number: int) -> str:
+    return f"and {pluralize(number, 'more candidate')} for later runs"
 
 
 def reap_lines(results: Sequence[Result], settings: Settings) -> list[str]:

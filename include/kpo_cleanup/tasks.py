@@ -18,7 +18,8 @@ from .airflow_compat import (
     is_too_long,
     reject_long_xcom,
 )
-from .classify import Snapshot, classify, keys_needing_records, with_plain_tasks
+from .candidates import with_records
+from .classify import Snapshot, classify, with_plain_tasks
 from .config import ResolvedSettings, read_settings
 from .constants import Outcome
 from .errors import KpoCleanupError
@@ -113,9 +114,11 @@ class Cleanup:
         settings, pods = self._settings(listing), xcom.load_listing(listing).pods
         source = choose_source(settings.airflow_conn_id, get_current_context()["ti"])
         task_instances = source.fetch(with_plain_tasks(pod.key for pod in pods if not pod.label_problem))
-        keys = keys_needing_records(Snapshot(pods, task_instances, settings, int(time.time())))
-        records = source.read_records(task_instances, keys) if keys else {}
-        answer = xcom.dump_task_instances(task_instances, records)
+        snapshot = with_records(Snapshot(pods, task_instances, settings, int(time.time())), source)
+        answer = {
+            **xcom.dump_task_instances(task_instances, snapshot.records),
+            "records_until": snapshot.records_until,
+        }
         log.info("%s", answer["summary"])
         return answer
 
@@ -125,7 +128,8 @@ class Cleanup:
         """Classify every pod, and log the verdicts."""
         settings, now = self._settings(listing), int(time.time())
         listed, (found, records) = xcom.load_listing(listing), xcom.load_task_instances(task_instances)
-        verdicts = classify(Snapshot(listed.pods, found, settings, now, records))
+        until = task_instances["records_until"]
+        verdicts = classify(Snapshot(listed.pods, found, settings, now, records, until and tuple(until)))
         due, summary = report.due_lines(verdicts), report.classification_summary(verdicts, settings)
         _log(logging.INFO, report.zombie_lines(verdicts, now))
         _log(logging.WARNING, report.warning_lines(verdicts))
@@ -154,7 +158,7 @@ class Cleanup:
             else was done and reported.
         """
         settings, context = self._settings(classification), get_current_context()
-        zombies, errors_by_namespace, pods = xcom.load_classification(classification)
+        zombies, errors_by_namespace, pods, candidates = xcom.load_classification(classification)
         if not zombies and not errors_by_namespace:
             summary = classification["summary"]
             lines = [*classification["due"], *wrap(f"Nothing to reap: {summary}")]
@@ -167,7 +171,7 @@ class Cleanup:
         namespaces = settings.namespace_list() or [cluster.own_namespace()]
         results = reap(zombies, cluster, source, settings, namespaces)
         errors = [*errors_by_namespace.values(), *report.failures(results)]
-        topics = report.reap_summary(results, settings, pods)
+        topics = report.reap_summary(results, settings, pods, candidates)
         summary = "; ".join(topics)
         answer = report.reap_report(results, summary, errors)
         _log(logging.INFO, report.reap_lines(results, settings))

@@ -71,6 +71,7 @@ class Verdict(NamedTuple):
     reason: Reason
     evidence: Evidence | tuple[str, ...]  # the latter is what an earlier task has rendered
     end_time_unknown: bool = False  # of its task: the pod is deleted with a grace period of at least settle_seconds
+    awaits_record: bool = False  # a later run reads the operator's record, and deletes the pod if that allows it
     eligible_at: int | None = None  # epoch seconds when it becomes a zombie, if nothing changes until then
 
     @property

@@ -172,6 +172,7 @@ class Classification(NamedTuple):
     zombies: list[Verdict]
     errors_by_namespace: dict[str, KpoCleanupError]
     pods: int
+    candidates: int
 
 
 def dump_classification(
@@ -181,12 +182,14 @@ def dump_classification(
 
     The pods of active task instances are left out.
     """
-    zombies, kept = ([v for v in verdicts if v.is_zombie is is_zombie] for is_zombie in (True, False))
+    zombies = [verdict for verdict in verdicts if verdict.is_zombie]
+    kept = [verdict for verdict in verdicts if not (verdict.is_zombie or verdict.awaits_record)]
     return {
         "zombies_by_reason": count_reasons(zombies),
         "kept_by_reason": count_reasons(kept),
         "zombies_by_dag": dict(Counter(verdict.pod.dag_id for verdict in zombies).most_common()),
         "pods": len(verdicts),
+        "candidates": len(verdicts) - len(zombies) - len(kept),
         "unlisted": _dump_errors(errors_by_namespace),
         "untouched": [_dump_verdict(v) for v in islice((v for v in kept if v.reason is not Reason.ACTIVE), MAX_KEPT)],
         "zombies": [
@@ -205,7 +208,7 @@ def load_classification(data: Mapping[str, Any]) -> Classification:
     _check_version("classify", data)
     try:
         errors = _load_errors(data["unlisted"])
-        return Classification([_load_zombie(row) for row in data["zombies"]], errors, data["pods"])
+        return Classification([_load_zombie(row) for row in data["zombies"]], errors, data["pods"], data["candidates"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise KpoCleanupError(
             "the XCom of classify cannot be read",

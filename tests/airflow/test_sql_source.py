@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from sqlalchemy import Column, DateTime, Index, Integer, LargeBinary, MetaData, String, Table, create_engine
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import StaticPool
 
+from bench.queries import plan_of, recorded
 from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import UNMAPPED, make_key, to_label_value
@@ -227,12 +230,24 @@ class TestQuery:
         assert states(database.source.fetch([each.key for each in rows])) == {each.key: each.state for each in rows}
         assert len(database.statements) == 1
 
-    def test_finished_task_instances_of_other_runs_or_dags_are_not_read(self, database: Database) -> None:
-        history = [row(run_id=f"scheduled__2025-01-{day:02d}T00:00:00+00:00", state="success") for day in range(1, 29)]
-        others = [row(dag_id="invoices", state=state) for state in ("running",)]
-        database.fill([row(state="failed"), *history, *others])
+    def test_only_the_tasks_and_runs_of_the_keys_are_read(self, database: Database) -> None:
+        backfill = [
+            row(task, run_id=f"scheduled__2025-01-{day:02d}T00:00:00+00:00", state=state)
+            for day in range(1, 29)
+            for task, state in (("a", "running"), ("b", None), ("c", "success"))
+        ]
+        database.fill([*backfill, row("b"), row(state="failed"), row(dag_id="invoices")])
         assert states(database.source.fetch([row().key])) == {row().key: "failed"}
         assert database.rows_read == 1
+
+    @pytest.mark.parametrize("task_id", ["a", ODD_ID])
+    def test_the_index_of_runs_is_used(self, database: Database, task_id: str) -> None:
+        database.fill([row(task_id)])
+        with database.engine.connect() as connection, recorded(connection) as statements:
+            SqlSource(lambda: nullcontext(connection), CALLER, "test").fetch([row(task_id).key])
+            plan = plan_of(connection, statements)
+        for line in plan.splitlines():
+            assert re.search(r"SEARCH task_instance USING INDEX .*\(dag_id=\? AND (task_id=\? AND )?run_id=\?", line)
 
     def test_two_tables_are_read_and_none_is_written(self, database: Database) -> None:
         database.fill([row(run_id="my run!", dag_id="commandes_à_faire")])
@@ -291,6 +306,55 @@ class TestErrors:
 
         with pytest.raises(TaskInstanceSourceError):
             SqlSource(connect, CALLER, "test").fetch([each.key for each in rows])
+
+
+class TestFailingDags:
+    """Three DAGs, and the queries for some of them fail."""
+
+    ROWS: ClassVar = [row(dag_id=dag_id) for dag_id in "abc"]
+
+    def fetch(self, database: Database, *failing: str) -> TaskInstances:
+        database.fill(self.ROWS)
+
+        @contextmanager
+        def connect() -> Iterator[Any]:
+            with database.connect() as connection:
+
+                def execute(statement: Any, *parameters: Any) -> Any:
+                    if any(value in failing for value in statement.compile().params.values()):
+                        raise OperationalError("SELECT", {}, Exception("statement timeout"))
+                    return connection.execute(statement, *parameters)
+
+                yield SimpleNamespace(execute=execute, dialect=connection.dialect)
+
+        return SqlSource(connect, CALLER, "test").fetch([each.key for each in self.ROWS])
+
+    @pytest.mark.parametrize("failing", ["a", "b", "c"])
+    def test_the_keys_of_one_are_unresolved_with_the_reason(self, database: Database, failing: str) -> None:
+        answer = self.fetch(database, failing)
+        [unresolved] = [each.key for each in self.ROWS if each.dag_id == failing]
+        assert set(answer.found) == set(answer.raw_ids) == {each.key for each in self.ROWS} - {unresolved}
+        assert set(answer.unresolved) == {unresolved}
+        assert "its DAG could not be queried: (builtins.Exception) statement timeout" in answer.unresolved[unresolved]
+
+    def test_the_query_fails_if_all_of_them_fail(self, database: Database) -> None:
+        with pytest.raises(TaskInstanceSourceError, match="statement timeout"):
+            self.fetch(database, "a", "b", "c")
+
+    def test_a_caller_that_was_rejected_once_is_not_verified_again(self, database: Database) -> None:
+        database.fill(self.ROWS)
+        database.change_caller(state="queued")
+
+        @contextmanager
+        def connect() -> Iterator[Any]:
+            try:
+                with database.connect() as connection:
+                    yield connection
+            finally:
+                database.change_caller(state="running")
+
+        with pytest.raises(TaskInstanceSourceError, match="the answers of test were rejected"):
+            SqlSource(connect, CALLER, "test").fetch([each.key for each in self.ROWS])
 
 
 class TestVerification:

@@ -890,10 +890,11 @@ namespace, its pods are deleted after those of the others; if up to {MAX_PROBES}
 pods are `left_for_next_run`. After {CONCURRENT_DELETES} identical rejections in a namespace, its other pods are
 `failed` as well, unless an admission webhook or policy rejects them, which applies to single pods."""
 _SOURCE_INTRODUCTION = f"""A missing response never counts as "no task instances". Airflow retries `fetch_active_tis`
-twice. `reap` queries Airflow again for up to {BATCH} pods at a time. If a query fails or takes too long, it queries
-fewer, down to a single pod, which is `failed` if its query fails as well. After {MAX_QUERY_FAILURES} such failures in a
-row (3 if they took more than {MAX_QUERY_SECONDS} s), the others are `left_for_next_run`. Pods that were deleted before
-are not affected: their deletions were verified."""
+twice. If only the queries for some DAGs fail, the pods of these DAGs are `unresolved`. `reap` queries Airflow again for
+up to {BATCH} pods at a time. If a query fails or takes too long, it queries fewer, down to a single pod, which is
+`failed` if its query fails as well. After {MAX_QUERY_FAILURES} such failures in a row (3 if they took more than
+{MAX_QUERY_SECONDS} s), the others are `left_for_next_run`. Pods that were deleted before are not affected: their
+deletions were verified."""
 _POD_INTRODUCTION = """The reason for a pod with odd labels, if it runs and its task instance failed long ago. Only
 `orphaned` pods are deleted."""
 

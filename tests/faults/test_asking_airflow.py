@@ -81,7 +81,7 @@ def connection(execute: Callable[..., Any]) -> Any:
 
 def sql_source(fails_on: int) -> TaskInstanceSource:
     error = OperationalError("SELECT", {}, Exception("server closed the connection unexpectedly"))
-    fails_once = connection(failing_on(fails_on, Rows(), error, lambda _statement, values=(): "runs" in values))
+    fails_once = connection(failing_on(fails_on, Rows(), error, lambda _statement, values=None: values is None))
     return SqlSource(lambda: nullcontext(fails_once), OWN, "the metadata connection")
 
 

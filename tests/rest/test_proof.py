@@ -7,7 +7,7 @@ import logging
 import re
 import traceback
 from io import StringIO
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from rich.console import Console
@@ -20,7 +20,7 @@ from include.kpo_cleanup.identity import UNMAPPED, to_label_value
 from include.kpo_cleanup.task_instance import Record, TaskInstances
 from tests import proxy as faults
 from tests.proxy import FaultProxy
-from tests.rest.conftest import Connect
+from tests.rest.conftest import QUICK, Connect
 from tests.rest.database import CALLER, Database
 from tests.rest.servers import PASSWORD, PATH, Servers
 from tests.unit.worlds import ODD_ID, SCHEDULED, Row
@@ -160,6 +160,71 @@ class TestPermissions:
         assert record.pods == frozenset()
         assert "403 Forbidden" in record.problem
         assert "to read DAGs, DAG runs, task instances and XComs" in record.problem
+
+
+class TestFailingDags:
+    """Three DAGs, and Airflow fails on requests that contain the id of one of them."""
+
+    ROWS: ClassVar = [MINE._replace(dag_id=f"dag_{number}") for number in range(3)]
+
+    def failing_for(self, *dag_ids: str, status: int = 500) -> faults.Fault:
+        async def fault(request: Any, forward: Any) -> Any:
+            whole = request.path + await request.text()
+            fails = any(dag_id in whole for dag_id in dag_ids)
+            return await (faults.answer(status, "Internal Server Error")(request, forward) if fails else forward())
+
+        return fault
+
+    @pytest.mark.parametrize("status", [500, 403])
+    @pytest.mark.parametrize("number", range(3))
+    def test_the_keys_of_one_are_unresolved_with_the_reason(
+        self, connect: Connect, database: Database, proxy: FaultProxy, number: int, status: int
+    ) -> None:
+        database.fill(self.ROWS)
+        failing = self.ROWS[number]
+        proxy.spoil(BATCH, self.failing_for(failing.dag_id, status=status))
+        answer = connect(proxy.url + PATH).fetch([row.key for row in self.ROWS])
+        assert set(answer.found) == {row.key for row in self.ROWS if row != failing}
+        assert set(answer.unresolved) == {failing.key}
+        assert answer.unresolved[failing.key].startswith(f"its DAG could not be queried: {status} ")
+
+    def test_the_query_fails_if_all_of_them_fail(self, connect: Connect, database: Database, proxy: FaultProxy) -> None:
+        database.fill(self.ROWS)
+        proxy.spoil(BATCH, self.failing_for(*(row.dag_id for row in self.ROWS)))
+        with pytest.raises(TaskInstanceSourceError, match="500 Internal Server Error"):
+            connect(proxy.url + PATH).fetch([row.key for row in self.ROWS])
+
+    def test_the_query_fails_if_the_caller_can_no_longer_be_queried(
+        self, connect: Connect, database: Database, proxy: FaultProxy
+    ) -> None:
+        database.fill(self.ROWS)
+        proxy.spoil(BATCH, self.failing_for(CALLER.dag_id))
+        with pytest.raises(TaskInstanceSourceError, match="500 Internal Server Error"):
+            connect(proxy.url + PATH).fetch([row.key for row in self.ROWS])
+        assert len(proxy.requests) == 1 + 2 * QUICK.attempts  # the token, all of them, and the caller
+
+    def test_the_records_of_one_have_a_problem(self, connect: Connect, database: Database, proxy: FaultProxy) -> None:
+        database.fill(self.ROWS)
+        for row in self.ROWS:
+            database.add_xcom(row, "pod_name", f"{row.dag_id}-x7".replace("_", "-"))
+            database.add_xcom(row, "pod_namespace", "airflow")
+        proxy.spoil("/xcomEntries/", self.failing_for("dag_1"))
+        source, keys = connect(proxy.url + PATH), [row.key for row in self.ROWS]
+        records = source.read_records(source.fetch(keys), keys)
+        assert records[keys[1]].pods == frozenset()
+        assert "its XCom pod_name cannot be read: 500 Internal Server Error" in records[keys[1]].problem
+        assert records[keys[0]] == Record(frozenset({"airflow/dag-0-x7"}))
+        assert records[keys[2]] == Record(frozenset({"airflow/dag-2-x7"}))
+
+    def test_a_rejected_token_fails_the_reading_of_records(
+        self, connect: Connect, database: Database, servers: Servers, proxy: FaultProxy
+    ) -> None:
+        database.fill([MINE])
+        source = connect(proxy.url + PATH, None, token_of(servers.simple, USER, PASSWORD))
+        task_instances = source.fetch([MINE.key])
+        proxy.spoil("/xcomEntries/", faults.answer(401, '{"detail": "Token Expired"}', "application/json"))
+        with pytest.raises(TaskInstanceSourceError, match="renew the token of connection"):
+            source.read_records(task_instances, [MINE.key])
 
 
 class TestRecords:

@@ -23,6 +23,7 @@ from include.kpo_cleanup.report import (
     error_lines,
     failure_lines,
     failures,
+    kept_lines,
     reap_lines,
     reap_report,
     reap_summary,
@@ -116,6 +117,7 @@ class TestZombies:
 
 
 ZOMBIES_OF_TWO_DAGS = [*(make_verdict(pod=make_pod(dag_id=dag_id)) for dag_id in ("sales", "orders", "orders"))]
+CANDIDATES = [make_verdict(is_zombie=False, awaits_record=True) for _ in range(1_200)]
 ZOMBIES_OF_MANY_DAGS = [make_verdict(pod=make_pod(dag_id=f"dag_{n}")) for n in range(MAX_DAGS + 2)]
 
 
@@ -148,6 +150,18 @@ ZOMBIES_OF_MANY_DAGS = [make_verdict(pod=make_pod(dag_id=f"dag_{n}")) for n in r
             ZOMBIES_OF_TWO_DAGS,
             "DRY RUN: would delete 3 of 3 pods: orders 2, sales 1",
             id="a dry run says so",
+        ),
+        pytest.param(
+            {},
+            [make_verdict(), *CANDIDATES],
+            "1 zombie of 1,201 pods: orders 1; and 1,200 more candidates for later runs",
+            id="records were not read",
+        ),
+        pytest.param(
+            {},
+            CANDIDATES[:1],
+            "nothing to delete among 1 pod; and 1 more candidate for later runs",
+            id="there are only candidates",
         ),
         pytest.param(
             {"dry_run": True}, [], "DRY RUN: nothing to delete among 0 pods", id="a dry run without pods says so"
@@ -459,6 +473,12 @@ class TestReaping:
 )
 def test_a_reaping_is_summarized_by_topic(settings: Settings, results: list[Result], summary: list[str]) -> None:
     assert reap_summary(results, settings, 15) == summary
+    assert reap_summary(results, settings, 15, 7) == [*summary, "and 7 more candidates for later runs"]
+
+
+def test_a_candidate_is_no_kept_pod() -> None:
+    assert classification_lines(CANDIDATES, "summary") == ["kept: none", "summary"]
+    assert list(kept_lines(CANDIDATES)) == []
 
 
 def test_a_summary_has_a_line_for_each_topic() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote_plus
 
 import pytest
@@ -13,7 +13,8 @@ from hypothesis import given
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, make_key, to_label_value
 from include.kpo_cleanup.task_instance import CallerTaskInstance, RawIds, Record, TaskInstance, TaskInstances
-from include.kpo_cleanup.task_instances.task_sdk import MAX_FAILING_SECONDS, MAX_QUERY, TaskSdkSource
+from include.kpo_cleanup.task_instances.records import MAX_FAILING_SECONDS
+from include.kpo_cleanup.task_instances.task_sdk import MAX_QUERY, TaskSdkSource
 from tests.unit.worlds import LONG_ID, ODD_ID, SCHEDULED, Row, World, api_server, assert_correct_answer, worlds
 
 Requests = list[dict[str, Any]]
@@ -24,7 +25,9 @@ CALLER_REQUEST = {"dag_id": "cleanup", "task_ids": ["reap"], "run_ids": ["now"]}
 
 
 class XComs:
-    """The XComs that operators pushed, as Airflow 3's supervisor returns them; a value may be an error to raise."""
+    """The XComs that operators pushed, as Airflow 3's supervisor returns them; a value may be an error to raise,
+    or a function that returns one.
+    """
 
     def __init__(self, *pushed: tuple[Row, str, Any]) -> None:
         self._values = {(row[:4], key): value for row, key, value in pushed}
@@ -49,6 +52,7 @@ class XComs:
         return self._read(self._values[ids, key])
 
     def _read(self, value: Any) -> Any:
+        value = value() if callable(value) else value
         if isinstance(value, Exception):
             raise value
         return value
@@ -303,16 +307,51 @@ class TestErrors:
             return
         assert answer.found[row().key].is_active
 
-    def test_the_whole_answer_is_an_error_if_the_request_for_one_dag_fails(self) -> None:
-        answer_of = api_server([CALLER_ROW, row(dag_id="a"), row(dag_id="b")], Random(0))
+
+class TestFailingDags:
+    """Three DAGs, and requests for some of them fail."""
+
+    ROWS: ClassVar = [row(dag_id=dag_id) for dag_id in "abc"]
+
+    def fetch(self, *failing: str) -> TaskInstances:
+        answer_of = api_server([CALLER_ROW, *self.ROWS], Random(0))
 
         def get_task_states(**request: Any) -> Any:
-            if request["dag_id"] == "b":
-                raise TimeoutError("too slow")
+            if request["dag_id"] in failing and (request != CALLER_REQUEST or requests):
+                raise TimeoutError(f"too\n slow {'!' * 300}")
+            requests.append(request)
             return answer_of(**request)
 
-        with pytest.raises(TaskInstanceSourceError, match="too slow"):
-            source_of(get_task_states).fetch([row(dag_id="a").key, row(dag_id="b").key])
+        requests: Requests = []
+        return source_of(get_task_states).fetch([each.key for each in self.ROWS])
+
+    @pytest.mark.parametrize("failing", ["a", "b", "c"])
+    def test_the_keys_of_one_are_unresolved_with_the_reason(self, failing: str) -> None:
+        answer = self.fetch(failing)
+        [unresolved] = [each.key for each in self.ROWS if each.dag_id == failing]
+        assert set(answer.found) == set(answer.raw_ids) == {each.key for each in self.ROWS} - {unresolved}
+        assert set(answer.unresolved) == {unresolved}
+        assert answer.unresolved[unresolved].startswith("its DAG could not be queried: too slow !!!")
+        assert len(answer.unresolved[unresolved]) < 250
+
+    def test_the_query_fails_if_all_of_them_fail(self) -> None:
+        with pytest.raises(TaskInstanceSourceError, match="the Task SDK could not read task states"):
+            self.fetch("a", "b", "c")
+
+    def test_the_query_fails_if_the_caller_can_no_longer_be_queried(self) -> None:
+        with pytest.raises(TaskInstanceSourceError, match=r"could not read task states for \{'dag_id': 'cleanup'"):
+            self.fetch("a", CALLER.dag_id)
+
+    def test_the_query_fails_if_the_caller_is_finished_by_then(self) -> None:
+        callers = iter(["running", "failed"])
+
+        def get_task_states(**request: Any) -> Any:
+            if request == CALLER_REQUEST:
+                return {CALLER.run_id: {CALLER.task_id: next(callers)}}
+            raise TimeoutError("too slow")
+
+        with pytest.raises(TaskInstanceSourceError, match="the answers of test were rejected"):
+            source_of(get_task_states).fetch([each.key for each in self.ROWS])
 
 
 class TestVerification:
@@ -429,11 +468,28 @@ class TestRecords:
 
     def test_the_query_fails_if_failing_requests_take_too_long_in_total(self) -> None:
         xcoms = XComs(*pair(row(), TimeoutError("no answer")))
-        source = source_of(api_server([CALLER_ROW, row()], Random(0)), xcoms, max_failing_seconds=-1)
+        source = source_of(api_server([CALLER_ROW, row()], Random(0)), xcoms, max_failing_seconds=0)
         with pytest.raises(
             TaskInstanceSourceError, match=r"the Task SDK could not read XComs for .* s: no answer; see"
         ):
             source.read_records(source.fetch([row().key]), [row().key])
+
+    def test_a_dag_whose_requests_have_failed_for_long_is_not_asked_any_more(self) -> None:
+        rows = [row("a"), row("b"), row(dag_id="other")]
+
+        def is_slow() -> Exception:
+            time.sleep(0.02)
+            return TimeoutError("no answer")
+
+        xcoms = XComs(*pair(rows[0], is_slow), *pair(rows[1], is_slow), *pair(rows[2], "load-x1"))
+        source = source_of(api_server([CALLER_ROW, *rows], Random(0)), xcoms, max_failing_seconds=0.1)
+        keys = [each.key for each in rows]
+        records = source.read_records(source.fetch(keys), keys)
+        assert records == {
+            **dict.fromkeys(keys[:2], Record(problem="its XCom pod_name cannot be read: no answer")),
+            keys[2]: Record(frozenset({"airflow/load-x1"})),
+        }
+        assert xcoms.calls == 3
 
     def test_a_record_has_the_pods_of_all_task_instances_that_share_a_key(self) -> None:
         odd, label = row(ODD_ID), row(to_label_value(ODD_ID))

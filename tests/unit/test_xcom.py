@@ -236,6 +236,12 @@ class TestZombies:
         assert data["kept_by_reason"] == {"owned": 1, "active": 1}
         assert list(data["zombies_by_dag"].items()) == [("orders", 2), ("sales", 1)]
 
+    def test_candidates_whose_record_was_not_read_are_only_counted(self) -> None:
+        candidates = [make_verdict(is_zombie=False, awaits_record=True) for _ in range(3)]
+        data = dump_classification([make_verdict(), *candidates, make_verdict(is_zombie=False)], {})
+        assert (len(data["zombies"]), len(data["untouched"]), sum(data["kept_by_reason"].values())) == (1, 1, 1)
+        assert load_classification(through_json(data)).candidates == 3
+
     def test_some_kept_pods_are_written_but_no_active_ones(self) -> None:
         def kept(reason: Reason, name: str) -> Verdict:
             return make_verdict(is_zombie=False, reason=reason, pod=make_pod(name=name), evidence=("why",))

@@ -17,10 +17,11 @@ class TaskInstanceSource(Protocol):
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
         """Return the task instances of these keys.
 
-        For each key the result shows its task instance, that there is none, or why that cannot be determined.
+        For each key the result shows its task instance, that there is none, or why that cannot be determined, such as
+        because the query for its DAG failed.
 
-        :raises TaskInstanceSourceError: if the query failed, or if the source does not show the cleanup's own task
-            instance running, so that its answers are another Airflow's or stale.
+        :raises TaskInstanceSourceError: if the query failed for every DAG, or if the source does not show the cleanup's
+            own task instance running, so that its answers are another Airflow's or stale.
         """
 
     def read_records(
@@ -31,5 +32,5 @@ class TaskInstanceSource(Protocol):
         Keys without a record are left out. A record that cannot be read has a ``problem``.
 
         :param task_instances: a result of :meth:`fetch`, for the raw ids of the keys.
-        :raises TaskInstanceSourceError: if the query failed as a whole.
+        :raises TaskInstanceSourceError: if queries have been failing for too long.
         """

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from ..errors import KpoCleanupError, SourceUnusable, TaskInstanceSourceError
 from ..identity import TaskInstanceKey
 from ..task_instance import Record
 
 KEYS = ("pod_name", "pod_namespace")  # of the XComs
+
+MAX_REASON = 200  # characters
+# Seconds that failing requests for XComs may take in a row; each of them is retried. One DAG may take a sixth of them.
+MAX_FAILING_SECONDS = 60.0
 
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")  # of a pod or a namespace
 _SHOWN_CHARACTERS = 12  # of an invalid name: enough to recognize a reference, too few to leak a secret
@@ -20,6 +27,55 @@ class Unreadable(NamedTuple):
     """A value that exists but cannot be read."""
 
     cause: str
+
+
+class XComReader:
+    """Reads XComs one by one. A failure concerns one record, unless the source answers nothing any more.
+
+    :param source: the description of the source.
+    """
+
+    def __init__(self, source: str, max_failing_seconds: float = MAX_FAILING_SECONDS) -> None:
+        self._source, self._max_failing_seconds = source, max_failing_seconds
+        self._failing_seconds = 0.0  # in a row
+        self._by_dag: dict[str, float] = defaultdict(float)  # failing seconds in total
+        self._latest: dict[str, Unreadable] = {}  # by DAG
+
+    def read(self, dag_id: str, request: Callable[[], Any]) -> Any:
+        """Return what a request for an XCom of a DAG returns, or an :class:`Unreadable` if it fails.
+
+        :raises TaskInstanceSourceError: if the source is unusable, or if requests have been failing for too long.
+        """
+        if self._by_dag[dag_id] > self._max_failing_seconds / 6:
+            return self._latest[dag_id]
+        started = time.monotonic()
+        try:
+            value = request()
+        except SourceUnusable:
+            raise
+        except Exception as error:  # of any class: raised by a client of Airflow or by a custom XCom backend
+            seconds = time.monotonic() - started
+            self._by_dag[dag_id] += seconds
+            self._failing_seconds += seconds
+            self._latest[dag_id] = Unreadable(describe(error))
+            if self._failing_seconds > self._max_failing_seconds:
+                raise TaskInstanceSourceError(
+                    f"{self._source} could not read XComs for {self._failing_seconds:.0f} s",
+                    cause=describe(error),
+                    remedy="see the API server's log",
+                ) from error
+            return self._latest[dag_id]
+        self._failing_seconds = 0.0
+        return value
+
+
+def describe(error: Exception) -> str:
+    """Return why something failed, in one short line."""
+    if isinstance(error, KpoCleanupError):
+        text = "; ".join(filter(None, [error.cause or error.summary, error.remedy, error.server_message]))
+    else:
+        text = str(error)
+    return " ".join(text.split())[:MAX_REASON] or type(error).__name__
 
 
 def decode_json(value: Any) -> Any:

@@ -10,7 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Mapping
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from http import HTTPStatus
 from math import ceil
 from typing import Any, NamedTuple, TypeVar
@@ -19,8 +19,9 @@ from urllib.parse import quote
 from ..errors import TaskInstanceSourceError
 from ..identity import TaskInstanceKey, make_key, to_label_value
 from ..task_instance import CallerTaskInstance, RawIds, Record, TaskInstance, TaskInstances
+from .isolation import fetch_isolated
 from .label_decoding import find_runs, may_be_hashed
-from .records import KEYS, Unreadable, build_records, decode_json
+from .records import KEYS, XComReader, build_records, decode_json
 from .rest_api import AirflowApiError, RestApi
 from .verification import verify_caller
 
@@ -33,6 +34,7 @@ PAGE_SIZE = 1_000  # rows; newer servers return 100 at most
 MAX_RESTARTS = 3  # of reading a list whose content changes meanwhile
 NO_SUCH_DAG = "no-such-dag!"  # not a valid dag_id
 
+_MISSING = object()  # in place of an XCom that does not exist
 _Item = TypeVar("_Item")
 
 
@@ -62,6 +64,7 @@ class RestSource:
 
     def __init__(self, api: RestApi, caller: CallerTaskInstance, description: str) -> None:
         self._api = api
+        self._reader = XComReader("the REST API")
         self._caller = caller
         self.description = description
 
@@ -69,6 +72,9 @@ class RestSource:
         """Implement :class:`~.interface.TaskInstanceSource`."""
         if not keys:
             return TaskInstances()
+        return fetch_isolated(self._fetch, keys, self._verify_alone)
+
+    def _fetch(self, keys: list[TaskInstanceKey]) -> TaskInstances:
         wanted = self._find_wanted(keys)
         rows, incomplete = self._query_all(wanted)
         unresolved = {
@@ -181,13 +187,16 @@ class RestSource:
             return self._query({**query, "order_by": "map_index", "page_limit": MAX_ROWS, "page_offset": offset})
 
         rows = _read_pages("task instances", read, lambda row: row.map_index)
-        self._verify_source(self._query(self._build_query([]))[0])  # no page contains the caller
+        self._verify_alone()  # no page contains the caller
         return rows
+
+    def _verify_alone(self) -> None:
+        self._verify_source(self._query(self._build_query([]))[0])
 
     def _verify_source(self, rows: Collection[_Row]) -> None:
         """Check that an answer contains the cleanup's own task instance as it is now.
 
-        :raises TaskInstanceSourceError: if not.
+        :raises SourceUnusable: if not.
         """
         caller = self._caller
         found = [(row.task_instance.state, row.id) for row in rows if (*row.raw_ids, row.map_index) == caller[:4]]
@@ -220,19 +229,20 @@ class RestSource:
     def _read_xcoms(self, ids: RawIds, map_index: int) -> Mapping[str, Any]:
         """Return those XComs of a task instance that name its pod."""
         dag_id, task_id, run_id = (quote(value, safe="") for value in ids)
-        values: dict[str, Any] = {}
-        for key in KEYS:
-            path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
-            try:
-                values[key] = decode_json(self._api.get(path, map_index=map_index)["value"])
-            except AirflowApiError as error:
-                if error.status == HTTPStatus.UNAUTHORIZED:
-                    raise
-                if not (error.status == HTTPStatus.NOT_FOUND and f"`{key}`" in error.server_message):
-                    values[key] = Unreadable(f"{error.cause}: {error.server_message} ({error.remedy})")
-            except (KeyError, ValueError) as error:
-                values[key] = Unreadable(f"unexpected answer of the REST API ({type(error).__name__})")
-        return values
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries"
+        values = {key: self._reader.read(ids.dag_id, partial(self._read_xcom, path, key, map_index)) for key in KEYS}
+        return {key: value for key, value in values.items() if value is not _MISSING}
+
+    def _read_xcom(self, path: str, key: str, map_index: int) -> Any:
+        try:
+            answer = self._api.get(f"{path}/{key}", map_index=map_index)
+        except AirflowApiError as error:
+            if error.status == HTTPStatus.NOT_FOUND and f"`{key}`" in error.server_message:
+                return _MISSING
+            raise
+        if "value" not in answer:
+            raise ValueError(f"the REST API returned an unexpected object of {sorted(answer)}")
+        return decode_json(answer["value"])
 
 
 def _split(wanted: list[_Wanted], pieces: int) -> list[list[_Wanted]]:

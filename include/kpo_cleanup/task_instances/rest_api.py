@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from ..errors import SettingsError, TaskInstanceSourceError
+from ..errors import SettingsError, SourceUnusable, TaskInstanceSourceError
 from ..retry import RetryPolicy, retry_after
 
 API = "/api/v2"
@@ -24,7 +24,7 @@ CORRECT_HOST = "correct the connection's host: it must be the base URL of Airflo
 class AirflowApiError(TaskInstanceSourceError):
     """A final error of Airflow's API, which a retry will not change.
 
-    :param status: the HTTP status code; 401 for every rejected token, although Airflow may send a 403.
+    :param status: the HTTP status code.
     """
 
     is_retryable = False
@@ -32,6 +32,10 @@ class AirflowApiError(TaskInstanceSourceError):
     def __init__(self, status: int, summary: str, **fields: str) -> None:
         super().__init__(summary, **fields)
         self.status = status
+
+
+class TokenRejected(AirflowApiError, SourceUnusable):
+    """The token, or the login from which it would come, is not accepted."""
 
 
 class _Secret(str):
@@ -126,15 +130,15 @@ class RestApi:
             error.retry_after = retry_after(response.headers)
             raise error
         if not response.is_success or not isinstance(body, dict):
-            status = 401 if _is_token_rejected(response) else response.status_code
-            remedy = self._remedy(status, response)
-            raise AirflowApiError(status, summary, cause=cause, remedy=remedy, server_message=message)
+            kind = TokenRejected if _is_token_rejected(response) else AirflowApiError
+            remedy = self._remedy(kind, response)
+            raise kind(response.status_code, summary, cause=cause, remedy=remedy, server_message=message)
         return body
 
-    def _remedy(self, status: int, response: httpx.Response) -> str:
-        if status == 401:
+    def _remedy(self, kind: type[AirflowApiError], response: httpx.Response) -> str:
+        if kind is TokenRejected:
             return f"renew {'login and password' if self._login else 'the token'} of {self._name}"
-        if status == 403:
+        if response.status_code == 403:
             return f"allow the user of {self._name} to read DAGs, DAG runs, task instances and XComs"
         if response.is_redirect:
             target = urlsplit(response.headers.get("Location", ""))

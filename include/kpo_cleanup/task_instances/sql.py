@@ -8,17 +8,19 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timezone
 from functools import cache
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import ARRAY, String, any_, bindparam, column, func, or_, select, table, text, true, tuple_, union_all
+from sqlalchemy import ARRAY, String, and_, any_, bindparam, column, func, or_, select, table, text, true, tuple_
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..airflow_compat import TRY_NUMBER_MAY_LAG, AirflowException, BaseHook, current_try
-from ..constants import FINISHED_STATES
-from ..errors import TaskInstanceSourceError
+from ..errors import SourceUnusable, TaskInstanceSourceError
 from ..identity import TaskInstanceKey, make_key
 from ..task_instance import CallerTaskInstance, Found, RawIds, Record, TaskInstance, TaskInstances
+from .isolation import fetch_isolated
 from .label_decoding import find_runs, may_be_hashed
 from .records import KEYS, Unreadable, build_records, decode_json
 from .verification import verify_caller
@@ -45,10 +47,10 @@ TABLES = (TASK_INSTANCE, DAG_RUN, XCOM)
 
 
 class SqlSource:
-    """A source that reads all task instances with one batch query, restricted to the DAGs of the pods.
+    """A source that reads all task instances with one batch query, restricted to the runs of the pods.
 
-    The query returns all active task instances of these DAGs, whatever their run_id, so that a hashed label cannot
-    hide one. Finished task instances are returned for the runs of the pods only.
+    The query names runs and tasks: a backfill of thousands of runs is not read for the pods of a few. A hashed label
+    hides no run, because all runs of its DAG are compared with it.
 
     :param caller: the cleanup's own task instance, to verify that the database is this Airflow's and current.
     """
@@ -64,6 +66,9 @@ class SqlSource:
         """Implement :class:`~.interface.TaskInstanceSource`."""
         if not keys:
             return TaskInstances()
+        return fetch_isolated(self._fetch, keys, lambda: self._fetch([]))
+
+    def _fetch(self, keys: list[TaskInstanceKey]) -> TaskInstances:
         with self._open() as connection:
             self._verify_source(connection)
             found = _find(connection, frozenset(keys))
@@ -105,11 +110,11 @@ class SqlSource:
     def _verify_source(self, connection: Connection) -> None:
         """Check that the server is a primary and has the cleanup's own task instance as it is now.
 
-        :raises TaskInstanceSourceError: if not.
+        :raises SourceUnusable: if not.
         """
         evidence = _evidence_of_replica(connection)
         if evidence:
-            raise TaskInstanceSourceError(
+            raise SourceUnusable(
                 f"{self.description} is a read-only replica ({evidence}), which may lag behind",
                 remedy="point the connection to the primary server",
             )
@@ -140,43 +145,34 @@ def _find(connection: Connection, keys: frozenset[TaskInstanceKey]) -> Iterator[
 
 
 def _select(connection: Connection, runs: list[tuple[str, str]], task_ids: list[str] | None) -> Any:
-    """Select the active task instances of the DAGs of these runs, and the finished ones of the runs themselves.
+    """Select the task instances of these runs, by the index of DAGs and runs.
 
     :param task_ids: the only tasks that are needed, or None to read all of them.
     """
-    dialect = connection.dialect.name
-    dags_of_runs, run_ids = map(list, zip(*runs))
-    dag_ids = sorted(set(dags_of_runs))
-    if dialect == "postgresql":
-        arrays = {"dag_ids": dag_ids, "dags_of_runs": dags_of_runs, "run_ids": run_ids, "task_ids": task_ids}
-        return connection.execute(_build_statement(dialect), arrays)
-    return connection.execute(_build_statement(dialect), {"dag_ids": dag_ids, "runs": runs})
+    ti = TASK_INSTANCE.c
+    if connection.dialect.name == "postgresql":
+        dag_ids, run_ids = map(list, zip(*runs))
+        arrays = {"dag_ids": dag_ids, "run_ids": run_ids, "task_ids": task_ids}
+        return connection.execute(_build_postgresql_statement(task_ids is not None), arrays)
+    # SQLite reads the whole table for a list of pairs.
+    of_dags = [
+        and_(ti.dag_id == dag, ti.run_id.in_([run for _, run in of_dag]))
+        for dag, of_dag in groupby(runs, itemgetter(0))
+    ]
+    of_runs = select(*ti).where(or_(*of_dags))
+    return connection.execute(of_runs if task_ids is None else of_runs.where(ti.task_id.in_(task_ids)))
 
 
 @cache
-def _build_statement(dialect: str) -> Any:
-    """Build the query as the union of two halves, each of which uses an index."""
-    ti = TASK_INSTANCE.c
-    rows = select(*ti)
-    # The index needs the names of the states. States that only a newer Airflow has are found by the other half.
-    active = rows.where(or_(ti.state.is_(None), ti.state.in_(_active_states())))
-    finished = rows.where(ti.state.is_not(None), ti.state.not_in(_active_states()))
-    if dialect != "postgresql":
-        return union_all(
-            active.where(ti.dag_id.in_(bindparam("dag_ids", expanding=True))),
-            finished.where(tuple_(ti.dag_id, ti.run_id).in_(bindparam("runs", expanding=True))),
-        )
+def _build_postgresql_statement(has_tasks: bool) -> Any:
     # PostgreSQL would plan one index scan per pair of a list, and the planning would take longer than reading the rows.
     # With a table of pairs it plans one. The OFFSET keeps it from reading all rows and joining them.
-    names = ("dag_ids", "dags_of_runs", "run_ids", "task_ids")
-    dag_ids, dags_of_runs, run_ids, task_ids = (bindparam(name, type_=ARRAY(String)) for name in names)
-    pairs = func.unnest(dags_of_runs, run_ids).table_valued("dag_id", "run_id").render_derived("pairs")
-    of_run = finished.where(ti.dag_id == pairs.c.dag_id, ti.run_id == pairs.c.run_id).offset(0).lateral("of_run")
+    ti = TASK_INSTANCE.c
+    dag_ids, run_ids, task_ids = (bindparam(name, type_=ARRAY(String)) for name in ("dag_ids", "run_ids", "task_ids"))
+    pairs = func.unnest(dag_ids, run_ids).table_valued("dag_id", "run_id").render_derived("pairs")
+    of_run = select(*ti).where(ti.dag_id == pairs.c.dag_id, ti.run_id == pairs.c.run_id).offset(0).lateral("of_run")
     of_runs = select(*of_run.c).select_from(pairs.join(of_run, true()))
-    return union_all(
-        active.where(ti.dag_id == any_(dag_ids), or_(task_ids.is_(None), ti.task_id == any_(task_ids))),
-        of_runs.where(or_(task_ids.is_(None), of_run.c.task_id == any_(task_ids))),
-    )
+    return of_runs.where(of_run.c.task_id == any_(task_ids)) if has_tasks else of_runs
 
 
 def _find_xcoms(connection: Connection, task_instances: list[tuple[Any, ...]]) -> Iterator[Any]:
@@ -202,12 +198,6 @@ def _is_permission_denied(error: SQLAlchemyError) -> bool:
     original = getattr(error, "orig", None)
     code = getattr(original, "pgcode", None) or getattr(original, "sqlstate", None)
     return code == "42501" or getattr(original, "args", ())[:1] in ((1142,), (1143,))
-
-
-def _active_states() -> list[str]:
-    from airflow.utils.state import TaskInstanceState
-
-    return sorted({state.value for state in TaskInstanceState} - FINISHED_STATES)
 
 
 def _raw_task_ids(keys: Collection[TaskInstanceKey]) -> list[str] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
@@ -13,15 +12,14 @@ from urllib.parse import quote_plus
 from ..errors import TaskInstanceSourceError
 from ..identity import UNMAPPED, TaskInstanceKey, to_label_value
 from ..task_instance import CallerTaskInstance, Found, RawIds, Record, TaskInstance, TaskInstances
+from .isolation import fetch_isolated
 from .label_decoding import may_be_hashed, rebuild_run_id
-from .records import KEYS, Unreadable, build_records
+from .records import KEYS, MAX_FAILING_SECONDS, Unreadable, XComReader, build_records
 from .verification import verify_caller
 
 # Characters of ids in one request. They are sent in the URL, which common reverse proxies limit to 8,190 characters;
 # Airflow's own server does not.
 MAX_QUERY = 7_500
-# Seconds that failing requests for XComs may take in total. Airflow itself retries each of them.
-MAX_FAILING_SECONDS = 60
 
 States = dict[str, Optional[str]]  # of one run: state by task_id, or by task_id_mapindex
 _Item = TypeVar("_Item")
@@ -64,7 +62,7 @@ class TaskSdkSource:
         self._xcoms = xcoms
         self._caller = caller
         self._known: dict[TaskInstanceKey, tuple[RawIds, ...]] = {}  # found earlier
-        self._failing_seconds, self._max_failing_seconds = 0.0, max_failing_seconds
+        self._reader = XComReader("the Task SDK", max_failing_seconds)
         self.description = description
 
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
@@ -72,10 +70,10 @@ class TaskSdkSource:
         if not keys:
             return TaskInstances()
         self._verify_source()
-        by_dag: dict[str, list[TaskInstanceKey]] = defaultdict(list)
-        for key in sorted(set(keys)):
-            by_dag[key.dag_id].append(key)
-        found = [each for dag_id, of_dag in by_dag.items() for each in self._find_in_dag(dag_id, of_dag)]
+        return fetch_isolated(self._fetch_dag, keys, self._verify_source, one_by_one=True)
+
+    def _fetch_dag(self, keys: list[TaskInstanceKey]) -> TaskInstances:
+        found = self._find_in_dag(keys[0].dag_id, keys)
         found_keys = {key for key, _, _ in found}
         unresolved = {
             key: f"the Task SDK cannot determine the DAG behind the label {key.dag_id!r} (set airflow_conn_id)"
@@ -175,7 +173,7 @@ class TaskSdkSource:
         return {getattr(ids, which) for ids in self._known.get(key, ())}
 
     def _get_all_xcoms(self, ids: RawIds, name: str) -> Any:
-        return self._get(lambda: self._xcoms.get_all(key=name, **ids._asdict()))
+        return self._reader.read(ids.dag_id, lambda: self._xcoms.get_all(key=name, **ids._asdict()))
 
     def _get_xcom(self, values: Any, ids: RawIds, name: str, map_index: int) -> list[Any]:
         """Return the one value of a task instance, or an empty list.
@@ -188,26 +186,8 @@ class TaskSdkSource:
         if map_index == UNMAPPED and len(values) == 1:
             return list(values)
         index = None if map_index == UNMAPPED else map_index
-        value = self._get(lambda: self._xcoms.get_one(key=name, **ids._asdict(), map_index=index))
+        value = self._reader.read(ids.dag_id, lambda: self._xcoms.get_one(key=name, **ids._asdict(), map_index=index))
         return [] if value is None else [value]
-
-    def _get(self, request: Callable[[], Any]) -> Any:
-        """Return an XCom, or an :class:`Unreadable`, because a failure concerns one record only.
-
-        :raises TaskInstanceSourceError: if failing requests have taken too long in total.
-        """
-        started = time.monotonic()
-        try:
-            return request()
-        except Exception as error:  # of any class: raised by the API server's client or a custom XCom backend
-            self._failing_seconds += time.monotonic() - started
-            if self._failing_seconds > self._max_failing_seconds:
-                raise TaskInstanceSourceError(
-                    f"the Task SDK could not read XComs for {self._failing_seconds:.0f} s",
-                    cause=str(error),
-                    remedy="see the API server's log",
-                ) from error
-            return Unreadable(" ".join(str(error).split())[:200] or type(error).__name__)
 
     def _request(self, dag_id: str, task_ids: set[str], run_ids: set[str]) -> dict[str, list[tuple[str, States]]]:
         """Request states; return runs and their states by the label value of the run_id."""

@@ -1,0 +1,114 @@
+"""Reading records: of the oldest candidates only, and never taking a record that was not read for none."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+
+from include.kpo_cleanup.candidates import MAX_SECONDS, ROUND, with_records
+from include.kpo_cleanup.classify import Snapshot, classify
+from include.kpo_cleanup.constants import Reason
+from include.kpo_cleanup.identity import UNMAPPED
+from include.kpo_cleanup.pod import Pod
+from include.kpo_cleanup.settings import Settings
+from include.kpo_cleanup.task_instance import Record
+from include.kpo_cleanup.verdict import Rule
+from tests.unit.builders import DAY, FINISHED, HOUR, NOW, answer, make_pod, make_ti
+from tests.unit.test_reap import FakeSource
+
+ANOTHER = Record(frozenset({"airflow/another"}))
+
+
+def make_pods(count: int) -> list[Pod]:
+    """Return pods of finished task instances, the youngest first."""
+    pods = [make_pod(map_index=number, created=NOW - DAY + number) for number in range(count)]
+    return pods[::-1]
+
+
+def snapshot_of(pods: list[Pod], **settings: Any) -> Snapshot:
+    return Snapshot(pods, answer({pod.key: FINISHED for pod in pods}), Settings(**settings), NOW)
+
+
+def zombies(snapshot: Snapshot) -> list[Pod]:
+    return [verdict.pod for verdict in classify(snapshot) if verdict.is_zombie]
+
+
+def candidates(snapshot: Snapshot) -> list[Pod]:
+    return [verdict.pod for verdict in classify(snapshot) if verdict.awaits_record]
+
+
+@pytest.mark.parametrize("limit", [1, ROUND])
+def test_only_the_records_of_the_oldest_pods_are_read_if_they_are_enough(limit: int) -> None:
+    pods, source = make_pods(4 * ROUND), FakeSource({})
+    snapshot = with_records(snapshot_of(pods, max_deletes=limit), source)
+    oldest_first = pods[::-1]
+    assert set(source.records_read) == {pod.key for pod in oldest_first[:ROUND]}
+    assert zombies(snapshot) == oldest_first[:ROUND]
+    assert candidates(snapshot) == oldest_first[ROUND:]
+
+
+def test_more_records_are_read_if_the_limit_is_higher() -> None:
+    pods, source = make_pods(4 * ROUND), FakeSource({})
+    snapshot = with_records(snapshot_of(pods, max_deletes=ROUND + 1), source)
+    assert len(source.records_read) == len(set(source.records_read)) == len(zombies(snapshot)) == 2 * ROUND
+
+
+def test_pods_that_their_records_keep_do_not_keep_the_others() -> None:
+    pods = make_pods(4 * ROUND)
+    kept = pods[2 * ROUND :]
+    source = FakeSource({}, records={pod.key: ANOTHER for pod in kept})
+    snapshot = with_records(snapshot_of(pods, max_deletes=1), source)
+    assert zombies(snapshot) == pods[2 * ROUND - 1 : ROUND - 1 : -1]
+    assert len(candidates(snapshot)) == ROUND
+
+
+def test_no_pod_is_a_candidate_if_all_records_were_read() -> None:
+    pods = make_pods(ROUND)
+    snapshot = with_records(snapshot_of(pods, max_deletes=1), FakeSource({}))
+    assert len(zombies(snapshot)) == ROUND
+    assert not candidates(snapshot)
+
+
+def test_reading_ends_after_some_minutes() -> None:
+    pods = make_pods(4 * ROUND)
+    source = FakeSource({}, records={pod.key: ANOTHER for pod in pods})
+    clock = itertools.count(0, MAX_SECONDS * 0.6)
+    snapshot = with_records(snapshot_of(pods), source, lambda: next(clock))
+    assert len(source.records_read) == 2 * ROUND
+    assert len(candidates(snapshot)) == 2 * ROUND
+    assert not zombies(snapshot)
+
+
+def test_nothing_is_read_if_no_record_matters() -> None:
+    kept = make_pod(protected_by="x")
+    source = FakeSource({})
+    assert with_records(snapshot_of([kept]), source).records_until is None
+    assert not source.records_read
+
+
+def test_a_young_pod_that_needs_no_record_is_a_zombie_at_once() -> None:
+    pods = make_pods(2 * ROUND)
+    unmatched = make_pod(run_id="deleted", phase="Pending", containers=(), created=NOW - HOUR)
+    settings = Settings(max_deletes=1, delete_unmatched_pods=True)
+    snapshot = Snapshot([*pods, unmatched], answer({pod.key: FINISHED for pod in pods}), settings, NOW)
+    assert zombies(with_records(snapshot, FakeSource({})))[-1] == unmatched
+
+
+def test_a_pod_that_another_task_instance_has_adopted_is_kept_if_it_is_among_the_oldest() -> None:
+    pods = make_pods(2 * ROUND)
+    oldest = pods[-1]
+    plain = oldest.key._replace(map_index=UNMAPPED)
+    found = {**{pod.key: FINISHED for pod in pods}, plain: make_ti(state="running", ended=None)}
+    source = FakeSource({}, records={plain: Record(frozenset({str(oldest)}))})
+    snapshot = with_records(Snapshot(pods, answer(found), Settings(max_deletes=1), NOW), source)
+    assert {v.pod: v.rule for v in classify(snapshot)}[oldest] is Rule.USED_BY_ANOTHER
+
+
+def test_a_candidate_keeps_its_reason() -> None:
+    pods = make_pods(2 * ROUND)
+    snapshot = with_records(snapshot_of(pods, max_deletes=1), FakeSource({}))
+    assert {verdict.reason for verdict in classify(snapshot)} == {Reason.ORPHANED}
+    assert snapshot.records_until == tuple(json.loads(json.dumps(snapshot.records_until)))
