@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .text import MAX_PHRASE, printable
+
 
 class KpoCleanupError(Exception):
     """An error that fails a task of the cleanup, or the deletion of one pod.
@@ -20,8 +22,9 @@ class KpoCleanupError(Exception):
     retry_after: float | None = None  # seconds to wait before that, if the server named them
 
     def __init__(self, summary: str, *, cause: str = "", remedy: str = "", server_message: str = "") -> None:
-        super().__init__(summary)
-        self.summary, self.cause, self.remedy, self.server_message = summary, cause, remedy, server_message
+        texts = (printable(text, MAX_PHRASE) for text in (summary, cause, remedy, server_message))
+        self.summary, self.cause, self.remedy, self.server_message = texts
+        super().__init__(self.summary)
 
     @property
     def fields(self) -> dict[str, str]:
@@ -57,8 +60,8 @@ class SettingError:
     def assignment(self) -> str:
         """Return what was set, and where."""
         # Without square brackets, which Airflow's command line drops because it takes them for markup.
-        shown = "" if self.value is HIDDEN else f"={self.value!r}"
-        return f"{self.option}{shown} ({self.origin})"
+        shown = "" if self.value is HIDDEN else f"={printable(repr(self.value))}"
+        return f"{printable(self.option)}{shown} ({self.origin})"
 
     def __str__(self) -> str:
         return f"{self.assignment}:\n  {self.remedy}"

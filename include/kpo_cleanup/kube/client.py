@@ -26,12 +26,12 @@ from ..errors import (
     UnexpectedResponse,
 )
 from ..retry import RetryPolicy, retry_after
+from ..text import printable
 
 if TYPE_CHECKING:
     from kubernetes.client import CoreV1Api
 
 _STATUS_ERRORS = {400: BadRequest, 403: Forbidden, 404: NotFound, 409: Conflict, 410: Expired}
-MAX_MESSAGE = 1000  # characters of a server's message, which a webhook can write at will
 
 # How the API server words a denial by admission. The authorizer's begins with the user: "… is forbidden: User …".
 _DENIED = re.compile(
@@ -114,7 +114,7 @@ def _to_api_error(operation: str, error: Any) -> KubernetesError:
     with suppress(TypeError, ValueError):  # not from the API server; the message shows what it is
         content = json.loads(error.body)
     status: dict[str, Any] = content if isinstance(content, dict) else {}
-    message = str(status.get("message") or "")[:MAX_MESSAGE] or str(error.body or "").strip()[:200]
+    message = str(status.get("message") or "") or printable(error.body or "")
     cause = f"{error.status} {error.reason}"
     denial = _DENIED.match(message) if status.get("kind") == "Status" else None
     if denial:  # first, because a webhook may choose any status, such as that of an object that is gone

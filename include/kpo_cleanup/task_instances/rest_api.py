@@ -14,6 +14,7 @@ import httpx
 
 from ..errors import SettingsError, TaskInstanceSourceError
 from ..retry import RetryPolicy, retry_after
+from ..text import printable
 
 API = "/api/v2"
 TOKEN_URL = "/auth/token"
@@ -145,8 +146,7 @@ class RestApi:
         """Shorten a server's message, and mask secrets that it repeats."""
         for secret in self._secrets:
             message = message.replace(secret, "***")
-        message = " ".join(message.split())
-        return message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}…"
+        return printable(message, MAX_MESSAGE)
 
 
 def _summary(method: str, url: str) -> str:
