@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from .text import MAX_PHRASE, printable
+
+_CREDENTIALS = re.compile(r"(?<=://)\S*@")  # of a URL; a password that was not quoted may contain any character
+
+
+def safe_message(error: Any, *quoting: type[Exception]) -> str:
+    """Return the message of an exception of a client or driver, or only its class if the message may quote a secret.
+
+    :param quoting: classes whose messages quote what they reject, as those of ValueError do.
+    """
+    if isinstance(error, (ValueError, *quoting)) and not isinstance(error, OSError):
+        return f"{type(error).__name__} (its message is hidden because it may contain a secret)"
+    return str(error)
 
 
 class KpoCleanupError(Exception):
@@ -20,8 +35,10 @@ class KpoCleanupError(Exception):
     retry_after: float | None = None  # seconds to wait before that, if the server named them
 
     def __init__(self, summary: str, *, cause: str = "", remedy: str = "", server_message: str = "") -> None:
-        super().__init__(summary)
-        self.summary, self.cause, self.remedy, self.server_message = summary, cause, remedy, server_message
+        fields = (summary, cause, remedy, server_message)
+        texts = (_CREDENTIALS.sub("***@", printable(text, MAX_PHRASE)) for text in fields)
+        self.summary, self.cause, self.remedy, self.server_message = texts
+        super().__init__(self.summary)
 
     @property
     def fields(self) -> dict[str, str]:
@@ -57,8 +74,8 @@ class SettingError:
     def assignment(self) -> str:
         """Return what was set, and where."""
         # Without square brackets, which Airflow's command line drops because it takes them for markup.
-        shown = "" if self.value is HIDDEN else f"={self.value!r}"
-        return f"{self.option}{shown} ({self.origin})"
+        shown = "" if self.value is HIDDEN else f"={printable(repr(self.value))}"
+        return f"{printable(self.option)}{shown} ({self.origin})"
 
     def __str__(self) -> str:
         return f"{self.assignment}:\n  {self.remedy}"

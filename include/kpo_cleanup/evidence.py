@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from .constants import Reason
 from .pod import Pod
 from .task_instance import TaskInstance
+from .text import MAX_PHRASE, printable
 from .verdict import Evidence, Rule, Verdict
 
 # Render what decided; not needed where the states of task instance and containers are sufficient.
@@ -67,7 +68,7 @@ def phrases(verdict: Verdict) -> tuple[str, ...]:
         ti, now = evidence.task_instance, evidence.now
         parts += [_newer_pod(pod, evidence), _completed_policy(pod, evidence)]
         parts += [task_instance_state(ti, now) if ti else "", container_states(pod, now), deletion(pod, now)]
-    return tuple(dict.fromkeys(filter(None, parts)))
+    return tuple(printable(part, MAX_PHRASE) for part in dict.fromkeys(filter(None, parts)))
 
 
 def warning_of(verdict: Verdict) -> PodWarning | None:
@@ -79,7 +80,8 @@ def warning_of(verdict: Verdict) -> PodWarning | None:
         return PodWarning(verdict.reason, remedy=_IF_ALONE)
     if evidence.rule not in _REMEDIES:
         return None
-    return PodWarning(verdict.reason, _DECISIVE[evidence.rule](verdict.pod, evidence), _REMEDIES[evidence.rule])
+    problem = printable(_DECISIVE[evidence.rule](verdict.pod, evidence), MAX_PHRASE)
+    return PodWarning(verdict.reason, problem, _REMEDIES[evidence.rule])
 
 
 def duration(seconds: int) -> str:

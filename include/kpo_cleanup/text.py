@@ -1,4 +1,4 @@
-"""Text for people: plurals, and lines that Airflow's log view shows without cutting them off."""
+"""Text for people: plurals, values from outside, and lines that Airflow's log view shows without cutting them off."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sized
 # a message has room for 100, the text of an exception for 97.
 LINE = 96
 INDENT = " " * 4
+MAX_VALUE = 320  # characters of one value: more than any name in Kubernetes has
+MAX_PHRASE = 1_000  # characters of a text that consists of several, such as a server's message
 
 
 def count(things: Sized, noun: str) -> str:
@@ -19,6 +21,19 @@ def count(things: Sized, noun: str) -> str:
 def pluralize(number: int, noun: str) -> str:
     """Return such as ``1 pod`` or ``1,200 pods``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def printable(value: object, limit: int = MAX_VALUE) -> str:
+    """Return a value from outside as one line that can be logged and stored: short, and without control characters.
+
+    Whoever may create a pod could otherwise fake lines of the log, or fill it.
+    """
+    text = str(value)
+    if len(text) <= limit and text.isprintable():
+        return text
+    shown = " ".join(text[:limit].split())
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+    return shown if len(text) <= limit and len(shown) <= limit else f"{shown[: limit - 1]}…"
 
 
 def wrap(text: str, indent: str = "") -> list[str]:

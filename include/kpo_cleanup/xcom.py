@@ -24,6 +24,7 @@ from .identity import TaskInstanceKey
 from .kube.interface import Listing
 from .pod import IDS, Container, Owner, Pod
 from .task_instance import Record, TaskInstance, TaskInstances
+from .text import printable
 from .verdict import Verdict, count_reasons
 
 MAX_KEPT = 200  # kept pods in the XCom of classify, which are for people only
@@ -50,7 +51,7 @@ def dump_listing(listing: Listing) -> dict[str, Any]:
         for namespace, dags in of_dags.items()
     }
     return {
-        "summary": f"pods: {len(listing.pods)}, in: {', '.join(tree) or 'no namespace'}",
+        "summary": f"pods: {len(listing.pods)}, in: {printable(', '.join(tree)) or 'no namespace'}",
         "unlisted": _dump_errors(listing.errors_by_namespace),
         "columns": f"{', '.join(_COLUMNS)} ({', '.join(Container._fields)}; times in seconds after created), other",
         **{name: [dict(each) for each in numbers] for name, numbers in shared.items()},
@@ -137,7 +138,7 @@ def dump_task_instances(
     """
     tree = _tree()
     for key, ti in task_instances.found.items():
-        row = [key.map_index, ti.state, ti.try_number, ti.ended, ti.operator]
+        row = [key.map_index, ti.state, ti.try_number, ti.ended, ti.operator and printable(ti.operator)]
         while row[-1] is None and len(row) > 2:
             row.pop()
         tree[key.dag_id][key.task_id].setdefault(key.run_id, []).append(row)

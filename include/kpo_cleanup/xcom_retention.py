@@ -9,6 +9,7 @@ import logging
 from typing import Any
 
 from .airflow_compat import earlier_scheduled_run, remove_xcom
+from .text import printable
 
 log = logging.getLogger(__name__)
 
@@ -32,5 +33,5 @@ def delete_previous_inputs(context: Any) -> None:
                 remove_xcom(context["ti"].dag_id, task_id, run_id)
     except Exception as error:  # any class: the API server, the database or a custom XCom backend raises it
         which = f"earlier run {run_id}" if run_id else "the earlier run"
-        problem = " ".join(str(error).split())[:200] or type(error).__name__
+        problem = printable(error) or type(error).__name__
         log.warning("The listing and task instances of %s were not deleted: %s", which, problem)

@@ -252,9 +252,9 @@ class TestErrors:
     def test_an_error_with_a_summary_alone_is_one_line(self) -> None:
         assert error_lines(KpoCleanupError("the database is down"), bullet="- ") == ["- the database is down"]
 
-    def test_a_message_of_several_lines_is_indented_as_a_whole(self) -> None:
+    def test_a_message_of_several_lines_is_joined(self) -> None:
         error = KpoCleanupError("reading", server_message="no such table\n[SQL: SELECT 1]")
-        assert error_lines(error) == ["reading", "    server message: no such table", "    [SQL: SELECT 1]"]
+        assert error_lines(error) == ["reading", "    server message: no such table [SQL: SELECT 1]"]
 
     def test_the_value_of_what_is_not_an_option_is_hidden_in_the_log(self) -> None:
         error = SettingError("dryrun", HIDDEN, "the DAG file", "did you mean dry_run?")

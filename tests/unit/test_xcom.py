@@ -77,7 +77,7 @@ TIS = st.builds(
     st.none() | st.sampled_from(["success", "running"]),
     st.none() | st.integers(0, 9),
     st.none() | TIMES,
-    st.none() | TEXT,
+    st.none() | NAMES,
 )
 
 

@@ -24,14 +24,15 @@ from ..errors import (
     NotFound,
     RetryableApiError,
     UnexpectedResponse,
+    safe_message,
 )
 from ..retry import RetryPolicy, retry_after
+from ..text import printable
 
 if TYPE_CHECKING:
     from kubernetes.client import CoreV1Api
 
 _STATUS_ERRORS = {400: BadRequest, 403: Forbidden, 404: NotFound, 409: Conflict, 410: Expired}
-MAX_MESSAGE = 1000  # characters of a server's message, which a webhook can write at will
 
 # How the API server words a denial by admission. The authorizer's begins with the user: "… is forbidden: User …".
 _DENIED = re.compile(
@@ -48,21 +49,22 @@ def connect(conn_id: str, concurrency: int) -> tuple[CoreV1Api, str | None]:
     import urllib3
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
     from kubernetes.config import ConfigException
+    from yaml import YAMLError
 
     try:
         hook = KubernetesHook(conn_id=conn_id)
         conn_type = hook.get_connection(conn_id).conn_type
         if conn_type not in (None, "", "kubernetes"):
-            raise ValueError(f"its type is {conn_type!r}, not 'kubernetes'")
+            raise ConfigException(f"its type is {conn_type!r}, not 'kubernetes'")
         core, namespace = hook.core_v1_client, hook.get_namespace()
     except Exception as error:  # whatever the hook, its connection or its kube config can raise
         problem = KubernetesError(
             f"connection {conn_id!r} provides no Kubernetes client",
-            cause=str(error),
+            cause=safe_message(error, YAMLError),
             remedy="check the connection (in_cluster, kube_config_path or kube_config) "
             "or set kubernetes_conn_id to another one",
         )
-        problem.is_retryable = not isinstance(error, (AirflowException, ConfigException, ValueError))
+        problem.is_retryable = not isinstance(error, (AirflowException, ConfigException, ValueError, YAMLError))
         raise problem from error
     # By default, the client itself retries three times and without a delay, on top of the retry policy.
     core.api_client.rest_client.pool_manager.connection_pool_kw.update(retries=urllib3.Retry(0), maxsize=concurrency)
@@ -92,12 +94,12 @@ def send(
         raise _to_api_error(operation, error) from error
     except HTTPError as error:
         cause = getattr(error, "reason", None) or error  # without the URL, which is another one for each pod
-        no_response = f"no response from the API server: {cause}"
+        no_response = f"no response from the API server: {safe_message(cause)}"
         raise RetryableApiError(operation, cause=no_response, has_response=False) from error
     except UnicodeDecodeError as error:  # the client decodes the body of every error as UTF-8
         raise RetryableApiError(operation, cause="the response is an error whose body is not text") from error
     except Exception as error:  # of the client itself, such as a token that could not be refreshed
-        failed = f"the client failed: {type(error).__name__}: {error}"
+        failed = f"the client failed: {safe_message(error)}"
         raise RetryableApiError(operation, cause=failed, has_response=False) from error
     try:
         content = decode(body)
@@ -114,7 +116,7 @@ def _to_api_error(operation: str, error: Any) -> KubernetesError:
     with suppress(TypeError, ValueError):  # not from the API server; the message shows what it is
         content = json.loads(error.body)
     status: dict[str, Any] = content if isinstance(content, dict) else {}
-    message = str(status.get("message") or "")[:MAX_MESSAGE] or str(error.body or "").strip()[:200]
+    message = str(status.get("message") or "") or printable(error.body or "")
     cause = f"{error.status} {error.reason}"
     denial = _DENIED.match(message) if status.get("kind") == "Status" else None
     if denial:  # first, because a webhook may choose any status, such as that of an object that is gone

@@ -6,6 +6,7 @@ With msgspec, on which Airflow 3 depends, only these fields are decoded. Most of
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,7 @@ from ..pod import (
     Owner,
     Pod,
 )
+from ..text import pluralize, printable
 
 # The fields that are decoded. Any of them may be missing. A list has the fields of each of its items.
 _RESOURCES = {"requests": Any}
@@ -78,6 +80,7 @@ _REQUIRED = ("namespace", "name", "uid", "creationTimestamp")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 _MAX_NUMBER = 2**31 - 1  # Airflow's columns are 32-bit integers
+_MAX_ITEMS = 20  # labels, finalizers or resources of a pod that are kept: its creator may write thousands
 _SPARK_LABEL = "spark_kubernetes_operator"
 _END_CONDITIONS = ("Ready", "ContainersReady", "DisruptionTarget")  # they change when a pod ends or is evicted
 
@@ -119,7 +122,7 @@ def parse_pod(item: Mapping[str, Any]) -> Pod:
     created = _epoch(metadata.get("creationTimestamp"))
     if created is None or not (namespace and name and uid):
         fields = {field: metadata.get(field) for field in _REQUIRED}
-        raise ValueError(f"an item lacks {', '.join(_REQUIRED[:-1])} or {_REQUIRED[-1]}: {str(fields)[:200]}")
+        raise ValueError(f"an item lacks {', '.join(_REQUIRED[:-1])} or {_REQUIRED[-1]}: {printable(fields)}")
     labels, annotations = _mapping(metadata.get("labels")), _mapping(metadata.get("annotations"))
     containers = [_mapping(container) for container in spec.get("containers") or ()]
     init_containers = [_mapping(container) for container in spec.get("initContainers") or ()]
@@ -127,20 +130,20 @@ def parse_pod(item: Mapping[str, Any]) -> Pod:
     try_number, map_index = _label_number(labels, "try_number"), _label_number(labels, "map_index")
     return Pod(
         # Thousands of pods share these values, so that each is kept once.
-        namespace=intern(str(namespace)),
-        name=str(name),
-        uid=str(uid),
-        resource_version=str(metadata.get("resourceVersion") or ""),
+        namespace=_text(namespace),
+        name=printable(name),
+        uid=printable(uid),
+        resource_version=printable(metadata.get("resourceVersion") or ""),
         created=created,
-        phase=intern(str(status.get("phase") or "Unknown")),
-        dag_id=intern(str(labels.get("dag_id") or "")),
-        task_id=intern(str(labels.get("task_id") or "")),
-        run_id=intern(str(labels.get("run_id") or "")),
+        phase=_text(status.get("phase") or "Unknown"),
+        dag_id=_text(labels.get("dag_id") or ""),
+        task_id=_text(labels.get("task_id") or ""),
+        run_id=_text(labels.get("run_id") or ""),
         map_index=UNMAPPED if map_index is None else map_index,
         try_number=try_number or 0,
-        labels=_share(tuple(sorted((n, str(value)) for n, value in labels.items() if _is_searched_by(n)))),
-        label_problem=_label_problem(labels, {"try_number": try_number, "map_index": map_index}),
-        protected_by=_protection(labels) or _protection(annotations),
+        labels=_searched_labels(labels),
+        label_problem=printable(_label_problem(labels, {"try_number": try_number, "map_index": map_index})),
+        protected_by=printable(_protection(labels) or _protection(annotations)),
         controller=_controller(metadata.get("ownerReferences")),
         job=_job(labels),
         phase_reason=_phase_reason(status),
@@ -167,7 +170,19 @@ def parse_deletion(response: Mapping[str, Any]) -> tuple[tuple[str, ...], int | 
 
 
 def _finalizers(metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(map(str, metadata.get("finalizers") or ()))
+    finalizers = [*(metadata.get("finalizers") or ())]
+    others = len(finalizers) - _MAX_ITEMS
+    return (*map(printable, finalizers[:_MAX_ITEMS]), *([f"{others:,} others"] if others > 0 else []))
+
+
+def _text(value: Any) -> str:
+    return _share_text(str(value))
+
+
+@lru_cache(maxsize=4096)
+def _share_text(text: str) -> str:
+    """Return a text that many pods share, once for all of them."""
+    return intern(printable(text))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -197,6 +212,8 @@ def _label_problem(labels: Mapping[str, Any], numbers: Mapping[str, int | None])
     for name in (*ID_LABELS, "try_number"):
         if not labels.get(name):
             return f"label {name} is missing"
+        if printable(labels[name]) != str(labels[name]):
+            return f"label {name}={labels[name]!r} is not a label value of Kubernetes"
     for name, number in numbers.items():
         if name in labels and number is None:
             return f"label {name}={labels[name]!r} is not a number that Airflow writes"
@@ -215,6 +232,14 @@ def _is_searched_by(label: str) -> bool:
     return label not in NOT_SEARCHED_BY and not label.startswith(CLUSTER_LABEL_PREFIXES)
 
 
+def _searched_labels(labels: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    searched = sorted((printable(name), printable(value)) for name, value in labels.items() if _is_searched_by(name))
+    kept, others = searched[:_MAX_ITEMS], searched[_MAX_ITEMS:]
+    if others:  # a digest is equal or differs like the labels themselves
+        kept.append((pluralize(len(others), "other label"), hashlib.sha256(repr(others).encode()).hexdigest()))
+    return _share(tuple(kept))
+
+
 @lru_cache(maxsize=4096)
 def _share(labels: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
     """Return the first equal labels, so that thousands of pods share one copy."""
@@ -226,15 +251,15 @@ def _job(labels: Mapping[str, Any]) -> str:
     name = labels.get("batch.kubernetes.io/job-name")
     if name is None and "controller-uid" in labels:
         name = labels.get("job-name")
-    return "" if name is None else str(name)
+    return "" if name is None else printable(name)
 
 
 def _phase_reason(status: Mapping[str, Any]) -> str:
     if status.get("reason"):
-        return intern(str(status["reason"]))
+        return _text(status["reason"])
     for condition in map(_mapping, status.get("conditions") or ()):
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return intern(str(condition.get("reason") or ""))
+            return _text(condition.get("reason") or "")
     return ""
 
 
@@ -246,7 +271,7 @@ def _grace_period(spec: Mapping[str, Any]) -> int:
 def _controller(owners: Any) -> Owner | None:
     for owner in map(_mapping, owners or ()):
         if owner.get("controller"):
-            return Owner(*(str(owner.get(field)) for field in ("kind", "name", "uid", "apiVersion")))
+            return Owner(*(printable(owner.get(field)) for field in ("kind", "name", "uid", "apiVersion")))
     return None
 
 
@@ -255,12 +280,12 @@ def _main_container(containers: list[Mapping[str, Any]], annotations: Mapping[st
 
     ``base_container_name`` may change its name, and a mesh may inject its proxy as the first container.
     """
-    names = [str(container.get("name")) for container in containers]
+    names = [_text(container.get("name")) for container in containers]
     if MAIN_CONTAINER in names or not names:
         return MAIN_CONTAINER
     default = annotations.get(DEFAULT_CONTAINER_KEY)
     candidates = [default] if default in names else [name for name in names if name != XCOM_SIDECAR]
-    return intern(str(candidates[0])) if len(candidates) == 1 else ""
+    return str(candidates[0]) if len(candidates) == 1 else ""
 
 
 def _conditions_changed(status: Mapping[str, Any]) -> int | None:
@@ -274,7 +299,7 @@ def _conditions_changed(status: Mapping[str, Any]) -> int | None:
 
 def _container(status: Any) -> Container:
     status = _mapping(status)
-    name, states = intern(str(status.get("name"))), _mapping(status.get("state"))
+    name, states = _text(status.get("name")), _mapping(status.get("state"))
     if "terminated" in states:
         end = _mapping(states["terminated"])
         code = end.get("exitCode")
@@ -282,12 +307,12 @@ def _container(status: Any) -> Container:
         return Container(name, "terminated", started, finished, code if isinstance(code, int) else None)
     if "running" in states:
         return Container(name, "running", _epoch(_mapping(states["running"]).get("startedAt")))
-    return Container(name, "waiting", waiting_reason=str(_mapping(states.get("waiting")).get("reason") or ""))
+    return Container(name, "waiting", waiting_reason=_text(_mapping(states.get("waiting")).get("reason") or ""))
 
 
 def _init_containers(status: Mapping[str, Any], sidecars: list[Mapping[str, Any]]) -> Iterator[Container]:
     """Parse the init containers that matter: native sidecars, and those that have not succeeded."""
-    names = {str(container.get("name")) for container in sidecars}
+    names = {_text(container.get("name")) for container in sidecars}
     for container in map(_container, status.get("initContainerStatuses") or ()):
         if container.name in names:
             yield container
@@ -301,7 +326,7 @@ def _container_requests(containers: list[Mapping[str, Any]]) -> Iterator[tuple[s
 
 
 def _quantities(by_resource: Any) -> Iterator[tuple[str, str]]:
-    return ((str(resource), str(quantity)) for resource, quantity in _mapping(by_resource).items())
+    return ((printable(resource), str(quantity)) for resource, quantity in _mapping(by_resource).items())
 
 
 @lru_cache(maxsize=4096)  # the pods of one task have the same requests
@@ -314,7 +339,7 @@ def _total_requests(
     totals = {**_sums(of_containers), **_sums(of_pod)}
     for resource, quantity in _sums(overhead).items():
         totals[resource] = totals.get(resource, 0.0) + quantity
-    return tuple((intern(resource), total) for resource, total in sorted(totals.items()))
+    return tuple((intern(resource), total) for resource, total in sorted(totals.items())[:_MAX_ITEMS])
 
 
 def _sums(quantities: tuple[tuple[str, str], ...]) -> dict[str, float]:

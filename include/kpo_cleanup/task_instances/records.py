@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ..errors import KpoCleanupError, SourceUnusable, TaskInstanceSourceError
 from ..identity import TaskInstanceKey
 from ..task_instance import Record
+from ..text import printable
 
 KEYS = ("pod_name", "pod_namespace")  # of the XComs
 
@@ -105,7 +106,7 @@ def build_records(
             else:
                 pods.add("{pod_namespace}/{pod_name}".format_map(values))
         if pods or problems:
-            records[key] = Record(frozenset(pods), problems[0] if problems else "")
+            records[key] = Record(frozenset(pods), printable(problems[0]) if problems else "")
     return records
 
 

@@ -14,6 +14,7 @@ import httpx
 
 from ..errors import SettingsError, SourceUnusable, TaskInstanceSourceError
 from ..retry import RetryPolicy, retry_after
+from ..text import printable
 
 API = "/api/v2"
 TOKEN_URL = "/auth/token"
@@ -55,10 +56,10 @@ class RestApi:
     def __init__(self, conn_id: str, connection: Any, policy: RetryPolicy | None = None) -> None:
         self._name = f"connection {conn_id!r}"
         self.url = (connection.host or "").rstrip("/")
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or connection.port:
+        if connection.port or not _is_base_url(self.url):
+            host = "a URL with credentials" if "@" in self.url else repr(connection.host)
             raise SettingsError(
-                f"the host of {self._name} is {connection.host!r}",
+                f"the host of {self._name} is {host}",
                 remedy="set it to the base URL of Airflow's API server with scheme, port and path, such as "
                 "https://airflow.example.org/prod, and leave the port field empty",
             )
@@ -149,12 +150,20 @@ class RestApi:
         """Shorten a server's message, and mask secrets that it repeats."""
         for secret in self._secrets:
             message = message.replace(secret, "***")
-        message = " ".join(message.split())
-        return message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}…"
+        return printable(message, MAX_MESSAGE)
 
 
 def _summary(method: str, url: str) -> str:
     return f"querying Airflow's API ({method} {url})"
+
+
+def _is_base_url(url: str) -> bool:
+    """Return whether a URL has a scheme, a host and no credentials."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.username
+    except ValueError:  # the port is not a number
+        return False
 
 
 def _is_token_rejected(response: httpx.Response) -> bool:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..airflow_compat import TRY_NUMBER_MAY_LAG, AirflowException, BaseHook, current_try
-from ..errors import SourceUnusable, TaskInstanceSourceError
+from ..errors import SourceUnusable, TaskInstanceSourceError, safe_message
 from ..identity import TaskInstanceKey, make_key
 from ..task_instance import CallerTaskInstance, Found, RawIds, Record, TaskInstance, TaskInstances
 from .isolation import fetch_isolated
@@ -252,7 +252,7 @@ def metadata_connection(conn_id: str) -> Callable[[], AbstractContextManager[Con
         except Exception as error:  # a missing connection, a missing provider or a driver can raise anything
             problem = TaskInstanceSourceError(
                 f"airflow_conn_id={conn_id!r} is not a usable database connection",
-                cause=str(error),
+                cause=safe_message(error),
                 remedy="set it to an Airflow connection to the metadata database whose provider (postgres or mysql) is "
                 "installed, or to one of type http to the REST API",
             )
