@@ -33,9 +33,9 @@ try:
 except ImportError:
     from airflow.hooks.base import BaseHook
 try:
-    from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException  # since 3.2
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException  # since 3.2
 except ImportError:
-    from airflow.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+    from airflow.exceptions import AirflowException, AirflowFailException
 
 __all__ = [
     "AIRFLOW_RELEASE",
@@ -45,7 +45,6 @@ __all__ = [
     "TRY_NUMBER_MAY_LAG",
     "AirflowException",
     "AirflowFailException",
-    "AirflowSkipException",
     "BaseHook",
     "Param",
     "add_to_counters",
@@ -59,6 +58,7 @@ __all__ = [
     "reject_long_xcom",
     "remove_xcom",
     "set_gauges",
+    "skip_tasks",
     "task",
     "xcom_backend",
 ]
@@ -140,6 +140,23 @@ def remove_xcom(dag_id: str, task_id: str, run_id: str) -> None:
     # Checked first, because delete() reads the value and logs a miss as an error.
     if xcom_backend().get_all(key="return_value", **ids) is not None:
         xcom_backend().delete(key="return_value", **ids)
+
+
+def skip_tasks(context: Any, return_value: Mapping[str, Any], *task_ids: str) -> None:
+    """Set later tasks of this run to skipped, as a short circuit does.
+
+    :param return_value: of the current task, which Airflow 3 ends here with an exception.
+    """
+    if not IS_AIRFLOW_3:
+        for task_id in task_ids:
+            context["dag_run"].get_task_instance(task_id).set_state("skipped")
+        return
+    try:
+        from airflow.sdk.exceptions import DownstreamTasksSkipped  # since 3.2
+    except ImportError:
+        from airflow.exceptions import DownstreamTasksSkipped
+    context["ti"].xcom_push(key="return_value", value=return_value)
+    raise DownstreamTasksSkipped(tasks=[*task_ids])
 
 
 def is_too_long(value: Mapping[str, Any]) -> bool:

@@ -24,7 +24,7 @@ Finds pods that are still in the cluster although their task instance has finish
 #### How to read a run
 
 - **reap green**: pods were deleted, or would be in a dry run. Its log has a line for each.
-- **reap skipped**: there was nothing to do.
+- **reap skipped**: there was nothing to delete; if there were no pods, only *list_pods* ran.
 - **reap red**: something could not be listed or deleted; everything else was done. The log shows cause and remedy.
 - **classify** lists each zombie with the evidence, and counts the pods that are kept.
 

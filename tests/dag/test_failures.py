@@ -468,19 +468,35 @@ def test_an_empty_listing_is_a_warning_with_the_namespaces_and_their_origin(
     run = clean_up(**conf)
     expected = f"No operator pods were found in {where}", f"    ({origin})"
     assert [message for message in caplog.messages if message in expected] == [*expected]
-    assert airflow_runs.states(run)["reap"] == "skipped"
+    skipped = dict.fromkeys(("fetch_active_tis", "classify", "reap"), "skipped")
+    assert airflow_runs.states(run) == {"list_pods": "success", **skipped}
+    assert run.state == "success"
 
 
-def test_the_summaries_of_classify_and_reap_are_single_lines(proxy: FaultProxy, zombie: Any) -> None:
-    def summaries(**conf: Any) -> list[str]:
+def test_a_run_without_zombies_skips_reap_and_keeps_the_verdicts(
+    proxy: FaultProxy, core: client.CoreV1Api, collisions: DagRun, zombie: Any
+) -> None:
+    airflow_runs.set_state(collisions, "a_1", "running")
+    run = clean_up()
+    succeeded = dict.fromkeys(("list_pods", "fetch_active_tis", "classify"), "success")
+    assert airflow_runs.states(run) == {**succeeded, "reap": "skipped"}
+    assert run.state == "success"
+    assert airflow_runs.result(run, "classify")["kept_by_reason"] == {"active": 1}
+    assert airflow_runs.result(run, "classify", "summary") == "nothing to delete among 1 pod"
+    assert names(core) == {"zombie"}
+
+
+def test_each_finished_run_has_summaries_of_a_single_line(proxy: FaultProxy, zombie: Any) -> None:
+    def summaries(*task_ids: str, **conf: Any) -> list[str]:
         run = clean_up(**conf)
-        return [airflow_runs.result(run, task_id, "summary") for task_id in ("classify", "reap")]
+        return [airflow_runs.result(run, task_id, "summary") for task_id in task_ids]
 
     would = "DRY RUN: would delete 1 of 1 pod: collisions 1"
-    assert summaries(dry_run=True) == [would, would]
-    assert summaries() == ["1 zombie of 1 pod: collisions 1", "deleted 1 of 1 zombie: collisions 1"]
-    assert summaries() == ["nothing to delete among 0 pods"] * 2
-    assert summaries(dry_run=True) == ["DRY RUN: nothing to delete among 0 pods"] * 2
+    assert summaries("classify", "reap", dry_run=True) == [would, would]
+    done = ["1 zombie of 1 pod: collisions 1", "deleted 1 of 1 zombie: collisions 1"]
+    assert summaries("classify", "reap") == done
+    assert summaries("list_pods") == ["nothing to delete among 0 pods"]
+    assert summaries("list_pods", dry_run=True) == ["DRY RUN: nothing to delete among 0 pods"]
 
 
 def test_a_failed_run_logs_cause_and_remedy_before_any_traceback(

@@ -182,7 +182,12 @@ def test_a_failed_run_of_a_users_own_dag_calls_its_callback(airflow: Airflow, fo
 
 
 @pytest.mark.timeout(900)
-def test_each_scheduled_run_deletes_the_inputs_of_the_previous_one(airflow: Airflow, folder: Path) -> None:
+def test_each_scheduled_run_deletes_the_inputs_of_the_previous_one(
+    airflow: Airflow, folder: Path, core: client.CoreV1Api
+) -> None:
+    # Without a pod, the tasks after list_pods would be skipped.
+    create(core, "kept", {"kubernetes_pod_operator": "True", **dict([LABEL_SELECTOR.split("=")])}, "other")
+
     def tasks_with_xcom() -> dict[str, set[str]]:
         sql = """SELECT run_id, task_id FROM xcom JOIN dag_run USING (dag_id, run_id)
             WHERE dag_id = ? AND run_type = 'scheduled' AND state = 'success' AND key = 'return_value'
