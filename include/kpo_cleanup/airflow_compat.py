@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime, timezone
 from typing import Any
 
 import pendulum
@@ -69,13 +70,19 @@ _STATES_BETWEEN_TRIES = frozenset({"scheduled", "queued", "deferred", "up_for_re
 _MYSQL_BLOB = 65_535  # bytes
 
 
-def is_schedule(text: str) -> bool:
-    """Return whether Airflow accepts this cron expression or preset as a schedule."""
-    if text in ("@once", "@continuous"):
+def is_schedule(value: Any) -> bool:
+    """Return whether Airflow accepts this as a schedule: a cron expression, a preset, or an object such as an asset."""
+    if value in ("@once", "@continuous"):
+        return True
+    if not isinstance(value, str):
+        try:
+            DAG("of_this_schedule", schedule=value, start_date=datetime(2024, 1, 1, tzinfo=timezone.utc))
+        except Exception:  # the class differs between Airflow versions
+            return False
         return True
     restriction = TimeRestriction(earliest=pendulum.now("UTC"), latest=None, catchup=False)
     try:
-        timetable = CronDataIntervalTimetable(text, "UTC")
+        timetable = CronDataIntervalTimetable(value, "UTC")
         timetable.next_dagrun_info(last_automated_data_interval=None, restriction=restriction)
     except Exception:  # the cron libraries raise many classes, such as one for February 31
         return False

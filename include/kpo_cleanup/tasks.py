@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,7 @@ from .airflow_compat import (
     skip_tasks,
 )
 from .classify import Snapshot, classify, keys_needing_records, with_plain_tasks
-from .config import ResolvedSettings, read_settings
+from .config import ResolvedSettings
 from .constants import Outcome
 from .errors import KpoCleanupError
 from .kube.pods import PodClient
@@ -83,9 +83,9 @@ def pull_return_values(*task_ids: str) -> list[Any]:
 class Cleanup:
     """The tasks of one DAG, which share the settings that its file fixes."""
 
-    def __init__(self, fixed: Mapping[str, Any]) -> None:
-        """Store the options that neither params nor conf may change."""
-        self._fixed = fixed
+    def __init__(self, read: Callable[..., ResolvedSettings]) -> None:
+        """Store the function that reads the settings of this DAG, with the params and the conf of a run."""
+        self._read = read
 
     @gc_paused()
     @translate_errors()
@@ -187,7 +187,7 @@ class Cleanup:
 
     def _resolve(self) -> ResolvedSettings:
         context: Any = get_current_context()
-        return read_settings(self._fixed, dict(context["params"]), context["dag_run"].conf)
+        return self._read(dict(context["params"]), context["dag_run"].conf)
 
     def _settings(self, earlier: Mapping[str, Any]) -> Settings:
         """Return the settings of this run, and warn if it is a dry run.

@@ -259,7 +259,7 @@ def test_a_temporary_error_is_retried_until_it_passes(
         ({}, {"label_selector": "a"}, ["because it cannot be set for a single run"]),
         ({"AIRFLOW__KPO_CLEANUP_DRY_RUN": "True"}, {}, ["did you mean AIRFLOW__KPO_CLEANUP__DRY_RUN?"]),
         ({"AIRFLOW__KPOCLEANUP__DRY_RUN": "True"}, {}, ["did you mean AIRFLOW__KPO_CLEANUP__DRY_RUN?"]),
-        ({"AIRFLOW__KPO_CLEANUP__NAMESPACE": "airflow"}, {}, ["did you mean AIRFLOW__KPO_CLEANUP__NAMESPACES?"]),
+        ({"AIRFLOW__KPO_CLEANUP__NAMESPACE": "airflow"}, {}, ["no such option: did you mean namespaces?"]),
         ({"AIRFLOW__KPO_CLEANUP__DRY_RUN_CMD": "echo True"}, {}, ["set AIRFLOW__KPO_CLEANUP__DRY_RUN"]),
         (
             {"AIRFLOW__KPO_CLEANUP__SCHEDULE": "@sometimes"},
@@ -352,22 +352,30 @@ def test_a_permanent_error_is_not_retried(
 
 
 @pytest.mark.skipif(not IS_AIRFLOW_3, reason="Airflow 2 uses its session")
-@pytest.mark.parametrize(("conn_id", "message"), [("nowhere", "'nowhere'"), ("database", "its type is 'kubernetes'")])
-def test_a_connection_that_is_not_a_database_is_not_retried(
+@pytest.mark.parametrize(
+    ("conn_id", "messages"),
+    [
+        ("nowhere", ["airflow_conn_id='nowhere' is not a usable database connection", "'nowhere'"]),
+        ("database", ["airflow_conn_id='database' is not a usable database connection", "its type is 'kubernetes'"]),
+        ("added", ["the type of connection 'added' is 'generic'", "create it again with --conn-json"]),
+    ],
+    ids=["it does not exist", "its type has no database", "the command line did not know its type"],
+)
+def test_a_connection_that_is_not_a_database_is_not_retried_if(
     proxy: FaultProxy,
     zombie: Any,
     conn_id: str,
-    message: str,
+    messages: list[str],
     monkeypatch: pytest.MonkeyPatch,
     log_output: Callable[[], str],
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_DATABASE", "kubernetes://")
+    monkeypatch.setenv("AIRFLOW_CONN_ADDED", "generic://")
     run = clean_up(config={"airflow_conn_id": conn_id})
     assert airflow_runs.states(run)["fetch_active_tis"] == "failed"
     assert airflow_runs.tries(run, "fetch_active_tis") == 1
     out = log_output()
-    assert f"airflow_conn_id='{conn_id}' is not a usable database connection" in out
-    assert message in out
+    assert [message for message in messages if message not in out] == []
 
 
 def test_a_temporary_error_is_retried_even_if_another_namespace_has_a_permanent_one(
