@@ -189,22 +189,22 @@ def reject_long_xcom(value: Mapping[str, Any], what: str) -> None:
         )
 
 
-def add_to_counters(dag_id: str, counts: Mapping[str, int]) -> None:
-    """Increment counters of Airflow's metrics, tagged with this DAG; do nothing if Airflow has no metrics."""
+def add_to_counters(counts: Mapping[str, float], tags: Mapping[str, str]) -> None:
+    """Increment counters of Airflow's metrics; do nothing if Airflow has no metrics."""
     for name, count in counts.items():
-        _send("incr", name, count, dag_id)
+        _send("incr", name, count, tags)
 
 
-def set_gauges(dag_id: str, values: Mapping[str, int]) -> None:
-    """Set gauges of Airflow's metrics, tagged with this DAG; do nothing if Airflow has no metrics."""
+def set_gauges(values: Mapping[str, int], tags: Mapping[str, str]) -> None:
+    """Set gauges of Airflow's metrics; do nothing if Airflow has no metrics."""
     for name, value in values.items():
-        _send("gauge", name, value, dag_id)
+        _send("gauge", name, value, tags)
 
 
-def _send(method: str, name: str, value: int, dag_id: str) -> None:
+def _send(method: str, name: str, value: float, tags: Mapping[str, str]) -> None:
     with suppress(ImportError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        getattr(_stats(), method)(f"kpo_cleanup.{name}", value, tags={"dag_id": dag_id})
+        getattr(_stats(), method)(f"kpo_cleanup.{name}", value, tags={**tags})
 
 
 def _stats() -> Any:

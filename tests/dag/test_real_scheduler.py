@@ -211,8 +211,11 @@ def test_each_scheduled_run_deletes_the_inputs_of_the_previous_one(
 
 
 @pytest.fixture(scope="module")
-def sent(airflow: Airflow, statsd: StatsdServer) -> list[Sample]:
-    """Return the metrics that a successful and a failed run send, and Airflow's own metrics of these runs."""
+def sent(airflow: Airflow, statsd: StatsdServer, zombies: None) -> list[Sample]:
+    """Return the metrics that a successful and a failed run send, and Airflow's own metrics of these runs.
+
+    The first run of `kpo_cleanup` in this module deletes the zombies.
+    """
     for dag_id in ("kpo_cleanup", "kpo_cleanup_gpu"):  # the connection of the second does not exist
         airflow.api.pause(dag_id, False)
         trigger(airflow, dag_id)
