@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from typing import Any
 
 import promql_parser
 import pytest
@@ -198,8 +199,16 @@ class TestMetrics:
 
 class TestAlerts:
     def test_are_those_that_the_document_explains(self) -> None:
-        explained = re.findall(r"^\| `(KpoCleanup\w+)` \|", section("When an alert fires"), re.M)
+        explained = re.findall(r"^### (KpoCleanup\w+)$", section("When an alert fires"), re.M)
         assert explained == [rule["alert"] for rule in RULES]
+
+    @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
+    def test_an_alert_links_to_its_section_in_the_document(self, rule: dict[str, Any]) -> None:
+        file, _, anchor = (
+            rule["annotations"]["runbook_url"].removeprefix("https://example.org/kpo_cleanup/").partition("#")
+        )
+        assert (REPO / file).is_file()
+        assert anchor == rule["alert"].lower()
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
     def test_an_alert_is_a_prometheus_rule_that_selects_metrics_of_airflow(self, rule: dict[str, object]) -> None:
