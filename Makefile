@@ -98,7 +98,8 @@ test-rest-%:
 
 test-real: $(GENERATIONS:%=test-real-%)
 test-real-%:
-	@scripts/debian-packages '/usr/lib/postgresql/*/bin/initdb=postgresql' mariadbd=mariadb-server mariadb_config=libmariadb-dev
+	@scripts/debian-packages '/usr/lib/postgresql/*/bin/initdb=postgresql' mariadbd=mariadb-server \
+		mariadb_config=libmariadb-dev promtool=prometheus
 	@python=$$($(ENV_REAL_$*)) && echo "Real runs on Airflow $(AIRFLOW_$*)" && \
 		$$python -m pytest $(PARALLEL) tests/real -m real
 

@@ -30,6 +30,7 @@ from bench.listing import typed
 from bench.pod_template import ids_of, name_of
 from bench.results import Figure, Panel, Point, at_least, seconds
 from bench.timing import stopwatch
+from include.kpo_cleanup.config import read_settings
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, make_key
 from include.kpo_cleanup.kube.pods import PodClient
 from include.kpo_cleanup.tasks import Cleanup
@@ -99,7 +100,7 @@ def _take_turns(cluster: Cluster, engine: Engine, size: int, latency: float, rep
 def _run_tasks(namespace: str, size: int) -> None:
     """Run the code of the four tasks, and pass their results on as JSON."""
     settings = {"kubernetes_conn_id": CONN_ID, "namespaces": namespace, "airflow_conn_id": METADATA}
-    cleanup = Cleanup({**settings, "max_deletes": size, "settle_seconds": 0})
+    cleanup = Cleanup(partial(read_settings, {**settings, "max_deletes": size, "settle_seconds": 0}))
     caller = SimpleNamespace(**ids_of(CALLER), id=_id_of(CALLER), map_index=UNMAPPED, xcom_push=lambda **_: None)
     context: Any = {"params": {}, "dag_run": SimpleNamespace(conf={}), "ti": caller}
     with set_current_context(context):

@@ -21,20 +21,24 @@ RULES: list[dict[str, Any]] = [
 
 @dataclass(frozen=True)
 class Selector:
-    """A metric selector in an expression, with a pattern for each of its labels."""
+    """A metric selector in an expression, with the patterns that its labels must match, and must not match."""
 
     text: str
     name: str
     patterns: Mapping[str, str]
+    exclusions: Mapping[str, str]
 
     def selects(self, sample: Sample) -> bool:
-        return self.name in sample.prometheus_names and all(
-            re.fullmatch(pattern, sample.tags.get(label, "")) for label, pattern in self.patterns.items()
+        def matches(patterns: Mapping[str, str]) -> list[bool]:
+            return [re.fullmatch(regex, sample.tags.get(label, "")) is not None for label, regex in patterns.items()]
+
+        return (
+            self.name in sample.prometheus_names and all(matches(self.patterns)) and not any(matches(self.exclusions))
         )
 
 
 def selectors_of(expression: str) -> list[Selector]:
     return [
-        Selector(match[0], match[1], dict(re.findall(r'(\w+)=~?"(.*?)"', match[2] or "")))
+        Selector(match[0], match[1], *(dict(re.findall(rf'(\w+){op}"(.*?)"', match[2] or "")) for op in ("=~?", "!~")))
         for match in re.finditer(r"(airflow_\w+)(\{.*?\})?", expression)
     ]

@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime, timezone
 from typing import Any
 
 import pendulum
@@ -33,9 +34,9 @@ try:
 except ImportError:
     from airflow.hooks.base import BaseHook
 try:
-    from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException  # since 3.2
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException  # since 3.2
 except ImportError:
-    from airflow.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+    from airflow.exceptions import AirflowException, AirflowFailException
 
 __all__ = [
     "AIRFLOW_RELEASE",
@@ -45,7 +46,6 @@ __all__ = [
     "TRY_NUMBER_MAY_LAG",
     "AirflowException",
     "AirflowFailException",
-    "AirflowSkipException",
     "BaseHook",
     "Param",
     "add_to_counters",
@@ -59,6 +59,7 @@ __all__ = [
     "reject_long_xcom",
     "remove_xcom",
     "set_gauges",
+    "skip_tasks",
     "task",
     "xcom_backend",
 ]
@@ -69,13 +70,19 @@ _STATES_BETWEEN_TRIES = frozenset({"scheduled", "queued", "deferred", "up_for_re
 _MYSQL_BLOB = 65_535  # bytes
 
 
-def is_schedule(text: str) -> bool:
-    """Return whether Airflow accepts this cron expression or preset as a schedule."""
-    if text in ("@once", "@continuous"):
+def is_schedule(value: Any) -> bool:
+    """Return whether Airflow accepts this as a schedule: a cron expression, a preset, or an object such as an asset."""
+    if value in ("@once", "@continuous"):
+        return True
+    if not isinstance(value, str):
+        try:
+            DAG("of_this_schedule", schedule=value, start_date=datetime(2024, 1, 1, tzinfo=timezone.utc))
+        except Exception:  # the class differs between Airflow versions
+            return False
         return True
     restriction = TimeRestriction(earliest=pendulum.now("UTC"), latest=None, catchup=False)
     try:
-        timetable = CronDataIntervalTimetable(text, "UTC")
+        timetable = CronDataIntervalTimetable(value, "UTC")
         timetable.next_dagrun_info(last_automated_data_interval=None, restriction=restriction)
     except Exception:  # the cron libraries raise many classes, such as one for February 31
         return False
@@ -142,6 +149,23 @@ def remove_xcom(dag_id: str, task_id: str, run_id: str) -> None:
         xcom_backend().delete(key="return_value", **ids)
 
 
+def skip_tasks(context: Any, return_value: Mapping[str, Any], *task_ids: str) -> None:
+    """Set later tasks of this run to skipped, as a short circuit does.
+
+    :param return_value: of the current task, which Airflow 3 ends here with an exception.
+    """
+    if not IS_AIRFLOW_3:
+        for task_id in task_ids:
+            context["dag_run"].get_task_instance(task_id).set_state("skipped")
+        return
+    try:
+        from airflow.sdk.exceptions import DownstreamTasksSkipped  # since 3.2
+    except ImportError:
+        from airflow.exceptions import DownstreamTasksSkipped
+    context["ti"].xcom_push(key="return_value", value=return_value)
+    raise DownstreamTasksSkipped(tasks=[*task_ids])
+
+
 def is_too_long(value: Mapping[str, Any]) -> bool:
     """Return whether this value is too long for an XCom: before Airflow 2.9 the column is 64 KB long on MySQL."""
     is_limited = AIRFLOW_RELEASE < (2, 9) and conf.get("database", "sql_alchemy_conn").startswith("mysql")
@@ -165,22 +189,22 @@ def reject_long_xcom(value: Mapping[str, Any], what: str) -> None:
         )
 
 
-def add_to_counters(dag_id: str, counts: Mapping[str, int]) -> None:
-    """Increment counters of Airflow's metrics, tagged with this DAG; do nothing if Airflow has no metrics."""
+def add_to_counters(counts: Mapping[str, float], tags: Mapping[str, str]) -> None:
+    """Increment counters of Airflow's metrics; do nothing if Airflow has no metrics."""
     for name, count in counts.items():
-        _send("incr", name, count, dag_id)
+        _send("incr", name, count, tags)
 
 
-def set_gauges(dag_id: str, values: Mapping[str, int]) -> None:
-    """Set gauges of Airflow's metrics, tagged with this DAG; do nothing if Airflow has no metrics."""
+def set_gauges(values: Mapping[str, int], tags: Mapping[str, str]) -> None:
+    """Set gauges of Airflow's metrics; do nothing if Airflow has no metrics."""
     for name, value in values.items():
-        _send("gauge", name, value, dag_id)
+        _send("gauge", name, value, tags)
 
 
-def _send(method: str, name: str, value: int, dag_id: str) -> None:
+def _send(method: str, name: str, value: float, tags: Mapping[str, str]) -> None:
     with suppress(ImportError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        getattr(_stats(), method)(f"kpo_cleanup.{name}", value, tags={"dag_id": dag_id})
+        getattr(_stats(), method)(f"kpo_cleanup.{name}", value, tags={**tags})
 
 
 def _stats() -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,10 +75,7 @@ class ResolvedSettings:
             self.add_error(name, value, origin, f"set it to {allowed}")
             return
         if name == "schedule" and parsed not in (None, OPTIONS[name].default) and not is_schedule(parsed):
-            remedy = (
-                "set it to a cron expression of five fields such as */15 * * * *, a preset such as @hourly, or None"
-            )
-            self.add_error(name, value, origin, remedy)
+            self.add_error(name, value, origin, f"set it to {OPTIONS[name].metadata['allowed']}")
         elif parsed != self.values[name]:  # a repeated value keeps its first origin
             if is_fixed:
                 self.add_error(
@@ -89,13 +86,19 @@ class ResolvedSettings:
 
 
 def read_settings(
-    fixed: Mapping[str, Any], params: Mapping[str, Any] | None = None, run_conf: Mapping[str, Any] | None = None
+    fixed: Mapping[str, Any],
+    params: Mapping[str, Any] | None = None,
+    run_conf: Mapping[str, Any] | None = None,
+    own_params: Collection[str] = (),
+    mistakes: Iterable[SettingError] = (),
 ) -> ResolvedSettings:
     """Resolve the settings on this machine, for one run if its params and conf are given.
 
     :param fixed: options that the DAG file sets and that neither params nor conf may change.
+    :param own_params: names of params that the DAG file declares, which are its author's unless they resemble options.
+    :param mistakes: errors in how the DAG file sets options.
     """
-    resolved = ResolvedSettings()
+    resolved = ResolvedSettings(errors=[*mistakes])
     _apply_config(resolved)
     for name, value in fixed.items():
         resolved.apply(name, value, DAG_FILE)
@@ -107,9 +110,13 @@ def read_settings(
             if name in OPTIONS and not is_run_param(name):
                 remedy = f"set {_VARIABLES[name]} or fix it in a DAG file, because it cannot be set for a single run"
                 resolved.add_error(name, value, origin, remedy)
-            else:
+            elif name in OPTIONS or _remedy_if_similar(name) or (origin == RUN_CONF and name not in own_params):
                 resolved.apply(name, value, origin, is_fixed=name in fixed)
     settings = resolved.settings
+    if settings.excluded() and not settings.namespaces:
+        remedy = "set namespaces to * as well: if it is empty, only one namespace is cleaned up anyway"
+        origin = resolved.origins["exclude_namespaces"]
+        resolved.add_error("exclude_namespaces", settings.exclude_namespaces, origin, remedy)
     for namespace in sorted(set(settings.namespace_list()) & set(settings.excluded())):
         remedy = f"remove {namespace}, which exclude_namespaces excludes"
         resolved.add_error("namespaces", settings.namespaces, resolved.origins["namespaces"], remedy)
@@ -148,6 +155,8 @@ def _letters(variable: str) -> str:
 
 def _remedy_for_variable(variable: str) -> str:
     """Return the remedy for an environment variable that resembles one of ours."""
+    if variable.startswith(_PREFIX) and not variable.endswith(("_CMD", "_SECRET")):
+        return _remedy_for_option(variable.removeprefix(_PREFIX).lower())
     by_letters = {_letters(name): name for name in (*OPTIONS, *_NEW_NAMES)}
     letters = _letters(variable)[len(_letters(_PREFIX)) :]
     similar = difflib.get_close_matches(letters, by_letters, n=1)
@@ -166,10 +175,15 @@ def _variable(name: str) -> str:
 
 def _remedy_for_option(name: str) -> str:
     """Return the remedy for an option that does not exist: a misspelt ``dry_run`` must not delete anything."""
+    return _remedy_if_similar(name) or f"no such option: {_list_options()}"
+
+
+def _remedy_if_similar(name: str) -> str:
+    """Return the remedy for a name that resembles an option, and an empty string for any other name."""
     if name in _NEW_NAMES:
         return f"it was renamed to {_NEW_NAMES[name]}"
     similar = difflib.get_close_matches(str(name), OPTIONS, n=1)  # the keys in a DAG file can be of any type
-    return f"no such option: {f'did you mean {similar[0]}?' if similar else _list_options()}"
+    return f"no such option: did you mean {similar[0]}?" if similar else ""
 
 
 def _list_options() -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any
 
-from .airflow_compat import DAG, Param, display_name, task
-from .config import read_settings
+from .airflow_compat import DAG, Param, display_name, is_schedule, task
+from .config import DAG_FILE, read_settings
+from .errors import HIDDEN, SettingError
 from .settings import OPTIONS, is_run_param, json_schema
 from .tasks import Cleanup, pull_return_values
 
@@ -24,7 +26,7 @@ Finds pods that are still in the cluster although their task instance has finish
 #### How to read a run
 
 - **reap green**: pods were deleted, or would be in a dry run. Its log has a line for each.
-- **reap skipped**: there was nothing to do.
+- **reap skipped**: there was nothing to delete; if there were no pods, only *list_pods* ran.
 - **reap red**: something could not be listed or deleted; everything else was done. The log shows cause and remedy.
 - **classify** lists each zombie with the evidence, and counts the pods that are kept.
 
@@ -69,12 +71,24 @@ def cleanup_dag(dag_id: str, settings: Mapping[str, Any] | None = None, **dag_ar
     :param settings: options that are fixed for this DAG. Neither its params nor a run's conf can change them. All
         others come from Airflow's config section ``kpo_cleanup``.
     :param dag_arguments: arguments of Airflow's ``DAG``, such as ``schedule``, ``tags`` or ``on_failure_callback``.
-        They replace the defaults of this function; ``default_args`` and ``params`` do so key by key.
+        They replace the defaults of this function; ``default_args`` and ``params`` do so key by key. Params whose names
+        do not resemble an option are the author's own.
     """
-    fixed = dict(settings or {})
-    if isinstance(dag_arguments.get("schedule", 0), (str, type(None))):
-        fixed["schedule"] = dag_arguments.pop("schedule")  # so that an invalid one fails the runs as well
-    resolved = read_settings(fixed)
+    fixed: dict[str, Any] = dict(settings) if isinstance(settings, Mapping) else {}
+    mistakes = []
+    if settings is not None and not isinstance(settings, Mapping):
+        remedy = 'pass a dict of options, such as settings={"namespaces": "team-a"}'
+        mistakes.append(SettingError("settings", HIDDEN, DAG_FILE, remedy))
+    if "schedule" in dag_arguments:  # moved, so that an invalid one fails the runs as well
+        schedule = dag_arguments.pop("schedule")
+        if fixed.setdefault("schedule", schedule) != schedule:
+            remedy = f"remove it from settings, because the argument schedule={schedule!r} sets it as well"
+            mistakes.append(SettingError("schedule", fixed["schedule"], DAG_FILE, remedy))
+    if not isinstance(fixed.get("schedule"), (str, type(None))) and is_schedule(fixed["schedule"]):
+        dag_arguments["schedule"] = fixed.pop("schedule")
+    own_params = frozenset(dag_arguments.get("params") or ())
+    read = partial(read_settings, fixed, own_params=own_params, mistakes=mistakes)
+    resolved = read()
     only_reports = resolved.settings.dry_run and "dry_run" in fixed
     if resolved.errors:
         description = "Every run fails until its settings are corrected."
@@ -101,8 +115,9 @@ def cleanup_dag(dag_id: str, settings: Mapping[str, Any] | None = None, **dag_ar
         "params": {**params, **(dag_arguments.pop("params", None) or {})},
     }
     read_only_args = {name: value for name, value in _READ_ONLY_ARGS.items() if name not in default_args}
-    with DAG(dag_id, **{**defaults, **dag_arguments, **merged}) as dag:
-        _add_tasks(Cleanup(fixed), only_reports, read_only_args)
+    # The tasks belong to the DAG itself, even if this function is called inside a task group of another DAG.
+    with DAG(dag_id, **{**defaults, **dag_arguments, **merged}) as dag, dag.task_group:
+        _add_tasks(Cleanup(read), only_reports, read_only_args)
     return dag
 
 
@@ -139,5 +154,5 @@ def _add_tasks(cleanup: Cleanup, only_reports: bool, read_only_args: Mapping[str
 
 
 def _fixed_here(fixed: Mapping[str, Any]) -> str:
-    options = ", ".join(f"{name}={value!r}" for name, value in fixed.items())
-    return f"\nFixed by this DAG's file: `{options}`." if fixed else ""
+    options = ", ".join(f"{name}={value!r}" for name, value in fixed.items() if name in OPTIONS)
+    return f"\nFixed by this DAG's file: `{options}`." if options else ""

@@ -125,6 +125,11 @@ class Pod:
         return self.phase in ("Succeeded", "Failed")
 
     @property
+    def held_requests(self) -> tuple[tuple[str, float], ...]:
+        """Return the requests that it still reserves on a node: none if all of its containers have ended."""
+        return () if self.is_completed else self.requests
+
+    @property
     def main(self) -> Container | None:
         """Return the status of the container whose end is the end of the task's work, if there is one."""
         return next((c for c in self.containers if c.name == self.main_container), None)

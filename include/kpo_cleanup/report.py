@@ -255,7 +255,7 @@ def _freed(results: Iterable[Result]) -> dict[str, float]:
     totals: dict[str, float] = defaultdict(float)
     for result in results:
         if result.outcome in _GONE and result.deadline is None:
-            for resource, quantity in result.verdict.pod.requests:
+            for resource, quantity in result.verdict.pod.held_requests:
                 totals[resource] += quantity
     return {resource: round(total, 3) for resource, total in totals.items()}
 

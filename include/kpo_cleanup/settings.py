@@ -31,7 +31,8 @@ def _option(default: Any, meaning: str, scope: Scope = Scope.RUN, **more: Any) -
     """Declare an option.
 
     :param more: ``minimum`` and ``maximum`` of a number; ``pattern`` of a string and what it has ``allowed`` for
-        errors; ``section`` of the trigger form; the option of Airflow whose value it ``follows`` by default.
+        errors; ``is_list`` if a DAG file may set a list of strings; ``section`` of the trigger form; the option of
+        Airflow whose value it ``follows`` by default.
     """
     return field(default=default, metadata={"meaning": meaning, "scope": scope, **more})
 
@@ -50,6 +51,7 @@ class Settings:
         "",
         "Comma-separated namespaces; empty = the connection's, else the worker's own, else `default`; `*` = all.",
         pattern=rf"^(\s*\*\s*|{_NAMESPACES})$",
+        is_list=True,
         allowed="names of lowercase letters, digits and dashes, such as airflow,team-a, or to * for all namespaces",
     )
     settle_seconds: int = _seconds(
@@ -87,13 +89,17 @@ class Settings:
         section=COMPLETED_PODS,
     )
     schedule: str | None = _option(
-        "*/15 * * * *", "Cron expression, preset such as `@hourly`, or `None` for manual runs only.", Scope.DEPLOYMENT
+        "*/15 * * * *",
+        "Cron expression, preset such as `@hourly`, or `None` for manual runs only.",
+        Scope.DEPLOYMENT,
+        allowed="a cron expression of five fields such as */15 * * * *, a preset such as @hourly, or None",
     )
     exclude_namespaces: str = _option(
         "",
         "Comma-separated namespaces to exclude if `namespaces` is `*`.",
         Scope.DEPLOYMENT,
         pattern=rf"^{_NAMESPACES}$",
+        is_list=True,
         allowed="names of lowercase letters, digits and dashes, such as kube-system,team-b",
     )
     label_selector: str = _option(
@@ -180,6 +186,8 @@ def _parse_bool(value: Any, _: Mapping[str, Any]) -> bool:
 def _parse_string(value: Any, metadata: Mapping[str, Any]) -> str:
     text = "" if value is None else value
     allowed = metadata.get("allowed", "a string")
+    if "is_list" in metadata and isinstance(value, (list, tuple)) and value:
+        text = ",".join(value) if all(isinstance(name, str) and name.strip() for name in value) else value
     if isinstance(text, str) and len(text) > MAX_LENGTH:
         raise ValueError(f"at most {MAX_LENGTH:,} characters")
     if not isinstance(text, str) or not re.search(metadata.get("pattern", ""), text):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,21 +13,21 @@ from typing import Any
 from . import __version__, metrics, report, xcom
 from .airflow_compat import (
     AirflowFailException,
-    AirflowSkipException,
     get_current_context,
     is_too_long,
     reject_long_xcom,
+    skip_tasks,
 )
 from .candidates import with_records
 from .classify import Snapshot, classify, with_plain_tasks
-from .config import ResolvedSettings, read_settings
+from .config import ResolvedSettings
 from .constants import Outcome
 from .errors import KpoCleanupError
 from .kube.pods import PodClient
 from .reap import reap
 from .settings import Settings
 from .task_instances.choice import choose_source
-from .text import pluralize, wrap
+from .text import pluralize
 from .xcom_retention import delete_previous_inputs
 
 log = logging.getLogger(__name__)
@@ -84,14 +84,17 @@ def pull_return_values(*task_ids: str) -> list[Any]:
 class Cleanup:
     """The tasks of one DAG, which share the settings that its file fixes."""
 
-    def __init__(self, fixed: Mapping[str, Any]) -> None:
-        """Store the options that neither params nor conf may change."""
-        self._fixed = fixed
+    def __init__(self, read: Callable[..., ResolvedSettings]) -> None:
+        """Store the function that reads the settings of this DAG, with the params and the conf of a run."""
+        self._read = read
 
     @gc_paused()
     @translate_errors()
     def list_pods(self) -> dict[str, Any]:
-        """List the pods, before the task instances are queried: a pod created in between would look like a zombie."""
+        """List the pods, before the task instances are queried: a pod created in between would look like a zombie.
+
+        If there are none, the tasks after this one are skipped.
+        """
         resolved = self._resolve()
         settings = resolved.validated()
         _log(logging.INFO, resolved.describe(__version__))
@@ -105,6 +108,10 @@ class Cleanup:
             _warn_of_no_pods(settings, client, resolved.origins)
         answer = {**xcom.dump_listing(listing), "dry_run": settings.dry_run}
         reject_long_xcom(answer, f"{len(listing.pods)} pods")
+        if not listing.pods and not listing.errors_by_namespace:
+            metrics.send_verdicts(get_current_context()["ti"].dag_id, [], settings, int(time.time()))
+            _push_summary(report.classification_summary([], settings))
+            _finish_early(settings, answer, "fetch_active_tis", "classify", "reap")
         return answer
 
     @gc_paused()
@@ -125,21 +132,20 @@ class Cleanup:
     @gc_paused()
     @translate_errors()
     def classify(self, listing: dict[str, Any], task_instances: dict[str, Any]) -> dict[str, Any]:
-        """Classify every pod, and log the verdicts."""
+        """Classify every pod, and log the verdicts. If there is nothing to delete or report, ``reap`` is skipped."""
         settings, now = self._settings(listing), int(time.time())
         listed, (found, records) = xcom.load_listing(listing), xcom.load_task_instances(task_instances)
         until = task_instances["records_until"]
         verdicts = classify(Snapshot(listed.pods, found, settings, now, records, until and tuple(until)))
-        due, summary = report.due_lines(verdicts), report.classification_summary(verdicts, settings)
+        summary = report.classification_summary(verdicts, settings)
         _log(logging.INFO, report.zombie_lines(verdicts, now))
         _log(logging.WARNING, report.warning_lines(verdicts))
         _log(logging.DEBUG, report.kept_lines(verdicts))
-        _log(logging.INFO, [*due, *report.classification_lines(verdicts, summary)])
+        _log(logging.INFO, [*report.due_lines(verdicts), *report.classification_lines(verdicts, summary)])
         metrics.send_verdicts(get_current_context()["ti"].dag_id, verdicts, settings, now)
         _push_summary(summary)
         answer = {
             "summary": summary,
-            "due": due,
             "dry_run": settings.dry_run,
             **xcom.dump_classification(verdicts, listed.errors_by_namespace),
         }
@@ -147,25 +153,20 @@ class Cleanup:
             log.warning("The XCom omits the kept pods, because the metadata database cannot store it with them")
             answer["untouched"] = []
         reject_long_xcom(answer, pluralize(len(answer["zombies"]), "zombie"))
+        if not answer["zombies"] and not listed.errors_by_namespace:
+            _finish_early(settings, answer, "reap")
         return answer
 
     @gc_paused()
     @translate_errors()
     def reap(self, classification: dict[str, Any]) -> dict[str, Any]:
-        """Delete the zombies and report; skipped if there is nothing to do.
+        """Delete the zombies and report.
 
         :raises AirflowFailException: if a pod could not be deleted or a namespace could not be listed, after everything
             else was done and reported.
         """
         settings, context = self._settings(classification), get_current_context()
         zombies, errors_by_namespace, pods, candidates = xcom.load_classification(classification)
-        if not zombies and not errors_by_namespace:
-            summary = classification["summary"]
-            lines = [*classification["due"], *wrap(f"Nothing to reap: {summary}")]
-            _log(logging.INFO, lines)  # the UI folds away the exception's own text
-            metrics.send_results(context["ti"].dag_id, [], settings, int(time.time()))
-            _push_summary(summary)
-            raise AirflowSkipException("\n".join(lines))
         cluster = PodClient(settings.kubernetes_conn_id)
         source = choose_source(settings.airflow_conn_id, context["ti"])
         namespaces = settings.namespace_list() or [cluster.own_namespace()]
@@ -190,7 +191,7 @@ class Cleanup:
 
     def _resolve(self) -> ResolvedSettings:
         context: Any = get_current_context()
-        return read_settings(self._fixed, dict(context["params"]), context["dag_run"].conf)
+        return self._read(dict(context["params"]), context["dag_run"].conf)
 
     def _settings(self, earlier: Mapping[str, Any]) -> Settings:
         """Return the settings of this run, and warn if it is a dry run.
@@ -203,6 +204,16 @@ class Cleanup:
         settings = replace(settings, dry_run=settings.dry_run or bool(earlier.get("dry_run")))
         _warn_if_dry(settings)
         return settings
+
+
+def _finish_early(settings: Settings, answer: Mapping[str, Any], *task_ids: str) -> None:
+    """Skip the tasks after this one, because there is nothing to reap: no worker starts for them.
+
+    :param answer: the return value of this task.
+    """
+    # What reap would have sent: a server sees an increase only of a counter that it already knows.
+    metrics.send_results(get_current_context()["ti"].dag_id, [], settings, int(time.time()))
+    skip_tasks(get_current_context(), answer, *task_ids)
 
 
 def _log(level: int, lines: Iterable[str]) -> None:

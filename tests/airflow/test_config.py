@@ -148,12 +148,17 @@ SIMILAR_VARIABLES = {
     "AIRFLOW__KPOCLEANUP__DRY_RUN": "DRY_RUN",
     "AIRFLOW_KPO_CLEANUP__DRY_RUN": "DRY_RUN",
     "AIRFLOW__kpo_cleanup__dry_run": "DRY_RUN",
-    "AIRFLOW__KPO_CLEANUP__DRYRUN": "DRY_RUN",
-    "AIRFLOW__KPO_CLEANUP__DRY_RUNS": "DRY_RUN",
-    "AIRFLOW__KPO_CLEANUP__DRY-RUN": "DRY_RUN",
-    "AIRFLOW__KPO_CLEANUP__NAMESPACE": "NAMESPACES",
-    "AIRFLOW__KPO_CLEANUP__METADATA_CONN_ID": "AIRFLOW_CONN_ID",
-    "AIRFLOW__KPO_CLEANUP__DELETE_UNKNOWN_PODS": "DELETE_UNMATCHED_PODS",
+    "AIRFLOW__KPO_CLEANUP_METADATA_CONN_ID": "AIRFLOW_CONN_ID",
+}
+UNKNOWN_VARIABLES = {
+    "MAX_DELETE": "no such option: did you mean max_deletes?",
+    "DRYRUN": MEANT_DRY_RUN,
+    "DRY_RUNS": MEANT_DRY_RUN,
+    "DRY-RUN": MEANT_DRY_RUN,
+    "NAMESPACE": "no such option: did you mean namespaces?",
+    "XYZ": NO_SUCH_OPTION,
+    "METADATA_CONN_ID": "it was renamed to airflow_conn_id",
+    "DELETE_UNKNOWN_PODS": "it was renamed to delete_unmatched_pods",
 }
 
 
@@ -189,6 +194,13 @@ class TestErrors:
         monkeypatch.setenv(name, "True")
         remedy = f"Airflow ignores this variable: did you mean {PREFIX}{meant}?"
         assert read_settings({}).errors == [SettingError(name, HIDDEN, "the environment", remedy)]
+
+    @pytest.mark.parametrize(("name", "remedy"), UNKNOWN_VARIABLES.items())
+    def test_a_variable_of_the_section_that_is_not_an_option_is_an_error(
+        self, name: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(PREFIX + name, "True")
+        assert read_settings({}).errors == [SettingError(PREFIX + name, HIDDEN, "the environment", remedy)]
 
     @pytest.mark.parametrize("name", ["AIRFLOW_KPO_CLEANUP_DB_PASSWORD", "AIRFLOW__KPO_CLEANUP__PASSWORD_CMD"])
     def test_the_value_of_what_is_not_an_option_is_never_shown(
@@ -279,6 +291,40 @@ class TestErrors:
         assert read_settings({}, {}, {"namespaces": "a,ml"}).errors == [
             SettingError("namespaces", "a,ml", RUN_CONF, "remove ml, which exclude_namespaces excludes")
         ]
+
+    @pytest.mark.parametrize(("namespaces", "is_error"), [("", True), ("*", False), ("team-a", False)])
+    def test_excluding_namespaces_is_an_error_only_if_the_namespaces_are_not_set(
+        self, namespaces: str, is_error: bool
+    ) -> None:
+        remedy = "set namespaces to * as well: if it is empty, only one namespace is cleaned up anyway"
+        error = SettingError("exclude_namespaces", "kube-system", DAG_FILE, remedy)
+        resolved = read_settings({"exclude_namespaces": "kube-system", "namespaces": namespaces})
+        assert resolved.errors == ([error] if is_error else [])
+
+    @pytest.mark.parametrize(
+        ("params", "run_conf", "error"),
+        [
+            ({"ticket": "OPS-1"}, {}, None),
+            ({"ticket": "OPS-1"}, {"ticket": "OPS-1"}, None),
+            ({"of_default_args": 1}, {}, None),
+            ({"simulate": True}, {"simulate": True}, SettingError("simulate", HIDDEN, RUN_CONF, NO_SUCH_OPTION)),
+            ({"dryrun": True}, {}, SettingError("dryrun", HIDDEN, DAG_PARAMS, MEANT_DRY_RUN)),
+            ({"dryrun": True}, {"dryrun": True}, SettingError("dryrun", HIDDEN, RUN_CONF, MEANT_DRY_RUN)),
+        ],
+        ids=[
+            "a param of the DAG file is the author's",
+            "a run may set a param of the DAG file",
+            "a param of the tasks is the author's",
+            "a run must not set what nobody declares",
+            "a param of the DAG file must not resemble an option",
+            "a run must not set a param that resembles an option",
+        ],
+    )
+    def test_params_that_the_dag_file_declares(
+        self, params: dict[str, Any], run_conf: dict[str, Any], error: SettingError | None
+    ) -> None:
+        resolved = read_settings({}, params, run_conf, own_params={"ticket", "dryrun"})
+        assert resolved.errors == ([error] if error else [])
 
     def test_an_invalid_value_is_an_error_even_if_a_valid_one_replaces_it(
         self, monkeypatch: pytest.MonkeyPatch

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from airflow.timetables.interval import DeltaDataIntervalTimetable
 
 from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE, DAG, Param
 from include.kpo_cleanup.dag import cleanup_dag
 from include.kpo_cleanup.settings import OPTIONS, Settings, is_run_param
 
+try:
+    from airflow.sdk import Asset, TaskGroup
+except ImportError:
+    from airflow.datasets import Dataset as Asset
+    from airflow.utils.task_group import TaskGroup
+
 PREFIX = "AIRFLOW__KPO_CLEANUP__"
+HOURLY = DeltaDataIntervalTimetable(timedelta(hours=1))
+ASSETS = [Asset("orders"), Asset("sales")]
 RUN_PARAMS = [name for name in OPTIONS if is_run_param(name)]
 
 
@@ -44,6 +53,9 @@ class TestParams:
         assert list(params) == RUN_PARAMS
         assert (params["settle_seconds"], params["max_deletes"]) == (5, 500)
 
+    def test_a_param_of_the_dag_file_that_is_no_option_is_the_authors(self) -> None:
+        assert params_of(cleanup_dag("a", params={"ticket": "OPS-1"}))["ticket"] == "OPS-1"
+
     @pytest.mark.parametrize("value", [-1, "soon", 31_536_001])
     def test_a_param_rejects_an_invalid_value(self, value: Any) -> None:
         with pytest.raises(Exception, match=str(value)):  # the class differs between Airflow versions
@@ -64,6 +76,8 @@ class TestSchedule:
             ({}, {"schedule": "@hourly"}, "@hourly"),
             ({}, {"schedule": None}, None),
             ({}, {"schedule": timedelta(hours=1)}, timedelta(hours=1)),
+            ({"schedule": timedelta(hours=1)}, {}, timedelta(hours=1)),
+            ({"schedule": "@daily"}, {"schedule": "@daily"}, "@daily"),
             ({}, {"schedule": "@sometimes"}, "*/15 * * * *"),
             ({"dry_run": "perhaps"}, {"schedule": None}, None),
         ],
@@ -72,7 +86,9 @@ class TestSchedule:
             "it is a setting",
             "it is an argument",
             "it is None",
-            "it is an object of Airflow's",
+            "it is a timedelta",
+            "it is a timedelta and a setting",
+            "it is a setting and an equal argument",
             "it is invalid and the default replaces it",
             "another setting is invalid",
         ],
@@ -82,12 +98,76 @@ class TestSchedule:
     ) -> None:
         assert schedule_of(cleanup_dag("a", settings=settings, **arguments)) == expected
 
+    @pytest.mark.parametrize("arguments", [{"schedule": HOURLY}, {"settings": {"schedule": HOURLY}}])
+    def test_the_schedule_can_be_a_timetable(self, arguments: dict[str, Any]) -> None:
+        dag = cleanup_dag("a", **arguments)
+        assert HOURLY in (schedule_of(dag), dag.timetable)
+        assert "Deletes zombie" in str(dag.description)
+
+    @pytest.mark.parametrize("arguments", [{"schedule": ASSETS}, {"settings": {"schedule": ASSETS}}])
+    def test_the_schedule_can_be_assets(self, arguments: dict[str, Any]) -> None:
+        dag = cleanup_dag("a", **arguments)
+        assert type(dag.timetable).__name__ in ("AssetTriggeredTimetable", "DatasetTriggeredTimetable")
+        assert "Deletes zombie" in str(dag.description)
+
+    @pytest.mark.parametrize("schedule", [5, object(), ["@daily"]], ids=["a number", "an object", "a list of strings"])
+    def test_the_runs_fail_and_the_dag_remains_if_the_schedule_is(self, schedule: Any) -> None:
+        dag = cleanup_dag("a", schedule=schedule)
+        assert schedule_of(dag) == "*/15 * * * *"
+        assert "set it to a cron expression of five fields such as */15 * * * *, a preset" in str(dag.doc_md)
+
     @pytest.mark.parametrize(("text", "expected"), [("None", None), ("", None), ("@once", "@once")])
     def test_the_schedule_can_be_configured(
         self, text: str, expected: str | None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv(PREFIX + "SCHEDULE", text)
         assert schedule_of(cleanup_dag("a")) == expected
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("arguments", "error"),
+        [
+            ({"settings": ["dry_run"]}, '- settings (the DAG file):\n  pass a dict of options, such as settings={"'),
+            ({"settings": "dry_run"}, '- settings (the DAG file):\n  pass a dict of options, such as settings={"'),
+            (
+                {"settings": {"schedule": "@daily"}, "schedule": "@hourly"},
+                "- schedule='@daily' (the DAG file):\n  remove it from settings, because the argument schedule='@",
+            ),
+            (
+                {"settings": {"schedule": "@daily"}, "schedule": None},
+                "- schedule='@daily' (the DAG file):\n  remove it from settings, because the argument schedule=None ",
+            ),
+            ({"settings": {"exclude_namespaces": "a"}}, "set namespaces to * as well"),
+        ],
+        ids=[
+            "the settings are a list",
+            "the settings are a string",
+            "two schedules differ",
+            "one of two schedules is None",
+            "namespaces are excluded from none",
+        ],
+    )
+    def test_the_dag_remains_and_its_documentation_shows_the_error_if(
+        self, arguments: dict[str, Any], error: str
+    ) -> None:
+        dag = cleanup_dag("a", **arguments)
+        assert len(dag.tasks) == 4
+        assert "Every run fails" in str(dag.description)
+        assert error in str(dag.doc_md)
+
+    def test_what_is_not_an_option_is_not_shown_among_the_fixed_options(self) -> None:
+        dag = cleanup_dag("a", settings={"namespaces": ["a", "b"], "passwd": "canary-7f3a"})
+        assert "`namespaces=['a', 'b']`" in str(dag.doc_md)
+        assert "canary" not in str(dag.doc_md)
+
+    def test_a_call_inside_another_dag_and_its_task_group_builds_a_separate_dag(self) -> None:
+        with DAG("outer", schedule=None, start_date=datetime(2024, 1, 1)) as outer, TaskGroup("group"):
+            inner = cleanup_dag("inner")
+        assert {task.task_id: task.dag_id for task in inner.tasks} == dict.fromkeys(
+            ("list_pods", "fetch_active_tis", "classify", "reap"), "inner"
+        )
+        assert outer.tasks == []
 
 
 class TestArguments:

@@ -259,7 +259,7 @@ def test_a_temporary_error_is_retried_until_it_passes(
         ({}, {"label_selector": "a"}, ["because it cannot be set for a single run"]),
         ({"AIRFLOW__KPO_CLEANUP_DRY_RUN": "True"}, {}, ["did you mean AIRFLOW__KPO_CLEANUP__DRY_RUN?"]),
         ({"AIRFLOW__KPOCLEANUP__DRY_RUN": "True"}, {}, ["did you mean AIRFLOW__KPO_CLEANUP__DRY_RUN?"]),
-        ({"AIRFLOW__KPO_CLEANUP__NAMESPACE": "airflow"}, {}, ["did you mean AIRFLOW__KPO_CLEANUP__NAMESPACES?"]),
+        ({"AIRFLOW__KPO_CLEANUP__NAMESPACE": "airflow"}, {}, ["no such option: did you mean namespaces?"]),
         ({"AIRFLOW__KPO_CLEANUP__DRY_RUN_CMD": "echo True"}, {}, ["set AIRFLOW__KPO_CLEANUP__DRY_RUN"]),
         (
             {"AIRFLOW__KPO_CLEANUP__SCHEDULE": "@sometimes"},
@@ -352,22 +352,30 @@ def test_a_permanent_error_is_not_retried(
 
 
 @pytest.mark.skipif(not IS_AIRFLOW_3, reason="Airflow 2 uses its session")
-@pytest.mark.parametrize(("conn_id", "message"), [("nowhere", "'nowhere'"), ("database", "its type is 'kubernetes'")])
-def test_a_connection_that_is_not_a_database_is_not_retried(
+@pytest.mark.parametrize(
+    ("conn_id", "messages"),
+    [
+        ("nowhere", ["airflow_conn_id='nowhere' is not a usable database connection", "'nowhere'"]),
+        ("database", ["airflow_conn_id='database' is not a usable database connection", "its type is 'kubernetes'"]),
+        ("added", ["the type of connection 'added' is 'generic'", "create it again with --conn-json"]),
+    ],
+    ids=["it does not exist", "its type has no database", "the command line did not know its type"],
+)
+def test_a_connection_that_is_not_a_database_is_not_retried_if(
     proxy: FaultProxy,
     zombie: Any,
     conn_id: str,
-    message: str,
+    messages: list[str],
     monkeypatch: pytest.MonkeyPatch,
     log_output: Callable[[], str],
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_DATABASE", "kubernetes://")
+    monkeypatch.setenv("AIRFLOW_CONN_ADDED", "generic://")
     run = clean_up(config={"airflow_conn_id": conn_id})
     assert airflow_runs.states(run)["fetch_active_tis"] == "failed"
     assert airflow_runs.tries(run, "fetch_active_tis") == 1
     out = log_output()
-    assert f"airflow_conn_id='{conn_id}' is not a usable database connection" in out
-    assert message in out
+    assert [message for message in messages if message not in out] == []
 
 
 def test_a_temporary_error_is_retried_even_if_another_namespace_has_a_permanent_one(
@@ -468,19 +476,35 @@ def test_an_empty_listing_is_a_warning_with_the_namespaces_and_their_origin(
     run = clean_up(**conf)
     expected = f"No operator pods were found in {where}", f"    ({origin})"
     assert [message for message in caplog.messages if message in expected] == [*expected]
-    assert airflow_runs.states(run)["reap"] == "skipped"
+    skipped = dict.fromkeys(("fetch_active_tis", "classify", "reap"), "skipped")
+    assert airflow_runs.states(run) == {"list_pods": "success", **skipped}
+    assert run.state == "success"
 
 
-def test_the_summaries_of_classify_and_reap_are_single_lines(proxy: FaultProxy, zombie: Any) -> None:
-    def summaries(**conf: Any) -> list[str]:
+def test_a_run_without_zombies_skips_reap_and_keeps_the_verdicts(
+    proxy: FaultProxy, core: client.CoreV1Api, collisions: DagRun, zombie: Any
+) -> None:
+    airflow_runs.set_state(collisions, "a_1", "running")
+    run = clean_up()
+    succeeded = dict.fromkeys(("list_pods", "fetch_active_tis", "classify"), "success")
+    assert airflow_runs.states(run) == {**succeeded, "reap": "skipped"}
+    assert run.state == "success"
+    assert airflow_runs.result(run, "classify")["kept_by_reason"] == {"active": 1}
+    assert airflow_runs.result(run, "classify", "summary") == "nothing to delete among 1 pod"
+    assert names(core) == {"zombie"}
+
+
+def test_each_finished_run_has_summaries_of_a_single_line(proxy: FaultProxy, zombie: Any) -> None:
+    def summaries(*task_ids: str, **conf: Any) -> list[str]:
         run = clean_up(**conf)
-        return [airflow_runs.result(run, task_id, "summary") for task_id in ("classify", "reap")]
+        return [airflow_runs.result(run, task_id, "summary") for task_id in task_ids]
 
     would = "DRY RUN: would delete 1 of 1 pod: collisions 1"
-    assert summaries(dry_run=True) == [would, would]
-    assert summaries() == ["1 zombie of 1 pod: collisions 1", "deleted 1 of 1 zombie: collisions 1"]
-    assert summaries() == ["nothing to delete among 0 pods"] * 2
-    assert summaries(dry_run=True) == ["DRY RUN: nothing to delete among 0 pods"] * 2
+    assert summaries("classify", "reap", dry_run=True) == [would, would]
+    done = ["1 zombie of 1 pod: collisions 1", "deleted 1 of 1 zombie: collisions 1"]
+    assert summaries("classify", "reap") == done
+    assert summaries("list_pods") == ["nothing to delete among 0 pods"]
+    assert summaries("list_pods", dry_run=True) == ["DRY RUN: nothing to delete among 0 pods"]
 
 
 def test_a_failed_run_logs_cause_and_remedy_before_any_traceback(

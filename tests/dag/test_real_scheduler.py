@@ -181,7 +181,12 @@ def test_a_failed_run_of_a_users_own_dag_calls_its_callback(airflow: Airflow, fo
 
 
 @pytest.mark.timeout(900)
-def test_each_scheduled_run_deletes_the_inputs_of_the_previous_one(airflow: Airflow, folder: Path) -> None:
+def test_each_scheduled_run_deletes_the_inputs_of_the_previous_one(
+    airflow: Airflow, folder: Path, core: client.CoreV1Api
+) -> None:
+    # Without a pod, the tasks after list_pods would be skipped.
+    create(core, "kept", {"kubernetes_pod_operator": "True", **dict([LABEL_SELECTOR.split("=")])}, "other")
+
     def tasks_with_xcom() -> dict[str, set[str]]:
         sql = """SELECT run_id, task_id FROM xcom JOIN dag_run USING (dag_id, run_id)
             WHERE dag_id = ? AND run_type = 'scheduled' AND state = 'success' AND key = 'return_value'
@@ -205,8 +210,11 @@ def test_each_scheduled_run_deletes_the_inputs_of_the_previous_one(airflow: Airf
 
 
 @pytest.fixture(scope="module")
-def sent(airflow: Airflow, statsd: StatsdServer) -> list[Sample]:
-    """Return the metrics that a successful and a failed run send, and Airflow's own metrics of these runs."""
+def sent(airflow: Airflow, statsd: StatsdServer, zombies: None) -> list[Sample]:
+    """Return the metrics that a successful and a failed run send, and Airflow's own metrics of these runs.
+
+    The first run of `kpo_cleanup` in this module deletes the zombies.
+    """
     for dag_id in ("kpo_cleanup", "kpo_cleanup_gpu"):  # the connection of the second does not exist
         airflow.api.pause(dag_id, False)
         trigger(airflow, dag_id)

@@ -28,6 +28,7 @@ def clean_up(run_type: str, state: str = "success", **config: Any) -> DagRun:
 @pytest.fixture(scope="module")
 def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, DagRun]:
     """Run the cleanup several times, in this order; each run deletes XComs of earlier runs."""
+    create(core, "kept", {"kubernetes_pod_operator": "True"}, NAMESPACE)  # without a pod, all later tasks are skipped
     create(core, "zombie", labels_of("of", "another", "airflow"), NAMESPACE, NO_SCHEDULER)
     wait_for_another_second()  # an unmatched pod must be older than settle_seconds
     return {

@@ -108,14 +108,6 @@ class TestListing:
         listed = api.list_pods(["*"], f"only={namespaces[0]}", excluded=namespaces[2:]).pods
         assert sorted(pod.namespace for pod in listed) == sorted(namespaces[:2])
 
-    def test_the_connections_own_namespace_must_not_be_excluded(self, server: Server, api: PodClient) -> None:
-        message = (
-            r"exclude_namespaces contains 'default', .* \(taken from connection 'faults' because namespaces is empty"
-        )
-        with pytest.raises(SettingsError, match=message):
-            api.list_pods([], excluded=["default"])
-        assert server.proxy.requests == []
-
     def test_only_pods_of_the_operator_are_listed_whatever_the_selector(
         self, server: Server, api: PodClient, namespace: str
     ) -> None:

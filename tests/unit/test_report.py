@@ -412,6 +412,10 @@ class TestReaping:
         summaries = ["1 pod not deleted", "1 pod may or may not have been deleted"]
         assert [error.summary for error in failures(results)] == summaries
 
+    def test_a_completed_pod_frees_nothing_because_it_had_nothing_reserved(self) -> None:
+        completed = make_result(Outcome.DELETED, phase="Succeeded", requests=(("cpu", 1.0),))
+        assert reap_report([completed], "")["freed"] == {}
+
     @pytest.mark.parametrize("outcome", Outcome)
     def test_the_report_adds_up_the_requests_of_deleted_pods_by_resource(self, outcome: Outcome) -> None:
         requests = [(("cpu", 0.5), ("memory", 2.0**20)), (("memory", 2.0**20), ("nvidia.com/gpu", 1.0)), ()]

@@ -85,6 +85,9 @@ VALID = [
     pytest.param("ttl_seconds_after_finished", "0", 0, id="the ttl is zero, which is not the same as none"),
     pytest.param("kubernetes_conn_id", " my_cluster ", "my_cluster", id="a string has spaces around it"),
     pytest.param("label_selector", "a=b,c in (d, e)", "a=b,c in (d, e)", id="a selector has commas"),
+    # Typed, from a DAG file.
+    pytest.param("namespaces", ["a", "b"], "a,b", id="namespaces is a list"),
+    pytest.param("exclude_namespaces", ("a", "b"), "a,b", id="exclude_namespaces is a tuple"),
     # Typed, from the trigger form.
     pytest.param("dry_run", True, True, id="a flag is a typed True"),
     pytest.param("dry_run", False, False, id="a flag is a typed False"),
@@ -124,7 +127,11 @@ INVALID = [
         pytest.param("kubernetes_conn_id", value, "the id of an Airflow connection", id=f"kubernetes_conn_id={value!r}")
         for value in ("", "   ", None, 5, ["a"])
     ],
-    pytest.param("namespaces", ["airflow"], NAMES, id="namespaces is a list"),
+    *[
+        pytest.param("namespaces", value, NAMES, id=f"namespaces={value!r}")
+        for value in ([], [""], ["a", 5], ["A"], ["a", "*"], {"a": "b"})
+    ],
+    pytest.param("label_selector", ["a=b"], "a string", id="label_selector is a list"),
     pytest.param("namespaces", 5, NAMES, id="namespaces is a number"),
     pytest.param("exclude_namespaces", "*", EXCLUDED_NAMES, id="all namespaces are excluded"),
     pytest.param("airflow_conn_id", True, "a string", id="airflow_conn_id is a boolean"),

@@ -61,7 +61,7 @@ class Cluster(Protocol):
         :param must_exist: whether a missing namespace is an error, and not an empty one.
         :param keep: returns whether a pod is wanted, so that a large cluster does not fill the memory.
         :raises KubernetesError: if no namespace could be listed.
-        :raises SettingsError: if the label selector is invalid, or the operator's own namespace is excluded.
+        :raises SettingsError: if the label selector is invalid.
         """
 
     def get(self, pod: Pod, label_selector: str) -> Pod | None:

@@ -92,7 +92,7 @@ class PodClient:
         pods: list[Pod] = []
         errors: dict[str, KubernetesError] = {}
         silent = 0
-        namespaces = namespaces or [self._own_namespace_unless(excluded)]
+        namespaces = namespaces or [self.own_namespace()]
         for namespace in namespaces:
             try:
                 if silent == MAX_SILENT_NAMESPACES:
@@ -173,16 +173,6 @@ class PodClient:
 
     def _request(self, operation: str, call: Callable[..., Any]) -> dict[str, Any]:
         return self._retry_policy.call(self._send, operation, call)
-
-    def _own_namespace_unless(self, excluded: Sequence[str]) -> str:
-        namespace, origin = self.own_namespace_and_origin()
-        if namespace in excluded:
-            raise SettingsError(
-                f"exclude_namespaces contains {namespace!r}, the only namespace of this run "
-                f"(taken from {origin} because namespaces is empty)",
-                remedy="set namespaces, or remove it from exclude_namespaces",
-            )
-        return namespace
 
     def _list_namespace(
         self, namespace: str, selector: str, field_selector: str = "", keep: Callable[[Pod], bool] | None = None

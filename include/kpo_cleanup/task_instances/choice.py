@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3, BaseHook, xcom_backend
+from ..errors import SettingsError
 from ..task_instance import CallerTaskInstance
 from .interface import TaskInstanceSource
 
@@ -21,6 +22,7 @@ def choose_source(airflow_conn_id: str, running_task_instance: Any) -> TaskInsta
     """
     ti = running_task_instance
     caller = CallerTaskInstance(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, str(ti.id) if IS_AIRFLOW_3 else None)
+    conn_type = _type_of(airflow_conn_id) if IS_AIRFLOW_3 and airflow_conn_id else None
     source: TaskInstanceSource
     # Each branch imports what it needs: not every worker has the libraries of all sources.
     if not IS_AIRFLOW_3:
@@ -29,7 +31,14 @@ def choose_source(airflow_conn_id: str, running_task_instance: Any) -> TaskInsta
         source, reason = SqlSource(airflow_session, caller, "Airflow's session"), f"this is Airflow {AIRFLOW_VERSION}"
         if airflow_conn_id:
             log.warning("Ignored airflow_conn_id=%r, which has no effect on Airflow 2", airflow_conn_id)
-    elif airflow_conn_id and _type_of(airflow_conn_id) == "http":
+    elif conn_type == "generic":
+        raise SettingsError(
+            f"the type of connection {airflow_conn_id!r} is 'generic'",
+            cause="'airflow connections add --conn-type' stores this type if the provider of the given one is missing",
+            remedy='create it again with --conn-json \'{"conn_type": "http", …}\', which needs no provider, or add '
+            "the provider first (for a database: postgres or mysql)",
+        )
+    elif conn_type == "http":
         from .rest import RestSource
         from .rest_api import RestApi
 
