@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from include.kpo_cleanup.constants import Outcome
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.settings import Settings
@@ -26,6 +27,7 @@ DAG_FAILS = "the states of this DAG cannot be read"
 SECONDS_PER_KEY = 1.1  # of a slow DAG: three of its task instances and their plain task can be verified at once
 DAY = 24 * 3600
 UNREADABLE = "its XCom pod_name is a dict, not a name in Kubernetes"
+OUTCOMES = {outcome.value for outcome in Outcome}
 NOT_EXCLUDED, OURS = "env!=excluded", "env=production"  # label selectors of the cleanup
 NOT_SELECTED_BY = {
     *("dag_id", "task_id", "run_id", "map_index", "kubernetes_pod_operator"),
@@ -253,6 +255,27 @@ def _must_be_deleted(pod: Json, source: MemorySource, settings: Settings, now: i
     is_readable = already_checked(pod) or not (task.record and task.record.problem)
     last_activity = max(_last_activity(pod), task.ended or 0)
     return task.is_finished and last_activity < long_ago and is_readable
+
+
+def agrees(outcome: Outcome, pod: Json | None, was_deleted: bool, settings: Settings) -> bool:
+    """Return whether an outcome is true.
+
+    :param pod: as it is after the run.
+    :param was_deleted: whether the API server has carried out a deletion of this run.
+    """
+    match outcome.value:
+        case "deleted":
+            return pod is None or ("terminating" not in OUTCOMES and is_terminating(pod))
+        case "terminating" | "awaiting_finalizer":
+            return pod is None or is_terminating(pod)
+        case "already_gone":
+            return pod is None or not is_selected(pod, settings)
+        case "unknown":
+            return True
+        case "failed" | "left_for_next_run":
+            return not was_deleted or "unknown" not in OUTCOMES
+        case _:
+            return not was_deleted
 
 
 def is_selected(pod: Json, settings: Settings) -> bool:
