@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -28,13 +30,15 @@ from include.kpo_cleanup.classify import Snapshot, classify, keys_needing_record
 from include.kpo_cleanup.constants import Outcome
 from include.kpo_cleanup.errors import KpoCleanupError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, to_label_value
-from include.kpo_cleanup.kube.pods import PodClient
-from include.kpo_cleanup.reap import MAX_SNAPSHOT_AGE, reap
+from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES
+from include.kpo_cleanup.kube.pods import DELETE_TIMEOUT, PodClient
+from include.kpo_cleanup.reap import BATCH, MAX_SNAPSHOT_AGE, reap
 from include.kpo_cleanup.report import failures
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record
+from include.kpo_cleanup.verdict import Verdict
 from tests import proxy
 from tests.dag.pods import wait_until
 from tests.faults import world
@@ -42,6 +46,7 @@ from tests.faults.cases import DELETE_CASES, LIST_CASES, Case, Does, says_patter
 from tests.faults.conftest import CONN_ID
 from tests.faults.servers import Server, behind_proxy, connection
 from tests.faults.world import (
+    DAG_FAILS,
     FINISHED,
     LAGGING,
     SOURCE_DOWN,
@@ -59,25 +64,34 @@ HISTORIES = settings().max_examples  # ``explore`` runs many more
 MERGE = "application/merge-patch+json"
 BYPASS = "bypass"  # the id of a connection without faults
 PAGE_SIZE = 2
+MAX_DELETES = 5  # of a run while a trouble lasts: fewer than the zombies that it blocks
 ALWAYS = 1e9  # seconds
 STEP_SECONDS = 20.0  # for one step with any faults and the timeouts below
 BRIEF = RetryPolicy(connect_timeout=2, read_timeout=0.25, attempts=3, initial_backoff=0.004, max_backoff=0.02)
-PATIENT = RetryPolicy()  # without faults, only a busy machine would cause a timeout
+PATIENT = replace(BRIEF, read_timeout=60)  # without faults, only a busy machine would cause a timeout
 PRODUCTION, STAGING = {"env": "production"}, {"env": "staging"}
 
 RUN_IDS = ("run_1", to_label_value("scheduled__2026-11-24T00:00:00+00:00"))
+CROWD = CONCURRENT_DELETES + 2  # more zombies than may be refused or fail before something else is tried
+# What keeps zombies from being deleted, run after run; there are many of them, and they are older than all others.
+TROUBLES = (
+    *("a policy denies their deletion", "a webhook fails in their namespace", "a webhook hangs in their namespace"),
+    *("their DAG is unresolved", "their DAG fails from reap on", "their DAG is slow"),
+)
 DELETE_FAULTS = [case for case in DELETE_CASES if case.does in (Does.DELETE_RETRIES, Does.DELETE_FAILS)]
 REFUSALS = ("400", "401", "403", "409", "429")  # of the API server itself, which then does nothing
 
 FINISH_ACTIONS = ("delete_pod", "delete_pod", "keep_pod", "delete_succeeded_pod", "delete_active_pod")
 KILL_ACTIONS = ("delete_pod", "delete_pod", "keep_pod")
 
+troubles = st.sampled_from([*itertools.combinations(TROUBLES, 1), *itertools.product(TROUBLES[:3], TROUBLES[4:])])
 ANY_NUMBER = st.integers(0, 1_000)
 durations = st.sampled_from([1, 59, 61, 299, 301, 4_000, 90_000])
 fault_times = st.sampled_from([None, 1, 2, 3, 7])
 task_shapes = st.fixed_dictionaries(
     {
         "namespace": st.integers(0, 1),
+        "dag_id": st.sampled_from(["orders", "orders", "billing"]),
         "map_index": st.sampled_from([UNMAPPED, UNMAPPED, 0, 1]),
         "run_id": st.sampled_from(RUN_IDS),
         "reattaches": st.booleans(),
@@ -96,8 +110,9 @@ RUN_ENDS = ("its run is deleted", "its run is recreated")
 RECORDS = ("its record is lost", "its record names another", "its record is unreadable")
 SECOND = ("its second operator starts", "its second operator starts, tidy")
 TRIES = ("tries again", "tries again and dies early", "tries again and dies unrecorded", "tries again and dies late")
+PLAIN = ("becomes plain", "becomes plain and tries again")
 TIDY = ("success, tidy", "success, keep", "failed, keep", "failed, killed", "success, killed")
-moves = st.sampled_from([*ENDS, *TIDY, *WAITS, *TRIES, *RUN_ENDS, *RECORDS, *SECOND])
+moves = st.sampled_from([*ENDS, *TIDY, *WAITS, *TRIES, *RUN_ENDS, *RECORDS, *SECOND, *PLAIN])
 stories = st.one_of(
     st.lists(moves, max_size=3),
     st.tuples(st.sampled_from(ENDS)),
@@ -110,6 +125,9 @@ stories = st.one_of(
     st.tuples(st.sampled_from(SECOND), st.sampled_from(["up_for_retry", *ENDS]), st.just("tries again")),
     st.tuples(st.just("its second operator starts"), st.sampled_from(RECORDS), st.sampled_from(ENDS)),
     st.tuples(st.just("up_for_retry"), st.just("tries again and dies unrecorded"), st.sampled_from(RECORDS)),
+    st.tuples(st.sampled_from(["cleared", "up_for_retry", "failed"]), st.sampled_from(PLAIN)),
+    # A pod of a run that was created anew, whose first try is younger or older than the second one of the earlier run.
+    st.tuples(*map(st.just, ("up_for_retry", "tries again", "failed", "its run is recreated", "its record is lost"))),
 )
 POD_MOVES = (
     *("running", "sidecar", "Succeeded", "Failed", "Unknown", "vanishes", "is replaced", "is being deleted"),
@@ -130,7 +148,7 @@ ESCAPES = (*POD_MOVES, "leaves the selection", "loses the operator's label")
 escapes = st.tuples(st.just("zombie"), ANY_NUMBER, st.sampled_from([*REVIVALS, *REVIVALS, *ESCAPES]))
 # Interruptions of reap: before which of its requests, what happens, and for how many seconds the response waits.
 interruptions = st.tuples(
-    st.integers(0, 8), st.one_of(escapes, escapes, events), st.sampled_from([0, 1, MAX_SNAPSHOT_AGE + 1, 40])
+    st.integers(0, 8), st.one_of(escapes, escapes, events), st.sampled_from([0, 1, 4, MAX_SNAPSHOT_AGE + 1, 40])
 )
 # Which requests, the fault, whether the request is carried out nevertheless, and how often.
 Fault = tuple[str, Case | None, bool, int | None]
@@ -166,6 +184,8 @@ options = st.fixed_dictionaries(
 class Airflow(RuleBasedStateMachine):
     """One Airflow with its pods in two namespaces, while the cleanup runs step by step.
 
+    Its pods are created by two API servers, whose clocks may differ.
+
     Another Airflow may have pods there as well. Its pods may have other labels, with or without a ``label_selector``
     that excludes them, or the same labels.
     """
@@ -174,8 +194,11 @@ class Airflow(RuleBasedStateMachine):
     clock: Callable[[], float]
     monotonic: Callable[[], float]
     time_passes: Callable[[float], None]
+    be_ahead: Callable[[float], None]  # the API server, by so many seconds
     brief_client: PodClient
     patient_client: PodClient
+    settings: Settings
+    verdicts: Sequence[Verdict]
 
     @classmethod
     def prepare(cls, patch: pytest.MonkeyPatch) -> None:
@@ -184,17 +207,23 @@ class Airflow(RuleBasedStateMachine):
     @initialize(
         knows_all=st.booleans(),
         neighbour=st.sampled_from(["none", "none", "selected", "labelled", "alike"]),
+        skew=st.sampled_from([0, 0, 0, 180]),
+        troubles=st.one_of(st.just(()), st.just(()), troubles),
         lives=lives,
         seconds=durations,
     )
-    def begin(self, knows_all: bool, neighbour: str, lives: list[Life], seconds: int) -> None:
+    def begin(
+        self, knows_all: bool, neighbour: str, skew: int, troubles: Sequence[str], lives: list[Life], seconds: int
+    ) -> None:
         TALLY["histories"] += 1
-        self.neighbour = neighbour
+        self.neighbour, self.troubles = neighbour, [*troubles]
+        self.clocks = itertools.cycle([0, skew, skew, 0])
         self.namespaces = [self.server.create_namespace() for _ in range(2)]
         self.tasks: dict[TaskInstanceKey, Task] = {}
         self.their_tasks: dict[TaskInstanceKey, Task] = {}  # of the other Airflow
         self.all_tasks: list[Task] = []  # including those whose run was deleted
         self.source = MemorySource(self.tasks, knows_all)
+        self.source.wait = self.time_passes
         self.numbers = itertools.count(1)
         self.causes: list[re.Pattern[str]] = []  # any error must match one of them
         self.replaced: dict[str, str] = {}  # uid of the old pod: uid of the new one
@@ -202,6 +231,10 @@ class Airflow(RuleBasedStateMachine):
         self.wrong: list[str] = []  # uids of pods that were deleted although they must be kept
         self.heal()
         self.begin_run()
+        if troubles:
+            for trouble in troubles:
+                TALLY[f"histories in which {trouble}"] += 1
+            self.there_is_a_crowd()
         self.tasks_live(lives, seconds)
 
     # --- the life of task instances and pods
@@ -248,7 +281,8 @@ class Airflow(RuleBasedStateMachine):
         between=st.lists(st.lists(events, max_size=3), min_size=3, max_size=3),
         escapes=st.lists(escapes, max_size=3),
         within=st.lists(interruptions, max_size=3),
-        batch_size=st.sampled_from([1, 3]),
+        batch_size=st.sampled_from([1, 3, BATCH]),
+        sigterm=st.one_of(st.none(), st.none(), st.integers(0, 8)),
         again=st.booleans(),
     )
     def the_cleanup_runs(
@@ -259,12 +293,16 @@ class Airflow(RuleBasedStateMachine):
         escapes: list[Event],
         within: list[tuple[int, Event, float]],
         batch_size: int,
+        sigterm: int | None,
         again: bool,
     ) -> None:
-        """Run it step by step with faults and events in between, and perhaps once more without faults."""
+        """Run it step by step with faults and events in between, and perhaps once more without faults.
+
+        :param sigterm: before which request of ``reap`` its process receives SIGTERM.
+        """
         self.heal()
         self.begin_run(**chosen)
-        self.within, self.batch_size = within, batch_size
+        self.within, self.batch_size, self.sigterm = within, batch_size, sigterm
         for fault in faults:
             self.inject(fault)
         before_fetch, before_classify, before_reap = between
@@ -275,21 +313,33 @@ class Airflow(RuleBasedStateMachine):
             self.run_without_faults(chosen)
 
     def run_without_faults(self, chosen: Json) -> None:
-        """Run the cleanup, and check that it deletes all zombies."""
+        """Run the cleanup, and check that it deletes all zombies that no trouble blocks.
+
+        Whatever else is in the cluster, it does so in as many runs as ``max_deletes`` requires.
+        """
         self.heal()
-        self.begin_run(**{**chosen, "max_deletes": 500, "dry_run": False, "grace_period_seconds": 0})
-        self.client, before, now = self.patient_client, self.by_uid(), int(self.clock())
+        before, now = self.by_uid(), int(self.clock())
+        self.begin_run(**chosen)
         zombies = world.zombies(before.values(), self.source, self.settings, now)
-        while self.step():
-            pass
-        held = {uid for uid in zombies if before[uid]["metadata"].get("finalizers")}
-        assert {result.verdict.pod.uid: result.outcome for result in self.results} == {
-            **dict.fromkeys(zombies - held, Outcome.DELETED),
+        deletable = {uid for uid in zombies if not self.is_blocked(before[uid])}
+        held = {uid for uid in deletable if before[uid]["metadata"].get("finalizers")}
+        # What a webhook prevents counts towards max_deletes, because the response does not show that it was prevented.
+        max_deletes = MAX_DELETES if self.troubles and not any("webhook" in one for one in self.troubles) else 500
+        outcomes: dict[str, Outcome] = {}
+        for _ in range(math.ceil(len(deletable) / max_deletes) or 1):
+            self.begin_run(**{**chosen, "max_deletes": max_deletes, "dry_run": False, "grace_period_seconds": 0})
+            self.client = self.patient_client
+            while self.step():
+                pass
+            outcomes |= {result.verdict.pod.uid: result.outcome for result in self.results}
+        assert self.troubles or outcomes.keys() == zombies
+        assert {uid: outcomes.get(uid) for uid in deletable} == {
+            **dict.fromkeys(deletable - held, Outcome.DELETED),
             **dict.fromkeys(held, Outcome.AWAITING_FINALIZER),
         }
         after = self.by_uid()
-        assert before.keys() - after.keys() <= zombies - held
-        assert all(world.is_terminating(after[uid]) for uid in zombies & after.keys())
+        assert self.troubles or before.keys() - after.keys() <= zombies - held
+        assert all(world.is_terminating(after[uid]) for uid in deletable & after.keys())
         dead = world.must_be_deleted(before.values(), self.source, self.settings, now)
         if self.neighbour == "none":
             missed = dead - zombies
@@ -300,6 +350,9 @@ class Airflow(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "namespaces"):
+            if self.troubles:
+                self.run_without_faults({})
+                self.troubles.clear()
             self.run_without_faults({})
             for namespace in self.namespaces:
                 self.server.call("DELETE", f"namespaces/{namespace}")
@@ -307,7 +360,7 @@ class Airflow(RuleBasedStateMachine):
     def begin_run(self, **chosen: Any) -> None:
         self.next_step = "list"
         self.client = self.brief_client
-        self.within, self.batch_size = [], 3
+        self.within, self.batch_size, self.sigterm = [], 3, None
         self.results: list[Result] = []
         self.zombies: list[Json] = []  # of this run, once they are classified
         selector = world.OURS if self.neighbour == "selected" else world.NOT_EXCLUDED
@@ -356,7 +409,10 @@ class Airflow(RuleBasedStateMachine):
         namespaces = self.settings.namespace_list()
         watch = Watch(self)
         self.replaced.clear()
-        with watch:
+        # A DAG that fails in `fetch_active_tis` already is unresolved.
+        self.source.failing_dag = "billing" if "their DAG fails from reap on" in self.troubles else ""
+        results: list[Result] = []
+        with watch, suppress(Terminated):
             results = reap(
                 zombies,
                 self.client,
@@ -370,6 +426,8 @@ class Airflow(RuleBasedStateMachine):
                 delete_timeout=0,
             )
         after = self.by_uid()
+        in_flight = min(self.batch_size, CONCURRENT_DELETES) - 1  # besides the one that SIGTERM precedes
+        assert watch.sent_after_sigterm <= in_flight, "a deletion was sent after SIGTERM"
         assert not self.wrong, "a pod was deleted that a live task instance uses, or that something on it protects"
         TALLY[f"wrong, with another Airflow that is {self.neighbour}"] += len(watch.deletions.keys() & watch.excused)
         assert watch.deletions.keys() <= {verdict.pod.uid for verdict in zombies}
@@ -378,19 +436,16 @@ class Airflow(RuleBasedStateMachine):
         # On a busy machine an attempt may time out, and the next one finds that the new pod was replaced as well.
         new = {*self.replaced.values()} - self.replaced.keys() - watch.vanished
         assert new <= after.keys(), "a new pod with the same name was deleted"
-        assert [r.verdict.pod.uid for r in results] == [v.pod.uid for v in zombies]
+        if watch.is_terminated.is_set() and not results:
+            TALLY["terminated"] += 1
+        else:
+            assert [r.verdict.pod.uid for r in results] == [v.pod.uid for v in zombies]
         for result in results:
             event(f"{result.verdict.reason.value}: {result.outcome.value}")
             TALLY[f"{result.outcome.value}: {result.verdict.reason.value}"] += 1
             pod = after.get(result.verdict.pod.uid)
-            if result.outcome is Outcome.ALREADY_GONE:
-                assert pod is None or not world.is_selected(pod, self.settings)
-            elif result.outcome is Outcome.DELETED:
-                assert pod is None
-            elif result.outcome in (Outcome.TERMINATING, Outcome.AWAITING_FINALIZER):
-                assert pod is None or world.is_terminating(pod)
-            elif result.outcome is not Outcome.UNKNOWN:
-                assert result.verdict.pod.uid not in watch.deletions
+            was_deleted = result.verdict.pod.uid in watch.deletions
+            assert world.agrees(result.outcome, pod, was_deleted, self.settings), f"not true: {result}"
         failed = [result for result in results if result.outcome in (Outcome.FAILED, Outcome.UNKNOWN)]
         for result in failed:
             self.must_be_explained(str(result.error))
@@ -422,6 +477,40 @@ class Airflow(RuleBasedStateMachine):
         self.cut_off_at = ALWAYS
         # A busy machine may be slow without any fault.
         self.causes[:] = map(re.compile, ("was read . times and keeps changing", "Read timed out"))
+        for trouble in self.troubles:
+            self.suffer(trouble)
+
+    def suffer(self, trouble: str) -> None:
+        """Inject what keeps the crowd from being deleted."""
+        in_namespace = f"DELETE .*/{self.namespaces[0]}/pods/"
+        if trouble == "a policy denies their deletion":
+            self.server.proxy.spoil("DELETE .*/crowd-", proxy.denied(403, "Forbidden"))
+            self.explained_by("403 Forbidden, by admission webhook")
+        elif trouble == "a webhook fails in their namespace":
+            self.server.proxy.spoil(in_namespace, proxy.status(500, "InternalError", WEBHOOK_FAILS))
+            self.explained_by(re.escape(WEBHOOK_FAILS))
+        elif trouble == "a webhook hangs in their namespace":
+            self.server.proxy.spoil(in_namespace, self.hang)
+            self.explained_by("504 Gateway Timeout")
+        elif trouble == "their DAG is unresolved":
+            self.source.unresolved_dag = "billing"
+        elif trouble == "their DAG is slow":
+            self.source.slow_dag = "billing"
+            self.explained_by("took longer than")
+        else:
+            self.explained_by(DAG_FAILS)
+
+    def is_blocked(self, pod: Json) -> bool:
+        """Return whether a trouble prevents the deletion of this pod."""
+        blocks = {
+            "a policy denies their deletion": pod["metadata"]["name"].startswith("crowd-"),
+            "their DAG fails from reap on": pod["metadata"]["labels"].get("dag_id") == "billing",
+        }
+        is_in_namespace = pod["metadata"]["namespace"] == self.namespaces[0]
+        return any(blocks.get(trouble, "webhook" in trouble and is_in_namespace) for trouble in self.troubles)
+
+    def explained_by(self, cause: str) -> None:
+        self.causes.append(re.compile(cause))
 
     def must_be_explained(self, message: str) -> None:
         assert any(cause.search(message) for cause in self.causes), f"{message!r} matches none of {self.causes}"
@@ -432,15 +521,33 @@ class Airflow(RuleBasedStateMachine):
     def by_uid(self) -> dict[str, Json]:
         return {uid(pod): pod for pod in self.all_pods()}
 
-    def create_pod(self, task: Task, operator: Operator | None = None, without: str = "", **metadata: Any) -> Json:
+    def there_is_a_crowd(self) -> None:
+        """Create many zombies, each of its own map index, and then a younger one in each namespace."""
+        operators = [Operator(PRODUCTION if self.neighbour in ("selected", "labelled") else {})]
+        crowd = [("billing", "crowd", self.namespaces[0])] * CROWD
+        bystanders = [("orders", "bystander", namespace) for namespace in self.namespaces]
+        for index, (dag_id, task_id, namespace) in enumerate([*crowd, *bystanders]):
+            task = Task(namespace, dag_id, task_id, RUN_IDS[0], index, operators=operators, state="failed")
+            self.tasks[task.key] = task
+            self.create_pod(task, name=f"{task_id}-{next(self.numbers)}")
+            task.ended = int(self.clock()) + 300  # later than a pod that an API server ahead of time has dated
+        self.time_passes(4_000)
+
+    def create_pod(
+        self, task: Task, operator: Operator | None = None, without: str = "", name: str = "", **metadata: Any
+    ) -> Json:
         self.a_moment_passes()
         labels = {**(operator or task.operators[0]).labels, **task.labels, "try_number": str(task.try_number)}
         labels.pop(without, None)
-        return self.server.create_pod(task.namespace, f"pod-{next(self.numbers)}", labels, **metadata)
+        return self.server.create_pod(task.namespace, name or f"pod-{next(self.numbers)}", labels, **metadata)
 
     def a_moment_passes(self) -> None:
-        """Let a second pass, or none, so that creation times do not always show which of two pods is younger."""
+        """Let a second pass, or none, so that creation times do not always show which of two pods is younger.
+
+        The next pod may be created by another API server.
+        """
         self.time_passes(next(self.numbers) % 2)
+        self.be_ahead(next(self.clocks))
 
     def delete_pod(self, pod: Json) -> None:
         self.server.delete(pod["metadata"]["namespace"], pod["metadata"]["name"])
@@ -465,14 +572,14 @@ class Airflow(RuleBasedStateMachine):
                 "source lags": (self.cut_off, LAGGING),
             }[where]
             self.source.fail_after(times or 0, fail)
-            self.causes.append(re.compile(message))
+            self.explained_by(message)
         elif case is None:
             self.server.proxy.spoil("DELETE ", self.replace_first, times)
         else:
             self.server.proxy.spoil(where, proxy.too_late(case.fault) if carried_out else case.fault, times)
             self.causes.append(says_pattern(case.says, namespace="…", pod="…"))
             if case.does is Does.RUN_FAILS:  # a pod is read by a selector as well
-                self.causes.append(re.compile("400 Bad Request; server message: unable to parse requirement"))
+                self.explained_by("400 Bad Request; server message: unable to parse requirement")
 
     def cut_off(self) -> None:
         """Cut the source off from the primary database, like a replica."""
@@ -502,6 +609,11 @@ class Airflow(RuleBasedStateMachine):
             self.server.call("PATCH", path_of(pod), {"metadata": PATCHES[what]}, MERGE)
         elif not world.is_completed(pod):
             self.set_status(pod, what)
+
+    async def hang(self, request: web.Request, forward: proxy.Forward) -> web.StreamResponse:
+        """Wait for the webhook until the request times out on the API server."""
+        await request.loop.run_in_executor(None, self.time_passes, server_timeout(request))
+        return await TIMED_OUT(request, forward)
 
     async def replace_first(self, request: web.Request, forward: proxy.Forward) -> web.StreamResponse:
         namespace, name = request.path.split("/")[4::2]
@@ -535,6 +647,7 @@ class Airflow(RuleBasedStateMachine):
     def create_task(
         self,
         namespace: int,
+        dag_id: str,
         map_index: int,
         run_id: str,
         reattaches: bool,
@@ -552,15 +665,15 @@ class Airflow(RuleBasedStateMachine):
         for is_ours in airflows:
             env = (PRODUCTION if is_ours else STAGING) if self.neighbour in ("selected", "labelled") else {}
             operators = [Operator({**env, **labels}) for labels in steps or ({},)]
-            ids = ("orders", task_id, run_id, map_index)
+            ids = (dag_id, task_id, run_id, map_index)
             task = Task(self.namespaces[namespace], *ids, reattaches, operators, is_ours, try_number=0)
             task.on_finish_action, task.on_kill_action = on_finish_action, on_kill_action
             task.is_deferrable = is_deferrable
             self.tasks_of(task)[task.key] = task
             created.append(task)
             self.start_try(task)
-            pod = self.by_uid().get(operators[0].pod or "")
-            if pod and finalizers:
+            pod = self.by_uid().get(operators[0].pod or "") if finalizers else None
+            if pod:
                 self.server.call("PATCH", path_of(pod), {"metadata": {"finalizers": finalizers}}, MERGE)
         self.all_tasks += created
         return created[next(self.numbers) % len(created)]
@@ -599,6 +712,8 @@ class Airflow(RuleBasedStateMachine):
             if how == "tidy":
                 self.operators_end(task, how)
             self.operator_starts(task, task.operators[1])
+        elif move.startswith("becomes plain") and exists and task.map_index != UNMAPPED and task.state != "running":
+            self.become_plain(task, tries_again=move.endswith("tries again"))
         elif move in RECORDS:
             task.record = {
                 "its record is lost": None,
@@ -607,6 +722,30 @@ class Airflow(RuleBasedStateMachine):
             }[move]
         elif move in WAITS and exists:
             task.state = None if move == "cleared" else move
+
+    def become_plain(self, task: Task, tries_again: bool) -> None:
+        """Replace a mapped task by a plain one in a newer version of its DAG, which Airflow schedules in the same run.
+
+        Its operator adopts the pod of a map index: it searches by a subset of its labels.
+        """
+        plain = replace(
+            task,
+            map_index=UNMAPPED,
+            operators=[Operator(operator.labels) for operator in task.operators],
+            state="queued",
+            try_number=0,
+            ended=None,
+            record=None,
+            store={},
+        )
+        tasks = self.tasks_of(task)
+        if plain.key in tasks:
+            return
+        task.state, task.ended = "removed", task.ended or int(self.clock())
+        tasks[plain.key] = plain
+        self.all_tasks.append(plain)
+        if tries_again:
+            self.start_try(plain)
 
     def start_try(self, task: Task, dies: str = "") -> None:
         """Start a try as Airflow and the operator do.
@@ -659,6 +798,10 @@ class Airflow(RuleBasedStateMachine):
                     self.set_status(pod, "Succeeded" if task.state == "success" else "Failed")
 
 
+class Terminated(BaseException):
+    """The task has received SIGTERM."""
+
+
 class Watch:
     """A rule before all faults while ``reap`` runs, which interrupts it and records what is really deleted."""
 
@@ -671,30 +814,44 @@ class Watch:
         self.deletions: dict[str, float] = {}  # when the request arrived, by uid
         self.vanished: set[str] = set()  # deleted by somebody else
         self.was_sent = False
+        self.is_terminated = threading.Event()
+        self.sent_after_sigterm = 0
 
     def __enter__(self) -> None:
         self._machine.server.proxy.rules.insert(0, proxy.Rule("", self._pass))
+        self._old_handler = signal.signal(signal.SIGTERM, self._raise)
 
     def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._old_handler)
         del self._machine.server.proxy.rules[0]
+
+    def _raise(self, *_: object) -> None:
+        """Raise an exception in the main thread, as the signal handler of Airflow 2 does."""
+        self.is_terminated.set()
+        raise Terminated
 
     async def _pass(self, request: web.Request, forward: proxy.Forward) -> web.StreamResponse:
         machine, arrived = self._machine, self._machine.monotonic()
         line = f"{request.method} {request.path_qs}"
-        await request.loop.run_in_executor(None, self._interrupt)
         wanted = json.loads(await request.read())["preconditions"]["uid"] if request.method == "DELETE" else ""
+        self.sent_after_sigterm += bool(wanted) and self.is_terminated.is_set()
+        await request.loop.run_in_executor(None, self._interrupt, wanted)
 
         async def record() -> web.StreamResponse:
-            is_exempt = wanted and await request.loop.run_in_executor(None, self._is_exempt, wanted)
+            is_exempt = wanted and await request.loop.run_in_executor(None, self._is_exempt, request.path, wanted)
+            carried_out = machine.monotonic()
+            if wanted and carried_out - arrived > server_timeout(request):
+                machine.explained_by("504 Gateway Timeout")
+                return await TIMED_OUT(request, forward)
             answer = await forward()
             if wanted:
                 self.was_sent = True
                 if answer.status == 200:
                     self.deletions[wanted] = arrived
                     # With several deletions at once, it is not known which of them was decided when.
-                    too_long = MAX_SNAPSHOT_AGE if machine.batch_size == 1 else ALWAYS / 2
-                    since = self._in_use.get(wanted, arrived)
-                    is_used = arrived - since > too_long
+                    too_long = MAX_SNAPSHOT_AGE + DELETE_TIMEOUT if machine.batch_size == 1 else ALWAYS / 2
+                    since = self._in_use.get(wanted, carried_out)
+                    is_used = carried_out - since > too_long
                     is_trusted = is_used and machine.source.is_trusted and since >= machine.cut_off_at
                     TALLY["wrong, with a replica that was cut off while reap ran"] += is_trusted
                     if is_exempt or (is_used and not is_trusted):
@@ -704,24 +861,36 @@ class Watch:
         rule = next((rule for rule in machine.server.proxy.rules[1:] if rule.applies(line)), None)
         return await (rule.fault(request, record) if rule else record())
 
-    def _is_exempt(self, uid: str) -> bool:
-        machine = self._machine
-        pod = machine.by_uid().get(uid)
-        return pod is not None and world.is_exempt(pod, machine.settings, int(machine.clock()))
+    def _is_exempt(self, path: str, wanted: str) -> bool:
+        machine, (namespace, name) = self._machine, path.split("/")[4::2]
+        found = machine.server.call("GET", f"namespaces/{namespace}/pods?fieldSelector=metadata.name={name}")["items"]
+        return any(uid(pod) == wanted and world.is_exempt(pod, machine.settings, int(machine.clock())) for pod in found)
 
-    def _interrupt(self) -> None:
+    def _interrupt(self, wanted: str) -> None:
+        """Let happen what does so right before this request.
+
+        :param wanted: the uid of the pod that it deletes; half of what happens to zombies happens to that one.
+        """
         with self._lock:
             number, machine = next(self._requests), self._machine
+            if number == machine.sigterm:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+                assert self.is_terminated.wait(STEP_SECONDS)
             for at, incident, seconds in machine.within:
                 if at == number:
                     before = machine.by_uid()
-                    machine.life_goes_on([incident])
+                    if wanted and incident[0] == "zombie" and incident[1] % 2:
+                        machine.move_zombie(wanted, incident[2])
+                    else:
+                        machine.life_goes_on([incident])
                     self.vanished |= before.keys() - machine.by_uid().keys()
                     now = machine.monotonic()
                     self._in_use = {uid: self._in_use.get(uid, now) for uid in machine.must_be_kept()}
                     machine.time_passes(seconds)
 
 
+WEBHOOK_FAILS = 'failed calling webhook "guard.example.com": connection refused'
+TIMED_OUT = proxy.status(504, "Timeout", "request did not complete within the allotted timeout")
 OWNER = {"apiVersion": "batch/v1", "kind": "Job", "name": "job", "uid": "1", "controller": True}
 PATCHES: dict[str, Json] = {
     "is protected": {"annotations": {"kpo-cleanup/protect": "true"}},
@@ -730,6 +899,11 @@ PATCHES: dict[str, Json] = {
     "leaves the selection": {"labels": {"env": "excluded"}},
     "loses the operator's label": {"labels": {"kubernetes_pod_operator": None}},
 }
+
+
+def server_timeout(request: web.Request) -> float:
+    """Return the seconds after which the API server drops a request."""
+    return float(request.query.get("timeout", "60s").removesuffix("s"))
 
 
 def path_of(pod: Json) -> str:
@@ -744,14 +918,19 @@ def through_json(value: Any) -> Any:
 @contextmanager
 def set_up(kind: type[Airflow]) -> Iterator[None]:
     """Set up what all histories of a machine share: an API server behind a proxy, and a clock."""
-    now, offset = float(world.START), 0.0
+    now, offset, ahead, lock = float(world.START), 0.0, 0.0, threading.Lock()
+
+    def be_ahead(seconds: float) -> None:
+        nonlocal ahead
+        ahead = seconds
 
     def time_passes(seconds: float) -> None:
         nonlocal now, offset
-        now, offset = now + seconds, offset + seconds
+        with lock:  # each request may pass time in a thread of its own
+            now, offset = now + seconds, offset + seconds
 
     def server_time() -> datetime:
-        return datetime.fromtimestamp(now, UTC)
+        return datetime.fromtimestamp(now + ahead, UTC)
 
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -761,6 +940,7 @@ def set_up(kind: type[Airflow]) -> Iterator[None]:
         for conn_id, url in ((CONN_ID, server.proxy.url), (BYPASS, server.url)):
             patch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection({"server": url})))
         kind.server, kind.clock, kind.time_passes = server, staticmethod(lambda: now), staticmethod(time_passes)
+        kind.be_ahead = staticmethod(be_ahead)
         kind.monotonic = staticmethod(lambda: time.monotonic() + offset)
         kind.brief_client, kind.patient_client = (
             PodClient(CONN_ID, BRIEF, PAGE_SIZE),

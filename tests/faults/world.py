@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from include.kpo_cleanup.constants import Outcome
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.settings import Settings
@@ -22,8 +23,11 @@ FINISHED = ("success", "failed", "skipped", "upstream_failed", "removed")
 START = int(datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp())
 SOURCE_DOWN = "the database of Airflow is down"
 LAGGING = "the caller's task instance is missing"
+DAG_FAILS = "the states of this DAG cannot be read"
+SECONDS_PER_KEY = 1.1  # of a slow DAG: three of its task instances and their plain task can be verified at once
 DAY = 24 * 3600
 UNREADABLE = "its XCom pod_name is a dict, not a name in Kubernetes"
+OUTCOMES = {outcome.value for outcome in Outcome}
 NOT_EXCLUDED, OURS = "env!=excluded", "env=production"  # label selectors of the cleanup
 NOT_SELECTED_BY = {
     *("dag_id", "task_id", "run_id", "map_index", "kubernetes_pod_operator"),
@@ -90,6 +94,8 @@ class MemorySource:
         self.tasks, self.knows_all = tasks, knows_all
         self.caller = 0  # the number of the step in which the cleanup is
         self.before_fetch: Callable[[], object] = lambda: None
+        self.wait: Callable[[float], object] = lambda _: None
+        self.unresolved_dag = self.failing_dag = self.slow_dag = ""
         self._past: tuple[int, dict[TaskInstanceKey, Task]] | None = None
         self._fails: tuple[int, Callable[[], None]] | None = None
 
@@ -108,27 +114,33 @@ class MemorySource:
 
     def heal(self) -> None:
         self._past = self._fails = None
+        self.unresolved_dag = self.failing_dag = self.slow_dag = ""
 
     def be_down(self) -> None:
         raise TaskInstanceSourceError(SOURCE_DOWN)
 
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
         self.before_fetch()
-        caller, tasks = self._visible()
+        caller, tasks = self._visible(keys)
         if caller != self.caller:
             raise TaskInstanceSourceError(LAGGING)
-        found = [key for key in keys if key in tasks]
+        if self.failing_dag in {key.dag_id for key in keys}:
+            raise TaskInstanceSourceError(DAG_FAILS)
+        unresolved = {key: DAG_FAILS for key in keys if key.dag_id == self.unresolved_dag}
+        found = [key for key in keys if key in tasks and key not in unresolved]
         raw_ids = {key: (RawIds(*key[:3]),) for key in found}
-        return TaskInstances({key: self._to_task_instance(tasks[key]) for key in found}, raw_ids=raw_ids)
+        return TaskInstances({key: self._to_task_instance(tasks[key]) for key in found}, unresolved, raw_ids)
 
     def read_records(
         self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
     ) -> Mapping[TaskInstanceKey, Record]:
         assert set(keys) <= task_instances.found.keys(), "there is no record without a task instance"
-        _, tasks = self._visible()
+        _, tasks = self._visible(keys)
         return {key: record for key in keys if key in tasks and (record := tasks[key].record)}
 
-    def _visible(self) -> tuple[int, dict[TaskInstanceKey, Task]]:
+    def _visible(self, keys: Collection[TaskInstanceKey]) -> tuple[int, dict[TaskInstanceKey, Task]]:
+        if seconds := SECONDS_PER_KEY * sum(key.dag_id == self.slow_dag for key in keys):
+            self.wait(seconds)
         if self._fails is not None:
             queries, fail = self._fails
             self._fails = max(queries - 1, 0), fail
@@ -196,14 +208,23 @@ def pods_in_use(server: Server, tasks: Collection[Task]) -> set[str]:
     live = [task for task in tasks if not task.is_finished]
     by_namespace = {namespace: server.pods(namespace) for namespace in {task.namespace for task in live}}
     for task in live:
+        pods = by_namespace[task.namespace]
+        by_task = set()
         for operator in task.operators:
-            found = matching_pods(by_namespace[task.namespace].values(), task, operator)
-            used |= {uid(pod) for pod in found[-1:]}
-            used |= {uid(pod) for pod in [pod for pod in found if not is_terminating(pod)][-1:]}
-            used |= {operator.pod} if operator.pod else set()
-        stored = [by_namespace[task.namespace].get(kept["name"]) for kept in task.store.values() if task.reattaches]
-        used |= {uid(pod) for pod in stored if pod and not already_checked(pod)}
+            found = matching_pods(pods.values(), task, operator)
+            by_task |= {uid(pod) for pod in found[-1:]}
+            by_task |= {uid(pod) for pod in [pod for pod in found if not is_terminating(pod)][-1:]}
+            by_task |= {operator.pod} if operator.pod else set()
+        stored = [pods.get(kept["name"]) for kept in task.store.values() if task.reattaches]
+        by_task |= {uid(pod) for pod in stored if pod and not already_checked(pod)}
+        used |= by_task - {uid(pod) for pod in pods.values() if _is_of_unrecorded_map_index(pod, task)}
     return used
+
+
+def _is_of_unrecorded_map_index(pod: Json, task: Task) -> bool:
+    """Return whether only a record would show that this task uses the pod, because it was created by a map index."""
+    is_other = task.map_index == UNMAPPED and "map_index" in pod["metadata"]["labels"]
+    return is_other and name(pod) not in (task.record or Record()).pods
 
 
 def zombies(pods: Collection[Json], source: MemorySource, settings: Settings, now: int) -> set[str]:
@@ -217,14 +238,16 @@ def must_be_deleted(pods: Collection[Json], source: MemorySource, settings: Sett
 
     It ignores tries, end times and records, with one exception: an unreadable record keeps an unchecked pod.
     """
-    return {uid(pod) for pod in pods if _must_be_deleted(pod, source.tasks, settings, now)}
+    return {uid(pod) for pod in pods if _must_be_deleted(pod, source, settings, now)}
 
 
-def _must_be_deleted(pod: Json, tasks: Mapping[TaskInstanceKey, Task], settings: Settings, now: int) -> bool:
+def _must_be_deleted(pod: Json, source: MemorySource, settings: Settings, now: int) -> bool:
     key = make_key(pod)
     if key is None or is_exempt(pod, settings, now) or is_completed(pod):
         return False
-    task, long_ago = tasks.get(key), now - max(settings.settle_seconds, 300)
+    if key.dag_id == source.unresolved_dag or _is_used_by_plain_task(pod, source.tasks):
+        return False
+    task, long_ago = source.tasks.get(key), now - max(settings.settle_seconds, 300)
     if _is_working(pod) and epoch(pod["metadata"]["creationTimestamp"]) >= now - DAY:
         return False  # it goes at once if it is orphaned, and after a day if it is unmatched
     if task is None:
@@ -232,6 +255,27 @@ def _must_be_deleted(pod: Json, tasks: Mapping[TaskInstanceKey, Task], settings:
     is_readable = already_checked(pod) or not (task.record and task.record.problem)
     last_activity = max(_last_activity(pod), task.ended or 0)
     return task.is_finished and last_activity < long_ago and is_readable
+
+
+def agrees(outcome: Outcome, pod: Json | None, was_deleted: bool, settings: Settings) -> bool:
+    """Return whether an outcome is true.
+
+    :param pod: as it is after the run.
+    :param was_deleted: whether the API server has carried out a deletion of this run.
+    """
+    match outcome.value:
+        case "deleted":
+            return pod is None or ("terminating" not in OUTCOMES and is_terminating(pod))
+        case "terminating" | "awaiting_finalizer":
+            return pod is None or is_terminating(pod)
+        case "already_gone":
+            return pod is None or not is_selected(pod, settings)
+        case "unknown":
+            return True
+        case "failed" | "left_for_next_run":
+            return not was_deleted or "unknown" not in OUTCOMES
+        case _:
+            return not was_deleted
 
 
 def is_selected(pod: Json, settings: Settings) -> bool:
@@ -256,7 +300,9 @@ def is_exempt(pod: Json, settings: Settings, now: int) -> bool:
 
 def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings: Settings, now: int) -> bool:
     key, try_number = make_key(pod), try_of(pod)
-    if key is None or is_exempt(pod, settings, now):
+    if key is None or key.dag_id == source.unresolved_dag or is_exempt(pod, settings, now):
+        return False
+    if _is_used_by_plain_task(pod, source.tasks):
         return False
     task, created = source.tasks.get(key), epoch(pod["metadata"]["creationTimestamp"])
     unmatched = settings.delete_unmatched_pods and now - created > (
@@ -298,6 +344,13 @@ def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings
     if pod["status"]["phase"] == "Failed":
         return settings.delete_pods_on_failure
     return settings.delete_completed_pods and not already_checked(pod)
+
+
+def _is_used_by_plain_task(pod: Json, tasks: Mapping[TaskInstanceKey, Task]) -> bool:
+    """Return whether a task that is no longer mapped has recorded the pod of one of its map indexes."""
+    key = make_key(pod)
+    plain = key and key.map_index != UNMAPPED and tasks.get(key._replace(map_index=UNMAPPED))
+    return bool(plain and not plain.is_finished and plain.record and name(pod) in plain.record.pods)
 
 
 def _is_through_with(pod: Json, task: Task, pods: Collection[Json], knows_all: bool) -> bool:
