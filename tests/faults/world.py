@@ -27,7 +27,6 @@ DAG_FAILS = "the states of this DAG cannot be read"
 SECONDS_PER_KEY = 1.1  # of a slow DAG: three of its task instances and their plain task can be verified at once
 DAY = 24 * 3600
 UNREADABLE = "its XCom pod_name is a dict, not a name in Kubernetes"
-OUTCOMES = {outcome.value for outcome in Outcome}
 NOT_EXCLUDED, OURS = "env!=excluded", "env=production"  # label selectors of the cleanup
 NOT_SELECTED_BY = {
     *("dag_id", "task_id", "run_id", "map_index", "kubernetes_pod_operator"),
@@ -263,17 +262,15 @@ def agrees(outcome: Outcome, pod: Json | None, was_deleted: bool, settings: Sett
     :param pod: as it is after the run.
     :param was_deleted: whether the API server has carried out a deletion of this run.
     """
-    match outcome.value:
-        case "deleted":
-            return pod is None or ("terminating" not in OUTCOMES and is_terminating(pod))
-        case "terminating" | "awaiting_finalizer":
+    match outcome:
+        case Outcome.DELETED:
+            return pod is None
+        case Outcome.TERMINATING | Outcome.AWAITING_FINALIZER:
             return pod is None or is_terminating(pod)
-        case "already_gone":
+        case Outcome.ALREADY_GONE:
             return pod is None or not is_selected(pod, settings)
-        case "unknown":
+        case Outcome.UNKNOWN:
             return True
-        case "failed" | "left_for_next_run":
-            return not was_deleted or "unknown" not in OUTCOMES
         case _:
             return not was_deleted
 
