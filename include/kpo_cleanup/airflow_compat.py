@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import pendulum
@@ -51,6 +52,7 @@ __all__ = [
     "add_to_counters",
     "conf",
     "current_try",
+    "deserialize_xcom",
     "display_name",
     "earlier_scheduled_run",
     "get_current_context",
@@ -106,10 +108,20 @@ def current_try(state: str | None, column: int | None) -> int | None:
 
 
 def xcom_backend() -> Any:
-    """Return the class that reads and writes XComs in a task of Airflow 3, which has no public name."""
-    from airflow.sdk.execution_time.xcom import XCom
-
+    """Return the class that reads and writes XComs in a task: the configured backend, which has no public name."""
+    if IS_AIRFLOW_3:
+        from airflow.sdk.execution_time.xcom import XCom
+    else:
+        from airflow.models.xcom import XCom
     return XCom
+
+
+def deserialize_xcom(stored: Mapping[str, Any]) -> Any:
+    """Return the value of an XCom by the backend that is configured on this worker, as for any task that pulls it.
+
+    :param stored: the ids, key and value that the metadata database has, which may be a pickle or only a reference.
+    """
+    return xcom_backend().deserialize_value(SimpleNamespace(**stored))
 
 
 def earlier_scheduled_run(context: Any) -> str | None:
@@ -140,9 +152,7 @@ def remove_xcom(dag_id: str, task_id: str, run_id: str) -> None:
     """Delete the return value of a task of another run, if it still exists."""
     ids = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id}
     if not IS_AIRFLOW_3:
-        from airflow.models.xcom import XCom
-
-        XCom.clear(**ids)
+        xcom_backend().clear(**ids)
         return
     # Checked first, because delete() reads the value and logs a miss as an error.
     if xcom_backend().get_all(key="return_value", **ids) is not None:

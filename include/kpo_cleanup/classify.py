@@ -94,6 +94,7 @@ class Classifier:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
+        self._records = locate_records(snapshot.records, snapshot.pods)
         siblings = [pod for group in _groups(snapshot.pods, _place) for pod in group]
         self._successors = find_successors(siblings, snapshot.task_instances)
         self._mismatches = find_label_mismatches(siblings)
@@ -140,7 +141,7 @@ class Classifier:
         return self._classify_active(pod, ti, now) if ti.is_active else self._classify_finished(pod, ti, now)
 
     def _classify_active(self, pod: Pod, ti: TaskInstance, now: int) -> Verdict:
-        settings, record = self._snapshot.settings, self._snapshot.records.get(pod.key, NO_RECORD)
+        settings, record = self._snapshot.settings, self._records.get(pod.key, NO_RECORD)
         superseded = self._superseded(pod, ti, record)
         if superseded and str(pod) not in record.pods:
             successor = self.successor_of(pod)
@@ -162,7 +163,7 @@ class Classifier:
         return _keep(pod, Evidence(rule, now, ti, self._mismatches.get(pod.uid)))
 
     def _classify_finished(self, pod: Pod, ti: TaskInstance, now: int) -> Verdict:
-        settings, record = self._snapshot.settings, self._snapshot.records.get(pod.key, NO_RECORD)
+        settings, record = self._snapshot.settings, self._records.get(pod.key, NO_RECORD)
         ended = _end_of(pod, ti)
         # An end in the future counts as now, because clocks differ.
         if ended is not None and now - min(ended, now) < settings.settle_seconds:
@@ -225,14 +226,32 @@ class Classifier:
     def _users(self) -> Mapping[str, TaskInstanceKey]:
         """Map the names of pods to the active task instances whose records name them."""
         found = self._snapshot.task_instances.found
-        active = (
-            (key, record) for key, record in self._snapshot.records.items() if key in found and found[key].is_active
-        )
+        active = ((key, record) for key, record in self._records.items() if key in found and found[key].is_active)
         return {name: key for key, record in active for name in record.pods}
 
     @cached_property
     def _pods_by_name(self) -> Mapping[str, Pod]:
         return {str(pod): pod for pod in self._snapshot.pods}
+
+
+def locate_records(records: Mapping[TaskInstanceKey, Record], pods: Iterable[Pod]) -> dict[TaskInstanceKey, Record]:
+    """Return the records with the namespaces of the pods that they name.
+
+    A record names a pod by its namespace only if a pod of that name exists there. On Cloud Composer 3 every pod runs in
+    ``composer-user-workloads``, whatever namespace its operator requested and recorded. Names end in random characters.
+    """
+    places: dict[str, set[str]] = defaultdict(set)
+    for pod in pods if records else ():
+        places[pod.name].add(str(pod))
+
+    def locate(recorded: str) -> set[str]:
+        found = places.get(recorded.rpartition("/")[2])
+        return {recorded} if not found or recorded in found else found
+
+    return {
+        key: replace(record, pods=frozenset(pod for recorded in record.pods for pod in locate(recorded)))
+        for key, record in records.items()
+    }
 
 
 def find_successors(pods: Iterable[Pod], task_instances: TaskInstances) -> dict[str, Pod]:

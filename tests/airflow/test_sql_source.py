@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import pickle
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -439,7 +438,6 @@ class TestRecords:
         [
             pytest.param(b'"load-x1"', id="it is stored as bytes of JSON"),
             pytest.param(b'"\\"load-x1\\""', id="it was encoded twice"),
-            pytest.param(b"load-x1", id="the driver has decoded it"),
         ],
     )
     def test_a_record_is_decoded_if(self, database: Database, value: bytes) -> None:
@@ -450,16 +448,10 @@ class TestRecords:
     @pytest.mark.parametrize(
         ("values", "problem"),
         [
-            pytest.param({"pod_name": b'"a"'}, "its XCom pod_namespace is missing", id="the namespace is missing"),
             pytest.param({"pod_namespace": b'"a"'}, "its XCom pod_name is missing", id="the name is missing"),
             pytest.param(
-                {"pod_name": pickle.dumps("load-x1"), "pod_namespace": pickle.dumps("airflow")},
-                "its XCom pod_name cannot be read: it is not stored as JSON",
-                id="its values are pickled",
-            ),
-            pytest.param(
                 {"pod_name": b'"load-x1', "pod_namespace": b'"airflow"'},
-                "its XCom pod_name cannot be read: it is not stored as JSON",
+                "its XCom pod_name cannot be read: Unterminated string starting at: line 1 column 1 (char 0)",
                 id="its JSON is incomplete",
             ),
             pytest.param(
@@ -488,6 +480,11 @@ class TestRecords:
         database.fill([row()])
         database.push(row(), **values)
         assert read_record(database, row()) == Record(problem=problem)
+
+    def test_a_record_may_have_no_namespace(self, database: Database) -> None:
+        database.fill([row()])
+        database.push(row(), pod_name=b'"load-x1"')
+        assert read_record(database, row()) == Record(frozenset({"load-x1"}))
 
     def test_a_record_has_the_pods_of_all_task_instances_that_share_a_key(self, database: Database) -> None:
         odd, label = row(ODD_ID), row(to_label_value(ODD_ID))

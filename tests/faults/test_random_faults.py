@@ -30,8 +30,8 @@ from include.kpo_cleanup.classify import Snapshot, classify, keys_needing_record
 from include.kpo_cleanup.constants import Outcome
 from include.kpo_cleanup.errors import KpoCleanupError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, to_label_value
-from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES
-from include.kpo_cleanup.kube.pods import DELETE_TIMEOUT, PodClient
+from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, DELETE_TIMEOUT
+from include.kpo_cleanup.kube.pods import PodClient
 from include.kpo_cleanup.reap import BATCH, MAX_SNAPSHOT_AGE, reap
 from include.kpo_cleanup.report import failures
 from include.kpo_cleanup.results import Result

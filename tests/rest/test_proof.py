@@ -251,6 +251,13 @@ class TestRecords:
             row.key: Record(frozenset({"airflow/load-x7"}))
         }
 
+    def test_a_record_may_have_no_namespace(self, connect: Connect, database: Database) -> None:
+        database.fill([MINE])
+        database.add_xcom(MINE, "pod_name", "load-x7")
+        source = connect()
+        records = source.read_records(source.fetch([MINE.key]), [MINE.key])
+        assert records == {MINE.key: Record(frozenset({"load-x7"}))}
+
     def test_a_record_that_was_encoded_twice_is_decoded(self, connect: Connect, database: Database) -> None:
         database.fill([MINE])
         database.add_xcom(MINE, "pod_name", '"load-x7"')
@@ -262,7 +269,6 @@ class TestRecords:
     @pytest.mark.parametrize(
         "xcoms",
         [
-            pytest.param({"pod_name": "load-x7"}, id="it has no namespace"),
             pytest.param({"pod_namespace": "airflow"}, id="it has no name"),
             pytest.param({"pod_name": {"a": 1}, "pod_namespace": "airflow"}, id="its name is an object"),
             pytest.param(

@@ -244,10 +244,17 @@ KEEP_RULES = [
     ),
     pytest.param(
         Reason.UNMATCHED,
-        {"record": Record(frozenset({"other/it"})), "pod": {"name": "it"}},
-        {"record": Record(frozenset({"airflow/it"})), "pod": {"name": "it"}},
+        {"record": Record(frozenset({"another"})), "pod": {"name": "it"}},
+        {"record": Record(frozenset({"it"})), "pod": {"name": "it"}},
         Reason.ORPHANED,
-        id="a pod is kept if the record names one in another namespace",
+        id="a pod is kept if a record without a namespace names another pod",
+    ),
+    pytest.param(
+        Reason.UNMATCHED,
+        {"record": Record(frozenset({"other/it2"})), "pod": {"name": "it"}},
+        {"record": Record(frozenset({"other/it"})), "pod": {"name": "it"}},
+        Reason.ORPHANED,
+        id="a pod is kept if the record names another one in a namespace without such a pod, as on Composer",
     ),
     pytest.param(
         Reason.UNRESOLVED,
@@ -682,6 +689,26 @@ class TestPodOfAnotherTaskInstance:
         records = {plain: Record(frozenset({str(pod)}))} if plain in needed else {}
         (verdict,) = classify(replace(snapshot, records=records))
         assert (verdict.rule is Rule.USED_BY_ANOTHER, verdict.is_zombie) == (user.is_active, not user.is_active)
+
+
+class TestRecordedNamespace:
+    @pytest.mark.parametrize(
+        ("namespace", "is_zombie"),
+        [
+            pytest.param("requested", False, id="the namespace that was recorded has the pod"),
+            pytest.param("elsewhere", True, id="the namespace that was recorded has no pod of that name"),
+        ],
+    )
+    def test_it_decides_between_pods_of_one_name_only_if(self, namespace: str, is_zombie: bool) -> None:
+        pod, sibling = make_pod(name="load"), make_pod(name="load", namespace="requested")
+        record = Record(frozenset({f"{namespace}/load"}))
+        assert classify_pod(pod, FINISHED, sibling, record=record).is_zombie is is_zombie
+
+    def test_a_pod_is_superseded_by_one_that_the_record_names_in_another_namespace(self) -> None:
+        old, new = make_pod(name="a"), make_pod(name="b", try_number=2)
+        record = Record(frozenset({"requested/b"}))
+        assert_zombie(classify_pod(old, SECOND_TRY, new, record=record), Reason.SUPERSEDED)
+        assert_kept(classify_pod(new, SECOND_TRY, old, record=record), Reason.ACTIVE)
 
 
 class TestStalled:

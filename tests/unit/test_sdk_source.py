@@ -438,7 +438,9 @@ class TestRecords:
     @pytest.mark.parametrize(
         ("pushed", "problem"),
         [
-            pytest.param([(row(), "pod_name", "a")], "its XCom pod_namespace is missing", id="one XCom is missing"),
+            pytest.param(
+                [(row(), "pod_namespace", "a")], "its XCom pod_name is missing", id="the XCom with the name is missing"
+            ),
             pytest.param(
                 pair(row(), "s3://xcoms/token=SECRET"),
                 "its XCom pod_name is not a valid Kubernetes name: 's3://xcoms/t…'",
@@ -456,6 +458,9 @@ class TestRecords:
     )
     def test_a_record_has_a_problem_if(self, pushed: list[tuple[Row, str, Any]], problem: str) -> None:
         assert read_record(XComs(*pushed), row()) == Record(problem=problem)
+
+    def test_a_record_may_have_no_namespace(self) -> None:
+        assert read_record(XComs((row(), "pod_name", "load-x1")), row()) == Record(frozenset({"load-x1"}))
 
     def test_other_records_are_read_if_one_cannot_be_read(self) -> None:
         rows = [row("a"), row("b")]

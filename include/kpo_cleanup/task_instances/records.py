@@ -63,7 +63,7 @@ class XComReader:
                 raise TaskInstanceSourceError(
                     f"{self._source} could not read XComs for {self._failing_seconds:.0f} s",
                     cause=describe(error),
-                    remedy="see the API server's log",
+                    remedy="see the logs of the API server and of the XCom backend",
                 ) from error
             return self._latest[dag_id]
         self._failing_seconds = 0.0
@@ -104,7 +104,7 @@ def build_records(
             if problem:
                 problems.append(problem)
             else:
-                pods.add("{pod_namespace}/{pod_name}".format_map(values))
+                pods.add("/".join(values[key] for key in reversed(KEYS) if key in values))
         if pods or problems:
             records[key] = Record(frozenset(pods), printable(problems[0]) if problems else "")
     return records
@@ -120,5 +120,4 @@ def _find_problem(values: Mapping[str, Any]) -> str:
         if not _NAME.fullmatch(value):
             shown = value if len(value) <= _SHOWN_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]}…"
             return f"its XCom {key} is not a valid Kubernetes name: {shown!r}"
-    missing = [key for key in KEYS if key not in values]
-    return f"its XCom {missing[0]} is missing" if missing else ""
+    return "" if "pod_name" in values else "its XCom pod_name is missing"

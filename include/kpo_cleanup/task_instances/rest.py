@@ -16,6 +16,7 @@ from math import ceil
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
+from ..airflow_compat import deserialize_xcom
 from ..errors import TaskInstanceSourceError
 from ..identity import TaskInstanceKey, make_key, to_label_value
 from ..task_instance import CallerTaskInstance, RawIds, Record, TaskInstance, TaskInstances
@@ -235,6 +236,7 @@ class RestSource:
 
     def _read_xcom(self, path: str, key: str, map_index: int) -> Any:
         try:
+            # The server's own conversions are off by default: only the worker has the backend that stored the value.
             answer = self._api.get(f"{path}/{key}", map_index=map_index)
         except AirflowApiError as error:
             if error.status == HTTPStatus.NOT_FOUND and f"`{key}`" in error.server_message:
@@ -242,7 +244,7 @@ class RestSource:
             raise
         if "value" not in answer:
             raise ValueError(f"the REST API returned an unexpected object of {sorted(answer)}")
-        return decode_json(answer["value"])
+        return decode_json(deserialize_xcom(answer))
 
 
 def _split(wanted: list[_Wanted], pieces: int) -> list[list[_Wanted]]:

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timezone
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import ARRAY, String, and_, any_, bindparam, column, func, or_, select, table, text, true, tuple_
+from sqlalchemy import ARRAY, String, and_, any_, bindparam, cast, column, func, or_, select, table, text, true, tuple_
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..airflow_compat import TRY_NUMBER_MAY_LAG, AirflowException, BaseHook, current_try
+from ..airflow_compat import (
+    IS_AIRFLOW_3,
+    TRY_NUMBER_MAY_LAG,
+    AirflowException,
+    BaseHook,
+    current_try,
+    deserialize_xcom,
+)
 from ..errors import SourceUnusable, TaskInstanceSourceError, safe_message
 from ..identity import TaskInstanceKey, make_key
 from ..task_instance import CallerTaskInstance, Found, RawIds, Record, TaskInstance, TaskInstances
 from .isolation import fetch_isolated
 from .label_decoding import find_runs, may_be_hashed
-from .records import KEYS, Unreadable, build_records, decode_json
+from .records import KEYS, XComReader, build_records, decode_json
 from .verification import verify_caller
 
 log = logging.getLogger(__name__)
@@ -60,6 +68,7 @@ class SqlSource:
     ) -> None:
         self._connect = connect
         self._caller = caller
+        self._reader = XComReader(description)
         self.description = description
 
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
@@ -82,8 +91,9 @@ class SqlSource:
         xcoms: dict[tuple[Any, ...], dict[str, Any]] = defaultdict(dict)  # by task instance and XCom key
         with self._open() as connection:
             try:
-                for *ids, name, value in _find_xcoms(connection, sorted(requested)):
-                    xcoms[tuple(ids)][name] = _decode_xcom(value)
+                for row in _find_xcoms(connection, sorted(requested)):
+                    *ids, name, _ = row
+                    xcoms[tuple(ids)][name] = self._reader.read(row.dag_id, partial(_read_xcom, row._mapping))
             except SQLAlchemyError as error:
                 if not _is_permission_denied(error):
                     raise
@@ -178,19 +188,19 @@ def _build_postgresql_statement(has_tasks: bool) -> Any:
 def _find_xcoms(connection: Connection, task_instances: list[tuple[Any, ...]]) -> Iterator[Any]:
     """Select the XComs with a record of these (dag_id, task_id, run_id, map_index), by Airflow's own index."""
     ids = tuple_(*(XCOM.c[name] for name in _IDS))
-    statement = select(*XCOM.c).where(ids.in_(bindparam("task_instances", expanding=True)), XCOM.c.key.in_(KEYS))
+    # As text, because only some drivers decode the JSON of Airflow 3.
+    columns = [cast(each, String) if each is XCOM.c.value and IS_AIRFLOW_3 else each for each in XCOM.c]
+    statement = select(*columns).where(ids.in_(bindparam("task_instances", expanding=True)), XCOM.c.key.in_(KEYS))
     for start in range(0, len(task_instances), CHUNK):
         yield from connection.execute(statement, {"task_instances": task_instances[start : start + CHUNK]})
 
 
-def _decode_xcom(value: Any) -> Any:
-    """Decode the value of an XCom: JSON as bytes on Airflow 2, JSON that some drivers decode on Airflow 3."""
-    try:
-        if isinstance(value, (bytes, memoryview)):
-            value = bytes(value).decode()
-        return decode_json(value)
-    except ValueError:
-        return Unreadable("it is not stored as JSON")
+def _read_xcom(row: Mapping[str, Any]) -> Any:
+    """Return the value behind a row: the column has JSON on Airflow 3, and the backend's own bytes on Airflow 2."""
+    value = row["value"]
+    if value is not None:
+        value = json.loads(value) if IS_AIRFLOW_3 else bytes(value)
+    return decode_json(deserialize_xcom({**row, "value": value}))
 
 
 def _is_permission_denied(error: SQLAlchemyError) -> bool:
