@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from urllib.parse import quote_plus
 
@@ -14,10 +17,14 @@ from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, make_key, to_label_value
 from include.kpo_cleanup.task_instance import CallerTaskInstance, RawIds, Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.task_instances.records import MAX_FAILING_SECONDS
-from include.kpo_cleanup.task_instances.task_sdk import MAX_QUERY, TaskSdkSource
+from include.kpo_cleanup.task_instances.sdk_queries import SdkQueries
+from include.kpo_cleanup.task_instances.task_sdk import MAX_QUERY, MAX_SEARCHED, TaskSdkSource
+from tests.unit.sdk import MICROSECOND, Refusal, StatesOnly, TaskSdk
 from tests.unit.worlds import LONG_ID, ODD_ID, SCHEDULED, Row, World, api_server, assert_correct_answer, worlds
 
 Requests = list[dict[str, Any]]
+
+NO_DAGS = Path("no-such-folder")
 
 CALLER = CallerTaskInstance("cleanup", "reap", "now", UNMAPPED, "0197f0a2-5b1c-7d3e-8f90-a1b2c3d4e5f6")
 CALLER_ROW = Row(*CALLER[:4], "running")
@@ -58,10 +65,17 @@ class XComs:
         return value
 
 
+def no_run(dag_id: str, run_id: str) -> Any:
+    raise Refusal(404)
+
+
 def source_of(
     get_task_states: Any, xcoms: XComs | None = None, max_failing_seconds: float = MAX_FAILING_SECONDS
 ) -> TaskSdkSource:
-    return TaskSdkSource(get_task_states, xcoms or XComs(), CALLER, "test", max_failing_seconds)
+    queries = SdkQueries(
+        SimpleNamespace(get_task_states=get_task_states, get_ti_count=StatesOnly([]).get_ti_count), no_run
+    )
+    return TaskSdkSource(queries, xcoms or XComs(), CALLER, "test", NO_DAGS, max_failing_seconds)
 
 
 def without_verification(requests: Requests) -> Requests:
@@ -71,7 +85,8 @@ def without_verification(requests: Requests) -> Requests:
 def fetch(rows: list[Row], *keys: TaskInstanceKey, seed: int = 0) -> tuple[TaskInstances, Requests]:
     """Return the source's answer and the requests that it sent."""
     requests: Requests = []
-    source = source_of(api_server([CALLER_ROW, *rows], Random(seed), requests))
+    sdk = StatesOnly([CALLER_ROW, *rows], Random(seed), requests)
+    source = TaskSdkSource(SdkQueries(sdk, no_run), XComs(), CALLER, "test", NO_DAGS)
     return source.fetch(keys), without_verification(requests)
 
 
@@ -146,10 +161,25 @@ class TestFetch:
         assert answer == TaskInstances()
 
     @pytest.mark.parametrize("dag_id", ["commandes_à_faire", "d" * 250])
-    def test_a_key_with_a_hashed_dag_id_is_unresolved(self, dag_id: str) -> None:
+    def test_a_key_with_a_hashed_dag_id_is_found_if_a_dag_file_contains_the_dag_id(
+        self, tmp_path: Path, dag_id: str
+    ) -> None:
+        existing, absent = row(dag_id=dag_id, state="success"), row("b", dag_id=dag_id)
+        (tmp_path / "dag.py").write_text(f'with DAG("{dag_id}"): ...', encoding="utf-8")
+        source = TaskSdkSource(
+            SdkQueries(StatesOnly([CALLER_ROW, existing]), no_run), XComs(), CALLER, "test", tmp_path
+        )
+        found, ids = TaskInstance("success"), RawIds(*existing[:3])
+        expected = TaskInstances({existing.key: found}, {}, {existing.key: (ids,)})
+        assert source.fetch([existing.key, absent.key]) == expected
+        (tmp_path / "dag.py").unlink()  # which is searched once
+        assert source.fetch([existing.key, absent.key]) == expected
+
+    @pytest.mark.parametrize("dag_id", ["commandes_à_faire", "d" * 250])
+    def test_a_key_with_a_hashed_dag_id_is_unresolved_if_no_dag_file_contains_the_dag_id(self, dag_id: str) -> None:
         existing = row(dag_id=dag_id, state="success")
         answer, _ = fetch([existing], existing.key)
-        why = f"the Task SDK cannot determine the DAG behind the label {existing.key.dag_id!r} (set airflow_conn_id)"
+        why = "the dag_id behind its label is not written out in any DAG file of this worker (set airflow_conn_id)"
         assert answer == TaskInstances({}, {existing.key: why})
 
     def test_a_key_without_task_instance_is_unresolved_if_its_dag_id_ends_like_a_hash(self) -> None:
@@ -190,8 +220,43 @@ class TestRequests:
         ]
 
     def test_the_task_is_requested_in_all_runs_if_the_run_id_is_hashed(self) -> None:
-        _, requests = fetch([], row(run_id="my run!").key)
-        assert requests[-1] == {"dag_id": "orders", "task_ids": ["a"], "run_ids": None}
+        hidden = row(run_id="my run!")
+        _, requests = fetch([hidden], hidden.key)
+        assert [(request["task_ids"], request["run_ids"]) for request in requests] == [
+            (["a"], [to_label_value("my run!")]),
+            (["a"], None),
+            (["a"], sorted([to_label_value("my run!"), "my run!"])),
+        ]
+
+    @pytest.mark.parametrize("task_id", ["a", ODD_ID], ids=["of its task", "of all tasks, if the task_id is hashed"])
+    def test_a_hashed_run_is_not_searched_among_too_many_task_instances(self, task_id: str) -> None:
+        hidden = row(task_id, run_id="my run!")
+        others = [row(task_id, run_id=str(number)) for number in range(MAX_SEARCHED)]
+        answer, requests = fetch([hidden, *others], hidden.key)
+        why = (
+            "the run_id behind its label would have to be searched among more than 5,000 task instances (set "
+            "airflow_conn_id)"
+        )
+        assert answer == TaskInstances({}, {hidden.key: why})
+        assert [request for request in requests if not request["run_ids"]] == []
+        answer, _ = fetch([hidden, *others[1:]], hidden.key)
+        assert answer.found
+
+    def test_a_hashed_run_that_one_task_has_found_is_found_for_tasks_with_more_task_instances(self) -> None:
+        hidden = [row("a", run_id="my run!"), row("b", run_id="my run!")]
+        others = [row("b", run_id=str(number)) for number in range(MAX_SEARCHED)]
+        answer, _ = fetch([*hidden, *others], *(each.key for each in hidden))
+        assert set(answer.found) == {each.key for each in hidden}
+
+    def test_hashed_tasks_are_searched_in_one_run(self) -> None:
+        rows = [
+            row(task_id, map_index, run_id=run)
+            for task_id, map_index in ((ODD_ID, 3), (LONG_ID, UNMAPPED))
+            for run in ("run_1", "run_2", "run_3")
+        ]
+        answer, requests = fetch(rows, *(each.key for each in rows))
+        assert set(answer.found) == {each.key for each in rows}
+        assert [request["run_ids"] for request in requests if not request["task_ids"]] == [["run_1"]]
 
     @pytest.mark.parametrize("run_id", ["deploy-1a2b3c4d5", to_label_value("my run!")])
     def test_only_one_run_is_requested_if_the_label_is_the_raw_run_id(self, run_id: str) -> None:
@@ -381,8 +446,8 @@ class TestVerification:
 
     def test_answers_are_accepted_if_the_caller_is_mapped_and_its_run_id_is_hashed(self) -> None:
         caller = CallerTaskInstance("cleanup", "reap", "my run!", 3, CALLER.id)
-        get_task_states = api_server([Row(*caller[:4], "running"), row()], Random(0))
-        assert TaskSdkSource(get_task_states, XComs(), caller, "test").fetch([row().key]).found
+        queries = SdkQueries(StatesOnly([Row(*caller[:4], "running"), row()]), no_run)
+        assert TaskSdkSource(queries, XComs(), caller, "test", NO_DAGS).fetch([row().key]).found
 
 
 def read_record(xcoms: XComs, *rows: Row) -> Record | None:
@@ -475,7 +540,7 @@ class TestRecords:
         xcoms = XComs(*pair(row(), TimeoutError("no answer")))
         source = source_of(api_server([CALLER_ROW, row()], Random(0)), xcoms, max_failing_seconds=0)
         with pytest.raises(
-            TaskInstanceSourceError, match=r"the Task SDK could not read XComs for .* s: no answer; see"
+            TaskInstanceSourceError, match=r"the Task SDK has failed to answer for .* s: no answer; see"
         ):
             source.read_records(source.fetch([row().key]), [row().key])
 
@@ -500,3 +565,62 @@ class TestRecords:
         odd, label = row(ODD_ID), row(to_label_value(ODD_ID))
         xcoms = XComs(*pair(odd, "odd"), *pair(label, "label", "other"))
         assert read_record(xcoms, odd, label) == Record(frozenset({"airflow/odd", "other/label"}))
+
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+def source_with_tries(sdk: TaskSdk) -> TaskSdkSource:
+    return TaskSdkSource(SdkQueries(sdk, sdk.dag_run), XComs(), CALLER, "test", NO_DAGS)
+
+
+@given(worlds())
+def test_tries_and_ends_are_never_those_of_another_task_instance(world: World) -> None:
+    rows = [
+        row._replace(try_number=number, end_date=NOON + timedelta(seconds=number))
+        for number, row in enumerate(world.rows)
+    ]
+    dates = {run_id: NOON + number * MICROSECOND for number, run_id in enumerate({row.run_id for row in rows})}
+    source = source_with_tries(TaskSdk([CALLER_ROW, *rows], dates, world.random))
+    fetched = source.fetch(world.keys)
+    answer = source.complete(fetched, sorted(fetched.found))
+    assert answer.found.keys() == fetched.found.keys()
+    for key, ti in answer.found.items():
+        real = [row for row in rows if RawIds(*row[:3]) in fetched.raw_ids[key] and row.map_index == key.map_index]
+        noon = int(NOON.timestamp())
+        expected = [TaskInstance(row.state, row.try_number, noon + row.try_number) for row in real]
+        assert [ti] == expected or (len(expected) > 1 and ti == fetched.found[key])
+    assert answer.unresolved == fetched.unresolved
+
+
+class TestComplete:
+    def test_only_the_given_keys_are_completed(self) -> None:
+        rows = [row("a", state="failed")._replace(end_date=NOON), row("b", state="failed")]
+        source = source_with_tries(TaskSdk([CALLER_ROW, *rows], {SCHEDULED: NOON}))
+        keys = [each.key for each in rows]
+        answer = source.complete(source.fetch(keys), keys[:1])
+        assert answer.found == {
+            keys[0]: TaskInstance("failed", 1, int(NOON.timestamp())),
+            keys[1]: TaskInstance("failed"),
+        }
+
+    def test_a_task_instance_that_has_changed_becomes_unresolved(self) -> None:
+        sdk = TaskSdk([CALLER_ROW, row("a", state="failed"), row("b", state="failed")], {SCHEDULED: NOON})
+        source = source_with_tries(sdk)
+        keys = [each.key for each in sdk.rows[1:]]
+        fetched = source.fetch(keys)
+        sdk.rows[1] = row("a", state="running")
+        answer = source.complete(fetched, keys)
+        why = "its try and its end cannot be read: its state has changed in the meantime"
+        assert answer.unresolved == {keys[0]: why}
+        assert answer.found[keys[1]].try_number == 1
+
+    def test_the_query_fails_if_the_api_server_fails_for_too_long(self) -> None:
+        sdk = TaskSdk([CALLER_ROW, row(state="failed")], {SCHEDULED: NOON})
+
+        def fail(dag_id: str, run_id: str) -> Any:
+            raise Refusal(503)
+
+        source = TaskSdkSource(SdkQueries(sdk, fail), XComs(), CALLER, "test", NO_DAGS, max_failing_seconds=0)
+        with pytest.raises(TaskInstanceSourceError, match=r"the Task SDK has failed to answer for .* s: .*503"):
+            source.complete(source.fetch([row().key]), [row().key])

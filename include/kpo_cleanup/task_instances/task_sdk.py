@@ -5,25 +5,30 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from functools import cache
-from typing import Any, Optional, Protocol, TypeVar
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote_plus
 
-from ..errors import TaskInstanceSourceError
 from ..identity import UNMAPPED, TaskInstanceKey, to_label_value
 from ..task_instance import CallerTaskInstance, Found, RawIds, Record, TaskInstance, TaskInstances
+from .dag_files import find_dag_ids
+from .interface import TaskInstanceSource
 from .isolation import fetch_isolated
 from .label_decoding import may_be_hashed, rebuild_run_id
 from .records import KEYS, MAX_FAILING_SECONDS, Unreadable, XComReader, build_records
+from .sdk_queries import SdkQueries, States
 from .verification import verify_caller
 
 # Characters of ids in one request. They are sent in the URL, which common reverse proxies limit to 8,190 characters;
 # Airflow's own server does not.
 MAX_QUERY = 7_500
+# Task instances among which a raw run_id is searched: the API server needs up to 0.9 ms for each, and has 5 seconds.
+MAX_SEARCHED = 5_000
 
-States = dict[str, Optional[str]]  # of one run: state by task_id, or by task_id_mapindex
 _Item = TypeVar("_Item")
-_MAPPED = re.compile(r"(.*)_(0|[1-9][0-9]*)", re.DOTALL)
+_MAPPED = re.compile(r"(.*)_(0|[1-9][0-9]*)\Z", re.DOTALL)
 
 
 class XComs(Protocol):
@@ -36,32 +41,37 @@ class XComs(Protocol):
         """Return one value. A miss is logged as an error."""
 
 
-class TaskSdkSource:
-    """A source that reads states with ``ti.get_task_states``, which returns neither try numbers nor end times.
+class TaskSdkSource(TaskInstanceSource):
+    """A source that reads all states, and from Airflow 3.2 on the try and the end of single task instances.
 
-    Requests need raw ids. A label that does not end like a hash is the raw id. A hashed default run_id is rebuilt from
-    its text. Any other run_id is first requested as it is, because a raw id can end like a hash as well; if there is no
-    such run, the task is requested in all runs. The raw ids behind hashed task_ids are found among all tasks of their
-    runs. A hashed dag_id cannot be found, because every request needs the raw one.
+    Requests need raw ids. A label that does not end like a hash is the raw id. Any other is requested as it is, because
+    a raw id can end like a hash as well, and with the raw ids that it may stand for. A hashed default run_id is rebuilt
+    from its text. Any other run_id is searched among the runs of its task, unless they are too many, and a task_id
+    among the tasks of its run. A dag_id is searched in the DAG files on the worker's disk.
 
     A run whose raw id equals the label value of another run of the same DAG hides that run.
 
-    :param get_task_states: ``ti.get_task_states`` of the running task.
     :param caller: the cleanup's own task instance, to verify that the answers are this Airflow's and current.
+    :param dags_folder: the DAG files on the worker's disk.
     """
 
     def __init__(
         self,
-        get_task_states: Callable[..., dict[str, States]],
+        queries: SdkQueries,
         xcoms: XComs,
         caller: CallerTaskInstance,
         description: str,
+        dags_folder: Path,
         max_failing_seconds: float = MAX_FAILING_SECONDS,
     ) -> None:
-        self._get_task_states = get_task_states
+        self._queries = queries
         self._xcoms = xcoms
         self._caller = caller
-        self._known: dict[TaskInstanceKey, tuple[RawIds, ...]] = {}  # found earlier
+        self._dags_folder = dags_folder
+        # Raw ids that were found, by label value; those of a DAG by its raw id as well.
+        self._dag_ids: dict[str, str | None] = {}  # None: not found
+        self._task_ids: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self._run_ids: dict[tuple[str, str], set[str]] = defaultdict(set)
         self._reader = XComReader("the Task SDK", max_failing_seconds)
         self.description = description
 
@@ -70,19 +80,38 @@ class TaskSdkSource:
         if not keys:
             return TaskInstances()
         self._verify_source()
+        self._search_dags({key.dag_id for key in keys if may_be_hashed(key.dag_id)})
         return fetch_isolated(self._fetch_dag, keys, self._verify_source, one_by_one=True)
 
     def _fetch_dag(self, keys: list[TaskInstanceKey]) -> TaskInstances:
-        found = self._find_in_dag(keys[0].dag_id, keys)
-        found_keys = {key for key, _, _ in found}
-        unresolved = {
-            key: f"the Task SDK cannot determine the DAG behind the label {key.dag_id!r} (set airflow_conn_id)"
-            for key in keys
-            if may_be_hashed(key.dag_id) and key not in found_keys
-        }
-        task_instances = TaskInstances.from_found(found, unresolved)
-        self._known.update(task_instances.raw_ids)
-        return task_instances
+        label, found = keys[0].dag_id, list[Found]()
+        why = "the dag_id behind its label is not written out in any DAG file of this worker (set airflow_conn_id)"
+        unresolved = dict.fromkeys(keys, why) if may_be_hashed(label) and not self._dag_ids[label] else {}
+        for dag_id in {label, self._dag_ids.get(label) or label}:
+            found_first = list(self._find(dag_id, keys))
+            missing = sorted(set(keys) - {key for key, _, _ in found_first})
+            hidden = [key for key in missing if _may_hide_run(key) and not self._run_ids[dag_id, key.run_id]]
+            unresolved.update(self._search_runs(dag_id, hidden))
+            found += [*found_first, *self._find(dag_id, [key for key in hidden if self._run_ids[dag_id, key.run_id]])]
+        for key, _, _ in found:
+            unresolved.pop(key, None)
+        return TaskInstances.from_found(found, unresolved)
+
+    def complete(self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+        """Implement :class:`~.interface.TaskInstanceSource`.
+
+        A key with the ids of several task instances stays as it is.
+        """
+        found, unresolved = dict(task_instances.found), dict(task_instances.unresolved)
+        for key in keys:
+            for ids in task_instances.raw_ids[key] if len(task_instances.raw_ids[key]) == 1 else ():
+                request = partial(self._queries.with_try_and_end, ids, key.map_index, found[key])
+                ti = self._reader.read(ids.dag_id, request)
+                if isinstance(ti, Unreadable):
+                    unresolved[key] = f"its try and its end cannot be read: {ti.cause}"
+                else:
+                    found[key] = ti
+        return replace(task_instances, found=found, unresolved=unresolved)
 
     def read_records(
         self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
@@ -118,16 +147,10 @@ class TaskSdkSource:
             "point the API server to the primary server of this Airflow's database (see its configuration)",
         )
 
-    def _find_in_dag(self, dag_id: str, keys: list[TaskInstanceKey]) -> list[Found]:
-        found = list(self._find(dag_id, keys, in_all_runs=False))
-        found_keys = {key for key, _, _ in found}
-        hidden = [key for key in keys if key not in found_keys and _may_hide_run(key)]
-        return found + list(self._find(dag_id, hidden, in_all_runs=True))
-
-    def _find(self, dag_id: str, keys: list[TaskInstanceKey], in_all_runs: bool) -> Iterator[Found]:
-        """Find task instances of one DAG, in all of its runs or in those that the keys name."""
-        wanted = [(key, task_id) for key in keys for task_id in {key.task_id, *self._known_ids(key, "task_id")}]
-        wanted += self._find_hashed_tasks(dag_id, [key for key in keys if may_be_hashed(key.task_id)], in_all_runs)
+    def _find(self, dag_id: str, keys: list[TaskInstanceKey]) -> Iterator[Found]:
+        """Find task instances of one DAG."""
+        self._search_tasks(dag_id, keys)
+        wanted = [(key, task_id) for key in keys for task_id in self._tasks_of(dag_id, key)]
         layers = _layers({task_id for _, task_id in wanted})
         groups: dict[int, list[tuple[TaskInstanceKey, str]]] = defaultdict(list)
         for key, task_id in wanted:
@@ -137,8 +160,8 @@ class TaskSdkSource:
             # written once.
             if len({key.run_id for key, _ in group}) > len({task_id for _, task_id in group}):
                 group.sort(key=lambda pair: pair[0].run_id)
-            for part in _split(group, lambda pair: {pair[1], *self._run_ids(pair[0], in_all_runs)}):
-                run_ids = {run for key, _ in part for run in self._run_ids(key, in_all_runs)}
+            for part in _split(group, lambda pair: {pair[1], *self._runs_of(dag_id, pair[0])}):
+                run_ids = {run for key, _ in part for run in self._runs_of(dag_id, key)}
                 answer = self._request(dag_id, {task_id for _, task_id in part}, run_ids)
                 for key, task_id in part:
                     name = _name(task_id, key.map_index)
@@ -146,31 +169,59 @@ class TaskSdkSource:
                         if name in states:
                             yield key, RawIds(dag_id, task_id, run_id), TaskInstance(states[name])
 
-    def _find_hashed_tasks(
-        self, dag_id: str, keys: list[TaskInstanceKey], in_all_runs: bool
-    ) -> list[tuple[TaskInstanceKey, str]]:
-        """Find the raw task_ids behind hashed labels among the tasks of their runs.
+    def _search_dags(self, labels: set[str]) -> None:
+        """Find the raw dag_ids behind labels that may be hashed among the DAG files, each of them once."""
+        new = labels - self._dag_ids.keys()
+        found = find_dag_ids(self._dags_folder, new) if new else {}
+        self._dag_ids.update({label: found.get(label) for label in new})
+
+    def _search_tasks(self, dag_id: str, keys: list[TaskInstanceKey]) -> None:
+        """Find the raw task_ids behind hashed labels among the tasks of their runs, one run after the other.
 
         Only the names in these answers are used: in an answer with all tasks of a run, a state may be that of another
         task (see :func:`_layers`).
         """
-        found = []
-        keys = [key for key in keys if key not in self._known]
-        for part in filter(None, [keys]) if in_all_runs else _split(keys, lambda key: self._run_ids(key, in_all_runs)):
-            answer = self._request(dag_id, set(), {run for key in part for run in self._run_ids(key, in_all_runs)})
-            for key in part:
-                names = {name for _, states in answer[key.run_id] for name in states}
-                found += [(key, task_id) for task_id in sorted(_task_ids(names, key))]
-        return found
+        by_run: dict[str, list[TaskInstanceKey]] = defaultdict(list)
+        for key in keys:
+            if may_be_hashed(key.task_id):
+                by_run[key.run_id].append(key)
+        for of_run in by_run.values():
+            if all(self._task_ids[dag_id, key.task_id] for key in of_run):
+                continue
+            for states in self._queries.states(dag_id, (), self._runs_of(dag_id, of_run[0])).values():
+                for task_id in {task_id for name in states for task_id in (name, _MAPPED.sub(r"\1", name))}:
+                    if to_label_value(task_id) != task_id:
+                        self._task_ids[dag_id, to_label_value(task_id)].add(task_id)
 
-    def _run_ids(self, key: TaskInstanceKey, in_all_runs: bool) -> set[str]:
-        """Return the raw run_ids to request; an empty set stands for all."""
-        if in_all_runs:
-            return set()
-        return {key.run_id, rebuild_run_id(key.run_id) or key.run_id, *self._known_ids(key, "run_id")}
+    def _search_runs(self, dag_id: str, keys: list[TaskInstanceKey]) -> dict[TaskInstanceKey, str]:
+        """Find the raw run_ids behind hashed labels among the runs of their tasks, and return why others cannot be."""
+        counts: dict[frozenset[str], int] = {}
+        unresolved = {}
+        for key in keys:
+            if self._run_ids[dag_id, key.run_id]:
+                continue
+            # If the raw task_id is not known either, all tasks are searched.
+            is_known = self._task_ids[dag_id, key.task_id] or not may_be_hashed(key.task_id)
+            task_ids = frozenset(self._tasks_of(dag_id, key) if is_known else ())
+            if task_ids not in counts:
+                counts[task_ids] = self._queries.count(dag_id, task_ids)
+                for run_id in self._queries.states(dag_id, task_ids, ()) if counts[task_ids] <= MAX_SEARCHED else ():
+                    if to_label_value(run_id) != run_id:
+                        self._run_ids[dag_id, to_label_value(run_id)].add(run_id)
+            if counts[task_ids] > MAX_SEARCHED:
+                unresolved[key] = (
+                    "the run_id behind its label would have to be searched among more than "
+                    f"{MAX_SEARCHED:,} task instances (set airflow_conn_id)"
+                )
+        return unresolved
 
-    def _known_ids(self, key: TaskInstanceKey, which: str) -> set[str]:
-        return {getattr(ids, which) for ids in self._known.get(key, ())}
+    def _tasks_of(self, dag_id: str, key: TaskInstanceKey) -> set[str]:
+        """Return the raw task_ids that a key may stand for, as far as they are known."""
+        return {key.task_id, *self._task_ids[dag_id, key.task_id]}
+
+    def _runs_of(self, dag_id: str, key: TaskInstanceKey) -> set[str]:
+        """Return the raw run_ids that a key may stand for, as far as they are known."""
+        return {key.run_id, rebuild_run_id(key.run_id) or key.run_id, *self._run_ids[dag_id, key.run_id]}
 
     def _get_all_xcoms(self, ids: RawIds, name: str) -> Any:
         return self._reader.read(ids.dag_id, lambda: self._xcoms.get_all(key=name, **ids._asdict()))
@@ -191,26 +242,10 @@ class TaskSdkSource:
 
     def _request(self, dag_id: str, task_ids: set[str], run_ids: set[str]) -> dict[str, list[tuple[str, States]]]:
         """Request states; return runs and their states by the label value of the run_id."""
-        # The API server takes an empty list for "all", like None.
-        query = {"dag_id": dag_id, "task_ids": sorted(task_ids) or None, "run_ids": sorted(run_ids) or None}
-        try:
-            answer = self._get_task_states(**query)
-        except Exception as error:  # the classes differ between versions; all of them mean that there is no answer
-            raise TaskInstanceSourceError(
-                f"the Task SDK could not read task states for {query}",
-                cause=str(error),
-                remedy="see the API server's log",
-            ) from error
-        if not isinstance(answer, dict) or not all(map(_are_states, answer.values())):
-            raise TaskInstanceSourceError(f"the Task SDK returned {str(answer)[:200]!r} as task states for {query}")
         by_label: dict[str, list[tuple[str, States]]] = defaultdict(list)
-        for run_id, states in answer.items():
+        for run_id, states in self._queries.states(dag_id, task_ids, run_ids).items():
             by_label[to_label_value(run_id)].append((run_id, states))
         return by_label
-
-
-def _are_states(value: Any) -> bool:
-    return isinstance(value, dict) and all(state is None or isinstance(state, str) for state in value.values())
 
 
 def _may_hide_run(key: TaskInstanceKey) -> bool:
@@ -220,13 +255,6 @@ def _may_hide_run(key: TaskInstanceKey) -> bool:
 def _name(task_id: str, map_index: int) -> str:
     """Return the name of a task instance in an answer."""
     return task_id if map_index == UNMAPPED else f"{task_id}_{map_index}"
-
-
-def _task_ids(names: Iterable[str], key: TaskInstanceKey) -> set[str]:
-    """Return the raw task_ids among an answer's names that this key's label may stand for."""
-    suffix = _name("", key.map_index)
-    candidates = (name[: len(name) - len(suffix)] for name in names if name.endswith(suffix))
-    return {task_id for task_id in candidates if to_label_value(task_id) == key.task_id and task_id != key.task_id}
 
 
 def _layers(task_ids: Iterable[str]) -> dict[str, int]:
