@@ -40,6 +40,9 @@ class InMemorySource:
     def fetch(self, keys: Any) -> Any:
         return self.task_instances
 
+    def complete(self, task_instances: Any, keys: Any) -> Any:
+        return task_instances
+
     def read_records(self, task_instances: Any, keys: Any) -> Any:
         return {key: self._records[key] for key in keys}
 

@@ -60,10 +60,11 @@ def query_sql(url: str, caller: CallerTaskInstance) -> None:
 def query_sdk(caller: CallerTaskInstance) -> None:
     """Measure the Task SDK's own client, which calls the code of the execution API without a network."""
     from bench.sdk_client import SdkClient
+    from include.kpo_cleanup.task_instances.sdk_queries import SdkQueries, fetch_dag_run
     from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
 
     client = SdkClient()
-    source = TaskSdkSource(client.get_task_states, client, caller, "bench")
+    source = TaskSdkSource(SdkQueries(client, fetch_dag_run), client, caller, "bench")
     measure_source("Task SDK", source, lambda: client.calls, "calls")
 
 

@@ -15,6 +15,7 @@ from airflow import __version__ as AIRFLOW_VERSION
 from airflow.configuration import conf
 from airflow.timetables.base import TimeRestriction
 from airflow.timetables.interval import CronDataIntervalTimetable
+from packaging.version import Version
 
 from .errors import KpoCleanupError
 
@@ -22,6 +23,8 @@ AIRFLOW_RELEASE = tuple(int(number) for number in AIRFLOW_VERSION.split(".")[:2]
 IS_AIRFLOW_3 = AIRFLOW_RELEASE >= (3, 0)
 # A task that is marked as failed while deferred keeps a try number that is too low by one.
 TRY_NUMBER_MAY_LAG = AIRFLOW_RELEASE < (2, 10)
+# To return one task instance, the API server loads all earlier ones of the task (apache/airflow#72358).
+PREVIOUS_TI_READS_HISTORY = Version(AIRFLOW_VERSION) < Version("3.3.2")
 
 if IS_AIRFLOW_3:
     from airflow.sdk import DAG, Param, get_current_context, task
@@ -44,6 +47,7 @@ __all__ = [
     "AIRFLOW_VERSION",
     "DAG",
     "IS_AIRFLOW_3",
+    "PREVIOUS_TI_READS_HISTORY",
     "TRY_NUMBER_MAY_LAG",
     "AirflowException",
     "AirflowFailException",

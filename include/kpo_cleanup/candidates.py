@@ -1,4 +1,4 @@
-"""Read the operators' records of the oldest candidates: as many as this run needs, not those of every zombie."""
+"""Read records, tries and ends of the oldest candidates: as many as this run needs, not those of every zombie."""
 
 from __future__ import annotations
 
@@ -6,29 +6,31 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from .classify import Snapshot, classify, pods_needing_records, record_keys, sort_key
+from .classify import Snapshot, classify, incomplete_keys, record_keys, sort_key, uncertain_pods
 from .identity import TaskInstanceKey
 from .task_instance import Record
 from .task_instances.interface import TaskInstanceSource
 
-ROUND = 500  # pods whose records are read before the zombies are counted
+ROUND = 500  # pods whose records, tries and ends are read before the zombies are counted
 MAX_SECONDS = 600.0  # after which no further round starts; the task itself may take half an hour
 
 
 def with_records(
     snapshot: Snapshot, source: TaskInstanceSource, monotonic: Callable[[], float] = time.monotonic
 ) -> Snapshot:
-    """Return the snapshot with records, oldest pods first, until there are as many zombies as this run may delete.
+    """Return the snapshot with records, tries and ends, oldest pods first, for as many zombies as this run may delete.
 
     The pods after ``records_until`` are left to later runs: a record that was not read must not count as none.
     """
-    pods, started = pods_needing_records(snapshot), monotonic()
+    pods, started = uncertain_pods(snapshot), monotonic()
     records: dict[TaskInstanceKey, Record] = {}
     for start in range(0, len(pods), ROUND):
         part, is_last = pods[start : start + ROUND], start + ROUND >= len(pods)
         keys = record_keys(snapshot, part)
         records.update(source.read_records(snapshot.task_instances, keys) if keys else {})
-        snapshot = replace(snapshot, records=records, records_until=None if is_last else sort_key(part[-1]))
+        task_instances = source.complete(snapshot.task_instances, incomplete_keys(snapshot.task_instances, part))
+        until = None if is_last else sort_key(part[-1])
+        snapshot = replace(snapshot, task_instances=task_instances, records=records, records_until=until)
         zombies = sum(verdict.is_zombie for verdict in classify(snapshot))
         if zombies >= snapshot.settings.max_deletes or monotonic() - started > MAX_SECONDS:
             break

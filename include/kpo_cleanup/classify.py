@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 
+from .constants import Reason
 from .identity import UNMAPPED, TaskInstanceKey
 from .pod import Pod
 from .settings import Settings
@@ -64,21 +65,26 @@ def with_plain_tasks(keys: Iterable[TaskInstanceKey]) -> set[TaskInstanceKey]:
 
 def keys_needing_records(snapshot: Snapshot) -> set[TaskInstanceKey]:
     """Return the task instances whose record could change a verdict."""
-    return record_keys(snapshot, pods_needing_records(snapshot))
+    return record_keys(snapshot, uncertain_pods(snapshot))
 
 
-def pods_needing_records(snapshot: Snapshot) -> list[Pod]:
-    """Return the pods whose verdict a record could change, now or once ``settle_seconds`` has elapsed; oldest first.
+def uncertain_pods(snapshot: Snapshot) -> list[Pod]:
+    """Return the pods whose verdict a record, a try or an end could change, now or later; the oldest first.
 
-    With ``delete_unmatched_pods``, a record that names another pod makes a zombie of a completed pod that the policies
-    would keep.
+    With ``delete_unmatched_pods``, these can make a zombie of a completed pod that the policies would keep.
     """
     settings = snapshot.settings
     if settings.delete_unmatched_pods:
         settings = replace(settings, delete_completed_pods=True, delete_pods_on_failure=True)
-    classifier = Classifier(replace(snapshot, records={}, settings=settings))
-    verdicts = map(classifier.classify, snapshot.pods)
-    uncertain = (v for v in verdicts if v.is_zombie or v.eligible_at is not None or v.rule is Rule.NOT_RECORDED)
+    verdicts = map(Classifier(replace(snapshot, records={}, settings=settings)).classify, snapshot.pods)
+    uncertain = (
+        v
+        for v in verdicts
+        if v.is_zombie
+        or v.eligible_at is not None
+        or v.rule in (Rule.NOT_RECORDED, Rule.UNDATED)
+        or (v.pod.already_checked and v.reason in (Reason.ACTIVE, Reason.STALLED))  # superseded at a later try
+    )
     return sorted((verdict.pod for verdict in uncertain), key=sort_key)
 
 
@@ -87,6 +93,12 @@ def record_keys(snapshot: Snapshot, pods: Iterable[Pod]) -> set[TaskInstanceKey]
     found, keys = snapshot.task_instances.found, {pod.key for pod in pods}
     plain = {key for key in with_plain_tasks(keys) - keys if key in found and found[key].is_active}
     return (keys & found.keys()) | plain
+
+
+def incomplete_keys(task_instances: TaskInstances, pods: Iterable[Pod]) -> list[TaskInstanceKey]:
+    """Return the task instances of these pods whose try and end the source has not returned, in their order."""
+    found = task_instances.found
+    return [key for key in dict.fromkeys(pod.key for pod in pods) if key in found and found[key].try_number is None]
 
 
 class Classifier:

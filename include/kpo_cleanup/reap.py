@@ -15,7 +15,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from .classify import Classifier, Snapshot, keys_needing_records, with_plain_tasks
+from .classify import Classifier, Snapshot, incomplete_keys, keys_needing_records, uncertain_pods, with_plain_tasks
 from .constants import ALL_NAMESPACES, Outcome, Reason
 from .errors import AdmissionDenied, Conflict, KpoCleanupError, KubernetesError, NotFound, TooSlow
 from .identity import TaskInstanceKey
@@ -294,6 +294,8 @@ class _Reaper:
             if self._monotonic() - taken_at > MAX_SNAPSHOT_AGE / 5:
                 taken_at = self._monotonic()
                 task_instances = self._source.fetch(queried)
+        uncertain = uncertain_pods(self._combine(keys, task_instances, {}))
+        task_instances = self._source.complete(task_instances, incomplete_keys(task_instances, uncertain))
         classifier = Classifier(self._combine(keys, task_instances, records))
         snapshot = _Snapshot(taken_at, task_instances, records, dict.fromkeys(keys, classifier))
         if self._has_expired(snapshot):

@@ -123,7 +123,7 @@ class Cleanup:
         task_instances = source.fetch(with_plain_tasks(pod.key for pod in pods if not pod.label_problem))
         snapshot = with_records(Snapshot(pods, task_instances, settings, int(time.time())), source)
         answer = {
-            **xcom.dump_task_instances(task_instances, snapshot.records),
+            **xcom.dump_task_instances(snapshot.task_instances, snapshot.records),
             "records_until": snapshot.records_until,
         }
         log.info("%s", answer["summary"])

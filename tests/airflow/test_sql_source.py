@@ -108,7 +108,7 @@ class Database:
 
     def push(self, row: Row, **values: bytes | None) -> None:
         """Store XComs of a task instance."""
-        dag_id, task_id, run_id, map_index, _ = row
+        dag_id, task_id, run_id, map_index, *_ = row
         ids = {"dag_id": dag_id, "task_id": task_id, "run_id": run_id, "map_index": map_index}
         with self.engine.begin() as connection:
             for key, value in values.items():

@@ -36,6 +36,7 @@ from include.kpo_cleanup.reap import (
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.task_instance import CallerTaskInstance
 from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
+from include.kpo_cleanup.task_instances.sdk_queries import SdkQueries
 from include.kpo_cleanup.task_instances.sql import TASK_INSTANCE, SqlSource, metadata_connection
 from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
 from tests import proxy
@@ -520,10 +521,11 @@ OWN = CallerTaskInstance("kpo_cleanup", "fetch_active_tis", "run_1", UNMAPPED, "
 
 
 def _sdk(get_task_states: Callable[..., Any]) -> TaskInstanceSource:
-    return TaskSdkSource(get_task_states, NO_XCOMS, OWN, "the Task SDK")
+    queries = SdkQueries(SimpleNamespace(get_task_states=get_task_states), _sdk_raises)
+    return TaskSdkSource(queries, NO_XCOMS, OWN, "the Task SDK")
 
 
-def _sdk_raises(**_question: object) -> Any:
+def _sdk_raises(*_ids: object, **_question: object) -> Any:
     raise Broken("API_SERVER_ERROR: 500")
 
 

@@ -26,6 +26,7 @@ from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from include.kpo_cleanup.task_instances.rest import RestSource
 from include.kpo_cleanup.task_instances.rest_api import RestApi
+from include.kpo_cleanup.task_instances.sdk_queries import SdkQueries
 from include.kpo_cleanup.task_instances.sql import SqlSource
 from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
 from tests.faults.cases import NO_XCOMS, OWN, REST_CASES, SOURCE_CASES, Broken, Case, Does, SourceCase, says_pattern
@@ -72,7 +73,8 @@ def failing_on(
 def sdk_source(fails_on: int) -> TaskInstanceSource:
     answer = {"run_1": {**dict.fromkeys(TASKS, "failed"), OWN.task_id: "running"}}
     ask = failing_on(fails_on, answer, Broken("API_SERVER_ERROR"), lambda **question: question["dag_id"] == "orders")
-    return TaskSdkSource(ask, NO_XCOMS, OWN, "the Task SDK")
+    queries = SdkQueries(SimpleNamespace(get_task_states=ask), ask)
+    return TaskSdkSource(queries, NO_XCOMS, OWN, "the Task SDK")
 
 
 def connection(execute: Callable[..., Any]) -> Any:

@@ -19,6 +19,7 @@ from include.kpo_cleanup.kube.pods import PodClient
 from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from include.kpo_cleanup.verdict import Verdict
 from tests.faults.cases import POD_CASES, PodCase
 from tests.faults.servers import Server
@@ -54,7 +55,7 @@ NOT_NUMBERS = [
 ]
 
 
-class AllFailed:
+class AllFailed(TaskInstanceSource):
     """A source in which the task instances of some DAGs failed long ago, and the others do not exist."""
 
     description = "the memory of the test"

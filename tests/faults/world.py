@@ -16,6 +16,7 @@ from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import RawIds, Record, TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from tests.faults.servers import Server
 
 Json = dict[str, Any]
@@ -81,7 +82,7 @@ class Task:
         return {**ids, **mapped, "kubernetes_pod_operator": "True"}
 
 
-class MemorySource:
+class MemorySource(TaskInstanceSource):
     """A source that returns the truth, or fails.
 
     :param knows_all: whether it knows try numbers and end times, like SQL and unlike the Task SDK.

@@ -14,10 +14,10 @@ from include.kpo_cleanup.constants import Reason
 from include.kpo_cleanup.identity import UNMAPPED
 from include.kpo_cleanup.pod import Pod
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import Record
+from include.kpo_cleanup.task_instance import Record, TaskInstance
 from include.kpo_cleanup.verdict import Rule
 from tests.unit.builders import DAY, FINISHED, HOUR, NOW, answer, make_pod, make_ti
-from tests.unit.test_reap import FakeSource
+from tests.unit.test_reap import FakeSource, StatesFirst
 
 ANOTHER = Record(frozenset({"airflow/another"}))
 
@@ -48,6 +48,15 @@ def test_only_the_records_of_the_oldest_pods_are_read_if_they_are_enough(limit: 
     assert set(source.records_read) == {pod.key for pod in oldest_first[:ROUND]}
     assert zombies(snapshot) == oldest_first[:ROUND]
     assert candidates(snapshot) == oldest_first[ROUND:]
+
+
+def test_only_the_tries_and_ends_of_the_oldest_pods_are_read_if_they_are_enough() -> None:
+    pods = make_pods(2 * ROUND)
+    states = answer({pod.key: TaskInstance(FINISHED.state) for pod in pods})
+    source = StatesFirst({pod.key: FINISHED for pod in pods})
+    snapshot = with_records(Snapshot(pods, states, Settings(max_deletes=1), NOW), source)
+    complete = {key for key, ti in snapshot.task_instances.found.items() if ti == FINISHED}
+    assert complete == {pod.key for pod in pods[ROUND:]}
 
 
 def test_more_records_are_read_if_the_limit_is_higher() -> None:

@@ -14,7 +14,9 @@ from include.kpo_cleanup.classify import (
     Snapshot,
     classify,
     find_successors,
+    incomplete_keys,
     keys_needing_records,
+    uncertain_pods,
     with_plain_tasks,
 )
 from include.kpo_cleanup.constants import FINISHED_STATES, Reason
@@ -1101,6 +1103,10 @@ class TestCompleted:
         assert_zombie(classify_pod(long_ago, TaskInstance("failed"), ttl_seconds_after_finished=DAY), Reason.COMPLETED)
 
 
+def keys_to_complete(snapshot: Snapshot) -> list[TaskInstanceKey]:
+    return incomplete_keys(snapshot.task_instances, uncertain_pods(snapshot))
+
+
 class TestTaskSdk:
     """Task instances of the Task SDK have a state, but no try number, end or operator."""
 
@@ -1113,6 +1119,53 @@ class TestTaskSdk:
     def test_the_state_alone_shows_a_stalled_task(self) -> None:
         pod = make_pod(containers=(ended(), running("sidecar")))
         assert_kept(classify_pod(pod, TaskInstance("running")), Reason.STALLED)
+
+    @pytest.mark.parametrize(
+        ("state", "pod", "settings", "needed"),
+        [
+            pytest.param("failed", {}, {}, True, id="of a zombie"),
+            pytest.param("failed", {"containers": (ended(since=NOW),)}, {}, True, id="of a settling pod"),
+            pytest.param("success", {"phase": "Succeeded", "containers": ()}, {}, True, id="that dates a pod"),
+            pytest.param(
+                "failed", {"phase": "Failed"}, {"delete_unmatched_pods": True}, True, id="of an unmatched pod"
+            ),
+            pytest.param(
+                "failed",
+                {"phase": "Failed", "containers": (ended(),)},
+                {},
+                False,
+                id="of a pod that a policy keeps",
+            ),
+            pytest.param("running", {}, {}, False, id="of an active pod"),
+            pytest.param("running", {"already_checked": True}, {}, True, id="of an active pod that is checked"),
+            pytest.param(
+                "running",
+                {"already_checked": True, "containers": (ended(), running("sidecar"))},
+                {},
+                True,
+                id="of a stalled pod that is checked",
+            ),
+            pytest.param("failed", {"protected_by": "x"}, {}, False, id="of a protected pod"),
+        ],
+    )
+    def test_the_try_and_the_end_are_requested_only_if_they_can_change_the_verdict(
+        self, state: str, pod: dict[str, Any], settings: dict[str, Any], needed: bool
+    ) -> None:
+        classified = make_pod(**pod)
+        for ti, expected in ((TaskInstance(state), needed), (make_ti(state=state), False)):
+            snapshot = Snapshot([classified], answer({classified.key: ti}), Settings(**settings), NOW)
+            assert keys_to_complete(snapshot) == [classified.key] * expected
+
+    def test_the_try_is_requested_if_a_newer_pod_may_supersede_the_pod(self) -> None:
+        pods = [make_pod(), make_pod(try_number=2)]
+        snapshot = Snapshot(pods, answer({pods[0].key: TaskInstance("running")}), Settings(), NOW)
+        assert keys_to_complete(snapshot) == [pods[0].key]
+
+    def test_those_of_the_oldest_pods_are_requested_first(self) -> None:
+        pods = [make_pod(task_id=name, created=NOW - age * DAY) for name, age in (("a", 1), ("b", 3), ("c", 2))]
+        found = {pod.key: TaskInstance("failed") for pod in pods}
+        keys = keys_to_complete(Snapshot(pods, answer(found), Settings(), NOW))
+        assert [key.task_id for key in keys] == ["b", "c", "a"]
 
 
 class TestRecord:

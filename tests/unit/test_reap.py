@@ -42,6 +42,7 @@ from include.kpo_cleanup.results import Result, count_outcomes
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from include.kpo_cleanup.verdict import Verdict
 from tests.unit.builders import DAY, HOUR, JOB, NOW, answer, make_pod, make_ti
 
@@ -123,7 +124,7 @@ class FakeCluster:
         return {name for name, _ in self.deletions}
 
 
-class FakeSource:
+class FakeSource(TaskInstanceSource):
     """Task instances as they are now. After ``fails_after`` queries every query fails."""
 
     description = "test"
@@ -1093,3 +1094,48 @@ def test_a_pod_is_deleted_although_its_main_container_has_ended_since_it_was_cla
         [replace(pod, resource_version="2", containers=(Container("base", "terminated", ended=NOW),))]
     )
     assert outcomes(run(zombies_of(pod), cluster)) == {"pod": "deleted"}
+
+
+class StatesFirst(FakeSource):
+    """A source that returns tries and ends only for single task instances, like the Task SDK."""
+
+    def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+        found = super().fetch(keys).found
+        return answer({key: TaskInstance(ti.state) for key, ti in found.items()})
+
+    def complete(self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+        completed = {key: ti for key in keys if (ti := self.found[key])}
+        return replace(task_instances, found={**task_instances.found, **completed})
+
+
+class TestCompletingTaskInstances:
+    @pytest.mark.parametrize(
+        ("ti", "reason"),
+        [
+            pytest.param(make_ti(ended=NOW), Reason.SETTLING, id="ended a moment ago"),
+            pytest.param(make_ti(ended=NOW - DAY), Reason.UNMATCHED, id="ended before the pod was created"),
+            pytest.param(make_ti(try_number=0), Reason.UNMATCHED, id="did not have the pod's try"),
+        ],
+    )
+    def test_a_pod_is_spared_if_its_task_instance(self, ti: TaskInstance, reason: Reason) -> None:
+        zombies = zombies_of(make_pod(), ti=TaskInstance("failed"))
+        assert the_spared(run(zombies, source=StatesFirst({zombies[0].pod.key: ti}))).reason is reason
+
+    def test_a_pod_whose_task_instance_has_settled_is_deleted_without_a_grace_period(self) -> None:
+        zombies = zombies_of(make_pod(name="pod"), ti=TaskInstance("failed"))
+        cluster = cluster_of(zombies)
+        run(zombies, cluster, StatesFirst({zombies[0].pod.key: FINISHED}))
+        assert cluster.deletions == [("pod", 0)]
+
+    def test_nothing_is_deleted_on_states_that_have_expired_meanwhile(self) -> None:
+        now = [0.0]
+
+        class Slow(StatesFirst):
+            def complete(self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+                now[0] += EXPIRED
+                return super().complete(task_instances, keys)
+
+        zombies = zombies_of(make_pod(), ti=TaskInstance("failed"))
+        cluster = cluster_of(zombies)
+        run(zombies, cluster, Slow({zombies[0].pod.key: FINISHED}), monotonic=lambda: now[0])
+        assert cluster.deletions == []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
 from random import Random
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from urllib.parse import quote_plus
 
@@ -14,7 +16,9 @@ from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, make_key, to_label_value
 from include.kpo_cleanup.task_instance import CallerTaskInstance, RawIds, Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.task_instances.records import MAX_FAILING_SECONDS
+from include.kpo_cleanup.task_instances.sdk_queries import SdkQueries
 from include.kpo_cleanup.task_instances.task_sdk import MAX_QUERY, TaskSdkSource
+from tests.unit.sdk import MICROSECOND, Refusal, StatesOnly, TaskSdk
 from tests.unit.worlds import LONG_ID, ODD_ID, SCHEDULED, Row, World, api_server, assert_correct_answer, worlds
 
 Requests = list[dict[str, Any]]
@@ -58,10 +62,15 @@ class XComs:
         return value
 
 
+def no_run(dag_id: str, run_id: str) -> Any:
+    raise Refusal(404)
+
+
 def source_of(
     get_task_states: Any, xcoms: XComs | None = None, max_failing_seconds: float = MAX_FAILING_SECONDS
 ) -> TaskSdkSource:
-    return TaskSdkSource(get_task_states, xcoms or XComs(), CALLER, "test", max_failing_seconds)
+    queries = SdkQueries(SimpleNamespace(get_task_states=get_task_states), no_run)
+    return TaskSdkSource(queries, xcoms or XComs(), CALLER, "test", max_failing_seconds)
 
 
 def without_verification(requests: Requests) -> Requests:
@@ -381,8 +390,8 @@ class TestVerification:
 
     def test_answers_are_accepted_if_the_caller_is_mapped_and_its_run_id_is_hashed(self) -> None:
         caller = CallerTaskInstance("cleanup", "reap", "my run!", 3, CALLER.id)
-        get_task_states = api_server([Row(*caller[:4], "running"), row()], Random(0))
-        assert TaskSdkSource(get_task_states, XComs(), caller, "test").fetch([row().key]).found
+        queries = SdkQueries(StatesOnly([Row(*caller[:4], "running"), row()]), no_run)
+        assert TaskSdkSource(queries, XComs(), caller, "test").fetch([row().key]).found
 
 
 def read_record(xcoms: XComs, *rows: Row) -> Record | None:
@@ -475,7 +484,7 @@ class TestRecords:
         xcoms = XComs(*pair(row(), TimeoutError("no answer")))
         source = source_of(api_server([CALLER_ROW, row()], Random(0)), xcoms, max_failing_seconds=0)
         with pytest.raises(
-            TaskInstanceSourceError, match=r"the Task SDK could not read XComs for .* s: no answer; see"
+            TaskInstanceSourceError, match=r"the Task SDK has failed to answer for .* s: no answer; see"
         ):
             source.read_records(source.fetch([row().key]), [row().key])
 
@@ -500,3 +509,62 @@ class TestRecords:
         odd, label = row(ODD_ID), row(to_label_value(ODD_ID))
         xcoms = XComs(*pair(odd, "odd"), *pair(label, "label", "other"))
         assert read_record(xcoms, odd, label) == Record(frozenset({"airflow/odd", "other/label"}))
+
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+def source_with_tries(sdk: TaskSdk) -> TaskSdkSource:
+    return TaskSdkSource(SdkQueries(sdk, sdk.dag_run), XComs(), CALLER, "test")
+
+
+@given(worlds())
+def test_tries_and_ends_are_never_those_of_another_task_instance(world: World) -> None:
+    rows = [
+        row._replace(try_number=number, end_date=NOON + timedelta(seconds=number))
+        for number, row in enumerate(world.rows)
+    ]
+    dates = {run_id: NOON + number * MICROSECOND for number, run_id in enumerate({row.run_id for row in rows})}
+    source = source_with_tries(TaskSdk([CALLER_ROW, *rows], dates, world.random))
+    fetched = source.fetch(world.keys)
+    answer = source.complete(fetched, sorted(fetched.found))
+    assert answer.found.keys() == fetched.found.keys()
+    for key, ti in answer.found.items():
+        real = [row for row in rows if RawIds(*row[:3]) in fetched.raw_ids[key] and row.map_index == key.map_index]
+        noon = int(NOON.timestamp())
+        expected = [TaskInstance(row.state, row.try_number, noon + row.try_number) for row in real]
+        assert [ti] == expected or (len(expected) > 1 and ti == fetched.found[key])
+    assert answer.unresolved == fetched.unresolved
+
+
+class TestComplete:
+    def test_only_the_given_keys_are_completed(self) -> None:
+        rows = [row("a", state="failed")._replace(end_date=NOON), row("b", state="failed")]
+        source = source_with_tries(TaskSdk([CALLER_ROW, *rows], {SCHEDULED: NOON}))
+        keys = [each.key for each in rows]
+        answer = source.complete(source.fetch(keys), keys[:1])
+        assert answer.found == {
+            keys[0]: TaskInstance("failed", 1, int(NOON.timestamp())),
+            keys[1]: TaskInstance("failed"),
+        }
+
+    def test_a_task_instance_that_has_changed_becomes_unresolved(self) -> None:
+        sdk = TaskSdk([CALLER_ROW, row("a", state="failed"), row("b", state="failed")], {SCHEDULED: NOON})
+        source = source_with_tries(sdk)
+        keys = [each.key for each in sdk.rows[1:]]
+        fetched = source.fetch(keys)
+        sdk.rows[1] = row("a", state="running")
+        answer = source.complete(fetched, keys)
+        why = "its try and its end cannot be read: its state has changed in the meantime"
+        assert answer.unresolved == {keys[0]: why}
+        assert answer.found[keys[1]].try_number == 1
+
+    def test_the_query_fails_if_the_api_server_fails_for_too_long(self) -> None:
+        sdk = TaskSdk([CALLER_ROW, row(state="failed")], {SCHEDULED: NOON})
+
+        def fail(dag_id: str, run_id: str) -> Any:
+            raise Refusal(503)
+
+        source = TaskSdkSource(SdkQueries(sdk, fail), XComs(), CALLER, "test", max_failing_seconds=0)
+        with pytest.raises(TaskInstanceSourceError, match=r"the Task SDK has failed to answer for .* s: .*503"):
+            source.complete(source.fetch([row().key]), [row().key])

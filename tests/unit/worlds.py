@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from random import Random
 from typing import Any, NamedTuple
 
@@ -88,6 +89,8 @@ class Row(NamedTuple):
     run_id: str
     map_index: int
     state: str | None
+    try_number: int = 1
+    end_date: datetime | None = None
 
     @property
     def key(self) -> TaskInstanceKey:

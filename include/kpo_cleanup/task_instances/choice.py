@@ -6,7 +6,7 @@ import logging
 from contextlib import suppress
 from typing import Any
 
-from ..airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3, BaseHook, xcom_backend
+from ..airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3, PREVIOUS_TI_READS_HISTORY, BaseHook, xcom_backend
 from ..errors import SettingsError
 from ..task_instance import CallerTaskInstance
 from .interface import TaskInstanceSource
@@ -52,9 +52,11 @@ def choose_source(airflow_conn_id: str, running_task_instance: Any) -> TaskInsta
         source = SqlSource(connect, caller, "the metadata database")
         reason = f"airflow_conn_id={airflow_conn_id!r} is set"
     else:
+        from .sdk_queries import SdkQueries, fetch_dag_run
         from .task_sdk import TaskSdkSource
 
-        source = TaskSdkSource(ti.get_task_states, xcom_backend(), caller, "the Task SDK")
+        queries = SdkQueries(ti, fetch_dag_run, PREVIOUS_TI_READS_HISTORY)
+        source = TaskSdkSource(queries, xcom_backend(), caller, "the Task SDK")
         reason = f"this is Airflow {AIRFLOW_VERSION} and airflow_conn_id is empty"
     log.info("Task instances come from %s because %s", source.description, reason)
     return source

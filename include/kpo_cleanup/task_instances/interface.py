@@ -24,6 +24,16 @@ class TaskInstanceSource(Protocol):
             own task instance running, so that its answers are another Airflow's or stale.
         """
 
+    def complete(self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+        """Return the task instances, with the tries and ends of these keys if :meth:`fetch` did not return them.
+
+        A key whose task instance is no longer in the same state becomes unresolved.
+
+        :param task_instances: a result of :meth:`fetch`.
+        :raises TaskInstanceSourceError: if the query failed as a whole.
+        """
+        return task_instances
+
     def read_records(
         self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
     ) -> Mapping[TaskInstanceKey, Record]:

@@ -17,7 +17,7 @@ from ..text import printable
 KEYS = ("pod_name", "pod_namespace")  # of the XComs
 
 MAX_REASON = 200  # characters
-# Seconds that failing requests for XComs may take in a row; each of them is retried. One DAG may take a sixth of them.
+# Seconds that failing requests may take in a row; each of them is retried. One DAG may take a sixth of them.
 MAX_FAILING_SECONDS = 60.0
 
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")  # of a pod or a namespace
@@ -31,7 +31,7 @@ class Unreadable(NamedTuple):
 
 
 class XComReader:
-    """Reads XComs one by one. A failure concerns one record, unless the source answers nothing any more.
+    """Reads XComs, tries and ends one by one. A failure concerns one of them, unless the source answers nothing at all.
 
     :param source: the description of the source.
     """
@@ -43,7 +43,7 @@ class XComReader:
         self._latest: dict[str, Unreadable] = {}  # by DAG
 
     def read(self, dag_id: str, request: Callable[[], Any]) -> Any:
-        """Return what a request for an XCom of a DAG returns, or an :class:`Unreadable` if it fails.
+        """Return what a request about a DAG returns, or an :class:`Unreadable` if it fails.
 
         :raises TaskInstanceSourceError: if the source is unusable, or if requests have been failing for too long.
         """
@@ -61,7 +61,7 @@ class XComReader:
             self._latest[dag_id] = Unreadable(describe(error))
             if self._failing_seconds > self._max_failing_seconds:
                 raise TaskInstanceSourceError(
-                    f"{self._source} could not read XComs for {self._failing_seconds:.0f} s",
+                    f"{self._source} has failed to answer for {self._failing_seconds:.0f} s",
                     cause=describe(error),
                     remedy="see the logs of the API server and of the XCom backend",
                 ) from error

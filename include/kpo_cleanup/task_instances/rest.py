@@ -20,6 +20,7 @@ from ..airflow_compat import deserialize_xcom
 from ..errors import TaskInstanceSourceError
 from ..identity import TaskInstanceKey, make_key, to_label_value
 from ..task_instance import CallerTaskInstance, RawIds, Record, TaskInstance, TaskInstances
+from .interface import TaskInstanceSource
 from .isolation import fetch_isolated
 from .label_decoding import find_runs, may_be_hashed
 from .records import KEYS, XComReader, build_records, decode_json
@@ -60,7 +61,7 @@ class _Row(NamedTuple):
         return make_key(*self.raw_ids, self.map_index)
 
 
-class RestSource:
+class RestSource(TaskInstanceSource):
     """A source that queries DAGs, runs and tasks in batches, and splits a query until its answer is complete."""
 
     def __init__(self, api: RestApi, caller: CallerTaskInstance, description: str) -> None:

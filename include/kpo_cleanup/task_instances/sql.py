@@ -28,6 +28,7 @@ from ..airflow_compat import (
 from ..errors import SourceUnusable, TaskInstanceSourceError, safe_message
 from ..identity import TaskInstanceKey, make_key
 from ..task_instance import CallerTaskInstance, Found, RawIds, Record, TaskInstance, TaskInstances
+from .interface import TaskInstanceSource
 from .isolation import fetch_isolated
 from .label_decoding import find_runs, may_be_hashed
 from .records import KEYS, XComReader, build_records, decode_json
@@ -54,7 +55,7 @@ XCOM = _table("xcom", *_IDS, "key", "value")
 TABLES = (TASK_INSTANCE, DAG_RUN, XCOM)
 
 
-class SqlSource:
+class SqlSource(TaskInstanceSource):
     """A source that reads all task instances with one batch query, restricted to the runs of the pods.
 
     The query names runs and tasks: a backfill of thousands of runs is not read for the pods of a few. A hashed label

@@ -5,23 +5,24 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from functools import cache
-from typing import Any, Optional, Protocol, TypeVar
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote_plus
 
-from ..errors import TaskInstanceSourceError
 from ..identity import UNMAPPED, TaskInstanceKey, to_label_value
 from ..task_instance import CallerTaskInstance, Found, RawIds, Record, TaskInstance, TaskInstances
+from .interface import TaskInstanceSource
 from .isolation import fetch_isolated
 from .label_decoding import may_be_hashed, rebuild_run_id
 from .records import KEYS, MAX_FAILING_SECONDS, Unreadable, XComReader, build_records
+from .sdk_queries import SdkQueries, States
 from .verification import verify_caller
 
 # Characters of ids in one request. They are sent in the URL, which common reverse proxies limit to 8,190 characters;
 # Airflow's own server does not.
 MAX_QUERY = 7_500
 
-States = dict[str, Optional[str]]  # of one run: state by task_id, or by task_id_mapindex
 _Item = TypeVar("_Item")
 _MAPPED = re.compile(r"(.*)_(0|[1-9][0-9]*)", re.DOTALL)
 
@@ -36,8 +37,8 @@ class XComs(Protocol):
         """Return one value. A miss is logged as an error."""
 
 
-class TaskSdkSource:
-    """A source that reads states with ``ti.get_task_states``, which returns neither try numbers nor end times.
+class TaskSdkSource(TaskInstanceSource):
+    """A source that reads all states, and from Airflow 3.2 on the try and the end of single task instances.
 
     Requests need raw ids. A label that does not end like a hash is the raw id. A hashed default run_id is rebuilt from
     its text. Any other run_id is first requested as it is, because a raw id can end like a hash as well; if there is no
@@ -46,19 +47,18 @@ class TaskSdkSource:
 
     A run whose raw id equals the label value of another run of the same DAG hides that run.
 
-    :param get_task_states: ``ti.get_task_states`` of the running task.
     :param caller: the cleanup's own task instance, to verify that the answers are this Airflow's and current.
     """
 
     def __init__(
         self,
-        get_task_states: Callable[..., dict[str, States]],
+        queries: SdkQueries,
         xcoms: XComs,
         caller: CallerTaskInstance,
         description: str,
         max_failing_seconds: float = MAX_FAILING_SECONDS,
     ) -> None:
-        self._get_task_states = get_task_states
+        self._queries = queries
         self._xcoms = xcoms
         self._caller = caller
         self._known: dict[TaskInstanceKey, tuple[RawIds, ...]] = {}  # found earlier
@@ -102,6 +102,22 @@ class TaskSdkSource:
                 for key in sorted(set(keys))
             }
         )
+
+    def complete(self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+        """Implement :class:`~.interface.TaskInstanceSource`.
+
+        A key with the ids of several task instances stays as it is.
+        """
+        found, unresolved = dict(task_instances.found), dict(task_instances.unresolved)
+        for key in keys:
+            for ids in task_instances.raw_ids[key] if len(task_instances.raw_ids[key]) == 1 else ():
+                request = partial(self._queries.with_try_and_end, ids, key.map_index, found[key])
+                ti = self._reader.read(ids.dag_id, request)
+                if isinstance(ti, Unreadable):
+                    unresolved[key] = f"its try and its end cannot be read: {ti.cause}"
+                else:
+                    found[key] = ti
+        return replace(task_instances, found=found, unresolved=unresolved)
 
     def _verify_source(self) -> None:
         """Check that the API server has the cleanup's own task instance running.
@@ -191,26 +207,10 @@ class TaskSdkSource:
 
     def _request(self, dag_id: str, task_ids: set[str], run_ids: set[str]) -> dict[str, list[tuple[str, States]]]:
         """Request states; return runs and their states by the label value of the run_id."""
-        # The API server takes an empty list for "all", like None.
-        query = {"dag_id": dag_id, "task_ids": sorted(task_ids) or None, "run_ids": sorted(run_ids) or None}
-        try:
-            answer = self._get_task_states(**query)
-        except Exception as error:  # the classes differ between versions; all of them mean that there is no answer
-            raise TaskInstanceSourceError(
-                f"the Task SDK could not read task states for {query}",
-                cause=str(error),
-                remedy="see the API server's log",
-            ) from error
-        if not isinstance(answer, dict) or not all(map(_are_states, answer.values())):
-            raise TaskInstanceSourceError(f"the Task SDK returned {str(answer)[:200]!r} as task states for {query}")
         by_label: dict[str, list[tuple[str, States]]] = defaultdict(list)
-        for run_id, states in answer.items():
+        for run_id, states in self._queries.states(dag_id, task_ids, run_ids).items():
             by_label[to_label_value(run_id)].append((run_id, states))
         return by_label
-
-
-def _are_states(value: Any) -> bool:
-    return isinstance(value, dict) and all(state is None or isinstance(state, str) for state in value.values())
 
 
 def _may_hide_run(key: TaskInstanceKey) -> bool:
