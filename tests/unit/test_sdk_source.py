@@ -17,7 +17,7 @@ from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, make_key, to
 from include.kpo_cleanup.task_instance import CallerTaskInstance, RawIds, Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.task_instances.records import MAX_FAILING_SECONDS
 from include.kpo_cleanup.task_instances.sdk_queries import SdkQueries
-from include.kpo_cleanup.task_instances.task_sdk import MAX_QUERY, TaskSdkSource
+from include.kpo_cleanup.task_instances.task_sdk import MAX_QUERY, MAX_SEARCHED, TaskSdkSource
 from tests.unit.sdk import MICROSECOND, Refusal, StatesOnly, TaskSdk
 from tests.unit.worlds import LONG_ID, ODD_ID, SCHEDULED, Row, World, api_server, assert_correct_answer, worlds
 
@@ -69,7 +69,9 @@ def no_run(dag_id: str, run_id: str) -> Any:
 def source_of(
     get_task_states: Any, xcoms: XComs | None = None, max_failing_seconds: float = MAX_FAILING_SECONDS
 ) -> TaskSdkSource:
-    queries = SdkQueries(SimpleNamespace(get_task_states=get_task_states), no_run)
+    queries = SdkQueries(
+        SimpleNamespace(get_task_states=get_task_states, get_ti_count=StatesOnly([]).get_ti_count), no_run
+    )
     return TaskSdkSource(queries, xcoms or XComs(), CALLER, "test", max_failing_seconds)
 
 
@@ -80,7 +82,8 @@ def without_verification(requests: Requests) -> Requests:
 def fetch(rows: list[Row], *keys: TaskInstanceKey, seed: int = 0) -> tuple[TaskInstances, Requests]:
     """Return the source's answer and the requests that it sent."""
     requests: Requests = []
-    source = source_of(api_server([CALLER_ROW, *rows], Random(seed), requests))
+    sdk = StatesOnly([CALLER_ROW, *rows], Random(seed), requests)
+    source = TaskSdkSource(SdkQueries(sdk, no_run), XComs(), CALLER, "test")
     return source.fetch(keys), without_verification(requests)
 
 
@@ -199,8 +202,43 @@ class TestRequests:
         ]
 
     def test_the_task_is_requested_in_all_runs_if_the_run_id_is_hashed(self) -> None:
-        _, requests = fetch([], row(run_id="my run!").key)
-        assert requests[-1] == {"dag_id": "orders", "task_ids": ["a"], "run_ids": None}
+        hidden = row(run_id="my run!")
+        _, requests = fetch([hidden], hidden.key)
+        assert [(request["task_ids"], request["run_ids"]) for request in requests] == [
+            (["a"], [to_label_value("my run!")]),
+            (["a"], None),
+            (["a"], sorted([to_label_value("my run!"), "my run!"])),
+        ]
+
+    @pytest.mark.parametrize("task_id", ["a", ODD_ID], ids=["of its task", "of all tasks, if the task_id is hashed"])
+    def test_a_hashed_run_is_not_searched_among_too_many_task_instances(self, task_id: str) -> None:
+        hidden = row(task_id, run_id="my run!")
+        others = [row(task_id, run_id=str(number)) for number in range(MAX_SEARCHED)]
+        answer, requests = fetch([hidden, *others], hidden.key)
+        why = (
+            f"the Task SDK cannot determine the run behind the label {hidden.key.run_id!r}: there are more than 5,000 "
+            "task instances to search (set airflow_conn_id)"
+        )
+        assert answer == TaskInstances({}, {hidden.key: why})
+        assert [request for request in requests if not request["run_ids"]] == []
+        answer, _ = fetch([hidden, *others[1:]], hidden.key)
+        assert answer.found
+
+    def test_a_hashed_run_that_one_task_has_found_is_found_for_tasks_with_more_task_instances(self) -> None:
+        hidden = [row("a", run_id="my run!"), row("b", run_id="my run!")]
+        others = [row("b", run_id=str(number)) for number in range(MAX_SEARCHED)]
+        answer, _ = fetch([*hidden, *others], *(each.key for each in hidden))
+        assert set(answer.found) == {each.key for each in hidden}
+
+    def test_hashed_tasks_are_searched_in_one_run(self) -> None:
+        rows = [
+            row(task_id, map_index, run_id=run)
+            for task_id, map_index in ((ODD_ID, 3), (LONG_ID, UNMAPPED))
+            for run in ("run_1", "run_2", "run_3")
+        ]
+        answer, requests = fetch(rows, *(each.key for each in rows))
+        assert set(answer.found) == {each.key for each in rows}
+        assert [request["run_ids"] for request in requests if not request["task_ids"]] == [["run_1"]]
 
     @pytest.mark.parametrize("run_id", ["deploy-1a2b3c4d5", to_label_value("my run!")])
     def test_only_one_run_is_requested_if_the_label_is_the_raw_run_id(self, run_id: str) -> None:

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, Optional
 
 from ..errors import TaskInstanceSourceError
+from ..identity import UNMAPPED
 from ..task_instance import RawIds, TaskInstance
 
 States = dict[str, Optional[str]]  # of one run: state by task_id, or by task_id_mapindex
@@ -34,7 +35,7 @@ class SdkQueries:
     ) -> None:
         self._ti = running_task_instance
         self._logical_date = cache(lambda dag_id, run_id: fetch_dag_run(dag_id, run_id).logical_date)
-        self._history = cache(self._count_history) if reads_history else lambda *_: 0
+        self._history = cache(self.count) if reads_history else lambda *_: 0
 
     def states(self, dag_id: str, task_ids: Collection[str], run_ids: Collection[str]) -> dict[str, States]:
         """Return the states of task instances of one DAG by run_id.
@@ -47,17 +48,22 @@ class SdkQueries:
         """
         # The API server takes an empty list for "all", like None.
         query = {"dag_id": dag_id, "task_ids": sorted(task_ids) or None, "run_ids": sorted(run_ids) or None}
-        try:
-            answer = self._ti.get_task_states(**query)
-        except Exception as error:  # the classes differ between versions; all of them mean that there is no answer
-            raise TaskInstanceSourceError(
-                f"the Task SDK could not read task states for {query}",
-                cause=str(error),
-                remedy="see the API server's log",
-            ) from error
+        answer = _answer_to(query, self._ti.get_task_states, "task states")
         if not isinstance(answer, dict) or not all(map(_are_states, answer.values())):
             raise TaskInstanceSourceError(f"the Task SDK returned {str(answer)[:200]!r} as task states for {query}")
         return answer
+
+    def count(self, dag_id: str, task_ids: Collection[str], map_index: int = UNMAPPED, state: str | None = None) -> int:
+        """Count task instances of one DAG, which is one query to the database, however many there are.
+
+        :param task_ids: empty for all.
+        :param map_index: UNMAPPED for all, because the SDK ignores a negative one.
+        :param state: None for all.
+        :raises TaskInstanceSourceError: if there is no answer.
+        """
+        states = [state] if state else None
+        query = {"dag_id": dag_id, "task_ids": sorted(task_ids) or None, "map_index": map_index, "states": states}
+        return int(_answer_to(query, self._ti.get_ti_count, "the number of task instances"))
 
     def with_try_and_end(self, ids: RawIds, map_index: int, ti: TaskInstance) -> TaskInstance:
         """Return a task instance with its try and its end, or as it is if this Airflow cannot return them.
@@ -73,7 +79,7 @@ class SdkQueries:
             return ti
         try:
             logical_date = self._logical_date(ids.dag_id, ids.run_id)
-            if logical_date is None or self._history(ids.dag_id, ids.task_id, map_index, ti.state) > MAX_HISTORY:
+            if logical_date is None or self._history(ids.dag_id, (ids.task_id,), map_index, ti.state) > MAX_HISTORY:
                 return ti
             found = self._ti.model_copy(update={"dag_id": ids.dag_id, "task_id": ids.task_id}).get_previous_ti(
                 state=ti.state, logical_date=logical_date + timedelta(microseconds=1), map_index=map_index
@@ -86,12 +92,6 @@ class SdkQueries:
             raise LookupError("its state has changed in the meantime")
         return ti._replace(try_number=found.try_number, ended=_to_epoch(found.end_date))
 
-    def _count_history(self, dag_id: str, task_id: str, map_index: int, state: str | None) -> int:
-        # The SDK ignores a negative map index, and counts those of all.
-        query = {"dag_id": dag_id, "task_ids": [task_id], "map_index": map_index, "states": [state] if state else None}
-        count: int = self._ti.get_ti_count(**query)
-        return count
-
 
 def fetch_dag_run(dag_id: str, run_id: str) -> Any:
     """Return a DAG run, for which Airflow 3.2 and 3.3 have a message, but no public method."""
@@ -99,6 +99,15 @@ def fetch_dag_run(dag_id: str, run_id: str) -> Any:
     from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
 
     return SUPERVISOR_COMMS.send(GetDagRun(dag_id=dag_id, run_id=run_id))
+
+
+def _answer_to(query: dict[str, Any], send: Callable[..., Any], what: str) -> Any:
+    try:
+        return send(**query)
+    except Exception as error:  # the classes differ between versions; all of them mean that there is no answer
+        raise TaskInstanceSourceError(
+            f"the Task SDK could not read {what} for {query}", cause=str(error), remedy="see the API server's log"
+        ) from error
 
 
 def _are_states(value: Any) -> bool:

@@ -22,9 +22,11 @@ from .verification import verify_caller
 # Characters of ids in one request. They are sent in the URL, which common reverse proxies limit to 8,190 characters;
 # Airflow's own server does not.
 MAX_QUERY = 7_500
+# Task instances among which a raw run_id is searched: the API server needs up to 0.9 ms for each, and has 5 seconds.
+MAX_SEARCHED = 5_000
 
 _Item = TypeVar("_Item")
-_MAPPED = re.compile(r"(.*)_(0|[1-9][0-9]*)", re.DOTALL)
+_MAPPED = re.compile(r"(.*)_(0|[1-9][0-9]*)\Z", re.DOTALL)
 
 
 class XComs(Protocol):
@@ -40,10 +42,10 @@ class XComs(Protocol):
 class TaskSdkSource(TaskInstanceSource):
     """A source that reads all states, and from Airflow 3.2 on the try and the end of single task instances.
 
-    Requests need raw ids. A label that does not end like a hash is the raw id. A hashed default run_id is rebuilt from
-    its text. Any other run_id is first requested as it is, because a raw id can end like a hash as well; if there is no
-    such run, the task is requested in all runs. The raw ids behind hashed task_ids are found among all tasks of their
-    runs. A hashed dag_id cannot be found, because every request needs the raw one.
+    Requests need raw ids. A label that does not end like a hash is the raw id. Any other is requested as it is, because
+    a raw id can end like a hash as well, and with the raw ids that it may stand for. A hashed default run_id is rebuilt
+    from its text. Any other run_id is searched among the runs of its task, unless they are too many, and a task_id
+    among the tasks of its run. A hashed dag_id cannot be found, because every request needs the raw one.
 
     A run whose raw id equals the label value of another run of the same DAG hides that run.
 
@@ -61,7 +63,9 @@ class TaskSdkSource(TaskInstanceSource):
         self._queries = queries
         self._xcoms = xcoms
         self._caller = caller
-        self._known: dict[TaskInstanceKey, tuple[RawIds, ...]] = {}  # found earlier
+        # Raw ids that were found, by raw dag_id and label value.
+        self._task_ids: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self._run_ids: dict[tuple[str, str], set[str]] = defaultdict(set)
         self._reader = XComReader("the Task SDK", max_failing_seconds)
         self.description = description
 
@@ -73,16 +77,36 @@ class TaskSdkSource(TaskInstanceSource):
         return fetch_isolated(self._fetch_dag, keys, self._verify_source, one_by_one=True)
 
     def _fetch_dag(self, keys: list[TaskInstanceKey]) -> TaskInstances:
-        found = self._find_in_dag(keys[0].dag_id, keys)
-        found_keys = {key for key, _, _ in found}
+        dag_id = keys[0].dag_id
         unresolved = {
             key: f"the Task SDK cannot determine the DAG behind the label {key.dag_id!r} (set airflow_conn_id)"
             for key in keys
-            if may_be_hashed(key.dag_id) and key not in found_keys
+            if may_be_hashed(key.dag_id)
         }
-        task_instances = TaskInstances.from_found(found, unresolved)
-        self._known.update(task_instances.raw_ids)
-        return task_instances
+        found = list(self._find(dag_id, keys))
+        missing = sorted(set(keys) - {key for key, _, _ in found})
+        hidden = [key for key in missing if _may_hide_run(key) and not self._run_ids[dag_id, key.run_id]]
+        unresolved.update(self._search_runs(dag_id, hidden))
+        found += self._find(dag_id, [key for key in hidden if self._run_ids[dag_id, key.run_id]])
+        for key, _, _ in found:
+            unresolved.pop(key, None)
+        return TaskInstances.from_found(found, unresolved)
+
+    def complete(self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+        """Implement :class:`~.interface.TaskInstanceSource`.
+
+        A key with the ids of several task instances stays as it is.
+        """
+        found, unresolved = dict(task_instances.found), dict(task_instances.unresolved)
+        for key in keys:
+            for ids in task_instances.raw_ids[key] if len(task_instances.raw_ids[key]) == 1 else ():
+                request = partial(self._queries.with_try_and_end, ids, key.map_index, found[key])
+                ti = self._reader.read(ids.dag_id, request)
+                if isinstance(ti, Unreadable):
+                    unresolved[key] = f"its try and its end cannot be read: {ti.cause}"
+                else:
+                    found[key] = ti
+        return replace(task_instances, found=found, unresolved=unresolved)
 
     def read_records(
         self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
@@ -103,22 +127,6 @@ class TaskSdkSource(TaskInstanceSource):
             }
         )
 
-    def complete(self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]) -> TaskInstances:
-        """Implement :class:`~.interface.TaskInstanceSource`.
-
-        A key with the ids of several task instances stays as it is.
-        """
-        found, unresolved = dict(task_instances.found), dict(task_instances.unresolved)
-        for key in keys:
-            for ids in task_instances.raw_ids[key] if len(task_instances.raw_ids[key]) == 1 else ():
-                request = partial(self._queries.with_try_and_end, ids, key.map_index, found[key])
-                ti = self._reader.read(ids.dag_id, request)
-                if isinstance(ti, Unreadable):
-                    unresolved[key] = f"its try and its end cannot be read: {ti.cause}"
-                else:
-                    found[key] = ti
-        return replace(task_instances, found=found, unresolved=unresolved)
-
     def _verify_source(self) -> None:
         """Check that the API server has the cleanup's own task instance running.
 
@@ -134,16 +142,10 @@ class TaskSdkSource(TaskInstanceSource):
             "point the API server to the primary server of this Airflow's database (see its configuration)",
         )
 
-    def _find_in_dag(self, dag_id: str, keys: list[TaskInstanceKey]) -> list[Found]:
-        found = list(self._find(dag_id, keys, in_all_runs=False))
-        found_keys = {key for key, _, _ in found}
-        hidden = [key for key in keys if key not in found_keys and _may_hide_run(key)]
-        return found + list(self._find(dag_id, hidden, in_all_runs=True))
-
-    def _find(self, dag_id: str, keys: list[TaskInstanceKey], in_all_runs: bool) -> Iterator[Found]:
-        """Find task instances of one DAG, in all of its runs or in those that the keys name."""
-        wanted = [(key, task_id) for key in keys for task_id in {key.task_id, *self._known_ids(key, "task_id")}]
-        wanted += self._find_hashed_tasks(dag_id, [key for key in keys if may_be_hashed(key.task_id)], in_all_runs)
+    def _find(self, dag_id: str, keys: list[TaskInstanceKey]) -> Iterator[Found]:
+        """Find task instances of one DAG."""
+        self._search_tasks(dag_id, keys)
+        wanted = [(key, task_id) for key in keys for task_id in self._tasks_of(dag_id, key)]
         layers = _layers({task_id for _, task_id in wanted})
         groups: dict[int, list[tuple[TaskInstanceKey, str]]] = defaultdict(list)
         for key, task_id in wanted:
@@ -153,8 +155,8 @@ class TaskSdkSource(TaskInstanceSource):
             # written once.
             if len({key.run_id for key, _ in group}) > len({task_id for _, task_id in group}):
                 group.sort(key=lambda pair: pair[0].run_id)
-            for part in _split(group, lambda pair: {pair[1], *self._run_ids(pair[0], in_all_runs)}):
-                run_ids = {run for key, _ in part for run in self._run_ids(key, in_all_runs)}
+            for part in _split(group, lambda pair: {pair[1], *self._runs_of(dag_id, pair[0])}):
+                run_ids = {run for key, _ in part for run in self._runs_of(dag_id, key)}
                 answer = self._request(dag_id, {task_id for _, task_id in part}, run_ids)
                 for key, task_id in part:
                     name = _name(task_id, key.map_index)
@@ -162,31 +164,53 @@ class TaskSdkSource(TaskInstanceSource):
                         if name in states:
                             yield key, RawIds(dag_id, task_id, run_id), TaskInstance(states[name])
 
-    def _find_hashed_tasks(
-        self, dag_id: str, keys: list[TaskInstanceKey], in_all_runs: bool
-    ) -> list[tuple[TaskInstanceKey, str]]:
-        """Find the raw task_ids behind hashed labels among the tasks of their runs.
+    def _search_tasks(self, dag_id: str, keys: list[TaskInstanceKey]) -> None:
+        """Find the raw task_ids behind hashed labels among the tasks of their runs, one run after the other.
 
         Only the names in these answers are used: in an answer with all tasks of a run, a state may be that of another
         task (see :func:`_layers`).
         """
-        found = []
-        keys = [key for key in keys if key not in self._known]
-        for part in filter(None, [keys]) if in_all_runs else _split(keys, lambda key: self._run_ids(key, in_all_runs)):
-            answer = self._request(dag_id, set(), {run for key in part for run in self._run_ids(key, in_all_runs)})
-            for key in part:
-                names = {name for _, states in answer[key.run_id] for name in states}
-                found += [(key, task_id) for task_id in sorted(_task_ids(names, key))]
-        return found
+        by_run: dict[str, list[TaskInstanceKey]] = defaultdict(list)
+        for key in keys:
+            if may_be_hashed(key.task_id):
+                by_run[key.run_id].append(key)
+        for of_run in by_run.values():
+            if all(self._task_ids[dag_id, key.task_id] for key in of_run):
+                continue
+            for states in self._queries.states(dag_id, (), self._runs_of(dag_id, of_run[0])).values():
+                for task_id in {task_id for name in states for task_id in (name, _MAPPED.sub(r"\1", name))}:
+                    if to_label_value(task_id) != task_id:
+                        self._task_ids[dag_id, to_label_value(task_id)].add(task_id)
 
-    def _run_ids(self, key: TaskInstanceKey, in_all_runs: bool) -> set[str]:
-        """Return the raw run_ids to request; an empty set stands for all."""
-        if in_all_runs:
-            return set()
-        return {key.run_id, rebuild_run_id(key.run_id) or key.run_id, *self._known_ids(key, "run_id")}
+    def _search_runs(self, dag_id: str, keys: list[TaskInstanceKey]) -> dict[TaskInstanceKey, str]:
+        """Find the raw run_ids behind hashed labels among the runs of their tasks, and return why others cannot be."""
+        counts: dict[frozenset[str], int] = {}
+        unresolved = {}
+        for key in keys:
+            if self._run_ids[dag_id, key.run_id]:
+                continue
+            # If the raw task_id is not known either, all tasks are searched.
+            is_known = self._task_ids[dag_id, key.task_id] or not may_be_hashed(key.task_id)
+            task_ids = frozenset(self._tasks_of(dag_id, key) if is_known else ())
+            if task_ids not in counts:
+                counts[task_ids] = self._queries.count(dag_id, task_ids)
+                for run_id in self._queries.states(dag_id, task_ids, ()) if counts[task_ids] <= MAX_SEARCHED else ():
+                    if to_label_value(run_id) != run_id:
+                        self._run_ids[dag_id, to_label_value(run_id)].add(run_id)
+            if counts[task_ids] > MAX_SEARCHED:
+                unresolved[key] = (
+                    f"the Task SDK cannot determine the run behind the label {key.run_id!r}: there are more than "
+                    f"{MAX_SEARCHED:,} task instances to search (set airflow_conn_id)"
+                )
+        return unresolved
 
-    def _known_ids(self, key: TaskInstanceKey, which: str) -> set[str]:
-        return {getattr(ids, which) for ids in self._known.get(key, ())}
+    def _tasks_of(self, dag_id: str, key: TaskInstanceKey) -> set[str]:
+        """Return the raw task_ids that a key may stand for, as far as they are known."""
+        return {key.task_id, *self._task_ids[dag_id, key.task_id]}
+
+    def _runs_of(self, dag_id: str, key: TaskInstanceKey) -> set[str]:
+        """Return the raw run_ids that a key may stand for, as far as they are known."""
+        return {key.run_id, rebuild_run_id(key.run_id) or key.run_id, *self._run_ids[dag_id, key.run_id]}
 
     def _get_all_xcoms(self, ids: RawIds, name: str) -> Any:
         return self._reader.read(ids.dag_id, lambda: self._xcoms.get_all(key=name, **ids._asdict()))
@@ -220,13 +244,6 @@ def _may_hide_run(key: TaskInstanceKey) -> bool:
 def _name(task_id: str, map_index: int) -> str:
     """Return the name of a task instance in an answer."""
     return task_id if map_index == UNMAPPED else f"{task_id}_{map_index}"
-
-
-def _task_ids(names: Iterable[str], key: TaskInstanceKey) -> set[str]:
-    """Return the raw task_ids among an answer's names that this key's label may stand for."""
-    suffix = _name("", key.map_index)
-    candidates = (name[: len(name) - len(suffix)] for name in names if name.endswith(suffix))
-    return {task_id for task_id in candidates if to_label_value(task_id) == key.task_id and task_id != key.task_id}
 
 
 def _layers(task_ids: Iterable[str]) -> dict[str, int]:
