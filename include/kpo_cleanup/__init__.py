@@ -28,6 +28,7 @@ The modules, in the order in which a run uses them:
 ``task_instances.sql``             by SQL, from Airflow 2's session or a connection to the metadata database
 ``task_instances.task_sdk``        by the Task SDK of Airflow 3
 ``task_instances.sdk_queries``     the queries that the Task SDK of each release supports
+``task_instances.dag_files``       the dag_ids in the DAG files on the worker's disk
 ``task_instances.rest``            by Airflow's REST API
 ``task_instances.rest_api``        one request to Airflow's REST API
 ``task_instances.records``         the pods that operators recorded

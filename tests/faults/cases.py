@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -522,7 +523,7 @@ OWN = CallerTaskInstance("kpo_cleanup", "fetch_active_tis", "run_1", UNMAPPED, "
 
 def _sdk(get_task_states: Callable[..., Any]) -> TaskInstanceSource:
     queries = SdkQueries(SimpleNamespace(get_task_states=get_task_states), _sdk_raises)
-    return TaskSdkSource(queries, NO_XCOMS, OWN, "the Task SDK")
+    return TaskSdkSource(queries, NO_XCOMS, OWN, "the Task SDK", Path(__file__).parent)
 
 
 def _sdk_raises(*_ids: object, **_question: object) -> Any:

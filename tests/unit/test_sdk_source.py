@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -22,6 +23,8 @@ from tests.unit.sdk import MICROSECOND, Refusal, StatesOnly, TaskSdk
 from tests.unit.worlds import LONG_ID, ODD_ID, SCHEDULED, Row, World, api_server, assert_correct_answer, worlds
 
 Requests = list[dict[str, Any]]
+
+NO_DAGS = Path("no-such-folder")
 
 CALLER = CallerTaskInstance("cleanup", "reap", "now", UNMAPPED, "0197f0a2-5b1c-7d3e-8f90-a1b2c3d4e5f6")
 CALLER_ROW = Row(*CALLER[:4], "running")
@@ -72,7 +75,7 @@ def source_of(
     queries = SdkQueries(
         SimpleNamespace(get_task_states=get_task_states, get_ti_count=StatesOnly([]).get_ti_count), no_run
     )
-    return TaskSdkSource(queries, xcoms or XComs(), CALLER, "test", max_failing_seconds)
+    return TaskSdkSource(queries, xcoms or XComs(), CALLER, "test", NO_DAGS, max_failing_seconds)
 
 
 def without_verification(requests: Requests) -> Requests:
@@ -83,7 +86,7 @@ def fetch(rows: list[Row], *keys: TaskInstanceKey, seed: int = 0) -> tuple[TaskI
     """Return the source's answer and the requests that it sent."""
     requests: Requests = []
     sdk = StatesOnly([CALLER_ROW, *rows], Random(seed), requests)
-    source = TaskSdkSource(SdkQueries(sdk, no_run), XComs(), CALLER, "test")
+    source = TaskSdkSource(SdkQueries(sdk, no_run), XComs(), CALLER, "test", NO_DAGS)
     return source.fetch(keys), without_verification(requests)
 
 
@@ -158,10 +161,25 @@ class TestFetch:
         assert answer == TaskInstances()
 
     @pytest.mark.parametrize("dag_id", ["commandes_à_faire", "d" * 250])
-    def test_a_key_with_a_hashed_dag_id_is_unresolved(self, dag_id: str) -> None:
+    def test_a_key_with_a_hashed_dag_id_is_found_if_a_dag_file_contains_the_dag_id(
+        self, tmp_path: Path, dag_id: str
+    ) -> None:
+        existing, absent = row(dag_id=dag_id, state="success"), row("b", dag_id=dag_id)
+        (tmp_path / "dag.py").write_text(f'with DAG("{dag_id}"): ...', encoding="utf-8")
+        source = TaskSdkSource(
+            SdkQueries(StatesOnly([CALLER_ROW, existing]), no_run), XComs(), CALLER, "test", tmp_path
+        )
+        found, ids = TaskInstance("success"), RawIds(*existing[:3])
+        expected = TaskInstances({existing.key: found}, {}, {existing.key: (ids,)})
+        assert source.fetch([existing.key, absent.key]) == expected
+        (tmp_path / "dag.py").unlink()  # which is searched once
+        assert source.fetch([existing.key, absent.key]) == expected
+
+    @pytest.mark.parametrize("dag_id", ["commandes_à_faire", "d" * 250])
+    def test_a_key_with_a_hashed_dag_id_is_unresolved_if_no_dag_file_contains_the_dag_id(self, dag_id: str) -> None:
         existing = row(dag_id=dag_id, state="success")
         answer, _ = fetch([existing], existing.key)
-        why = f"the Task SDK cannot determine the DAG behind the label {existing.key.dag_id!r} (set airflow_conn_id)"
+        why = "the dag_id behind its label is not written out in any DAG file of this worker (set airflow_conn_id)"
         assert answer == TaskInstances({}, {existing.key: why})
 
     def test_a_key_without_task_instance_is_unresolved_if_its_dag_id_ends_like_a_hash(self) -> None:
@@ -216,8 +234,8 @@ class TestRequests:
         others = [row(task_id, run_id=str(number)) for number in range(MAX_SEARCHED)]
         answer, requests = fetch([hidden, *others], hidden.key)
         why = (
-            f"the Task SDK cannot determine the run behind the label {hidden.key.run_id!r}: there are more than 5,000 "
-            "task instances to search (set airflow_conn_id)"
+            "the run_id behind its label would have to be searched among more than 5,000 task instances (set "
+            "airflow_conn_id)"
         )
         assert answer == TaskInstances({}, {hidden.key: why})
         assert [request for request in requests if not request["run_ids"]] == []
@@ -429,7 +447,7 @@ class TestVerification:
     def test_answers_are_accepted_if_the_caller_is_mapped_and_its_run_id_is_hashed(self) -> None:
         caller = CallerTaskInstance("cleanup", "reap", "my run!", 3, CALLER.id)
         queries = SdkQueries(StatesOnly([Row(*caller[:4], "running"), row()]), no_run)
-        assert TaskSdkSource(queries, XComs(), caller, "test").fetch([row().key]).found
+        assert TaskSdkSource(queries, XComs(), caller, "test", NO_DAGS).fetch([row().key]).found
 
 
 def read_record(xcoms: XComs, *rows: Row) -> Record | None:
@@ -553,7 +571,7 @@ NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
 def source_with_tries(sdk: TaskSdk) -> TaskSdkSource:
-    return TaskSdkSource(SdkQueries(sdk, sdk.dag_run), XComs(), CALLER, "test")
+    return TaskSdkSource(SdkQueries(sdk, sdk.dag_run), XComs(), CALLER, "test", NO_DAGS)
 
 
 @given(worlds())
@@ -603,6 +621,6 @@ class TestComplete:
         def fail(dag_id: str, run_id: str) -> Any:
             raise Refusal(503)
 
-        source = TaskSdkSource(SdkQueries(sdk, fail), XComs(), CALLER, "test", max_failing_seconds=0)
+        source = TaskSdkSource(SdkQueries(sdk, fail), XComs(), CALLER, "test", NO_DAGS, max_failing_seconds=0)
         with pytest.raises(TaskInstanceSourceError, match=r"the Task SDK has failed to answer for .* s: .*503"):
             source.complete(source.fetch([row().key]), [row().key])

@@ -7,11 +7,13 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote_plus
 
 from ..identity import UNMAPPED, TaskInstanceKey, to_label_value
 from ..task_instance import CallerTaskInstance, Found, RawIds, Record, TaskInstance, TaskInstances
+from .dag_files import find_dag_ids
 from .interface import TaskInstanceSource
 from .isolation import fetch_isolated
 from .label_decoding import may_be_hashed, rebuild_run_id
@@ -45,11 +47,12 @@ class TaskSdkSource(TaskInstanceSource):
     Requests need raw ids. A label that does not end like a hash is the raw id. Any other is requested as it is, because
     a raw id can end like a hash as well, and with the raw ids that it may stand for. A hashed default run_id is rebuilt
     from its text. Any other run_id is searched among the runs of its task, unless they are too many, and a task_id
-    among the tasks of its run. A hashed dag_id cannot be found, because every request needs the raw one.
+    among the tasks of its run. A dag_id is searched in the DAG files on the worker's disk.
 
     A run whose raw id equals the label value of another run of the same DAG hides that run.
 
     :param caller: the cleanup's own task instance, to verify that the answers are this Airflow's and current.
+    :param dags_folder: the DAG files on the worker's disk.
     """
 
     def __init__(
@@ -58,12 +61,15 @@ class TaskSdkSource(TaskInstanceSource):
         xcoms: XComs,
         caller: CallerTaskInstance,
         description: str,
+        dags_folder: Path,
         max_failing_seconds: float = MAX_FAILING_SECONDS,
     ) -> None:
         self._queries = queries
         self._xcoms = xcoms
         self._caller = caller
-        # Raw ids that were found, by raw dag_id and label value.
+        self._dags_folder = dags_folder
+        # Raw ids that were found, by label value; those of a DAG by its raw id as well.
+        self._dag_ids: dict[str, str | None] = {}  # None: not found
         self._task_ids: dict[tuple[str, str], set[str]] = defaultdict(set)
         self._run_ids: dict[tuple[str, str], set[str]] = defaultdict(set)
         self._reader = XComReader("the Task SDK", max_failing_seconds)
@@ -74,20 +80,19 @@ class TaskSdkSource(TaskInstanceSource):
         if not keys:
             return TaskInstances()
         self._verify_source()
+        self._search_dags({key.dag_id for key in keys if may_be_hashed(key.dag_id)})
         return fetch_isolated(self._fetch_dag, keys, self._verify_source, one_by_one=True)
 
     def _fetch_dag(self, keys: list[TaskInstanceKey]) -> TaskInstances:
-        dag_id = keys[0].dag_id
-        unresolved = {
-            key: f"the Task SDK cannot determine the DAG behind the label {key.dag_id!r} (set airflow_conn_id)"
-            for key in keys
-            if may_be_hashed(key.dag_id)
-        }
-        found = list(self._find(dag_id, keys))
-        missing = sorted(set(keys) - {key for key, _, _ in found})
-        hidden = [key for key in missing if _may_hide_run(key) and not self._run_ids[dag_id, key.run_id]]
-        unresolved.update(self._search_runs(dag_id, hidden))
-        found += self._find(dag_id, [key for key in hidden if self._run_ids[dag_id, key.run_id]])
+        label, found = keys[0].dag_id, list[Found]()
+        why = "the dag_id behind its label is not written out in any DAG file of this worker (set airflow_conn_id)"
+        unresolved = dict.fromkeys(keys, why) if may_be_hashed(label) and not self._dag_ids[label] else {}
+        for dag_id in {label, self._dag_ids.get(label) or label}:
+            found_first = list(self._find(dag_id, keys))
+            missing = sorted(set(keys) - {key for key, _, _ in found_first})
+            hidden = [key for key in missing if _may_hide_run(key) and not self._run_ids[dag_id, key.run_id]]
+            unresolved.update(self._search_runs(dag_id, hidden))
+            found += [*found_first, *self._find(dag_id, [key for key in hidden if self._run_ids[dag_id, key.run_id]])]
         for key, _, _ in found:
             unresolved.pop(key, None)
         return TaskInstances.from_found(found, unresolved)
@@ -164,6 +169,12 @@ class TaskSdkSource(TaskInstanceSource):
                         if name in states:
                             yield key, RawIds(dag_id, task_id, run_id), TaskInstance(states[name])
 
+    def _search_dags(self, labels: set[str]) -> None:
+        """Find the raw dag_ids behind labels that may be hashed among the DAG files, each of them once."""
+        new = labels - self._dag_ids.keys()
+        found = find_dag_ids(self._dags_folder, new) if new else {}
+        self._dag_ids.update({label: found.get(label) for label in new})
+
     def _search_tasks(self, dag_id: str, keys: list[TaskInstanceKey]) -> None:
         """Find the raw task_ids behind hashed labels among the tasks of their runs, one run after the other.
 
@@ -199,8 +210,8 @@ class TaskSdkSource(TaskInstanceSource):
                         self._run_ids[dag_id, to_label_value(run_id)].add(run_id)
             if counts[task_ids] > MAX_SEARCHED:
                 unresolved[key] = (
-                    f"the Task SDK cannot determine the run behind the label {key.run_id!r}: there are more than "
-                    f"{MAX_SEARCHED:,} task instances to search (set airflow_conn_id)"
+                    "the run_id behind its label would have to be searched among more than "
+                    f"{MAX_SEARCHED:,} task instances (set airflow_conn_id)"
                 )
         return unresolved
 

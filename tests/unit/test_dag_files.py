@@ -1,0 +1,68 @@
+"""Raw dag_ids among the words of DAG files."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from include.kpo_cleanup.identity import to_label_value
+from include.kpo_cleanup.task_instances.dag_files import MAX_BYTES, find_dag_ids
+
+LONG = "orders_of_all_customers_" * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "dag_id"),
+    [
+        pytest.param("a.py", f'with DAG("{LONG}"): ...', LONG, id="a text"),
+        pytest.param("a.py", "with DAG('commandes_à_faire', schedule=None): ...", "commandes_à_faire", id="an accent"),
+        pytest.param("deep/er/a.py", f"@dag()\ndef {LONG}():\n    ...", LONG, id="a function in a folder"),
+        pytest.param("a.py", 'DAG(dag_id="_private_")', "_private_", id="an underscore at its ends"),
+        pytest.param("dags.yaml", f"{LONG}:\n  schedule: daily\n", LONG, id="a key of YAML"),
+        pytest.param("dags.json", f'{{"dag_id": "{LONG}.v2"}}', f"{LONG}.v2", id="JSON, and a dot"),
+    ],
+)
+def test_a_dag_id_is_found_in(tmp_path: Path, name: str, text: str, dag_id: str) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"# {LONG}x\n{text}\n", encoding="utf-8")
+    labels = {to_label_value(dag_id), to_label_value("another_dag_id_" * 5)}
+    assert find_dag_ids(tmp_path, labels) == {to_label_value(dag_id): dag_id}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        pytest.param("a.py", f'DAG(f"{LONG[:-1]}{{end}}")', id="of which only a part is written"),
+        pytest.param("a.py", f'DAG("{to_label_value(LONG)}")', id="of which only the label is written"),
+        pytest.param("a.md", f"`{LONG}`", id="in a file of another kind"),
+        pytest.param(".git/a.py", f'DAG("{LONG}")', id="in a hidden folder"),
+        pytest.param("a.py", f'DAG("{LONG}")\n' + "#" * MAX_BYTES, id="in a file that nobody wrote by hand"),
+    ],
+)
+def test_no_dag_id_is_found(tmp_path: Path, name: str, text: str) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+    assert find_dag_ids(tmp_path, {to_label_value(LONG)}) == {}
+
+
+def test_files_that_cannot_be_read_do_not_hide_the_others(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").symlink_to(tmp_path / "gone")
+    (tmp_path / "latin.py").write_bytes(b'DAG("\xe9t\xe9")')
+    (tmp_path / "z.py").write_text(f'DAG("{LONG}")')
+    assert find_dag_ids(tmp_path, {to_label_value(LONG)}) == {to_label_value(LONG): LONG}
+
+
+def test_a_folder_that_is_missing_has_no_dag_ids(tmp_path: Path) -> None:
+    assert find_dag_ids(tmp_path / "gone", {to_label_value(LONG)}) == {}
+
+
+def test_the_search_ends_in_time(tmp_path: Path) -> None:
+    for number in range(50):
+        (tmp_path / f"{number}.py").write_text("\n".join(f'DAG("é{word}")' for word in range(20_000)))
+    started = time.monotonic()
+    find_dag_ids(tmp_path, {to_label_value(LONG)}, max_seconds=0.1)
+    assert time.monotonic() - started < 2
