@@ -1,6 +1,7 @@
 """A user's own DAG file: one cleanup per cluster, with a callback for failed runs.
 
-The other cleanups use Airflow's REST API, run continuously, or have invalid settings, which must not affect the others.
+The other cleanups use Airflow's REST API, run on demand or continuously, or have invalid settings, which must not
+affect the others.
 """
 
 from __future__ import annotations
@@ -32,5 +33,6 @@ cleanup_dag(
     settings={"airflow_conn_id": "airflow_api", "namespaces": "airflow", "settle_seconds": 0, "max_deletes": 1},
     schedule=None,
 )
+cleanup_dag("kpo_cleanup_on_demand", settings={"namespaces": "airflow"}, schedule=None)
 cleanup_dag("kpo_cleanup_continuous", settings={"namespaces": "other", "dry_run": True}, schedule="@continuous")
 cleanup_dag("kpo_cleanup_with_mistakes", settings={"dryrun": True, "max_deletes": 0}, schedule="@sometimes")

@@ -5,11 +5,13 @@ The dry run and the start of the schedule follow the README.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,12 +21,12 @@ from demo.airflow import REPO, Airflow
 from demo.airflow_settings import Config
 from demo.processes import end_processes_of
 from demo.terminal import DemoError, Terminal
-from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
+from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE, IS_AIRFLOW_3
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.identity import to_label_value
 from tests.alerts import RULES, selectors_of
 from tests.conftest import HOME
-from tests.dag.pods import create, labels_of, pods_by_role
+from tests.dag.pods import NO_SCHEDULER, create, labels_of, pods_by_role, role
 from tests.documents import block, documented_metrics, exported_variables, section
 from tests.proxy import FaultProxy
 from tests.statsd import Sample, StatsdServer
@@ -32,6 +34,7 @@ from tests.statsd import Sample, StatsdServer
 TERMINAL = Terminal(0)
 DRY_RUN = "kpo_cleanup_dry_run"
 CONTINUOUS = "kpo_cleanup_continuous"
+ON_DEMAND = "kpo_cleanup_on_demand"
 SHARING = ("docs/protecting.md", "Several Airflows in one namespace")
 LABEL_SELECTOR = re.findall(r'`label_selector="(.+?)"`', section(*SHARING))[0]
 
@@ -65,15 +68,16 @@ def airflow(folder: Path, statsd: StatsdServer, _proxy: FaultProxy) -> Iterator[
     airflow = Airflow(folder, HOME / "kubeconfig.json", "airflow", config=config, variables=metrics)
     airflow.install_dags(*(REPO / "tests" / "dag" / file for file in ("workload.py", "own_dags.py")))
     try:
-        airflow.start(TERMINAL, ["kpo_cleanup", "kpo_cleanup_dry_run", "kpo_cleanup_gpu", CONTINUOUS, "collisions"])
+        cleanups = ["kpo_cleanup", "kpo_cleanup_dry_run", "kpo_cleanup_gpu", CONTINUOUS, ON_DEMAND]
+        airflow.start(TERMINAL, [*cleanups, "collisions"])
         yield airflow
     finally:
         end_processes_of(folder)
 
 
-def trigger(airflow: Airflow, dag_id: str) -> str:
+def trigger(airflow: Airflow, dag_id: str, **conf: object) -> str:
     """Trigger a DAG through the REST API, wait for the end of the run, and return its run_id."""
-    run_id = airflow.api.trigger(dag_id, {})
+    run_id = airflow.api.trigger(dag_id, conf)
     await_end(airflow, dag_id, run_id)
     return run_id
 
@@ -166,6 +170,73 @@ class TestFirstRun:
         assert set(pods_by_role(core)) == {"collisions.a[1]#1"}
         log = next((folder / "task-logs").rglob(f"*{run_id}*/task_id=fetch_active_tis/*.log")).read_text()
         assert ("the Task SDK" if IS_AIRFLOW_3 else "Airflow's session") in log
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("proxy")
+@pytest.mark.skipif(AIRFLOW_RELEASE < (3, 2), reason="before Airflow 3.2, the Task SDK returns states only")
+class TestTriesAndEndsFromTheTaskSdk:
+    """What happens to the pods of tasks whose workers died, with nothing configured."""
+
+    @pytest.fixture(scope="class")
+    def pods(self, airflow: Airflow, folder: Path, core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, str]:
+        """Return what is special about each pod."""
+        core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
+        airflow.api.pause("collisions", False)
+        airflow.api.pause(ON_DEMAND, False)
+        first, second = (self.run_with_logical_date(airflow) for _ in (1, 2))
+        names = {
+            (pod.metadata.labels["run_id"], role(pod.metadata.labels, "")): pod.metadata.name
+            for pod in core.list_namespaced_pod("airflow").items
+        }
+
+        def pod_of(run_id: str, task: str) -> str:
+            return str(names[to_label_value(run_id), f"collisions.{task}#1"])
+
+        pending = core.read_namespaced_pod(pod_of(second, "a[1]"), "airflow")
+        core.delete_namespaced_pod(pending.metadata.name, "airflow", grace_period_seconds=0)
+        create(core, pending.metadata.name, pending.metadata.labels, scheduler=NO_SCHEDULER)
+        of_task = "WHERE run_id = ? AND task_id = ? AND map_index = ?"
+        with closing(sqlite3.connect(folder / "airflow.db", timeout=60)) as database, database:
+            database.execute(f"UPDATE task_instance SET state = 'success' {of_task}", (first, "a", 1))
+            database.execute(f"UPDATE task_instance SET state = 'removed' {of_task}", (first, "a_1", -1))
+            database.execute(f"UPDATE task_instance SET try_number = 2 {of_task}", (second, "a", 0))
+            database.execute(f"UPDATE xcom SET value = '\"gone\"' {of_task} AND key = 'pod_name'", (second, "a", 0))
+            database.execute(
+                f"UPDATE task_instance SET end_date = datetime(end_date, '-1 minute') {of_task}", (second, "a_1", -1)
+            )
+            # It was created again after its task instance had ended.
+            database.execute(f"UPDATE task_instance SET end_date = CURRENT_TIMESTAMP {of_task}", (second, "a", 1))
+        return {
+            pod_of(first, "a[0]"): "its worker died",
+            pod_of(first, "a[1]"): "its worker died, and it was marked as success",
+            pod_of(first, "a_1"): "its task was removed from the DAG",
+            pod_of(second, "a[0]"): "a later try's pod is gone",
+            pod_of(second, "a[1]"): "it is pending for ever",
+            pod_of(second, "a_1"): "it was created after the end of its task instance",
+        }
+
+    def run_with_logical_date(self, airflow: Airflow) -> str:
+        body = {"logical_date": datetime.now(UTC).isoformat(), "conf": {}}
+        run_id = str(airflow.api.request("POST", "/dags/collisions/dagRuns", json=body)["dag_run_id"])
+        await_end(airflow, "collisions", run_id)
+        return run_id
+
+    def test_running_pods_settle_and_are_deleted_without_a_grace_period(
+        self, airflow: Airflow, folder: Path, core: client.CoreV1Api, pods: dict[str, str]
+    ) -> None:
+        def clean_up(settle_seconds: int) -> dict[str, tuple[str, str]]:
+            run_id = trigger(airflow, ON_DEMAND, settle_seconds=settle_seconds)
+            sql = "SELECT value FROM xcom WHERE run_id = ? AND task_id = 'reap' AND key = 'return_value'"
+            with closing(sqlite3.connect(folder / "airflow.db", timeout=60)) as database:
+                reports = [json.loads(value) for (value,) in database.execute(sql, (run_id,))]
+            rows = [row for report in reports for row in report["zombies"]]
+            return {pods[row["pod"].partition("/")[2]]: (row["reason"], row["outcome"]) for row in rows}
+
+        assert clean_up(3600) == {}
+        kept = "it was created after the end of its task instance"
+        assert clean_up(1) == dict.fromkeys(set(pods.values()) - {kept}, ("orphaned", "deleted"))
+        assert [pods[pod.metadata.name] for pod in core.list_namespaced_pod("airflow").items] == [kept]
 
 
 def test_a_failed_run_of_a_users_own_dag_calls_its_callback(airflow: Airflow, folder: Path) -> None:
