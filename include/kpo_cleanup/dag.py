@@ -70,7 +70,7 @@ def cleanup_dag(dag_id: str, settings: Mapping[str, Any] | None = None, **dag_ar
 
     :param settings: options that are fixed for this DAG. Neither its params nor a run's conf can change them. All
         others come from Airflow's config section ``kpo_cleanup``.
-    :param dag_arguments: arguments of Airflow's ``DAG``, such as ``schedule``, ``tags`` or ``on_failure_callback``.
+    :param dag_arguments: arguments of Airflow's ``DAG``, such as ``schedule``, ``tags`` or ``default_args``.
         They replace the defaults of this function; ``default_args`` and ``params`` do so key by key. Params whose names
         do not resemble an option are the author's own.
     """

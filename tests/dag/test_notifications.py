@@ -1,0 +1,51 @@
+"""The notifications that the README recommends, sent by Airflow's own notifier to an SMTP server."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import HOME
+from tests.dag import airflow_runs
+from tests.operating import section
+from tests.proxy import FaultProxy
+from tests.readme import README
+from tests.smtp import SmtpServer
+
+EXAMPLES = re.findall(r"```python\n(.*?)```", section("Several teams and clusters", README), re.S)
+
+
+@pytest.fixture(scope="module")
+def _example(_proxy: FaultProxy) -> Iterator[None]:
+    (file,) = [example for example in EXAMPLES if "Notifier" in example]
+    path = HOME / "dags" / "teams.py"
+    path.write_text(file)
+    yield
+    path.unlink()
+
+
+@pytest.fixture
+def smtp(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmtpServer]:
+    with SmtpServer() as server:
+        extra = {"disable_ssl": True, "disable_tls": True, "from_email": "airflow@example.com"}
+        connection = {"conn_type": "smtp", "host": "127.0.0.1", "port": server.server_address[1], "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", json.dumps(connection))
+        yield server
+
+
+@pytest.mark.usefixtures("_example")
+def test_a_failed_run_sends_one_email_with_the_cause_and_the_remedy(smtp: SmtpServer) -> None:
+    run = airflow_runs.run("kpo_cleanup_reporting", config={"kubernetes_conn_id": "nowhere"})
+    assert airflow_runs.states(run)["list_pods"] == "failed"
+    (message,) = smtp.messages
+    assert (message["To"], message["Subject"]) == ("reporting@example.com", "kpo_cleanup_reporting: list_pods failed")
+    body = message.get_body(("html",))
+    assert body is not None
+    text = html.unescape(body.get_content())
+    assert "connection 'nowhere' provides no Kubernetes client" in text
+    assert "check the connection (in_cluster, kube_config_path or kube_config)" in text
+    assert "list_pods" in re.findall(r'href="(http\S+)"', text)[0]
