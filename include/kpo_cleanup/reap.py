@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
@@ -27,6 +28,7 @@ from .retry import RetryPolicy
 from .settings import Settings
 from .task_instance import Record, TaskInstances
 from .task_instances.interface import TaskInstanceSource
+from .termination import Terminated
 from .text import pluralize
 from .verdict import Verdict
 
@@ -34,12 +36,17 @@ log = logging.getLogger(__name__)
 
 NO_RESPONSE = "the API server does not respond"
 NO_ANSWERS = "their task instances could not be queried"
+TERMINATED = KpoCleanupError("reap received SIGTERM, because it was marked as failed or its worker is shutting down")
+IN_FLIGHT: KpoCleanupError = KubernetesError(
+    "deleting the pod", cause="reap was terminated before the response arrived"
+)
 BATCH = 100  # pods that share one snapshot, at most
 MAX_QUERY_FAILURES = 10  # in a row, of pods that were asked about alone; then the source answers nothing
 MAX_QUERY_SECONDS = 60  # that at least three such failures in a row may take
 MAX_SNAPSHOT_AGE = 5.0  # seconds after which nothing is deleted on its evidence
 MAX_FAILURES = 5  # in a row in a namespace, after which the others go first and it is only probed
 MAX_PROBES = 30  # pods of such a namespace that are tried before the rest is left: what fails may concern only some
+MAX_TERMINATION = 2  # seconds for which a terminated run waits for responses: Airflow 3 kills it after 5
 MAX_CONFLICTS = 4  # times that a pod or its successor is read again before the pod is given up
 
 T = TypeVar("T")
@@ -61,7 +68,7 @@ class _Candidate:
     not_before: float = 0.0
     conflicts: int = 0
     is_counted: bool = False  # towards max_deletes: it was deleted, or may have been
-    lost: KubernetesError | None = None  # the latest attempt that may have been carried out nevertheless
+    lost: KpoCleanupError | None = None  # the latest attempt that may have been carried out nevertheless
     result: Result | None = None
 
     @property
@@ -159,12 +166,23 @@ class _Reaper:
         candidates = [_Candidate(zombie) for zombie in zombies]
         for candidate in candidates:
             self._check_scope(candidate, namespaces)
-        self._list_again(_pending(candidates))
-        why_left = self._delete_in_batches(candidates)
-        for candidate in _pending(candidates):
-            self._settle(candidate, Outcome.LEFT_FOR_NEXT_RUN, why_left or self._why_left(candidate))
-        self._resolve_lost([c for c in candidates if c.lost and c.result and c.result.outcome in _NOT_DELETED])
+        try:
+            self._list_again(_pending(candidates))
+            why_left = self._delete_in_batches(candidates)
+            for candidate in _pending(candidates):
+                self._settle(candidate, Outcome.LEFT_FOR_NEXT_RUN, why_left or self._why_left(candidate))
+            self._resolve_lost(_lost(candidates))
+        except Terminated:
+            self._end_early(candidates)
         return [candidate.result for candidate in candidates if candidate.result]
+
+    def _end_early(self, candidates: list[_Candidate]) -> None:
+        """Settle everything without another request: the task may have been marked as failed to stop the deletions."""
+        log.warning("%s", TERMINATED)
+        for candidate in _pending(candidates):
+            self._settle(candidate, Outcome.LEFT_FOR_NEXT_RUN, TERMINATED.summary, TERMINATED)
+        for candidate in _lost(candidates):
+            self._settle(candidate, Outcome.UNKNOWN, "the pod was not read", candidate.lost)
 
     def _check_scope(self, candidate: _Candidate, namespaces: Collection[str]) -> None:
         namespace = candidate.pod.namespace
@@ -204,7 +222,7 @@ class _Reaper:
 
     def _delete_in_batches(self, candidates: list[_Candidate]) -> str:
         """Delete batch by batch, and return why all pending candidates are left, if they have one reason."""
-        with ThreadPoolExecutor(CONCURRENT_DELETES, thread_name_prefix="reap") as pool:
+        with _threads() as pool:
             while pending := _pending(candidates):
                 if self._given_up >= CONCURRENT_DELETES:
                     return NO_RESPONSE
@@ -319,8 +337,10 @@ class _Reaper:
             return
         try:
             yield from self._verify_and_delete(candidate, snapshot)
-        except Exception as error:  # whatever it is, there must be a report
-            self._settle(candidate, Outcome.FAILED, error=_to_error(error))
+        except Exception as exception:  # whatever it is, there must be a report
+            error = _to_error(exception)
+            candidate.lost = error if candidate.lost is IN_FLIGHT else candidate.lost
+            self._settle(candidate, Outcome.FAILED, error=error)
 
     def _verify_and_delete(self, candidate: _Candidate, snapshot: _Snapshot) -> _Steps[None]:
         """Reclassify the pod and delete it if it is still a zombie. Leave it pending if the snapshot has expired."""
@@ -383,13 +403,16 @@ class _Reaper:
             return False
         if not candidate.attempts:
             candidate.first_attempt = self._monotonic()
+        lost, candidate.lost = candidate.lost, IN_FLIGHT
         try:
             accepted = yield partial(self._cluster.delete, candidate.pod, self._grace_period(candidate.verdict))
         except Conflict as conflict:
+            candidate.lost = lost
             return (yield from self._resolve_conflict(candidate, conflict))
         except NotFound:
             self._settle_gone(candidate)
         except KubernetesError as error:
+            candidate.lost = error if error.outcome_unknown else lost
             self._record_failure(candidate, error)
             return False
         else:
@@ -418,7 +441,7 @@ class _Reaper:
         """Take in a deletion that failed: schedule another attempt, or settle it."""
         if error.outcome_unknown:
             self._count(candidate)
-            candidate.lost, self._lost_at = error, self._monotonic()
+            self._lost_at = self._monotonic()
         if error.is_retryable:
             now = self._monotonic()
             candidate.attempts += 1
@@ -455,19 +478,19 @@ class _Reaper:
             return
         time.sleep(max(0.0, self._lost_at + self._delete_timeout - self._monotonic()))
         self._silent = 0
-        with ThreadPoolExecutor(CONCURRENT_DELETES, thread_name_prefix="read") as pool:
+        with _threads() as pool:
             _run(pool, map(self._read_lost, candidates))
 
     def _read_lost(self, candidate: _Candidate) -> _Steps[None]:
         """Read a pod, and keep its result only if its deletion was not carried out."""
-        before, lost, candidate.lost = candidate.pod, candidate.lost, None
+        before = candidate.pod
         try:
             if self._silent:
                 raise KubernetesError("not read", cause=NO_RESPONSE)
             pod = yield from self._read_again(before)
         except Exception as error:
             self._silent += not getattr(error, "has_response", True)
-            self._settle(candidate, Outcome.UNKNOWN, f"the pod could not be read: {error}", lost)
+            self._settle(candidate, Outcome.UNKNOWN, f"the pod could not be read: {error}", candidate.lost)
             return
         was_overdue = candidate.verdict.is_zombie and before.deletion_deadline is not None
         if pod is None or pod.uid != before.uid:
@@ -475,6 +498,7 @@ class _Reaper:
         elif pod.deletion_deadline is not None and not was_overdue:
             self._settle_accepted(candidate, DeleteResult.from_accepted(pod.finalizers, pod.deletion_deadline))
         elif candidate.result:
+            candidate.lost = None
             _log_result(candidate.result)
 
     def _grace_period(self, verdict: Verdict) -> int:
@@ -536,27 +560,56 @@ def _run(pool: ThreadPoolExecutor, processes: Iterable[_Steps[None]]) -> None:
     waiting = iter(processes)
     running: dict[Future[Any], _Steps[None]] = {}
     responses: SimpleQueue[Future[Any]] = SimpleQueue()
-    while True:
-        if len(running) < CONCURRENT_DELETES and (steps := next(waiting, None)) is not None:
-            resume = partial(next, steps)
-        elif running:
-            future = responses.get()
-            steps, error = running.pop(future), future.exception()
-            resume = partial(steps.throw, error) if error else partial(steps.send, future.result())
-        else:
-            return
-        try:
-            future = pool.submit(resume())
-        except StopIteration:
-            continue
-        running[future] = steps
-        future.add_done_callback(responses.put)
+    try:
+        while True:
+            if len(running) < CONCURRENT_DELETES and (steps := next(waiting, None)) is not None:
+                request = _resume(steps)
+            elif running:
+                future = responses.get()
+                steps = running.pop(future)
+                request = _resume(steps, future)
+            else:
+                return
+            if request is not None:
+                future = pool.submit(request)
+                running[future] = steps
+                future.add_done_callback(responses.put)
+    except Terminated:
+        for future in wait(running, MAX_TERMINATION).done:
+            _resume(running[future], future)  # its next request is not sent
+        raise
+
+
+def _resume(steps: _Steps[None], future: Future[Any] | None = None) -> _Request | None:
+    """Continue with the response to the last request, and return the next one, or None at the end."""
+    try:
+        if future is None:
+            return next(steps)
+        error = future.exception()
+        return steps.throw(error) if error else steps.send(future.result())
+    except StopIteration:
+        return None
+
+
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """Provide threads for requests. After a termination, those that still wait for a response are not awaited."""
+    pool = ThreadPoolExecutor(CONCURRENT_DELETES, thread_name_prefix="reap")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False)
 
 
 def _log_result(result: Result) -> None:
     if result.outcome not in _NOT_LOGGED:
         for line in result_lines(result):
             log.log(_LEVELS.get(result.outcome, logging.INFO), "%s", line)
+
+
+def _lost(candidates: Iterable[_Candidate]) -> list[_Candidate]:
+    """Return those that may have been deleted although no response confirms it."""
+    return [c for c in candidates if c.lost and c.result and c.result.outcome in _NOT_DELETED]
 
 
 def _pending(candidates: Iterable[_Candidate]) -> list[_Candidate]:

@@ -26,6 +26,7 @@ from .kube.pods import PodClient
 from .reap import reap
 from .settings import Settings
 from .task_instances.choice import choose_source
+from .termination import raise_on_sigterm
 from .text import pluralize, wrap
 from .xcom_retention import delete_previous_inputs
 
@@ -165,7 +166,8 @@ class Cleanup:
         cluster = PodClient(settings.kubernetes_conn_id)
         source = choose_source(settings.airflow_conn_id, context["ti"])
         namespaces = settings.namespace_list() or [cluster.own_namespace()]
-        results = reap(zombies, cluster, source, settings, namespaces)
+        with raise_on_sigterm():
+            results = reap(zombies, cluster, source, settings, namespaces)
         errors = [*errors_by_namespace.values(), *report.failures(results)]
         topics = report.reap_summary(results, settings, pods)
         summary = "; ".join(topics)
