@@ -6,6 +6,8 @@ The main thread owns all state. A worker thread sends one request and returns th
 from __future__ import annotations
 
 import logging
+import math
+import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
@@ -35,6 +37,7 @@ from .verdict import Verdict
 log = logging.getLogger(__name__)
 
 NO_RESPONSE = "the API server does not respond"
+OUT_OF_TIME = "the time of the run was over"
 NO_ANSWERS = "their task instances could not be queried"
 TERMINATED = KpoCleanupError("reap received SIGTERM, because it was marked as failed or its worker is shutting down")
 IN_FLIGHT: KpoCleanupError = KubernetesError(
@@ -44,9 +47,11 @@ BATCH = 100  # pods that share one snapshot, at most
 MAX_QUERY_FAILURES = 10  # in a row, of pods that were asked about alone; then the source answers nothing
 MAX_QUERY_SECONDS = 60  # that at least three such failures in a row may take
 MAX_SNAPSHOT_AGE = 5.0  # seconds after which nothing is deleted on its evidence
-MAX_FAILURES = 5  # in a row in a namespace, after which the others go first and it is only probed
+MAX_FAILURES = 5  # in a row in a namespace, after which the others go first and it is only probed, at random
+MAX_NAMESPACES = 5  # with the same failure, after which one is enough in any other
 MAX_PROBES = 30  # pods of such a namespace that are tried before the rest is left: what fails may concern only some
 MAX_TERMINATION = 2  # seconds for which a terminated run waits for responses: Airflow 3 kills it after 5
+MAX_SILENT = 2 * CONCURRENT_DELETES  # pods in a row without a response, the second half of them at random
 MAX_CONFLICTS = 4  # times that a pod or its successor is read again before the pod is given up
 
 T = TypeVar("T")
@@ -70,6 +75,7 @@ class _Candidate:
     is_counted: bool = False  # towards max_deletes: it was deleted, or may have been
     lost: KpoCleanupError | None = None  # the latest attempt that may have been carried out nevertheless
     result: Result | None = None
+    rank: float = field(default_factory=random.random)  # among probes: those of one run are not those of the next
 
     @property
     def pod(self) -> Pod:
@@ -82,12 +88,12 @@ class _Trouble:
 
     error: KubernetesError  # the latest
     in_a_row: int = 0
-    tried: set[str] = field(default_factory=set)  # by uid
-    has_response: bool = False
+    probed: set[str] = field(default_factory=set)  # by uid
+    may_pass: bool = False  # whether a server responded that another attempt, or another pod, may succeed
 
     @property
     def max_probes(self) -> int:
-        return MAX_PROBES if self.has_response else CONCURRENT_DELETES
+        return MAX_PROBES if self.may_pass else CONCURRENT_DELETES
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,7 @@ def reap(
     retry_policy: RetryPolicy | None = None,
     batch_size: int = BATCH,
     delete_timeout: float = DELETE_TIMEOUT,
+    max_seconds: float = math.inf,
 ) -> list[Result]:
     """Delete the zombies in their order, at most ``max_deletes`` of them, and return a result for each.
 
@@ -124,9 +131,10 @@ def reap(
     :param monotonic: returns seconds, to measure the age of a snapshot by.
     :param batch_size: pods that share one snapshot.
     :param delete_timeout: seconds after which a deletion without a response is no longer carried out.
+    :param max_seconds: after which nothing more is sent, except for requests that are under way and the last reads.
     """
     policy = retry_policy or RetryPolicy()
-    reaper = _Reaper(cluster, source, settings, clock, monotonic, policy, batch_size, delete_timeout)
+    reaper = _Reaper(cluster, source, settings, clock, monotonic, policy, batch_size, delete_timeout, max_seconds)
     return reaper.run(zombies, namespaces)
 
 
@@ -143,10 +151,12 @@ class _Reaper:
         retry_policy: RetryPolicy,
         batch_size: int,
         delete_timeout: float,
+        max_seconds: float,
     ) -> None:
         self._cluster, self._source, self._settings = cluster, source, settings
         self._clock, self._monotonic, self._retry_policy = clock, monotonic, retry_policy
         self._batch_size, self._delete_timeout = batch_size, delete_timeout
+        self._max_seconds = max_seconds
         self._pods: dict[TaskInstanceKey, dict[str, Pod]] = defaultdict(dict)  # as last read, by uid
         self._listed_at = 0.0  # by the monotonic clock, like the times in `_read_at`
         self._read_at: dict[str, float] = {}  # by uid of those that were read after the listing
@@ -158,8 +168,8 @@ class _Reaper:
         self._size = batch_size  # of the next batch: fewer pods after a query that failed or was too slow
         self._failed_queries: list[float] = []  # seconds of those in a row that were about one task instance
         self._failed_dags: Counter[str] = Counter()  # such queries by DAG
-        self._refusals: dict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)  # by namespace and error
-        self._refusing: dict[str, KpoCleanupError] = {}  # by namespace in which nothing is sent any more
+        self._namespaces_with: Counter[tuple[str, ...]] = Counter()  # such failures, by the signature of their error
+        self._dag_ranks: defaultdict[str, float] = defaultdict(random.random)
 
     def run(self, zombies: Sequence[Verdict], namespaces: Collection[str]) -> list[Result]:
         """Account for every zombie, in their order."""
@@ -170,7 +180,9 @@ class _Reaper:
             self._list_again(_pending(candidates))
             why_left = self._delete_in_batches(candidates)
             for candidate in _pending(candidates):
-                self._settle(candidate, Outcome.LEFT_FOR_NEXT_RUN, why_left or self._why_left(candidate))
+                why = why_left or self._why_left(candidate)
+                outcome = Outcome.FAILED if candidate.lost else Outcome.LEFT_FOR_NEXT_RUN
+                self._settle(candidate, outcome, why, candidate.lost)
             self._resolve_lost(_lost(candidates))
         except Terminated:
             self._end_early(candidates)
@@ -224,8 +236,10 @@ class _Reaper:
         """Delete batch by batch, and return why all pending candidates are left, if they have one reason."""
         with _threads() as pool:
             while pending := _pending(candidates):
-                if self._given_up >= CONCURRENT_DELETES:
+                if self._given_up >= MAX_SILENT:
                     return NO_RESPONSE
+                if self._monotonic() - self._listed_at >= self._max_seconds:
+                    return OUT_OF_TIME
                 room = self._settings.max_deletes - self._counted
                 healthy, probes = self._by_health(pending)
                 now = self._monotonic()
@@ -235,6 +249,8 @@ class _Reaper:
                     batch = _next_batch(self._by_dag(probes), min(self._size, CONCURRENT_DELETES), room, now)
                 if not batch:
                     waiting = [candidate for candidate in [*healthy, *probes] if candidate.is_counted or room > 0]
+                    if not waiting and self._release_lost(candidates):
+                        continue
                     if not waiting:
                         return ""
                     time.sleep(max(0.0, min(c.not_before for c in waiting) - self._monotonic()))
@@ -257,21 +273,28 @@ class _Reaper:
     def _by_health(self, pending: list[_Candidate]) -> tuple[list[_Candidate], list[_Candidate]]:
         """Return the candidates in namespaces without trouble, and those that probe the others: the untried first."""
         healthy = [candidate for candidate in pending if not self._is_in_trouble(candidate)]
+        if max(self._namespaces_with.values(), default=0) >= MAX_NAMESPACES:
+            healthy.sort(key=lambda candidate: candidate.rank)  # so that few pods of one namespace are tried at once
         probes: list[_Candidate] = []
         untried: Counter[str] = Counter()
-        for candidate in sorted(filter(self._is_in_trouble, pending), key=lambda candidate: candidate.attempts):
+        for candidate in sorted(filter(self._is_in_trouble, pending), key=lambda c: (c.attempts, c.rank)):
             namespace = candidate.pod.namespace
             trouble = self._troubles[namespace]
-            if candidate.attempts or len(trouble.tried) + untried[namespace] < trouble.max_probes:
+            if candidate.attempts or len(trouble.probed) + untried[namespace] < trouble.max_probes:
                 untried[namespace] += not candidate.attempts
                 probes.append(candidate)
         return healthy, probes
 
     def _by_dag(self, candidates: list[_Candidate]) -> list[_Candidate]:
-        """Order candidates so that a small batch is about few DAGs, and those whose queries failed come last."""
+        """Order candidates so that a small batch is about few DAGs, and those whose queries failed come last.
+
+        Once queries fail, the order of the DAGs is random, so that no run begins with the failures of the last one.
+        """
         if self._size == self._batch_size and not self._failed_dags:
             return candidates
-        order = {dag_id: n for n, dag_id in enumerate(dict.fromkeys(c.pod.dag_id for c in candidates))}
+        order: Mapping[str, float] = self._dag_ranks
+        if not self._failed_dags:
+            order = {dag_id: n for n, dag_id in enumerate(dict.fromkeys(c.pod.dag_id for c in candidates))}
         return sorted(candidates, key=lambda c: (self._failed_dags[c.pod.dag_id], order[c.pod.dag_id]))
 
     def _record_failed_query(self, batch: list[_Candidate], error: KpoCleanupError, seconds: float) -> None:
@@ -291,7 +314,10 @@ class _Reaper:
 
     def _is_in_trouble(self, candidate: _Candidate) -> bool:
         trouble = self._troubles.get(candidate.pod.namespace)
-        return trouble is not None and trouble.in_a_row >= MAX_FAILURES
+        if trouble is None:
+            return False
+        is_widespread = self._namespaces_with[trouble.error.signature] >= MAX_NAMESPACES
+        return trouble.in_a_row >= (1 if is_widespread else MAX_FAILURES)
 
     def _why_left(self, candidate: _Candidate) -> str:
         if self._counted < self._settings.max_deletes:
@@ -329,12 +355,17 @@ class _Reaper:
         pods = [pod for key in keys for pod in self._pods[key].values()]
         return Snapshot(pods, task_instances, self._settings, int(self._clock()), records)
 
+    def _is_responding(self) -> bool:
+        return self._silent < CONCURRENT_DELETES and self._given_up < MAX_SILENT
+
     def _has_expired(self, snapshot: _Snapshot) -> bool:
         return self._monotonic() - snapshot.taken_at > MAX_SNAPSHOT_AGE
 
     def _process(self, candidate: _Candidate, snapshot: _Snapshot, is_probing: bool) -> _Steps[None]:
-        if self._is_in_trouble(candidate) and not is_probing:
-            return
+        if self._is_in_trouble(candidate):
+            if not is_probing:
+                return
+            self._troubles[candidate.pod.namespace].probed.add(candidate.pod.uid)
         try:
             yield from self._verify_and_delete(candidate, snapshot)
         except Exception as exception:  # whatever it is, there must be a report
@@ -345,7 +376,7 @@ class _Reaper:
     def _verify_and_delete(self, candidate: _Candidate, snapshot: _Snapshot) -> _Steps[None]:
         """Reclassify the pod and delete it if it is still a zombie. Leave it pending if the snapshot has expired."""
         key = candidate.pod.key
-        while max(self._silent, self._given_up) < CONCURRENT_DELETES and not self._has_expired(snapshot):
+        while self._is_responding() and not self._has_expired(snapshot):
             verdict = snapshot.classifiers[key].classify(candidate.pod)
             successor = self._stale_successor(verdict, snapshot.classifiers[key])
             if successor is not None:
@@ -390,16 +421,11 @@ class _Reaper:
 
     def _delete(self, candidate: _Candidate) -> _Steps[bool]:
         """Delete a zombie, and return whether it has changed and must be classified again instead."""
-        refusal = self._refusing.get(candidate.pod.namespace)
         if self._settings.dry_run:
             self._count(candidate)
             grace_period = self._expected_grace_period(candidate.verdict)
             deadline = int(self._clock()) + grace_period if grace_period else None
             self._settle(candidate, Outcome.WOULD_DELETE, deadline=deadline)
-            return False
-        if refusal is not None:
-            detail = f"not sent, because {CONCURRENT_DELETES} deletions in its namespace were refused"
-            self._settle(candidate, Outcome.FAILED, detail, refusal)
             return False
         if not candidate.attempts:
             candidate.first_attempt = self._monotonic()
@@ -455,22 +481,18 @@ class _Reaper:
             self._given_up = 0 if error.has_response else self._given_up + 1
         else:
             self._silent = self._given_up = 0
-            self._troubles.pop(candidate.pod.namespace, None)
-            if not isinstance(error, AdmissionDenied):  # which is about this pod only
-                self._count_refusal(candidate.pod.namespace, error)
+            if isinstance(error, AdmissionDenied):  # which is about this pod only
+                self._troubles.pop(candidate.pod.namespace, None)
+            else:
+                self._record_trouble(candidate, error)
         self._settle(candidate, Outcome.FAILED, error=error)
 
     def _record_trouble(self, candidate: _Candidate, error: KubernetesError) -> None:
         trouble = self._troubles.setdefault(candidate.pod.namespace, _Trouble(error))
         trouble.error = error
         trouble.in_a_row += 1
-        trouble.tried.add(candidate.pod.uid)
-        trouble.has_response |= error.has_response
-
-    def _count_refusal(self, namespace: str, error: KubernetesError) -> None:
-        self._refusals[namespace][error.signature] += 1
-        if self._refusals[namespace][error.signature] == CONCURRENT_DELETES:
-            self._refusing[namespace] = error
+        trouble.may_pass |= error.is_retryable and error.has_response
+        self._namespaces_with[error.signature] += trouble.in_a_row == MAX_FAILURES
 
     def _resolve_lost(self, candidates: list[_Candidate]) -> None:
         """Find out what became of pods whose deletion may have been carried out although its response was lost."""
@@ -480,6 +502,12 @@ class _Reaper:
         self._silent = 0
         with _threads() as pool:
             _run(pool, map(self._read_lost, candidates))
+
+    def _release_lost(self, candidates: list[_Candidate]) -> bool:
+        """Find out which deletions that count were not carried out, so that untried pods can take their places."""
+        before = self._counted
+        self._resolve_lost(_lost(candidates))
+        return self._counted < before
 
     def _read_lost(self, candidate: _Candidate) -> _Steps[None]:
         """Read a pod, and keep its result only if its deletion was not carried out."""
@@ -498,7 +526,8 @@ class _Reaper:
         elif pod.deletion_deadline is not None and not was_overdue:
             self._settle_accepted(candidate, DeleteResult.from_accepted(pod.finalizers, pod.deletion_deadline))
         elif candidate.result:
-            candidate.lost = None
+            candidate.lost, candidate.is_counted = None, False
+            self._counted -= 1
             _log_result(candidate.result)
 
     def _grace_period(self, verdict: Verdict) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -167,7 +168,7 @@ class Cleanup:
         source = choose_source(settings.airflow_conn_id, context["ti"])
         namespaces = settings.namespace_list() or [cluster.own_namespace()]
         with raise_on_sigterm():
-            results = reap(zombies, cluster, source, settings, namespaces)
+            results = reap(zombies, cluster, source, settings, namespaces, max_seconds=_time_for_reap(context["ti"]))
         errors = [*errors_by_namespace.values(), *report.failures(results)]
         topics = report.reap_summary(results, settings, pods)
         summary = "; ".join(topics)
@@ -201,6 +202,12 @@ class Cleanup:
         settings = replace(settings, dry_run=settings.dry_run or bool(earlier.get("dry_run")))
         _warn_if_dry(settings)
         return settings
+
+
+def _time_for_reap(ti: Any) -> float:
+    """Return the seconds for which reap may delete, so that it has reported when Airflow's timeout ends the task."""
+    timeout = ti.task.execution_timeout
+    return math.inf if timeout is None else 0.8 * float(timeout.total_seconds())
 
 
 def _log(level: int, lines: Iterable[str]) -> None:
