@@ -41,6 +41,7 @@ The modules, in the order in which a run uses them:
 ``evidence``                       the evidence as phrases for people
 ``diagnosis``                      why a zombie was left behind, and what prevents the next one
 ``reap``                           verify again, delete, account for every pod
+``termination``                    end it early on SIGTERM
 ``results``                        the results of that
 ``xcom_retention``                 delete the inputs of an earlier run
 ``xcom``                           what passes between the tasks

@@ -6,10 +6,13 @@ The main thread owns all state. A worker thread sends one request and returns th
 from __future__ import annotations
 
 import logging
+import math
+import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
@@ -27,19 +30,28 @@ from .retry import RetryPolicy
 from .settings import Settings
 from .task_instance import Record, TaskInstances
 from .task_instances.interface import TaskInstanceSource
+from .termination import Terminated
 from .text import pluralize
 from .verdict import Verdict
 
 log = logging.getLogger(__name__)
 
 NO_RESPONSE = "the API server does not respond"
+OUT_OF_TIME = "the time of the run was over"
 NO_ANSWERS = "their task instances could not be queried"
+TERMINATED = KpoCleanupError("reap received SIGTERM, because it was marked as failed or its worker is shutting down")
+IN_FLIGHT: KpoCleanupError = KubernetesError(
+    "deleting the pod", cause="reap was terminated before the response arrived"
+)
 BATCH = 100  # pods that share one snapshot, at most
 MAX_QUERY_FAILURES = 10  # in a row, of pods that were asked about alone; then the source answers nothing
 MAX_QUERY_SECONDS = 60  # that at least three such failures in a row may take
 MAX_SNAPSHOT_AGE = 5.0  # seconds after which nothing is deleted on its evidence
-MAX_FAILURES = 5  # in a row in a namespace, after which the others go first and it is only probed
+MAX_FAILURES = 5  # in a row in a namespace, after which the others go first and it is only probed, at random
+MAX_NAMESPACES = 5  # with the same failure, after which one is enough in any other
 MAX_PROBES = 30  # pods of such a namespace that are tried before the rest is left: what fails may concern only some
+MAX_TERMINATION = 2  # seconds for which a terminated run waits for responses: Airflow 3 kills it after 5
+MAX_SILENT = 2 * CONCURRENT_DELETES  # pods in a row without a response, the second half of them at random
 MAX_CONFLICTS = 4  # times that a pod or its successor is read again before the pod is given up
 
 T = TypeVar("T")
@@ -61,8 +73,9 @@ class _Candidate:
     not_before: float = 0.0
     conflicts: int = 0
     is_counted: bool = False  # towards max_deletes: it was deleted, or may have been
-    lost: KubernetesError | None = None  # the latest attempt that may have been carried out nevertheless
+    lost: KpoCleanupError | None = None  # the latest attempt that may have been carried out nevertheless
     result: Result | None = None
+    rank: float = field(default_factory=random.random)  # among probes: those of one run are not those of the next
 
     @property
     def pod(self) -> Pod:
@@ -75,12 +88,12 @@ class _Trouble:
 
     error: KubernetesError  # the latest
     in_a_row: int = 0
-    tried: set[str] = field(default_factory=set)  # by uid
-    has_response: bool = False
+    probed: set[str] = field(default_factory=set)  # by uid
+    may_pass: bool = False  # whether a server responded that another attempt, or another pod, may succeed
 
     @property
     def max_probes(self) -> int:
-        return MAX_PROBES if self.has_response else CONCURRENT_DELETES
+        return MAX_PROBES if self.may_pass else CONCURRENT_DELETES
 
 
 @dataclass(frozen=True)
@@ -107,6 +120,7 @@ def reap(
     retry_policy: RetryPolicy | None = None,
     batch_size: int = BATCH,
     delete_timeout: float = DELETE_TIMEOUT,
+    max_seconds: float = math.inf,
 ) -> list[Result]:
     """Delete the zombies in their order, at most ``max_deletes`` of them, and return a result for each.
 
@@ -117,9 +131,10 @@ def reap(
     :param monotonic: returns seconds, to measure the age of a snapshot by.
     :param batch_size: pods that share one snapshot.
     :param delete_timeout: seconds after which a deletion without a response is no longer carried out.
+    :param max_seconds: after which nothing more is sent, except for requests that are under way and the last reads.
     """
     policy = retry_policy or RetryPolicy()
-    reaper = _Reaper(cluster, source, settings, clock, monotonic, policy, batch_size, delete_timeout)
+    reaper = _Reaper(cluster, source, settings, clock, monotonic, policy, batch_size, delete_timeout, max_seconds)
     return reaper.run(zombies, namespaces)
 
 
@@ -136,10 +151,12 @@ class _Reaper:
         retry_policy: RetryPolicy,
         batch_size: int,
         delete_timeout: float,
+        max_seconds: float,
     ) -> None:
         self._cluster, self._source, self._settings = cluster, source, settings
         self._clock, self._monotonic, self._retry_policy = clock, monotonic, retry_policy
         self._batch_size, self._delete_timeout = batch_size, delete_timeout
+        self._max_seconds = max_seconds
         self._pods: dict[TaskInstanceKey, dict[str, Pod]] = defaultdict(dict)  # as last read, by uid
         self._listed_at = 0.0  # by the monotonic clock, like the times in `_read_at`
         self._read_at: dict[str, float] = {}  # by uid of those that were read after the listing
@@ -151,20 +168,33 @@ class _Reaper:
         self._size = batch_size  # of the next batch: fewer pods after a query that failed or was too slow
         self._failed_queries: list[float] = []  # seconds of those in a row that were about one task instance
         self._failed_dags: Counter[str] = Counter()  # such queries by DAG
-        self._refusals: dict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)  # by namespace and error
-        self._refusing: dict[str, KpoCleanupError] = {}  # by namespace in which nothing is sent any more
+        self._namespaces_with: Counter[tuple[str, ...]] = Counter()  # such failures, by the signature of their error
+        self._dag_ranks: defaultdict[str, float] = defaultdict(random.random)
 
     def run(self, zombies: Sequence[Verdict], namespaces: Collection[str]) -> list[Result]:
         """Account for every zombie, in their order."""
         candidates = [_Candidate(zombie) for zombie in zombies]
         for candidate in candidates:
             self._check_scope(candidate, namespaces)
-        self._list_again(_pending(candidates))
-        why_left = self._delete_in_batches(candidates)
-        for candidate in _pending(candidates):
-            self._settle(candidate, Outcome.LEFT_FOR_NEXT_RUN, why_left or self._why_left(candidate))
-        self._resolve_lost([c for c in candidates if c.lost and c.result and c.result.outcome in _NOT_DELETED])
+        try:
+            self._list_again(_pending(candidates))
+            why_left = self._delete_in_batches(candidates)
+            for candidate in _pending(candidates):
+                why = why_left or self._why_left(candidate)
+                outcome = Outcome.FAILED if candidate.lost else Outcome.LEFT_FOR_NEXT_RUN
+                self._settle(candidate, outcome, why, candidate.lost)
+            self._resolve_lost(_lost(candidates))
+        except Terminated:
+            self._end_early(candidates)
         return [candidate.result for candidate in candidates if candidate.result]
+
+    def _end_early(self, candidates: list[_Candidate]) -> None:
+        """Settle everything without another request: the task may have been marked as failed to stop the deletions."""
+        log.warning("%s", TERMINATED)
+        for candidate in _pending(candidates):
+            self._settle(candidate, Outcome.LEFT_FOR_NEXT_RUN, TERMINATED.summary, TERMINATED)
+        for candidate in _lost(candidates):
+            self._settle(candidate, Outcome.UNKNOWN, "the pod was not read", candidate.lost)
 
     def _check_scope(self, candidate: _Candidate, namespaces: Collection[str]) -> None:
         namespace = candidate.pod.namespace
@@ -204,10 +234,12 @@ class _Reaper:
 
     def _delete_in_batches(self, candidates: list[_Candidate]) -> str:
         """Delete batch by batch, and return why all pending candidates are left, if they have one reason."""
-        with ThreadPoolExecutor(CONCURRENT_DELETES, thread_name_prefix="reap") as pool:
+        with _threads() as pool:
             while pending := _pending(candidates):
-                if self._given_up >= CONCURRENT_DELETES:
+                if self._given_up >= MAX_SILENT:
                     return NO_RESPONSE
+                if self._monotonic() - self._listed_at >= self._max_seconds:
+                    return OUT_OF_TIME
                 room = self._settings.max_deletes - self._counted
                 healthy, probes = self._by_health(pending)
                 now = self._monotonic()
@@ -217,6 +249,8 @@ class _Reaper:
                     batch = _next_batch(self._by_dag(probes), min(self._size, CONCURRENT_DELETES), room, now)
                 if not batch:
                     waiting = [candidate for candidate in [*healthy, *probes] if candidate.is_counted or room > 0]
+                    if not waiting and self._release_lost(candidates):
+                        continue
                     if not waiting:
                         return ""
                     time.sleep(max(0.0, min(c.not_before for c in waiting) - self._monotonic()))
@@ -239,21 +273,28 @@ class _Reaper:
     def _by_health(self, pending: list[_Candidate]) -> tuple[list[_Candidate], list[_Candidate]]:
         """Return the candidates in namespaces without trouble, and those that probe the others: the untried first."""
         healthy = [candidate for candidate in pending if not self._is_in_trouble(candidate)]
+        if max(self._namespaces_with.values(), default=0) >= MAX_NAMESPACES:
+            healthy.sort(key=lambda candidate: candidate.rank)  # so that few pods of one namespace are tried at once
         probes: list[_Candidate] = []
         untried: Counter[str] = Counter()
-        for candidate in sorted(filter(self._is_in_trouble, pending), key=lambda candidate: candidate.attempts):
+        for candidate in sorted(filter(self._is_in_trouble, pending), key=lambda c: (c.attempts, c.rank)):
             namespace = candidate.pod.namespace
             trouble = self._troubles[namespace]
-            if candidate.attempts or len(trouble.tried) + untried[namespace] < trouble.max_probes:
+            if candidate.attempts or len(trouble.probed) + untried[namespace] < trouble.max_probes:
                 untried[namespace] += not candidate.attempts
                 probes.append(candidate)
         return healthy, probes
 
     def _by_dag(self, candidates: list[_Candidate]) -> list[_Candidate]:
-        """Order candidates so that a small batch is about few DAGs, and those whose queries failed come last."""
+        """Order candidates so that a small batch is about few DAGs, and those whose queries failed come last.
+
+        Once queries fail, the order of the DAGs is random, so that no run begins with the failures of the last one.
+        """
         if self._size == self._batch_size and not self._failed_dags:
             return candidates
-        order = {dag_id: n for n, dag_id in enumerate(dict.fromkeys(c.pod.dag_id for c in candidates))}
+        order: Mapping[str, float] = self._dag_ranks
+        if not self._failed_dags:
+            order = {dag_id: n for n, dag_id in enumerate(dict.fromkeys(c.pod.dag_id for c in candidates))}
         return sorted(candidates, key=lambda c: (self._failed_dags[c.pod.dag_id], order[c.pod.dag_id]))
 
     def _record_failed_query(self, batch: list[_Candidate], error: KpoCleanupError, seconds: float) -> None:
@@ -273,7 +314,10 @@ class _Reaper:
 
     def _is_in_trouble(self, candidate: _Candidate) -> bool:
         trouble = self._troubles.get(candidate.pod.namespace)
-        return trouble is not None and trouble.in_a_row >= MAX_FAILURES
+        if trouble is None:
+            return False
+        is_widespread = self._namespaces_with[trouble.error.signature] >= MAX_NAMESPACES
+        return trouble.in_a_row >= (1 if is_widespread else MAX_FAILURES)
 
     def _why_left(self, candidate: _Candidate) -> str:
         if self._counted < self._settings.max_deletes:
@@ -313,21 +357,28 @@ class _Reaper:
         pods = [pod for key in keys for pod in self._pods[key].values()]
         return Snapshot(pods, task_instances, self._settings, int(self._clock()), records)
 
+    def _is_responding(self) -> bool:
+        return self._silent < CONCURRENT_DELETES and self._given_up < MAX_SILENT
+
     def _has_expired(self, snapshot: _Snapshot) -> bool:
         return self._monotonic() - snapshot.taken_at > MAX_SNAPSHOT_AGE
 
     def _process(self, candidate: _Candidate, snapshot: _Snapshot, is_probing: bool) -> _Steps[None]:
-        if self._is_in_trouble(candidate) and not is_probing:
-            return
+        if self._is_in_trouble(candidate):
+            if not is_probing:
+                return
+            self._troubles[candidate.pod.namespace].probed.add(candidate.pod.uid)
         try:
             yield from self._verify_and_delete(candidate, snapshot)
-        except Exception as error:  # whatever it is, there must be a report
-            self._settle(candidate, Outcome.FAILED, error=_to_error(error))
+        except Exception as exception:  # whatever it is, there must be a report
+            error = _to_error(exception)
+            candidate.lost = error if candidate.lost is IN_FLIGHT else candidate.lost
+            self._settle(candidate, Outcome.FAILED, error=error)
 
     def _verify_and_delete(self, candidate: _Candidate, snapshot: _Snapshot) -> _Steps[None]:
         """Reclassify the pod and delete it if it is still a zombie. Leave it pending if the snapshot has expired."""
         key = candidate.pod.key
-        while max(self._silent, self._given_up) < CONCURRENT_DELETES and not self._has_expired(snapshot):
+        while self._is_responding() and not self._has_expired(snapshot):
             verdict = snapshot.classifiers[key].classify(candidate.pod)
             successor = self._stale_successor(verdict, snapshot.classifiers[key])
             if successor is not None:
@@ -372,26 +423,24 @@ class _Reaper:
 
     def _delete(self, candidate: _Candidate) -> _Steps[bool]:
         """Delete a zombie, and return whether it has changed and must be classified again instead."""
-        refusal = self._refusing.get(candidate.pod.namespace)
         if self._settings.dry_run:
             self._count(candidate)
             grace_period = self._expected_grace_period(candidate.verdict)
             deadline = int(self._clock()) + grace_period if grace_period else None
             self._settle(candidate, Outcome.WOULD_DELETE, deadline=deadline)
             return False
-        if refusal is not None:
-            detail = f"not sent, because {CONCURRENT_DELETES} deletions in its namespace were refused"
-            self._settle(candidate, Outcome.FAILED, detail, refusal)
-            return False
         if not candidate.attempts:
             candidate.first_attempt = self._monotonic()
+        lost, candidate.lost = candidate.lost, IN_FLIGHT
         try:
             accepted = yield partial(self._cluster.delete, candidate.pod, self._grace_period(candidate.verdict))
         except Conflict as conflict:
+            candidate.lost = lost
             return (yield from self._resolve_conflict(candidate, conflict))
         except NotFound:
             self._settle_gone(candidate)
         except KubernetesError as error:
+            candidate.lost = error if error.outcome_unknown else lost
             self._record_failure(candidate, error)
             return False
         else:
@@ -420,7 +469,7 @@ class _Reaper:
         """Take in a deletion that failed: schedule another attempt, or settle it."""
         if error.outcome_unknown:
             self._count(candidate)
-            candidate.lost, self._lost_at = error, self._monotonic()
+            self._lost_at = self._monotonic()
         if error.is_retryable:
             now = self._monotonic()
             candidate.attempts += 1
@@ -434,22 +483,18 @@ class _Reaper:
             self._given_up = 0 if error.has_response else self._given_up + 1
         else:
             self._silent = self._given_up = 0
-            self._troubles.pop(candidate.pod.namespace, None)
-            if not isinstance(error, AdmissionDenied):  # which is about this pod only
-                self._count_refusal(candidate.pod.namespace, error)
+            if isinstance(error, AdmissionDenied):  # which is about this pod only
+                self._troubles.pop(candidate.pod.namespace, None)
+            else:
+                self._record_trouble(candidate, error)
         self._settle(candidate, Outcome.FAILED, error=error)
 
     def _record_trouble(self, candidate: _Candidate, error: KubernetesError) -> None:
         trouble = self._troubles.setdefault(candidate.pod.namespace, _Trouble(error))
         trouble.error = error
         trouble.in_a_row += 1
-        trouble.tried.add(candidate.pod.uid)
-        trouble.has_response |= error.has_response
-
-    def _count_refusal(self, namespace: str, error: KubernetesError) -> None:
-        self._refusals[namespace][error.signature] += 1
-        if self._refusals[namespace][error.signature] == CONCURRENT_DELETES:
-            self._refusing[namespace] = error
+        trouble.may_pass |= error.is_retryable and error.has_response
+        self._namespaces_with[error.signature] += trouble.in_a_row == MAX_FAILURES
 
     def _resolve_lost(self, candidates: list[_Candidate]) -> None:
         """Find out what became of pods whose deletion may have been carried out although its response was lost."""
@@ -457,19 +502,25 @@ class _Reaper:
             return
         time.sleep(max(0.0, self._lost_at + self._delete_timeout - self._monotonic()))
         self._silent = 0
-        with ThreadPoolExecutor(CONCURRENT_DELETES, thread_name_prefix="read") as pool:
+        with _threads() as pool:
             _run(pool, map(self._read_lost, candidates))
+
+    def _release_lost(self, candidates: list[_Candidate]) -> bool:
+        """Find out which deletions that count were not carried out, so that untried pods can take their places."""
+        before = self._counted
+        self._resolve_lost(_lost(candidates))
+        return self._counted < before
 
     def _read_lost(self, candidate: _Candidate) -> _Steps[None]:
         """Read a pod, and keep its result only if its deletion was not carried out."""
-        before, lost, candidate.lost = candidate.pod, candidate.lost, None
+        before = candidate.pod
         try:
             if self._silent:
                 raise KubernetesError("not read", cause=NO_RESPONSE)
             pod = yield from self._read_again(before)
         except Exception as error:
             self._silent += not getattr(error, "has_response", True)
-            self._settle(candidate, Outcome.UNKNOWN, f"the pod could not be read: {error}", lost)
+            self._settle(candidate, Outcome.UNKNOWN, f"the pod could not be read: {error}", candidate.lost)
             return
         was_overdue = candidate.verdict.is_zombie and before.deletion_deadline is not None
         if pod is None or pod.uid != before.uid:
@@ -477,6 +528,8 @@ class _Reaper:
         elif pod.deletion_deadline is not None and not was_overdue:
             self._settle_accepted(candidate, DeleteResult.from_accepted(pod.finalizers, pod.deletion_deadline))
         elif candidate.result:
+            candidate.lost, candidate.is_counted = None, False
+            self._counted -= 1
             _log_result(candidate.result)
 
     def _grace_period(self, verdict: Verdict) -> int:
@@ -538,27 +591,56 @@ def _run(pool: ThreadPoolExecutor, processes: Iterable[_Steps[None]]) -> None:
     waiting = iter(processes)
     running: dict[Future[Any], _Steps[None]] = {}
     responses: SimpleQueue[Future[Any]] = SimpleQueue()
-    while True:
-        if len(running) < CONCURRENT_DELETES and (steps := next(waiting, None)) is not None:
-            resume = partial(next, steps)
-        elif running:
-            future = responses.get()
-            steps, error = running.pop(future), future.exception()
-            resume = partial(steps.throw, error) if error else partial(steps.send, future.result())
-        else:
-            return
-        try:
-            future = pool.submit(resume())
-        except StopIteration:
-            continue
-        running[future] = steps
-        future.add_done_callback(responses.put)
+    try:
+        while True:
+            if len(running) < CONCURRENT_DELETES and (steps := next(waiting, None)) is not None:
+                request = _resume(steps)
+            elif running:
+                future = responses.get()
+                steps = running.pop(future)
+                request = _resume(steps, future)
+            else:
+                return
+            if request is not None:
+                future = pool.submit(request)
+                running[future] = steps
+                future.add_done_callback(responses.put)
+    except Terminated:
+        for future in wait(running, MAX_TERMINATION).done:
+            _resume(running[future], future)  # its next request is not sent
+        raise
+
+
+def _resume(steps: _Steps[None], future: Future[Any] | None = None) -> _Request | None:
+    """Continue with the response to the last request, and return the next one, or None at the end."""
+    try:
+        if future is None:
+            return next(steps)
+        error = future.exception()
+        return steps.throw(error) if error else steps.send(future.result())
+    except StopIteration:
+        return None
+
+
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """Provide threads for requests. After a termination, those that still wait for a response are not awaited."""
+    pool = ThreadPoolExecutor(CONCURRENT_DELETES, thread_name_prefix="reap")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False)
 
 
 def _log_result(result: Result) -> None:
     if result.outcome not in _NOT_LOGGED:
         for line in result_lines(result):
             log.log(_LEVELS.get(result.outcome, logging.INFO), "%s", line)
+
+
+def _lost(candidates: Iterable[_Candidate]) -> list[_Candidate]:
+    """Return those that may have been deleted although no response confirms it."""
+    return [c for c in candidates if c.lost and c.result and c.result.outcome in _NOT_DELETED]
 
 
 def _pending(candidates: Iterable[_Candidate]) -> list[_Candidate]:

@@ -17,7 +17,7 @@ class Result:
 
     :param verdict: the latest one. A spared pod is no longer a zombie by it, unless the detail says why it was spared.
     :param detail: a short note, such as the finalizers that hold the pod.
-    :param error: why the outcome is ``failed`` or ``unknown``.
+    :param error: why the outcome is ``failed`` or ``unknown``, or ``left_for_next_run`` by a termination.
     :param deadline: epoch seconds by which the pod ends, if it has a grace period, or would end in a dry run.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from .kube.pods import PodClient
 from .reap import reap
 from .settings import Settings
 from .task_instances.choice import choose_source
+from .termination import raise_on_sigterm
 from .text import pluralize
 from .xcom_retention import delete_previous_inputs
 
@@ -170,7 +172,8 @@ class Cleanup:
         cluster = PodClient(settings.kubernetes_conn_id)
         source = choose_source(settings.airflow_conn_id, context["ti"])
         namespaces = settings.namespace_list() or [cluster.own_namespace()]
-        results = reap(zombies, cluster, source, settings, namespaces)
+        with raise_on_sigterm():
+            results = reap(zombies, cluster, source, settings, namespaces, max_seconds=_time_for_reap(context["ti"]))
         errors = [*errors_by_namespace.values(), *report.failures(results)]
         topics = report.reap_summary(results, settings, pods, candidates)
         summary = "; ".join(topics)
@@ -214,6 +217,12 @@ def _finish_early(settings: Settings, answer: Mapping[str, Any], *task_ids: str)
     # What reap would have sent: a server sees an increase only of a counter that it already knows.
     metrics.send_results(get_current_context()["ti"].dag_id, [], settings, int(time.time()))
     skip_tasks(get_current_context(), answer, *task_ids)
+
+
+def _time_for_reap(ti: Any) -> float:
+    """Return the seconds for which reap may delete, so that it has reported when Airflow's timeout ends the task."""
+    timeout = ti.task.execution_timeout
+    return math.inf if timeout is None else 0.8 * float(timeout.total_seconds())
 
 
 def _log(level: int, lines: Iterable[str]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,6 +20,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
+from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES
 from include.kpo_cleanup.retry import RetryPolicy
 from tests.dag import airflow_runs
 from tests.dag.pods import create, labels_of, wait_until
@@ -147,6 +151,21 @@ def test_no_pod_is_deleted_if_the_source_becomes_unavailable_before_reap(
     assert airflow_runs.states(run)["reap"] == "failed"
     assert outcome(run) == {"other/zombie": "failed"}
     assert names(core) == {"zombie"}
+
+
+def test_a_run_that_is_terminated_fails_and_reports_what_it_has_done(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, log_output: Callable[[], str]
+) -> None:
+    for number in range(CONCURRENT_DELETES + 5):
+        create(core, f"zombie-{number}", {**zombie.metadata.labels, "already_checked": "True"}, NAMESPACE)
+    proxy.spoil(DELETE, first(lambda: os.kill(os.getpid(), signal.SIGTERM)), times=1)
+    run = clean_up()
+    assert airflow_runs.states(run)["reap"] == "failed"
+    counts = Counter(outcome(run).values())
+    assert counts["deleted"] > 0
+    assert 0 <= len(names(core)) - counts["left_for_next_run"] <= counts["unknown"] <= 1
+    assert "reap received SIGTERM" in log_output()
+    assert airflow_runs.result(run, "reap", "summary").startswith(f"deleted {counts['deleted']} of ")
 
 
 def test_a_pod_that_something_else_deleted_is_reported_as_already_gone(

@@ -1,4 +1,4 @@
-"""The notifications that the README recommends, sent by Airflow's own notifier to an SMTP server."""
+"""The notifications that docs/configuration.md recommends, sent by Airflow's own notifier to an SMTP server."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import HOME
+from tests.conftest import TEST_DAGS
 from tests.dag import airflow_runs
-from tests.operating import section
+from tests.documents import section
 from tests.proxy import FaultProxy
-from tests.readme import README
 from tests.smtp import SmtpServer
 
-EXAMPLES = re.findall(r"```python\n(.*?)```", section("Several teams and clusters", README), re.S)
+EXAMPLES = re.findall(r"```python\n(.*?)```", section("docs/configuration.md", "More cleanups"), re.S)
 
 
 @pytest.fixture(scope="module")
 def _example(_proxy: FaultProxy) -> Iterator[None]:
     (file,) = [example for example in EXAMPLES if "Notifier" in example]
-    path = HOME / "dags" / "teams.py"
+    path = TEST_DAGS / "teams.py"
     path.write_text(file)
     yield
     path.unlink()

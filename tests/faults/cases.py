@@ -29,9 +29,11 @@ from include.kpo_cleanup.pod import PROTECT_KEY
 from include.kpo_cleanup.reap import (
     BATCH,
     MAX_FAILURES,
+    MAX_NAMESPACES,
     MAX_PROBES,
     MAX_QUERY_FAILURES,
     MAX_QUERY_SECONDS,
+    MAX_SILENT,
     MAX_SNAPSHOT_AGE,
 )
 from include.kpo_cleanup.retry import RetryPolicy
@@ -887,11 +889,12 @@ _DELETE_INTRODUCTION = f"""The other pods are deleted nevertheless. Then `reap` 
 pods, and the next run tries again. If the response to a deletion was lost, `reap` reads the pod at the end of the run,
 at least {DELETE_TIMEOUT} s later: it is `deleted` if it is gone, and `unknown` if it cannot be read.
 
-After {CONCURRENT_DELETES} pods in a row without any response, the run deletes no more: the other pods are
-`left_for_next_run`. After {MAX_FAILURES} failed attempts in a row in one
-namespace, its pods are deleted after those of the others; if up to {MAX_PROBES} of them then fail in a row, its other
-pods are `left_for_next_run`. After {CONCURRENT_DELETES} identical rejections in a namespace, its other pods are
-`failed` as well, unless an admission webhook or policy rejects them, which applies to single pods."""
+After {MAX_SILENT} pods in a row without any response, the run deletes no more: the other pods are
+`left_for_next_run`. After {MAX_FAILURES} failed attempts in a row in one namespace, its pods are deleted after those of
+the others. Some of them, chosen at random, are then tried: {MAX_PROBES}, or {CONCURRENT_DELETES} if they are rejected.
+If all of these fail, its other pods are `left_for_next_run`. A rejection by an admission webhook or policy applies to a
+single pod, and does not count. If {MAX_NAMESPACES} namespaces have the same failure, one attempt is enough in another.
+`reap` begins no deletion after 80 % of its `execution_timeout`."""
 _SOURCE_INTRODUCTION = f"""A missing response never counts as "no task instances". Airflow retries `fetch_active_tis`
 twice. If only the queries for some DAGs fail, the pods of these DAGs are `unresolved`. `reap` queries Airflow again for
 up to {BATCH} pods at a time. If a query fails or takes too long, it queries fewer, down to a single pod, which is

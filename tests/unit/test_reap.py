@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -33,9 +34,11 @@ from include.kpo_cleanup.reap import (
     MAX_FAILURES,
     MAX_PROBES,
     MAX_QUERY_FAILURES,
+    MAX_SILENT,
     MAX_SNAPSHOT_AGE,
     NO_ANSWERS,
     NO_RESPONSE,
+    OUT_OF_TIME,
     reap,
 )
 from include.kpo_cleanup.results import Result, count_outcomes
@@ -187,12 +190,22 @@ def run(
     monotonic: Callable[[], float] = lambda: 0.0,
     namespaces: Collection[str] = NAMESPACES,
     retry_policy: RetryPolicy = NO_DELAY,
+    max_seconds: float = math.inf,
     **settings: Any,
 ) -> list[Result]:
     """Reap, and check that every zombie has one result, in their order, and that what failed has an error."""
     cluster, source = cluster or cluster_of(zombies), source or all_finished(zombies)
     results = reap(
-        zombies, cluster, source, Settings(**settings), namespaces, clock, monotonic, retry_policy, delete_timeout=0
+        zombies,
+        cluster,
+        source,
+        Settings(**settings),
+        namespaces,
+        clock,
+        monotonic,
+        retry_policy,
+        delete_timeout=0,
+        max_seconds=max_seconds,
     )
     assert [result.verdict.pod.name for result in results] == [zombie.pod.name for zombie in zombies]
     failed = (Outcome.FAILED, Outcome.UNKNOWN)
@@ -756,15 +769,22 @@ class TestMaxDeletes:
         assert count_outcomes(results) == {"deleted": 2, "left_for_next_run": 18}
         assert cluster.deleted == {"z0000", "z0001"}
 
-    def test_a_deletion_whose_response_is_not_from_an_api_server_counts(self) -> None:
+    def test_a_deletion_whose_response_is_not_from_an_api_server_counts_until_the_pod_was_read(self) -> None:
         zombies = make_zombies(4)
         cluster = cluster_of(zombies, {"z0000": GARBLED})
+        read = cluster.get
+
+        def get(pod: Pod, *_: object, **__: object) -> Pod | None:
+            assert cluster.deleted == {"z0000", "z0001"}
+            return read(pod)
+
+        cluster.get = get  # type: ignore[method-assign]
         assert count_outcomes(run(zombies, cluster, max_deletes=2)) == {
-            "deleted": 1,
+            "deleted": 2,
             "failed": 1,
-            "left_for_next_run": 2,
+            "left_for_next_run": 1,
         }
-        assert cluster.deleted == {"z0000", "z0001"}
+        assert cluster.deleted == {"z0000", "z0001", "z0002"}
 
     def test_a_spared_pod_does_not_count(self) -> None:
         zombies = make_zombies(4)
@@ -944,23 +964,27 @@ class TestRetries:
 
 
 class TestRefusals:
-    def test_nothing_more_is_sent_in_a_namespace_after_as_many_refusals_as_there_are_threads(self) -> None:
+    def test_a_namespace_in_which_deletions_are_refused_is_left_after_a_few_of_them(self) -> None:
         zombies = make_zombies(60)
         cluster = cluster_of(zombies, {zombie.pod.name: FORBIDDEN for zombie in zombies})
         results = run(zombies, cluster, max_deletes=1)
-        assert count_outcomes(results) == {"failed": 60}
-        assert len(cluster.deletions) == CONCURRENT_DELETES
-        assert {result.error for result in results} == {FORBIDDEN}
-        assert {result.detail for result in results[-10:]} == {
-            f"not sent, because {CONCURRENT_DELETES} deletions in its namespace were refused"
-        }
+        counts = count_outcomes(results)
+        assert counts["failed"] == len(cluster.deletions) < MAX_FAILURES + 2 * CONCURRENT_DELETES
+        assert counts["left_for_next_run"] == 60 - counts["failed"]
+        assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {"deletions in its namespace fail: 403 Forbidden"}
+
+    def test_refusals_that_alternate_with_deletions_do_not_stop_their_namespace(self) -> None:
+        zombies = make_zombies(6 * CONCURRENT_DELETES)
+        refused = [zombie.pod.name for zombie in zombies[::2]]
+        results = run(zombies, cluster_of(zombies, dict.fromkeys(refused, FORBIDDEN)))
+        assert Outcome.LEFT_FOR_NEXT_RUN not in {result.outcome for result in results}
 
     def test_refusals_in_one_namespace_do_not_stop_another(self) -> None:
         forbidden = [make_pod(name=f"f{n:02d}", map_index=n, created=NOW - DAY + n) for n in range(20)]
         allowed = make_pod(name="allowed", namespace="other", map_index=99)
         zombies = zombies_of(*forbidden, allowed)
         cluster = cluster_of(zombies, {pod.name: FORBIDDEN for pod in forbidden})
-        assert count_outcomes(run(zombies, cluster)) == {"deleted": 1, "failed": 20}
+        assert count_outcomes(run(zombies, cluster))["deleted"] == 1
 
     def test_pods_that_an_admission_policy_protects_do_not_stop_the_others_in_their_namespace(self) -> None:
         zombies = make_zombies(50)
@@ -974,10 +998,10 @@ class TestAnApiServerThatDoesNotRespond:
         cluster = cluster_of(zombies, {zombie.pod.name: LOST for zombie in zombies})
         results = run(zombies, cluster)
         counts = count_outcomes(results)
-        assert CONCURRENT_DELETES <= counts.pop("failed") < 2 * CONCURRENT_DELETES
+        assert MAX_SILENT <= counts.pop("failed") < MAX_SILENT + CONCURRENT_DELETES
         assert list(counts) == ["left_for_next_run"]
         assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {NO_RESPONSE}
-        assert len(cluster.deletions) < 2 * CONCURRENT_DELETES * NO_DELAY.attempts
+        assert len(cluster.deletions) < (MAX_SILENT + CONCURRENT_DELETES) * NO_DELAY.attempts
 
     def test_the_run_goes_on_if_only_some_pods_get_no_response(self) -> None:
         zombies = make_zombies(2 * BATCH)
@@ -990,7 +1014,7 @@ class TestAnApiServerThatDoesNotRespond:
         [
             pytest.param(lambda _name: DELETED, id="deleted"),
             pytest.param(lambda _name: GONE, id="already gone"),
-            pytest.param(lambda name: Forbidden(DELETING, cause=f"a policy for {name}"), id="refused"),
+            pytest.param(lambda _name: DENIED, id="denied"),
         ],
     )
     def test_the_run_goes_on_without_a_new_query_if_other_pods_are_in_between(
@@ -1022,7 +1046,7 @@ class TestANamespaceInWhichDeletionsFail:
         results = run(zombies, cluster)
         counts = count_outcomes(results)
         assert counts["deleted"] == len(healthy)
-        assert CONCURRENT_DELETES <= counts["failed"] <= MAX_PROBES + CONCURRENT_DELETES
+        assert CONCURRENT_DELETES <= counts["failed"] < MAX_FAILURES + CONCURRENT_DELETES + MAX_PROBES
         assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {
             "deletions in its namespace fail: 500 Internal Server Error"
         }
@@ -1043,6 +1067,69 @@ class TestANamespaceInWhichDeletionsFail:
         cluster = cluster_of(zombies, dict.fromkeys(failing, WEBHOOK_DOWN))
         results = run(zombies, cluster, retry_policy=replace(NO_DELAY, attempts=attempts))
         assert count_outcomes(results) == {"deleted": BATCH - len(failing), "failed": len(failing)}
+
+
+class TestStarvation:
+    """What cannot be deleted keeps nothing else from being deleted, in this run or a later one."""
+
+    @pytest.mark.parametrize(
+        "response", [DENIED, FORBIDDEN, WEBHOOK_DOWN, GARBLED, LOST], ids=lambda error: error.cause
+    )
+    @pytest.mark.parametrize("max_deletes", [1, 5, 500])
+    def test_all_pods_behind_failing_ones_go_within_a_few_runs(
+        self, response: KpoCleanupError, max_deletes: int
+    ) -> None:
+        """Check it with 20 pods in front of 20 others in their namespace."""
+        zombies = make_zombies(40)
+        failing = {zombie.pod.name for zombie in zombies[:20]}
+        cluster = cluster_of(zombies, dict.fromkeys(failing, response))
+        runs = 0
+        while {pod.name for pod in cluster.pods.values()} > failing:
+            left = [zombie for zombie in zombies if zombie.pod.uid in cluster.pods]
+            run(left, cluster, max_deletes=max_deletes, retry_policy=replace(NO_DELAY, attempts=1))
+            runs += 1
+            assert runs <= 20 + 20 // max_deletes
+        assert {pod.name for pod in cluster.pods.values()} == failing
+
+    def test_pods_behind_those_of_dags_whose_queries_fail_go_within_a_few_runs(self) -> None:
+        class Partial(FakeSource):
+            def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+                if any(key.dag_id.startswith("broken") for key in keys):
+                    raise TaskInstanceSourceError("500")
+                return super().fetch(keys)
+
+        broken = [make_pod(name=f"b{n}", dag_id=f"broken_{n}", created=NOW - DAY + n) for n in range(20)]
+        good = [make_pod(name=f"g{n}", dag_id=f"good_{n}") for n in range(20)]
+        zombies = zombies_of(*broken, *good)
+        cluster, runs = cluster_of(zombies), 0
+        while any(pod.name.startswith("g") for pod in cluster.pods.values()):
+            left = [zombie for zombie in zombies if zombie.pod.uid in cluster.pods]
+            run(left, cluster, Partial({zombie.pod.key: FINISHED for zombie in zombies}))
+            runs += 1
+            assert runs <= 20
+
+    def test_a_failure_of_many_namespaces_costs_one_attempt_in_any_other(self) -> None:
+        pods = [
+            make_pod(name=f"n{n:02d}-{m}", namespace=f"ns-{n}", map_index=10 * n + m)
+            for n in range(40)
+            for m in range(10)
+        ]
+        zombies = zombies_of(*pods)
+        namespaces = {pod.namespace for pod in pods}
+        seconds = [0.0]
+        cluster = cluster_of(zombies, {pod.name: WEBHOOK_DOWN for pod in pods})
+
+        def time_passes(_pod: Pod) -> None:
+            seconds[0] += 1
+
+        cluster.before_deletion = time_passes
+        results = run(
+            zombies, cluster, namespaces=namespaces, monotonic=lambda: seconds[0], max_seconds=200, max_deletes=500
+        )
+        assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {OUT_OF_TIME}
+        assert errors(results) == {str(WEBHOOK_DOWN)}  # of those that were tried
+        assert {name.partition("-")[0] for name in cluster.deleted} == {f"n{n:02d}" for n in range(40)}
+        assert 200 <= len(cluster.deletions) < 200 + CONCURRENT_DELETES
 
 
 class TestGracePeriod:

@@ -1,0 +1,35 @@
+"""SIGTERM, which ends ``reap`` early: its task was marked as failed, or the worker is shutting down."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Terminated(BaseException):
+    """The process received SIGTERM. No ``except Exception`` must mistake it for a failure of one pod."""
+
+
+@contextmanager
+def raise_on_sigterm() -> Iterator[None]:
+    """Raise :class:`Terminated` in the main thread on the first SIGTERM, and ignore others.
+
+    Airflow's own handlers do not serve: that of Airflow 2 raises different exceptions, depending on the version, and
+    that of Airflow 3 lets the task go on until SIGKILL, 5 seconds later.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # such as in a test of a user; only the main thread may set a handler
+        return
+    previous = signal.signal(signal.SIGTERM, _raise)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _raise(*_: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated
