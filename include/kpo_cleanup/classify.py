@@ -290,6 +290,19 @@ def find_successors(pods: Iterable[Pod], task_instances: TaskInstances) -> dict[
     return successors
 
 
+def possible_successors(pods: Iterable[Pod]) -> list[Pod]:
+    """Return the pods that can be a successor or a label mismatch: of those that differ in neither, only the youngest.
+
+    The others of a task instance, of which there may be thousands, change no verdict but their own.
+    """
+    youngest: dict[Hashable, Pod] = {}
+    for pod in pods:
+        if _is_adoptable(pod) and not pod.label_problem:
+            alike = pod.adoption_key, pod.try_number
+            youngest[alike] = max(youngest.get(alike, pod), pod, key=_age)
+    return list(youngest.values())
+
+
 def find_label_mismatches(pods: Iterable[Pod]) -> dict[str, Pod]:
     """Return, by uid, the newer pod of a later try that is no successor because its labels differ."""
     mismatches: dict[str, Pod] = {}

@@ -15,10 +15,19 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from .classify import Classifier, Snapshot, incomplete_keys, keys_needing_records, uncertain_pods, with_plain_tasks
+from .classify import (
+    Classifier,
+    Snapshot,
+    incomplete_keys,
+    keys_needing_records,
+    possible_successors,
+    uncertain_pods,
+    with_plain_tasks,
+)
 from .constants import ALL_NAMESPACES, Outcome, Reason
 from .errors import AdmissionDenied, Conflict, KpoCleanupError, KubernetesError, NotFound, TooSlow
 from .identity import TaskInstanceKey
@@ -104,6 +113,7 @@ class _Snapshot:
     """
 
     taken_at: float
+    batch: Sequence[_Candidate]
     task_instances: TaskInstances
     records: Mapping[TaskInstanceKey, Record]
     classifiers: dict[TaskInstanceKey, Classifier]
@@ -158,8 +168,11 @@ class _Reaper:
         self._batch_size, self._delete_timeout = batch_size, delete_timeout
         self._max_seconds = max_seconds
         self._pods: dict[TaskInstanceKey, dict[str, Pod]] = defaultdict(dict)  # as last read, by uid
+        self._successors: dict[TaskInstanceKey, list[Pod]] = {}  # possible ones, derived from `_pods` when needed
+        self._by_name: dict[str, Pod] = {}
         self._listed_at = 0.0  # by the monotonic clock, like the times in `_read_at`
         self._read_at: dict[str, float] = {}  # by uid of those that were read after the listing
+        self._deleted = 0
         self._counted = 0  # towards max_deletes
         self._silent = 0  # deletions in a row without a response
         self._lost_at = 0.0  # when a response was last lost, by the monotonic clock
@@ -220,7 +233,7 @@ class _Reaper:
         except Exception as error:  # whatever it is, there must be a report
             listing = Listing(errors_by_namespace=dict.fromkeys(namespaces, _to_error(error)))
         for pod in listing.pods:
-            self._pods[pod.key][pod.uid] = pod
+            self._pods[pod.key][pod.uid] = self._by_name[str(pod)] = pod
         by_uid = {(pod.namespace, pod.uid): pod for pod in listing.pods}
         for candidate in candidates:
             namespace = candidate.pod.namespace
@@ -235,20 +248,26 @@ class _Reaper:
     def _delete_in_batches(self, candidates: list[_Candidate]) -> str:
         """Delete batch by batch, and return why all pending candidates are left, if they have one reason."""
         with _threads() as pool:
-            while pending := _pending(candidates):
+            pending = candidates
+            while pending := _pending(pending):
                 if self._given_up >= MAX_SILENT:
                     return NO_RESPONSE
                 if self._monotonic() - self._listed_at >= self._max_seconds:
                     return OUT_OF_TIME
                 room = self._settings.max_deletes - self._counted
-                healthy, probes = self._by_health(pending)
                 now = self._monotonic()
-                batch = _next_batch(self._by_dag(healthy), self._size, room, now)
+                batch = _next_batch(self._by_dag(self._healthy(pending)), self._size, room, now)
                 is_probing = not batch
                 if is_probing:
-                    batch = _next_batch(self._by_dag(probes), min(self._size, CONCURRENT_DELETES), room, now)
+                    batch = _next_batch(
+                        self._by_dag(self._probes(pending)), min(self._size, CONCURRENT_DELETES), room, now
+                    )
                 if not batch:
-                    waiting = [candidate for candidate in [*healthy, *probes] if candidate.is_counted or room > 0]
+                    waiting = [
+                        candidate
+                        for candidate in chain(self._healthy(pending), self._probes(pending))
+                        if candidate.is_counted or room > 0
+                    ]
                     if not waiting and self._release_lost(candidates):
                         continue
                     if not waiting:
@@ -256,7 +275,7 @@ class _Reaper:
                     time.sleep(max(0.0, min(c.not_before for c in waiting) - self._monotonic()))
                     continue
                 try:
-                    snapshot = self._take_snapshot({candidate.pod.key for candidate in batch})
+                    snapshot = self._take_snapshot(batch)
                 except Exception as error:  # whatever it is, there must be a report
                     self._record_failed_query(batch, _to_error(error), self._monotonic() - now)
                     if self._source_is_dead():
@@ -267,14 +286,18 @@ class _Reaper:
                     self._size = min(2 * self._size, self._batch_size)
                 self._silent = 0
                 _run(pool, (self._process(candidate, snapshot, is_probing) for candidate in batch))
-                self._log_progress(candidates)
+                self._log_progress(pending)
         return ""
 
-    def _by_health(self, pending: list[_Candidate]) -> tuple[list[_Candidate], list[_Candidate]]:
-        """Return the candidates in namespaces without trouble, and those that probe the others: the untried first."""
-        healthy = [candidate for candidate in pending if not self._is_in_trouble(candidate)]
-        if max(self._namespaces_with.values(), default=0) >= MAX_NAMESPACES:
-            healthy.sort(key=lambda candidate: candidate.rank)  # so that few pods of one namespace are tried at once
+    def _healthy(self, pending: Iterable[_Candidate]) -> Iterable[_Candidate]:
+        """Return the candidates in namespaces without trouble."""
+        healthy = (candidate for candidate in pending if not self._is_in_trouble(candidate))
+        if max(self._namespaces_with.values(), default=0) < MAX_NAMESPACES:
+            return healthy
+        return sorted(healthy, key=lambda candidate: candidate.rank)  # so that few of one namespace are tried at once
+
+    def _probes(self, pending: Iterable[_Candidate]) -> list[_Candidate]:
+        """Return the candidates that probe namespaces in trouble: the untried first, at random."""
         probes: list[_Candidate] = []
         untried: Counter[str] = Counter()
         for candidate in sorted(filter(self._is_in_trouble, pending), key=lambda c: (c.attempts, c.rank)):
@@ -283,9 +306,9 @@ class _Reaper:
             if candidate.attempts or len(trouble.probed) + untried[namespace] < trouble.max_probes:
                 untried[namespace] += not candidate.attempts
                 probes.append(candidate)
-        return healthy, probes
+        return probes
 
-    def _by_dag(self, candidates: list[_Candidate]) -> list[_Candidate]:
+    def _by_dag(self, candidates: Iterable[_Candidate]) -> Iterable[_Candidate]:
         """Order candidates so that a small batch is about few DAGs, and those whose queries failed come last.
 
         Once queries fail, the order of the DAGs is random, so that no run begins with the failures of the last one.
@@ -294,6 +317,7 @@ class _Reaper:
             return candidates
         order: Mapping[str, float] = self._dag_ranks
         if not self._failed_dags:
+            candidates = list(candidates)
             order = {dag_id: n for n, dag_id in enumerate(dict.fromkeys(c.pod.dag_id for c in candidates))}
         return sorted(candidates, key=lambda c: (self._failed_dags[c.pod.dag_id], order[c.pod.dag_id]))
 
@@ -324,24 +348,25 @@ class _Reaper:
             return f"deletions in its namespace fail: {self._troubles[candidate.pod.namespace].error.cause}"
         return f"max_deletes={self._settings.max_deletes} was reached"
 
-    def _take_snapshot(self, keys: set[TaskInstanceKey]) -> _Snapshot:
+    def _take_snapshot(self, batch: Sequence[_Candidate]) -> _Snapshot:
         """Query Airflow for task instances, and for the records that matter: a retry may have another pod.
 
         :raises TooSlow: if the answer is too old by the time it arrives.
         """
+        keys = {candidate.pod.key for candidate in batch}
         queried, taken_at = sorted(with_plain_tasks(keys)), self._monotonic()
         task_instances = self._source.fetch(queried)
         records: Mapping[TaskInstanceKey, Record] = {}
-        needed = keys_needing_records(self._combine(keys, task_instances, {}))
+        needed = keys_needing_records(self._combine(batch, task_instances, {}))
         if needed:
             records = self._source.read_records(task_instances, sorted(needed))
             if self._monotonic() - taken_at > MAX_SNAPSHOT_AGE / 5:
                 taken_at = self._monotonic()
                 task_instances = self._source.fetch(queried)
-        uncertain = uncertain_pods(self._combine(keys, task_instances, {}))
+        uncertain = uncertain_pods(self._combine(batch, task_instances, {}))
         task_instances = self._source.complete(task_instances, incomplete_keys(task_instances, uncertain))
-        classifier = Classifier(self._combine(keys, task_instances, records))
-        snapshot = _Snapshot(taken_at, task_instances, records, dict.fromkeys(keys, classifier))
+        classifier = Classifier(self._combine(batch, task_instances, records))
+        snapshot = _Snapshot(taken_at, batch, task_instances, records, dict.fromkeys(keys, classifier))
         if self._has_expired(snapshot):
             raise TooSlow(
                 f"querying {len(keys)} task instances took longer than {MAX_SNAPSHOT_AGE:g} s",
@@ -351,11 +376,21 @@ class _Reaper:
         return snapshot
 
     def _combine(
-        self, keys: Iterable[TaskInstanceKey], task_instances: TaskInstances, records: Mapping[TaskInstanceKey, Record]
+        self, batch: Sequence[_Candidate], task_instances: TaskInstances, records: Mapping[TaskInstanceKey, Record]
     ) -> Snapshot:
-        """Return a snapshot of the pods of these task instances, as they were last read."""
-        pods = [pod for key in keys for pod in self._pods[key].values()]
-        return Snapshot(pods, task_instances, self._settings, int(self._clock()), records)
+        """Return a snapshot of these pods and of those that can change their verdicts, as they were last read."""
+        pods: dict[str, Pod] = {}
+        for candidate in batch:
+            of_task = self._pods[candidate.pod.key]
+            if candidate.pod.uid in of_task:
+                pods[candidate.pod.uid] = of_task[candidate.pod.uid]
+        for key in {candidate.pod.key for candidate in batch}:
+            if key not in self._successors:
+                self._successors[key] = possible_successors(self._pods[key].values())
+            pods.update({pod.uid: pod for pod in self._successors[key]})
+        named = (self._by_name.get(name) for record in records.values() for name in record.pods)
+        pods.update({pod.uid: pod for pod in named if pod is not None})
+        return Snapshot([*pods.values()], task_instances, self._settings, int(self._clock()), records)
 
     def _is_responding(self) -> bool:
         return self._silent < CONCURRENT_DELETES and self._given_up < MAX_SILENT
@@ -397,7 +432,8 @@ class _Reaper:
                 raise KubernetesError(f"the pod or its successor was read {MAX_CONFLICTS} times and keeps changing")
             if candidate.pod.key != key:
                 return  # the snapshot may not cover that task instance
-            changed = self._combine([key], snapshot.task_instances, snapshot.records)
+            alike = [other for other in snapshot.batch if other.pod.key == key]
+            changed = self._combine(alike, snapshot.task_instances, snapshot.records)
             snapshot.classifiers[key] = Classifier(changed)
 
     def _stale_successor(self, verdict: Verdict, classifier: Classifier) -> Pod | None:
@@ -416,9 +452,14 @@ class _Reaper:
         read_at = self._monotonic()
         pod: Pod | None = yield partial(self._cluster.get, old, self._settings.label_selector)
         self._pods[old.key].pop(old.uid, None)
+        self._by_name.pop(str(old), None)
+        if any(each.uid == old.uid for each in self._successors.get(old.key, ())):
+            del self._successors[old.key]
         if pod is not None:
-            self._pods[pod.key][pod.uid] = pod
+            self._pods[pod.key][pod.uid] = self._by_name[str(pod)] = pod
             self._read_at[pod.uid] = read_at
+            if pod.key in self._successors:
+                self._successors[pod.key] = possible_successors([*self._successors[pod.key], pod])
         return pod
 
     def _delete(self, candidate: _Candidate) -> _Steps[bool]:
@@ -494,7 +535,8 @@ class _Reaper:
         trouble.error = error
         trouble.in_a_row += 1
         trouble.may_pass |= error.is_retryable and error.has_response
-        self._namespaces_with[error.signature] += trouble.in_a_row == MAX_FAILURES
+        if trouble.in_a_row == MAX_FAILURES:
+            self._namespaces_with[error.signature] += 1
 
     def _resolve_lost(self, candidates: list[_Candidate]) -> None:
         """Find out what became of pods whose deletion may have been carried out although its response was lost."""
@@ -575,6 +617,7 @@ class _Reaper:
         A pod is not called undeleted before it is known what became of a deletion whose response was lost.
         """
         candidate.result = Result(candidate.verdict, outcome, detail, error, deadline)
+        self._deleted += outcome is Outcome.DELETED
         if not (candidate.lost and outcome in _NOT_DELETED):
             _log_result(candidate.result)
 
@@ -582,8 +625,7 @@ class _Reaper:
         pending, room = _pending(candidates), self._settings.max_deletes - self._counted
         to_go = min(len(pending), room + sum(candidate.is_counted for candidate in pending))
         if to_go > 0 and not self._settings.dry_run:
-            deleted = sum(c.result is not None and c.result.outcome is Outcome.DELETED for c in candidates)
-            log.info("%s deleted so far, %s to go", pluralize(deleted, "pod"), f"{to_go:,}")
+            log.info("%s deleted so far, %s to go", pluralize(self._deleted, "pod"), f"{to_go:,}")
 
 
 def _run(pool: ThreadPoolExecutor, processes: Iterable[_Steps[None]]) -> None:
@@ -647,7 +689,7 @@ def _pending(candidates: Iterable[_Candidate]) -> list[_Candidate]:
     return [candidate for candidate in candidates if candidate.result is None]
 
 
-def _next_batch(pending: list[_Candidate], size: int, room: int, now: float) -> list[_Candidate]:
+def _next_batch(pending: Iterable[_Candidate], size: int, room: int, now: float) -> list[_Candidate]:
     """Return the next candidates that are due: those that count already, and as many others as there is room for."""
     batch: list[_Candidate] = []
     for candidate in pending:

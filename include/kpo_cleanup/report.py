@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -201,15 +202,20 @@ def reap_report(results: Sequence[Result], summary: str, errors: Sequence[KpoCle
 
 def failures(results: Iterable[Result]) -> list[KpoCleanupError]:
     """Return why pods were not deleted, or may not have been: one error for each cause, however many pods have it."""
-    by_cause: dict[tuple[str, ...], list[tuple[Pod, KpoCleanupError]]] = defaultdict(list)
+    by_cause: dict[tuple[str, str], list[tuple[Pod, KpoCleanupError]]] = defaultdict(list)
     for result in results:
         if result.error:
             what = "may or may not have been deleted" if result.outcome is Outcome.UNKNOWN else "not deleted"
-            by_cause[(what, *result.error.signature)].append((result.verdict.pod, result.error))
+            # The numbers of one cause differ, such as the bytes that a broken connection has transferred.
+            cause = re.sub("[0-9]+", "0", result.error.cause or result.error.summary)
+            by_cause[what, cause].append((result.verdict.pod, result.error))
     errors = []
-    for (what, *_), alike in by_cause.items():
+    for (what, _), alike in by_cause.items():
         pod, error = alike[0]
-        summary, example = f"{count(alike, 'pod')} {what}", str(pod) if len(alike) == 1 else f"such as {pod}"
+        namespaces = len({pod.namespace for pod, _ in alike})
+        place = f" in {namespaces:,} namespaces" if namespaces > 1 else ""
+        summary = f"{count(alike, 'pod')}{place} {what}"
+        example = str(pod) if len(alike) == 1 else f"such as {pod}"
         cause = f"{error.cause or error.summary} ({example})"
         errors.append(KpoCleanupError(**{**error.fields, "summary": summary, "cause": cause}))
     return errors

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -92,6 +94,28 @@ def test_a_pod_with_a_grace_period_is_terminating_until_a_later_run_finds_it_ove
     assert set(server.pods(namespace)) == {"zombie"}
     overdue = clean_up(api, namespace, source, grace_period_seconds=300, seconds=400)
     assert outcomes(overdue) == {"zombie": Outcome.DELETED}
+    assert server.pods(namespace) == {}
+
+
+def test_of_two_cleanups_at_once_none_fails_and_no_pod_is_counted_twice(
+    server: Server, api: PodClient, namespace: str
+) -> None:
+    """Check it with two that have listed the pods before either of them deletes one."""
+    names = {f"zombie-{number:02d}" for number in range(4 * CONCURRENT_DELETES)}
+    for name in names:
+        create(server, namespace, name, FAILED_ONCE)
+    both_have_listed = threading.Barrier(2)
+
+    def run_one(_: int) -> dict[str, Result]:
+        source, fetches = source_of(FAILED_ONCE), itertools.count()
+        source.before_fetch = lambda: both_have_listed.wait(30) if next(fetches) == 1 else None
+        return clean_up(api, namespace, source)
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(run_one, range(2))
+    assert one.keys() == other.keys() == names
+    for name in names:
+        assert {one[name].outcome, other[name].outcome} == {Outcome.DELETED, Outcome.ALREADY_GONE}
     assert server.pods(namespace) == {}
 
 

@@ -11,11 +11,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from include.kpo_cleanup.classify import (
+    Classifier,
     Snapshot,
     classify,
     find_successors,
     incomplete_keys,
     keys_needing_records,
+    possible_successors,
     uncertain_pods,
     with_plain_tasks,
 )
@@ -1478,3 +1480,21 @@ class TestInvariants:
         later = by_uid(classify_all(pods, answers, settings, NOW + 30 * DAY))
         for verdict in classify_all(pods, answers, settings, NOW):
             assert later[verdict.pod.uid].is_zombie or not verdict.is_zombie
+
+    @given(PODS, ANSWERS, SETTINGS, TIMES)
+    def test_a_pod_has_the_same_verdict_among_the_possible_successors_only(
+        self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
+    ) -> None:
+        records = {pod.key: Record(frozenset({str(pod)})) for pod in pods if pod.try_number > 1}
+        snapshot = Snapshot(pods, answers, settings, now, records)
+        named = [pod for pod in pods if any(str(pod) in record.pods for record in records.values())]
+        for pod in pods:
+            few = {each.uid: each for each in (pod, *possible_successors(pods), *named)}
+            verdict = Classifier(replace(snapshot, pods=[*few.values()])).classify(pod)
+            assert verdict == Classifier(snapshot).classify(pod)
+
+
+def test_of_the_pods_of_one_try_only_the_youngest_is_a_possible_successor() -> None:
+    older, youngest, other = (make_pod(created=NOW - age, try_number=age % 2) for age in (HOUR, HOUR - 2, HOUR - 1))
+    checked = make_pod(created=NOW, already_checked=True)
+    assert possible_successors([older, youngest, other, checked]) == [youngest, other]

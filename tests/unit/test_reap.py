@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -1130,6 +1131,13 @@ class TestStarvation:
         assert errors(results) == {str(WEBHOOK_DOWN)}  # of those that were tried
         assert {name.partition("-")[0] for name in cluster.deleted} == {f"n{n:02d}" for n in range(40)}
         assert 200 <= len(cluster.deletions) < 200 + CONCURRENT_DELETES
+
+
+def test_the_computing_time_for_the_pods_of_one_task_instance_does_not_grow_with_the_square_of_their_number() -> None:
+    zombies = zombies_of(*(make_pod(created=NOW - DAY + n) for n in range(6000)))
+    start = time.process_time()
+    assert count_outcomes(run(zombies, max_deletes=6000)) == {"deleted": 6000}
+    assert time.process_time() - start < 4
 
 
 class TestGracePeriod:

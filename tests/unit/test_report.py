@@ -407,6 +407,24 @@ class TestReaping:
             {"summary": "1 pod not deleted", "cause": "ValueError: odd (airflow/pod-4)"},
         ]
 
+    def test_a_cause_is_one_failure_although_its_numbers_and_the_namespaces_in_its_remedy_differ(self) -> None:
+        results = [
+            make_result(
+                Outcome.FAILED,
+                error=KpoCleanupError("deleting the pod", cause=f"{n} bytes read", remedy=f"allow it in team-{n % 3}"),
+                namespace=f"team-{n % 3}",
+                name=f"pod-{n}",
+            )
+            for n in range(2000)
+        ]
+        assert [error.fields for error in failures(results)] == [
+            {
+                "summary": "2,000 pods in 3 namespaces not deleted",
+                "cause": "0 bytes read (such as team-0/pod-0)",
+                "remedy": "allow it in team-0",
+            }
+        ]
+
     def test_pods_that_may_have_been_deleted_are_a_failure_of_their_own(self) -> None:
         results = [make_result(outcome, error=FORBIDDEN) for outcome in (Outcome.FAILED, Outcome.UNKNOWN)]
         summaries = ["1 pod not deleted", "1 pod may or may not have been deleted"]
