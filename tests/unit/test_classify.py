@@ -683,6 +683,17 @@ class TestPodOfAnotherTaskInstance:
         (verdict,) = classify(replace(snapshot, records=records))
         assert (verdict.rule is Rule.USED_BY_ANOTHER, verdict.is_zombie) == (user.is_active, not user.is_active)
 
+    @pytest.mark.parametrize("user", [ACTIVE, FINISHED], ids=["active", "finished"])
+    def test_a_pod_is_unresolved_if_the_record_of_its_plain_task_cannot_be_read_and_that_task_is(
+        self, user: TaskInstance
+    ) -> None:
+        pod = make_pod(map_index=0)
+        plain = pod.key._replace(map_index=UNMAPPED)
+        task_instances = answer({pod.key: FINISHED, plain: user})
+        snapshot = Snapshot([pod], task_instances, Settings(), NOW, {plain: Record(problem="it is a dict")})
+        (verdict,) = classify(snapshot)
+        assert (verdict.rule is Rule.RECORD_UNREADABLE, verdict.is_zombie) == (user.is_active, not user.is_active)
+
 
 class TestStalled:
     @pytest.mark.parametrize(
