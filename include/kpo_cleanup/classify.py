@@ -135,7 +135,8 @@ class Classifier:
             return _keep(pod, Evidence(Rule.BAD_LABELS, now))
         if pod.protected_by:
             return _keep(pod, Evidence(Rule.PROTECTED, now))
-        ti = task_instances.found.get(pod.key)
+        found = task_instances.found
+        ti = found.get(pod.key)
         if pod.is_owned:
             return _keep(pod, Evidence(Rule.OWNED, now, ti))
         if pod.deletion_deadline is not None:
@@ -148,6 +149,10 @@ class Classifier:
             return _keep(pod, Evidence(Rule.NOT_RESOLVED, now, problem=task_instances.unresolved[pod.key]))
         if self._users and self._users.get(str(pod), pod.key) != pod.key:
             return _keep(pod, Evidence(Rule.USED_BY_ANOTHER, now, ti))
+        plain = pod.key._replace(map_index=UNMAPPED)
+        problem = self._snapshot.records.get(plain, NO_RECORD).problem
+        if problem and plain != pod.key and plain in found and found[plain].is_active:
+            return _keep(pod, Evidence(Rule.RECORD_UNREADABLE, now, ti, problem=problem))
         if ti is None:
             return self._classify_unmatched(pod, Evidence(Rule.NO_TASK_INSTANCE, now))
         return self._classify_active(pod, ti, now) if ti.is_active else self._classify_finished(pod, ti, now)
@@ -231,7 +236,7 @@ class Classifier:
             named = [self._pods_by_name[name] for name in record.pods if name in self._pods_by_name]
             names_another = not any(other.try_number > pod.try_number for other in named)
         else:
-            names_another = pod.try_number == ti.try_number
+            names_another = pod.try_number >= ti.try_number
         return Rule.RECORD_NAMES_ANOTHER if names_another else None
 
     @cached_property

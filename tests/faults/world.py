@@ -223,8 +223,8 @@ def pods_in_use(server: Server, tasks: Collection[Task]) -> set[str]:
 
 def _is_of_unrecorded_map_index(pod: Json, task: Task) -> bool:
     """Return whether only a record would show that this task uses the pod, because it was created by a map index."""
-    is_other = task.map_index == UNMAPPED and "map_index" in pod["metadata"]["labels"]
-    return is_other and name(pod) not in (task.record or Record()).pods
+    is_other, record = task.map_index == UNMAPPED and "map_index" in pod["metadata"]["labels"], task.record or Record()
+    return is_other and not record.problem and name(pod) not in record.pods
 
 
 def zombies(pods: Collection[Json], source: MemorySource, settings: Settings, now: int) -> set[str]:
@@ -245,7 +245,7 @@ def _must_be_deleted(pod: Json, source: MemorySource, settings: Settings, now: i
     key = make_key(pod)
     if key is None or is_exempt(pod, settings, now) or is_completed(pod):
         return False
-    if key.dag_id == source.unresolved_dag or _is_used_by_plain_task(pod, source.tasks):
+    if key.dag_id == source.unresolved_dag or _may_be_used_by_plain_task(pod, source.tasks):
         return False
     task, long_ago = source.tasks.get(key), now - max(settings.settle_seconds, 300)
     if _is_working(pod) and epoch(pod["metadata"]["creationTimestamp"]) >= now - DAY:
@@ -300,7 +300,7 @@ def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings
     key, try_number = make_key(pod), try_of(pod)
     if key is None or key.dag_id == source.unresolved_dag or is_exempt(pod, settings, now):
         return False
-    if _is_used_by_plain_task(pod, source.tasks):
+    if _may_be_used_by_plain_task(pod, source.tasks):
         return False
     task, created = source.tasks.get(key), epoch(pod["metadata"]["creationTimestamp"])
     unmatched = settings.delete_unmatched_pods and now - created > (
@@ -344,11 +344,13 @@ def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings
     return settings.delete_completed_pods and not already_checked(pod)
 
 
-def _is_used_by_plain_task(pod: Json, tasks: Mapping[TaskInstanceKey, Task]) -> bool:
-    """Return whether a task that is no longer mapped has recorded the pod of one of its map indexes."""
+def _may_be_used_by_plain_task(pod: Json, tasks: Mapping[TaskInstanceKey, Task]) -> bool:
+    """Return whether a task that is no longer mapped has recorded the pod of one of its map indexes, or may have."""
     key = make_key(pod)
     plain = key and key.map_index != UNMAPPED and tasks.get(key._replace(map_index=UNMAPPED))
-    return bool(plain and not plain.is_finished and plain.record and name(pod) in plain.record.pods)
+    if not plain or plain.is_finished or not plain.record:
+        return False
+    return bool(plain.record.problem) or name(pod) in plain.record.pods
 
 
 def _is_through_with(pod: Json, task: Task, pods: Collection[Json], knows_all: bool) -> bool:

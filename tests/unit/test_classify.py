@@ -248,6 +248,18 @@ KEEP_RULES = [
     ),
     pytest.param(
         Reason.UNMATCHED,
+        {
+            "record": Record(frozenset({"airflow/other"})),
+            "ti": make_ti(try_number=1),
+            "pod": {"try_number": 2},
+            "try_number_may_lag": True,
+        },
+        {"record": None, "ti": make_ti(try_number=1), "pod": {"try_number": 2}, "try_number_may_lag": True},
+        Reason.ORPHANED,
+        id="a pod of the try that the task instance may have had is kept if the record names another pod",
+    ),
+    pytest.param(
+        Reason.UNMATCHED,
         {"record": Record(frozenset({"another"})), "pod": {"name": "it"}},
         {"record": Record(frozenset({"it"})), "pod": {"name": "it"}},
         Reason.ORPHANED,
@@ -553,6 +565,30 @@ class TestSuperseded:
         assert verdict.evidence == Evidence(Rule.ACTIVE, NOW, SECOND_TRY, newer)
         assert phrases(verdict)[0] == f"not replaced by newer of try 2, which differs in label {differs}"
 
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            pytest.param({"created": NOW - 2 * HOUR}, id="was created in the same second"),
+            pytest.param({"created": NOW - HOUR, "try_number": 1}, id="is of the same try"),
+            pytest.param({"already_checked": True}, id="is checked"),
+            pytest.param(
+                {"try_number": 3, "labels": make_pod().labels},
+                id="has the same labels, but a try that the TI has not had",
+            ),
+        ],
+    )
+    def test_a_pod_with_other_labels_is_not_named_if_it(self, changes: dict[str, Any]) -> None:
+        other = make_pod(**{"labels": (("sha", "b"),), "try_number": 2, **changes})
+        verdict = classify_pod(make_pod(created=NOW - 2 * HOUR, already_checked=True), ACTIVE, other)
+        assert verdict.evidence == Evidence(Rule.ACTIVE, NOW, ACTIVE)
+
+    def test_the_newest_pod_with_other_labels_is_named_for_each_older_one(self) -> None:
+        pods = [make_pod(labels=(("sha", name),), try_number=tries) for tries, name in ((3, "c"), (1, "a"), (2, "b"))]
+        ti, expected = ACTIVE._replace(try_number=3), {1: pods[0], 2: pods[0], 3: None}
+        verdicts = classify(Snapshot(pods, answer({pods[0].key: ti}), Settings(), NOW))
+        named = {verdict.pod.try_number: verdict.evidence for verdict in verdicts}
+        assert named == {try_number: Evidence(Rule.ACTIVE, NOW, ti, newer) for try_number, newer in expected.items()}
+
     @pytest.mark.parametrize(("seconds", "reason"), [(1, Reason.SUPERSEDED), (0, Reason.ACTIVE), (-1, Reason.ACTIVE)])
     def test_a_newer_pod_supersedes_if_it_is_younger_by_at_least_a_second(self, seconds: int, reason: Reason) -> None:
         newer = make_pod(try_number=2, created=NOW - HOUR + seconds)
@@ -675,6 +711,16 @@ class TestSuperseded:
         assert (verdict.reason, verdict.is_zombie) == (Reason.SUPERSEDED, is_deleted)
 
 
+class TestRecordWithoutTries:
+    @pytest.mark.parametrize(("try_number", "rule"), [(1, Rule.RECORD_NAMES_ANOTHER), (2, Rule.ORPHANED)])
+    def test_a_record_proves_that_an_older_pod_is_of_the_same_task_instance_only_if_it_names_one_of_a_later_try(
+        self, try_number: int, rule: Rule
+    ) -> None:
+        named = make_pod(try_number=try_number)
+        record = Record(frozenset({str(named)}))
+        assert classify_pod(make_pod(), TaskInstance("failed"), named, record=record).rule is rule
+
+
 class TestPodOfAnotherTaskInstance:
     """A task that was mapped and is a plain task now adopts the pod of one of its map indexes."""
 
@@ -687,12 +733,21 @@ class TestPodOfAnotherTaskInstance:
         plain = pod.key._replace(map_index=UNMAPPED)
         found = {key: each for key, each in {pod.key: ti, plain: user}.items() if each}
         snapshot = Snapshot([pod], answer(found), Settings(delete_unmatched_pods=True), NOW)
-        needed = keys_needing_records(snapshot)
         assert plain in with_plain_tasks([pod.key])
-        assert (plain in needed) == user.is_active
-        records = {plain: Record(frozenset({str(pod)}))} if plain in needed else {}
-        (verdict,) = classify(replace(snapshot, records=records))
+        assert (plain in keys_needing_records(snapshot)) == user.is_active
+        (verdict,) = classify(replace(snapshot, records={plain: Record(frozenset({str(pod)}))}))
         assert (verdict.rule is Rule.USED_BY_ANOTHER, verdict.is_zombie) == (user.is_active, not user.is_active)
+
+    @pytest.mark.parametrize("user", [ACTIVE, FINISHED], ids=["active", "finished"])
+    def test_a_pod_is_unresolved_if_the_record_of_its_plain_task_cannot_be_read_and_that_task_is(
+        self, user: TaskInstance
+    ) -> None:
+        pod = make_pod(map_index=0)
+        plain = pod.key._replace(map_index=UNMAPPED)
+        task_instances = answer({pod.key: FINISHED, plain: user})
+        snapshot = Snapshot([pod], task_instances, Settings(), NOW, {plain: Record(problem="it is a dict")})
+        (verdict,) = classify(snapshot)
+        assert (verdict.rule is Rule.RECORD_UNREADABLE, verdict.is_zombie) == (user.is_active, not user.is_active)
 
 
 class TestRecordedNamespace:
