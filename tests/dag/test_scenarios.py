@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
@@ -13,6 +14,7 @@ from kubernetes import client
 
 from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE, IS_AIRFLOW_3
 from include.kpo_cleanup.identity import to_label_value
+from tests.conftest import HOME
 from tests.dag import airflow_runs, workload
 from tests.dag.pods import NO_SCHEDULER, Pods, create, labels_of, pods_by_role, restore, role, wait_until
 from tests.proxy import FaultProxy
@@ -82,6 +84,8 @@ def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, DagRun]:
     core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
     wait_until(lambda: not pods_by_role(core))
     runs = {dag_id: airflow_runs.run(dag_id) for dag_id in ("workload", "collisions", workload.LONG)}
+    # The label has only a hash of this id, which the Task SDK needs. A file in the cleanup's own bundle contains it.
+    (HOME / "dags" / "generated_dags.json").write_text(json.dumps({"dag_id": workload.LONG}))
     for dag_id, task_id, map_index, state in STATE_CHANGES:
         airflow_runs.set_state(runs[dag_id], task_id, state, map_index)
     run_id = runs["workload"].run_id

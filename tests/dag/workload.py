@@ -22,8 +22,7 @@ try:
 except ImportError:
     from airflow.utils.task_group import TaskGroup
 
-# 250 characters, the maximum that Airflow allows; written out, so that the Task SDK can find the DAG.
-LONG = "a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_a_long_id_"  # noqa: E501
+LONG = "a_long_id_" * 25  # 250 characters, the maximum that Airflow allows
 DEFAULTS: dict[str, Any] = {
     "namespace": "airflow",
     "image": "busybox",

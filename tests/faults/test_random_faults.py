@@ -26,7 +26,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from demo.cluster import EmbeddedCluster
 from include.kpo_cleanup import xcom
-from include.kpo_cleanup.classify import Snapshot, classify, keys_needing_records, with_plain_tasks
+from include.kpo_cleanup.classify import (
+    Snapshot,
+    classify,
+    incomplete_keys,
+    keys_needing_records,
+    uncertain_pods,
+    with_plain_tasks,
+)
 from include.kpo_cleanup.constants import Outcome
 from include.kpo_cleanup.errors import KpoCleanupError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, to_label_value
@@ -205,7 +212,7 @@ class Airflow(RuleBasedStateMachine):
         """Prepare for all histories of a machine."""
 
     @initialize(
-        knows_all=st.booleans(),
+        knowledge=st.sampled_from([(False, False), (True, False), (True, True)]),
         neighbour=st.sampled_from(["none", "none", "selected", "labelled", "alike"]),
         skew=st.sampled_from([0, 0, 0, 180]),
         troubles=st.one_of(st.just(()), st.just(()), troubles),
@@ -213,7 +220,13 @@ class Airflow(RuleBasedStateMachine):
         seconds=durations,
     )
     def begin(
-        self, knows_all: bool, neighbour: str, skew: int, troubles: Sequence[str], lives: list[Life], seconds: int
+        self,
+        knowledge: tuple[bool, bool],
+        neighbour: str,
+        skew: int,
+        troubles: Sequence[str],
+        lives: list[Life],
+        seconds: int,
     ) -> None:
         TALLY["histories"] += 1
         self.neighbour, self.troubles = neighbour, [*troubles]
@@ -222,7 +235,7 @@ class Airflow(RuleBasedStateMachine):
         self.tasks: dict[TaskInstanceKey, Task] = {}
         self.their_tasks: dict[TaskInstanceKey, Task] = {}  # of the other Airflow
         self.all_tasks: list[Task] = []  # including those whose run was deleted
-        self.source = MemorySource(self.tasks, knows_all)
+        self.source = MemorySource(self.tasks, *knowledge)
         self.source.wait = self.time_passes
         self.numbers = itertools.count(1)
         self.causes: list[re.Pattern[str]] = []  # any error must match one of them
@@ -390,8 +403,10 @@ class Airflow(RuleBasedStateMachine):
     def _fetch(self) -> None:
         pods = xcom.load_listing(self.listing).pods
         task_instances = self.source.fetch(with_plain_tasks(pod.key for pod in pods if not pod.label_problem))
-        needed = keys_needing_records(Snapshot(pods, task_instances, self.settings, int(self.clock())))
-        records = self.source.read_records(task_instances, needed)
+        snapshot = Snapshot(pods, task_instances, self.settings, int(self.clock()))
+        records = self.source.read_records(task_instances, keys_needing_records(snapshot))
+        incomplete = incomplete_keys(task_instances, uncertain_pods(snapshot))
+        task_instances = self.source.complete(task_instances, incomplete)
         self.task_instances = through_json(xcom.dump_task_instances(task_instances, records))
         self.next_step = "classify"
 

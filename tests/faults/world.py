@@ -85,13 +85,14 @@ class Task:
 class MemorySource(TaskInstanceSource):
     """A source that returns the truth, or fails.
 
-    :param knows_all: whether it knows try numbers and end times, like SQL and unlike the Task SDK.
+    :param knows_all: whether it knows try numbers and end times, like SQL and unlike the Task SDK of Airflow 3.0.
+    :param states_first: whether it returns them only for single task instances, like the Task SDK of later releases.
     """
 
     description = "the memory of the test"
 
-    def __init__(self, tasks: dict[TaskInstanceKey, Task], knows_all: bool = True) -> None:
-        self.tasks, self.knows_all = tasks, knows_all
+    def __init__(self, tasks: dict[TaskInstanceKey, Task], knows_all: bool = True, states_first: bool = False) -> None:
+        self.tasks, self.knows_all, self._states_first = tasks, knows_all, states_first
         self.caller = 0  # the number of the step in which the cleanup is
         self.before_fetch: Callable[[], object] = lambda: None
         self.wait: Callable[[float], object] = lambda _: None
@@ -129,7 +130,21 @@ class MemorySource(TaskInstanceSource):
         unresolved = {key: DAG_FAILS for key in keys if key.dag_id == self.unresolved_dag}
         found = [key for key in keys if key in tasks and key not in unresolved]
         raw_ids = {key: (RawIds(*key[:3]),) for key in found}
-        return TaskInstances({key: self._to_task_instance(tasks[key]) for key in found}, unresolved, raw_ids)
+        knows_all = self.knows_all and not self._states_first
+        return TaskInstances({key: _to_task_instance(tasks[key], knows_all) for key in found}, unresolved, raw_ids)
+
+    def complete(self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+        if not self.knows_all:
+            return task_instances
+        _, tasks = self._visible(keys)
+        same = [key for key in keys if key in tasks and tasks[key].state == task_instances.found[key].state]
+        completed = {key: _to_task_instance(tasks[key], knows_all=True) for key in same}
+        changed = dict.fromkeys(set(keys) - set(same), "its state has changed")
+        return replace(
+            task_instances,
+            found={**task_instances.found, **completed},
+            unresolved={**task_instances.unresolved, **changed},
+        )
 
     def read_records(
         self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
@@ -148,10 +163,11 @@ class MemorySource(TaskInstanceSource):
                 fail()
         return self._past or (self.caller, self.tasks)
 
-    def _to_task_instance(self, task: Task) -> TaskInstance:
-        if self.knows_all:
-            return TaskInstance(task.state, task.try_number, task.ended, "KubernetesPodOperator")
-        return TaskInstance(task.state)
+
+def _to_task_instance(task: Task, knows_all: bool) -> TaskInstance:
+    if knows_all:
+        return TaskInstance(task.state, task.try_number, task.ended, "KubernetesPodOperator")
+    return TaskInstance(task.state)
 
 
 def timestamp(epoch: float) -> str:
