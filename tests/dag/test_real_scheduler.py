@@ -270,6 +270,7 @@ def test_each_scheduled_run_deletes_the_inputs_of_the_previous_one(
     TERMINAL.wait_for("three runs succeed", lambda: len(tasks_with_xcom()) >= 3, 600, log=airflow.log("scheduler"))
     airflow.api.pause(CONTINUOUS, True)
     *earlier, newest = tasks_with_xcom().values()
+    core.delete_namespaced_pod("kept", "other", grace_period_seconds=0)
     assert earlier == [{"classify"}] * len(earlier)
     assert newest in (
         {"classify"},
