@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 
+from include.kpo_cleanup.constants import Outcome, Reason
 from tests.conftest import REPO
 
 
@@ -35,6 +36,12 @@ def exported_variables(name: str, heading: str) -> dict[str, str]:
 
 
 def documented_metrics() -> dict[str, tuple[str, set[str]]]:
-    """Return the metrics of the table, with their types and tags."""
-    rows = re.findall(r"^\| `([a-z_.<>]+)` \| (\w+) \| (.+?) \|", section("docs/operating.md", "Metrics"), re.M)
-    return {name: (kind, set(re.findall(r"`(\w+)`", tags))) for name, kind, tags in rows}
+    """Return the metrics of the table, with their types and tags: those of a family one by one."""
+    families = {"reason": [reason.value for reason in Reason], "outcome": [outcome.value for outcome in Outcome]}
+    table = section("docs/operating.md", "Metrics")
+    documented = {}
+    for name, kind, tags in re.findall(r"^\| `([a-z_.<>]+)` \| (\w+) \| (.+?) \|", table, re.M):
+        prefix, _, family = name.rstrip(">").partition("<")
+        members = [f"{prefix}{word}" for word in families[family]] if family else [name]
+        documented.update(dict.fromkeys(members, (kind, set(re.findall(r"`(\w+)`", tags)))))
+    return documented

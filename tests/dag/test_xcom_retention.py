@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -26,12 +26,12 @@ def clean_up(run_type: str, state: str = "success", **config: Any) -> DagRun:
 
 
 @pytest.fixture(scope="module")
-def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, DagRun]:
+def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> Iterator[dict[str, DagRun]]:
     """Run the cleanup several times, in this order; each run deletes XComs of earlier runs."""
     create(core, "kept", {"kubernetes_pod_operator": "True"}, NAMESPACE)  # without a pod, all later tasks are skipped
     create(core, "zombie", labels_of("of", "another", "airflow"), NAMESPACE, NO_SCHEDULER)
     wait_for_another_second()  # an unmatched pod must be older than settle_seconds
-    return {
+    yield {
         "first": clean_up("scheduled", delete_unmatched_pods=True, settle_seconds=0),
         "failed": clean_up("scheduled", "failed"),
         "running": clean_up("scheduled", "running"),
@@ -40,6 +40,7 @@ def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, DagRun]:
         "before newest": clean_up("scheduled"),
         "newest": clean_up("scheduled"),
     }
+    core.delete_namespaced_pod("kept", NAMESPACE, grace_period_seconds=0)
 
 
 @pytest.mark.parametrize(
