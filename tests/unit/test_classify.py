@@ -68,7 +68,7 @@ def running(name: str = "base", since: int | None = NOW - 2 * HOUR) -> Container
 
 
 def waiting(name: str, why: str) -> Container:
-    return Container(name, "waiting", waiting_reason=why)
+    return Container(name, "waiting", reason=why)
 
 
 def classify_all(
@@ -706,6 +706,9 @@ class TestStalled:
             pytest.param((ended(since=None), running("sidecar")), False, id="the end of the main container is unknown"),
             pytest.param((ended(), ended("sidecar")), False, id="the sidecar has ended as well"),
             pytest.param((ended(), waiting("sidecar", "CrashLoopBackOff")), False, id="the sidecar is waiting"),
+            pytest.param(
+                (ended(), running("sidecar")._replace(is_native=True)), False, id="only a native sidecar is running"
+            ),
             pytest.param((ended(),), False, id="there is no sidecar"),
             pytest.param((running(), running("sidecar")), False, id="the main container is running"),
             pytest.param((running("base"), ended("sidecar")), False, id="only the sidecar has ended"),
@@ -736,6 +739,63 @@ class TestStalled:
         assert_kept(classify_pod(pod, ACTIVE), Reason.STALLED)
 
 
+class TestTaskOnAPodThatCannotMove:
+    @pytest.mark.parametrize("state", ["running", "deferred", "restarting"])
+    @pytest.mark.parametrize(
+        ("pod", "rule"),
+        [
+            pytest.param(
+                {"deletion_deadline": NOW - SETTLE - 1}, Rule.OVERDUE, id="an overdue pod keeps its task waiting"
+            ),
+            pytest.param({"deletion_deadline": NOW - SETTLE}, Rule.TERMINATING, id="a terminating pod is not overdue"),
+            pytest.param(
+                {"phase": "Pending", "created": NOW - DAY - 1, "containers": ()},
+                Rule.NOT_STARTED,
+                id="a pod that has been Pending for more than a day has not started",
+            ),
+            pytest.param(
+                {"phase": "Pending", "created": NOW - DAY - 1, "containers": (waiting("base", "ImagePullBackOff"),)},
+                Rule.NOT_STARTED,
+                id="a pod whose container has been waiting for more than a day has not started",
+            ),
+            pytest.param(
+                {"phase": "Pending", "created": NOW - DAY, "containers": ()},
+                Rule.ACTIVE,
+                id="a pod that has been Pending for a day is active",
+            ),
+            pytest.param(
+                {"phase": "Unknown", "created": NOW - DAY - 1, "containers": ()},
+                Rule.ACTIVE,
+                id="a pod whose phase is unknown is active",
+            ),
+            pytest.param(
+                {"phase": "Pending", "created": NOW - DAY - 1, "containers": (running("setup"),)},
+                Rule.ACTIVE,
+                id="a pod in which a container is running is active",
+            ),
+            pytest.param(
+                {
+                    "phase": "Pending",
+                    "created": NOW - DAY - 1,
+                    "containers": (waiting("base", "CrashLoopBackOff")._replace(restarts=1),),
+                },
+                Rule.ACTIVE,
+                id="a pod in which a container has run before is active",
+            ),
+        ],
+    )
+    def test_of_a_task_that_is_attached(self, pod: dict[str, Any], rule: Rule, state: str) -> None:
+        verdict = classify_pod(make_pod(**pod), ACTIVE._replace(state=state))
+        assert (verdict.rule, verdict.is_zombie) == (rule, False)
+
+    @pytest.mark.parametrize(
+        "pod", [{"deletion_deadline": NOW - DAY}, {"phase": "Pending", "created": NOW - 2 * DAY, "containers": ()}]
+    )
+    def test_a_task_that_is_not_attached_does_not_hang_on_its_pod(self, pod: dict[str, Any]) -> None:
+        verdict = classify_pod(make_pod(**pod), ACTIVE._replace(state="up_for_retry"))
+        assert (verdict.rule, verdict.is_zombie) == (Rule.ACTIVE, False)
+
+
 class TestTaskWithoutItsPod:
     @pytest.mark.parametrize(
         ("ti", "pod", "rule"),
@@ -751,6 +811,12 @@ class TestTaskWithoutItsPod:
                 {"containers": (ended(since=NOW - DAY),)},
                 Rule.ACTIVE,
                 id="a pod that ended a day ago is active",
+            ),
+            pytest.param(
+                ACTIVE._replace(state="deferred"),
+                {"containers": (ended(since=NOW - DAY - 1),)},
+                Rule.ENDED_LONG_AGO,
+                id="a pod that ended more than a day ago, and whose task is deferred, ended long ago",
             ),
             pytest.param(
                 ACTIVE._replace(state="queued"),

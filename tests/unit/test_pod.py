@@ -34,12 +34,17 @@ REALISTIC = make_item(
         "finalizers": ["example.com/a", "example.com/b"],
     },
     spec={
+        "nodeName": "worker-3",
         "containers": [
-            {"name": "base", "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"cpu": "2"}}},
+            {
+                "name": "base",
+                "image": "busybox:1.36",
+                "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"cpu": "2"}},
+            },
             {"name": "airflow-xcom-sidecar", "resources": {"requests": {"cpu": "1m", "memory": "10Mi"}}},
             {"name": "proxy", "resources": {}},
             {"name": "logs"},
-        ]
+        ],
     },
     status={
         "phase": "Running",
@@ -85,10 +90,12 @@ class TestARealisticPod:
             already_checked=True,
             deletion_deadline=NOW + 30,
             finalizers=("example.com/a", "example.com/b"),
+            node="worker-3",
+            image="busybox:1.36",
             containers=(
                 Container("base", "terminated", None, NOW - HOUR, 0),
                 Container("airflow-xcom-sidecar", "running", NOW - 2 * HOUR),
-                Container("proxy", "waiting", waiting_reason="ImagePullBackOff"),
+                Container("proxy", "waiting", reason="ImagePullBackOff", message="Back-off"),
                 Container("logs", "waiting"),
             ),
             requests=(("cpu", 0.251), ("memory", 522 * 2.0**20)),
@@ -281,6 +288,36 @@ class TestContainers:
         pod = parse_pod(make_item(status={"containerStatuses": [{"name": "base", "state": state}]}))
         assert pod.containers == (expected,)
 
+    @pytest.mark.parametrize(
+        ("last", "restarts", "last_end"),
+        [
+            pytest.param({"reason": "OOMKilled", "exitCode": 137}, 208, "OOMKilled", id="its last end has a reason"),
+            pytest.param({"reason": "Error", "exitCode": 3}, 1, "exit code 3", id="its last end has an exit code"),
+            pytest.param(None, 1, "", id="its last end is unknown"),
+            pytest.param({"exitCode": "3"}, 1, "", id="its last exit code is no number"),
+        ],
+    )
+    def test_the_restarts_of_a_container_are_parsed_if(self, last: Any, restarts: int, last_end: str) -> None:
+        crashing = {"name": "base", "restartCount": restarts, "lastState": {"terminated": last}}
+        (container,) = parse_pod(make_item(status={"containerStatuses": [crashing]})).containers
+        assert (container.restarts, container.last_end, container.has_run) == (restarts, last_end, True)
+
+    @pytest.mark.parametrize("restarts", [0, -1, "many", None], ids=repr)
+    def test_a_container_has_no_restarts_if_their_number_is(self, restarts: Any) -> None:
+        waiting = {"name": "base", "restartCount": restarts, "lastState": {"terminated": {"exitCode": 3}}}
+        (container,) = parse_pod(make_item(status={"containerStatuses": [waiting]})).containers
+        assert (container.restarts, container.last_end, container.has_run) == (0, "", False)
+
+    @pytest.mark.parametrize(
+        ("reason", "expected"), [("OOMKilled", "OOMKilled"), ("Completed", ""), ("Error", ""), (None, "")]
+    )
+    def test_why_a_container_ended_is_parsed_unless_its_exit_code_says_as_much(
+        self, reason: str | None, expected: str
+    ) -> None:
+        ended = {"name": "base", "state": {"terminated": {"exitCode": 137, "reason": reason}}}
+        (container,) = parse_pod(make_item(status={"containerStatuses": [ended]})).containers
+        assert container.reason == expected
+
 
 class TestRequests:
     @pytest.mark.parametrize(
@@ -354,7 +391,7 @@ class TestInitContainers:
     @pytest.mark.parametrize("state", [{"running": {}}, {"waiting": {}}, {"terminated": {"exitCode": 0}}])
     def test_a_native_sidecar_is_a_container_like_others(self, state: dict[str, Any]) -> None:
         (container,) = self.read(state, "proxy")
-        assert (container.name, container.is_init) == ("proxy", False)
+        assert (container.name, container.is_init, container.is_native) == ("proxy", False, True)
 
 
 class TestPhaseReason:
@@ -368,6 +405,16 @@ class TestPhaseReason:
                 id="in the condition of an unschedulable pod",
             ),
             pytest.param(
+                {
+                    "conditions": [
+                        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"},
+                        {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"},
+                    ]
+                },
+                "PreemptionByScheduler",
+                id="in the condition of a disrupted pod",
+            ),
+            pytest.param(
                 {"conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "False"}]},
                 "",
                 id="nowhere, because the pod was scheduled",
@@ -377,6 +424,13 @@ class TestPhaseReason:
     )
     def test_the_reason_of_the_phase_is_found(self, status: dict[str, Any], expected: str) -> None:
         assert parse_pod(make_item(status=status)).phase_reason == expected
+
+    @pytest.mark.parametrize("of_condition", [True, False], ids=["in the condition", "in the status"])
+    def test_the_message_is_that_beside_the_reason(self, of_condition: bool) -> None:
+        why = {"reason": "Evicted", "message": "The node was low on resource: memory."}
+        condition = {"type": "DisruptionTarget", "status": "True", **why}
+        pod = parse_pod(make_item(status={"conditions": [condition]} if of_condition else why))
+        assert pod.phase_message == "The node was low on resource: memory."
 
 
 class TestJob:
@@ -545,8 +599,9 @@ class TestDecodingAPage:
     def test_fields_that_are_not_needed_are_skipped(self) -> None:
         pytest.importorskip("msgspec")
         item = make_item(metadata={"managedFields": [{"fieldsV1": {"f:metadata": {}}}]})
+        item["spec"]["containers"][0]["imagePullPolicy"] = "Always"
         text = json.dumps(make_decoder()(json.dumps({"kind": "PodList", "items": [item]}).encode()))
-        assert [word for word in ("managedFields", "image", "restartPolicy", "ready") if word in text] == []
+        assert [word for word in ("managedFields", "imagePullPolicy", "restartPolicy", "ready") if word in text] == []
 
     @given(st.lists(JSON, min_size=1, max_size=5), st.randoms(use_true_random=False))
     def test_a_page_with_absurd_parts_is_parsed_as_if_everything_was_decoded(
