@@ -190,7 +190,7 @@ class Classifier:
             named = [self._pods_by_name[name] for name in record.pods if name in self._pods_by_name]
             names_another = not any(other.try_number > pod.try_number for other in named)
         else:
-            names_another = pod.try_number == ti.try_number
+            names_another = pod.try_number >= ti.try_number  # later only if the try number may lag
         return Rule.RECORD_NAMES_ANOTHER if names_another else None
 
     @cached_property

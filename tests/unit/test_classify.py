@@ -784,7 +784,9 @@ class TestTaskOnAPodThatCannotMove:
             ),
         ],
     )
-    def test_of_a_task_that_is_attached(self, pod: dict[str, Any], rule: Rule, state: str) -> None:
+    def test_a_task_that_is_attached_hangs_on_a_pod_that_cannot_move(
+        self, pod: dict[str, Any], rule: Rule, state: str
+    ) -> None:
         verdict = classify_pod(make_pod(**pod), ACTIVE._replace(state=state))
         assert (verdict.rule, verdict.is_zombie) == (rule, False)
 
@@ -922,6 +924,32 @@ class TestEvidence:
         evidence = classify_pod(make_pod(), FINISHED, record=record).evidence
         assert isinstance(evidence, Evidence)
         assert (evidence.rule, evidence.record) == (Rule.RECORD_NAMES_ANOTHER, record)
+
+    @pytest.mark.parametrize(
+        ("pod_try", "ti", "is_zombie"),
+        [
+            pytest.param(2, FINISHED, False, id="its try is one later, because the try number lags"),
+            pytest.param(1, FINISHED, False, id="its try is the last one"),
+            pytest.param(1, FINISHED._replace(try_number=2), True, id="its try is an earlier one"),
+            pytest.param(2, FINISHED._replace(try_number=None), False, id="its try is that of the recorded pod"),
+            pytest.param(1, FINISHED._replace(try_number=None), True, id="its try is earlier than the recorded pod's"),
+        ],
+    )
+    def test_a_record_of_another_pod_keeps_a_pod_unless_its_try_is_earlier(
+        self, pod_try: int, ti: TaskInstance, is_zombie: bool
+    ) -> None:
+        pod, recorded = make_pod(try_number=pod_try), make_pod(try_number=2, already_checked=True)
+        record = Record(frozenset({str(recorded)}))
+        verdict = classify_pod(pod, ti, recorded, record=record, try_number_may_lag=True)
+        assert (verdict.rule, verdict.is_zombie) == (
+            (Rule.ORPHANED, True) if is_zombie else (Rule.RECORD_NAMES_ANOTHER, False)
+        )
+
+    def test_a_pod_of_the_same_second_is_not_named_as_newer(self) -> None:
+        pod = make_pod(labels=(("step", "a"),))
+        verdict = classify_pod(pod, ACTIVE, make_pod(labels=(("step", "b"),), try_number=2, created=pod.created))
+        assert isinstance(verdict.evidence, Evidence)
+        assert verdict.evidence.other is None
 
     def test_every_rule_has_the_reason_that_its_verdicts_give(self) -> None:
         verdicts = [

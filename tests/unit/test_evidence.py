@@ -410,12 +410,12 @@ class TestWhyItDied:
             ),
         ],
     )
-    def test_the_evidence_has(self, pod: dict[str, Any], expected: str) -> None:
+    def test_the_evidence_of_a_dead_pod_says_why_it_died(self, pod: dict[str, Any], expected: str) -> None:
         verdict = classify_pod(make_pod(image="busybox:1.36", node="worker-3", **pod), delete_pods_on_failure=True)
         assert phrases(verdict)[-3:] == (expected, "image busybox:1.36", "node worker-3")
 
     @pytest.mark.parametrize("container", [PROXY._replace(name="base"), BASE_ENDED], ids=["runs", "has succeeded"])
-    def test_the_evidence_has_neither_image_nor_node_while_the_main_container(self, container: Container) -> None:
+    def test_the_evidence_of_an_ordinary_zombie_has_neither_image_nor_node(self, container: Container) -> None:
         verdict = classify_pod(make_pod(image="busybox:1.36", node="worker-3", containers=(container, PROXY)))
         assert not {"image busybox:1.36", "node worker-3"} & {*phrases(verdict)}
 

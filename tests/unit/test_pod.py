@@ -233,6 +233,11 @@ class TestController:
             pytest.param(None, None, id="nobody"),
             pytest.param([], None, id="an empty list"),
             pytest.param([JOB], Owner("Job", "nightly", "1", "batch/v1"), id="a Job"),
+            pytest.param(
+                [{**JOB, "controller": "yes"}],
+                Owner("Job", "nightly", "1", "batch/v1"),
+                id="a Job whose controller field is no boolean",
+            ),
             pytest.param([{"kind": "ConfigMap", "name": "x"}], None, id="an owner that is not a controller"),
             pytest.param(
                 [{"kind": "ConfigMap", "name": "x", "controller": False}], None, id="an owner with controller=False"
@@ -297,13 +302,13 @@ class TestContainers:
             pytest.param({"exitCode": "3"}, 1, "", id="its last exit code is no number"),
         ],
     )
-    def test_the_restarts_of_a_container_are_parsed_if(self, last: Any, restarts: int, last_end: str) -> None:
+    def test_the_restarts_of_a_container_are_parsed(self, last: Any, restarts: int, last_end: str) -> None:
         crashing = {"name": "base", "restartCount": restarts, "lastState": {"terminated": last}}
         (container,) = parse_pod(make_item(status={"containerStatuses": [crashing]})).containers
         assert (container.restarts, container.last_end, container.has_run) == (restarts, last_end, True)
 
     @pytest.mark.parametrize("restarts", [0, -1, "many", None], ids=repr)
-    def test_a_container_has_no_restarts_if_their_number_is(self, restarts: Any) -> None:
+    def test_a_container_has_no_restarts_without_a_positive_number_of_them(self, restarts: Any) -> None:
         waiting = {"name": "base", "restartCount": restarts, "lastState": {"terminated": {"exitCode": 3}}}
         (container,) = parse_pod(make_item(status={"containerStatuses": [waiting]})).containers
         assert (container.restarts, container.last_end, container.has_run) == (0, "", False)
@@ -415,9 +420,15 @@ class TestPhaseReason:
                 id="in the condition of a disrupted pod",
             ),
             pytest.param(
-                {"conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "False"}]},
+                {
+                    "conditions": [
+                        {"type": "PodScheduled", "status": "True", "reason": "Scheduled"},
+                        {"type": "DisruptionTarget", "status": "False", "reason": "Scheduled"},
+                        {"type": "Ready", "status": "False", "reason": "ContainersNotReady"},
+                    ]
+                },
                 "",
-                id="nowhere, because the pod was scheduled",
+                id="nowhere, because the pod was scheduled and not disrupted",
             ),
             pytest.param({"reason": None, "conditions": None}, "", id="nowhere, because both are null"),
         ],
@@ -453,6 +464,9 @@ class TestLabels:
             ("sha", "a1"),
             ("team", "sales"),
         )
+
+    def test_the_operators_label_of_the_parent_dag_is_searched_by(self) -> None:
+        assert from_labels(parent_dag_id="nightly").labels == (("parent_dag_id", "nightly"),)
 
     def test_a_pod_of_the_spark_operator_has_a_label_problem(self) -> None:
         problem = from_labels(spark_kubernetes_operator="True").label_problem
