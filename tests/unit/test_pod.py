@@ -119,17 +119,17 @@ class TestARealisticPod:
 class TestItemsThatAreNotPods:
     @pytest.mark.parametrize("field", ["name", "namespace", "uid", "creationTimestamp"])
     @pytest.mark.parametrize("value", [None, ""], ids=repr)
-    def test_an_item_is_rejected_without_its(self, field: str, value: Any) -> None:
+    def test_an_item_without_a_required_field_is_rejected(self, field: str, value: Any) -> None:
         with pytest.raises(ValueError, match="an item lacks namespace, name, uid or creationTimestamp"):
             from_metadata(**{field: value})
 
     @pytest.mark.parametrize("value", ["yesterday", "2026-11-24", "2026-11-24T12:00:00+00:00", 5, NOW, [], "NaN"])
-    def test_an_item_is_rejected_if_its_creation_time_is(self, value: Any) -> None:
+    def test_an_item_with_a_malformed_creation_time_is_rejected(self, value: Any) -> None:
         with pytest.raises(ValueError, match="creationTimestamp"):
             from_metadata(creationTimestamp=value)
 
     @pytest.mark.parametrize("metadata", [None, [], "pod", 5], ids=repr)
-    def test_an_item_is_rejected_if_its_metadata_is(self, metadata: Any) -> None:
+    def test_an_item_whose_metadata_is_no_object_is_rejected(self, metadata: Any) -> None:
         with pytest.raises(ValueError, match="an item lacks"):
             parse_pod({**make_item(), "metadata": metadata})
 
@@ -137,11 +137,11 @@ class TestItemsThatAreNotPods:
 class TestLabelProblems:
     @pytest.mark.parametrize("name", ["dag_id", "task_id", "run_id", "try_number"])
     @pytest.mark.parametrize("value", [None, ""], ids=["missing", "empty"])
-    def test_a_pod_has_a_label_problem_without_the_label(self, name: str, value: Any) -> None:
+    def test_a_pod_without_an_identifying_label_has_a_label_problem(self, name: str, value: Any) -> None:
         assert from_labels(**{name: value}).label_problem == f"label {name} is missing"
 
     @pytest.mark.parametrize("value", [None, "", "true", "False", "1"], ids=repr)
-    def test_a_pod_has_a_label_problem_if_the_operators_own_label_is(self, value: Any) -> None:
+    def test_a_pod_has_a_label_problem_if_the_operators_own_label_has_another_value(self, value: Any) -> None:
         pod = from_labels(kubernetes_pod_operator=value)
         assert pod.label_problem == f"label kubernetes_pod_operator is {value!r}, not 'True'"
 
@@ -176,12 +176,12 @@ class TestLabelProblems:
         assert from_labels(map_index="").label_problem == "label map_index='' is not a number that Airflow writes"
 
     @pytest.mark.parametrize("value", ["0", "1", "10", "2147483647"])
-    def test_a_pod_has_no_label_problem_with_the_number(self, value: str) -> None:
+    def test_a_number_that_airflow_writes_is_no_label_problem(self, value: str) -> None:
         pod = from_labels(try_number=value, map_index=value)
         assert (pod.label_problem, pod.try_number, pod.map_index) == ("", int(value), int(value))
 
     @pytest.mark.parametrize("labels", ["dag_id=orders", 5, ["dag_id"], True])
-    def test_a_pod_has_a_label_problem_if_its_labels_are(self, labels: Any) -> None:
+    def test_a_pod_whose_labels_are_no_object_has_a_label_problem(self, labels: Any) -> None:
         assert parse_pod(make_item(labels=labels)).label_problem
 
     def test_a_pod_has_a_label_problem_without_labels(self) -> None:
@@ -207,7 +207,7 @@ class TestProtection:
 
     @pytest.mark.parametrize("value", ["false", "False", " FALSE ", None])
     @pytest.mark.parametrize("place", ["labels", "annotations"])
-    def test_a_pod_is_not_protected_by_the_value(self, place: str, value: Any) -> None:
+    def test_a_pod_is_not_protected_by_the_value_false(self, place: str, value: Any) -> None:
         item = make_item()
         item["metadata"][place][PROTECT_KEY] = value
         assert parse_pod(item).protected_by == ""
@@ -219,7 +219,7 @@ class TestProtection:
     @pytest.mark.parametrize(
         "annotations", [None, {}, [], "text", {"note": "grüße 日本 🎉"}, {"kpo-cleanup/protected": "true"}], ids=repr
     )
-    def test_a_pod_is_not_protected_by_the_annotations(self, annotations: Any) -> None:
+    def test_a_pod_is_not_protected_by_other_annotations(self, annotations: Any) -> None:
         assert from_metadata(annotations=annotations).protected_by == ""
 
 
@@ -254,7 +254,7 @@ class TestController:
             ),
         ],
     )
-    def test_the_controller_of_a_pod_that_is_owned_by(self, owners: Any, expected: Owner | None) -> None:
+    def test_the_controller_of_a_pod_is_parsed(self, owners: Any, expected: Owner | None) -> None:
         assert from_metadata(ownerReferences=owners).controller == expected
 
 
@@ -289,7 +289,7 @@ class TestContainers:
             ),
         ],
     )
-    def test_the_state_of_a_container_with(self, state: Any, expected: Container) -> None:
+    def test_the_state_of_a_container_is_parsed(self, state: Any, expected: Container) -> None:
         pod = parse_pod(make_item(status={"containerStatuses": [{"name": "base", "state": state}]}))
         assert pod.containers == (expected,)
 
@@ -437,7 +437,7 @@ class TestPhaseReason:
         assert parse_pod(make_item(status=status)).phase_reason == expected
 
     @pytest.mark.parametrize("of_condition", [True, False], ids=["in the condition", "in the status"])
-    def test_the_message_is_that_beside_the_reason(self, of_condition: bool) -> None:
+    def test_the_message_is_parsed_from_where_the_reason_is(self, of_condition: bool) -> None:
         why = {"reason": "Evicted", "message": "The node was low on resource: memory."}
         condition = {"type": "DisruptionTarget", "status": "True", **why}
         pod = parse_pod(make_item(status={"conditions": [condition]} if of_condition else why))
@@ -454,7 +454,9 @@ class TestJob:
             pytest.param({"controller-uid": "1"}, "", id="not by the label of the owner alone"),
         ],
     )
-    def test_the_job_of_a_pod_is_identified_by(self, labels: dict[str, str], job: str) -> None:
+    def test_the_job_of_a_pod_is_identified_by_labels_that_only_its_controller_sets(
+        self, labels: dict[str, str], job: str
+    ) -> None:
         assert parse_pod(make_item(labels=labels)).job == job
 
 
@@ -493,7 +495,7 @@ class TestMainContainer:
             pytest.param([], None, "base", id="base if the spec has no containers"),
         ],
     )
-    def test_the_main_container_is(self, names: list[str], annotated: str | None, expected: str) -> None:
+    def test_the_main_container_is_identified(self, names: list[str], annotated: str | None, expected: str) -> None:
         annotations = {"kubectl.kubernetes.io/default-container": annotated} if annotated else {}
         item = make_item(spec={"containers": [{"name": name} for name in names]}, metadata={"annotations": annotations})
         assert parse_pod(item).main_container == expected
@@ -543,7 +545,7 @@ class TestFinishedAt:
             pytest.param([WITHOUT_TIME], {"PodScheduled": NOW - 60}, None, id="unknown if neither shows it"),
         ],
     )
-    def test_a_completed_pod_finished_at(
+    def test_the_end_of_a_completed_pod_is_the_latest_that_its_status_shows(
         self, containers: list[Any], conditions: dict[str, int], expected: int | None
     ) -> None:
         status = {
