@@ -169,14 +169,10 @@ class Classifier:
             policy = _completed_policy(pod, pod.finished_at, settings, now) if pod.is_completed else None
             evidence = Evidence(superseded, now, ti, successor, policy)
             return (_zombie if policy is None or policy.deletes else _keep)(pod, evidence)
-        if _has_running_sidecars(pod, settings, now):
-            if ti.state in WAITS_ON_ITS_POD:
-                return _keep(pod, Evidence(Rule.STALLED, now, ti))
-            rule = Rule.LEFT_OVER
-        elif ti.state == "running" and pod.finished_at is not None and now - pod.finished_at > STALE_AFTER:
-            rule = Rule.ENDED_LONG_AGO
+        if ti.state in WAITS_ON_ITS_POD:
+            rule = _hanging_rule(pod, settings, now)
         else:
-            rule = Rule.ACTIVE
+            rule = Rule.LEFT_OVER if _has_running_sidecars(pod, settings, now) else Rule.ACTIVE
         return _keep(pod, Evidence(rule, now, ti, self._mismatches.get(pod.uid)))
 
     def _classify_finished(self, pod: Pod, ti: TaskInstance, now: int) -> Verdict:
@@ -236,7 +232,7 @@ class Classifier:
             named = [self._pods_by_name[name] for name in record.pods if name in self._pods_by_name]
             names_another = not any(other.try_number > pod.try_number for other in named)
         else:
-            names_another = pod.try_number >= ti.try_number
+            names_another = pod.try_number >= ti.try_number  # later only if the try number may lag
         return Rule.RECORD_NAMES_ANOTHER if names_another else None
 
     @cached_property
@@ -368,7 +364,21 @@ def _has_running_sidecars(pod: Pod, settings: Settings, now: int) -> bool:
     main = pod.main
     if main is None or main.ended is None or now - main.ended <= settings.settle_seconds:
         return False
-    return bool(pod.running_containers)
+    return bool(pod.running_sidecars)
+
+
+def _hanging_rule(pod: Pod, settings: Settings, now: int) -> Rule:
+    """Return the rule by which a task hangs on a pod that cannot move any more, or that of any active pod."""
+    if pod.deletion_deadline is not None:
+        return Rule.OVERDUE  # the deadline has passed, or the pod would be terminating
+    if _has_running_sidecars(pod, settings, now):
+        return Rule.STALLED
+    if pod.finished_at is not None and now - pod.finished_at > STALE_AFTER:
+        return Rule.ENDED_LONG_AGO
+    has_started = any(container.has_run for container in pod.containers)
+    if pod.phase == "Pending" and not has_started and now - pod.created > STALE_AFTER:
+        return Rule.NOT_STARTED
+    return Rule.ACTIVE
 
 
 def _completed_policy(pod: Pod, ended: int | None, settings: Settings, now: int) -> Policy:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .pod import XCOM_SIDECAR, Pod
+from .pod import XCOM_SIDECAR, Container, Pod
 
 _WORKER = "find out why its worker ended (memory, eviction, node drain), or who ended the task"
 _BEFORE_START = ("PodInitializing", "ContainerCreating")  # what every pod shows for a moment
-_NEVER_STARTED = {  # by a part of the reason that the kubelet or the scheduler gives
-    "Image": "correct the image name or its pull secret",
-    "Config": "create the ConfigMap or Secret that it refers to",
-    "Unschedulable": "no node can take it: check its requests, node selectors and quotas",
+# By a part of the reason that the kubelet or the scheduler gives. Each reason has several possible causes.
+_NOT_STARTED = {
+    "Image": "the image name, its pull secret or the registry may be wrong",
+    "Config": "a ConfigMap or Secret may be missing, or its security context may not fit the image",
+    "Unschedulable": "no node can take it: requests, node selectors, taints or volumes may be the cause",
+    "SchedulingGated": "a controller has not removed the scheduling gates",
 }
+_SEE_EVENTS = "run kubectl describe pod to see what it is waiting for"
+_OUT_OF_MEMORY = "OOMKilled"
 
 
 class Diagnosis(NamedTuple):
@@ -26,35 +30,69 @@ def diagnose(pod: Pod) -> Diagnosis:
     """Return why a zombie is still in the cluster."""
     main = pod.main
     if pod.is_completed:
-        return Diagnosis("a completed pod was left behind", f"if its operator should have deleted it, {_WORKER}")
-    if main is not None and main.ended is not None:
-        sidecars = pod.running_containers
-        if sidecars:
-            verb = "is" if len(sidecars) == 1 else "are"
-            problem = f"{' and '.join(sidecars)} {verb} still running after {main.name} ended"
-            return Diagnosis(problem, _advice_on(sidecars))
+        why = (main.reason if main else "") or pod.phase_reason
+        advice = f"if its operator should have deleted it, {_WORKER}"
+        return Diagnosis(f"a completed pod was left behind{_in_parentheses(why)}", advice)
+    if main is not None and main.state == "terminated":
+        return _diagnose_sidecars(pod, main)
     if main is not None and main.state == "running":
         return Diagnosis(f"{main.name} is still running, but its operator is gone", _WORKER)
-    if pod.phase == "Pending":
+    if main is not None and main.has_run:
+        why = ", ".join(dict.fromkeys(filter(None, [main.reason, main.last_end])))
+        advice = "raise its memory limit" if main.last_end == _OUT_OF_MEMORY else "see kubectl logs --previous"
+        return Diagnosis(f"{main.name} keeps ending and is restarted{_in_parentheses(why)}", advice)
+    if pod.phase == "Pending" and (main is not None or not any(container.has_run for container in pod.containers)):
         why = _waiting_reason(pod)
-        return Diagnosis(f"it never started{f' ({why})' if why else ''}", _advice_on_waiting(why))
-    return Diagnosis("a pod was left behind", _WORKER)
+        return Diagnosis(f"{main.name if main else 'it'} never started{_in_parentheses(why)}", _advice_on_waiting(why))
+    return Diagnosis(f"a pod was left behind{_in_parentheses(pod.phase_reason)}", _WORKER)
 
 
-def _advice_on(sidecars: list[str]) -> str:
-    if sidecars == [XCOM_SIDECAR]:
-        return f"its operator did not collect the XCom: {_WORKER}"
-    return "make it a native sidecar: an init container with restartPolicy: Always"
+def _diagnose_sidecars(pod: Pod, main: Container) -> Diagnosis:
+    """Return what keeps a pod from completing after its main container has ended."""
+    ended = f"{main.name} ended{_in_parentheses(main.reason)}"
+    running = pod.running_sidecars
+    waiting = [c for c in pod.containers if c.state == "waiting" and not c.is_native]
+    if running:
+        problem = f"{' and '.join(running)} {'is' if len(running) == 1 else 'are'} still running after {ended}"
+        advice = [*advice_on_sidecars(running), *([_WORKER] if XCOM_SIDECAR in running else [])]
+        return Diagnosis(problem, "; ".join(advice))
+    if waiting:
+        why = waiting[0].reason
+        return Diagnosis(
+            f"{waiting[0].name} has not started{_in_parentheses(why)}, although {ended}", _advice_on_waiting(why)
+        )
+    native = [c.name for c in pod.containers if c.state == "running"]
+    if native:
+        problem = f"native sidecar {' and '.join(native)} is still running after {ended}"
+        return Diagnosis(problem, "find out why the kubelet has not stopped it: check its node")
+    return Diagnosis(f"the pod has not completed although {ended}", "check its node")
+
+
+def advice_on_sidecars(names: list[str]) -> list[str]:
+    """Return what keeps these containers from outliving the main one. Users cannot change the operator's own."""
+    others = [name for name in names if name != XCOM_SIDECAR]
+    advice = []
+    if len(others) == 1:
+        advice.append(f"make {'it' if names == others else others[0]} a native sidecar")
+    elif others:
+        advice.append(f"make {' and '.join(others)} native sidecars")
+    if len(others) < len(names):
+        advice.append(f"upgrade the operator's provider, because only the operator ends {XCOM_SIDECAR}")
+    return advice
 
 
 def _waiting_reason(pod: Pod) -> str:
     """Return the most informative reason why a pod has not started; empty if there is none."""
-    reasons = [container.waiting_reason for container in pod.containers if container.waiting_reason]
+    reasons = [container.reason for container in pod.containers if container.state == "waiting" and container.reason]
     running = [f"init container {c.name} is running" for c in pod.containers if c.is_init and c.state == "running"]
     informative = [reason for reason in reasons if reason not in _BEFORE_START]
     return next(filter(None, [*informative, pod.phase_reason, *running, *reasons]), "")
 
 
 def _advice_on_waiting(why: str) -> str:
-    known = (advice for word, advice in _NEVER_STARTED.items() if word in why)
-    return next(known, "run kubectl describe pod to see what it is waiting for")
+    causes = next((causes for word, causes in _NOT_STARTED.items() if word in why), "")
+    return f"{causes}; the evidence has the cluster's own message" if causes else _SEE_EVENTS
+
+
+def _in_parentheses(text: str) -> str:
+    return f" ({text})" if text else ""

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .constants import Reason
-from .pod import Pod
+from .diagnosis import advice_on_sidecars
+from .pod import Container, Pod
 from .task_instance import TaskInstance
-from .text import MAX_PHRASE, printable
+from .text import MAX_PHRASE, pluralize, printable
 from .verdict import Evidence, Rule, Verdict
 
 # Render what decided; not needed where the states of task instance and containers are sufficient.
@@ -29,14 +30,16 @@ _DECISIVE: dict[Rule, Callable[[Pod, Any], str]] = {
     ),
     Rule.RECORD_NAMES_ANOTHER: lambda _, e: f"the operator's record names pod {', '.join(sorted(e.record.pods))}",
     Rule.CHECKED: lambda _, e: f"marked already_checked by its operator, which is at try {e.task_instance.try_number}",
-    Rule.STALLED: lambda pod, _: _stalled_by(pod.running_containers),
+    Rule.STALLED: lambda pod, _: _stalled_by(pod.running_sidecars),
     Rule.LEFT_OVER: lambda pod, _: f"left over from try {pod.try_number}, which a retry may adopt",
     Rule.NOT_RECORDED: lambda _, e: (
         f"not shown to be replaced by {e.other.name} of try {e.other.try_number}, which the operator has not recorded"
     ),
     Rule.USED_BY_ANOTHER: lambda *_: "its task, which is no longer mapped, has adopted it",
     Rule.UNDATED: lambda pod, _: f"{_phase(pod)}, kept because nothing shows when it ended",
-    Rule.ENDED_LONG_AGO: lambda *_: "its task is still running, but the pod ended more than a day ago",
+    Rule.ENDED_LONG_AGO: lambda _, e: f"{_still(e)}, but the pod ended more than a day ago",
+    Rule.OVERDUE: lambda _, e: f"{_still(e)}, but the deadline of the pod's deletion has passed",
+    Rule.NOT_STARTED: lambda pod, e: f"{_still(e)}, but the pod has not started for more than a day{_why(pod)}",
 }
 _STATES_DO_NOT_MATTER = (Rule.BAD_LABELS, Rule.PROTECTED, Rule.OWNED, Rule.NOT_RESOLVED)
 _REMEDIES = {  # for the rules that cause a warning
@@ -44,8 +47,9 @@ _REMEDIES = {  # for the rules that cause a warning
     Rule.HELD_BY_FINALIZERS: "repair the controller that sets this finalizer, or remove the finalizer",
     Rule.NOT_RESOLVED: "",
     Rule.RECORD_UNREADABLE: "",
-    Rule.STALLED: "make it a native sidecar, or set an execution_timeout on the task",
     Rule.ENDED_LONG_AGO: "find out what the task is still doing",
+    Rule.OVERDUE: "check whether its node is down; if it is, mark the task as failed or clear it",
+    Rule.NOT_STARTED: "see the events of the pod; if it cannot start, mark the task as failed",
 }
 _IF_ALONE = "if no other Airflow uses these namespaces, delete_unmatched_pods=True deletes such pods"
 
@@ -68,6 +72,8 @@ def phrases(verdict: Verdict) -> tuple[str, ...]:
         ti, now = evidence.task_instance, evidence.now
         parts += [_newer_pod(pod, evidence), _completed_policy(pod, evidence)]
         parts += [task_instance_state(ti, now) if ti else "", container_states(pod, now), deletion(pod, now)]
+        if not _is_ordinary(pod):
+            parts += [f"image {pod.image}" if pod.image else "", f"node {pod.node}" if pod.node else ""]
     return tuple(printable(part, MAX_PHRASE) for part in dict.fromkeys(filter(None, parts)))
 
 
@@ -78,10 +84,14 @@ def warning_of(verdict: Verdict) -> PodWarning | None:
         return None
     if verdict.reason is Reason.UNMATCHED and evidence.policy:
         return PodWarning(verdict.reason, remedy=_IF_ALONE)
-    if evidence.rule not in _REMEDIES:
+    if evidence.rule is Rule.STALLED:
+        remedy = _remedy_for_stalled(verdict.pod, evidence)
+    elif evidence.rule in _REMEDIES:
+        remedy = _REMEDIES[evidence.rule]
+    else:
         return None
     problem = printable(_DECISIVE[evidence.rule](verdict.pod, evidence), MAX_PHRASE)
-    return PodWarning(verdict.reason, problem, _REMEDIES[evidence.rule])
+    return PodWarning(verdict.reason, problem, remedy)
 
 
 def duration(seconds: int) -> str:
@@ -112,16 +122,18 @@ def container_states(pod: Pod, now: int) -> str:
         name = f"init container {container.name}" if container.is_init else container.name
         if container.state == "terminated":
             code = "?" if container.exit_code is None else container.exit_code
+            why = f" ({container.reason})" if container.reason else ""
             when = f" {ago(container.ended, now)}" if container.ended is not None else ""
-            parts.append(f"{name} exited {code}{when}")
+            part = f"{name} exited {code}{why}{when}"
         elif container.state == "running":
             how_long = f" {duration(now - container.started)}" if container.started is not None else ""
-            parts.append(f"{name} running{how_long}")
+            part = f"{name} running{how_long}"
         else:
-            why = f" ({container.waiting_reason})" if container.waiting_reason else ""
-            parts.append(f"{name} waiting{why}")
+            why = ": ".join(filter(None, [container.reason, container.message]))
+            part = f"{name} waiting ({why})" if why else f"{name} waiting"
+        parts.append(f"{part}{_restarts(container)}")
     if pod.phase_reason or not parts:
-        parts.insert(0, _phase(pod))
+        parts.insert(0, _phase(pod, pod.phase_message))
     return ", ".join(parts) if pod.containers else f"{', '.join(parts)}, no container status"
 
 
@@ -139,6 +151,23 @@ def deletion(pod: Pod, now: int) -> str:
 
 def _stalled_by(sidecars: list[str]) -> str:
     return f"{' and '.join(sidecars)} {'keeps' if len(sidecars) == 1 else 'keep'} the task waiting"
+
+
+def _remedy_for_stalled(pod: Pod, evidence: Evidence) -> str:
+    """Return how to end the wait; an execution_timeout does not interrupt a deferred task."""
+    is_deferred = evidence.task_instance is not None and evidence.task_instance.state == "deferred"
+    last_resort = "mark the task as failed" if is_deferred else "set an execution_timeout on the task"
+    return ", or ".join([*advice_on_sidecars(pod.running_sidecars), last_resort])
+
+
+def _still(evidence: Any) -> str:
+    return f"its task is still {evidence.task_instance.state}"
+
+
+def _why(pod: Pod) -> str:
+    """Return why a pod has not started, in parentheses."""
+    why = next(filter(None, [pod.phase_reason, *(container.reason for container in pod.containers)]), "")
+    return f" ({why})" if why else ""
 
 
 def _owner(pod: Pod, ti: TaskInstance | None, now: int) -> str:
@@ -169,6 +198,21 @@ def _completed_policy(pod: Pod, evidence: Evidence) -> str:
     return f"{_phase(pod)}, {longer_than}{policy.option}={policy.value}"
 
 
-def _phase(pod: Pod) -> str:
-    """Render such as ``pod Failed (Evicted)``."""
-    return f"pod {pod.phase}" + (f" ({pod.phase_reason})" if pod.phase_reason else "")
+def _is_ordinary(pod: Pod) -> bool:
+    """Return whether its main container is running or has succeeded, so that neither image nor node is to blame."""
+    main = pod.main
+    is_well = main is not None and not main.restarts and (main.state == "running" or main.exit_code == 0)
+    return is_well and not pod.phase_reason and pod.deletion_deadline is None
+
+
+def _phase(pod: Pod, message: str = "") -> str:
+    """Render such as ``pod Failed (Evicted: The node was low on resource: memory.)``."""
+    why = ": ".join(filter(None, [pod.phase_reason, message]))
+    return f"pod {pod.phase} ({why})" if why else f"pod {pod.phase}"
+
+
+def _restarts(container: Container) -> str:
+    """Render such as ``, 208 restarts (OOMKilled)``; empty if it was never restarted."""
+    if not container.restarts:
+        return ""
+    return f", {pluralize(container.restarts, 'restart')}" + (f" ({container.last_end})" if container.last_end else "")

@@ -53,8 +53,17 @@ class Container(NamedTuple):
     started: int | None = None
     ended: int | None = None
     exit_code: int | None = None
-    waiting_reason: str = ""
+    reason: str = ""  # why it waits or has ended, if that says more than its exit code
     is_init: bool = False  # runs before the others, which wait for it; a native sidecar does not count as one
+    is_native: bool = False  # a native sidecar, which the kubelet stops once the others have ended
+    message: str = ""  # the kubelet's, on why it waits
+    restarts: int = 0
+    last_end: str = ""  # why it ended before its last restart: a reason or an exit code
+
+    @property
+    def has_run(self) -> bool:
+        """Return whether it is running or has run before."""
+        return self.state != "waiting" or self.restarts > 0 or bool(self.last_end)
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,9 @@ class Pod:
     controller: Owner | None = None
     job: str = ""  # the Job that its labels name
     phase_reason: str = ""  # such as Evicted, or Unschedulable for a pending pod
+    phase_message: str = ""  # why, in the words of the cluster
+    node: str = ""
+    image: str = ""  # of the main container
     already_checked: bool = False  # the operator has finished with it, and no later try will adopt it
     grace_period: int = 30  # seconds, from its spec
     deletion_deadline: int | None = None
@@ -143,6 +155,11 @@ class Pod:
     def running_containers(self) -> list[str]:
         """Return the names of the containers that are running."""
         return [container.name for container in self.containers if container.state == "running"]
+
+    @property
+    def running_sidecars(self) -> list[str]:
+        """Return the names of the running containers that keep the pod running after the main container has ended."""
+        return [c.name for c in self.containers if c.state == "running" and not c.is_native and c != self.main]
 
     @property
     def finished_at(self) -> int | None:

@@ -30,8 +30,8 @@ from .verdict import Verdict, count_reasons
 MAX_KEPT = 200  # kept pods in the XCom of classify, which are for people only
 
 _LEVELS = ("namespace", "dag_id", "task_id", "run_id")  # of the tree, so that each is written once
-_COLUMNS = ("name", "uid", "created", "phase", "try_number", "labels", "requests", "containers")  # of every row
-_SHARED = ("labels", "requests")  # few distinct values, which thousands of pods share: a row refers to them by number
+_COLUMNS = ("name", "uid", "created", "phase", "try_number", "labels", "requests", "image", "node", "containers")
+_SHARED = ("labels", "requests", "image", "node")  # few distinct values: a row refers to them by number
 _LEFT_OUT = ("resource_version",)  # soon outdated; reap lists the pods again
 # All other fields are written by name, and only if they differ from their default.
 _DEFAULTS = {f.name: f.default for f in fields(Pod) if f.name not in (*_LEVELS, *_COLUMNS, *_LEFT_OUT)}
@@ -54,7 +54,7 @@ def dump_listing(listing: Listing) -> dict[str, Any]:
         "summary": f"pods: {len(listing.pods)}, in: {printable(', '.join(tree)) or 'no namespace'}",
         "unlisted": _dump_errors(listing.errors_by_namespace),
         "columns": f"{', '.join(_COLUMNS)} ({', '.join(Container._fields)}; times in seconds after created), other",
-        **{name: [dict(each) for each in numbers] for name, numbers in shared.items()},
+        **{name: [each if isinstance(each, str) else dict(each) for each in shared[name]] for name in _SHARED},
         "tree": tree,
         "version": __version__,
     }
@@ -79,7 +79,10 @@ def load_listing(data: Mapping[str, Any]) -> Listing:
     :raises KpoCleanupError: if another version wrote it, because kpo_cleanup was upgraded during the run.
     """
     _check_version("list_pods", data)
-    shared = {name: [tuple(sorted(each.items())) for each in data[name]] for name in _SHARED}
+    shared = {
+        name: [each if isinstance(each, str) else tuple(sorted(each.items())) for each in data[name]]
+        for name in _SHARED
+    }
     pods = [
         _load_pod(dict(zip((*_LEVELS, *_COLUMNS, "others"), (namespace, dag_id, task_id, run_id, *row))), shared)
         for namespace, dags in data["tree"].items()
@@ -194,7 +197,14 @@ def dump_classification(
         "unlisted": _dump_errors(errors_by_namespace),
         "untouched": [_dump_verdict(v) for v in islice((v for v in kept if v.reason is not Reason.ACTIVE), MAX_KEPT)],
         "zombies": [
-            {**_dump_verdict(v), "cause": diagnose(v.pod).problem, "uid": v.pod.uid, "created": v.pod.created}
+            {
+                **_dump_verdict(v),
+                "cause": diagnose(v.pod).problem,
+                "node": v.pod.node,
+                "image": v.pod.image,
+                "uid": v.pod.uid,
+                "created": v.pod.created,
+            }
             for v in zombies
         ],
         "version": __version__,

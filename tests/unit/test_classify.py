@@ -72,7 +72,7 @@ def running(name: str = "base", since: int | None = NOW - 2 * HOUR) -> Container
 
 
 def waiting(name: str, why: str) -> Container:
-    return Container(name, "waiting", waiting_reason=why)
+    return Container(name, "waiting", reason=why)
 
 
 def classify_all(
@@ -792,6 +792,9 @@ class TestStalled:
             pytest.param((ended(since=None), running("sidecar")), False, id="the end of the main container is unknown"),
             pytest.param((ended(), ended("sidecar")), False, id="the sidecar has ended as well"),
             pytest.param((ended(), waiting("sidecar", "CrashLoopBackOff")), False, id="the sidecar is waiting"),
+            pytest.param(
+                (ended(), running("sidecar")._replace(is_native=True)), False, id="only a native sidecar is running"
+            ),
             pytest.param((ended(),), False, id="there is no sidecar"),
             pytest.param((running(), running("sidecar")), False, id="the main container is running"),
             pytest.param((running("base"), ended("sidecar")), False, id="only the sidecar has ended"),
@@ -822,6 +825,65 @@ class TestStalled:
         assert_kept(classify_pod(pod, ACTIVE), Reason.STALLED)
 
 
+class TestTaskOnAPodThatCannotMove:
+    @pytest.mark.parametrize("state", ["running", "deferred", "restarting"])
+    @pytest.mark.parametrize(
+        ("pod", "rule"),
+        [
+            pytest.param(
+                {"deletion_deadline": NOW - SETTLE - 1}, Rule.OVERDUE, id="an overdue pod keeps its task waiting"
+            ),
+            pytest.param({"deletion_deadline": NOW - SETTLE}, Rule.TERMINATING, id="a terminating pod is not overdue"),
+            pytest.param(
+                {"phase": "Pending", "created": NOW - DAY - 1, "containers": ()},
+                Rule.NOT_STARTED,
+                id="a pod that has been Pending for more than a day has not started",
+            ),
+            pytest.param(
+                {"phase": "Pending", "created": NOW - DAY - 1, "containers": (waiting("base", "ImagePullBackOff"),)},
+                Rule.NOT_STARTED,
+                id="a pod whose container has been waiting for more than a day has not started",
+            ),
+            pytest.param(
+                {"phase": "Pending", "created": NOW - DAY, "containers": ()},
+                Rule.ACTIVE,
+                id="a pod that has been Pending for a day is active",
+            ),
+            pytest.param(
+                {"phase": "Unknown", "created": NOW - DAY - 1, "containers": ()},
+                Rule.ACTIVE,
+                id="a pod whose phase is unknown is active",
+            ),
+            pytest.param(
+                {"phase": "Pending", "created": NOW - DAY - 1, "containers": (running("setup"),)},
+                Rule.ACTIVE,
+                id="a pod in which a container is running is active",
+            ),
+            pytest.param(
+                {
+                    "phase": "Pending",
+                    "created": NOW - DAY - 1,
+                    "containers": (waiting("base", "CrashLoopBackOff")._replace(restarts=1),),
+                },
+                Rule.ACTIVE,
+                id="a pod in which a container has run before is active",
+            ),
+        ],
+    )
+    def test_a_task_that_is_attached_hangs_on_a_pod_that_cannot_move(
+        self, pod: dict[str, Any], rule: Rule, state: str
+    ) -> None:
+        verdict = classify_pod(make_pod(**pod), ACTIVE._replace(state=state))
+        assert (verdict.rule, verdict.is_zombie) == (rule, False)
+
+    @pytest.mark.parametrize(
+        "pod", [{"deletion_deadline": NOW - DAY}, {"phase": "Pending", "created": NOW - 2 * DAY, "containers": ()}]
+    )
+    def test_a_task_that_is_not_attached_does_not_hang_on_its_pod(self, pod: dict[str, Any]) -> None:
+        verdict = classify_pod(make_pod(**pod), ACTIVE._replace(state="up_for_retry"))
+        assert (verdict.rule, verdict.is_zombie) == (Rule.ACTIVE, False)
+
+
 class TestTaskWithoutItsPod:
     @pytest.mark.parametrize(
         ("ti", "pod", "rule"),
@@ -837,6 +899,12 @@ class TestTaskWithoutItsPod:
                 {"containers": (ended(since=NOW - DAY),)},
                 Rule.ACTIVE,
                 id="a pod that ended a day ago is active",
+            ),
+            pytest.param(
+                ACTIVE._replace(state="deferred"),
+                {"containers": (ended(since=NOW - DAY - 1),)},
+                Rule.ENDED_LONG_AGO,
+                id="a pod that ended more than a day ago, and whose task is deferred, ended long ago",
             ),
             pytest.param(
                 ACTIVE._replace(state="queued"),
@@ -942,6 +1010,32 @@ class TestEvidence:
         evidence = classify_pod(make_pod(), FINISHED, record=record).evidence
         assert isinstance(evidence, Evidence)
         assert (evidence.rule, evidence.record) == (Rule.RECORD_NAMES_ANOTHER, record)
+
+    @pytest.mark.parametrize(
+        ("pod_try", "ti", "is_zombie"),
+        [
+            pytest.param(2, FINISHED, False, id="its try is one later, because the try number lags"),
+            pytest.param(1, FINISHED, False, id="its try is the last one"),
+            pytest.param(1, FINISHED._replace(try_number=2), True, id="its try is an earlier one"),
+            pytest.param(2, FINISHED._replace(try_number=None), False, id="its try is that of the recorded pod"),
+            pytest.param(1, FINISHED._replace(try_number=None), True, id="its try is earlier than the recorded pod's"),
+        ],
+    )
+    def test_a_record_of_another_pod_keeps_a_pod_unless_its_try_is_earlier(
+        self, pod_try: int, ti: TaskInstance, is_zombie: bool
+    ) -> None:
+        pod, recorded = make_pod(try_number=pod_try), make_pod(try_number=2, already_checked=True)
+        record = Record(frozenset({str(recorded)}))
+        verdict = classify_pod(pod, ti, recorded, record=record, try_number_may_lag=True)
+        assert (verdict.rule, verdict.is_zombie) == (
+            (Rule.ORPHANED, True) if is_zombie else (Rule.RECORD_NAMES_ANOTHER, False)
+        )
+
+    def test_a_pod_of_the_same_second_is_not_named_as_newer(self) -> None:
+        pod = make_pod(labels=(("step", "a"),))
+        verdict = classify_pod(pod, ACTIVE, make_pod(labels=(("step", "b"),), try_number=2, created=pod.created))
+        assert isinstance(verdict.evidence, Evidence)
+        assert verdict.evidence.other is None
 
     def test_every_rule_has_the_reason_that_its_verdicts_give(self) -> None:
         verdicts = [

@@ -37,7 +37,7 @@ ACTIVE = make_ti(state="running", ended=None)
 SECOND_TRY = ACTIVE._replace(try_number=2)
 BASE_ENDED = Container("base", "terminated", None, NOW - HOUR, 0)
 BASE_KILLED = BASE_ENDED._replace(exit_code=137)
-BASE_WAITING = Container("base", "waiting", waiting_reason="ImagePullBackOff")
+BASE_WAITING = Container("base", "waiting", reason="ImagePullBackOff")
 PROXY = Container("proxy", "running", NOW - 2 * HOUR)
 FAILED = "task instance failed (try 1) 60 min ago"
 RUNNING = "base running 2 h"
@@ -268,7 +268,7 @@ class TestWarnings:
                 PodWarning(
                     Reason.STALLED,
                     "proxy and logs keep the task waiting",
-                    "make it a native sidecar, or set an execution_timeout on the task",
+                    "make proxy and logs native sidecars, or set an execution_timeout on the task",
                 ),
                 id="a stalled pod has a warning that names the sidecars",
             ),
@@ -281,6 +281,47 @@ class TestWarnings:
                     "find out what the task is still doing",
                 ),
                 id="a pod that ended long before its task has a warning",
+            ),
+            pytest.param(
+                {"phase": "Succeeded", "containers": (BASE_ENDED._replace(ended=NOW - 2 * DAY),)},
+                ACTIVE._replace(state="deferred"),
+                PodWarning(
+                    Reason.ACTIVE,
+                    "its task is still deferred, but the pod ended more than a day ago",
+                    "find out what the task is still doing",
+                ),
+                id="a pod that ended long before its deferred task has a warning",
+            ),
+            pytest.param(
+                {"deletion_deadline": NOW - DAY},
+                ACTIVE,
+                PodWarning(
+                    Reason.ACTIVE,
+                    "its task is still running, but the deadline of the pod's deletion has passed",
+                    "check whether its node is down; if it is, mark the task as failed or clear it",
+                ),
+                id="a pod past its deadline that keeps a task waiting has a warning",
+            ),
+            pytest.param(
+                {"phase": "Pending", "phase_reason": "Unschedulable", "created": NOW - 2 * DAY, "containers": ()},
+                ACTIVE._replace(state="deferred"),
+                PodWarning(
+                    Reason.ACTIVE,
+                    "its task is still deferred, but the pod has not started for more than a day (Unschedulable)",
+                    "see the events of the pod; if it cannot start, mark the task as failed",
+                ),
+                id="a pod that does not start has a warning with the reason",
+            ),
+            pytest.param(
+                {"containers": (BASE_ENDED, PROXY, PROXY._replace(name="airflow-xcom-sidecar"))},
+                ACTIVE._replace(state="deferred"),
+                PodWarning(
+                    Reason.STALLED,
+                    "proxy and airflow-xcom-sidecar keep the task waiting",
+                    "make proxy a native sidecar, or upgrade the operator's provider, because only the operator ends "
+                    "airflow-xcom-sidecar, or mark the task as failed",
+                ),
+                id="a stalled pod of a deferred task has a warning without an execution_timeout",
             ),
             pytest.param({}, ACTIVE, None, id="an active pod has no warning"),
             pytest.param({}, FINISHED, None, id="a zombie has no warning"),
@@ -330,6 +371,55 @@ class TestTimes:
         assert ago(NOW + HOUR, NOW) == "0 s ago"
 
 
+class TestWhyItDied:
+    IN_A_LOOP = BASE_WAITING._replace(reason="CrashLoopBackOff", restarts=208, last_end="OOMKilled")
+    UNBOUND = "0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims."
+
+    @pytest.mark.parametrize(
+        ("pod", "expected"),
+        [
+            pytest.param(
+                {"phase": "Failed", "containers": (BASE_KILLED._replace(reason="OOMKilled"),)},
+                "base exited 137 (OOMKilled) 60 min ago",
+                id="why its container ended",
+            ),
+            pytest.param(
+                {"containers": (IN_A_LOOP,)},
+                "base waiting (CrashLoopBackOff), 208 restarts (OOMKilled)",
+                id="why its container is restarted",
+            ),
+            pytest.param(
+                {"containers": (PROXY._replace(name="base", restarts=1),)},
+                "base running 2 h, 1 restart",
+                id="that its container was restarted",
+            ),
+            pytest.param(
+                {"phase": "Pending", "containers": (BASE_WAITING._replace(message='Back-off pulling image "no:1"'),)},
+                'base waiting (ImagePullBackOff: Back-off pulling image "no:1")',
+                id="why its container waits, in the words of the kubelet",
+            ),
+            pytest.param(
+                {
+                    "phase": "Pending",
+                    "phase_reason": "Unschedulable",
+                    "phase_message": UNBOUND,
+                    "containers": (),
+                },
+                f"pod Pending (Unschedulable: {UNBOUND}), no container status",
+                id="why it is not scheduled, in the words of the scheduler",
+            ),
+        ],
+    )
+    def test_the_evidence_of_a_dead_pod_says_why_it_died(self, pod: dict[str, Any], expected: str) -> None:
+        verdict = classify_pod(make_pod(image="busybox:1.36", node="worker-3", **pod), delete_pods_on_failure=True)
+        assert phrases(verdict)[-3:] == (expected, "image busybox:1.36", "node worker-3")
+
+    @pytest.mark.parametrize("container", [PROXY._replace(name="base"), BASE_ENDED], ids=["runs", "has succeeded"])
+    def test_the_evidence_of_an_ordinary_zombie_has_neither_image_nor_node(self, container: Container) -> None:
+        verdict = classify_pod(make_pod(image="busybox:1.36", node="worker-3", containers=(container, PROXY)))
+        assert not {"image busybox:1.36", "node worker-3"} & {*phrases(verdict)}
+
+
 class TestStates:
     @pytest.mark.parametrize(
         ("ti", "text"),
@@ -351,7 +441,7 @@ class TestStates:
                 Container("setup", "terminated", is_init=True),
                 Container("sidecar", "running", NOW - 3 * HOUR),
                 Container("proxy", "running"),
-                Container("logs", "waiting", waiting_reason="ErrImagePull"),
+                Container("logs", "waiting", reason="ErrImagePull"),
                 Container("other", "waiting"),
             )
         )

@@ -41,20 +41,30 @@ ITEM = make_item(
         "finalizers": ["example.com/hold"],
     },
     spec={
-        "containers": [{"name": "base", "resources": {"requests": {"cpu": "1"}}}, {"name": "proxy"}],
+        "nodeName": "worker-3",
+        "containers": [
+            {"name": "base", "image": "busybox", "resources": {"requests": {"cpu": "1"}}},
+            {"name": "proxy"},
+        ],
         "initContainers": [{"name": "setup"}, {"name": "mesh", "restartPolicy": "Always"}],
         "overhead": {"memory": "1Gi"},
     },
     status={
         "phase": "Failed",
         "reason": "Evicted",
+        "message": "The node was low on resource: memory.",
         "conditions": [
             {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"},
             {"type": "Ready", "status": "False", "lastTransitionTime": timestamp(NOW - HOUR)},
         ],
         "containerStatuses": [
             {"name": "base", "state": {"terminated": END}},
-            {"name": "proxy", "state": {"waiting": {"reason": "ImagePullBackOff"}}},
+            {
+                "name": "proxy",
+                "state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}},
+                "restartCount": 2,
+                "lastState": {"terminated": END},
+            },
         ],
         "initContainerStatuses": [
             {"name": "setup", "state": {"waiting": {"reason": "PodInitializing"}}},

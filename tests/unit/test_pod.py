@@ -34,12 +34,17 @@ REALISTIC = make_item(
         "finalizers": ["example.com/a", "example.com/b"],
     },
     spec={
+        "nodeName": "worker-3",
         "containers": [
-            {"name": "base", "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"cpu": "2"}}},
+            {
+                "name": "base",
+                "image": "busybox:1.36",
+                "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"cpu": "2"}},
+            },
             {"name": "airflow-xcom-sidecar", "resources": {"requests": {"cpu": "1m", "memory": "10Mi"}}},
             {"name": "proxy", "resources": {}},
             {"name": "logs"},
-        ]
+        ],
     },
     status={
         "phase": "Running",
@@ -85,10 +90,12 @@ class TestARealisticPod:
             already_checked=True,
             deletion_deadline=NOW + 30,
             finalizers=("example.com/a", "example.com/b"),
+            node="worker-3",
+            image="busybox:1.36",
             containers=(
                 Container("base", "terminated", None, NOW - HOUR, 0),
                 Container("airflow-xcom-sidecar", "running", NOW - 2 * HOUR),
-                Container("proxy", "waiting", waiting_reason="ImagePullBackOff"),
+                Container("proxy", "waiting", reason="ImagePullBackOff", message="Back-off"),
                 Container("logs", "waiting"),
             ),
             requests=(("cpu", 0.251), ("memory", 522 * 2.0**20)),
@@ -112,17 +119,17 @@ class TestARealisticPod:
 class TestItemsThatAreNotPods:
     @pytest.mark.parametrize("field", ["name", "namespace", "uid", "creationTimestamp"])
     @pytest.mark.parametrize("value", [None, ""], ids=repr)
-    def test_an_item_is_rejected_without_its(self, field: str, value: Any) -> None:
+    def test_an_item_without_a_required_field_is_rejected(self, field: str, value: Any) -> None:
         with pytest.raises(ValueError, match="an item lacks namespace, name, uid or creationTimestamp"):
             from_metadata(**{field: value})
 
     @pytest.mark.parametrize("value", ["yesterday", "2026-11-24", "2026-11-24T12:00:00+00:00", 5, NOW, [], "NaN"])
-    def test_an_item_is_rejected_if_its_creation_time_is(self, value: Any) -> None:
+    def test_an_item_with_a_malformed_creation_time_is_rejected(self, value: Any) -> None:
         with pytest.raises(ValueError, match="creationTimestamp"):
             from_metadata(creationTimestamp=value)
 
     @pytest.mark.parametrize("metadata", [None, [], "pod", 5], ids=repr)
-    def test_an_item_is_rejected_if_its_metadata_is(self, metadata: Any) -> None:
+    def test_an_item_whose_metadata_is_no_object_is_rejected(self, metadata: Any) -> None:
         with pytest.raises(ValueError, match="an item lacks"):
             parse_pod({**make_item(), "metadata": metadata})
 
@@ -130,11 +137,11 @@ class TestItemsThatAreNotPods:
 class TestLabelProblems:
     @pytest.mark.parametrize("name", ["dag_id", "task_id", "run_id", "try_number"])
     @pytest.mark.parametrize("value", [None, ""], ids=["missing", "empty"])
-    def test_a_pod_has_a_label_problem_without_the_label(self, name: str, value: Any) -> None:
+    def test_a_pod_without_an_identifying_label_has_a_label_problem(self, name: str, value: Any) -> None:
         assert from_labels(**{name: value}).label_problem == f"label {name} is missing"
 
     @pytest.mark.parametrize("value", [None, "", "true", "False", "1"], ids=repr)
-    def test_a_pod_has_a_label_problem_if_the_operators_own_label_is(self, value: Any) -> None:
+    def test_a_pod_has_a_label_problem_if_the_operators_own_label_has_another_value(self, value: Any) -> None:
         pod = from_labels(kubernetes_pod_operator=value)
         assert pod.label_problem == f"label kubernetes_pod_operator is {value!r}, not 'True'"
 
@@ -169,12 +176,12 @@ class TestLabelProblems:
         assert from_labels(map_index="").label_problem == "label map_index='' is not a number that Airflow writes"
 
     @pytest.mark.parametrize("value", ["0", "1", "10", "2147483647"])
-    def test_a_pod_has_no_label_problem_with_the_number(self, value: str) -> None:
+    def test_a_number_that_airflow_writes_is_no_label_problem(self, value: str) -> None:
         pod = from_labels(try_number=value, map_index=value)
         assert (pod.label_problem, pod.try_number, pod.map_index) == ("", int(value), int(value))
 
     @pytest.mark.parametrize("labels", ["dag_id=orders", 5, ["dag_id"], True])
-    def test_a_pod_has_a_label_problem_if_its_labels_are(self, labels: Any) -> None:
+    def test_a_pod_whose_labels_are_no_object_has_a_label_problem(self, labels: Any) -> None:
         assert parse_pod(make_item(labels=labels)).label_problem
 
     def test_a_pod_has_a_label_problem_without_labels(self) -> None:
@@ -200,7 +207,7 @@ class TestProtection:
 
     @pytest.mark.parametrize("value", ["false", "False", " FALSE ", None])
     @pytest.mark.parametrize("place", ["labels", "annotations"])
-    def test_a_pod_is_not_protected_by_the_value(self, place: str, value: Any) -> None:
+    def test_a_pod_is_not_protected_by_the_value_false(self, place: str, value: Any) -> None:
         item = make_item()
         item["metadata"][place][PROTECT_KEY] = value
         assert parse_pod(item).protected_by == ""
@@ -212,7 +219,7 @@ class TestProtection:
     @pytest.mark.parametrize(
         "annotations", [None, {}, [], "text", {"note": "grüße 日本 🎉"}, {"kpo-cleanup/protected": "true"}], ids=repr
     )
-    def test_a_pod_is_not_protected_by_the_annotations(self, annotations: Any) -> None:
+    def test_a_pod_is_not_protected_by_other_annotations(self, annotations: Any) -> None:
         assert from_metadata(annotations=annotations).protected_by == ""
 
 
@@ -226,6 +233,11 @@ class TestController:
             pytest.param(None, None, id="nobody"),
             pytest.param([], None, id="an empty list"),
             pytest.param([JOB], Owner("Job", "nightly", "1", "batch/v1"), id="a Job"),
+            pytest.param(
+                [{**JOB, "controller": "yes"}],
+                Owner("Job", "nightly", "1", "batch/v1"),
+                id="a Job whose controller field is no boolean",
+            ),
             pytest.param([{"kind": "ConfigMap", "name": "x"}], None, id="an owner that is not a controller"),
             pytest.param(
                 [{"kind": "ConfigMap", "name": "x", "controller": False}], None, id="an owner with controller=False"
@@ -242,7 +254,7 @@ class TestController:
             ),
         ],
     )
-    def test_the_controller_of_a_pod_that_is_owned_by(self, owners: Any, expected: Owner | None) -> None:
+    def test_the_controller_of_a_pod_is_parsed(self, owners: Any, expected: Owner | None) -> None:
         assert from_metadata(ownerReferences=owners).controller == expected
 
 
@@ -277,9 +289,39 @@ class TestContainers:
             ),
         ],
     )
-    def test_the_state_of_a_container_with(self, state: Any, expected: Container) -> None:
+    def test_the_state_of_a_container_is_parsed(self, state: Any, expected: Container) -> None:
         pod = parse_pod(make_item(status={"containerStatuses": [{"name": "base", "state": state}]}))
         assert pod.containers == (expected,)
+
+    @pytest.mark.parametrize(
+        ("last", "restarts", "last_end"),
+        [
+            pytest.param({"reason": "OOMKilled", "exitCode": 137}, 208, "OOMKilled", id="its last end has a reason"),
+            pytest.param({"reason": "Error", "exitCode": 3}, 1, "exit code 3", id="its last end has an exit code"),
+            pytest.param(None, 1, "", id="its last end is unknown"),
+            pytest.param({"exitCode": "3"}, 1, "", id="its last exit code is no number"),
+        ],
+    )
+    def test_the_restarts_of_a_container_are_parsed(self, last: Any, restarts: int, last_end: str) -> None:
+        crashing = {"name": "base", "restartCount": restarts, "lastState": {"terminated": last}}
+        (container,) = parse_pod(make_item(status={"containerStatuses": [crashing]})).containers
+        assert (container.restarts, container.last_end, container.has_run) == (restarts, last_end, True)
+
+    @pytest.mark.parametrize("restarts", [0, -1, "many", None], ids=repr)
+    def test_a_container_has_no_restarts_without_a_positive_number_of_them(self, restarts: Any) -> None:
+        waiting = {"name": "base", "restartCount": restarts, "lastState": {"terminated": {"exitCode": 3}}}
+        (container,) = parse_pod(make_item(status={"containerStatuses": [waiting]})).containers
+        assert (container.restarts, container.last_end, container.has_run) == (0, "", False)
+
+    @pytest.mark.parametrize(
+        ("reason", "expected"), [("OOMKilled", "OOMKilled"), ("Completed", ""), ("Error", ""), (None, "")]
+    )
+    def test_why_a_container_ended_is_parsed_unless_its_exit_code_says_as_much(
+        self, reason: str | None, expected: str
+    ) -> None:
+        ended = {"name": "base", "state": {"terminated": {"exitCode": 137, "reason": reason}}}
+        (container,) = parse_pod(make_item(status={"containerStatuses": [ended]})).containers
+        assert container.reason == expected
 
 
 class TestRequests:
@@ -354,7 +396,7 @@ class TestInitContainers:
     @pytest.mark.parametrize("state", [{"running": {}}, {"waiting": {}}, {"terminated": {"exitCode": 0}}])
     def test_a_native_sidecar_is_a_container_like_others(self, state: dict[str, Any]) -> None:
         (container,) = self.read(state, "proxy")
-        assert (container.name, container.is_init) == ("proxy", False)
+        assert (container.name, container.is_init, container.is_native) == ("proxy", False, True)
 
 
 class TestPhaseReason:
@@ -368,15 +410,38 @@ class TestPhaseReason:
                 id="in the condition of an unschedulable pod",
             ),
             pytest.param(
-                {"conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "False"}]},
+                {
+                    "conditions": [
+                        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"},
+                        {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"},
+                    ]
+                },
+                "PreemptionByScheduler",
+                id="in the condition of a disrupted pod",
+            ),
+            pytest.param(
+                {
+                    "conditions": [
+                        {"type": "PodScheduled", "status": "True", "reason": "Scheduled"},
+                        {"type": "DisruptionTarget", "status": "False", "reason": "Scheduled"},
+                        {"type": "Ready", "status": "False", "reason": "ContainersNotReady"},
+                    ]
+                },
                 "",
-                id="nowhere, because the pod was scheduled",
+                id="nowhere, because the pod was scheduled and not disrupted",
             ),
             pytest.param({"reason": None, "conditions": None}, "", id="nowhere, because both are null"),
         ],
     )
     def test_the_reason_of_the_phase_is_found(self, status: dict[str, Any], expected: str) -> None:
         assert parse_pod(make_item(status=status)).phase_reason == expected
+
+    @pytest.mark.parametrize("of_condition", [True, False], ids=["in the condition", "in the status"])
+    def test_the_message_is_parsed_from_where_the_reason_is(self, of_condition: bool) -> None:
+        why = {"reason": "Evicted", "message": "The node was low on resource: memory."}
+        condition = {"type": "DisruptionTarget", "status": "True", **why}
+        pod = parse_pod(make_item(status={"conditions": [condition]} if of_condition else why))
+        assert pod.phase_message == "The node was low on resource: memory."
 
 
 class TestJob:
@@ -389,7 +454,9 @@ class TestJob:
             pytest.param({"controller-uid": "1"}, "", id="not by the label of the owner alone"),
         ],
     )
-    def test_the_job_of_a_pod_is_identified_by(self, labels: dict[str, str], job: str) -> None:
+    def test_the_job_of_a_pod_is_identified_by_labels_that_only_its_controller_sets(
+        self, labels: dict[str, str], job: str
+    ) -> None:
         assert parse_pod(make_item(labels=labels)).job == job
 
 
@@ -399,6 +466,9 @@ class TestLabels:
             ("sha", "a1"),
             ("team", "sales"),
         )
+
+    def test_the_operators_label_of_the_parent_dag_is_searched_by(self) -> None:
+        assert from_labels(parent_dag_id="nightly").labels == (("parent_dag_id", "nightly"),)
 
     def test_a_pod_of_the_spark_operator_has_a_label_problem(self) -> None:
         problem = from_labels(spark_kubernetes_operator="True").label_problem
@@ -425,7 +495,7 @@ class TestMainContainer:
             pytest.param([], None, "base", id="base if the spec has no containers"),
         ],
     )
-    def test_the_main_container_is(self, names: list[str], annotated: str | None, expected: str) -> None:
+    def test_the_main_container_is_identified(self, names: list[str], annotated: str | None, expected: str) -> None:
         annotations = {"kubectl.kubernetes.io/default-container": annotated} if annotated else {}
         item = make_item(spec={"containers": [{"name": name} for name in names]}, metadata={"annotations": annotations})
         assert parse_pod(item).main_container == expected
@@ -475,7 +545,7 @@ class TestFinishedAt:
             pytest.param([WITHOUT_TIME], {"PodScheduled": NOW - 60}, None, id="unknown if neither shows it"),
         ],
     )
-    def test_a_completed_pod_finished_at(
+    def test_the_end_of_a_completed_pod_is_the_latest_that_its_status_shows(
         self, containers: list[Any], conditions: dict[str, int], expected: int | None
     ) -> None:
         status = {
@@ -545,8 +615,9 @@ class TestDecodingAPage:
     def test_fields_that_are_not_needed_are_skipped(self) -> None:
         pytest.importorskip("msgspec")
         item = make_item(metadata={"managedFields": [{"fieldsV1": {"f:metadata": {}}}]})
+        item["spec"]["containers"][0]["imagePullPolicy"] = "Always"
         text = json.dumps(make_decoder()(json.dumps({"kind": "PodList", "items": [item]}).encode()))
-        assert [word for word in ("managedFields", "image", "restartPolicy", "ready") if word in text] == []
+        assert [word for word in ("managedFields", "imagePullPolicy", "restartPolicy", "ready") if word in text] == []
 
     @given(st.lists(JSON, min_size=1, max_size=5), st.randoms(use_true_random=False))
     def test_a_page_with_absurd_parts_is_parsed_as_if_everything_was_decoded(

@@ -42,6 +42,11 @@ CONTAINERS = st.builds(
     st.none() | TIMES,
     st.none() | st.integers(0, 255),
     TEXT,
+    st.booleans(),
+    st.booleans(),
+    TEXT,
+    st.integers(0, 300),
+    TEXT,
 )
 KEYS = st.builds(TaskInstanceKey, TEXT, TEXT, TEXT, st.integers(UNMAPPED, 2**31 - 1))
 POD_FIELDS: dict[str, st.SearchStrategy[Any]] = {
@@ -62,6 +67,9 @@ POD_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "controller": st.none() | st.builds(Owner, TEXT, NAMES, TEXT, TEXT),
     "job": TEXT,
     "phase_reason": TEXT,
+    "phase_message": TEXT,
+    "node": TEXT,
+    "image": TEXT,
     "already_checked": st.booleans(),
     "grace_period": st.integers(0, 86_400),
     "deletion_deadline": st.none() | TIMES,
@@ -211,7 +219,7 @@ class TestZombies:
         assert [*map(carried, loaded.zombies)] == [carried(verdict) for verdict in verdicts if verdict.is_zombie]
 
     def test_a_zombie_is_written_so_that_people_can_read_it(self) -> None:
-        verdict = make_verdict(pod=make_pod(name="extract-1", uid="uid-1"))
+        verdict = make_verdict(pod=make_pod(name="extract-1", uid="uid-1", node="worker-3", image="busybox:1.36"))
         assert dump_classification([verdict], {})["zombies"] == [
             {
                 "pod": "airflow/extract-1",
@@ -223,6 +231,8 @@ class TestZombies:
                 "try_number": 1,
                 "run_id": "run_1",
                 "cause": "base is still running, but its operator is gone",
+                "node": "worker-3",
+                "image": "busybox:1.36",
                 "uid": "uid-1",
                 "created": NOW - 2 * HOUR,
             }

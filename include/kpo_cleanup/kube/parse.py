@@ -35,7 +35,7 @@ from ..text import pluralize, printable
 
 # The fields that are decoded. Any of them may be missing. A list has the fields of each of its items.
 _RESOURCES = {"requests": Any}
-_STATUSES = [{"name": Any, "state": Any}]
+_STATUSES = [{"name": Any, "state": Any, "lastState": Any, "restartCount": Any}]
 _ITEM = {
     "metadata": {
         "name": Any,
@@ -50,7 +50,8 @@ _ITEM = {
         "finalizers": Any,
     },
     "spec": {
-        "containers": [{"name": Any, "resources": _RESOURCES}],
+        "nodeName": Any,
+        "containers": [{"name": Any, "image": Any, "resources": _RESOURCES}],
         "initContainers": [{"name": Any, "restartPolicy": Any, "resources": _RESOURCES}],
         "resources": _RESOURCES,
         "overhead": Any,
@@ -59,7 +60,8 @@ _ITEM = {
     "status": {
         "phase": Any,
         "reason": Any,
-        "conditions": [{"type": Any, "status": Any, "reason": Any, "lastTransitionTime": Any}],
+        "message": Any,
+        "conditions": [{"type": Any, "status": Any, "reason": Any, "message": Any, "lastTransitionTime": Any}],
         "containerStatuses": _STATUSES,
         "initContainerStatuses": _STATUSES,
     },
@@ -82,6 +84,7 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 _MAX_NUMBER = 2**31 - 1  # Airflow's columns are 32-bit integers
 _MAX_ITEMS = 20  # labels, finalizers or resources of a pod that are kept: its creator may write thousands
 _SPARK_LABEL = "spark_kubernetes_operator"
+_OBVIOUS = ("Completed", "Error")  # reasons that say no more than the exit code
 _END_CONDITIONS = ("Ready", "ContainersReady", "DisruptionTarget")  # they change when a pod ends or is evicted
 
 
@@ -128,6 +131,8 @@ def parse_pod(item: Mapping[str, Any]) -> Pod:
     init_containers = [_mapping(container) for container in spec.get("initContainers") or ()]
     sidecars = [container for container in init_containers if container.get("restartPolicy") == "Always"]
     try_number, map_index = _label_number(labels, "try_number"), _label_number(labels, "map_index")
+    phase_reason, phase_message = _phase_reason(status)
+    main_container = _main_container(containers, annotations)
     return Pod(
         # Thousands of pods share these values, so that each is kept once.
         namespace=_text(namespace),
@@ -146,12 +151,15 @@ def parse_pod(item: Mapping[str, Any]) -> Pod:
         protected_by=printable(_protection(labels) or _protection(annotations)),
         controller=_controller(metadata.get("ownerReferences")),
         job=_job(labels),
-        phase_reason=_phase_reason(status),
+        phase_reason=phase_reason,
+        phase_message=phase_message,
+        node=_text(spec.get("nodeName") or ""),
+        image=_text(next((c.get("image") for c in containers if c.get("name") == main_container), None) or ""),
         already_checked=labels.get(CHECKED_LABEL) == "True",
         grace_period=_grace_period(spec),
         deletion_deadline=_epoch(metadata.get("deletionTimestamp")),
         finalizers=_finalizers(metadata),
-        main_container=_main_container(containers, annotations),
+        main_container=main_container,
         conditions_changed=_conditions_changed(status),
         containers=(*_init_containers(status, sidecars), *map(_container, status.get("containerStatuses") or ())),
         requests=_total_requests(
@@ -254,13 +262,17 @@ def _job(labels: Mapping[str, Any]) -> str:
     return "" if name is None else printable(name)
 
 
-def _phase_reason(status: Mapping[str, Any]) -> str:
-    if status.get("reason"):
-        return _text(status["reason"])
-    for condition in map(_mapping, status.get("conditions") or ()):
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return _text(condition.get("reason") or "")
-    return ""
+def _phase_reason(status: Mapping[str, Any]) -> tuple[str, str]:
+    """Return why the pod is in its phase, and the cluster's message: from its status, or a condition that explains it.
+
+    Whatever disrupts a pod sets ``DisruptionTarget``, and the scheduler sets ``PodScheduled`` to false.
+    """
+    conditions = [_mapping(condition) for condition in status.get("conditions") or ()]
+    by_state = {(condition.get("type"), condition.get("status")): condition for condition in conditions}
+    for source in (status, by_state.get(("DisruptionTarget", "True")), by_state.get(("PodScheduled", "False"))):
+        if source and source.get("reason"):
+            return _text(source["reason"]), printable(source.get("message") or "")
+    return "", ""
 
 
 def _grace_period(spec: Mapping[str, Any]) -> int:
@@ -304,10 +316,27 @@ def _container(status: Any) -> Container:
         end = _mapping(states["terminated"])
         code = end.get("exitCode")
         started, finished = _epoch(end.get("startedAt")), _epoch(end.get("finishedAt"))
-        return Container(name, "terminated", started, finished, code if isinstance(code, int) else None)
-    if "running" in states:
-        return Container(name, "running", _epoch(_mapping(states["running"]).get("startedAt")))
-    return Container(name, "waiting", waiting_reason=_text(_mapping(states.get("waiting")).get("reason") or ""))
+        container = Container(name, "terminated", started, finished, code if isinstance(code, int) else None)
+        container = container._replace(reason=_end_reason(end))
+    elif "running" in states:
+        container = Container(name, "running", _epoch(_mapping(states["running"]).get("startedAt")))
+    else:
+        wait = _mapping(states.get("waiting"))
+        message = printable(wait.get("message") or "")
+        container = Container(name, "waiting", reason=_text(wait.get("reason") or ""), message=message)
+    restarts = status.get("restartCount")
+    if not isinstance(restarts, int) or restarts <= 0:
+        return container
+    last = _mapping(_mapping(status.get("lastState")).get("terminated"))
+    code = last.get("exitCode")
+    last_end = _end_reason(last) or (f"exit code {code}" if isinstance(code, int) else "")
+    return container._replace(restarts=restarts, last_end=last_end)
+
+
+def _end_reason(end: Mapping[str, Any]) -> str:
+    """Return why a container ended, such as OOMKilled."""
+    reason = end.get("reason") or ""
+    return "" if reason in _OBVIOUS else _text(reason)
 
 
 def _init_containers(status: Mapping[str, Any], sidecars: list[Mapping[str, Any]]) -> Iterator[Container]:
@@ -315,7 +344,7 @@ def _init_containers(status: Mapping[str, Any], sidecars: list[Mapping[str, Any]
     names = {_text(container.get("name")) for container in sidecars}
     for container in map(_container, status.get("initContainerStatuses") or ()):
         if container.name in names:
-            yield container
+            yield container._replace(is_native=True)
         elif container.exit_code != 0:
             yield container._replace(is_init=True)
 
