@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -195,6 +196,26 @@ class TestFetch:
             connection.execute(TASK_INSTANCE.update().values(end_date=None, try_number=None, operator=None))
         assert database.source.fetch([row().key]).found == {row().key: TaskInstance("success")}
 
+    @pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo"])
+    def test_a_time_is_utc_whatever_the_time_zone_of_the_worker_is(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch, zone: str
+    ) -> None:
+        database.fill([row(state="failed")])
+        with monkeypatch.context() as environment:
+            environment.setenv("TZ", zone)
+            time.tzset()
+            answer = database.source.fetch([row().key])
+        time.tzset()
+        assert answer.found[row().key].ended == ENDED_EPOCH
+
+    @pytest.mark.parametrize(("state", "is_between_tries"), [("running", False), ("deferred", True), ("queued", True)])
+    def test_the_try_of_an_active_task_instance_is_the_current_one(
+        self, database: Database, state: str, is_between_tries: bool
+    ) -> None:
+        database.fill([row(state=state)])
+        expected = 3 if is_between_tries and AIRFLOW_RELEASE < (2, 10) else 2
+        assert database.source.fetch([row().key]).found[row().key].try_number == expected
+
     def test_a_task_instance_that_does_not_exist_is_absent(self, database: Database) -> None:
         database.fill([row()])
         keys = [
@@ -383,6 +404,40 @@ class TestVerification:
     def test_answers_of_an_empty_database_are_rejected(self, database: Database) -> None:
         with pytest.raises(TaskInstanceSourceError, match="is missing there"):
             database.source.fetch([row().key])
+
+    @pytest.mark.parametrize(
+        ("variables", "evidence"),
+        [
+            pytest.param([("read_only", "OFF")], "", id="it is writable"),
+            pytest.param([("read_only", "ON")], "read_only=ON", id="it is read-only"),
+            pytest.param([("read_only", "NO_LOCK")], "read_only=NO_LOCK", id="it rejects locks as well"),
+            pytest.param(
+                [("read_only", "OFF"), ("innodb_read_only", "ON")], "innodb_read_only=ON", id="its storage is read-only"
+            ),
+        ],
+    )
+    def test_answers_of_mysql_are_accepted_only_if(
+        self, database: Database, variables: list[tuple[str, str]], evidence: str
+    ) -> None:
+        database.fill([row()])
+
+        @contextmanager
+        def connect() -> Iterator[Any]:
+            with database.connect() as connection:
+
+                def execute(statement: Any, *parameters: Any) -> Any:
+                    if str(statement).startswith("SHOW GLOBAL VARIABLES"):
+                        return variables
+                    return connection.execute(statement, *parameters)
+
+                yield SimpleNamespace(execute=execute, dialect=SimpleNamespace(name="mysql"))
+
+        source = SqlSource(connect, CALLER, "test")
+        if not evidence:
+            assert source.fetch([row().key]).found
+            return
+        with pytest.raises(TaskInstanceSourceError, match=rf"test is a read-only replica \({evidence}\)"):
+            source.fetch([row().key])
 
     def test_an_id_that_is_stored_without_dashes_is_accepted(self, database: Database) -> None:
         database.fill([row()])

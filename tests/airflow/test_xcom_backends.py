@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
+from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE, IS_AIRFLOW_3
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.task_instance import RawIds, Record, TaskInstances
 from include.kpo_cleanup.task_instances.rest import RestSource
@@ -164,7 +164,9 @@ def test_a_record_has_a_problem_if_the_worker_has_another_backend_than_the_opera
     assert read(serialize(Vault)) == {MINE.key: Record(problem=problem)}
 
 
-@pytest.mark.skipif(IS_AIRFLOW_3, reason="Airflow 3 does not pickle XComs")
+@pytest.mark.skipif(
+    IS_AIRFLOW_3 or AIRFLOW_RELEASE < (2, 8), reason="Airflow 3 does not pickle XComs, and 2.7 always reads pickles"
+)
 def test_a_pickled_record_has_a_problem_if_pickling_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as configured:
         configured.setenv("AIRFLOW__CORE__ENABLE_XCOM_PICKLING", "True")

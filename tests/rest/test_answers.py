@@ -223,7 +223,7 @@ class TestLimitedAnswers:
     def test_no_task_instance_is_missed_if_between_two_pages(
         self, database: Database, connect: Connect, proxy: FaultProxy, change: Callable[[Database, list[Row]], None]
     ) -> None:
-        rows = [row(map_index=index) for index in range(10)]
+        rows = [row(map_index=index, run_id="run_1") for index in range(10)]
         database.fill(rows)
         # The query for all, the first page, and then:
         proxy.spoil(BATCH, limited_to(4), times=2)

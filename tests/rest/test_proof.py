@@ -32,6 +32,7 @@ SECRET_DAG = Row("invoices", "a", SCHEDULED, UNMAPPED, "running")  # of a DAG th
 HASHED_DAG = Row("commandes_à_faire", "a", SCHEDULED, UNMAPPED, "running")
 LABEL_DAG = HASHED_DAG._replace(dag_id=to_label_value(HASHED_DAG.dag_id), task_id="b")
 GONE_DAG = Row("gone", "a", SCHEDULED, UNMAPPED, "running")
+NOT_FOUND = faults.answer(404, "<h1>Not Found</h1>")  # of a gateway
 BATCH = r"POST .*/taskInstances/list$"
 
 
@@ -107,8 +108,7 @@ class TestPermissions:
         self, connect: Connect, servers: Servers, database: Database
     ) -> None:
         readable = MINE._replace(task_id=ODD_ID)
-        # The user may read a DAG whose id equals the label value of a DAG that the user may not read.
-        database.fill([readable, SECRET_DAG, HASHED_DAG, LABEL_DAG])
+        database.fill([readable, SECRET_DAG, HASHED_DAG])
         answer = self.fetch(connect, servers, "reads_two", MINE, readable, SECRET_DAG, HASHED_DAG, GONE_DAG)
         assert set(answer.found) == {readable.key}
         assert answer.unresolved == {
@@ -116,6 +116,15 @@ class TestPermissions:
             GONE_DAG.key: "the user of the REST API may not read its DAG",
             HASHED_DAG.key: "the user of the REST API may not read all DAGs, and its dag_id is hashed",
         }
+
+    @pytest.mark.skipif(AIRFLOW_RELEASE < (3, 1), reason="Airflow 3.0 rejects the batch query of such a user")
+    def test_a_key_is_unresolved_if_the_user_may_only_read_a_dag_whose_id_is_the_label_of_the_right_one(
+        self, connect: Connect, servers: Servers, database: Database
+    ) -> None:
+        database.fill([HASHED_DAG, LABEL_DAG])
+        answer = self.fetch(connect, servers, "reads_namesake", HASHED_DAG, LABEL_DAG)
+        assert set(answer.found) == {LABEL_DAG.key}
+        assert set(answer.unresolved) == {HASHED_DAG.key}
 
     @pytest.mark.skipif(AIRFLOW_RELEASE < (3, 1), reason="Airflow 3.0 rejects the batch query of such a user")
     @pytest.mark.parametrize("exists", [True, False], ids=["it exists", "it does not exist"])
@@ -160,6 +169,53 @@ class TestPermissions:
         assert record.pods == frozenset()
         assert "403 Forbidden" in record.problem
         assert "to read DAGs, DAG runs, task instances and XComs" in record.problem
+
+
+class TestMisleadingAnswers:
+    """Answers of something in front of Airflow, such as a gateway, never count as "there is none"."""
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            pytest.param(NOT_FOUND, id="another 404 than Airflow's"),
+            pytest.param(faults.answer(200, '{"dag_id": "other"}', "application/json"), id="another DAG"),
+            pytest.param(faults.answer(200, "{}", "application/json"), id="no DAG"),
+        ],
+    )
+    def test_a_task_instance_is_not_absent_if_the_answer_about_its_dag_is(
+        self, connect: Connect, database: Database, proxy: FaultProxy, fault: faults.Fault
+    ) -> None:
+        database.fill([])
+        proxy.spoil(f"GET .*/dags/{GONE_DAG.dag_id}$", fault)
+        with pytest.raises(TaskInstanceSourceError):
+            connect(proxy.url + PATH).fetch([GONE_DAG.key])
+
+    def test_a_record_has_a_problem_after_another_404_than_that_of_airflow(
+        self, connect: Connect, database: Database, proxy: FaultProxy
+    ) -> None:
+        database.fill([MINE])
+        proxy.spoil("/xcomEntries/", NOT_FOUND)
+        source = connect(proxy.url + PATH)
+        record = source.read_records(source.fetch([MINE.key]), [MINE.key])[MINE.key]
+        assert record.problem.startswith("its XCom pod_name cannot be read: 404 Not Found")
+
+    def test_the_pages_of_a_mapped_task_are_rejected_if_the_caller_is_over_by_then(
+        self, connect: Connect, database: Database, proxy: FaultProxy
+    ) -> None:
+        rows = [MINE._replace(run_id="run_1", map_index=index) for index in range(6)]
+        database.fill(rows)
+
+        def limit(answer: dict[str, Any]) -> None:
+            answer["task_instances"] = answer["task_instances"][:4]
+
+        def end_caller() -> None:
+            database.execute("UPDATE task_instance SET state = 'failed' WHERE dag_id = 'kpo_cleanup'")
+
+        # The query for all, the first page, and the second page.
+        proxy.spoil(BATCH, faults.edited(limit), times=2)
+        proxy.spoil(BATCH, faults.first(end_caller), times=1)
+        with pytest.raises(TaskInstanceSourceError, match="the answers of test were rejected"):
+            connect(proxy.url + PATH).fetch([row.key for row in rows])
 
 
 class TestFailingDags:

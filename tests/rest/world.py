@@ -9,6 +9,8 @@ PERMISSIONS = ["DAG Runs", "Task Instances", "XComs"]
 USERS = {
     "reads_all": ["DAGs", *PERMISSIONS],
     "reads_two": ["DAG:orders", "DAG:kpo_cleanup", *PERMISSIONS],
+    # The label value of the DAG "commandes_à_faire", and the id of another one.
+    "reads_namesake": ["DAG:commandes__faire-040595da3", "DAG:kpo_cleanup", *PERMISSIONS],
     "reads_no_xcoms": ["DAGs", "DAG Runs", "Task Instances"],
     "reads_no_runs": ["DAGs", "Task Instances", "XComs"],
     "reads_no_task_instances": ["DAGs", "DAG Runs", "XComs"],

@@ -492,6 +492,12 @@ class TestRecords:
             keys[2]: Record(frozenset({"airflow/pod-2"})),
         }
 
+    def test_the_only_record_of_a_mapped_task_is_that_of_one_map_index(self) -> None:
+        rows = [row(map_index=index) for index in range(2)]
+        xcoms = XComs(*pair(rows[0], "pod-0"))
+        source, keys = source_of(api_server([CALLER_ROW, *rows], Random(0)), xcoms), [each.key for each in rows]
+        assert source.read_records(source.fetch(keys), keys) == {keys[0]: Record(frozenset({"airflow/pod-0"}))}
+
     def test_the_absence_of_records_is_requested_once_for_all_map_indexes(self) -> None:
         rows = [row(map_index=index) for index in range(50)]
         xcoms = XComs()
