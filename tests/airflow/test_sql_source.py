@@ -505,11 +505,6 @@ class TestRecords:
         [
             pytest.param({"pod_namespace": b'"a"'}, "its XCom pod_name is missing", id="the name is missing"),
             pytest.param(
-                {"pod_name": b'"load-x1', "pod_namespace": b'"airflow"'},
-                "its XCom pod_name cannot be read: Unterminated string starting at: line 1 column 1 (char 0)",
-                id="its JSON is incomplete",
-            ),
-            pytest.param(
                 {"pod_name": b'"s3://xcoms/token=SECRET"', "pod_namespace": b'"airflow"'},
                 "its XCom pod_name is not a valid Kubernetes name: 's3://xcoms/t…'",
                 id="a custom backend stored a reference",
@@ -535,6 +530,14 @@ class TestRecords:
         database.fill([row()])
         database.push(row(), **values)
         assert read_record(database, row()) == Record(problem=problem)
+
+    def test_a_record_has_a_problem_if_its_json_is_incomplete(self, database: Database) -> None:
+        database.fill([row()])
+        database.push(row(), pod_name=b'"load-x1', pod_namespace=b'"airflow"')
+        record = read_record(database, row())
+        assert record is not None
+        # Airflow 2.7 tries to unpickle it.
+        assert re.match("its XCom pod_name cannot be read: (Unterminated string|invalid load key)", record.problem)
 
     def test_a_record_may_have_no_namespace(self, database: Database) -> None:
         database.fill([row()])
