@@ -82,7 +82,7 @@ def uncertain_pods(snapshot: Snapshot) -> list[Pod]:
         for v in verdicts
         if v.is_zombie
         or v.eligible_at is not None
-        or v.rule in (Rule.NOT_RECORDED, Rule.UNDATED)
+        or v.rule in (Rule.NOT_RECORDED, Rule.ADOPTABLE, Rule.UNDATED)
         or (v.pod.already_checked and v.reason in (Reason.ACTIVE, Reason.STALLED))  # superseded at a later try
     )
     return sorted((verdict.pod for verdict in uncertain), key=sort_key)
@@ -150,9 +150,14 @@ class Classifier:
         if self._users and self._users.get(str(pod), pod.key) != pod.key:
             return _keep(pod, Evidence(Rule.USED_BY_ANOTHER, now, ti))
         plain = pod.key._replace(map_index=UNMAPPED)
-        problem = self._snapshot.records.get(plain, NO_RECORD).problem
-        if problem and plain != pod.key and plain in found and found[plain].is_active:
-            return _keep(pod, Evidence(Rule.RECORD_UNREADABLE, now, ti, problem=problem))
+        if plain != pod.key and plain in task_instances.unresolved:
+            return _keep(pod, Evidence(Rule.NOT_RESOLVED, now, problem=task_instances.unresolved[plain]))
+        if plain != pod.key and plain in found and found[plain].is_active:
+            record = self._snapshot.records.get(plain)
+            if record is None:
+                return _keep(pod, Evidence(Rule.ADOPTABLE, now, ti))
+            if record.problem:
+                return _keep(pod, Evidence(Rule.RECORD_UNREADABLE, now, ti, problem=record.problem))
         if ti is None:
             return self._classify_unmatched(pod, Evidence(Rule.NO_TASK_INSTANCE, now))
         return self._classify_active(pod, ti, now) if ti.is_active else self._classify_finished(pod, ti, now)

@@ -36,6 +36,7 @@ _DECISIVE: dict[Rule, Callable[[Pod, Any], str]] = {
         f"not shown to be replaced by {e.other.name} of try {e.other.try_number}, which the operator has not recorded"
     ),
     Rule.USED_BY_ANOTHER: lambda *_: "its task, which is no longer mapped, has adopted it",
+    Rule.ADOPTABLE: lambda *_: "its task, which is no longer mapped, may adopt it: it has not recorded a pod yet",
     Rule.UNDATED: lambda pod, _: f"{_phase(pod)}, kept because nothing shows when it ended",
     Rule.ENDED_LONG_AGO: lambda _, e: f"{_still(e)}, but the pod ended more than a day ago",
     Rule.OVERDUE: lambda _, e: f"{_still(e)}, but the deadline of the pod's deletion has passed",

@@ -361,12 +361,12 @@ def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings
 
 
 def _may_be_used_by_plain_task(pod: Json, tasks: Mapping[TaskInstanceKey, Task]) -> bool:
-    """Return whether a task that is no longer mapped has recorded the pod of one of its map indexes, or may have."""
+    """Return whether a task that is no longer mapped has recorded the pod of one of its map indexes, or may yet."""
     key = make_key(pod)
     plain = key and key.map_index != UNMAPPED and tasks.get(key._replace(map_index=UNMAPPED))
-    if not plain or plain.is_finished or not plain.record:
+    if not plain or plain.is_finished:
         return False
-    return bool(plain.record.problem) or name(pod) in plain.record.pods
+    return plain.record is None or bool(plain.record.problem) or name(pod) in plain.record.pods
 
 
 def _is_through_with(pod: Json, task: Task, pods: Collection[Json], knows_all: bool) -> bool:

@@ -739,6 +739,23 @@ class TestPodOfAnotherTaskInstance:
         assert (verdict.rule is Rule.USED_BY_ANOTHER, verdict.is_zombie) == (user.is_active, not user.is_active)
 
     @pytest.mark.parametrize("user", [ACTIVE, FINISHED], ids=["active", "finished"])
+    def test_a_pod_is_kept_until_its_plain_task_has_recorded_a_pod_while_that_task_is(self, user: TaskInstance) -> None:
+        pod = make_pod(map_index=0)
+        plain = pod.key._replace(map_index=UNMAPPED)
+        snapshot = Snapshot([pod], answer({pod.key: FINISHED, plain: user}), Settings(), NOW)
+        assert (plain in keys_needing_records(snapshot)) == user.is_active
+        (verdict,) = classify(snapshot)
+        assert (verdict.rule is Rule.ADOPTABLE, verdict.is_zombie) == (user.is_active, not user.is_active)
+        (verdict,) = classify(replace(snapshot, records={plain: Record(frozenset({"airflow/another"}))}))
+        assert verdict.is_zombie
+
+    def test_a_pod_is_unresolved_if_its_plain_task_is(self) -> None:
+        pod = make_pod(map_index=0)
+        task_instances = TaskInstances({pod.key: FINISHED}, {pod.key._replace(map_index=UNMAPPED): "no answer"})
+        (verdict,) = classify(Snapshot([pod], task_instances, Settings(), NOW))
+        assert_kept(verdict, Reason.UNRESOLVED)
+
+    @pytest.mark.parametrize("user", [ACTIVE, FINISHED], ids=["active", "finished"])
     def test_a_pod_is_unresolved_if_the_record_of_its_plain_task_cannot_be_read_and_that_task_is(
         self, user: TaskInstance
     ) -> None:
