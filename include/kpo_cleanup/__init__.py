@@ -40,6 +40,7 @@ The modules, in the order in which a run uses them:
 ``verdict``                        a verdict, and its evidence as data
 ``evidence``                       the evidence as phrases for people
 ``diagnosis``                      why a zombie was left behind, and what prevents the next one
+``surge``                          refuse to delete an implausible share of the pods
 ``reap``                           verify again, delete, account for every pod
 ``termination``                    end it early on SIGTERM
 ``results``                        the results of that

@@ -65,6 +65,12 @@ class Settings:
         minimum=1,
         maximum=100_000,
     )
+    max_delete_percent: int | None = _option(
+        None,  # in a small namespace, or after an outage, most pods may be zombies
+        "Fail before deleting anything if more than this percentage of at least 20 pods are zombies; empty = no limit.",
+        minimum=1,
+        maximum=100,
+    )
     grace_period_seconds: int = _seconds(
         0,  # a zombie has already received SIGTERM or ignores it, so waiting gains nothing
         "Grace period of the delete call in seconds; 0 = force, -1 = the pod's own.",

@@ -6,7 +6,7 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -26,10 +26,13 @@ from .constants import Outcome
 from .errors import KpoCleanupError
 from .kube.pods import PodClient
 from .reap import reap
+from .results import Result
 from .settings import Settings
+from .surge import find_surge
 from .task_instances.choice import choose_source
 from .termination import raise_on_sigterm
 from .text import pluralize
+from .verdict import Verdict
 from .xcom_retention import delete_previous_inputs
 
 log = logging.getLogger(__name__)
@@ -165,16 +168,21 @@ class Cleanup:
         """Delete the zombies and report.
 
         :raises AirflowFailException: if a pod could not be deleted or a namespace could not be listed, after everything
-            else was done and reported.
+            else was done and reported; or if there are too many zombies, before anything is deleted.
         """
         settings, context = self._settings(classification), get_current_context()
         zombies, errors_by_namespace, pods, candidates = xcom.load_classification(classification)
-        cluster = PodClient(settings.kubernetes_conn_id)
-        source = choose_source(settings.airflow_conn_id, context["ti"])
-        namespaces = settings.namespace_list() or [cluster.own_namespace()]
-        with raise_on_sigterm():
-            results = reap(zombies, cluster, source, settings, namespaces, max_seconds=_time_for_reap(context["ti"]))
-        errors = [*errors_by_namespace.values(), *report.failures(results)]
+        surge = find_surge(zombies, candidates, pods, settings)
+        errors = [*errors_by_namespace.values()]
+        if surge and settings.dry_run:
+            _log(logging.WARNING, ["A run that is not a dry run would fail:", *report.error_lines(surge, "    ")])
+        if surge and not settings.dry_run:
+            errors.insert(0, surge)
+            why = "max_delete_percent was exceeded"
+            results = [Result(zombie, Outcome.LEFT_FOR_NEXT_RUN, why) for zombie in zombies]
+        else:
+            results = _reap(zombies, settings, context["ti"])
+        errors += report.failures(results)
         topics = report.reap_summary(results, settings, pods, candidates)
         summary = "; ".join(topics)
         answer = report.reap_report(results, summary, errors)
@@ -219,10 +227,15 @@ def _finish_early(settings: Settings, answer: Mapping[str, Any], *task_ids: str)
     skip_tasks(get_current_context(), answer, *task_ids)
 
 
-def _time_for_reap(ti: Any) -> float:
-    """Return the seconds for which reap may delete, so that it has reported when Airflow's timeout ends the task."""
+def _reap(zombies: Sequence[Verdict], settings: Settings, ti: Any) -> list[Result]:
+    cluster = PodClient(settings.kubernetes_conn_id)
+    source = choose_source(settings.airflow_conn_id, ti)
+    namespaces = settings.namespace_list() or [cluster.own_namespace()]
     timeout = ti.task.execution_timeout
-    return math.inf if timeout is None else 0.8 * float(timeout.total_seconds())
+    # It must have reported when Airflow's timeout ends the task.
+    max_seconds = math.inf if timeout is None else 0.8 * float(timeout.total_seconds())
+    with raise_on_sigterm():
+        return reap(zombies, cluster, source, settings, namespaces, max_seconds=max_seconds)
 
 
 def _log(level: int, lines: Iterable[str]) -> None:

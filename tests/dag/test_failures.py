@@ -22,6 +22,7 @@ from sqlalchemy.exc import OperationalError
 from include.kpo_cleanup.airflow_compat import IS_AIRFLOW_3
 from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES
 from include.kpo_cleanup.retry import RetryPolicy
+from include.kpo_cleanup.surge import MIN_PODS
 from tests.dag import airflow_runs
 from tests.dag.pods import create, labels_of, wait_until
 from tests.proxy import FaultProxy, first, forbidden, status
@@ -166,6 +167,20 @@ def test_a_run_that_is_terminated_fails_and_reports_what_it_has_done(
     assert 0 <= len(names(core)) - counts["left_for_next_run"] <= counts["unknown"] <= 1
     assert "reap received SIGTERM" in log_output()
     assert airflow_runs.result(run, "reap", "summary").startswith(f"deleted {counts['deleted']} of ")
+
+
+def test_an_implausible_share_of_zombies_fails_the_run_before_the_first_deletion_unless_it_is_allowed_once(
+    proxy: FaultProxy, core: client.CoreV1Api, zombie: Any, log_output: Callable[[], str]
+) -> None:
+    for number in range(MIN_PODS - 1):
+        create(core, f"zombie-{number}", {**zombie.metadata.labels, "already_checked": "True"}, NAMESPACE)
+    config = {"max_delete_percent": 50}
+    run = clean_up(config=config)
+    assert airflow_runs.states(run)["reap"] == "failed"
+    assert set(outcome(run).values()) == {"left_for_next_run"}
+    assert len(names(core)) == MIN_PODS
+    assert "20 of 20 pods are zombies, more than max_delete_percent=50" in log_output()
+    assert set(outcome(clean_up(config=config, max_delete_percent=100)).values()) == {"deleted"}
 
 
 def test_a_pod_that_something_else_deleted_is_reported_as_already_gone(

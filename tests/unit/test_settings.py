@@ -17,6 +17,7 @@ DEFAULTS = {  # in the order of the trigger form
     "namespaces": "",
     "settle_seconds": 300,
     "max_deletes": 500,
+    "max_delete_percent": None,
     "grace_period_seconds": 0,
     "delete_completed_pods": True,
     "delete_pods_on_failure": False,
@@ -32,13 +33,14 @@ DEFAULTS = {  # in the order of the trigger form
 A_YEAR = 31_536_000
 
 RUN_PARAMS = {
-    *("dry_run", "namespaces", "settle_seconds", "max_deletes", "grace_period_seconds"),
+    *("dry_run", "namespaces", "settle_seconds", "max_deletes", "max_delete_percent", "grace_period_seconds"),
     *("delete_completed_pods", "delete_pods_on_failure", "ttl_seconds_after_finished"),
 }
 BOUNDS = {
     "settle_seconds": (0, A_YEAR),
     "grace_period_seconds": (-1, A_YEAR),
     "max_deletes": (1, 100_000),
+    "max_delete_percent": (1, 100),
     "ttl_seconds_after_finished": (0, A_YEAR),
 }
 TYPES: dict[str, str | list[str]] = {
@@ -46,6 +48,7 @@ TYPES: dict[str, str | list[str]] = {
     "namespaces": ["null", "string"],
     "settle_seconds": "integer",
     "max_deletes": "integer",
+    "max_delete_percent": ["null", "integer"],
     "grace_period_seconds": "integer",
     "delete_completed_pods": "boolean",
     "delete_pods_on_failure": "boolean",
