@@ -62,10 +62,18 @@ def translate_errors() -> Iterator[None]:
         # Airflow logs its traceback below; neither that nor the errors behind this one help the person on call.
         lines = report.error_lines(error)
         _log(logging.ERROR, lines)
-        log.error("No pods are deleted unless a retry succeeds. Downstream tasks will be `upstream_failed`.")
+        log.error("%s", _consequence(error, get_current_context()["ti"]))
         if error.is_retryable:
             raise error from None
         raise AirflowFailException("\n".join(lines)) from None
+
+
+def _consequence(error: KpoCleanupError, ti: Any) -> str:
+    if error.is_retryable and ti.try_number <= ti.max_tries:
+        return "No pods are deleted unless a retry succeeds."
+    if ti.task_id == "reap":
+        return "No pods were deleted."
+    return "No pods are deleted. Downstream tasks will be `upstream_failed`."
 
 
 @translate_errors()

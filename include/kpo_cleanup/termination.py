@@ -10,15 +10,15 @@ from typing import Any
 
 
 class Terminated(BaseException):
-    """The process received SIGTERM. No ``except Exception`` must mistake it for a failure of one pod."""
+    """The process received SIGTERM. Not an ``Exception``, so that it is not taken for a failure of one pod."""
 
 
 @contextmanager
 def raise_on_sigterm() -> Iterator[None]:
     """Raise :class:`Terminated` in the main thread on the first SIGTERM, and ignore others.
 
-    Airflow's own handlers do not serve: that of Airflow 2 raises different exceptions, depending on the version, and
-    that of Airflow 3 lets the task go on until SIGKILL, 5 seconds later.
+    Airflow's own handlers are not sufficient: that of Airflow 2 raises different exceptions, depending on the version,
+    and that of Airflow 3 lets the task continue until SIGKILL, 5 seconds later.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # such as in a test of a user; only the main thread may set a handler

@@ -115,7 +115,7 @@ def _are_states(value: Any) -> bool:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Return whether the API server responded that it does not answer such a query; an outage is no refusal."""
+    """Return whether the API server responded that it does not answer such a query; an outage is not a refusal."""
     detail = getattr(getattr(error, "error", None), "detail", None)
     status = detail.get("status_code") if isinstance(detail, dict) else None
     return status is not None and 400 <= status < 500
