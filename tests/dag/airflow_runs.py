@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from tests.conftest import HOME, REPO, TEST_DAGS
 
@@ -48,7 +48,7 @@ elif (3, 0) <= AIRFLOW_RELEASE < (3, 3):
     supervisor.in_process_api_server = cache(supervisor.in_process_api_server)
     structlog.dev.RichTracebackFormatter.__call__ = staticmethod(structlog.dev.plain_traceback)  # type: ignore[method-assign,assignment]
 
-_check_schema, _checked = Draft202012Validator.check_schema, set()
+_check_schema, _checked = Draft202012Validator.check_schema, set[str]()
 
 
 def _check_schema_once(schema: Any) -> None:
@@ -59,7 +59,7 @@ def _check_schema_once(schema: Any) -> None:
         _checked.add(text)
 
 
-Draft202012Validator.check_schema = _check_schema_once  # type: ignore[method-assign,assignment]
+Draft202012Validator.check_schema = _check_schema_once
 
 
 @cache
