@@ -70,7 +70,7 @@ check: lint types
 	@$(MAKE) --no-print-directory unit ARGS=--cov
 
 unit:
-	@python=$$(scripts/unit-env $(DATE)) && $$python -m pytest $(or $(call given,T,"$(T)"),tests/unit) $(call given,K,-k "$(K)") $(call given,ARGS,$(ARGS))
+	@python=$$(scripts/unit-env $(DATE)) && $$python -m pytest -n 2 $(or $(call given,T,"$(T)"),tests/unit) $(call given,K,-k "$(K)") $(call given,ARGS,$(ARGS))
 
 test: unit test-servers $(GENERATIONS:%=test-airflow-%)
 

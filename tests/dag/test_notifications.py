@@ -9,11 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE
 from tests.conftest import TEST_DAGS
 from tests.dag import airflow_runs
 from tests.documents import section
 from tests.proxy import FaultProxy
 from tests.smtp import SmtpServer
+
+pytest.importorskip("airflow.providers.smtp.notifications.smtp", reason="this Airflow has no SMTP provider")
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", section("docs/configuration.md", "More cleanups"), re.S)
 
@@ -45,6 +48,9 @@ def test_a_failed_run_sends_one_email_with_the_cause_and_the_remedy(smtp: SmtpSe
     body = message.get_body(("html",))
     assert body is not None
     text = html.unescape(body.get_content())
-    assert "connection 'nowhere' provides no Kubernetes client" in text
-    assert "check the connection (in_cluster, kube_config_path or kube_config)" in text
+    if AIRFLOW_RELEASE == (3, 0):  # its dag.test() passes no exception to callbacks
+        assert "see the log" in text
+    else:
+        assert "connection 'nowhere' provides no Kubernetes client" in text
+        assert "check the connection (in_cluster, kube_config_path or kube_config)" in text
     assert "list_pods" in re.findall(r'href="(http\S+)"', text)[0]
