@@ -33,6 +33,6 @@ cleanup_dag(
     settings={"airflow_conn_id": "airflow_api", "namespaces": "airflow", "settle_seconds": 0, "max_deletes": 1},
     schedule=None,
 )
-cleanup_dag("kpo_cleanup_on_demand", settings={"namespaces": "airflow"}, schedule=None)
+cleanup_dag("kpo_cleanup_on_demand", settings={"namespaces": "airflow,other"}, schedule=None)
 cleanup_dag("kpo_cleanup_continuous", settings={"namespaces": "other", "dry_run": True}, schedule="@continuous")
 cleanup_dag("kpo_cleanup_with_mistakes", settings={"dryrun": True, "max_deletes": 0}, schedule="@sometimes")

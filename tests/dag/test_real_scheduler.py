@@ -180,10 +180,11 @@ class TestTriesAndEndsFromTheTaskSdk:
     @pytest.fixture(scope="class")
     def pods(self, airflow: Airflow, folder: Path, core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, str]:
         """Return what is special about each pod."""
-        core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
+        for namespace in ("airflow", "other"):
+            core.delete_collection_namespaced_pod(namespace, grace_period_seconds=0)
         airflow.api.pause("collisions", False)
         airflow.api.pause(ON_DEMAND, False)
-        first, second = (self.run_with_logical_date(airflow) for _ in (1, 2))
+        first, second, third = (self.run_with_logical_date(airflow) for _ in range(3))
         names = {
             (pod.metadata.labels["run_id"], role(pod.metadata.labels, "")): pod.metadata.name
             for pod in core.list_namespaced_pod("airflow").items
@@ -195,6 +196,9 @@ class TestTriesAndEndsFromTheTaskSdk:
         pending = core.read_namespaced_pod(pod_of(second, "a[1]"), "airflow")
         core.delete_namespaced_pod(pending.metadata.name, "airflow", grace_period_seconds=0)
         create(core, pending.metadata.name, pending.metadata.labels, scheduler=NO_SCHEDULER)
+        elsewhere = core.read_namespaced_pod(pod_of(third, "a_1"), "airflow")
+        core.delete_namespaced_pod(elsewhere.metadata.name, "airflow", grace_period_seconds=0)
+        create(core, elsewhere.metadata.name, elsewhere.metadata.labels, "other", NO_SCHEDULER)
         of_task = "WHERE run_id = ? AND task_id = ? AND map_index = ?"
         with closing(sqlite3.connect(folder / "airflow.db", timeout=60)) as database, database:
             database.execute(f"UPDATE task_instance SET state = 'success' {of_task}", (first, "a", 1))
@@ -206,6 +210,14 @@ class TestTriesAndEndsFromTheTaskSdk:
             )
             # It was created again after its task instance had ended.
             database.execute(f"UPDATE task_instance SET end_date = CURRENT_TIMESTAMP {of_task}", (second, "a", 1))
+            database.execute(f"UPDATE task_instance SET end_date = CURRENT_TIMESTAMP {of_task}", (third, "a_1", -1))
+            database.execute(f"UPDATE task_instance SET state = 'deferred' {of_task}", (third, "a", 1))
+        airflow.api.pause("collisions", True)  # so that the scheduler leaves a cleared task instance alone
+        body = {"dry_run": False, "dag_run_id": third, "task_ids": [["a", 0]], "reset_dag_runs": False}
+        airflow.api.request("POST", "/dags/collisions/clearTaskInstances", json=body)
+        for map_index in (0, 1):
+            path = f"/dags/collisions/dagRuns/{third}/taskInstances/a/{map_index}"
+            airflow.api.request("PATCH", path, json={"new_state": "failed"})
         return {
             pod_of(first, "a[0]"): "its worker died",
             pod_of(first, "a[1]"): "its worker died, and it was marked as success",
@@ -213,6 +225,9 @@ class TestTriesAndEndsFromTheTaskSdk:
             pod_of(second, "a[0]"): "a later try's pod is gone",
             pod_of(second, "a[1]"): "it is pending for ever",
             pod_of(second, "a_1"): "it was created after the end of its task instance",
+            pod_of(third, "a[0]"): "it was marked as failed while it was cleared, and keeps its old end",
+            pod_of(third, "a[1]"): "it was marked as failed while it was deferred",
+            elsewhere.metadata.name: "it is in another namespace than the worker",
         }
 
     def run_with_logical_date(self, airflow: Airflow) -> str:
@@ -235,7 +250,7 @@ class TestTriesAndEndsFromTheTaskSdk:
         assert clean_up(3600) == {}
         kept = "it was created after the end of its task instance"
         assert clean_up(1) == dict.fromkeys(set(pods.values()) - {kept}, ("orphaned", "deleted"))
-        assert [pods[pod.metadata.name] for pod in core.list_namespaced_pod("airflow").items] == [kept]
+        assert [pods[pod.metadata.name] for pod in core.list_pod_for_all_namespaces().items] == [kept]
 
 
 def test_a_failed_run_of_a_users_own_dag_calls_its_callback(airflow: Airflow, folder: Path) -> None:
