@@ -135,8 +135,7 @@ class Classifier:
             return _keep(pod, Evidence(Rule.BAD_LABELS, now))
         if pod.protected_by:
             return _keep(pod, Evidence(Rule.PROTECTED, now))
-        found = task_instances.found
-        ti = found.get(pod.key)
+        ti = task_instances.found.get(pod.key)
         if pod.is_owned:
             return _keep(pod, Evidence(Rule.OWNED, now, ti))
         if pod.deletion_deadline is not None:
@@ -149,18 +148,27 @@ class Classifier:
             return _keep(pod, Evidence(Rule.NOT_RESOLVED, now, problem=task_instances.unresolved[pod.key]))
         if self._users and self._users.get(str(pod), pod.key) != pod.key:
             return _keep(pod, Evidence(Rule.USED_BY_ANOTHER, now, ti))
-        plain = pod.key._replace(map_index=UNMAPPED)
-        if plain != pod.key and plain in task_instances.unresolved:
-            return _keep(pod, Evidence(Rule.NOT_RESOLVED, now, problem=task_instances.unresolved[plain]))
-        if plain != pod.key and plain in found and found[plain].is_active:
-            record = self._snapshot.records.get(plain)
-            if record is None:
-                return _keep(pod, Evidence(Rule.ADOPTABLE, now, ti))
-            if record.problem:
-                return _keep(pod, Evidence(Rule.RECORD_UNREADABLE, now, ti, problem=record.problem))
+        adoptable = self._adoptable_by_plain_task(pod, now)
+        if adoptable:
+            return _keep(pod, adoptable)
         if ti is None:
             return self._classify_unmatched(pod, Evidence(Rule.NO_TASK_INSTANCE, now))
         return self._classify_active(pod, ti, now) if ti.is_active else self._classify_finished(pod, ti, now)
+
+    def _adoptable_by_plain_task(self, pod: Pod, now: int) -> Evidence | None:
+        """Return why the operator of a task that is no longer mapped may adopt this pod of a map index, or None."""
+        task_instances, key = self._snapshot.task_instances, pod.key._replace(map_index=UNMAPPED)
+        if key == pod.key:
+            return None
+        if key in task_instances.unresolved:
+            return Evidence(Rule.NOT_RESOLVED, now, problem=task_instances.unresolved[key])
+        plain = task_instances.found.get(key)
+        if plain is None or not plain.is_active:
+            return None
+        record, ti = self._snapshot.records.get(key), task_instances.found.get(pod.key)
+        if record is None:
+            return Evidence(Rule.ADOPTABLE, now, ti)
+        return Evidence(Rule.RECORD_UNREADABLE, now, ti, problem=record.problem) if record.problem else None
 
     def _classify_active(self, pod: Pod, ti: TaskInstance, now: int) -> Verdict:
         settings, record = self._snapshot.settings, self._records.get(pod.key, NO_RECORD)

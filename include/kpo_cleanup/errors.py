@@ -22,6 +22,12 @@ def safe_message(error: Any, *quoting: type[Exception]) -> str:
     return str(error)
 
 
+def without_credentials(text: object, limit: int = MAX_PHRASE) -> str:
+    """Return a text as :func:`~.text.printable` does, with the credentials of its URLs masked."""
+    # Masked before it is cut off, because the end of a password would be missing; bounded, because the text is not.
+    return printable(_CREDENTIALS.sub("***@", str(text)[: 4 * MAX_PHRASE]), limit)
+
+
 class KpoCleanupError(Exception):
     """An error that fails a task of the cleanup, or the deletion of one pod.
 
@@ -36,8 +42,7 @@ class KpoCleanupError(Exception):
 
     def __init__(self, summary: str, *, cause: str = "", remedy: str = "", server_message: str = "") -> None:
         fields = (summary, cause, remedy, server_message)
-        texts = (_CREDENTIALS.sub("***@", printable(text, MAX_PHRASE)) for text in fields)
-        self.summary, self.cause, self.remedy, self.server_message = texts
+        self.summary, self.cause, self.remedy, self.server_message = map(without_credentials, fields)
         super().__init__(self.summary)
 
     @property

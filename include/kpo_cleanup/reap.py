@@ -363,8 +363,9 @@ class _Reaper:
             if self._monotonic() - taken_at > MAX_SNAPSHOT_AGE / 5:
                 taken_at = self._monotonic()
                 task_instances = self._source.fetch(queried)
-        uncertain = uncertain_pods(self._combine(batch, task_instances, {}))
-        task_instances = self._source.complete(task_instances, incomplete_keys(task_instances, uncertain))
+        if incomplete_keys(task_instances, [candidate.pod for candidate in batch]):
+            uncertain = uncertain_pods(self._combine(batch, task_instances, {}))
+            task_instances = self._source.complete(task_instances, incomplete_keys(task_instances, uncertain))
         classifier = Classifier(self._combine(batch, task_instances, records))
         snapshot = _Snapshot(taken_at, batch, task_instances, records, dict.fromkeys(keys, classifier))
         if self._has_expired(snapshot):

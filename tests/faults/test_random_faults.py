@@ -201,7 +201,7 @@ class Airflow(RuleBasedStateMachine):
     clock: Callable[[], float]
     monotonic: Callable[[], float]
     time_passes: Callable[[float], None]
-    be_ahead: Callable[[float], None]  # the API server, by so many seconds
+    set_clock_offset: Callable[[float], None]  # of the API server, in seconds
     brief_client: PodClient
     patient_client: PodClient
     settings: Settings
@@ -562,7 +562,7 @@ class Airflow(RuleBasedStateMachine):
         The next pod may be created by another API server.
         """
         self.time_passes(next(self.numbers) % 2)
-        self.be_ahead(next(self.clocks))
+        self.set_clock_offset(next(self.clocks))
 
     def delete_pod(self, pod: Json) -> None:
         self.server.delete(pod["metadata"]["namespace"], pod["metadata"]["name"])
@@ -937,7 +937,7 @@ def set_up(kind: type[Airflow]) -> Iterator[None]:
     """Set up what all histories of a machine share: an API server behind a proxy, and a clock."""
     now, offset, ahead, lock = float(world.START), 0.0, 0.0, threading.Lock()
 
-    def be_ahead(seconds: float) -> None:
+    def set_clock_offset(seconds: float) -> None:
         nonlocal ahead
         ahead = seconds
 
@@ -957,7 +957,7 @@ def set_up(kind: type[Airflow]) -> Iterator[None]:
         for conn_id, url in ((CONN_ID, server.proxy.url), (BYPASS, server.url)):
             patch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection({"server": url})))
         kind.server, kind.clock, kind.time_passes = server, staticmethod(lambda: now), staticmethod(time_passes)
-        kind.be_ahead = staticmethod(be_ahead)
+        kind.set_clock_offset = staticmethod(set_clock_offset)
         kind.monotonic = staticmethod(lambda: time.monotonic() + offset)
         kind.brief_client, kind.patient_client = (
             PodClient(CONN_ID, BRIEF, PAGE_SIZE),

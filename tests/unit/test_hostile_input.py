@@ -19,7 +19,7 @@ from include.kpo_cleanup.pod import PROTECT_KEY, Pod
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record, TaskInstances
-from include.kpo_cleanup.task_instances.records import build_records
+from include.kpo_cleanup.task_instances.records import MAX_REASON, build_records, describe
 from include.kpo_cleanup.text import MAX_PHRASE, MAX_VALUE, printable
 from include.kpo_cleanup.verdict import Verdict
 from tests.unit.builders import FINISHED, HOUR, NOW, make_item, make_ti, timestamp
@@ -184,6 +184,20 @@ def test_a_pod_with_an_id_that_kubernetes_would_reject_has_a_label_problem() -> 
     assert parse_pod(make_item(labels={"dag_id": "orders\n"})).label_problem == (
         r"label dag_id='orders\n' is not a label value of Kubernetes"
     )
+
+
+@pytest.mark.parametrize("start", [0, MAX_PHRASE - 30, MAX_PHRASE - 10])
+def test_an_error_shows_no_part_of_a_password_although_its_text_is_cut_off_there(start: int) -> None:
+    error = KpoCleanupError("querying", cause="x" * start + " postgres://user:SECRET-PASSWORD@database")
+    assert "SECRET" not in str(error.fields)
+    assert "user:" not in error.cause
+
+
+def test_a_record_that_a_backend_could_not_read_is_explained_without_hostile_text_and_credentials() -> None:
+    shown = describe(OSError(CONTROL + " s3://key:SECRET@bucket " + "x" * LONG))
+    assert_harmless(shown)
+    assert "SECRET" not in shown
+    assert len(shown) <= MAX_REASON
 
 
 @pytest.mark.parametrize("field", ["summary", "cause", "remedy", "server_message"])

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ..errors import KpoCleanupError, SourceUnusable, TaskInstanceSourceError
+from ..errors import KpoCleanupError, SourceUnusable, TaskInstanceSourceError, without_credentials
 from ..identity import TaskInstanceKey
 from ..task_instance import Record
 from ..text import printable
@@ -76,7 +76,7 @@ def describe(error: Exception) -> str:
         text = "; ".join(filter(None, [error.cause or error.summary, error.remedy, error.server_message]))
     else:
         text = str(error)
-    return " ".join(text.split())[:MAX_REASON] or type(error).__name__
+    return without_credentials(" ".join(text.split()), MAX_REASON) or type(error).__name__
 
 
 def decode_json(value: Any) -> Any:
