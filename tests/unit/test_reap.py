@@ -804,6 +804,15 @@ class TestMaxDeletes:
         assert count_outcomes(run(make_zombies(3), max_deletes=3)) == {"deleted": 3}
 
 
+# How a pod looks after a deletion that was carried out although its response was lost.
+CARRIED_OUT = [
+    pytest.param(None, "deleted", id="is gone"),
+    pytest.param({"uid": "another"}, "deleted", id="was replaced by another with its name"),
+    pytest.param({"deletion_deadline": NOW + 30}, "terminating", id="terminates within its grace period"),
+    pytest.param({"deletion_deadline": NOW, "finalizers": ("a/b",)}, "awaiting_finalizer", id="is held by a finalizer"),
+]
+
+
 class TestRetries:
     @pytest.mark.parametrize("error", [LOST, TOO_MANY], ids=lambda error: error.cause)
     def test_a_deletion_fails_after_the_last_attempt(self, error: RetryableApiError) -> None:
@@ -861,15 +870,7 @@ class TestRetries:
 
     @pytest.mark.parametrize(
         ("left", "outcome"),
-        [
-            pytest.param(None, "deleted", id="is gone"),
-            pytest.param({"uid": "another"}, "deleted", id="was replaced by another with its name"),
-            pytest.param({"deletion_deadline": NOW + 30}, "terminating", id="terminates within its grace period"),
-            pytest.param(
-                {"deletion_deadline": NOW, "finalizers": ("a/b",)}, "awaiting_finalizer", id="is held by a finalizer"
-            ),
-            pytest.param({}, "spared", id="has not changed"),
-        ],
+        [*CARRIED_OUT, pytest.param({}, "spared", id="has not changed")],
     )
     def test_after_a_lost_response_and_a_restarted_task_the_pod_is_read_and_found_that_it(
         self, left: dict[str, Any] | None, outcome: str
@@ -890,15 +891,7 @@ class TestRetries:
 
     @pytest.mark.parametrize(
         ("left", "outcome"),
-        [
-            pytest.param(None, "deleted", id="is gone"),
-            pytest.param({"uid": "another"}, "deleted", id="was replaced by another with its name"),
-            pytest.param({"deletion_deadline": NOW + 30}, "terminating", id="terminates within its grace period"),
-            pytest.param(
-                {"deletion_deadline": NOW, "finalizers": ("a/b",)}, "awaiting_finalizer", id="is held by a finalizer"
-            ),
-            pytest.param({}, "failed", id="has not changed"),
-        ],
+        [*CARRIED_OUT, pytest.param({}, "failed", id="has not changed")],
     )
     def test_after_the_last_attempt_whose_response_was_lost_the_pod_is_read_and_found_that_it(
         self, left: dict[str, Any] | None, outcome: str, caplog: pytest.LogCaptureFixture
