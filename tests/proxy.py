@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from aiohttp import ClientSession, TCPConnector, web
+from aiohttp import ClientSession, ServerDisconnectedError, TCPConnector, web
 
 from demo.cluster.background import BackgroundLoop
 
@@ -112,7 +112,10 @@ class FaultProxy:
                 return web.Response(status=answer.status, body=await answer.read(), headers=kept)
 
         rule = next((rule for rule in self.rules if rule.applies(line)), None)
-        return await (rule.fault(request, forward) if rule else forward())
+        try:
+            return await (rule.fault(request, forward) if rule else forward())
+        except ServerDisconnectedError:
+            return await reset(request, forward)
 
 
 def status(code: int, reason: str, message: str, **headers: str) -> Fault:

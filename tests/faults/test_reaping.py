@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import socket
 import threading
@@ -275,6 +276,7 @@ def test_the_real_api_server_drops_a_deletion_that_waits_for_a_webhook(
             time.sleep(max(0, 22 - seconds))  # until it would have been carried out
         finally:
             registration.delete_validating_webhook_configuration(namespace)
-    assert "504" in message_of(result)
+    # It responds with 504, or closes the connection.
+    assert re.search("504|no response from the API server", message_of(result))
     assert seconds < 2 * DELETE_TIMEOUT + 5  # the API server notices it late while it waits for a TLS handshake
     assert set(real_server.pods(namespace)) == {"zombie"}
