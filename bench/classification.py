@@ -12,9 +12,9 @@ from bench.results import Figure, Panel, Point, at_most, seconds
 from bench.timing import interleaved
 from include.kpo_cleanup.classify import Snapshot, classify
 from include.kpo_cleanup.kube.pods import PodClient
-from include.kpo_cleanup.pod import Pod
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
+from include.kpo_cleanup.workloads.workload import Workload
 
 PANEL = Panel("classify", "Classifying pods", "pods", "seconds")
 PODS_PER_ZOMBIE = 10
@@ -23,7 +23,7 @@ PODS_PER_ZOMBIE = 10
 def measure(bench: Bench) -> Iterator[Figure | Point]:
     size = bench.pods[-1]
     settings, api = Settings(namespaces=bench.cluster.fill(size), settle_seconds=0), PodClient(CONN_ID)
-    pods = api.list_pods(settings.namespace_list(), settings.label_selector).pods
+    pods = api.list_pods(settings.namespace_list(), settings.label_selector).workloads
     task_instances = task_instances_of(pods)
     now = int(time.time())
 
@@ -47,7 +47,7 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
     yield Figure("classify", "listing", pods_text, seconds(total), seconds(listing), total / listing, at_most(0.1))
 
 
-def task_instances_of(pods: Sequence[Pod]) -> TaskInstances:
+def task_instances_of(pods: Sequence[Workload]) -> TaskInstances:
     """Return task instances for the pods: most are running, one in ten has just failed, after its pod was created."""
     running = TaskInstance("running", 1, None, "KubernetesPodOperator")
     failed = TaskInstance("failed", 1, int(time.time()), "KubernetesPodOperator")

@@ -12,8 +12,8 @@ from bench.context import Bench
 from bench.results import Figure, Panel, Point, at_least, at_most, seconds
 from bench.timing import interleaved
 from include.kpo_cleanup.kube.pods import PAGE_SIZE, PodClient
-from include.kpo_cleanup.pod import KPO_LABEL
 from include.kpo_cleanup.tasks import gc_paused
+from include.kpo_cleanup.workloads.workload import KPO_LABEL
 
 SIZE = 10_000  # pods, for the table
 OURS, TYPED, FLOOR = "kpo_cleanup", "typed, as cleanup-pods", "read and thrown away"
@@ -53,7 +53,7 @@ def consume(pods_of: Callable[..., Iterator[Any]], *arguments: Any) -> int:
 
 @gc_paused()  # as in the task
 def list_with_kpo_cleanup(api: PodClient, namespace: str) -> int:
-    return len(api.list_pods([namespace]).pods)
+    return len(api.list_pods([namespace]).workloads)
 
 
 def typed(cluster: Cluster, namespace: str) -> Iterator[Any]:

@@ -60,7 +60,7 @@ def _measure_here(namespace: str) -> None:
     listing = api.list_pods([namespace])
     kept, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert listing.pods
+    assert listing.workloads
     core, _ = connect(CONN_ID, 1)
     print(json.dumps([kept, peak, len(page_request(core, namespace)().data)]))
 

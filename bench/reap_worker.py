@@ -51,7 +51,7 @@ def prepare(conn_id: str, namespace: str, zombies: int) -> Callable[[], list[Any
     """List and classify the pods, and return a function that reaps them."""
     settings = load("settings").Settings(namespaces=namespace, max_deletes=zombies, settle_seconds=0)
     api = load("kube.pods").PodClient(conn_id) if VERIFIES else load("pods").PodApi(conn_id)
-    pods = api.list_pods(*([[namespace], settings.label_selector] if VERIFIES else [settings])).pods
+    pods = api.list_pods(*([[namespace], settings.label_selector] if VERIFIES else [settings])).workloads
     source, now = InMemorySource(pods), int(time.time())
     module = load("classify")
     if VERIFIES:

@@ -91,7 +91,7 @@ def _take_turns(cluster: Cluster, engine: Engine, size: int, latency: float, rep
                 took = stopwatch(clean_up)
             if round_:  # the first round includes imports and connections
                 times[name].append(took)
-            remaining, expected = len(api.list_pods([namespace]).pods), size - len(zombies)
+            remaining, expected = len(api.list_pods([namespace]).workloads), size - len(zombies)
             if remaining != expected:
                 raise RuntimeError(f"{name} left {remaining:,} of {size:,} pods, expected {expected:,}")
     return median(times[OURS]), median(times[OBVIOUS])

@@ -58,8 +58,8 @@ def measure(bench: Bench) -> Iterator[Figure]:
 def _xcoms_of_a_run(api: PodClient, settings: Settings) -> dict[str, Any]:
     """Return the return values of the tasks of one run."""
     listing = api.list_pods(settings.namespace_list(), settings.label_selector)
-    task_instances = task_instances_of(listing.pods)
-    verdicts = classify(Snapshot(listing.pods, task_instances, settings, int(time.time())))
+    task_instances = task_instances_of(listing.workloads)
+    verdicts = classify(Snapshot(listing.workloads, task_instances, settings, int(time.time())))
     return {
         "list_pods": xcom.dump_listing(listing),
         "fetch_active_tis": xcom.dump_task_instances(task_instances),

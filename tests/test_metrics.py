@@ -23,7 +23,7 @@ from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE, add_to_counters
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.metrics import send_results, send_verdicts
 from include.kpo_cleanup.results import Result
-from include.kpo_cleanup.pod import Container
+from include.kpo_cleanup.workloads.workload import Container
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import TaskInstance
 from include.kpo_cleanup.verdict import Evidence, Rule
@@ -40,7 +40,7 @@ def aged(hours, dag_id="orders", **values):
     main = Container("base", "terminated", exit_code=0, ended=NOW - hours * HOUR // 2)
     requests = (("cpu", 0.5), ("memory", 2.0**31), ("nvidia.com/gpu", 1.0))
     pod = make_pod(created=NOW - hours * HOUR, dag_id=dag_id, containers=(main,), requests=requests)
-    return make_verdict(pod=pod, **values)
+    return make_verdict(workload=pod, **values)
 
 
 def kept(rule):
@@ -53,7 +53,7 @@ def result(hours, outcome, **values):
 
 def undated(ti, **values):
     pod = make_pod(containers=(Container("base", "running"),), requests=(("cpu", 2.0),), **values)
-    verdict = make_verdict(pod=pod, evidence=Evidence(Rule.ORPHANED, NOW, ti))
+    verdict = make_verdict(workload=pod, evidence=Evidence(Rule.ORPHANED, NOW, ti))
     return Result(verdict, Outcome.DELETED)
 
 

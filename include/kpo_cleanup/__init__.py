@@ -17,7 +17,9 @@ The modules, in the order in which a run uses them:
 ``kube.client``                    one request, and its errors
 ``kube.parse``                     from the JSON of a response to pods
 ``kube.pods``                      list, read and delete pods
-``pod``                            a pod, reduced to what the cleanup needs
+
+``workloads``                      what operators create, and what is deleted as one object
+``workloads.workload``             a workload, reduced to what the cleanup needs
 
 ``identity``                       a task instance as the labels of its pods identify it
 ``task_instance``                  what Airflow knows about a task instance

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from .classify import Snapshot, classify, incomplete_keys, record_keys, sort_key, uncertain_pods
+from .classify import Snapshot, classify, incomplete_keys, record_keys, sort_key, uncertain_workloads
 from .identity import TaskInstanceKey
 from .task_instance import Record
 from .task_instances.interface import TaskInstanceSource
@@ -22,10 +22,10 @@ def with_records(
 
     The pods after ``records_until`` are left to later runs: a record that was not read must not count as none.
     """
-    pods, started = uncertain_pods(snapshot), monotonic()
+    workloads, started = uncertain_workloads(snapshot), monotonic()
     records: dict[TaskInstanceKey, Record] = {}
-    for start in range(0, len(pods), ROUND):
-        part, is_last = pods[start : start + ROUND], start + ROUND >= len(pods)
+    for start in range(0, len(workloads), ROUND):
+        part, is_last = workloads[start : start + ROUND], start + ROUND >= len(workloads)
         keys = record_keys(snapshot, part)
         records.update(source.read_records(snapshot.task_instances, keys) if keys else {})
         task_instances = source.complete(snapshot.task_instances, incomplete_keys(snapshot.task_instances, part))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .pod import XCOM_SIDECAR, Container, Pod
+from .workloads.workload import XCOM_SIDECAR, Container, Workload
 
 _WORKER = "find out why its worker ended (memory, eviction, node drain), or who ended the task"
 _BEFORE_START = ("PodInitializing", "ContainerCreating")  # what every pod shows for a moment
@@ -26,7 +26,7 @@ class Diagnosis(NamedTuple):
     advice: str
 
 
-def diagnose(pod: Pod) -> Diagnosis:
+def diagnose(pod: Workload) -> Diagnosis:
     """Return why a zombie is still in the cluster."""
     main = pod.main
     if pod.is_completed:
@@ -47,7 +47,7 @@ def diagnose(pod: Pod) -> Diagnosis:
     return Diagnosis(f"a pod was left behind{_in_parentheses(pod.phase_reason)}", _WORKER)
 
 
-def _diagnose_sidecars(pod: Pod, main: Container) -> Diagnosis:
+def _diagnose_sidecars(pod: Workload, main: Container) -> Diagnosis:
     """Return what keeps a pod from completing after its main container has ended."""
     ended = f"{main.name} ended{_in_parentheses(main.reason)}"
     running = pod.running_sidecars
@@ -81,7 +81,7 @@ def advice_on_sidecars(names: list[str]) -> list[str]:
     return advice
 
 
-def _waiting_reason(pod: Pod) -> str:
+def _waiting_reason(pod: Workload) -> str:
     """Return the most informative reason why a pod has not started; empty if there is none."""
     reasons = [container.reason for container in pod.containers if container.state == "waiting" and container.reason]
     running = [f"init container {c.name} is running" for c in pod.containers if c.is_init and c.state == "running"]

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 from .constants import Reason
 from .diagnosis import advice_on_sidecars
-from .pod import Container, Pod
 from .task_instance import TaskInstance
 from .text import MAX_PHRASE, pluralize, printable
 from .verdict import Evidence, Rule, Verdict
+from .workloads.workload import Container, Workload
 
 # Render what decided; not needed where the states of task instance and containers are sufficient.
-_DECISIVE: dict[Rule, Callable[[Pod, Any], str]] = {
+_DECISIVE: dict[Rule, Callable[[Workload, Any], str]] = {
     Rule.BAD_LABELS: lambda pod, _: pod.label_problem,
     Rule.PROTECTED: lambda pod, _: pod.protected_by,
     Rule.OWNED: lambda pod, e: _owner(pod, e.task_instance, e.now),
@@ -28,7 +28,7 @@ _DECISIVE: dict[Rule, Callable[[Pod, Any], str]] = {
     Rule.LATER_TRY: lambda pod, e: (
         f"pod of try {pod.try_number}, but its task instance ended at try {e.task_instance.try_number}"
     ),
-    Rule.RECORD_NAMES_ANOTHER: lambda _, e: f"the operator's record names pod {', '.join(sorted(e.record.pods))}",
+    Rule.RECORD_NAMES_ANOTHER: lambda _, e: f"the operator's record names pod {', '.join(sorted(e.record.workloads))}",
     Rule.CHECKED: lambda _, e: f"marked already_checked by its operator, which is at try {e.task_instance.try_number}",
     Rule.STALLED: lambda pod, _: _stalled_by(pod.running_sidecars),
     Rule.LEFT_OVER: lambda pod, _: f"left over from try {pod.try_number}, which a retry may adopt",
@@ -65,7 +65,7 @@ class PodWarning(NamedTuple):
 
 def phrases(verdict: Verdict) -> tuple[str, ...]:
     """Render the evidence of a verdict, starting with what decided."""
-    pod, evidence = verdict.pod, verdict.evidence
+    pod, evidence = verdict.workload, verdict.evidence
     if not isinstance(evidence, Evidence):
         return evidence
     parts = [_DECISIVE[evidence.rule](pod, evidence)] if evidence.rule in _DECISIVE else []
@@ -86,12 +86,12 @@ def warning_of(verdict: Verdict) -> PodWarning | None:
     if verdict.reason is Reason.UNMATCHED and evidence.policy:
         return PodWarning(verdict.reason, remedy=_IF_ALONE)
     if evidence.rule is Rule.STALLED:
-        remedy = _remedy_for_stalled(verdict.pod, evidence)
+        remedy = _remedy_for_stalled(verdict.workload, evidence)
     elif evidence.rule in _REMEDIES:
         remedy = _REMEDIES[evidence.rule]
     else:
         return None
-    problem = printable(_DECISIVE[evidence.rule](verdict.pod, evidence), MAX_PHRASE)
+    problem = printable(_DECISIVE[evidence.rule](verdict.workload, evidence), MAX_PHRASE)
     return PodWarning(verdict.reason, problem, remedy)
 
 
@@ -116,7 +116,7 @@ def task_instance_state(ti: TaskInstance, now: int) -> str:
     return f"task instance {state}{try_number}{since}"
 
 
-def container_states(pod: Pod, now: int) -> str:
+def container_states(pod: Workload, now: int) -> str:
     """Render such as ``base exited 0 2 h ago, airflow-xcom-sidecar running 2 h``."""
     parts = []
     for container in pod.containers:
@@ -138,7 +138,7 @@ def container_states(pod: Pod, now: int) -> str:
     return ", ".join(parts) if pod.containers else f"{', '.join(parts)}, no container status"
 
 
-def deletion(pod: Pod, now: int) -> str:
+def deletion(pod: Workload, now: int) -> str:
     """Render such as ``being deleted, deadline 5 min ago, finalizers example.com/backup``; empty if neither applies."""
     parts = []
     if pod.deletion_deadline is not None:
@@ -154,7 +154,7 @@ def _stalled_by(sidecars: list[str]) -> str:
     return f"{' and '.join(sidecars)} {'keeps' if len(sidecars) == 1 else 'keep'} the task waiting"
 
 
-def _remedy_for_stalled(pod: Pod, evidence: Evidence) -> str:
+def _remedy_for_stalled(pod: Workload, evidence: Evidence) -> str:
     """Return how to end the wait; an execution_timeout does not interrupt a deferred task."""
     is_deferred = evidence.task_instance is not None and evidence.task_instance.state == "deferred"
     last_resort = "mark the task as failed" if is_deferred else "set an execution_timeout on the task"
@@ -165,13 +165,13 @@ def _still(evidence: Any) -> str:
     return f"its task is still {evidence.task_instance.state}"
 
 
-def _why(pod: Pod) -> str:
+def _why(pod: Workload) -> str:
     """Return why a pod has not started, in parentheses."""
     why = next(filter(None, [pod.phase_reason, *(container.reason for container in pod.containers)]), "")
     return f" ({why})" if why else ""
 
 
-def _owner(pod: Pod, ti: TaskInstance | None, now: int) -> str:
+def _owner(pod: Workload, ti: TaskInstance | None, now: int) -> str:
     owner = f"controlled by {pod.controller}" if pod.controller else f"labelled as a pod of Job/{pod.job}"
     if ti is None or ti.is_active or pod.is_completed:
         return owner
@@ -179,7 +179,7 @@ def _owner(pod: Pod, ti: TaskInstance | None, now: int) -> str:
     return f"{owner}, still running although its task instance {ended} ({ti.state})"
 
 
-def _newer_pod(pod: Pod, evidence: Evidence) -> str:
+def _newer_pod(pod: Workload, evidence: Evidence) -> str:
     other = evidence.other
     if other is None or evidence.rule is Rule.NOT_RECORDED:
         return ""
@@ -189,7 +189,7 @@ def _newer_pod(pod: Pod, evidence: Evidence) -> str:
     return f"not replaced by {other.name} of try {other.try_number}, which differs in label {', '.join(differing)}"
 
 
-def _completed_policy(pod: Pod, evidence: Evidence) -> str:
+def _completed_policy(pod: Workload, evidence: Evidence) -> str:
     policy = evidence.policy
     if policy is None or not pod.is_completed or policy.option == "delete_unmatched_pods":
         return ""
@@ -199,14 +199,14 @@ def _completed_policy(pod: Pod, evidence: Evidence) -> str:
     return f"{_phase(pod)}, {longer_than}{policy.option}={policy.value}"
 
 
-def _is_ordinary(pod: Pod) -> bool:
+def _is_ordinary(pod: Workload) -> bool:
     """Return whether its main container is running or has succeeded, so that neither image nor node is to blame."""
     main = pod.main
     is_well = main is not None and not main.restarts and (main.state == "running" or main.exit_code == 0)
     return is_well and not pod.phase_reason and pod.deletion_deadline is None
 
 
-def _phase(pod: Pod, message: str = "") -> str:
+def _phase(pod: Workload, message: str = "") -> str:
     """Render such as ``pod Failed (Evicted: The node was low on resource: memory.)``."""
     why = ": ".join(filter(None, [pod.phase_reason, message]))
     return f"pod {pod.phase} ({why})" if why else f"pod {pod.phase}"

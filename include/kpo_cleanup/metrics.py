@@ -59,22 +59,22 @@ def send_results(dag_id: str, results: Sequence[Result], settings: Settings, now
 
 
 def _max_age(zombies: Iterable[Verdict], now: int) -> int:
-    return max((now - zombie.pod.created for zombie in zombies), default=0)
+    return max((now - zombie.workload.created for zombie in zombies), default=0)
 
 
 def _by_dag_and_reason(zombies: Sequence[Verdict]) -> Iterator[tuple[dict[str, str], list[Verdict]]]:
     """Group zombies, each group with its tags."""
-    named = {dag_id for dag_id, _ in Counter(zombie.pod.dag_id for zombie in zombies).most_common(MAX_DAGS)}
+    named = {dag_id for dag_id, _ in Counter(zombie.workload.dag_id for zombie in zombies).most_common(MAX_DAGS)}
     groups: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
     for zombie in zombies:
-        groups[zombie.pod.dag_id if zombie.pod.dag_id in named else OTHER, zombie.reason.value].append(zombie)
-    for (pod_dag_id, reason), alike in groups.items():
-        yield {"pod_dag_id": pod_dag_id, "reason": reason, "kind": "pod"}, alike
+        groups[zombie.workload.dag_id if zombie.workload.dag_id in named else OTHER, zombie.reason.value].append(zombie)
+    for (workload_dag_id, reason), alike in groups.items():
+        yield {"pod_dag_id": workload_dag_id, "reason": reason, "kind": "pod"}, alike
 
 
 def _amounts(deleted: Iterable[Verdict], now: int) -> dict[str, float]:
     """Add up the requests that were freed, and for how long they were reserved for nothing."""
-    held = [(dict(verdict.pod.held_requests), _idle_seconds(verdict, now) / 3600) for verdict in deleted]
+    held = [(dict(verdict.workload.held_requests), _idle_seconds(verdict, now) / 3600) for verdict in deleted]
     amounts = {}
     for resource, (freed, idle, unit) in _RESOURCES.items():
         amounts[freed] = sum(requests.get(resource, 0.0) for requests, _ in held) / unit
@@ -84,7 +84,7 @@ def _amounts(deleted: Iterable[Verdict], now: int) -> dict[str, float]:
 
 def _idle_seconds(zombie: Verdict, now: int) -> int:
     """Return for how long its task's work has been over, or 0 if that is unknown."""
-    main, evidence = zombie.pod.main, zombie.evidence
+    main, evidence = zombie.workload.main, zombie.evidence
     ended = main.ended if main else None
     if ended is None and isinstance(evidence, Evidence) and evidence.task_instance:
         ended = evidence.task_instance.ended

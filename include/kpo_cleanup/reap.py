@@ -25,14 +25,13 @@ from .classify import (
     incomplete_keys,
     keys_needing_records,
     possible_successors,
-    uncertain_pods,
+    uncertain_workloads,
     with_plain_tasks,
 )
 from .constants import ALL_NAMESPACES, Outcome, Reason
 from .errors import AdmissionDenied, Conflict, KpoCleanupError, KubernetesError, NotFound, TooSlow
 from .identity import TaskInstanceKey
 from .kube.interface import CONCURRENT_DELETES, DELETE_TIMEOUT, Cluster, DeleteResult, Listing
-from .pod import Pod
 from .report import result_lines
 from .results import Result
 from .retry import RetryPolicy
@@ -42,6 +41,7 @@ from .task_instances.interface import TaskInstanceSource
 from .termination import Terminated
 from .text import pluralize
 from .verdict import Verdict
+from .workloads.workload import Workload
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +87,8 @@ class _Candidate:
     rank: float = field(default_factory=random.random)  # among probes: those of one run are not those of the next
 
     @property
-    def pod(self) -> Pod:
-        return self.verdict.pod
+    def workload(self) -> Workload:
+        return self.verdict.workload
 
 
 @dataclass
@@ -167,9 +167,9 @@ class _Reaper:
         self._clock, self._monotonic, self._retry_policy = clock, monotonic, retry_policy
         self._batch_size, self._delete_timeout = batch_size, delete_timeout
         self._max_seconds = max_seconds
-        self._pods: dict[TaskInstanceKey, dict[str, Pod]] = defaultdict(dict)  # as last read, by uid
-        self._successors: dict[TaskInstanceKey, list[Pod]] = {}  # possible ones, derived from `_pods` when needed
-        self._by_name: dict[str, Pod] = {}
+        self._workloads: dict[TaskInstanceKey, dict[str, Workload]] = defaultdict(dict)  # as last read, by uid
+        self._successors: dict[TaskInstanceKey, list[Workload]] = {}  # possible ones, derived from `_pods` when needed
+        self._by_name: dict[str, Workload] = {}
         self._listed_at = 0.0  # by the monotonic clock, like the times in `_read_at`
         self._read_at: dict[str, float] = {}  # by uid of those that were read after the listing
         self._deleted = 0
@@ -210,7 +210,7 @@ class _Reaper:
             self._settle(candidate, Outcome.UNKNOWN, "the pod was not read", candidate.lost)
 
     def _check_scope(self, candidate: _Candidate, namespaces: Collection[str]) -> None:
-        namespace = candidate.pod.namespace
+        namespace = candidate.workload.namespace
         in_scope = namespace in namespaces or ALL_NAMESPACES in namespaces
         if not in_scope or namespace in self._settings.excluded():
             summary = f"refusing to delete: namespace {namespace!r} is not in this run's scope"
@@ -218,28 +218,28 @@ class _Reaper:
             self._settle(candidate, Outcome.FAILED, error=error)
 
     def _list_again(self, candidates: list[_Candidate]) -> None:
-        namespaces = sorted({candidate.pod.namespace for candidate in candidates})
+        namespaces = sorted({candidate.workload.namespace for candidate in candidates})
         if not namespaces:
             return
         self._listed_at = self._monotonic()  # all pages show the cluster as it was at the first one
-        uids, keys = ({getattr(c.pod, name) for c in candidates} for name in ("uid", "key"))
+        uids, keys = ({getattr(c.workload, name) for c in candidates} for name in ("uid", "key"))
         try:
             listing = self._cluster.list_pods(
                 namespaces,
                 self._settings.label_selector,
                 must_exist=False,  # the pods of a namespace that was deleted are gone
-                keep=lambda pod: pod.uid in uids or pod.key in keys,
+                keep=lambda workload: workload.uid in uids or workload.key in keys,
             )
         except Exception as error:  # whatever it is, there must be a report
             listing = Listing(errors_by_namespace=dict.fromkeys(namespaces, _to_error(error)))
-        for pod in listing.pods:
-            self._pods[pod.key][pod.uid] = self._by_name[str(pod)] = pod
-        by_uid = {(pod.namespace, pod.uid): pod for pod in listing.pods}
+        for workload in listing.workloads:
+            self._workloads[workload.key][workload.uid] = self._by_name[str(workload)] = workload
+        by_uid = {(workload.namespace, workload.uid): workload for workload in listing.workloads}
         for candidate in candidates:
-            namespace = candidate.pod.namespace
-            listed = by_uid.get((namespace, candidate.pod.uid))
+            namespace = candidate.workload.namespace
+            listed = by_uid.get((namespace, candidate.workload.uid))
             if listed is not None:
-                candidate.verdict = candidate.verdict._replace(pod=listed)
+                candidate.verdict = candidate.verdict._replace(workload=listed)
             elif namespace in listing.errors_by_namespace:
                 self._settle(candidate, Outcome.FAILED, error=listing.errors_by_namespace[namespace])
             else:
@@ -301,7 +301,7 @@ class _Reaper:
         probes: list[_Candidate] = []
         untried: Counter[str] = Counter()
         for candidate in sorted(filter(self._is_in_trouble, pending), key=lambda c: (c.attempts, c.rank)):
-            namespace = candidate.pod.namespace
+            namespace = candidate.workload.namespace
             trouble = self._troubles[namespace]
             if candidate.attempts or len(trouble.probed) + untried[namespace] < trouble.max_probes:
                 untried[namespace] += not candidate.attempts
@@ -318,17 +318,17 @@ class _Reaper:
         order: Mapping[str, float] = self._dag_ranks
         if not self._failed_dags:
             candidates = list(candidates)
-            order = {dag_id: n for n, dag_id in enumerate(dict.fromkeys(c.pod.dag_id for c in candidates))}
-        return sorted(candidates, key=lambda c: (self._failed_dags[c.pod.dag_id], order[c.pod.dag_id]))
+            order = {dag_id: n for n, dag_id in enumerate(dict.fromkeys(c.workload.dag_id for c in candidates))}
+        return sorted(candidates, key=lambda c: (self._failed_dags[c.workload.dag_id], order[c.workload.dag_id]))
 
     def _record_failed_query(self, batch: list[_Candidate], error: KpoCleanupError, seconds: float) -> None:
         """Shrink the next batches, because a slow source can answer a smaller query and one pod may be the cause."""
-        if len({candidate.pod.key for candidate in batch}) > 1:
+        if len({candidate.workload.key for candidate in batch}) > 1:
             log.warning("%s; querying fewer task instances at a time", error)
             self._size = len(batch) // 2 if isinstance(error, TooSlow) else 1
             return
         self._failed_queries.append(seconds)
-        self._failed_dags[batch[0].pod.dag_id] += 1
+        self._failed_dags[batch[0].workload.dag_id] += 1
         for candidate in batch:
             self._settle(candidate, Outcome.FAILED, error=error)
 
@@ -337,7 +337,7 @@ class _Reaper:
         return failures >= MAX_QUERY_FAILURES or (failures >= 3 and seconds > MAX_QUERY_SECONDS)
 
     def _is_in_trouble(self, candidate: _Candidate) -> bool:
-        trouble = self._troubles.get(candidate.pod.namespace)
+        trouble = self._troubles.get(candidate.workload.namespace)
         if trouble is None:
             return False
         is_widespread = self._namespaces_with[trouble.error.signature] >= MAX_NAMESPACES
@@ -345,7 +345,7 @@ class _Reaper:
 
     def _why_left(self, candidate: _Candidate) -> str:
         if self._counted < self._settings.max_deletes:
-            return f"deletions in its namespace fail: {self._troubles[candidate.pod.namespace].error.cause}"
+            return f"deletions in its namespace fail: {self._troubles[candidate.workload.namespace].error.cause}"
         return f"max_deletes={self._settings.max_deletes} was reached"
 
     def _take_snapshot(self, batch: Sequence[_Candidate]) -> _Snapshot:
@@ -353,7 +353,7 @@ class _Reaper:
 
         :raises TooSlow: if the answer is too old by the time it arrives.
         """
-        keys = {candidate.pod.key for candidate in batch}
+        keys = {candidate.workload.key for candidate in batch}
         queried, taken_at = sorted(with_plain_tasks(keys)), self._monotonic()
         task_instances = self._source.fetch(queried)
         records: Mapping[TaskInstanceKey, Record] = {}
@@ -363,8 +363,8 @@ class _Reaper:
             if self._monotonic() - taken_at > MAX_SNAPSHOT_AGE / 5:
                 taken_at = self._monotonic()
                 task_instances = self._source.fetch(queried)
-        if incomplete_keys(task_instances, [candidate.pod for candidate in batch]):
-            uncertain = uncertain_pods(self._combine(batch, task_instances, {}))
+        if incomplete_keys(task_instances, [candidate.workload for candidate in batch]):
+            uncertain = uncertain_workloads(self._combine(batch, task_instances, {}))
             task_instances = self._source.complete(task_instances, incomplete_keys(task_instances, uncertain))
         classifier = Classifier(self._combine(batch, task_instances, records))
         snapshot = _Snapshot(taken_at, batch, task_instances, records, dict.fromkeys(keys, classifier))
@@ -380,18 +380,18 @@ class _Reaper:
         self, batch: Sequence[_Candidate], task_instances: TaskInstances, records: Mapping[TaskInstanceKey, Record]
     ) -> Snapshot:
         """Return a snapshot of these pods and of those that can change their verdicts, as they were last read."""
-        pods: dict[str, Pod] = {}
+        workloads: dict[str, Workload] = {}
         for candidate in batch:
-            of_task = self._pods[candidate.pod.key]
-            if candidate.pod.uid in of_task:
-                pods[candidate.pod.uid] = of_task[candidate.pod.uid]
-        for key in {candidate.pod.key for candidate in batch}:
+            of_task = self._workloads[candidate.workload.key]
+            if candidate.workload.uid in of_task:
+                workloads[candidate.workload.uid] = of_task[candidate.workload.uid]
+        for key in {candidate.workload.key for candidate in batch}:
             if key not in self._successors:
-                self._successors[key] = possible_successors(self._pods[key].values())
-            pods.update({pod.uid: pod for pod in self._successors[key]})
-        named = (self._by_name.get(name) for record in records.values() for name in record.pods)
-        pods.update({pod.uid: pod for pod in named if pod is not None})
-        return Snapshot([*pods.values()], task_instances, self._settings, int(self._clock()), records)
+                self._successors[key] = possible_successors(self._workloads[key].values())
+            workloads.update({workload.uid: workload for workload in self._successors[key]})
+        named = (self._by_name.get(name) for record in records.values() for name in record.workloads)
+        workloads.update({workload.uid: workload for workload in named if workload is not None})
+        return Snapshot([*workloads.values()], task_instances, self._settings, int(self._clock()), records)
 
     def _is_responding(self) -> bool:
         return self._silent < CONCURRENT_DELETES and self._given_up < MAX_SILENT
@@ -403,7 +403,7 @@ class _Reaper:
         if self._is_in_trouble(candidate):
             if not is_probing:
                 return
-            self._troubles[candidate.pod.namespace].probed.add(candidate.pod.uid)
+            self._troubles[candidate.workload.namespace].probed.add(candidate.workload.uid)
         try:
             yield from self._verify_and_delete(candidate, snapshot)
         except Exception as exception:  # whatever it is, there must be a report
@@ -413,9 +413,9 @@ class _Reaper:
 
     def _verify_and_delete(self, candidate: _Candidate, snapshot: _Snapshot) -> _Steps[None]:
         """Reclassify the pod and delete it if it is still a zombie. Leave it pending if the snapshot has expired."""
-        key = candidate.pod.key
+        key = candidate.workload.key
         while self._is_responding() and not self._has_expired(snapshot):
-            verdict = snapshot.classifiers[key].classify(candidate.pod)
+            verdict = snapshot.classifiers[key].classify(candidate.workload)
             successor = self._stale_successor(verdict, snapshot.classifiers[key])
             if successor is not None:
                 yield from self._read_again(successor)
@@ -431,37 +431,37 @@ class _Reaper:
             candidate.conflicts += 1
             if candidate.conflicts > MAX_CONFLICTS:
                 raise KubernetesError(f"the pod or its successor was read {MAX_CONFLICTS} times and keeps changing")
-            if candidate.pod.key != key:
+            if candidate.workload.key != key:
                 return  # the snapshot may not cover that task instance
-            alike = [other for other in snapshot.batch if other.pod.key == key]
+            alike = [other for other in snapshot.batch if other.workload.key == key]
             changed = self._combine(alike, snapshot.task_instances, snapshot.records)
             snapshot.classifiers[key] = Classifier(changed)
 
-    def _stale_successor(self, verdict: Verdict, classifier: Classifier) -> Pod | None:
+    def _stale_successor(self, verdict: Verdict, classifier: Classifier) -> Workload | None:
         """Return the newer pod on which a verdict rests, if it must be read again.
 
         If that pod is gone or on its way out, a retry may adopt the older one.
         """
-        successor = classifier.successor_of(verdict.pod)
+        successor = classifier.successor_of(verdict.workload)
         if successor is None or verdict.reason is not Reason.SUPERSEDED:
             return None
         read_at = self._read_at.get(successor.uid, self._listed_at)
         return successor if self._monotonic() - read_at > MAX_SNAPSHOT_AGE else None
 
-    def _read_again(self, old: Pod) -> _Steps[Pod | None]:
+    def _read_again(self, old: Workload) -> _Steps[Workload | None]:
         """Read the pod that has this name now, and return it."""
         read_at = self._monotonic()
-        pod: Pod | None = yield partial(self._cluster.get, old, self._settings.label_selector)
-        self._pods[old.key].pop(old.uid, None)
+        workload: Workload | None = yield partial(self._cluster.get, old, self._settings.label_selector)
+        self._workloads[old.key].pop(old.uid, None)
         self._by_name.pop(str(old), None)
         if any(each.uid == old.uid for each in self._successors.get(old.key, ())):
             del self._successors[old.key]
-        if pod is not None:
-            self._pods[pod.key][pod.uid] = self._by_name[str(pod)] = pod
-            self._read_at[pod.uid] = read_at
-            if pod.key in self._successors:
-                self._successors[pod.key] = possible_successors([*self._successors[pod.key], pod])
-        return pod
+        if workload is not None:
+            self._workloads[workload.key][workload.uid] = self._by_name[str(workload)] = workload
+            self._read_at[workload.uid] = read_at
+            if workload.key in self._successors:
+                self._successors[workload.key] = possible_successors([*self._successors[workload.key], workload])
+        return workload
 
     def _delete(self, candidate: _Candidate) -> _Steps[bool]:
         """Delete a zombie, and return whether it has changed and must be classified again instead."""
@@ -475,7 +475,7 @@ class _Reaper:
             candidate.first_attempt = self._monotonic()
         lost, candidate.lost = candidate.lost, IN_FLIGHT
         try:
-            accepted = yield partial(self._cluster.delete, candidate.pod, self._grace_period(candidate.verdict))
+            accepted = yield partial(self._cluster.delete, candidate.workload, self._grace_period(candidate.verdict))
         except Conflict as conflict:
             candidate.lost = lost
             return (yield from self._resolve_conflict(candidate, conflict))
@@ -489,21 +489,21 @@ class _Reaper:
             self._count(candidate)
             self._settle_accepted(candidate, accepted)
         self._silent = self._given_up = 0
-        self._troubles.pop(candidate.pod.namespace, None)
+        self._troubles.pop(candidate.workload.namespace, None)
         return False
 
     def _resolve_conflict(self, candidate: _Candidate, conflict: Conflict) -> _Steps[bool]:
         """Read the pod after a 409, and return whether it has changed and must be classified again."""
-        old = candidate.pod
-        pod = yield from self._read_again(old)
-        if pod is None or (pod.uid != old.uid and candidate.is_counted):
+        old = candidate.workload
+        workload = yield from self._read_again(old)
+        if workload is None or (workload.uid != old.uid and candidate.is_counted):
             self._settle_gone(candidate)
-        elif pod.uid != old.uid:
+        elif workload.uid != old.uid:
             self._settle(candidate, Outcome.SPARED, "another pod has its name now")
-        elif pod.resource_version == old.resource_version:
+        elif workload.resource_version == old.resource_version:
             self._settle(candidate, Outcome.FAILED, error=conflict)  # refused for another reason
         else:
-            candidate.verdict = candidate.verdict._replace(pod=pod)
+            candidate.verdict = candidate.verdict._replace(workload=workload)
             return True
         return False
 
@@ -520,19 +520,19 @@ class _Reaper:
             delay = self._retry_policy.next_delay(error, candidate.attempts, now - candidate.first_attempt)
             if delay is not None:
                 candidate.not_before = now + delay
-                log.warning("%s: %s; retrying in %.1f s", candidate.pod, error, delay)
+                log.warning("%s: %s; retrying in %.1f s", candidate.workload, error, delay)
                 return
             self._given_up = 0 if error.has_response else self._given_up + 1
         else:
             self._silent = self._given_up = 0
             if isinstance(error, AdmissionDenied):  # which is about this pod only
-                self._troubles.pop(candidate.pod.namespace, None)
+                self._troubles.pop(candidate.workload.namespace, None)
             else:
                 self._record_trouble(candidate, error)
         self._settle(candidate, Outcome.FAILED, error=error)
 
     def _record_trouble(self, candidate: _Candidate, error: KubernetesError) -> None:
-        trouble = self._troubles.setdefault(candidate.pod.namespace, _Trouble(error))
+        trouble = self._troubles.setdefault(candidate.workload.namespace, _Trouble(error))
         trouble.error = error
         trouble.in_a_row += 1
         trouble.may_pass |= error.is_retryable and error.has_response
@@ -556,20 +556,22 @@ class _Reaper:
 
     def _read_lost(self, candidate: _Candidate) -> _Steps[None]:
         """Read a pod, and keep its result only if its deletion was not carried out."""
-        before = candidate.pod
+        before = candidate.workload
         try:
             if self._silent:
                 raise KubernetesError("not read", cause=NO_RESPONSE)
-            pod = yield from self._read_again(before)
+            workload = yield from self._read_again(before)
         except Exception as error:
             self._silent += not getattr(error, "has_response", True)
             self._settle(candidate, Outcome.UNKNOWN, f"the pod could not be read: {error}", candidate.lost)
             return
         was_overdue = candidate.verdict.is_zombie and before.deletion_deadline is not None
-        if pod is None or pod.uid != before.uid:
+        if workload is None or workload.uid != before.uid:
             self._settle_gone(candidate)
-        elif pod.deletion_deadline is not None and not was_overdue:
-            self._settle_accepted(candidate, DeleteResult.from_accepted(pod.finalizers, pod.deletion_deadline))
+        elif workload.deletion_deadline is not None and not was_overdue:
+            self._settle_accepted(
+                candidate, DeleteResult.from_accepted(workload.finalizers, workload.deletion_deadline)
+            )
         elif candidate.result:
             candidate.lost, candidate.is_counted = None, False
             self._counted -= 1
@@ -577,19 +579,19 @@ class _Reaper:
 
     def _grace_period(self, verdict: Verdict) -> int:
         """Return the grace period in seconds; -1 is the pod's own."""
-        configured, deadline = self._settings.grace_period_seconds, verdict.pod.deletion_deadline
+        configured, deadline = self._settings.grace_period_seconds, verdict.workload.deletion_deadline
         if deadline is not None and deadline < self._clock():
             return 0  # on a node that is down, nothing else ends the pod
         if not verdict.end_time_unknown:
             return configured
-        return max(verdict.pod.grace_period if configured < 0 else configured, self._settings.settle_seconds)
+        return max(verdict.workload.grace_period if configured < 0 else configured, self._settings.settle_seconds)
 
     def _expected_grace_period(self, verdict: Verdict) -> int:
         """Return the grace period that the API server will choose: none for a pod that has ended, or not started."""
-        if verdict.pod.is_completed or not verdict.pod.containers:
+        if verdict.workload.is_completed or not verdict.workload.containers:
             return 0
         requested = self._grace_period(verdict)
-        return verdict.pod.grace_period if requested < 0 else requested
+        return verdict.workload.grace_period if requested < 0 else requested
 
     def _count(self, candidate: _Candidate) -> None:
         self._counted += not candidate.is_counted

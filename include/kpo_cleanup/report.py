@@ -12,11 +12,11 @@ from .constants import Outcome, Reason
 from .diagnosis import diagnose
 from .errors import KpoCleanupError, SettingsError
 from .evidence import PodWarning, duration, phrases, warning_of
-from .pod import Pod
 from .results import Result, count_outcomes
 from .settings import Settings
 from .text import INDENT, count, fill, pluralize, wrap
 from .verdict import Verdict, count_reasons
+from .workloads.workload import Workload
 
 MAX_PROBLEMS = 5  # in the message of a failed run
 MAX_ROWS = 100  # zombies in the log; all are in the XCom
@@ -29,15 +29,19 @@ _GONE = (Outcome.DELETED, Outcome.WOULD_DELETE)
 
 def classification_summary(verdicts: Sequence[Verdict], settings: Settings) -> str:
     """Summarize a classification in one line, for the log and the list of XComs."""
-    zombies, pods = [v for v in verdicts if v.is_zombie], count(verdicts, "pod")
+    zombies, workloads = [v for v in verdicts if v.is_zombie], count(verdicts, "pod")
     candidates = sum(verdict.awaits_record for verdict in verdicts)
     more = f"; {_more_candidates(candidates)}" if candidates else ""
     dry_run = DRY_RUN if settings.dry_run else ""
     if not zombies:
-        return f"{dry_run}nothing to delete among {pods}{more}"
-    found = f"{dry_run}would delete {len(zombies):,} of {pods}" if dry_run else f"{count(zombies, 'zombie')} of {pods}"
+        return f"{dry_run}nothing to delete among {workloads}{more}"
+    found = (
+        f"{dry_run}would delete {len(zombies):,} of {workloads}"
+        if dry_run
+        else f"{count(zombies, 'zombie')} of {workloads}"
+    )
     limit = f"; at most {settings.max_deletes:,} per run (max_deletes)" if len(zombies) > settings.max_deletes else ""
-    return f"{found}: {_by_dag(v.pod for v in zombies)}{limit}{more}"
+    return f"{found}: {_by_dag(v.workload for v in zombies)}{limit}{more}"
 
 
 def classification_lines(verdicts: Sequence[Verdict], summary: str) -> list[str]:
@@ -53,15 +57,15 @@ def zombie_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
     zombies = [verdict for verdict in verdicts if verdict.is_zombie]
     by_diagnosis = defaultdict(list)
     for verdict in zombies:
-        by_diagnosis[diagnose(verdict.pod)].append(verdict)
+        by_diagnosis[diagnose(verdict.workload)].append(verdict)
     lines, room = [], MAX_ROWS
     for diagnosis, alike in by_diagnosis.items():
         lines += wrap(f"{count(alike, 'zombie')}: {diagnosis.problem}")
         lines += wrap(f"advice: {diagnosis.advice}", INDENT)
         for verdict in alike[: max(room, 0)]:
-            age = duration(now - verdict.pod.created)
-            lines += fill((f"{age}, {verdict.reason.value}:", *verdict.pod.task_name), INDENT)
-            lines += wrap(f"pod {verdict.pod}", INDENT * 2)
+            age = duration(now - verdict.workload.created)
+            lines += fill((f"{age}, {verdict.reason.value}:", *verdict.workload.task_name), INDENT)
+            lines += wrap(f"pod {verdict.workload}", INDENT * 2)
             lines += fill(phrases(verdict), INDENT * 2, ";")
         room -= len(alike)
     if len(zombies) > MAX_ROWS:
@@ -71,29 +75,29 @@ def zombie_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
 
 def warning_lines(verdicts: Iterable[Verdict]) -> list[str]:
     """List what needs attention although the pods are kept: each problem once, with some names."""
-    by_warning: dict[PodWarning, list[Pod]] = defaultdict(list)
+    by_warning: dict[PodWarning, list[Workload]] = defaultdict(list)
     for verdict in verdicts:
         warning = warning_of(verdict)
         if warning:
-            by_warning[warning].append(verdict.pod)
+            by_warning[warning].append(verdict.workload)
     lines = []
-    for warning, pods in by_warning.items():
+    for warning, workloads in by_warning.items():
         if warning.reason is Reason.UNMATCHED:
-            lines += wrap(f"kept {count(pods, 'pod')} with no matching task instance")
+            lines += wrap(f"kept {count(workloads, 'pod')} with no matching task instance")
         else:
-            lines += wrap(f"kept {count(pods, f'{warning.reason.value} pod')}: {warning.problem}")
+            lines += wrap(f"kept {count(workloads, f'{warning.reason.value} pod')}: {warning.problem}")
         lines += wrap(warning.remedy, INDENT)
-        for pod in pods[:MAX_NAMES]:
-            lines += fill((f"{pod}:", *pod.task_name), INDENT * 2)
-        if len(pods) > MAX_NAMES:
-            lines.append(f"{INDENT * 2}and {pluralize(len(pods) - MAX_NAMES, 'more pod')}")
+        for workload in workloads[:MAX_NAMES]:
+            lines += fill((f"{workload}:", *workload.task_name), INDENT * 2)
+        if len(workloads) > MAX_NAMES:
+            lines.append(f"{INDENT * 2}and {pluralize(len(workloads) - MAX_NAMES, 'more pod')}")
     return lines
 
 
 def kept_lines(verdicts: Iterable[Verdict]) -> Iterator[str]:
     """Yield a line for each kept pod, for debugging."""
     kept = (verdict for verdict in verdicts if not (verdict.is_zombie or verdict.awaits_record))
-    return (f"kept {v.pod}, {v.reason.value}: {'; '.join(phrases(v))}" for v in kept)
+    return (f"kept {v.workload}, {v.reason.value}: {'; '.join(phrases(v))}" for v in kept)
 
 
 def due_lines(verdicts: Sequence[Verdict]) -> list[str]:
@@ -123,7 +127,7 @@ def result_lines(result: Result) -> list[str]:
     verdict, now = result.verdict, "" if result.verdict.is_zombie else " now"
     first, *others = phrases(verdict) or ("",)
     return [
-        *fill((f"{result.outcome.value} {verdict.pod}:", *verdict.pod.task_name)),
+        *fill((f"{result.outcome.value} {verdict.workload}:", *verdict.workload.task_name)),
         *wrap(result.detail, INDENT),
         *wrap(_deadline(result), INDENT),
         *(error_lines(result.error, INDENT) if result.error else []),
@@ -131,7 +135,7 @@ def result_lines(result: Result) -> list[str]:
     ]
 
 
-def reap_summary(results: Sequence[Result], settings: Settings, pods: int, candidates: int = 0) -> list[str]:
+def reap_summary(results: Sequence[Result], settings: Settings, workloads: int, candidates: int = 0) -> list[str]:
     """Summarize a reaping by topic: what was deleted, the other outcomes, what was freed, and what is left to do.
 
     :param pods: the number of pods that were listed.
@@ -140,10 +144,10 @@ def reap_summary(results: Sequence[Result], settings: Settings, pods: int, candi
     outcomes = count_outcomes(results)
     done = outcomes.pop((Outcome.WOULD_DELETE if settings.dry_run else Outcome.DELETED).value, 0)
     if settings.dry_run:
-        head = f"{DRY_RUN}would delete {done:,} of {pluralize(pods, 'pod')}"
+        head = f"{DRY_RUN}would delete {done:,} of {pluralize(workloads, 'pod')}"
     else:
         head = f"deleted {done:,} of {count(results, 'zombie')}"
-    by_dag = _by_dag(r.verdict.pod for r in results if r.outcome in _GONE)
+    by_dag = _by_dag(r.verdict.workload for r in results if r.outcome in _GONE)
     freed = _amounts(_freed(results))
     verb = "would free" if settings.dry_run else "freed"
     ending = sum(r.outcome is Outcome.WOULD_DELETE and r.deadline is not None for r in results)
@@ -186,14 +190,14 @@ def reap_report(results: Sequence[Result], summary: str, errors: Sequence[KpoCle
         },
         "zombies": [
             {
-                "pod": str(r.verdict.pod),
+                "pod": str(r.verdict.workload),
                 "outcome": r.outcome.value,
                 "reason": r.verdict.reason.value,
                 "evidence": list(phrases(r.verdict)),
                 **({"detail": r.detail} if r.detail else {}),
                 **({"deadline": _time(r.deadline)} if r.deadline is not None else {}),
                 **({"error": r.error.fields} if r.error else {}),
-                **r.verdict.pod.ids,
+                **r.verdict.workload.ids,
             }
             for r in results
         ],
@@ -202,20 +206,20 @@ def reap_report(results: Sequence[Result], summary: str, errors: Sequence[KpoCle
 
 def failures(results: Iterable[Result]) -> list[KpoCleanupError]:
     """Return why pods were not deleted, or may not have been: one error for each cause, however many pods have it."""
-    by_cause: dict[tuple[str, str], list[tuple[Pod, KpoCleanupError]]] = defaultdict(list)
+    by_cause: dict[tuple[str, str], list[tuple[Workload, KpoCleanupError]]] = defaultdict(list)
     for result in results:
         if result.error:
             what = "may or may not have been deleted" if result.outcome is Outcome.UNKNOWN else "not deleted"
             # The numbers of one cause differ, such as the bytes that a broken connection has transferred.
             cause = re.sub("[0-9]+", "0", result.error.cause or result.error.summary)
-            by_cause[what, cause].append((result.verdict.pod, result.error))
+            by_cause[what, cause].append((result.verdict.workload, result.error))
     errors = []
     for (what, _), alike in by_cause.items():
-        pod, error = alike[0]
-        namespaces = len({pod.namespace for pod, _ in alike})
+        workload, error = alike[0]
+        namespaces = len({workload.namespace for workload, _ in alike})
         place = f" in {namespaces:,} namespaces" if namespaces > 1 else ""
         summary = f"{count(alike, 'pod')}{place} {what}"
-        example = str(pod) if len(alike) == 1 else f"such as {pod}"
+        example = str(workload) if len(alike) == 1 else f"such as {workload}"
         cause = f"{error.cause or error.summary} ({example})"
         errors.append(KpoCleanupError(**{**error.fields, "summary": summary, "cause": cause}))
     return errors
@@ -261,7 +265,7 @@ def _freed(results: Iterable[Result]) -> dict[str, float]:
     totals: dict[str, float] = defaultdict(float)
     for result in results:
         if result.outcome in _GONE and result.deadline is None:
-            for resource, quantity in result.verdict.pod.held_requests:
+            for resource, quantity in result.verdict.workload.held_requests:
                 totals[resource] += quantity
     return {resource: round(total, 3) for resource, total in totals.items()}
 
@@ -292,14 +296,14 @@ def _first_dags(texts: Sequence[str]) -> list[str]:
     return [*texts[:MAX_DAGS], f"and {pluralize(left, 'more DAG')}"] if left > 0 else list(texts)
 
 
-def _by_dag(pods: Iterable[Pod]) -> str:
+def _by_dag(workloads: Iterable[Workload]) -> str:
     """Render such as ``orders 6, sales 2``."""
-    counts = Counter(pod.dag_id for pod in pods).most_common()
+    counts = Counter(workload.dag_id for workload in workloads).most_common()
     return ", ".join(_first_dags([f"{dag_id} {number:,}" for dag_id, number in counts]))
 
 
 def _group_by_dag(results: Iterable[Result]) -> dict[str, list[Result]]:
     by_dag: dict[str, list[Result]] = defaultdict(list)
     for result in results:
-        by_dag[result.verdict.pod.dag_id].append(result)
+        by_dag[result.verdict.workload.dag_id].append(result)
     return by_dag

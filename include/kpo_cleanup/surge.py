@@ -13,20 +13,22 @@ from .verdict import Verdict
 MIN_PODS = 20  # a share of fewer pods means nothing
 
 
-def find_surge(zombies: Sequence[Verdict], candidates: int, pods: int, settings: Settings) -> KpoCleanupError | None:
+def find_surge(
+    zombies: Sequence[Verdict], candidates: int, workloads: int, settings: Settings
+) -> KpoCleanupError | None:
     """Return why this run must not delete anything, or None.
 
     :param candidates: pods that are zombies unless a record, which was not read, says otherwise.
     :param pods: the number of pods that were found.
     """
     limit, number = settings.max_delete_percent, len(zombies) + candidates
-    if limit is None or pods < MIN_PODS or 100 * number <= limit * pods:
+    if limit is None or workloads < MIN_PODS or 100 * number <= limit * workloads:
         return None
     reasons = Counter(verdict.reason.value for verdict in zombies)
     shown = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
     more = f", {pluralize(candidates, 'more candidate')}" if candidates else ""
     return KpoCleanupError(
-        f"no pods are deleted: {number:,} of {pods:,} pods are zombies, more than max_delete_percent={limit}",
+        f"no pods are deleted: {number:,} of {workloads:,} pods are zombies, more than max_delete_percent={limit}",
         cause=f"{shown}{more}",
         remedy="check the zombies in the log of classify; if they may go, trigger one run with max_delete_percent=100",
     )

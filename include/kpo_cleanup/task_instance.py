@@ -77,7 +77,7 @@ class TaskInstances:
 class Record:
     """The pods that the operator recorded for a task instance in its XComs ``pod_name`` and ``pod_namespace``."""
 
-    pods: frozenset[str] = frozenset()  # as namespace/name, or as name if the operator recorded no namespace
+    workloads: frozenset[str] = frozenset()  # as namespace/name, or as name if the operator recorded no namespace
     problem: str = ""  # why it could not be read
 
 

@@ -117,11 +117,11 @@ class Cleanup:
         delete_previous_inputs(get_current_context())
         client = PodClient(settings.kubernetes_conn_id)
         listing = client.list_pods(settings.namespace_list(), settings.label_selector, settings.excluded())
-        if not listing.pods:
+        if not listing.workloads:
             _warn_of_no_pods(settings, client, resolved.origins)
         answer = {**xcom.dump_listing(listing), "dry_run": settings.dry_run}
-        reject_long_xcom(answer, f"{len(listing.pods)} pods")
-        if not listing.pods and not listing.errors_by_namespace:
+        reject_long_xcom(answer, f"{len(listing.workloads)} pods")
+        if not listing.workloads and not listing.errors_by_namespace:
             metrics.send_verdicts(get_current_context()["ti"].dag_id, [], settings, int(time.time()))
             _push_summary(report.classification_summary([], settings))
             _finish_early(settings, answer, "fetch_active_tis", "classify", "reap")
@@ -131,7 +131,7 @@ class Cleanup:
     @translate_errors()
     def fetch_active_tis(self, listing: dict[str, Any]) -> dict[str, Any]:
         """Query Airflow for the task instances of the pods. Any error fails the run: no answer does not mean none."""
-        settings, pods = self._settings(listing), xcom.load_listing(listing).pods
+        settings, pods = self._settings(listing), xcom.load_listing(listing).workloads
         source = choose_source(settings.airflow_conn_id, get_current_context()["ti"])
         task_instances = source.fetch(with_plain_tasks(pod.key for pod in pods if not pod.label_problem))
         snapshot = with_records(Snapshot(pods, task_instances, settings, int(time.time())), source)
@@ -149,7 +149,7 @@ class Cleanup:
         settings, now = self._settings(listing), int(time.time())
         listed, (found, records) = xcom.load_listing(listing), xcom.load_task_instances(task_instances)
         until = task_instances["records_until"]
-        verdicts = classify(Snapshot(listed.pods, found, settings, now, records, until and tuple(until)))
+        verdicts = classify(Snapshot(listed.workloads, found, settings, now, records, until and tuple(until)))
         summary = report.classification_summary(verdicts, settings)
         _log(logging.INFO, report.zombie_lines(verdicts, now))
         _log(logging.WARNING, report.warning_lines(verdicts))

@@ -8,8 +8,8 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from .constants import Reason
-from .pod import Pod
 from .task_instance import Record, TaskInstance
+from .workloads.workload import Workload
 
 
 class Rule(Enum):
@@ -60,7 +60,7 @@ class Evidence(NamedTuple):
     rule: Rule
     now: int  # epoch seconds
     task_instance: TaskInstance | None = None
-    other: Pod | None = None  # the newer pod: it replaces this one, or does not because their labels differ
+    other: Workload | None = None  # the newer pod: it replaces this one, or does not because their labels differ
     policy: Policy | None = None
     record: Record | None = None  # the operator's
     problem: str = ""  # why the task instance or its record is not known
@@ -69,7 +69,7 @@ class Evidence(NamedTuple):
 class Verdict(NamedTuple):
     """The decision on one pod, and why."""
 
-    pod: Pod
+    workload: Workload
     is_zombie: bool
     reason: Reason
     evidence: Evidence | tuple[str, ...]  # the latter is what an earlier task has rendered

@@ -22,10 +22,10 @@ from .errors import KpoCleanupError
 from .evidence import phrases
 from .identity import TaskInstanceKey
 from .kube.interface import Listing
-from .pod import IDS, Container, Owner, Pod
 from .task_instance import Record, TaskInstance, TaskInstances
 from .text import printable
 from .verdict import Verdict, count_reasons
+from .workloads.workload import IDS, Container, Owner, Workload
 
 MAX_KEPT = 200  # kept pods in the XCom of classify, which are for people only
 
@@ -34,7 +34,7 @@ _COLUMNS = ("name", "uid", "created", "phase", "try_number", "labels", "requests
 _SHARED = ("labels", "requests", "image", "node")  # few distinct values: a row refers to them by number
 _LEFT_OUT = ("resource_version",)  # soon outdated; reap lists the pods again
 # All other fields are written by name, and only if they differ from their default.
-_DEFAULTS = {f.name: f.default for f in fields(Pod) if f.name not in (*_LEVELS, *_COLUMNS, *_LEFT_OUT)}
+_DEFAULTS = {f.name: f.default for f in fields(Workload) if f.name not in (*_LEVELS, *_COLUMNS, *_LEFT_OUT)}
 
 
 def dump_listing(listing: Listing) -> dict[str, Any]:
@@ -43,15 +43,15 @@ def dump_listing(listing: Listing) -> dict[str, Any]:
     The ids are label values.
     """
     of_dags = _tree()
-    for pod in listing.pods:
-        of_dags[pod.namespace].setdefault(pod.dag_id, []).append(pod)
+    for workload in listing.workloads:
+        of_dags[workload.namespace].setdefault(workload.dag_id, []).append(workload)
     shared: dict[str, dict[Any, int]] = {name: {} for name in _SHARED}
     tree = {
-        namespace: {dag_id: _dump_rows(pods, shared) for dag_id, pods in dags.items()}
+        namespace: {dag_id: _dump_rows(workloads, shared) for dag_id, workloads in dags.items()}
         for namespace, dags in of_dags.items()
     }
     return {
-        "summary": f"pods: {len(listing.pods)}, in: {printable(', '.join(tree)) or 'no namespace'}",
+        "summary": f"pods: {len(listing.workloads)}, in: {printable(', '.join(tree)) or 'no namespace'}",
         "unlisted": _dump_errors(listing.errors_by_namespace),
         "columns": f"{', '.join(_COLUMNS)} ({', '.join(Container._fields)}; times in seconds after created), other",
         **{name: [each if isinstance(each, str) else dict(each) for each in shared[name]] for name in _SHARED},
@@ -60,16 +60,16 @@ def dump_listing(listing: Listing) -> dict[str, Any]:
     }
 
 
-def _dump_rows(pods: Sequence[Pod], shared: Mapping[str, dict[Any, int]]) -> str:
+def _dump_rows(workloads: Sequence[Workload], shared: Mapping[str, dict[Any, int]]) -> str:
     runs = _tree()
-    for pod in pods:
-        values = {name: getattr(pod, name) for name in _COLUMNS}
+    for workload in workloads:
+        values = {name: getattr(workload, name) for name in _COLUMNS}
         for name, numbers in shared.items():
             values[name] = numbers.setdefault(values[name], len(numbers))
-        values["containers"] = [_dump_container(container, pod.created) for container in pod.containers]
+        values["containers"] = [_dump_container(container, workload.created) for container in workload.containers]
         row = list(values.values())
-        others = {name: value for name, default in _DEFAULTS.items() if (value := getattr(pod, name)) != default}
-        runs[pod.task_id].setdefault(pod.run_id, []).append([*row, others] if others else row)
+        others = {name: value for name, default in _DEFAULTS.items() if (value := getattr(workload, name)) != default}
+        runs[workload.task_id].setdefault(workload.run_id, []).append([*row, others] if others else row)
     return _to_json(runs)
 
 
@@ -83,15 +83,15 @@ def load_listing(data: Mapping[str, Any]) -> Listing:
         name: [each if isinstance(each, str) else tuple(sorted(each.items())) for each in data[name]]
         for name in _SHARED
     }
-    pods = [
-        _load_pod(dict(zip((*_LEVELS, *_COLUMNS, "others"), (namespace, dag_id, task_id, run_id, *row))), shared)
+    workloads = [
+        _load_workload(dict(zip((*_LEVELS, *_COLUMNS, "others"), (namespace, dag_id, task_id, run_id, *row))), shared)
         for namespace, dags in data["tree"].items()
         for dag_id, text in dags.items()
         for task_id, runs in json.loads(text).items()
         for run_id, rows in runs.items()
         for row in rows
     ]
-    return Listing(pods, _load_errors(data["unlisted"]))
+    return Listing(workloads, _load_errors(data["unlisted"]))
 
 
 def _dump_errors(errors_by_namespace: Mapping[str, KpoCleanupError]) -> dict[str, dict[str, str]]:
@@ -102,7 +102,7 @@ def _load_errors(data: Mapping[str, Mapping[str, str]]) -> dict[str, KpoCleanupE
     return {namespace: KpoCleanupError(**fields) for namespace, fields in data.items()}
 
 
-def _load_pod(values: dict[str, Any], shared: Mapping[str, list[Any]]) -> Pod:
+def _load_workload(values: dict[str, Any], shared: Mapping[str, list[Any]]) -> Workload:
     values.update(values.pop("others", {}))
     values.update({name: shared[name][values[name]] for name in _SHARED})
     values["phase"] = intern(values["phase"])  # thousands of pods share a few texts
@@ -110,7 +110,7 @@ def _load_pod(values: dict[str, Any], shared: Mapping[str, list[Any]]) -> Pod:
     values["finalizers"] = tuple(values.get("finalizers", ()))
     if "controller" in values:
         values["controller"] = Owner(*values["controller"])
-    return Pod(**values)
+    return Workload(**values)
 
 
 def _dump_container(container: Container, created: int) -> list[Any]:
@@ -151,7 +151,7 @@ def dump_task_instances(
         "columns": "map_index, state, try_number, ended, operator",
         "task_instances": {dag_id: _to_json(tasks) for dag_id, tasks in tree.items()},
         "unresolved": sorted([*key, why] for key, why in task_instances.unresolved.items()),
-        "records": sorted([*key, sorted(record.pods), record.problem] for key, record in (records or {}).items()),
+        "records": sorted([*key, sorted(record.workloads), record.problem] for key, record in (records or {}).items()),
         "try_number_may_lag": task_instances.try_number_may_lag,
     }
 
@@ -166,7 +166,9 @@ def load_task_instances(data: Mapping[str, Any]) -> tuple[TaskInstances, dict[Ta
         for row in rows
     }
     unresolved = {TaskInstanceKey(*key): why for *key, why in data["unresolved"]}
-    records = {TaskInstanceKey(*key): Record(frozenset(pods), problem) for *key, pods, problem in data["records"]}
+    records = {
+        TaskInstanceKey(*key): Record(frozenset(workloads), problem) for *key, workloads, problem in data["records"]
+    }
     return TaskInstances(found, unresolved, try_number_may_lag=data["try_number_may_lag"]), records
 
 
@@ -175,7 +177,7 @@ class Classification(NamedTuple):
 
     zombies: list[Verdict]
     errors_by_namespace: dict[str, KpoCleanupError]
-    pods: int
+    workloads: int
     candidates: int
 
 
@@ -191,7 +193,7 @@ def dump_classification(
     return {
         "zombies_by_reason": count_reasons(zombies),
         "kept_by_reason": count_reasons(kept),
-        "zombies_by_dag": dict(Counter(verdict.pod.dag_id for verdict in zombies).most_common()),
+        "zombies_by_dag": dict(Counter(verdict.workload.dag_id for verdict in zombies).most_common()),
         "pods": len(verdicts),
         "candidates": len(verdicts) - len(zombies) - len(kept),
         "unlisted": _dump_errors(errors_by_namespace),
@@ -199,11 +201,11 @@ def dump_classification(
         "zombies": [
             {
                 **_dump_verdict(v),
-                "cause": diagnose(v.pod).problem,
-                "node": v.pod.node,
-                "image": v.pod.image,
-                "uid": v.pod.uid,
-                "created": v.pod.created,
+                "cause": diagnose(v.workload).problem,
+                "node": v.workload.node,
+                "image": v.workload.image,
+                "uid": v.workload.uid,
+                "created": v.workload.created,
             }
             for v in zombies
         ],
@@ -229,14 +231,14 @@ def load_classification(data: Mapping[str, Any]) -> Classification:
 
 
 def _dump_verdict(verdict: Verdict) -> dict[str, Any]:
-    pod = verdict.pod
-    return {"pod": str(pod), "reason": verdict.reason.value, "evidence": list(phrases(verdict)), **pod.ids}
+    workload = verdict.workload
+    return {"pod": str(workload), "reason": verdict.reason.value, "evidence": list(phrases(verdict)), **workload.ids}
 
 
 def _load_zombie(row: Mapping[str, Any]) -> Verdict:
     namespace, _, name = row["pod"].partition("/")
-    pod = Pod(namespace, name, row["uid"], row["created"], phase="", **{name: row[name] for name in IDS})
-    return Verdict(pod, True, Reason(row["reason"]), tuple(row["evidence"]))
+    workload = Workload(namespace, name, row["uid"], row["created"], phase="", **{name: row[name] for name in IDS})
+    return Verdict(workload, True, Reason(row["reason"]), tuple(row["evidence"]))
 
 
 def _check_version(task_id: str, data: Mapping[str, Any]) -> None:

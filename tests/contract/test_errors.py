@@ -14,7 +14,7 @@ from kubernetes import client, config
 
 from include.kpo_cleanup.errors import AdmissionDenied
 from include.kpo_cleanup.kube.pods import PodClient
-from include.kpo_cleanup.pod import KPO_LABEL
+from include.kpo_cleanup.workloads.workload import KPO_LABEL
 from tests.contract.namespace import MERGE, Json, Namespace, container, pod
 from tests.control_plane import ControlPlane
 from tests.proxy import Fault, forbidden
@@ -316,7 +316,7 @@ def test_a_policy_denies_a_deletion_in_words_that_differ_from_those_of_rbac(
     extra = {"kube_config": control_plane.kubeconfig}
     monkeypatch.setenv("AIRFLOW_CONN_POLICY", json.dumps({"conn_type": "kubernetes", "extra": extra}))
     api = PodClient("policy")
-    (kept,) = api.list_pods([name]).pods
+    (kept,) = api.list_pods([name]).workloads
     try:
         wait_until_denied(core, name)
         with pytest.raises(AdmissionDenied) as caught:

@@ -43,7 +43,7 @@ def clean_up(
     :param seconds: by which the clock of the cleanup is fast.
     """
     settings = Settings(namespaces=namespace, settle_seconds=0, **options)
-    listed = api.list_pods([namespace], settings.label_selector).pods
+    listed = api.list_pods([namespace], settings.label_selector).workloads
     task_instances = source.fetch({pod.key for pod in listed})
     snapshot = Snapshot(listed, task_instances, settings, int(time.time()) + seconds)
     records = source.read_records(task_instances, keys_needing_records(snapshot))
@@ -58,8 +58,8 @@ def clean_up(
         retry_policy=policy,
         delete_timeout=0.1,
     )
-    assert sorted(r.verdict.pod.uid for r in results) == sorted(v.pod.uid for v in zombies)
-    return {result.verdict.pod.name: result for result in results}
+    assert sorted(r.verdict.workload.uid for r in results) == sorted(v.workload.uid for v in zombies)
+    return {result.verdict.workload.name: result for result in results}
 
 
 def outcomes(results: Mapping[str, Result]) -> dict[str, Outcome]:

@@ -122,7 +122,7 @@ def pods(server: Server, namespace: str) -> list[str]:
 def clean_up(api: PodClient, namespace: str, source: TaskInstanceSource) -> list[Result]:
     """Run a cleanup that would delete each unmatched pod at once."""
     settings = Settings(namespaces=namespace, settle_seconds=0, delete_unmatched_pods=True)
-    listed = api.list_pods(settings.namespace_list(), settings.label_selector).pods
+    listed = api.list_pods(settings.namespace_list(), settings.label_selector).workloads
     task_instances = source.fetch({pod.key for pod in listed})
     verdicts = classify(Snapshot(listed, task_instances, settings, int(time.time()) + 1))
     zombies = [verdict for verdict in verdicts if verdict.is_zombie]

@@ -87,11 +87,11 @@ def classify_all(api: PodClient, settings: Settings, source: AllFailed) -> dict[
     """Return the verdicts by pod name. All data passes through XComs, as between the tasks of the DAG."""
     listing = xcom.load_listing(xcom.dump_listing(api.list_pods(settings.namespace_list(), settings.label_selector)))
     assert not listing.errors_by_namespace
-    found = source.fetch({pod.key for pod in listing.pods if not pod.label_problem})
+    found = source.fetch({pod.key for pod in listing.workloads if not pod.label_problem})
     task_instances, _ = xcom.load_task_instances(xcom.dump_task_instances(found))
-    verdicts = classify(Snapshot(listing.pods, task_instances, settings, in_a_minute()))
-    assert len({verdict.pod.uid for verdict in verdicts}) == len(verdicts)
-    return {verdict.pod.name: verdict for verdict in verdicts}
+    verdicts = classify(Snapshot(listing.workloads, task_instances, settings, in_a_minute()))
+    assert len({verdict.workload.uid for verdict in verdicts}) == len(verdicts)
+    return {verdict.workload.name: verdict for verdict in verdicts}
 
 
 def in_a_minute() -> int:
@@ -108,7 +108,9 @@ def assert_only_these_are_deleted(
     verdicts = classify_all(api, settings, source)
     found = [verdict for verdict in verdicts.values() if verdict.is_zombie]
     results = reap(found, api, source, settings, [settings.namespaces], in_a_minute)
-    assert {result.verdict.pod.name: result.outcome for result in results} == dict.fromkeys(zombies, Outcome.DELETED)
+    assert {result.verdict.workload.name: result.outcome for result in results} == dict.fromkeys(
+        zombies, Outcome.DELETED
+    )
     assert set(server.pods(settings.namespaces)) == set(verdicts) - zombies
 
 
@@ -142,7 +144,7 @@ def test_the_label_problem_names_the_label(server: Server, api: PodClient, setti
     server.create_pod(settings.namespaces, "odd", changed(LABELS, case.labels))
     (verdict,) = classify_all(api, settings, AllFailed(["orders"])).values()
     (label,) = case.labels
-    assert f"label {label}" in verdict.pod.label_problem
+    assert f"label {label}" in verdict.workload.label_problem
 
 
 @pytest.mark.usefixtures("decoder")
@@ -159,9 +161,9 @@ def test_a_task_instance_with_an_id_of_250_characters_is_found_by_its_label(
             make_key(raw_id, raw_id + "live", raw_id, -1): TaskInstance("running", 1),
         }
     )
-    listed = api.list_pods(settings.namespace_list(), settings.label_selector).pods
+    listed = api.list_pods(settings.namespace_list(), settings.label_selector).workloads
     verdicts = classify(Snapshot(listed, task_instances, settings, in_a_minute()))
-    assert {verdict.pod.name: verdict.reason for verdict in verdicts} == {
+    assert {verdict.workload.name: verdict.reason for verdict in verdicts} == {
         "over": Reason.ORPHANED,
         "live": Reason.ACTIVE,
     }

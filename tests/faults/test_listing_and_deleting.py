@@ -19,12 +19,12 @@ from aiohttp import web
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.errors import KubernetesError, SettingsError
 from include.kpo_cleanup.kube.pods import MAX_RESTARTS, MAX_SILENT_NAMESPACES, PodClient
-from include.kpo_cleanup.pod import Pod
 from include.kpo_cleanup.reap import MAX_CONFLICTS, reap
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.verdict import Verdict
+from include.kpo_cleanup.workloads.workload import Workload
 from tests import proxy
 from tests.faults.cases import (
     CONNECTION_CASES,
@@ -84,7 +84,7 @@ def reap_it(api: PodClient, namespace: str) -> Result:
     return clean_up(api, namespace, source_of(FAILED_ONCE, IN_TRY_2))["zombie"]
 
 
-def names(pods: Sequence[Pod]) -> list[str]:
+def names(pods: Sequence[Workload]) -> list[str]:
     return sorted(pod.name for pod in pods)
 
 
@@ -98,14 +98,14 @@ def count_requests(server: Server, pattern: str) -> int:
 @pytest.mark.usefixtures("decoder")
 class TestListing:
     def test_twelve_pods_take_three_pages(self, server: Server, api: PodClient, full_namespace: str) -> None:
-        assert names(api.list_pods([full_namespace]).pods) == ALL_PODS
+        assert names(api.list_pods([full_namespace]).workloads) == ALL_PODS
         assert len(server.proxy.requests) == -(-PODS // PAGE_SIZE)
 
     def test_a_listing_of_all_namespaces_leaves_out_the_excluded_ones(self, server: Server, api: PodClient) -> None:
         namespaces = [server.create_namespace() for _ in range(4)]
         for namespace in namespaces:
             server.create_pod(namespace, "pod", {"kubernetes_pod_operator": "True", "only": namespaces[0]})
-        listed = api.list_pods(["*"], f"only={namespaces[0]}", excluded=namespaces[2:]).pods
+        listed = api.list_pods(["*"], f"only={namespaces[0]}", excluded=namespaces[2:]).workloads
         assert sorted(pod.namespace for pod in listed) == sorted(namespaces[:2])
 
     def test_only_pods_of_the_operator_are_listed_whatever_the_selector(
@@ -114,7 +114,7 @@ class TestListing:
         server.create_pod(namespace, "foreign", {"team": "a"})
         server.create_pod(namespace, "ours", {"team": "a", "kubernetes_pod_operator": "True"})
         server.create_pod(namespace, "others", {"team": "b", "kubernetes_pod_operator": "True"})
-        assert names(api.list_pods([namespace], "team=a").pods) == ["ours"]
+        assert names(api.list_pods([namespace], "team=a").workloads) == ["ours"]
 
     @pytest.mark.parametrize("case", [c for c in LIST_CASES if c.does is Does.LIST_RETRIES], ids=by_id)
     def test_a_transient_fault_is_retried(
@@ -123,7 +123,7 @@ class TestListing:
         server.proxy.spoil(SECOND_PAGE, case.fault, times=QUICK.attempts - 1)
         with within(BOUND):
             listing = api.list_pods([full_namespace])
-        assert names(listing.pods) == ALL_PODS
+        assert names(listing.workloads) == ALL_PODS
         assert listing.errors_by_namespace == {}
         assert len(server.proxy.requests) == 3 + QUICK.attempts - 1
 
@@ -149,7 +149,7 @@ class TestListing:
         server.proxy.spoil(f"GET /api/v1/namespaces/{full_namespace}/", case.fault)
         with within(BOUND):
             listing = api.list_pods([others[0], full_namespace, others[1]])
-        assert names(listing.pods) == sorted(f"in-{other}" for other in others)
+        assert names(listing.workloads) == sorted(f"in-{other}" for other in others)
         (error,) = listing.errors_by_namespace.values()
         assert says_pattern(case.says, namespace=full_namespace).search(str(error))
 
@@ -160,7 +160,7 @@ class TestListing:
         (expired,) = (case.fault for case in LIST_CASES if case.does is Does.LIST_RESTARTS)
         server.proxy.spoil(SECOND_PAGE, expired, times=times)
         listing = api.list_pods([full_namespace])
-        assert names(listing.pods) == ALL_PODS  # nothing twice, nothing missing
+        assert names(listing.workloads) == ALL_PODS  # nothing twice, nothing missing
         assert listing.errors_by_namespace == {}
         assert len(server.proxy.requests) == 3 + 2 * times
 
@@ -173,9 +173,9 @@ class TestListing:
 
         (expired,) = (case.fault for case in LIST_CASES if case.does is Does.LIST_RESTARTS)
         server.proxy.spoil(SECOND_PAGE, proxy.first(change), times=1)
-        assert names(api.list_pods([full_namespace]).pods) == ALL_PODS
+        assert names(api.list_pods([full_namespace]).workloads) == ALL_PODS
         server.proxy.spoil(SECOND_PAGE, expired, times=1)
-        assert names(api.list_pods([full_namespace]).pods) == ["created-later", *ALL_PODS[1:]]
+        assert names(api.list_pods([full_namespace]).workloads) == ["created-later", *ALL_PODS[1:]]
 
     def test_the_api_server_rejects_an_invalid_selector(self, api: PodClient, namespace: str) -> None:
         with pytest.raises(SettingsError, match=r"label_selector='a in \(' was rejected .*; correct its syntax"):
@@ -183,7 +183,7 @@ class TestListing:
 
     def test_a_missing_namespace_is_an_error_unlike_an_empty_one(self, api: PodClient, namespace: str) -> None:
         listing = api.list_pods([namespace, "nowhere"])
-        assert listing.pods == []
+        assert listing.workloads == []
         (error,) = listing.errors_by_namespace.values()
         assert "namespace 'nowhere' does not exist; correct namespaces" in str(error)
 
@@ -246,7 +246,7 @@ class TestRetryAfter:
             assert reap_it(api, namespace_with_zombie).outcome is Outcome.DELETED
         else:
             fill(server, namespace_with_zombie)
-            assert len(api.list_pods([namespace_with_zombie]).pods) == PODS + 2
+            assert len(api.list_pods([namespace_with_zombie]).workloads) == PODS + 2
         first = next(i for i, line in enumerate(server.proxy.requests) if re.search(what, line))
         waited = server.proxy.arrivals[first + 1] - server.proxy.arrivals[first]
         assert at_least <= waited < at_most
@@ -381,7 +381,7 @@ class TestPreconditions:
     def test_a_pod_whose_namespace_was_deleted_is_already_gone(
         self, server: Server, api: PodClient, namespace_with_zombie: str
     ) -> None:
-        (zombie,) = (pod for pod in api.list_pods([namespace_with_zombie]).pods if pod.name == "zombie")
+        (zombie,) = (pod for pod in api.list_pods([namespace_with_zombie]).workloads if pod.name == "zombie")
         gone = replace(zombie, namespace="no-such-namespace")
         verdict = Verdict(gone, True, Reason.ORPHANED, ())
         source, settings = source_of(FAILED_ONCE), Settings(settle_seconds=0)

@@ -31,7 +31,7 @@ from include.kpo_cleanup.classify import (
     classify,
     incomplete_keys,
     keys_needing_records,
-    uncertain_pods,
+    uncertain_workloads,
     with_plain_tasks,
 )
 from include.kpo_cleanup.constants import Outcome
@@ -344,7 +344,7 @@ class Airflow(RuleBasedStateMachine):
             self.client = self.patient_client
             while self.step():
                 pass
-            outcomes |= {result.verdict.pod.uid: result.outcome for result in self.results}
+            outcomes |= {result.verdict.workload.uid: result.outcome for result in self.results}
         assert self.troubles or outcomes.keys() == zombies
         expected = {uid: Outcome.AWAITING_FINALIZER if uid in held else Outcome.DELETED for uid in deletable}
         others = {world.name(before[uid]): outcomes.get(uid) for uid in deletable if outcomes.get(uid) != expected[uid]}
@@ -357,7 +357,7 @@ class Airflow(RuleBasedStateMachine):
             missed = dead - zombies
             assert not (missed and self.settings.delete_unmatched_pods), "a dead pod was missed"
             for verdict in self.verdicts:
-                if verdict.pod.uid in missed:
+                if verdict.workload.uid in missed:
                     TALLY[f"not deleted without delete_unmatched_pods: {verdict.rule}"] += 1
 
     def teardown(self) -> None:
@@ -401,17 +401,17 @@ class Airflow(RuleBasedStateMachine):
         self.next_step = "fetch"
 
     def _fetch(self) -> None:
-        pods = xcom.load_listing(self.listing).pods
+        pods = xcom.load_listing(self.listing).workloads
         task_instances = self.source.fetch(with_plain_tasks(pod.key for pod in pods if not pod.label_problem))
         snapshot = Snapshot(pods, task_instances, self.settings, int(self.clock()))
         records = self.source.read_records(task_instances, keys_needing_records(snapshot))
-        incomplete = incomplete_keys(task_instances, uncertain_pods(snapshot))
+        incomplete = incomplete_keys(task_instances, uncertain_workloads(snapshot))
         task_instances = self.source.complete(task_instances, incomplete)
         self.task_instances = through_json(xcom.dump_task_instances(task_instances, records))
         self.next_step = "classify"
 
     def _classify(self) -> None:
-        listed = xcom.load_listing(self.listing).pods
+        listed = xcom.load_listing(self.listing).workloads
         task_instances, records = xcom.load_task_instances(self.task_instances)
         self.verdicts = classify(Snapshot(listed, task_instances, self.settings, int(self.clock()), records))
         self.classification = through_json(xcom.dump_classification(self.verdicts, {}))
@@ -445,7 +445,7 @@ class Airflow(RuleBasedStateMachine):
         assert watch.sent_after_sigterm <= in_flight, "a deletion was sent after SIGTERM"
         assert not self.wrong, "a pod was deleted that a live task instance uses, or that something on it protects"
         TALLY[f"wrong, with another Airflow that is {self.neighbour}"] += len(watch.deletions.keys() & watch.excused)
-        assert watch.deletions.keys() <= {verdict.pod.uid for verdict in zombies}
+        assert watch.deletions.keys() <= {verdict.workload.uid for verdict in zombies}
         assert len(watch.deletions) <= self.settings.max_deletes, "more than max_deletes may have been deleted"
         assert not (watch.was_sent and self.settings.dry_run)
         # On a busy machine an attempt may time out, and the next one finds that the new pod was replaced as well.
@@ -454,12 +454,12 @@ class Airflow(RuleBasedStateMachine):
         if watch.is_terminated.is_set() and not results:
             TALLY["terminated"] += 1
         else:
-            assert [r.verdict.pod.uid for r in results] == [v.pod.uid for v in zombies]
+            assert [r.verdict.workload.uid for r in results] == [v.workload.uid for v in zombies]
         for result in results:
             event(f"{result.verdict.reason.value}: {result.outcome.value}")
             TALLY[f"{result.outcome.value}: {result.verdict.reason.value}"] += 1
-            pod = after.get(result.verdict.pod.uid)
-            was_deleted = result.verdict.pod.uid in watch.deletions
+            pod = after.get(result.verdict.workload.uid)
+            was_deleted = result.verdict.workload.uid in watch.deletions
             assert world.agrees(result.outcome, pod, was_deleted, self.settings), f"not true: {result}"
         failed = [result for result in results if result.outcome in (Outcome.FAILED, Outcome.UNKNOWN)]
         for result in failed:

@@ -231,7 +231,7 @@ def test_a_pod_is_spared_if_somebody_removes_it_from_the_selection_right_before_
     results = clean_up(api, namespace, source_of(FAILED_ONCE), label_selector=selector)
     assert outcomes(results) == {"zombie": Outcome.SPARED}
     assert results["zombie"].verdict.reason is Reason.BAD_LABELS
-    assert results["zombie"].verdict.pod.label_problem.startswith(problem)
+    assert results["zombie"].verdict.workload.label_problem.startswith(problem)
     assert set(server.pods(namespace)) == {"zombie"}
 
 

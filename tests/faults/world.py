@@ -240,7 +240,7 @@ def pods_in_use(server: Server, tasks: Collection[Task]) -> set[str]:
 def _is_of_unrecorded_map_index(pod: Json, task: Task) -> bool:
     """Return whether only a record would show that this task uses the pod, because it was created by a map index."""
     is_other, record = task.map_index == UNMAPPED and "map_index" in pod["metadata"]["labels"], task.record or Record()
-    return is_other and not record.problem and name(pod) not in record.pods
+    return is_other and not record.problem and name(pod) not in record.workloads
 
 
 def zombies(pods: Collection[Json], source: MemorySource, settings: Settings, now: int) -> set[str]:
@@ -325,7 +325,7 @@ def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings
     if task is None:
         return unmatched
     record = task.record or Record()
-    is_named = name(pod) in record.pods
+    is_named = name(pod) in record.workloads
     if not task.is_finished:
         if is_named or record.problem or not _is_through_with(pod, task, pods, source.knows_all):
             return False
@@ -341,9 +341,9 @@ def _is_zombie(pod: Json, pods: Collection[Json], source: MemorySource, settings
                 return unmatched
             if source.knows_all and try_number > task.try_number:
                 return unmatched
-            if record.pods and not is_named:
+            if record.workloads and not is_named:
                 same_try = try_number == task.try_number
-                later = any(name(other) in record.pods and try_of(other) > try_number for other in pods)
+                later = any(name(other) in record.workloads and try_of(other) > try_number for other in pods)
                 if same_try if source.knows_all else not later:
                     return unmatched
             if record.problem:
@@ -366,7 +366,7 @@ def _may_be_used_by_plain_task(pod: Json, tasks: Mapping[TaskInstanceKey, Task])
     plain = key and key.map_index != UNMAPPED and tasks.get(key._replace(map_index=UNMAPPED))
     if not plain or plain.is_finished:
         return False
-    return plain.record is None or bool(plain.record.problem) or name(pod) in plain.record.pods
+    return plain.record is None or bool(plain.record.problem) or name(pod) in plain.record.workloads
 
 
 def _is_through_with(pod: Json, task: Task, pods: Collection[Json], knows_all: bool) -> bool:
@@ -388,7 +388,7 @@ def _is_through_with(pod: Json, task: Task, pods: Collection[Json], knows_all: b
     newest = max(
         newer, key=lambda other: (other["metadata"]["creationTimestamp"], try_of(other), uid(other)), default=None
     )
-    return newest is not None and name(newest) in (task.record or Record()).pods
+    return newest is not None and name(newest) in (task.record or Record()).workloads
 
 
 def make_key(pod: Json) -> TaskInstanceKey | None:

@@ -166,7 +166,7 @@ class TestPermissions:
         database.fill([MINE])
         source = connect(servers.fab, "reads_no_xcoms", "reads_no_xcoms")
         record = source.read_records(source.fetch([MINE.key]), [MINE.key])[MINE.key]
-        assert record.pods == frozenset()
+        assert record.workloads == frozenset()
         assert "403 Forbidden" in record.problem
         assert "to read DAGs, DAG runs, task instances and XComs" in record.problem
 
@@ -267,7 +267,7 @@ class TestFailingDags:
         proxy.spoil("/xcomEntries/", self.failing_for("dag_1"))
         source, keys = connect(proxy.url + PATH), [row.key for row in self.ROWS]
         records = source.read_records(source.fetch(keys), keys)
-        assert records[keys[1]].pods == frozenset()
+        assert records[keys[1]].workloads == frozenset()
         assert "its XCom pod_name cannot be read: 500 Internal Server Error" in records[keys[1]].problem
         assert records[keys[0]] == Record(frozenset({"airflow/dag-0-x7"}))
         assert records[keys[2]] == Record(frozenset({"airflow/dag-2-x7"}))
@@ -339,7 +339,7 @@ class TestRecords:
             database.add_xcom(MINE, key, value)
         source = connect()
         record = source.read_records(source.fetch([MINE.key]), [MINE.key])[MINE.key]
-        assert record.pods == frozenset()
+        assert record.workloads == frozenset()
         assert "XCom" in record.problem
 
     def test_there_is_no_record_without_xcoms(self, connect: Connect, database: Database) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 from include.kpo_cleanup.classify import Snapshot, classify
 from include.kpo_cleanup.constants import Reason
 from include.kpo_cleanup.identity import TaskInstanceKey
-from include.kpo_cleanup.pod import Container, Owner, Pod
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.verdict import Evidence, Rule, Verdict
+from include.kpo_cleanup.workloads.workload import Container, Owner, Workload
 
 NOW = int(datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp())
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
@@ -24,7 +24,7 @@ JOB = Owner("Job", "nightly", "1", "batch/v1")
 _serial = itertools.count(1)
 
 
-def make_pod(**overrides: Any) -> Pod:
+def make_pod(**overrides: Any) -> Workload:
     """Return a running pod of try 1, two hours old; one of a later try is some minutes younger."""
     number = next(_serial)
     try_number = overrides.get("try_number", 1)
@@ -40,7 +40,7 @@ def make_pod(**overrides: Any) -> Pod:
         "try_number": 1,
         "containers": (Container("base", "running", NOW - 2 * HOUR),),
     }
-    return Pod(**{**values, **overrides})
+    return Workload(**{**values, **overrides})
 
 
 def make_ti(**overrides: Any) -> TaskInstance:
@@ -68,9 +68,9 @@ NO_TI = None
 
 
 def classify_pod(
-    pod: Pod,
+    pod: Workload,
     ti: TaskInstance | None = FINISHED,
-    *others: Pod,
+    *others: Workload,
     unresolved: bool = False,
     try_number_may_lag: bool = False,
     record: Record | None = None,
@@ -85,13 +85,13 @@ def classify_pod(
     task_instances = answer({pod.key: ti}, *([pod.key] if unresolved else []), try_number_may_lag=try_number_may_lag)
     records = {} if record is None else {pod.key: record}
     verdicts = classify(Snapshot([pod, *others], task_instances, Settings(**settings), NOW, records))
-    return next(verdict for verdict in verdicts if verdict.pod is pod)
+    return next(verdict for verdict in verdicts if verdict.workload is pod)
 
 
 def make_verdict(**overrides: Any) -> Verdict:
     """Return the verdict on an orphaned pod, a zombie."""
     values: dict[str, Any] = {
-        "pod": make_pod(),
+        "workload": make_pod(),
         "is_zombie": True,
         "reason": Reason.ORPHANED,
         "evidence": Evidence(Rule.ORPHANED, NOW, FINISHED),

@@ -24,8 +24,8 @@ def modules_in(package: Path) -> dict[str, ast.Module]:
 
 MODULES = modules_in(PACKAGE)
 FOLDERS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
-VALUES = {"constants", "errors", "identity", "pod", "task_instance", "text"}
-INTERFACES = {"kube.interface", "task_instances.interface"}
+VALUES = {"constants", "errors", "identity", "task_instance", "text", "workloads.workload"}
+INTERFACES = {"kube.interface", "task_instances.interface", "workloads.workload"}
 PURE = {*VALUES, *INTERFACES, "classify", "diagnosis", "evidence", "results", "settings", "verdict"}
 COMPOSITION = "tasks"  # the only module that sees the implementations in both folders
 

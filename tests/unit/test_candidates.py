@@ -12,32 +12,32 @@ from include.kpo_cleanup.candidates import MAX_SECONDS, ROUND, with_records
 from include.kpo_cleanup.classify import Snapshot, classify
 from include.kpo_cleanup.constants import Reason
 from include.kpo_cleanup.identity import UNMAPPED
-from include.kpo_cleanup.pod import Pod
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record, TaskInstance
 from include.kpo_cleanup.verdict import Rule
+from include.kpo_cleanup.workloads.workload import Workload
 from tests.unit.builders import DAY, FINISHED, HOUR, NOW, answer, make_pod, make_ti
 from tests.unit.test_reap import FakeSource, StatesFirst
 
 ANOTHER = Record(frozenset({"airflow/another"}))
 
 
-def make_pods(count: int) -> list[Pod]:
+def make_pods(count: int) -> list[Workload]:
     """Return pods of finished task instances, the youngest first."""
     pods = [make_pod(map_index=number, created=NOW - DAY + number) for number in range(count)]
     return pods[::-1]
 
 
-def snapshot_of(pods: list[Pod], **settings: Any) -> Snapshot:
+def snapshot_of(pods: list[Workload], **settings: Any) -> Snapshot:
     return Snapshot(pods, answer({pod.key: FINISHED for pod in pods}), Settings(**settings), NOW)
 
 
-def zombies(snapshot: Snapshot) -> list[Pod]:
-    return [verdict.pod for verdict in classify(snapshot) if verdict.is_zombie]
+def zombies(snapshot: Snapshot) -> list[Workload]:
+    return [verdict.workload for verdict in classify(snapshot) if verdict.is_zombie]
 
 
-def candidates(snapshot: Snapshot) -> list[Pod]:
-    return [verdict.pod for verdict in classify(snapshot) if verdict.awaits_record]
+def candidates(snapshot: Snapshot) -> list[Workload]:
+    return [verdict.workload for verdict in classify(snapshot) if verdict.awaits_record]
 
 
 @pytest.mark.parametrize("limit", [1, ROUND])
@@ -113,7 +113,7 @@ def test_a_pod_that_another_task_instance_has_adopted_is_kept_if_it_is_among_the
     found = {**{pod.key: FINISHED for pod in pods}, plain: make_ti(state="running", ended=None)}
     source = FakeSource({}, records={plain: Record(frozenset({str(oldest)}))})
     snapshot = with_records(Snapshot(pods, answer(found), Settings(max_deletes=1), NOW), source)
-    assert {v.pod: v.rule for v in classify(snapshot)}[oldest] is Rule.USED_BY_ANOTHER
+    assert {v.workload: v.rule for v in classify(snapshot)}[oldest] is Rule.USED_BY_ANOTHER
 
 
 def test_a_candidate_keeps_its_reason() -> None:

@@ -18,16 +18,16 @@ from include.kpo_cleanup.classify import (
     incomplete_keys,
     keys_needing_records,
     possible_successors,
-    uncertain_pods,
+    uncertain_workloads,
     with_plain_tasks,
 )
 from include.kpo_cleanup.constants import FINISHED_STATES, Reason
 from include.kpo_cleanup.evidence import phrases
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
-from include.kpo_cleanup.pod import Container, Pod
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.verdict import Evidence, Policy, Rule, Verdict, count_reasons
+from include.kpo_cleanup.workloads.workload import Container, Workload
 from tests.unit.builders import (
     DAY,
     FINISHED,
@@ -76,7 +76,7 @@ def waiting(name: str, why: str) -> Container:
 
 
 def classify_all(
-    pods: Sequence[Pod], task_instances: TaskInstances, settings: Settings | None = None, now: int = NOW
+    pods: Sequence[Workload], task_instances: TaskInstances, settings: Settings | None = None, now: int = NOW
 ) -> list[Verdict]:
     return classify(Snapshot(pods, task_instances, settings or Settings(), now))
 
@@ -586,7 +586,7 @@ class TestSuperseded:
         pods = [make_pod(labels=(("sha", name),), try_number=tries) for tries, name in ((3, "c"), (1, "a"), (2, "b"))]
         ti, expected = ACTIVE._replace(try_number=3), {1: pods[0], 2: pods[0], 3: None}
         verdicts = classify(Snapshot(pods, answer({pods[0].key: ti}), Settings(), NOW))
-        named = {verdict.pod.try_number: verdict.evidence for verdict in verdicts}
+        named = {verdict.workload.try_number: verdict.evidence for verdict in verdicts}
         assert named == {try_number: Evidence(Rule.ACTIVE, NOW, ti, newer) for try_number, newer in expected.items()}
 
     @pytest.mark.parametrize(("seconds", "reason"), [(1, Reason.SUPERSEDED), (0, Reason.ACTIVE), (-1, Reason.ACTIVE)])
@@ -1112,7 +1112,7 @@ class TestEligibleAt:
         verdict = classify_pod(make_pod(**pod), ti)
         assert verdict.eligible_at == eligible_at
         if eligible_at is not None:
-            snapshot = Snapshot([verdict.pod], answer({verdict.pod.key: ti}), Settings(), eligible_at)
+            snapshot = Snapshot([verdict.workload], answer({verdict.workload.key: ti}), Settings(), eligible_at)
             assert classify(snapshot)[0].is_zombie
             assert not classify(replace(snapshot, now=eligible_at - 1))[0].is_zombie
 
@@ -1272,7 +1272,7 @@ class TestCompleted:
 
 
 def keys_to_complete(snapshot: Snapshot) -> list[TaskInstanceKey]:
-    return incomplete_keys(snapshot.task_instances, uncertain_pods(snapshot))
+    return incomplete_keys(snapshot.task_instances, uncertain_workloads(snapshot))
 
 
 class TestTaskSdk:
@@ -1381,7 +1381,7 @@ class TestOrderOfVerdicts:
             make_pod(controller=JOB),
         )
         verdicts = classify_all([kept, young, old], answer({young.key: FINISHED}), Settings(), NOW)
-        assert [verdict.pod for verdict in verdicts] == [old, young, kept]
+        assert [verdict.workload for verdict in verdicts] == [old, young, kept]
 
     def test_reasons_are_counted_in_the_order_of_the_rules(self) -> None:
         pods = [
@@ -1442,7 +1442,7 @@ SETTINGS = st.builds(
 
 
 @st.composite
-def pods_of_a_cluster(draw: st.DrawFn) -> list[Pod]:
+def pods_of_a_cluster(draw: st.DrawFn) -> list[Workload]:
     pods = []
     for number in range(draw(st.integers(0, 6))):
         key = draw(KEYS)
@@ -1469,7 +1469,7 @@ PODS = pods_of_a_cluster()
 
 
 def by_uid(verdicts: Sequence[Verdict]) -> dict[str, Verdict]:
-    return {verdict.pod.uid: verdict for verdict in verdicts}
+    return {verdict.workload.uid: verdict for verdict in verdicts}
 
 
 RECORDS = st.dictionaries(
@@ -1489,7 +1489,7 @@ class TestInvariants:
     @given(PODS, ANSWERS, RECORDS, SETTINGS, TIMES)
     def test_a_record_makes_no_zombie_but_a_superseded_or_unmatched_one_and_saves_the_pods_that_it_names(
         self,
-        pods: list[Pod],
+        pods: list[Workload],
         answers: TaskInstances,
         records: dict[TaskInstanceKey, Record],
         settings: Settings,
@@ -1497,36 +1497,41 @@ class TestInvariants:
     ) -> None:
         before = by_uid(classify_all(pods, answers, settings, now))
         for verdict in classify(Snapshot(pods, answers, settings, now, records)):
-            if verdict.is_zombie and not before[verdict.pod.uid].is_zombie:
+            if verdict.is_zombie and not before[verdict.workload.uid].is_zombie:
                 # With delete_unmatched_pods, pods are deleted that a policy kept.
                 assert verdict.reason in (Reason.SUPERSEDED, Reason.UNMATCHED)
             if verdict.is_zombie and verdict.rule is Rule.REPLACED:
-                assert str(verdict.pod) not in records[verdict.pod.key].pods
+                assert str(verdict.workload) not in records[verdict.workload.key].workloads
                 assert isinstance(verdict.evidence, Evidence)
-                assert str(verdict.evidence.other) in records[verdict.pod.key].pods
+                assert str(verdict.evidence.other) in records[verdict.workload.key].workloads
 
     @given(PODS, ANSWERS, SETTINGS, TIMES)
     def test_every_pod_has_one_verdict_whose_evidence_can_be_rendered(
-        self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
+        self, pods: list[Workload], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
         verdicts = classify_all(pods, answers, settings, now)
-        assert sorted(verdict.pod.uid for verdict in verdicts) == sorted(pod.uid for pod in pods)
+        assert sorted(verdict.workload.uid for verdict in verdicts) == sorted(pod.uid for pod in pods)
         assert all(all(phrases(verdict)) and phrases(verdict) for verdict in verdicts)
 
     @given(PODS, ANSWERS, SETTINGS, TIMES)
     def test_the_only_pod_of_an_active_task_instance_is_never_a_zombie_unless_it_is_marked_as_checked(
-        self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
+        self, pods: list[Workload], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
         verdicts = classify_all(pods, answers, settings, now)
         keys = [pod.key for pod in pods]
         for verdict in verdicts:
-            ti = answers.found.get(verdict.pod.key)
-            if ti is not None and ti.is_active and not verdict.pod.already_checked and keys.count(verdict.pod.key) == 1:
+            ti = answers.found.get(verdict.workload.key)
+            if (
+                ti is not None
+                and ti.is_active
+                and not verdict.workload.already_checked
+                and keys.count(verdict.workload.key) == 1
+            ):
                 assert not verdict.is_zombie
 
     @given(PODS, ANSWERS, SETTINGS, TIMES)
     def test_the_pod_that_an_active_task_instance_can_adopt_is_never_a_zombie(
-        self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
+        self, pods: list[Workload], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
         verdicts = by_uid(classify_all(pods, answers, settings, now))
         adoptable = [pod for pod in pods if not (pod.already_checked or pod.label_problem or pod.deletion_deadline)]
@@ -1540,17 +1545,17 @@ class TestInvariants:
 
     @given(PODS, ANSWERS, SETTINGS, TIMES)
     def test_a_zombie_of_an_active_task_instance_is_superseded(
-        self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
+        self, pods: list[Workload], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
         for verdict in classify_all(pods, answers, settings, now):
-            ti = answers.found.get(verdict.pod.key)
+            ti = answers.found.get(verdict.workload.key)
             if verdict.is_zombie and ti is not None and ti.is_active:
                 assert verdict.reason is Reason.SUPERSEDED
 
     @given(PODS, ANSWERS, st.dictionaries(KEYS, ACTIVE_TIS, min_size=1), SETTINGS, TIMES)
     def test_more_active_task_instances_make_no_zombie_that_is_not_superseded(
         self,
-        pods: list[Pod],
+        pods: list[Workload],
         answers: TaskInstances,
         active: dict[TaskInstanceKey, TaskInstance],
         settings: Settings,
@@ -1559,13 +1564,13 @@ class TestInvariants:
         before = by_uid(classify_all(pods, answers, settings, now))
         more = replace(answers, found={**answers.found, **active})
         for verdict in classify_all(pods, more, settings, now):
-            if verdict.is_zombie and not before[verdict.pod.uid].is_zombie:
+            if verdict.is_zombie and not before[verdict.workload.uid].is_zombie:
                 assert verdict.reason is Reason.SUPERSEDED
 
     @given(PODS, ANSWERS, st.dictionaries(KEYS, TIS, min_size=1), SETTINGS, TIMES)
     def test_more_task_instances_make_a_zombie_only_of_a_pod_whose_own_was_missing(
         self,
-        pods: list[Pod],
+        pods: list[Workload],
         answers: TaskInstances,
         more: dict[TaskInstanceKey, TaskInstance],
         settings: Settings,
@@ -1573,14 +1578,14 @@ class TestInvariants:
     ) -> None:
         before = by_uid(classify_all(pods, answers, settings, now))
         for verdict in classify_all(pods, replace(answers, found={**more, **answers.found}), settings, now):
-            if verdict.is_zombie and not before[verdict.pod.uid].is_zombie:
-                key = verdict.pod.key
+            if verdict.is_zombie and not before[verdict.workload.uid].is_zombie:
+                key = verdict.workload.key
                 assert key not in answers.found
                 assert not more[key].is_active or verdict.reason is Reason.SUPERSEDED
 
     @given(PODS, PODS, ANSWERS, SETTINGS, TIMES)
     def test_more_pods_make_no_zombie_that_is_not_superseded(
-        self, pods: list[Pod], others: list[Pod], answers: TaskInstances, settings: Settings, now: int
+        self, pods: list[Workload], others: list[Workload], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
         others = [replace(pod, uid=f"other-{pod.uid}") for pod in others]
         before = by_uid(classify_all(pods, answers, settings, now))
@@ -1591,7 +1596,7 @@ class TestInvariants:
 
     @given(PODS, ANSWERS, SETTINGS, TIMES, st.randoms(use_true_random=False))
     def test_the_order_of_pods_and_task_instances_does_not_matter(
-        self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int, random: Any
+        self, pods: list[Workload], answers: TaskInstances, settings: Settings, now: int, random: Any
     ) -> None:
         shuffled, found = list(pods), list(answers.found.items())
         random.shuffle(shuffled)
@@ -1601,23 +1606,23 @@ class TestInvariants:
 
     @given(PODS, ANSWERS, SETTINGS, TIMES)
     def test_unidentified_protected_owned_and_unresolved_pods_are_never_zombies(
-        self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
+        self, pods: list[Workload], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
         for verdict in classify_all(pods, answers, settings, now):
-            pod = verdict.pod
+            pod = verdict.workload
             if pod.label_problem or pod.protected_by or pod.controller or pod.key in answers.unresolved:
                 assert not verdict.is_zombie
 
     @given(PODS, ANSWERS, TIMES)
     def test_unmatched_pods_are_never_zombies_by_default(
-        self, pods: list[Pod], answers: TaskInstances, now: int
+        self, pods: list[Workload], answers: TaskInstances, now: int
     ) -> None:
         for verdict in classify_all(pods, answers, Settings(), now):
             assert not (verdict.is_zombie and verdict.reason is Reason.UNMATCHED)
 
     @given(PODS, SETTINGS, TIMES)
     def test_an_answer_without_task_instances_makes_only_unmatched_zombies(
-        self, pods: list[Pod], settings: Settings, now: int
+        self, pods: list[Workload], settings: Settings, now: int
     ) -> None:
         zombies = [verdict for verdict in classify_all(pods, TaskInstances(), settings, now) if verdict.is_zombie]
         assert {verdict.reason for verdict in zombies} <= {Reason.UNMATCHED}
@@ -1625,7 +1630,7 @@ class TestInvariants:
 
     @given(PODS, ANSWERS, SETTINGS, TIMES)
     def test_stricter_settings_never_make_a_zombie(
-        self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
+        self, pods: list[Workload], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
         strict = replace(
             settings,
@@ -1636,27 +1641,27 @@ class TestInvariants:
         )
         loose = by_uid(classify_all(pods, answers, settings, now))
         for verdict in classify_all(pods, answers, strict, now):
-            assert loose[verdict.pod.uid].is_zombie or not verdict.is_zombie
+            assert loose[verdict.workload.uid].is_zombie or not verdict.is_zombie
 
     @given(PODS, ANSWERS, SETTINGS)
     def test_the_passage_of_time_alone_spares_no_zombie(
-        self, pods: list[Pod], answers: TaskInstances, settings: Settings
+        self, pods: list[Workload], answers: TaskInstances, settings: Settings
     ) -> None:
         assume(any(pod.key in answers.found for pod in pods))
         later = by_uid(classify_all(pods, answers, settings, NOW + 30 * DAY))
         for verdict in classify_all(pods, answers, settings, NOW):
-            assert later[verdict.pod.uid].is_zombie or not verdict.is_zombie
+            assert later[verdict.workload.uid].is_zombie or not verdict.is_zombie
 
     @given(PODS, ANSWERS, SETTINGS, TIMES)
     def test_a_pod_has_the_same_verdict_among_the_possible_successors_only(
-        self, pods: list[Pod], answers: TaskInstances, settings: Settings, now: int
+        self, pods: list[Workload], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
         records = {pod.key: Record(frozenset({str(pod)})) for pod in pods if pod.try_number > 1}
         snapshot = Snapshot(pods, answers, settings, now, records)
-        named = [pod for pod in pods if any(str(pod) in record.pods for record in records.values())]
+        named = [pod for pod in pods if any(str(pod) in record.workloads for record in records.values())]
         for pod in pods:
             few = {each.uid: each for each in (pod, *possible_successors(pods), *named)}
-            verdict = Classifier(replace(snapshot, pods=[*few.values()])).classify(pod)
+            verdict = Classifier(replace(snapshot, workloads=[*few.values()])).classify(pod)
             assert verdict == Classifier(snapshot).classify(pod)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from include.kpo_cleanup.diagnosis import diagnose
-from include.kpo_cleanup.pod import XCOM_SIDECAR, Container
+from include.kpo_cleanup.workloads.workload import XCOM_SIDECAR, Container
 from tests.unit.builders import HOUR, NOW, make_pod
 
 ENDED = Container("base", "terminated", NOW - 2 * HOUR, NOW - HOUR, 0)

@@ -16,9 +16,9 @@ from include.kpo_cleanup.evidence import (
     task_instance_state,
     warning_of,
 )
-from include.kpo_cleanup.pod import Container
 from include.kpo_cleanup.task_instance import Record, TaskInstance
 from include.kpo_cleanup.verdict import Rule
+from include.kpo_cleanup.workloads.workload import Container
 from tests.unit.builders import (
     DAY,
     FINISHED,

@@ -15,13 +15,13 @@ from include.kpo_cleanup.constants import Outcome
 from include.kpo_cleanup.errors import AdmissionDenied, KpoCleanupError, SettingError, SettingsError
 from include.kpo_cleanup.kube.interface import DeleteResult, Listing
 from include.kpo_cleanup.kube.parse import parse_pod
-from include.kpo_cleanup.pod import PROTECT_KEY, Pod
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record, TaskInstances
 from include.kpo_cleanup.task_instances.records import MAX_REASON, build_records, describe
 from include.kpo_cleanup.text import MAX_PHRASE, MAX_VALUE, printable
 from include.kpo_cleanup.verdict import Verdict
+from include.kpo_cleanup.workloads.workload import PROTECT_KEY, Workload
 from tests.unit.builders import FINISHED, HOUR, NOW, make_item, make_ti, timestamp
 
 CREATED = ("metadata", "creationTimestamp")
@@ -136,7 +136,7 @@ def assert_harmless(value: Any) -> None:
     assert [text for text in strings(value) if not text.isprintable()] == []
 
 
-def verdicts_on(pod: Pod) -> Iterator[Verdict]:
+def verdicts_on(pod: Workload) -> Iterator[Verdict]:
     """Yield the verdicts with a task instance that has finished, one that is active, and none."""
     for ti in (FINISHED, make_ti(state="running", ended=None), None):
         found = {} if ti is None else {pod.key: ti}
@@ -148,7 +148,7 @@ def verdicts_on(pod: Pod) -> Iterator[Verdict]:
 def test_a_pod_with_a_hostile_text_is_logged_and_stored_without_it(item: dict[str, Any]) -> None:
     listing = xcom.dump_listing(Listing([parse_pod(item)]))
     assert_harmless(json.loads(json.dumps(listing)))
-    (loaded,) = xcom.load_listing(listing).pods
+    (loaded,) = xcom.load_listing(listing).workloads
     for verdict in verdicts_on(loaded):
         classification = xcom.dump_classification([verdict], {})
         held = DeleteResult.from_accepted(loaded.finalizers, None)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.kube.parse import make_decoder, parse_pod
-from include.kpo_cleanup.pod import PROTECT_KEY, Container, Owner, Pod
+from include.kpo_cleanup.workloads.workload import PROTECT_KEY, Container, Owner, Workload
 from tests.unit.builders import DAY, HOUR, NOW, make_item, make_pod, timestamp
 
 REALISTIC = make_item(
@@ -64,17 +64,17 @@ REALISTIC = make_item(
 )
 
 
-def from_labels(**labels: Any) -> Pod:
+def from_labels(**labels: Any) -> Workload:
     return parse_pod(make_item(labels=labels))
 
 
-def from_metadata(**metadata: Any) -> Pod:
+def from_metadata(**metadata: Any) -> Workload:
     return parse_pod(make_item(metadata=metadata))
 
 
 class TestARealisticPod:
     def test_every_field_is_parsed(self) -> None:
-        assert parse_pod(REALISTIC) == Pod(
+        assert parse_pod(REALISTIC) == Workload(
             namespace="airflow",
             name="extract-ab12cd34",
             uid="6f9619ff-8b86-4011-b42d-00c04fc964ff",
@@ -647,7 +647,7 @@ class TestAnyJson:
     def test_any_json_is_parsed_or_rejected(self, item: Any) -> None:
         # The client converts these three to a KubernetesError.
         with suppress(ValueError, TypeError, AttributeError):
-            assert isinstance(parse_pod(item), Pod)
+            assert isinstance(parse_pod(item), Workload)
 
     @given(st.lists(JSON, min_size=1, max_size=5), st.randoms(use_true_random=False))
     def test_a_pod_with_absurd_parts_is_parsed_or_rejected(self, junk: list[Any], random: Any) -> None:

@@ -28,7 +28,6 @@ from include.kpo_cleanup.errors import (
 )
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, DeleteResult, Listing
-from include.kpo_cleanup.pod import Container, Pod
 from include.kpo_cleanup.reap import (
     BATCH,
     MAX_CONFLICTS,
@@ -48,6 +47,7 @@ from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from include.kpo_cleanup.verdict import Verdict
+from include.kpo_cleanup.workloads.workload import Container, Workload
 from tests.unit.builders import DAY, HOUR, JOB, NOW, answer, make_pod, make_ti
 
 DELETING = "deleting the pod"
@@ -83,31 +83,31 @@ def outcome_of(response: Response) -> str:
 class FakeCluster:
     """The pods of a cluster, and its responses to deletions by pod name."""
 
-    def __init__(self, pods: Iterable[Pod], responses: Mapping[str, Responses] | None = None) -> None:
-        self.pods = {pod.uid: pod for pod in pods}
+    def __init__(self, pods: Iterable[Workload], responses: Mapping[str, Responses] | None = None) -> None:
+        self.workloads = {pod.uid: pod for pod in pods}
         self._responses = {
             name: list(each) if isinstance(each, Sequence) else [each] for name, each in (responses or {}).items()
         }
         self._lock = threading.Lock()
         self.deletions: list[tuple[str, int]] = []
-        self.before_deletion: Callable[[Pod], None] = lambda _pod: None
+        self.before_deletion: Callable[[Workload], None] = lambda _pod: None
         self.errors_by_namespace: dict[str, KpoCleanupError] = {}
 
     def list_pods(
-        self, namespaces: Sequence[str], *_: object, keep: Callable[[Pod], bool] | None = None, **__: object
+        self, namespaces: Sequence[str], *_: object, keep: Callable[[Workload], bool] | None = None, **__: object
     ) -> Listing:
         failing = {name: error for name, error in self.errors_by_namespace.items() if name in namespaces}
-        there = [pod for pod in self.pods.values() if pod.namespace in namespaces and pod.namespace not in failing]
+        there = [pod for pod in self.workloads.values() if pod.namespace in namespaces and pod.namespace not in failing]
         return Listing([pod for pod in there if keep is None or keep(pod)], failing)
 
-    def get(self, pod: Pod, *_: object, **__: object) -> Pod | None:
-        return next((now for now in self.pods.values() if str(now) == str(pod)), None)
+    def get(self, pod: Workload, *_: object, **__: object) -> Workload | None:
+        return next((now for now in self.workloads.values() if str(now) == str(pod)), None)
 
-    def delete(self, pod: Pod, grace_period_seconds: int) -> DeleteResult:
+    def delete(self, pod: Workload, grace_period_seconds: int) -> DeleteResult:
         with self._lock:
             self.before_deletion(pod)
             self.deletions.append((pod.name, grace_period_seconds))
-            now = self.pods.get(pod.uid)
+            now = self.workloads.get(pod.uid)
             if now is not None and now.resource_version != pod.resource_version:
                 raise CONFLICT
             responses = self._responses.get(pod.name, [DELETED])
@@ -115,13 +115,13 @@ class FakeCluster:
             if isinstance(response, KpoCleanupError):
                 raise response
             if response.outcome is Outcome.DELETED:
-                self.pods.pop(pod.uid, None)
+                self.workloads.pop(pod.uid, None)
             return response
 
-    def change(self, pod: Pod, **changes: Any) -> None:
+    def change(self, pod: Workload, **changes: Any) -> None:
         """Change a pod, like somebody who patches it."""
-        version = f"{int(self.pods[pod.uid].resource_version or 0) + 1}"
-        self.pods[pod.uid] = replace(self.pods[pod.uid], resource_version=version, **changes)
+        version = f"{int(self.workloads[pod.uid].resource_version or 0) + 1}"
+        self.workloads[pod.uid] = replace(self.workloads[pod.uid], resource_version=version, **changes)
 
     @property
     def deleted(self) -> set[str]:
@@ -156,7 +156,10 @@ class FakeSource(TaskInstanceSource):
 
 
 def zombies_of(
-    *pods: Pod, ti: TaskInstance = FINISHED, records: Mapping[TaskInstanceKey, Record] | None = None, **settings: Any
+    *pods: Workload,
+    ti: TaskInstance = FINISHED,
+    records: Mapping[TaskInstanceKey, Record] | None = None,
+    **settings: Any,
 ) -> list[Verdict]:
     found = TaskInstances({pod.key: ti for pod in pods})
     snapshot = Snapshot(pods, found, Settings(**settings), NOW, records or {})
@@ -174,13 +177,13 @@ def make_zombies(count: int, **overrides: Any) -> list[Verdict]:
 
 
 def cluster_of(
-    zombies: Iterable[Verdict], responses: Mapping[str, Responses] | None = None, *others: Pod
+    zombies: Iterable[Verdict], responses: Mapping[str, Responses] | None = None, *others: Workload
 ) -> FakeCluster:
-    return FakeCluster([*(zombie.pod for zombie in zombies), *others], responses)
+    return FakeCluster([*(zombie.workload for zombie in zombies), *others], responses)
 
 
 def all_finished(zombies: Iterable[Verdict], **more: Any) -> FakeSource:
-    return FakeSource({verdict.pod.key: FINISHED for verdict in zombies}, **more)
+    return FakeSource({verdict.workload.key: FINISHED for verdict in zombies}, **more)
 
 
 def run(
@@ -208,14 +211,14 @@ def run(
         delete_timeout=0,
         max_seconds=max_seconds,
     )
-    assert [result.verdict.pod.name for result in results] == [zombie.pod.name for zombie in zombies]
+    assert [result.verdict.workload.name for result in results] == [zombie.workload.name for zombie in zombies]
     failed = (Outcome.FAILED, Outcome.UNKNOWN)
     assert all((result.error is not None) == (result.outcome in failed) for result in results)
     return results
 
 
 def outcomes(results: Iterable[Result]) -> dict[str, str]:
-    return {result.verdict.pod.name: result.outcome.value for result in results}
+    return {result.verdict.workload.name: result.outcome.value for result in results}
 
 
 def errors(results: Iterable[Result]) -> set[str]:
@@ -247,15 +250,15 @@ class TestDeletingZombies:
         zombies = make_zombies(3)
         source = all_finished(zombies)
         run(zombies, cluster_of(zombies, {}, make_pod(task_id="other")), source)
-        plain = zombies[0].pod.key._replace(map_index=UNMAPPED)  # it may have adopted the pod of a map index
-        assert source.queries == [[plain, *(zombie.pod.key for zombie in zombies)]]
+        plain = zombies[0].workload.key._replace(map_index=UNMAPPED)  # it may have adopted the pod of a map index
+        assert source.queries == [[plain, *(zombie.workload.key for zombie in zombies)]]
 
     def test_each_batch_has_a_query_of_its_own_and_reads_each_record_once(self) -> None:
         zombies = make_zombies(2 * BATCH + 1)
         source = all_finished(zombies)
         assert count_outcomes(run(zombies, source=source)) == {"deleted": len(zombies)}
         assert [len(keys) - 1 for keys in source.queries] == [BATCH, BATCH, 1]  # without the plain task
-        assert sorted(source.records_read) == sorted(zombie.pod.key for zombie in zombies)
+        assert sorted(source.records_read) == sorted(zombie.workload.key for zombie in zombies)
 
     @pytest.mark.parametrize("response", [GONE, HELD, TERMINATING, FORBIDDEN], ids=outcome_of)
     def test_a_pod_that_cannot_be_deleted_does_not_stop_the_others(self, response: Response) -> None:
@@ -306,7 +309,7 @@ class TestDeletingZombies:
         zombies = make_zombies(3)
         cluster = cluster_of(zombies)
 
-        def fail(pod: Pod) -> None:
+        def fail(pod: Workload) -> None:
             if pod.name == "z0001":
                 raise error
 
@@ -327,7 +330,7 @@ class TestDryRun:
 
     def test_a_dry_run_has_the_outcomes_of_a_real_run(self) -> None:
         zombies = make_zombies(4)
-        source = FakeSource({zombie.pod.key: FINISHED for zombie in zombies[1:]})
+        source = FakeSource({zombie.workload.key: FINISHED for zombie in zombies[1:]})
         dry = outcomes(run(zombies, source=source, dry_run=True, max_deletes=2))
         real = outcomes(run(zombies, source=source, max_deletes=2))
         assert dry == {name: outcome.replace("deleted", "would_delete") for name, outcome in real.items()}
@@ -368,7 +371,7 @@ class TestListingAgain:
     def test_a_pod_is_spared_when(self, changes: dict[str, Any], reason: Reason) -> None:
         zombies = make_zombies(2)
         cluster = cluster_of(zombies)
-        cluster.change(zombies[0].pod, **changes)
+        cluster.change(zombies[0].workload, **changes)
         results = run(zombies, cluster)
         assert outcomes(results) == {"z0000": "spared", "z0001": "deleted"}
         assert cluster.deleted == {"z0001"}
@@ -380,13 +383,13 @@ class TestListingAgain:
 
     def test_a_new_pod_with_the_name_of_the_old_one_stays(self) -> None:
         zombies = make_zombies(1)
-        cluster = FakeCluster([replace(zombies[0].pod, uid="new")])
+        cluster = FakeCluster([replace(zombies[0].workload, uid="new")])
         assert outcomes(run(zombies, cluster)) == {"z0000": "already_gone"}
         assert cluster.deletions == []
 
     def test_a_zombie_whose_uid_was_modified_is_not_deleted(self) -> None:
         zombies = make_zombies(1)
-        modified = [zombies[0]._replace(pod=replace(zombies[0].pod, uid="null"))]
+        modified = [zombies[0]._replace(workload=replace(zombies[0].workload, uid="null"))]
         cluster = cluster_of(zombies)
         assert outcomes(run(modified, cluster)) == {"z0000": "already_gone"}
         assert cluster.deletions == []
@@ -439,7 +442,7 @@ class TestConflicts:
         zombies = make_zombies(1)
         cluster, changes = cluster_of(zombies), itertools.count()
 
-        def change(pod: Pod) -> None:
+        def change(pod: Workload) -> None:
             if next(changes) < times:
                 cluster.change(pod, phase_reason="changed again")
 
@@ -450,21 +453,21 @@ class TestConflicts:
         zombies = make_zombies(2)
         cluster = cluster_of(zombies)
 
-        def protect(pod: Pod) -> None:
-            if pod.name == "z0000" and not cluster.pods[pod.uid].protected_by:
+        def protect(pod: Workload) -> None:
+            if pod.name == "z0000" and not cluster.workloads[pod.uid].protected_by:
                 cluster.change(pod, protected_by="kpo-cleanup/protect=true")
 
         cluster.before_deletion = protect
         assert outcomes(run(zombies, cluster)) == {"z0000": "spared", "z0001": "deleted"}
-        assert zombies[0].pod.uid in cluster.pods
+        assert zombies[0].workload.uid in cluster.workloads
 
     def test_the_task_instance_is_queried_when_the_pod_was_relabelled_to_another_one(self) -> None:
         zombies = make_zombies(1)
         cluster = cluster_of(zombies)
-        running = replace(zombies[0].pod, task_id="other").key
-        source = FakeSource({zombies[0].pod.key: FINISHED, running: RUNNING})
+        running = replace(zombies[0].workload, task_id="other").key
+        source = FakeSource({zombies[0].workload.key: FINISHED, running: RUNNING})
 
-        def relabel(pod: Pod) -> None:
+        def relabel(pod: Workload) -> None:
             if pod.task_id != "other":
                 cluster.change(pod, task_id="other")
 
@@ -484,8 +487,8 @@ class TestConflicts:
         zombies = make_zombies(1)
         cluster = cluster_of(zombies, {"z0000": CONFLICT})
 
-        def replace_it(pod: Pod) -> None:
-            cluster.pods = {uid: replace(pod, uid=uid) for uid in uids}
+        def replace_it(pod: Workload) -> None:
+            cluster.workloads = {uid: replace(pod, uid=uid) for uid in uids}
 
         cluster.before_deletion = replace_it
         assert outcomes(run(zombies, cluster)) == {"z0000": outcome}
@@ -509,25 +512,25 @@ class TestQueryingTaskInstancesAgain:
     def test_a_pod_is_spared_if_its_task_instance_has_changed(self, ti: TaskInstance | None, reason: Reason) -> None:
         zombies = make_zombies(2)
         cluster = cluster_of(zombies)
-        results = run(zombies, cluster, FakeSource({zombies[0].pod.key: ti, zombies[1].pod.key: FINISHED}))
+        results = run(zombies, cluster, FakeSource({zombies[0].workload.key: ti, zombies[1].workload.key: FINISHED}))
         assert outcomes(results) == {"z0000": "spared", "z0001": "deleted"}
         assert cluster.deleted == {"z0001"}
         assert the_spared(results).reason is reason
 
     def test_a_pod_is_spared_if_the_record_names_another_pod(self) -> None:
         zombies = make_zombies(1)
-        source = all_finished(zombies, records={zombies[0].pod.key: LOST_RECORD})
+        source = all_finished(zombies, records={zombies[0].workload.key: LOST_RECORD})
         assert the_spared(run(zombies, source=source)).reason is Reason.UNMATCHED
 
     def test_the_current_time_decides_whether_a_task_instance_has_settled(self) -> None:
         zombies = make_zombies(1)
-        ended_again = FakeSource({zombies[0].pod.key: make_ti(ended=NOW)})
+        ended_again = FakeSource({zombies[0].workload.key: make_ti(ended=NOW)})
         assert outcomes(run(zombies, source=ended_again, clock=lambda: NOW + 299)) == {"z0000": "spared"}
         assert outcomes(run(zombies, source=ended_again, clock=lambda: NOW + 300)) == {"z0000": "deleted"}
 
     def test_the_result_has_the_latest_verdict(self) -> None:
         zombies = make_zombies(1)
-        removed = FakeSource({zombies[0].pod.key: make_ti(state="removed")})
+        removed = FakeSource({zombies[0].workload.key: make_ti(state="removed")})
         assert run(zombies, source=removed)[0].verdict.evidence != zombies[0].evidence
 
     def test_nothing_is_deleted_if_the_query_fails(self) -> None:
@@ -547,7 +550,7 @@ class TestQueryingTaskInstancesAgain:
             "failed": MAX_QUERY_FAILURES,
             "left_for_next_run": 2 * BATCH - MAX_QUERY_FAILURES,
         }
-        assert cluster.deleted == {zombie.pod.name for zombie in zombies[:BATCH]}
+        assert cluster.deleted == {zombie.workload.name for zombie in zombies[:BATCH]}
         assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {NO_ANSWERS}
 
     def test_it_ends_the_run_sooner_if_each_query_takes_long(self) -> None:
@@ -573,7 +576,7 @@ class TestQueryingTaskInstancesAgain:
                 return super().fetch(keys)
 
         zombies = make_zombies(2 * BATCH)
-        source = Slow({zombie.pod.key: FINISHED for zombie in zombies})
+        source = Slow({zombie.workload.key: FINISHED for zombie in zombies})
         assert count_outcomes(run(zombies, source=source, monotonic=lambda: seconds[0])) == {"deleted": 2 * BATCH}
         # Without the plain task, and each twice, because it is asked again after the records.
         assert [len(keys) - 1 for keys in source.queries] == [100] * 2 + [50] * 8
@@ -589,7 +592,7 @@ class TestQueryingTaskInstancesAgain:
         broken = [make_pod(name=f"b{n}", dag_id="broken", map_index=n, created=NOW - DAY + n) for n in range(size)]
         good = [make_pod(name=f"g{n}", dag_id=f"dag_{n % 20}", map_index=n) for n in range(2 * BATCH)]
         zombies = zombies_of(*broken, *good)
-        results = run(zombies, source=Partial({zombie.pod.key: FINISHED for zombie in zombies}))
+        results = run(zombies, source=Partial({zombie.workload.key: FINISHED for zombie in zombies}))
         assert count_outcomes(results) == {"failed": size, "deleted": 2 * BATCH}
 
     def test_a_query_that_fails_with_any_exception_is_reported(self) -> None:
@@ -610,7 +613,7 @@ class TestExpiredSnapshots:
         cluster, source = cluster_of(zombies), all_finished(zombies)
         seconds = [0.0]
 
-        def restart_all_tasks(_pod: Pod) -> None:
+        def restart_all_tasks(_pod: Workload) -> None:
             """Clear all tasks, whose retries adopt the pods, and let a second pass."""
             seconds[0] += 1
             source.found = dict.fromkeys(source.found, RUNNING)
@@ -625,7 +628,7 @@ class TestExpiredSnapshots:
         cluster = cluster_of(zombies, {"z0000": [TOO_MANY, DELETED]})
         source = all_finished(zombies)
 
-        def restart(_pod: Pod) -> None:
+        def restart(_pod: Workload) -> None:
             source.found = dict.fromkeys(source.found, RUNNING)
 
         cluster.before_deletion = restart
@@ -649,10 +652,10 @@ class TestSupersededPods:
     TRY_2 = RUNNING._replace(try_number=2)
     RECORDS: ClassVar = {NEW.key: Record(frozenset({str(NEW)}))}
 
-    def reap(self, *pods: Pod, ti: TaskInstance = TRY_2) -> dict[str, str]:
+    def reap(self, *pods: Workload, ti: TaskInstance = TRY_2) -> dict[str, str]:
         """Reap the old pod while these pods exist."""
         zombies = zombies_of(self.OLD, self.NEW, ti=self.TRY_2, records=self.RECORDS)
-        assert [(zombie.pod.name, zombie.reason) for zombie in zombies] == [("old", Reason.SUPERSEDED)]
+        assert [(zombie.workload.name, zombie.reason) for zombie in zombies] == [("old", Reason.SUPERSEDED)]
         cluster = FakeCluster(pods)
         result = outcomes(run(zombies, cluster, FakeSource({self.OLD.key: ti}, records=self.RECORDS)))
         assert cluster.deleted == {name for name, outcome in result.items() if outcome == "deleted"}
@@ -669,7 +672,7 @@ class TestSupersededPods:
             pytest.param([replace(NEW, deletion_deadline=NOW)], id="is being deleted"),
         ],
     )
-    def test_it_is_spared_when_the_newer_pod(self, newer: list[Pod]) -> None:
+    def test_it_is_spared_when_the_newer_pod(self, newer: list[Workload]) -> None:
         assert self.reap(self.OLD, *newer) == {"old": "spared"}
 
     @pytest.mark.parametrize(
@@ -691,7 +694,7 @@ class TestSupersededPods:
         class Slow(FakeCluster):
             def list_pods(self, *arguments: Any, **more: Any) -> Listing:
                 listing = super().list_pods(*arguments, **more)
-                self.pods["new"] = replace(self.pods["new"], **changes)
+                self.workloads["new"] = replace(self.workloads["new"], **changes)
                 return listing
 
         cluster = Slow([self.OLD, self.NEW])
@@ -711,10 +714,10 @@ class TestSupersededPods:
 
             def list_pods(self, *arguments: Any, **more: Any) -> Listing:
                 listing = super().list_pods(*arguments, **more)
-                self.change(self.pods["new"], deletion_deadline=NOW)
+                self.change(self.workloads["new"], deletion_deadline=NOW)
                 return listing
 
-            def get(self, *arguments: Any, **more: Any) -> Pod | None:
+            def get(self, *arguments: Any, **more: Any) -> Workload | None:
                 self.reads += 1
                 return super().get(*arguments, **more)
 
@@ -765,7 +768,7 @@ class TestMaxDeletes:
     def test_a_deletion_whose_response_was_lost_counts(self) -> None:
         """Act like a gateway that answers 502 after each deletion."""
         zombies = make_zombies(20)
-        cluster = cluster_of(zombies, {zombie.pod.name: [LOST, GONE] for zombie in zombies})
+        cluster = cluster_of(zombies, {zombie.workload.name: [LOST, GONE] for zombie in zombies})
         results = run(zombies, cluster, max_deletes=2)
         assert count_outcomes(results) == {"deleted": 2, "left_for_next_run": 18}
         assert cluster.deleted == {"z0000", "z0001"}
@@ -775,7 +778,7 @@ class TestMaxDeletes:
         cluster = cluster_of(zombies, {"z0000": GARBLED})
         read = cluster.get
 
-        def get(pod: Pod, *_: object, **__: object) -> Pod | None:
+        def get(pod: Workload, *_: object, **__: object) -> Workload | None:
             assert cluster.deleted == {"z0000", "z0001"}
             return read(pod)
 
@@ -790,7 +793,7 @@ class TestMaxDeletes:
     def test_a_spared_pod_does_not_count(self) -> None:
         zombies = make_zombies(4)
         cluster = cluster_of(zombies)
-        run(zombies, cluster, FakeSource({zombie.pod.key: FINISHED for zombie in zombies[2:]}), max_deletes=2)
+        run(zombies, cluster, FakeSource({zombie.workload.key: FINISHED for zombie in zombies[2:]}), max_deletes=2)
         assert cluster.deleted == {"z0002", "z0003"}
 
     @pytest.mark.parametrize("limit", [1, BATCH - 1, BATCH, BATCH + 1])
@@ -829,7 +832,7 @@ class TestRetries:
         cluster = cluster_of(zombies, {"z0000": too_many})
         seconds = [0.0]
 
-        def time_passes(_pod: Pod) -> None:
+        def time_passes(_pod: Workload) -> None:
             seconds[0] += 40
 
         cluster.before_deletion = time_passes
@@ -860,7 +863,7 @@ class TestRetries:
         zombies = make_zombies(1, finalizers=finalizers)
         cluster = cluster_of(zombies, {"z0000": LOST})
 
-        def carry_out_the_first_attempt(pod: Pod) -> None:
+        def carry_out_the_first_attempt(pod: Workload) -> None:
             if cluster.deletions:
                 cluster.change(pod, deletion_deadline=NOW + 30)
 
@@ -879,13 +882,13 @@ class TestRetries:
         source = all_finished(zombies)
 
         class Deaf(FakeCluster):
-            def delete(self, pod: Pod, grace_period_seconds: int) -> DeleteResult:
+            def delete(self, pod: Workload, grace_period_seconds: int) -> DeleteResult:
                 super().delete(pod, grace_period_seconds)
-                self.pods = {} if left is None else {"left": replace(pod, **left)}
+                self.workloads = {} if left is None else {"left": replace(pod, **left)}
                 source.found[pod.key] = RUNNING
                 raise LOST
 
-        cluster = Deaf(zombie.pod for zombie in zombies)
+        cluster = Deaf(zombie.workload for zombie in zombies)
         assert outcomes(run(zombies, cluster, source)) == {"z0000": outcome}
         assert len(cluster.deletions) == 1
 
@@ -899,8 +902,8 @@ class TestRetries:
         zombies = make_zombies(1)
         cluster = cluster_of(zombies, {"z0000": LOST})
 
-        def change(pod: Pod) -> None:
-            cluster.pods = {} if left is None else {str(left.get("uid", pod.uid)): replace(pod, **left)}
+        def change(pod: Workload) -> None:
+            cluster.workloads = {} if left is None else {str(left.get("uid", pod.uid)): replace(pod, **left)}
 
         cluster.before_deletion = change
         with caplog.at_level(logging.INFO):
@@ -920,14 +923,14 @@ class TestRetries:
         class Unreadable(FakeCluster):
             reads = 0
 
-            def get(self, *_: object, **__: object) -> Pod | None:
+            def get(self, *_: object, **__: object) -> Workload | None:
                 self.reads += 1
                 raise error
 
         zombies = make_zombies(4 * CONCURRENT_DELETES)
         half = 2 * CONCURRENT_DELETES
         cluster = Unreadable(
-            (zombie.pod for zombie in zombies), dict.fromkeys((z.pod.name for z in zombies), WEBHOOK_DOWN)
+            (zombie.workload for zombie in zombies), dict.fromkeys((z.workload.name for z in zombies), WEBHOOK_DOWN)
         )
         results = run(zombies, cluster, max_deletes=half, retry_policy=replace(NO_DELAY, attempts=1))
         assert count_outcomes(results) == {"unknown": half, "left_for_next_run": half}
@@ -937,11 +940,11 @@ class TestRetries:
         zombies = make_zombies(2 * BATCH)
 
         class Mute(FakeCluster):
-            def delete(self, pod: Pod, grace_period_seconds: int) -> DeleteResult:
-                self.pods.pop(pod.uid, None)
+            def delete(self, pod: Workload, grace_period_seconds: int) -> DeleteResult:
+                self.workloads.pop(pod.uid, None)
                 raise LOST
 
-        results = run(zombies, Mute(zombie.pod for zombie in zombies))
+        results = run(zombies, Mute(zombie.workload for zombie in zombies))
         assert count_outcomes(results)["deleted"] >= CONCURRENT_DELETES
         assert set(outcomes(results).values()) == {"deleted", "left_for_next_run"}
 
@@ -949,9 +952,9 @@ class TestRetries:
         zombies = make_zombies(1)
         cluster = cluster_of(zombies, {"z0000": [LOST, CONFLICT]})
 
-        def replace_it(pod: Pod) -> None:
+        def replace_it(pod: Workload) -> None:
             if cluster.deletions:
-                cluster.pods = {"another": replace(pod, uid="another")}
+                cluster.workloads = {"another": replace(pod, uid="another")}
 
         cluster.before_deletion = replace_it
         assert outcomes(run(zombies, cluster)) == {"z0000": "deleted"}
@@ -960,7 +963,7 @@ class TestRetries:
 class TestRefusals:
     def test_a_namespace_in_which_deletions_are_refused_is_left_after_a_few_of_them(self) -> None:
         zombies = make_zombies(60)
-        cluster = cluster_of(zombies, {zombie.pod.name: FORBIDDEN for zombie in zombies})
+        cluster = cluster_of(zombies, {zombie.workload.name: FORBIDDEN for zombie in zombies})
         results = run(zombies, cluster, max_deletes=1)
         counts = count_outcomes(results)
         assert counts["failed"] == len(cluster.deletions) < MAX_FAILURES + 2 * CONCURRENT_DELETES
@@ -969,7 +972,7 @@ class TestRefusals:
 
     def test_refusals_that_alternate_with_deletions_do_not_stop_their_namespace(self) -> None:
         zombies = make_zombies(6 * CONCURRENT_DELETES)
-        refused = [zombie.pod.name for zombie in zombies[::2]]
+        refused = [zombie.workload.name for zombie in zombies[::2]]
         results = run(zombies, cluster_of(zombies, dict.fromkeys(refused, FORBIDDEN)))
         assert Outcome.LEFT_FOR_NEXT_RUN not in {result.outcome for result in results}
 
@@ -982,14 +985,14 @@ class TestRefusals:
 
     def test_pods_that_an_admission_policy_protects_do_not_stop_the_others_in_their_namespace(self) -> None:
         zombies = make_zombies(50)
-        denied = {zombie.pod.name: DENIED for zombie in zombies[: 2 * CONCURRENT_DELETES]}
+        denied = {zombie.workload.name: DENIED for zombie in zombies[: 2 * CONCURRENT_DELETES]}
         assert count_outcomes(run(zombies, cluster_of(zombies, denied))) == {"deleted": 30, "failed": 20}
 
 
 class TestAnApiServerThatDoesNotRespond:
     def test_the_run_ends_and_leaves_the_rest(self) -> None:
         zombies = make_zombies(2 * BATCH)
-        cluster = cluster_of(zombies, {zombie.pod.name: LOST for zombie in zombies})
+        cluster = cluster_of(zombies, {zombie.workload.name: LOST for zombie in zombies})
         results = run(zombies, cluster)
         counts = count_outcomes(results)
         assert MAX_SILENT <= counts.pop("failed") < MAX_SILENT + CONCURRENT_DELETES
@@ -1000,7 +1003,7 @@ class TestAnApiServerThatDoesNotRespond:
     def test_the_run_goes_on_if_only_some_pods_get_no_response(self) -> None:
         zombies = make_zombies(2 * BATCH)
         silent = zombies[1:CONCURRENT_DELETES]
-        cluster = cluster_of(zombies, {zombie.pod.name: LOST for zombie in silent})
+        cluster = cluster_of(zombies, {zombie.workload.name: LOST for zombie in silent})
         assert count_outcomes(run(zombies, cluster)) == {"deleted": 2 * BATCH - len(silent), "failed": len(silent)}
 
     @pytest.mark.parametrize(
@@ -1015,8 +1018,8 @@ class TestAnApiServerThatDoesNotRespond:
         self, respond: Callable[[str], Response]
     ) -> None:
         zombies = make_zombies(2 * BATCH)
-        silent = {zombie.pod.name: LOST for zombie in zombies[::3]}
-        others = {zombie.pod.name: respond(zombie.pod.name) for zombie in zombies}
+        silent = {zombie.workload.name: LOST for zombie in zombies[::3]}
+        others = {zombie.workload.name: respond(zombie.workload.name) for zombie in zombies}
         source = all_finished(zombies)
         results = run(zombies, cluster_of(zombies, {**others, **silent}), source, retry_policy=RetryPolicy(attempts=1))
         assert {name for name, outcome in outcomes(results).items() if outcome == "failed"} >= silent.keys()
@@ -1025,7 +1028,7 @@ class TestAnApiServerThatDoesNotRespond:
 
     def test_all_pods_are_deleted_if_it_responds_again_later(self) -> None:
         zombies = make_zombies(2 * BATCH)
-        cluster = cluster_of(zombies, {zombie.pod.name: [LOST, DELETED] for zombie in zombies})
+        cluster = cluster_of(zombies, {zombie.workload.name: [LOST, DELETED] for zombie in zombies})
         assert count_outcomes(run(zombies, cluster)) == {"deleted": 2 * BATCH}
 
 
@@ -1057,7 +1060,7 @@ class TestANamespaceInWhichDeletionsFail:
     @pytest.mark.parametrize("attempts", [1, NO_DELAY.attempts])
     def test_pods_that_do_not_fail_are_found_behind_those_that_do(self, attempts: int) -> None:
         zombies = make_zombies(BATCH)
-        failing = [zombie.pod.name for zombie in zombies[: 2 * CONCURRENT_DELETES]]
+        failing = [zombie.workload.name for zombie in zombies[: 2 * CONCURRENT_DELETES]]
         cluster = cluster_of(zombies, dict.fromkeys(failing, WEBHOOK_DOWN))
         results = run(zombies, cluster, retry_policy=replace(NO_DELAY, attempts=attempts))
         assert count_outcomes(results) == {"deleted": BATCH - len(failing), "failed": len(failing)}
@@ -1075,15 +1078,15 @@ class TestStarvation:
     ) -> None:
         """Check it with 20 pods in front of 20 others in their namespace."""
         zombies = make_zombies(40)
-        failing = {zombie.pod.name for zombie in zombies[:20]}
+        failing = {zombie.workload.name for zombie in zombies[:20]}
         cluster = cluster_of(zombies, dict.fromkeys(failing, response))
         runs = 0
-        while {pod.name for pod in cluster.pods.values()} > failing:
-            left = [zombie for zombie in zombies if zombie.pod.uid in cluster.pods]
+        while {pod.name for pod in cluster.workloads.values()} > failing:
+            left = [zombie for zombie in zombies if zombie.workload.uid in cluster.workloads]
             run(left, cluster, max_deletes=max_deletes, retry_policy=replace(NO_DELAY, attempts=1))
             runs += 1
             assert runs <= 20 + 20 // max_deletes
-        assert {pod.name for pod in cluster.pods.values()} == failing
+        assert {pod.name for pod in cluster.workloads.values()} == failing
 
     def test_pods_behind_those_of_dags_whose_queries_fail_go_within_a_few_runs(self) -> None:
         class Partial(FakeSource):
@@ -1096,9 +1099,9 @@ class TestStarvation:
         good = [make_pod(name=f"g{n}", dag_id=f"good_{n}") for n in range(20)]
         zombies = zombies_of(*broken, *good)
         cluster, runs = cluster_of(zombies), 0
-        while any(pod.name.startswith("g") for pod in cluster.pods.values()):
-            left = [zombie for zombie in zombies if zombie.pod.uid in cluster.pods]
-            run(left, cluster, Partial({zombie.pod.key: FINISHED for zombie in zombies}))
+        while any(pod.name.startswith("g") for pod in cluster.workloads.values()):
+            left = [zombie for zombie in zombies if zombie.workload.uid in cluster.workloads]
+            run(left, cluster, Partial({zombie.workload.key: FINISHED for zombie in zombies}))
             runs += 1
             assert runs <= 20
 
@@ -1113,7 +1116,7 @@ class TestStarvation:
         seconds = [0.0]
         cluster = cluster_of(zombies, {pod.name: WEBHOOK_DOWN for pod in pods})
 
-        def time_passes(_pod: Pod) -> None:
+        def time_passes(_pod: Workload) -> None:
             seconds[0] += 1
 
         cluster.before_deletion = time_passes
@@ -1176,7 +1179,7 @@ class TestGracePeriod:
         ti = TaskInstance("failed")
         zombies = zombies_of(make_pod(name="pod", **pod), ti=ti)
         cluster = cluster_of(zombies)
-        run(zombies, cluster, FakeSource({zombies[0].pod.key: ti}), **settings)
+        run(zombies, cluster, FakeSource({zombies[0].workload.key: ti}), **settings)
         assert cluster.deletions == [("pod", seconds)]
 
 
@@ -1211,12 +1214,12 @@ class TestCompletingTaskInstances:
     )
     def test_a_pod_is_spared_if_its_task_instance(self, ti: TaskInstance, reason: Reason) -> None:
         zombies = zombies_of(make_pod(), ti=TaskInstance("failed"))
-        assert the_spared(run(zombies, source=StatesFirst({zombies[0].pod.key: ti}))).reason is reason
+        assert the_spared(run(zombies, source=StatesFirst({zombies[0].workload.key: ti}))).reason is reason
 
     def test_a_pod_whose_task_instance_has_settled_is_deleted_without_a_grace_period(self) -> None:
         zombies = zombies_of(make_pod(name="pod"), ti=TaskInstance("failed"))
         cluster = cluster_of(zombies)
-        run(zombies, cluster, StatesFirst({zombies[0].pod.key: FINISHED}))
+        run(zombies, cluster, StatesFirst({zombies[0].workload.key: FINISHED}))
         assert cluster.deletions == [("pod", 0)]
 
     def test_nothing_is_deleted_on_states_that_have_expired_meanwhile(self) -> None:
@@ -1229,5 +1232,5 @@ class TestCompletingTaskInstances:
 
         zombies = zombies_of(make_pod(), ti=TaskInstance("failed"))
         cluster = cluster_of(zombies)
-        run(zombies, cluster, Slow({zombies[0].pod.key: FINISHED}), monotonic=lambda: now[0])
+        run(zombies, cluster, Slow({zombies[0].workload.key: FINISHED}), monotonic=lambda: now[0])
         assert cluster.deletions == []

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.errors import HIDDEN, KpoCleanupError, SettingError, SettingsError
-from include.kpo_cleanup.pod import Container
 from include.kpo_cleanup.report import (
     MAX_DAGS,
     MAX_NAMES,
@@ -36,6 +35,7 @@ from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.text import LINE
 from include.kpo_cleanup.verdict import Evidence, Policy, Rule, Verdict
+from include.kpo_cleanup.workloads.workload import Container
 from tests.unit.builders import DAY, HOUR, NOW, make_pod, make_ti, make_verdict
 
 SIDECAR = (Container("base", "terminated", ended=NOW - HOUR, exit_code=0), Container("proxy", "running", NOW - DAY))
@@ -50,11 +50,11 @@ EVIDENCE = "task instance failed (try 1) 60 min ago; base running 2 h"
 
 def kept(rule: Rule = Rule.ACTIVE, problem: str = "", **pod: Any) -> Verdict:
     evidence = Evidence(rule, NOW, RUNNING, problem=problem)
-    return make_verdict(pod=make_pod(**pod), is_zombie=False, reason=rule.reason, evidence=evidence)
+    return make_verdict(workload=make_pod(**pod), is_zombie=False, reason=rule.reason, evidence=evidence)
 
 
 def make_result(outcome: Outcome, detail: str = "", error: KpoCleanupError | None = None, **pod: Any) -> Result:
-    return Result(make_verdict(pod=make_pod(**pod)), outcome, detail, error)
+    return Result(make_verdict(workload=make_pod(**pod)), outcome, detail, error)
 
 
 def freeing(outcome: Outcome, cpu: float, memory: float) -> Result:
@@ -66,9 +66,9 @@ class TestZombies:
         mapped = make_pod(name="extract-1", map_index=12, try_number=2, created=NOW - 3 * DAY)
         hanging = {"name": "load-1", "dag_id": "sales", "task_id": "load", "containers": SIDECAR}
         verdicts = [
-            make_verdict(pod=mapped),
-            make_verdict(pod=make_pod(**hanging)),
-            make_verdict(pod=make_pod(**{**hanging, "name": "load-2", "run_id": "run_2"})),
+            make_verdict(workload=mapped),
+            make_verdict(workload=make_pod(**hanging)),
+            make_verdict(workload=make_pod(**{**hanging, "name": "load-2", "run_id": "run_2"})),
             kept(),
         ]
         lines = zombie_lines(verdicts, NOW)
@@ -91,19 +91,19 @@ class TestZombies:
     def test_evidence_that_fits_on_no_line_is_broken_between_its_phrases(self) -> None:
         name = "a-sidecar-with-a-name-of-some-length"
         containers = (SIDECAR[0], Container(name, "running", NOW - DAY))
-        assert zombie_lines([make_verdict(pod=make_pod(containers=containers))], NOW)[-2:] == [
+        assert zombie_lines([make_verdict(workload=make_pod(containers=containers))], NOW)[-2:] == [
             "        task instance failed (try 1) 60 min ago;",
             f"            base exited 0 60 min ago, {name} running 24 h",
         ]
 
     def test_only_the_first_of_very_many_zombies_are_listed_with_a_note(self) -> None:
-        lines = zombie_lines([make_verdict(pod=make_pod(name=f"z{n:04d}")) for n in range(MAX_ROWS + 7)], NOW)
+        lines = zombie_lines([make_verdict(workload=make_pod(name=f"z{n:04d}")) for n in range(MAX_ROWS + 7)], NOW)
         assert lines[0].startswith(f"{MAX_ROWS + 7} zombies: ")
         assert sum("pod airflow/z0" in line for line in lines) == MAX_ROWS
         assert lines[-1] == "... and 7 more; the XCom of this task has all of them"
 
     def test_the_limit_holds_for_the_zombies_of_all_diagnoses_together(self) -> None:
-        late = [make_verdict(pod=make_pod(containers=SIDECAR)) for _ in range(9)]
+        late = [make_verdict(workload=make_pod(containers=SIDECAR)) for _ in range(9)]
         lines = zombie_lines([*(make_verdict() for _ in range(MAX_ROWS - 1)), *late], NOW)
         assert sum("pod airflow/" in line for line in lines) == MAX_ROWS
         assert "9 zombies: proxy is still running after base ended" in lines
@@ -116,9 +116,9 @@ class TestZombies:
         assert zombie_lines([kept()], NOW) == []
 
 
-ZOMBIES_OF_TWO_DAGS = [*(make_verdict(pod=make_pod(dag_id=dag_id)) for dag_id in ("sales", "orders", "orders"))]
+ZOMBIES_OF_TWO_DAGS = [*(make_verdict(workload=make_pod(dag_id=dag_id)) for dag_id in ("sales", "orders", "orders"))]
 CANDIDATES = [make_verdict(is_zombie=False, awaits_record=True) for _ in range(1_200)]
-ZOMBIES_OF_MANY_DAGS = [make_verdict(pod=make_pod(dag_id=f"dag_{n}")) for n in range(MAX_DAGS + 2)]
+ZOMBIES_OF_MANY_DAGS = [make_verdict(workload=make_pod(dag_id=f"dag_{n}")) for n in range(MAX_DAGS + 2)]
 
 
 @pytest.mark.parametrize(
@@ -536,10 +536,10 @@ _texts = st.text("ab ;,\n", min_size=1, max_size=300)
 
 @given(st.builds(make_pod, name=_ids, namespace=_ids, dag_id=_ids, task_id=_ids, run_id=_ids), _texts)
 def test_no_line_is_too_long_and_no_id_is_lost_whatever_the_ids_and_texts(pod: Any, text: str) -> None:
-    zombie = make_verdict(pod=pod, evidence=(text, text))
+    zombie = make_verdict(workload=pod, evidence=(text, text))
     error = KpoCleanupError(text, cause=text, remedy=text, server_message=text)
     warned = make_verdict(
-        pod=replace(pod, label_problem=text), is_zombie=False, evidence=Evidence(Rule.BAD_LABELS, NOW)
+        workload=replace(pod, label_problem=text), is_zombie=False, evidence=Evidence(Rule.BAD_LABELS, NOW)
     )
     result = Result(zombie, Outcome.FAILED, text, error)
     for lines in (zombie_lines([zombie], NOW), warning_lines([warned]), result_lines(result)):

@@ -16,9 +16,9 @@ from include.kpo_cleanup.constants import Reason
 from include.kpo_cleanup.errors import KpoCleanupError, RetryableApiError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, to_label_value
 from include.kpo_cleanup.kube.interface import Listing
-from include.kpo_cleanup.pod import Container, Owner, Pod
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.verdict import Verdict
+from include.kpo_cleanup.workloads.workload import Container, Owner, Workload
 from include.kpo_cleanup.xcom import (
     MAX_KEPT,
     dump_classification,
@@ -79,7 +79,7 @@ POD_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "containers": st.lists(CONTAINERS, max_size=3).map(tuple),
     "requests": st.dictionaries(NAMES, st.floats(0, 1e12), max_size=3).map(lambda d: tuple(sorted(d.items()))),
 }
-PODS = st.builds(Pod, **POD_FIELDS)
+PODS = st.builds(Workload, **POD_FIELDS)
 TIS = st.builds(
     TaskInstance,
     st.none() | st.sampled_from(["success", "running"]),
@@ -102,18 +102,20 @@ def fields_of(errors_by_namespace: Mapping[str, KpoCleanupError]) -> dict[str, d
 
 class TestListing:
     def test_every_field_of_a_pod_is_tested(self) -> None:
-        assert set(POD_FIELDS) == {field.name for field in fields(Pod)}
+        assert set(POD_FIELDS) == {field.name for field in fields(Workload)}
 
     @given(st.lists(PODS, max_size=3), st.dictionaries(NAMES, ERRORS, max_size=2))
-    def test_a_listing_is_loaded_as_it_was_dumped(self, pods: list[Pod], errors: dict[str, KpoCleanupError]) -> None:
+    def test_a_listing_is_loaded_as_it_was_dumped(
+        self, pods: list[Workload], errors: dict[str, KpoCleanupError]
+    ) -> None:
         loaded = load_listing(through_json(dump_listing(Listing(pods, errors))))
-        assert Counter(loaded.pods) == Counter(pods)
+        assert Counter(loaded.workloads) == Counter(pods)
         assert fields_of(loaded.errors_by_namespace) == fields_of(errors)
 
     @given(CONTAINERS)
     def test_a_container_is_loaded_as_it_was_dumped(self, container: Container) -> None:
         listing = Listing([make_pod(containers=(container,))])
-        assert load_listing(through_json(dump_listing(listing))).pods[0].containers == (container,)
+        assert load_listing(through_json(dump_listing(listing))).workloads[0].containers == (container,)
 
     def test_each_id_is_written_once(self) -> None:
         pods = [make_pod(map_index=index) for index in range(20)]
@@ -205,21 +207,21 @@ class TestTaskInstances:
 class TestZombies:
     @given(st.lists(st.tuples(PODS, st.booleans(), st.sampled_from(Reason), EVIDENCE), max_size=3), ERRORS)
     def test_zombies_are_loaded_in_their_order_with_name_age_task_reason_and_evidence(
-        self, drawn: list[tuple[Pod, bool, Reason, tuple[str, ...]]], error: KpoCleanupError
+        self, drawn: list[tuple[Workload, bool, Reason, tuple[str, ...]]], error: KpoCleanupError
     ) -> None:
         def carried(verdict: Verdict) -> tuple[Any, ...]:
-            pod = verdict.pod
+            pod = verdict.workload
             names = (str(pod), pod.uid, pod.created, pod.key, pod.try_number)
             return *names, verdict.is_zombie, verdict.reason, verdict.evidence
 
         verdicts = [Verdict(*each) for each in drawn]
         loaded = load_classification(through_json(dump_classification(verdicts, {"default": error})))
         assert fields_of(loaded.errors_by_namespace) == {"default": error.fields}
-        assert loaded.pods == len(verdicts)
+        assert loaded.workloads == len(verdicts)
         assert [*map(carried, loaded.zombies)] == [carried(verdict) for verdict in verdicts if verdict.is_zombie]
 
     def test_a_zombie_is_written_so_that_people_can_read_it(self) -> None:
-        verdict = make_verdict(pod=make_pod(name="extract-1", uid="uid-1", node="worker-3", image="busybox:1.36"))
+        verdict = make_verdict(workload=make_pod(name="extract-1", uid="uid-1", node="worker-3", image="busybox:1.36"))
         assert dump_classification([verdict], {})["zombies"] == [
             {
                 "pod": "airflow/extract-1",
@@ -239,7 +241,11 @@ class TestZombies:
         ]
 
     def test_zombies_and_kept_pods_are_counted_by_reason_and_zombies_by_dag(self) -> None:
-        zombies = [make_verdict(), make_verdict(reason=Reason.SUPERSEDED, pod=make_pod(dag_id="sales")), make_verdict()]
+        zombies = [
+            make_verdict(),
+            make_verdict(reason=Reason.SUPERSEDED, workload=make_pod(dag_id="sales")),
+            make_verdict(),
+        ]
         kept = [make_verdict(is_zombie=False, reason=Reason.OWNED), make_verdict(is_zombie=False, reason=Reason.ACTIVE)]
         data = dump_classification([*zombies, *kept], {})
         assert data["zombies_by_reason"] == {"superseded": 1, "orphaned": 2}
@@ -254,7 +260,7 @@ class TestZombies:
 
     def test_some_kept_pods_are_written_but_no_active_ones(self) -> None:
         def kept(reason: Reason, name: str) -> Verdict:
-            return make_verdict(is_zombie=False, reason=reason, pod=make_pod(name=name), evidence=("why",))
+            return make_verdict(is_zombie=False, reason=reason, workload=make_pod(name=name), evidence=("why",))
 
         many = [kept(Reason.OWNED, f"o{number}") for number in range(MAX_KEPT + 3)]
         rows = dump_classification([make_verdict(), kept(Reason.ACTIVE, "a"), *many], {})["untouched"]

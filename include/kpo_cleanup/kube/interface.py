@@ -8,7 +8,7 @@ from typing import Protocol
 
 from ..constants import Outcome
 from ..errors import KpoCleanupError
-from ..pod import Pod
+from ..workloads.workload import Workload
 
 DELETE_TIMEOUT = 5  # seconds after which the API server drops a deletion: by then a retry may have adopted the pod
 CONCURRENT_DELETES = 10  # below what one client may do under the API server's default fairness limits
@@ -16,9 +16,9 @@ CONCURRENT_DELETES = 10  # below what one client may do under the API server's d
 
 @dataclass(frozen=True)
 class Listing:
-    """The pods that were found, and the namespaces that could not be listed."""
+    """The workloads that were found, and the namespaces that could not be listed."""
 
-    pods: list[Pod] = field(default_factory=list)
+    workloads: list[Workload] = field(default_factory=list)
     errors_by_namespace: Mapping[str, KpoCleanupError] = field(default_factory=dict)
 
 
@@ -51,7 +51,7 @@ class Cluster(Protocol):
         excluded: Sequence[str] = (),
         *,
         must_exist: bool = True,
-        keep: Callable[[Pod], bool] | None = None,
+        keep: Callable[[Workload], bool] | None = None,
     ) -> Listing:
         """List the operator's pods. A namespace that cannot be listed does not stop the others.
 
@@ -64,14 +64,14 @@ class Cluster(Protocol):
         :raises SettingsError: if the label selector is invalid.
         """
 
-    def get(self, pod: Pod, label_selector: str) -> Pod | None:
+    def get(self, pod: Workload, label_selector: str) -> Workload | None:
         """Read the pod that has this namespace and name now, or return None if there is none.
 
         :param label_selector: of the listing. A pod that no longer matches it has a ``label_problem``.
         :raises KubernetesError: if the pod could not be read.
         """
 
-    def delete(self, pod: Pod, grace_period_seconds: int) -> DeleteResult:
+    def delete(self, pod: Workload, grace_period_seconds: int) -> DeleteResult:
         """Send one request to delete the pod. Its uid and resource version are preconditions.
 
         :param grace_period_seconds: negative for the pod's own.

@@ -17,7 +17,8 @@ from sys import intern
 from typing import Any, TypedDict
 
 from ..identity import UNMAPPED
-from ..pod import (
+from ..text import pluralize, printable
+from ..workloads.workload import (
     CHECKED_LABEL,
     CLUSTER_LABEL_PREFIXES,
     DEFAULT_CONTAINER_KEY,
@@ -29,9 +30,8 @@ from ..pod import (
     XCOM_SIDECAR,
     Container,
     Owner,
-    Pod,
+    Workload,
 )
-from ..text import pluralize, printable
 
 # The fields that are decoded. Any of them may be missing. A list has the fields of each of its items.
 _RESOURCES = {"requests": Any}
@@ -115,7 +115,7 @@ def _to_type(shape: Any) -> Any:
     return list[_to_type(shape[0])] if isinstance(shape, list) else shape  # type: ignore[misc]
 
 
-def parse_pod(item: Mapping[str, Any]) -> Pod:
+def parse_pod(item: Mapping[str, Any]) -> Workload:
     """Parse one item of a pod list. A pod with malformed labels has a ``label_problem``.
 
     :raises ValueError: if it is not a pod, because it has no name, namespace, uid or creation time.
@@ -133,7 +133,7 @@ def parse_pod(item: Mapping[str, Any]) -> Pod:
     try_number, map_index = _label_number(labels, "try_number"), _label_number(labels, "map_index")
     phase_reason, phase_message = _phase_reason(status)
     main_container = _main_container(containers, annotations)
-    return Pod(
+    return Workload(
         # Thousands of pods share these values, so that each is kept once.
         namespace=_text(namespace),
         name=printable(name),

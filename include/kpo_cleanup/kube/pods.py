@@ -22,8 +22,8 @@ from ..errors import (
     SettingsError,
     UnexpectedResponse,
 )
-from ..pod import KPO_LABEL, Pod
 from ..retry import RetryPolicy
+from ..workloads.workload import KPO_LABEL, Workload
 from .client import connect, send
 from .interface import CONCURRENT_DELETES, DELETE_TIMEOUT, DeleteResult, Listing
 from .parse import make_decoder, parse_deletion, parse_pod
@@ -82,14 +82,14 @@ class PodClient:
         excluded: Sequence[str] = (),
         *,
         must_exist: bool = True,
-        keep: Callable[[Pod], bool] | None = None,
+        keep: Callable[[Workload], bool] | None = None,
     ) -> Listing:
         """See :class:`~.interface.Cluster`.
 
         Once the API server has not responded for several namespaces in a row, the others are skipped, because each
         would take minutes.
         """
-        pods: list[Pod] = []
+        pods: list[Workload] = []
         errors: dict[str, KubernetesError] = {}
         silent = 0
         namespaces = namespaces or [self.own_namespace()]
@@ -121,7 +121,7 @@ class PodClient:
             raise _combine(list(errors.values()))
         return Listing(pods, errors)
 
-    def get(self, pod: Pod, label_selector: str) -> Pod | None:
+    def get(self, pod: Workload, label_selector: str) -> Workload | None:
         """See :class:`~.interface.Cluster`. It lists, so that no further permission is needed."""
         by_name = f"metadata.name={pod.name}"
         selected = self._list_namespace(pod.namespace, _selector(label_selector), by_name)
@@ -134,7 +134,7 @@ class PodClient:
         problem = others[0].label_problem or f"label_selector={label_selector!r} no longer matches it"
         return replace(others[0], label_problem=problem)
 
-    def delete(self, pod: Pod, grace_period_seconds: int) -> DeleteResult:
+    def delete(self, pod: Workload, grace_period_seconds: int) -> DeleteResult:
         """See :class:`~.interface.Cluster`."""
         operation = "deleting the pod"
         body: dict[str, Any] = {
@@ -154,7 +154,7 @@ class PodClient:
             raise UnexpectedResponse(operation, cause=cause)
         return DeleteResult.from_accepted(*parse_deletion(response))
 
-    def _call_delete(self, pod: Pod, body: dict[str, Any], **options: Any) -> Any:
+    def _call_delete(self, pod: Workload, body: dict[str, Any], **options: Any) -> Any:
         """Send the request in place of ``delete_namespaced_pod``, which does not let its timeout be set."""
         return self._core.api_client.call_api(
             "/api/v1/namespaces/{namespace}/pods/{name}",
@@ -175,8 +175,8 @@ class PodClient:
         return self._retry_policy.call(self._send, operation, call)
 
     def _list_namespace(
-        self, namespace: str, selector: str, field_selector: str = "", keep: Callable[[Pod], bool] | None = None
-    ) -> list[Pod]:
+        self, namespace: str, selector: str, field_selector: str = "", keep: Callable[[Workload], bool] | None = None
+    ) -> list[Workload]:
         restarts = 0
         while True:
             try:
@@ -191,7 +191,7 @@ class PodClient:
                 error.remedy = f"{_rule('list', namespace)}, and check that the namespace exists"
                 raise
 
-    def _pages(self, namespace: str, selector: str, field_selector: str) -> Iterator[list[Pod]]:
+    def _pages(self, namespace: str, selector: str, field_selector: str) -> Iterator[list[Workload]]:
         operation = _listing(namespace)
         count = 0
         for number, response in enumerate(_prefetch(self._responses(namespace, selector, field_selector)), 1):
@@ -282,7 +282,7 @@ def _paging(response: dict[str, Any]) -> dict[str, Any]:
     return paging
 
 
-def _parse_page(response: dict[str, Any], operation: str) -> list[Pod]:
+def _parse_page(response: dict[str, Any], operation: str) -> list[Workload]:
     kind, items = response.get("kind"), response.get("items")
     if kind != "PodList":
         raise UnexpectedResponse(operation, cause=f"the response is a {kind!r}, not a PodList")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from .identity import UNMAPPED, TaskInstanceKey
+from ..identity import UNMAPPED, TaskInstanceKey
 
 MAIN_CONTAINER = "base"  # KubernetesPodOperator.BASE_CONTAINER_NAME
 XCOM_SIDECAR = "airflow-xcom-sidecar"  # PodDefaults.SIDECAR_CONTAINER_NAME
@@ -67,7 +67,7 @@ class Container(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pod:
+class Workload:
     """One pod. Times are epoch seconds; ids are label values as the operator wrote them."""
 
     namespace: str
