@@ -172,6 +172,7 @@ class _Reaper:
         self._by_name: dict[str, Workload] = {}
         self._listed_at = 0.0  # by the monotonic clock, like the times in `_read_at`
         self._read_at: dict[str, float] = {}  # by uid of those that were read after the listing
+        self._unlogged: list[Result] = []
         self._deleted = 0
         self._counted = 0  # towards max_deletes
         self._silent = 0  # deletions in a row without a response
@@ -199,7 +200,9 @@ class _Reaper:
             self._resolve_lost(_lost(candidates))
         except Terminated:
             self._end_early(candidates)
-        return [candidate.result for candidate in candidates if candidate.result]
+        results = [candidate.result for candidate in candidates if candidate.result]
+        self._log_results([result for result in results if result.outcome in _NOT_DELETED])
+        return results
 
     def _end_early(self, candidates: list[_Candidate]) -> None:
         """Settle everything without another request: the task may have been marked as failed to stop the deletions."""
@@ -286,7 +289,9 @@ class _Reaper:
                     self._size = min(2 * self._size, self._batch_size)
                 self._silent = 0
                 _run(pool, (self._process(candidate, snapshot, is_probing) for candidate in batch))
-                self._log_progress(pending)
+                if self._unlogged:
+                    self._log_results()
+                    self._log_progress(pending)
         return ""
 
     def _healthy(self, pending: Iterable[_Candidate]) -> Iterable[_Candidate]:
@@ -575,7 +580,6 @@ class _Reaper:
         elif candidate.result:
             candidate.lost, candidate.is_counted = None, False
             self._counted -= 1
-            _log_result(candidate.result)
 
     def _grace_period(self, verdict: Verdict) -> int:
         """Return the grace period in seconds; -1 is the pod's own."""
@@ -615,14 +619,24 @@ class _Reaper:
         error: KpoCleanupError | None = None,
         deadline: int | None = None,
     ) -> None:
-        """Record a result, and log it at once: if the worker is killed, the log still says what was done.
-
-        A pod is not called undeleted before it is known what became of a deletion whose response was lost.
-        """
+        """Record a result. One that says that a pod was deleted, or may have been, is logged after the batch."""
         candidate.result = Result(candidate.verdict, outcome, detail, error, deadline)
         self._deleted += outcome is Outcome.DELETED
-        if not (candidate.lost and outcome in _NOT_DELETED):
-            _log_result(candidate.result)
+        if outcome not in _NOT_DELETED:
+            self._unlogged.append(candidate.result)
+
+    def _log_results(self, others: Iterable[Result] = ()) -> None:
+        """Log the latest results by outcome: if the worker is killed, the log still shows what was done.
+
+        :param others: final results, which would be scattered over many batches.
+        """
+        by_outcome: dict[Outcome, list[Result]] = defaultdict(list)
+        for result in (*self._unlogged, *others):
+            by_outcome[result.outcome].append(result)
+        self._unlogged.clear()
+        for outcome, results in by_outcome.items():
+            for line in () if outcome in _NOT_LOGGED else result_lines(results):
+                log.log(_LEVELS.get(outcome, logging.INFO), "%s", line)
 
     def _log_progress(self, candidates: list[_Candidate]) -> None:
         pending, room = _pending(candidates), self._settings.max_deletes - self._counted
@@ -675,12 +689,6 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(wait=False)
-
-
-def _log_result(result: Result) -> None:
-    if result.outcome not in _NOT_LOGGED:
-        for line in result_lines(result):
-            log.log(_LEVELS.get(result.outcome, logging.INFO), "%s", line)
 
 
 def _lost(candidates: Iterable[_Candidate]) -> list[_Candidate]:

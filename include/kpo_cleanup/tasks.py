@@ -151,7 +151,7 @@ class Cleanup:
         until = task_instances["records_until"]
         verdicts = classify(Snapshot(listed.workloads, found, settings, now, records, until and tuple(until)))
         summary = report.classification_summary(verdicts, settings)
-        _log(logging.INFO, report.zombie_lines(verdicts, now))
+        _log(logging.INFO, report.zombie_lines(verdicts))
         _log(logging.WARNING, report.warning_lines(verdicts))
         _log(logging.DEBUG, report.kept_lines(verdicts))
         _log(logging.INFO, [*report.due_lines(verdicts), *report.classification_lines(verdicts, summary)])

@@ -155,10 +155,10 @@ def test_a_pod_with_a_hostile_text_is_logged_and_stored_without_it(item: dict[st
         result = Result(verdict, held.outcome, held.detail)
         reaped = report.reap_report([result], "")
         lines = [
-            *report.zombie_lines([verdict], NOW),
+            *report.zombie_lines([verdict]),
             *report.warning_lines([verdict]),
             *report.kept_lines([verdict]),
-            *report.result_lines(result),
+            *report.result_lines([result]),
             *report.reap_lines([result, Result(verdict, Outcome.WOULD_DELETE)], Settings()),
         ]
         assert_harmless([classification, reaped, lines])

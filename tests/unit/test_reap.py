@@ -283,10 +283,25 @@ class TestDeletingZombies:
             level: [record.getMessage() for record in caplog.records if record.levelname == level]
             for level in ("INFO", "ERROR")
         }
-        assert by_level["INFO"][0] == "deleted airflow/z0000: orders.extract[0] try 1 of run run_1"
-        assert by_level["ERROR"][0] == "failed airflow/z0001: orders.extract[1] try 1 of run run_1"
-        assert "403 Forbidden" in by_level["ERROR"][1]
-        assert all("task instance failed (try 1) 60 min ago" in lines[-1] for lines in by_level.values())
+        task = "    orders.extract try 1 of run run_1"
+        evidence = "task instance failed (try 1) 60 min ago; base running 2 h"
+        assert by_level["INFO"][:3] == ["deleted: 1 orphaned pod", task, f"        [0] airflow/z0000: {evidence}"]
+        assert by_level["ERROR"] == [
+            "failed: 1 orphaned pod",
+            "    403 Forbidden",
+            task,
+            f"        [1] airflow/z0001: {evidence}",
+        ]
+
+    def test_failures_in_several_batches_are_logged_together_after_the_deletions(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        zombies = make_zombies(2 * BATCH)
+        with caplog.at_level(logging.INFO):
+            run(zombies, cluster_of(zombies, {"z0000": FORBIDDEN, f"z0{BATCH}": FORBIDDEN}))
+        deleted = f"deleted: {BATCH - 1} orphaned pods"
+        headings = [message for message in caplog.messages if message.endswith("orphaned pods")]
+        assert headings == [deleted, deleted, "failed: 2 orphaned pods"]
 
     @pytest.mark.parametrize(
         ("max_deletes", "lines"),
@@ -908,7 +923,7 @@ class TestRetries:
         cluster.before_deletion = change
         with caplog.at_level(logging.INFO):
             assert outcomes(run(zombies, cluster, retry_policy=replace(NO_DELAY, attempts=1))) == {"z0000": outcome}
-        assert [m.partition(" ")[0] for m in caplog.messages if "airflow/z0000: orders" in m] == [outcome]
+        assert [m.partition(":")[0] for m in caplog.messages if m.endswith("orphaned pod")] == [outcome]
 
     def test_an_overdue_pod_that_has_not_changed_after_a_lost_response_is_not_terminating(self) -> None:
         zombies = zombies_of(make_pod(name="z0000", deletion_deadline=NOW - DAY))

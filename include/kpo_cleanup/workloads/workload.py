@@ -109,9 +109,8 @@ class Workload:
 
     @property
     def task_name(self) -> tuple[str, str]:
-        """Return its task instance for people: ``orders.load[3] try 2``, ``of run scheduled__2026-11-24…``."""
-        index = "" if self.map_index == UNMAPPED else f"[{self.map_index}]"
-        return f"{self.dag_id}.{self.task_id}{index} try {self.try_number}", f"of run {self.run_id}"
+        """Return its task in a run, for people: ``orders.load try 2``, ``of run scheduled__2026-11-24…``."""
+        return f"{self.dag_id}.{self.task_id} try {self.try_number}", f"of run {self.run_id}"
 
     @cached_property  # used some five times per pod
     def key(self) -> TaskInstanceKey:
