@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,6 +57,7 @@ __all__ = [
     "add_to_counters",
     "conf",
     "current_try",
+    "dag_folders",
     "deserialize_xcom",
     "display_name",
     "earlier_scheduled_run",
@@ -109,6 +111,20 @@ def current_try(state: str | None, column: int | None) -> int | None:
     if column is not None and AIRFLOW_RELEASE < (2, 10) and state in _STATES_BETWEEN_TRIES:
         return column + 1
     return column
+
+
+def dag_folders(running_task_instance: Any) -> list[Path]:
+    """List the folders of DAG files on the disk of an Airflow 3 worker, that of the task's own DAG bundle first.
+
+    Of bundles that have to be downloaded, this finds what Airflow has already downloaded. It downloads none, because
+    that takes time and credentials.
+    """
+    from airflow.dag_processing.bundles.base import get_bundle_storage_root_path
+
+    bundle = getattr(running_task_instance, "bundle_instance", None)  # there is none under `airflow dags test`
+    kwargs = [each.get("kwargs") or {} for each in conf.getjson("dag_processor", "dag_bundle_config_list") or []]
+    paths = [bundle and bundle.path, conf.get("core", "dags_folder"), *(each.get("path") for each in kwargs)]
+    return [Path(path) for path in dict.fromkeys([*filter(None, paths), get_bundle_storage_root_path()])]
 
 
 def xcom_backend() -> Any:

@@ -525,7 +525,7 @@ OWN = CallerTaskInstance("kpo_cleanup", "fetch_active_tis", "run_1", UNMAPPED, "
 
 def _sdk(get_task_states: Callable[..., Any]) -> TaskInstanceSource:
     queries = SdkQueries(SimpleNamespace(get_task_states=get_task_states), _sdk_raises)
-    return TaskSdkSource(queries, NO_XCOMS, OWN, "the Task SDK", Path(__file__).parent)
+    return TaskSdkSource(queries, NO_XCOMS, OWN, "the Task SDK", [Path(__file__).parent])
 
 
 def _sdk_raises(*_ids: object, **_question: object) -> Any:

@@ -75,7 +75,7 @@ def sdk_source(fails_on: int) -> TaskInstanceSource:
     answer = {"run_1": {**dict.fromkeys(TASKS, "failed"), OWN.task_id: "running"}}
     ask = failing_on(fails_on, answer, Broken("API_SERVER_ERROR"), lambda **question: question["dag_id"] == "orders")
     queries = SdkQueries(SimpleNamespace(get_task_states=ask), ask)
-    return TaskSdkSource(queries, NO_XCOMS, OWN, "the Task SDK", Path(__file__).parent)
+    return TaskSdkSource(queries, NO_XCOMS, OWN, "the Task SDK", [Path(__file__).parent])
 
 
 def connection(execute: Callable[..., Any]) -> Any:
