@@ -65,7 +65,8 @@ def zombie_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
         for verdict in alike[: max(room, 0)]:
             age = duration(now - verdict.workload.created)
             lines += fill((f"{age}, {verdict.reason.value}:", *verdict.workload.task_name), INDENT)
-            lines += wrap(f"pod {verdict.workload}", INDENT * 2)
+            workload = verdict.workload
+            lines += wrap(f"{workload.noun} {workload.place}{_and_pods(workload)}", INDENT * 2)
             lines += fill(phrases(verdict), INDENT * 2, ";")
         room -= len(alike)
     if len(zombies) > MAX_ROWS:
@@ -125,9 +126,10 @@ def error_lines(error: KpoCleanupError, indent: str = "", bullet: str = "") -> l
 def result_lines(result: Result) -> list[str]:
     """Render one result: the outcome, the pod and its task instance, the problem, and the evidence."""
     verdict, now = result.verdict, "" if result.verdict.is_zombie else " now"
+    workload = verdict.workload
     first, *others = phrases(verdict) or ("",)
     return [
-        *fill((f"{result.outcome.value} {verdict.workload}:", *verdict.workload.task_name)),
+        *fill((f"{result.outcome.value} {workload}{_and_pods(workload)}:", *workload.task_name)),
         *wrap(result.detail, INDENT),
         *wrap(_deadline(result), INDENT),
         *(error_lines(result.error, INDENT) if result.error else []),
@@ -161,6 +163,11 @@ def reap_summary(results: Sequence[Result], settings: Settings, workloads: int, 
     return list(filter(None, topics))
 
 
+def _and_pods(workload: Workload) -> str:
+    """Render such as `` and its 3 pods``; empty for a pod."""
+    return f" and its {pluralize(workload.links.pods, 'pod')}" if workload.links.pods else ""
+
+
 def _more_candidates(number: int) -> str:
     return f"and {pluralize(number, 'more candidate')} for later runs"
 
@@ -190,7 +197,7 @@ def reap_report(results: Sequence[Result], summary: str, errors: Sequence[KpoCle
         },
         "zombies": [
             {
-                "pod": str(r.verdict.workload),
+                **r.verdict.workload.reference,
                 "outcome": r.outcome.value,
                 "reason": r.verdict.reason.value,
                 "evidence": list(phrases(r.verdict)),
