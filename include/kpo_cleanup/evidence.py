@@ -172,7 +172,9 @@ def _why(pod: Workload) -> str:
 
 
 def _owner(pod: Workload, ti: TaskInstance | None, now: int) -> str:
-    owner = f"controlled by {pod.controller}" if pod.controller else f"labelled as a pod of Job/{pod.job}"
+    owner = f"controlled by {pod.controller}" if pod.controller else f"labelled as a pod of {pod.links.labelled_owner}"
+    if pod.links.owner_problem:
+        return f"{owner}, which could not be read: {pod.links.owner_problem}"
     if ti is None or ti.is_active or pod.is_completed:
         return owner
     ended = f"ended {ago(ti.ended, now)}" if ti.ended is not None else "has ended"
@@ -195,7 +197,8 @@ def _completed_policy(pod: Workload, evidence: Evidence) -> str:
         return ""
     if not policy.option:
         return f"{_phase(pod)}, kept on purpose by its operator"
-    longer_than = "finished for longer than " if policy.option == "ttl_seconds_after_finished" else ""
+    is_ttl = policy.option == "ttl_seconds_after_finished"
+    longer_than = f"{'' if policy.deletes else 'not '}finished for longer than " if is_ttl and policy.value else ""
     return f"{_phase(pod)}, {longer_than}{policy.option}={policy.value}"
 
 
@@ -209,7 +212,7 @@ def _is_ordinary(pod: Workload) -> bool:
 def _phase(pod: Workload, message: str = "") -> str:
     """Render such as ``pod Failed (Evicted: The node was low on resource: memory.)``."""
     why = ": ".join(filter(None, [pod.phase_reason, message]))
-    return f"pod {pod.phase} ({why})" if why else f"pod {pod.phase}"
+    return f"{pod.noun} {pod.phase} ({why})" if why else f"{pod.noun} {pod.phase}"
 
 
 def _restarts(container: Container) -> str:

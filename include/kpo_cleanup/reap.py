@@ -19,12 +19,13 @@ from itertools import chain
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from .candidates import read_records
 from .classify import (
     Classifier,
     Snapshot,
     incomplete_keys,
-    keys_needing_records,
     possible_successors,
+    record_keys,
     uncertain_workloads,
     with_plain_tasks,
 )
@@ -41,6 +42,7 @@ from .task_instances.interface import TaskInstanceSource
 from .termination import Terminated
 from .text import pluralize
 from .verdict import Verdict
+from .workloads.registry import kind_of
 from .workloads.workload import Workload
 
 log = logging.getLogger(__name__)
@@ -210,7 +212,7 @@ class _Reaper:
         for candidate in _pending(candidates):
             self._settle(candidate, Outcome.LEFT_FOR_NEXT_RUN, TERMINATED.summary, TERMINATED)
         for candidate in _lost(candidates):
-            self._settle(candidate, Outcome.UNKNOWN, "the pod was not read", candidate.lost)
+            self._settle(candidate, Outcome.UNKNOWN, f"the {candidate.workload.noun} was not read", candidate.lost)
 
     def _check_scope(self, candidate: _Candidate, namespaces: Collection[str]) -> None:
         namespace = candidate.workload.namespace
@@ -227,26 +229,28 @@ class _Reaper:
         self._listed_at = self._monotonic()  # all pages show the cluster as it was at the first one
         uids, keys = ({getattr(c.workload, name) for c in candidates} for name in ("uid", "key"))
         try:
-            listing = self._cluster.list_pods(
+            listing = self._cluster.list_workloads(
                 namespaces,
                 self._settings.label_selector,
                 must_exist=False,  # the pods of a namespace that was deleted are gone
                 keep=lambda workload: workload.uid in uids or workload.key in keys,
+                known=[candidate.workload for candidate in candidates],
             )
         except Exception as error:  # whatever it is, there must be a report
             listing = Listing(errors_by_namespace=dict.fromkeys(namespaces, _to_error(error)))
         for workload in listing.workloads:
-            self._workloads[workload.key][workload.uid] = self._by_name[str(workload)] = workload
+            self._workloads[workload.key][workload.uid] = self._by_name[workload.record_name] = workload
         by_uid = {(workload.namespace, workload.uid): workload for workload in listing.workloads}
         for candidate in candidates:
             namespace = candidate.workload.namespace
             listed = by_uid.get((namespace, candidate.workload.uid))
             if listed is not None:
                 candidate.verdict = candidate.verdict._replace(workload=listed)
-            elif namespace in listing.errors_by_namespace:
-                self._settle(candidate, Outcome.FAILED, error=listing.errors_by_namespace[namespace])
+            elif namespace in listing.errors_by_namespace or candidate.workload.uid in listing.unread:
+                why = listing.errors_by_namespace.get(namespace) or listing.unread[candidate.workload.uid]
+                self._settle(candidate, Outcome.FAILED, error=why)
             else:
-                self._settle(candidate, Outcome.ALREADY_GONE, "the pod is no longer listed")
+                self._settle(candidate, Outcome.ALREADY_GONE, f"the {candidate.workload.noun} is no longer listed")
 
     def _delete_in_batches(self, candidates: list[_Candidate]) -> str:
         """Delete batch by batch, and return why all pending candidates are left, if they have one reason."""
@@ -362,9 +366,10 @@ class _Reaper:
         queried, taken_at = sorted(with_plain_tasks(keys)), self._monotonic()
         task_instances = self._source.fetch(queried)
         records: Mapping[TaskInstanceKey, Record] = {}
-        needed = keys_needing_records(self._combine(batch, task_instances, {}))
-        if needed:
-            records = self._source.read_records(task_instances, sorted(needed))
+        combined = self._combine(batch, task_instances, {})
+        uncertain = uncertain_workloads(combined)
+        if record_keys(combined, uncertain):
+            records = read_records(combined, uncertain, self._source)
             if self._monotonic() - taken_at > MAX_SNAPSHOT_AGE / 5:
                 taken_at = self._monotonic()
                 task_instances = self._source.fetch(queried)
@@ -435,7 +440,8 @@ class _Reaper:
                     return
             candidate.conflicts += 1
             if candidate.conflicts > MAX_CONFLICTS:
-                raise KubernetesError(f"the pod or its successor was read {MAX_CONFLICTS} times and keeps changing")
+                what = f"the {candidate.workload.noun} or its successor"
+                raise KubernetesError(f"{what} was read {MAX_CONFLICTS} times and keeps changing")
             if candidate.workload.key != key:
                 return  # the snapshot may not cover that task instance
             alike = [other for other in snapshot.batch if other.workload.key == key]
@@ -458,11 +464,11 @@ class _Reaper:
         read_at = self._monotonic()
         workload: Workload | None = yield partial(self._cluster.get, old, self._settings.label_selector)
         self._workloads[old.key].pop(old.uid, None)
-        self._by_name.pop(str(old), None)
+        self._by_name.pop(old.record_name, None)
         if any(each.uid == old.uid for each in self._successors.get(old.key, ())):
             del self._successors[old.key]
         if workload is not None:
-            self._workloads[workload.key][workload.uid] = self._by_name[str(workload)] = workload
+            self._workloads[workload.key][workload.uid] = self._by_name[workload.record_name] = workload
             self._read_at[workload.uid] = read_at
             if workload.key in self._successors:
                 self._successors[workload.key] = possible_successors([*self._successors[workload.key], workload])
@@ -504,7 +510,7 @@ class _Reaper:
         if workload is None or (workload.uid != old.uid and candidate.is_counted):
             self._settle_gone(candidate)
         elif workload.uid != old.uid:
-            self._settle(candidate, Outcome.SPARED, "another pod has its name now")
+            self._settle(candidate, Outcome.SPARED, f"another {old.noun} has its name now")
         elif workload.resource_version == old.resource_version:
             self._settle(candidate, Outcome.FAILED, error=conflict)  # refused for another reason
         else:
@@ -568,7 +574,7 @@ class _Reaper:
             workload = yield from self._read_again(before)
         except Exception as error:
             self._silent += not getattr(error, "has_response", True)
-            self._settle(candidate, Outcome.UNKNOWN, f"the pod could not be read: {error}", candidate.lost)
+            self._settle(candidate, Outcome.UNKNOWN, f"the {before.noun} could not be read: {error}", candidate.lost)
             return
         was_overdue = candidate.verdict.is_zombie and before.deletion_deadline is not None
         if workload is None or workload.uid != before.uid:
@@ -592,10 +598,11 @@ class _Reaper:
 
     def _expected_grace_period(self, verdict: Verdict) -> int:
         """Return the grace period that the API server will choose: none for a pod that has ended, or not started."""
-        if verdict.workload.is_completed or not verdict.workload.containers:
+        workload = verdict.workload
+        if workload.is_completed or not workload.containers or not kind_of(workload).has_grace_period:
             return 0
         requested = self._grace_period(verdict)
-        return verdict.workload.grace_period if requested < 0 else requested
+        return workload.grace_period if requested < 0 else requested
 
     def _count(self, candidate: _Candidate) -> None:
         self._counted += not candidate.is_counted
@@ -606,7 +613,7 @@ class _Reaper:
         if candidate.is_counted:
             self._settle(candidate, Outcome.DELETED)
         else:
-            self._settle(candidate, Outcome.ALREADY_GONE, "the pod no longer exists")
+            self._settle(candidate, Outcome.ALREADY_GONE, f"the {candidate.workload.noun} no longer exists")
 
     def _settle_accepted(self, candidate: _Candidate, accepted: DeleteResult) -> None:
         self._settle(candidate, accepted.outcome, accepted.detail, deadline=accepted.deadline)

@@ -100,7 +100,7 @@ def _pods_by_run(verdicts: Sequence[Verdict], limit: int = MAX_PODS, known: str 
 def _pod_lines(workload: Workload, evidence: str, is_repetition: bool) -> list[str]:
     """Render one pod with its evidence, cut to one line if that of the pod above differs only in its numbers."""
     index = "" if workload.map_index == UNMAPPED else f"[{workload.map_index}] "
-    name = f"{index}{workload}: "
+    name = f"{index}{workload}{_and_pods(workload)}: "
     if is_repetition:
         return wrap(printable(name + evidence, max(LINE - len(INDENT * 2), len(name))), INDENT * 2)
     first, *others = evidence.split("; ")
@@ -206,6 +206,11 @@ def reap_summary(results: Sequence[Result], settings: Settings, workloads: int, 
     return list(filter(None, topics))
 
 
+def _and_pods(workload: Workload) -> str:
+    """Render such as `` and its 3 pods``; empty for a pod."""
+    return f" and its {pluralize(workload.links.pods, 'pod')}" if workload.links.pods else ""
+
+
 def _more_candidates(number: int) -> str:
     return f"and {pluralize(number, 'more candidate')} for later runs"
 
@@ -238,7 +243,7 @@ def reap_report(results: Sequence[Result], summary: str, errors: Sequence[KpoCle
         },
         "zombies": [
             {
-                "pod": str(r.verdict.workload),
+                **r.verdict.workload.reference,
                 "outcome": r.outcome.value,
                 "reason": r.verdict.reason.value,
                 "evidence": list(phrases(r.verdict)),

@@ -24,7 +24,7 @@ from .classify import Snapshot, classify, with_plain_tasks
 from .config import ResolvedSettings
 from .constants import Outcome
 from .errors import KpoCleanupError
-from .kube.pods import PodClient
+from .kube.workloads import KubeClient
 from .reap import reap
 from .results import Result
 from .settings import Settings
@@ -115,8 +115,8 @@ class Cleanup:
             log.info("This run deletes zombies. Pause the DAG to prevent further runs.")
         _warn_if_dry(settings)
         delete_previous_inputs(get_current_context())
-        client = PodClient(settings.kubernetes_conn_id)
-        listing = client.list_pods(settings.namespace_list(), settings.label_selector, settings.excluded())
+        client = KubeClient(settings.kubernetes_conn_id)
+        listing = client.list_workloads(settings.namespace_list(), settings.label_selector, settings.excluded())
         if not listing.workloads:
             _warn_of_no_pods(settings, client, resolved.origins)
         answer = {**xcom.dump_listing(listing), "dry_run": settings.dry_run}
@@ -236,7 +236,7 @@ def _finish_early(settings: Settings, answer: Mapping[str, Any], *task_ids: str)
 
 
 def _reap(zombies: Sequence[Verdict], settings: Settings, ti: Any) -> list[Result]:
-    cluster = PodClient(settings.kubernetes_conn_id)
+    cluster = KubeClient(settings.kubernetes_conn_id)
     source = choose_source(settings.airflow_conn_id, ti)
     namespaces = settings.namespace_list() or [cluster.own_namespace()]
     timeout = ti.task.execution_timeout
@@ -257,7 +257,7 @@ def _warn_if_dry(settings: Settings) -> None:
         log.warning("DRY RUN: nothing will be deleted")
 
 
-def _warn_of_no_pods(settings: Settings, client: PodClient, origins: Mapping[str, str]) -> None:
+def _warn_of_no_pods(settings: Settings, client: KubeClient, origins: Mapping[str, str]) -> None:
     """Warn that no pods were found, and where, because the settings usually name the wrong namespaces."""
     if settings.namespace_list():
         place, origin = f"namespaces {settings.namespaces!r}", f"namespaces is set by {origins['namespaces']}"

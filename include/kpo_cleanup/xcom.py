@@ -25,7 +25,7 @@ from .kube.interface import Listing
 from .task_instance import Record, TaskInstance, TaskInstances
 from .text import printable
 from .verdict import Verdict, count_reasons
-from .workloads.workload import IDS, Container, Owner, Workload
+from .workloads.workload import IDS, POD, Container, Links, Owner, Workload
 
 MAX_KEPT = 200  # kept pods in the XCom of classify, which are for people only
 
@@ -110,6 +110,9 @@ def _load_workload(values: dict[str, Any], shared: Mapping[str, list[Any]]) -> W
     values["finalizers"] = tuple(values.get("finalizers", ()))
     if "controller" in values:
         values["controller"] = Owner(*values["controller"])
+    if "links" in values:
+        labelled, lost, *others = values["links"]
+        values["links"] = Links(labelled and Owner(*labelled), lost and Owner(*lost), *others)
     return Workload(**values)
 
 
@@ -151,7 +154,10 @@ def dump_task_instances(
         "columns": "map_index, state, try_number, ended, operator",
         "task_instances": {dag_id: _to_json(tasks) for dag_id, tasks in tree.items()},
         "unresolved": sorted([*key, why] for key, why in task_instances.unresolved.items()),
-        "records": sorted([*key, sorted(record.workloads), record.problem] for key, record in (records or {}).items()),
+        "records": sorted(
+            [*key, sorted(record.workloads), record.problem, *([True] if record.is_detached else [])]
+            for key, record in (records or {}).items()
+        ),
         "try_number_may_lag": task_instances.try_number_may_lag,
     }
 
@@ -167,7 +173,8 @@ def load_task_instances(data: Mapping[str, Any]) -> tuple[TaskInstances, dict[Ta
     }
     unresolved = {TaskInstanceKey(*key): why for *key, why in data["unresolved"]}
     records = {
-        TaskInstanceKey(*key): Record(frozenset(workloads), problem) for *key, workloads, problem in data["records"]
+        TaskInstanceKey(*row[:4]): Record(frozenset(row[4]), *row[5:])  # with its problem, and whether it is detached
+        for row in data["records"]
     }
     return TaskInstances(found, unresolved, try_number_may_lag=data["try_number_may_lag"]), records
 
@@ -232,12 +239,14 @@ def load_classification(data: Mapping[str, Any]) -> Classification:
 
 def _dump_verdict(verdict: Verdict) -> dict[str, Any]:
     workload = verdict.workload
-    return {"pod": str(workload), "reason": verdict.reason.value, "evidence": list(phrases(verdict)), **workload.ids}
+    return {**workload.reference, "reason": verdict.reason.value, "evidence": list(phrases(verdict)), **workload.ids}
 
 
 def _load_zombie(row: Mapping[str, Any]) -> Verdict:
-    namespace, _, name = row["pod"].partition("/")
-    workload = Workload(namespace, name, row["uid"], row["created"], phase="", **{name: row[name] for name in IDS})
+    kind = row.get("kind", POD)
+    namespace, _, name = row["pod" if kind == POD else "name"].partition("/")
+    ids = {name: row[name] for name in IDS}
+    workload = Workload(namespace, name, row["uid"], row["created"], phase="", kind=kind, **ids)
     return Verdict(workload, True, Reason(row["reason"]), tuple(row["evidence"]))
 
 

@@ -24,7 +24,7 @@ from sqlalchemy import column, create_engine, insert, table, text
 from include.kpo_cleanup.constants import Reason
 from include.kpo_cleanup.identity import UNMAPPED
 from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, DELETE_TIMEOUT
-from include.kpo_cleanup.kube.pods import MAX_RESTARTS
+from include.kpo_cleanup.kube.workloads import MAX_RESTARTS
 from include.kpo_cleanup.reap import (
     BATCH,
     MAX_FAILURES,
@@ -41,7 +41,7 @@ from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from include.kpo_cleanup.task_instances.sdk_queries import SdkQueries
 from include.kpo_cleanup.task_instances.sql import TASK_INSTANCE, SqlSource, metadata_connection
 from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
-from include.kpo_cleanup.workloads.workload import PROTECT_KEY
+from include.kpo_cleanup.workloads.labels import PROTECT_KEY
 from tests import proxy
 from tests.proxy import Fault
 

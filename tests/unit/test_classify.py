@@ -27,7 +27,7 @@ from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.verdict import Evidence, Policy, Rule, Verdict, count_reasons
-from include.kpo_cleanup.workloads.workload import Container, Workload
+from include.kpo_cleanup.workloads.workload import Container, Links, Workload
 from tests.unit.builders import (
     DAY,
     FINISHED,
@@ -115,8 +115,8 @@ KEEP_RULES = [
     ),
     pytest.param(
         Reason.OWNED,
-        {"pod": {"job": "nightly"}},
-        {"pod": {"job": ""}},
+        {"pod": {"links": Links(JOB)}},
+        {"pod": {"links": Links()}},
         Reason.ORPHANED,
         id="a pod with the labels of a Job is left to the Job although it has no owner reference",
     ),

@@ -44,7 +44,7 @@ from include.kpo_cleanup.reap import (
 from include.kpo_cleanup.results import Result, count_outcomes
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import POD_RECORD, Record, RecordKeys, TaskInstance, TaskInstances
 from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from include.kpo_cleanup.verdict import Verdict
 from include.kpo_cleanup.workloads.workload import Container, Workload
@@ -93,17 +93,18 @@ class FakeCluster:
         self.before_deletion: Callable[[Workload], None] = lambda _pod: None
         self.errors_by_namespace: dict[str, KpoCleanupError] = {}
 
-    def list_pods(
+    def list_workloads(
         self, namespaces: Sequence[str], *_: object, keep: Callable[[Workload], bool] | None = None, **__: object
     ) -> Listing:
         failing = {name: error for name, error in self.errors_by_namespace.items() if name in namespaces}
         there = [pod for pod in self.workloads.values() if pod.namespace in namespaces and pod.namespace not in failing]
         return Listing([pod for pod in there if keep is None or keep(pod)], failing)
 
-    def get(self, pod: Workload, *_: object, **__: object) -> Workload | None:
-        return next((now for now in self.workloads.values() if str(now) == str(pod)), None)
+    def get(self, workload: Workload, *_: object, **__: object) -> Workload | None:
+        return next((now for now in self.workloads.values() if str(now) == str(workload)), None)
 
-    def delete(self, pod: Workload, grace_period_seconds: int) -> DeleteResult:
+    def delete(self, workload: Workload, grace_period_seconds: int) -> DeleteResult:
+        pod = workload
         with self._lock:
             self.before_deletion(pod)
             self.deletions.append((pod.name, grace_period_seconds))
@@ -150,7 +151,9 @@ class FakeSource(TaskInstanceSource):
         self.queries.append(list(keys))
         return answer({key: self.found.get(key) for key in keys})
 
-    def read_records(self, _: TaskInstances, keys: Collection[TaskInstanceKey]) -> Mapping[TaskInstanceKey, Record]:
+    def read_records(
+        self, _: TaskInstances, keys: Collection[TaskInstanceKey], record_keys: RecordKeys = POD_RECORD
+    ) -> Mapping[TaskInstanceKey, Record]:
         self.records_read += keys
         return {key: record for key, record in self._records.items() if key in keys}
 
@@ -438,7 +441,7 @@ class TestListingAgain:
     @pytest.mark.parametrize("error", [KubernetesError("listing", cause="no response"), RuntimeError("odd")], ids=repr)
     def test_all_pods_fail_when_no_namespace_can_be_listed(self, error: Exception) -> None:
         class Broken(FakeCluster):
-            def list_pods(self, *_: object, **__: object) -> Listing:
+            def list_workloads(self, *_: object, **__: object) -> Listing:
                 raise error
 
         zombies = make_zombies(2)
@@ -707,8 +710,8 @@ class TestSupersededPods:
         times = itertools.chain([0.0], itertools.repeat(seconds))
 
         class Slow(FakeCluster):
-            def list_pods(self, *arguments: Any, **more: Any) -> Listing:
-                listing = super().list_pods(*arguments, **more)
+            def list_workloads(self, *arguments: Any, **more: Any) -> Listing:
+                listing = super().list_workloads(*arguments, **more)
                 self.workloads["new"] = replace(self.workloads["new"], **changes)
                 return listing
 
@@ -727,8 +730,8 @@ class TestSupersededPods:
         class Slow(FakeCluster):
             reads = 0
 
-            def list_pods(self, *arguments: Any, **more: Any) -> Listing:
-                listing = super().list_pods(*arguments, **more)
+            def list_workloads(self, *arguments: Any, **more: Any) -> Listing:
+                listing = super().list_workloads(*arguments, **more)
                 self.change(self.workloads["new"], deletion_deadline=NOW)
                 return listing
 
@@ -793,9 +796,9 @@ class TestMaxDeletes:
         cluster = cluster_of(zombies, {"z0000": GARBLED})
         read = cluster.get
 
-        def get(pod: Workload, *_: object, **__: object) -> Workload | None:
+        def get(workload: Workload, *_: object, **__: object) -> Workload | None:
             assert cluster.deleted == {"z0000", "z0001"}
-            return read(pod)
+            return read(workload)
 
         cluster.get = get  # type: ignore[method-assign]
         assert count_outcomes(run(zombies, cluster, max_deletes=2)) == {

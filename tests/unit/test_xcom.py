@@ -18,7 +18,8 @@ from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, to_label_val
 from include.kpo_cleanup.kube.interface import Listing
 from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.verdict import Verdict
-from include.kpo_cleanup.workloads.workload import Container, Owner, Workload
+from include.kpo_cleanup.workloads.registry import KINDS
+from include.kpo_cleanup.workloads.workload import Container, Links, Owner, Workload
 from include.kpo_cleanup.xcom import (
     MAX_KEPT,
     dump_classification,
@@ -48,6 +49,7 @@ CONTAINERS = st.builds(
     st.integers(0, 300),
     TEXT,
 )
+OWNERS = st.builds(Owner, TEXT, NAMES, TEXT, TEXT)
 KEYS = st.builds(TaskInstanceKey, TEXT, TEXT, TEXT, st.integers(UNMAPPED, 2**31 - 1))
 POD_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "namespace": st.sampled_from(["one", "two"]),
@@ -64,8 +66,7 @@ POD_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "labels": st.dictionaries(NAMES, TEXT, max_size=2).map(lambda labels: tuple(sorted(labels.items()))),
     "label_problem": TEXT,
     "protected_by": TEXT,
-    "controller": st.none() | st.builds(Owner, TEXT, NAMES, TEXT, TEXT),
-    "job": TEXT,
+    "controller": st.none() | OWNERS,
     "phase_reason": TEXT,
     "phase_message": TEXT,
     "node": TEXT,
@@ -78,6 +79,8 @@ POD_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "conditions_changed": st.none() | TIMES,
     "containers": st.lists(CONTAINERS, max_size=3).map(tuple),
     "requests": st.dictionaries(NAMES, st.floats(0, 1e12), max_size=3).map(lambda d: tuple(sorted(d.items()))),
+    "kind": st.sampled_from([*KINDS, "Widget"]),
+    "links": st.builds(Links, st.none() | OWNERS, st.none() | OWNERS, TEXT, TEXT, st.integers(0, 9)),
 }
 PODS = st.builds(Workload, **POD_FIELDS)
 TIS = st.builds(

@@ -13,13 +13,22 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import quote_plus
 
 from ..identity import UNMAPPED, TaskInstanceKey, to_label_value
-from ..task_instance import CallerTaskInstance, Found, RawIds, Record, TaskInstance, TaskInstances
+from ..task_instance import (
+    POD_RECORD,
+    CallerTaskInstance,
+    Found,
+    RawIds,
+    Record,
+    RecordKeys,
+    TaskInstance,
+    TaskInstances,
+)
 from ..text import INDENT, fill, pluralize, printable, wrap
 from .dag_files import find_dag_ids
 from .interface import TaskInstanceSource
 from .isolation import fetch_isolated
 from .label_decoding import may_be_hashed, rebuild_run_id
-from .records import KEYS, MAX_FAILING_SECONDS, Unreadable, XComReader, build_records
+from .records import MAX_FAILING_SECONDS, Unreadable, XComReader, build_records
 from .sdk_queries import SdkQueries, States
 from .verification import verify_caller
 
@@ -121,7 +130,10 @@ class TaskSdkSource(TaskInstanceSource):
         return replace(task_instances, found=found, unresolved=unresolved)
 
     def read_records(
-        self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
+        self,
+        task_instances: TaskInstances,
+        keys: Collection[TaskInstanceKey],
+        record_keys: RecordKeys = POD_RECORD,
     ) -> Mapping[TaskInstanceKey, Record]:
         """Implement :class:`~.interface.TaskInstanceSource`."""
         get_all = cache(self._get_all_xcoms)  # mapped task instances share their task
@@ -130,13 +142,14 @@ class TaskSdkSource(TaskInstanceSource):
                 key: [
                     {
                         name: value
-                        for name in KEYS
+                        for name in record_keys.xcoms
                         for value in self._get_xcom(get_all(ids, name), ids, name, key.map_index)
                     }
                     for ids in task_instances.raw_ids.get(key, ())
                 ]
                 for key in sorted(set(keys))
-            }
+            },
+            record_keys,
         )
 
     def _verify_source(self) -> None:
