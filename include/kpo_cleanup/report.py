@@ -11,7 +11,7 @@ from typing import Any
 from .constants import Outcome, Reason
 from .diagnosis import Diagnosis, diagnose
 from .errors import KpoCleanupError, SettingsError
-from .evidence import PodWarning, phrases, warning_of
+from .evidence import PodWarning, ids_of, phrases, task_name, warning_of
 from .identity import UNMAPPED
 from .results import Result, count_outcomes
 from .settings import Settings
@@ -80,12 +80,14 @@ def _pods_by_run(verdicts: Sequence[Verdict], limit: int = MAX_PODS, known: str 
     """
     by_run: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
-        by_run[verdict.workload.task_name].append(verdict)
+        by_run[task_name(verdict)].append(verdict)
     lines, room = [], limit
     left: Counter[str] = Counter()  # by DAG
-    for task_name, of_run in by_run.items():
+    for name, of_run in by_run.items():
         listed = sorted(of_run, key=lambda verdict: verdict.workload.map_index)[:room]
-        lines += fill(task_name, INDENT) if listed else []
+        if listed:
+            lines += fill(name, INDENT)
+            lines += [INDENT * 2 + listed[0].link] if listed[0].link else []  # not broken, so that it can be clicked
         evidence = ""
         for verdict in listed:
             previous, evidence = evidence, "; ".join(phrase for phrase in phrases(verdict) if phrase != known)
@@ -245,7 +247,8 @@ def reap_report(results: Sequence[Result], summary: str, errors: Sequence[KpoCle
                 **({"detail": r.detail} if r.detail else {}),
                 **({"deadline": _time(r.deadline)} if r.deadline is not None else {}),
                 **({"error": r.error.fields} if r.error else {}),
-                **r.verdict.workload.ids,
+                **ids_of(r.verdict),
+                **({"link": r.verdict.link} if r.verdict.link else {}),
             }
             for r in results
         ],

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.errors import HIDDEN, KpoCleanupError, SettingError, SettingsError
+from include.kpo_cleanup.identity import to_label_value
 from include.kpo_cleanup.report import (
     MAX_DAGS,
     MAX_NAMES,
@@ -33,6 +34,7 @@ from include.kpo_cleanup.report import (
 )
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.settings import Settings
+from include.kpo_cleanup.task_instance import RawIds
 from include.kpo_cleanup.text import LINE
 from include.kpo_cleanup.verdict import Evidence, Policy, Rule, Verdict
 from include.kpo_cleanup.workloads.workload import Container
@@ -102,6 +104,20 @@ class TestZombies:
             f"            base exited 0 60 min ago, {sidecar} running 2 d",
             *(f"{line} base exited 0 60 min ago, {sidecar}"[: LINE - 1] + "…" for line in others),
         ]
+
+    def test_a_task_and_its_run_are_shown_with_their_ids_in_airflow_and_a_link_that_is_not_broken(self) -> None:
+        raw = RawIds("orders", "load", "scheduled__2026-11-24T03:00:00+00:00")
+        link = f"https://airflow.example.com/{'x' * LINE}"
+        pods = [make_pod(name=f"z{n}", map_index=n, run_id=to_label_value(raw.run_id)) for n in range(2)]
+        verdicts = [make_verdict(workload=pod, raw_ids=raw, link=f"{link}/{pod.map_index}") for pod in pods]
+        assert zombie_lines(verdicts)[-4:] == [
+            "    orders.load try 1 of run scheduled__2026-11-24T03:00:00+00:00",
+            f"        {link}/0",
+            f"        [0] airflow/z0: {EVIDENCE}",
+            f"        [1] airflow/z1: {EVIDENCE}",
+        ]
+        row = reap_report([Result(verdicts[0], Outcome.DELETED)], "")["zombies"][0]
+        assert row.items() >= {**raw._asdict(), "link": f"{link}/0"}.items()
 
     def test_thirty_zombies_of_a_mapped_task_fit_on_a_screen(self) -> None:
         verdicts = [make_verdict(workload=make_pod(map_index=n % 30, containers=SIDECAR)) for n in range(17, 47)]
