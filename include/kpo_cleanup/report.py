@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -15,7 +14,7 @@ from .evidence import PodWarning, ids_of, phrases, task_name, warning_of
 from .identity import UNMAPPED
 from .results import Result, count_outcomes
 from .settings import Settings
-from .text import INDENT, LINE, count, fill, pluralize, printable, wrap
+from .text import INDENT, LINE, count, fill, pluralize, printable, without_numbers, wrap
 from .verdict import Verdict, count_reasons
 from .workloads.workload import Workload
 
@@ -91,7 +90,7 @@ def _pods_by_run(verdicts: Sequence[Verdict], limit: int = MAX_PODS, known: str 
         evidence = ""
         for verdict in listed:
             previous, evidence = evidence, "; ".join(phrase for phrase in phrases(verdict) if phrase != known)
-            lines += _pod_lines(verdict.workload, evidence, _without_numbers(evidence) == _without_numbers(previous))
+            lines += _pod_lines(verdict.workload, evidence, without_numbers(evidence) == without_numbers(previous))
         room -= len(listed)
         left[of_run[0].workload.dag_id] += len(of_run) - len(listed)
     if len(verdicts) > limit:
@@ -128,9 +127,10 @@ def warning_lines(verdicts: Iterable[Verdict]) -> list[str]:
 
 
 def kept_lines(verdicts: Iterable[Verdict]) -> Iterator[str]:
-    """Yield a line for each kept pod, for debugging."""
-    kept = (verdict for verdict in verdicts if not (verdict.is_zombie or verdict.awaits_record))
-    return (f"kept {v.workload}, {v.reason.value}: {'; '.join(phrases(v))}" for v in kept)
+    """Yield the lines about each kept pod, for debugging."""
+    for verdict in verdicts:
+        if not (verdict.is_zombie or verdict.awaits_record):
+            yield from wrap(f"kept {verdict.workload}, {verdict.reason.value}: {'; '.join(phrases(verdict))}")
 
 
 def due_lines(verdicts: Sequence[Verdict]) -> list[str]:
@@ -161,7 +161,7 @@ def result_lines(results: Iterable[Result]) -> list[str]:
     for result in results:
         now = "" if result.verdict.is_zombie else "now "
         cause = "; ".join(filter(None, [result.detail, _cause(result.error)]))
-        by_cause[result.outcome, f"{now}{result.verdict.reason.value}", _without_numbers(cause)].append(result)
+        by_cause[result.outcome, f"{now}{result.verdict.reason.value}", without_numbers(cause)].append(result)
     lines = []
     for (outcome, reason, _), alike in by_cause.items():
         first = alike[0]
@@ -175,11 +175,6 @@ def result_lines(results: Iterable[Result]) -> list[str]:
 
 def _cause(error: KpoCleanupError | None) -> str:
     return (error.cause or error.summary) if error else ""
-
-
-def _without_numbers(text: str) -> str:
-    """Return what texts of one cause have in common: their numbers differ, such as times or the bytes transferred."""
-    return re.sub("[0-9]+", "0", text)
 
 
 def reap_summary(results: Sequence[Result], settings: Settings, workloads: int, candidates: int = 0) -> list[str]:
@@ -261,7 +256,7 @@ def failures(results: Iterable[Result]) -> list[KpoCleanupError]:
     for result in results:
         if result.error:
             what = "may or may not have been deleted" if result.outcome is Outcome.UNKNOWN else "not deleted"
-            by_cause[what, _without_numbers(_cause(result.error))].append((result.verdict.workload, result.error))
+            by_cause[what, without_numbers(_cause(result.error))].append((result.verdict.workload, result.error))
     errors = []
     for (what, _), alike in by_cause.items():
         workload, error = alike[0]
