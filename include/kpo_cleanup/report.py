@@ -269,6 +269,22 @@ def failures(results: Iterable[Result]) -> list[KpoCleanupError]:
     return errors
 
 
+def unlisted(errors_by_namespace: Mapping[str, KpoCleanupError]) -> list[KpoCleanupError]:
+    """Return why namespaces could not be listed: one error for each cause, however many namespaces have it."""
+    by_cause: dict[str, list[str]] = defaultdict(list)
+    for namespace, error in errors_by_namespace.items():
+        by_cause[without_numbers(_cause(error))].append(namespace)
+    errors = []
+    for namespaces in by_cause.values():
+        error = errors_by_namespace[namespaces[0]]
+        if len(namespaces) > 1:
+            summary = f"listing pods in {len(namespaces):,} namespaces"
+            cause = f"{_cause(error)} (such as {', '.join(map(printable, namespaces[:MAX_NAMES]))})"
+            error = KpoCleanupError(**{**error.fields, "summary": summary, "cause": cause})
+        errors.append(error)
+    return errors
+
+
 def failure_lines(summary: Sequence[str], errors: Sequence[KpoCleanupError], untried: int = 0) -> list[str]:
     """Render the end of a failed run. It is short, because Airflow shows it in one piece; the report has all of it.
 

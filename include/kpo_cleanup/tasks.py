@@ -118,6 +118,8 @@ class Cleanup:
         delete_previous_inputs(get_current_context())
         client = PodClient(settings.kubernetes_conn_id)
         listing = client.list_pods(settings.namespace_list(), settings.label_selector, settings.excluded())
+        for error in report.unlisted(listing.errors_by_namespace):
+            _log(logging.WARNING, report.error_lines(error))
         if not listing.workloads:
             _warn_of_no_pods(settings, client, resolved.origins)
         answer = {**xcom.dump_listing(listing), "dry_run": settings.dry_run}
@@ -183,7 +185,7 @@ class Cleanup:
         settings, context = self._settings(classification), get_current_context()
         zombies, errors_by_namespace, pods, candidates = xcom.load_classification(classification)
         surge = find_surge(zombies, candidates, pods, settings)
-        errors = [*errors_by_namespace.values()]
+        errors = report.unlisted(errors_by_namespace)
         if surge and settings.dry_run:
             _log(logging.WARNING, ["A run that is not a dry run would fail:", *report.error_lines(surge, "    ")])
         if surge and not settings.dry_run:

@@ -29,6 +29,7 @@ from include.kpo_cleanup.report import (
     reap_summary,
     result_lines,
     summary_lines,
+    unlisted,
     warning_lines,
     zombie_lines,
 )
@@ -555,6 +556,26 @@ def test_a_reaping_is_summarized_by_topic(settings: Settings, results: list[Resu
     assert reap_summary(results, settings, 15, 7) == [*summary, "and 7 more candidates for later runs"]
 
 
+class TestUnlistedNamespaces:
+    def test_namespaces_that_could_not_be_listed_for_the_same_cause_are_one_error(self) -> None:
+        missing = KpoCleanupError("namespace 'x' does not exist", remedy="correct namespaces")
+        forbidden = {
+            name: KpoCleanupError(f"listing pods in namespace {name!r}", cause="403 Forbidden", remedy=f"allow {name}")
+            for name in ("a", "b")
+        }
+        assert [error.fields for error in unlisted({**forbidden, "x": missing})] == [
+            {
+                "summary": "listing pods in 2 namespaces",
+                "cause": "403 Forbidden (such as a, b)",
+                "remedy": "allow a",
+            },
+            missing.fields,
+        ]
+
+    def test_the_error_of_a_single_namespace_is_not_changed(self) -> None:
+        assert unlisted({"a": FORBIDDEN}) == [FORBIDDEN]
+
+
 def test_a_candidate_is_no_kept_pod() -> None:
     assert classification_lines(CANDIDATES, "summary") == ["kept: none", "summary"]
     assert list(kept_lines(CANDIDATES)) == []
@@ -603,4 +624,5 @@ def test_no_line_is_too_long_and_no_id_is_lost_whatever_the_ids_and_texts(pod: A
         assert [line for line in lines if len(line) > LINE] == []
         shown = "".join("".join(lines).split())
         assert all(each in shown for each in (pod.run_id, pod.task_id, pod.dag_id, str(pod)))
-    assert [line for line in failure_lines([text or "x"], [error]) if len(line) > LINE] == []
+    for lines in (failure_lines([text or "x"], [error]), kept_lines([warned])):
+        assert [line for line in lines if len(line) > LINE] == []

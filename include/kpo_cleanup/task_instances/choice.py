@@ -10,6 +10,7 @@ from typing import Any
 from ..airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3, PREVIOUS_TI_READS_HISTORY, BaseHook, conf, xcom_backend
 from ..errors import SettingsError
 from ..task_instance import CallerTaskInstance
+from ..text import wrap
 from .interface import TaskInstanceSource
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ def choose_source(airflow_conn_id: str, running_task_instance: Any) -> TaskInsta
         folder = Path(bundle.path if bundle else conf.get("core", "dags_folder"))
         source = TaskSdkSource(queries, xcom_backend(), caller, "the Task SDK", folder)
         reason = f"this is Airflow {AIRFLOW_VERSION} and airflow_conn_id is empty"
-    log.info("Task instances come from %s because %s", source.description, reason)
+    for line in wrap(f"Task instances come from {source.description} because {reason}"):
+        log.info("%s", line)
     return source
 
 
