@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import pendulum
 from airflow import __version__ as AIRFLOW_VERSION
@@ -64,6 +65,7 @@ __all__ = [
     "get_current_context",
     "is_schedule",
     "is_too_long",
+    "link_to",
     "reject_long_xcom",
     "remove_xcom",
     "set_gauges",
@@ -194,6 +196,17 @@ def skip_tasks(context: Any, return_value: Mapping[str, Any], *task_ids: str) ->
         from airflow.exceptions import DownstreamTasksSkipped
     context["ti"].xcom_push(key="return_value", value=return_value)
     raise DownstreamTasksSkipped(tasks=[*task_ids])
+
+
+def link_to(dag_id: str, task_id: str, run_id: str, map_index: int) -> str:
+    """Return the address of a task instance in the UI, below the address that Airflow itself puts into e-mails."""
+    dag_id, task_id, run_id = (quote(raw_id, safe=":") for raw_id in (dag_id, task_id, run_id))
+    is_mapped = map_index >= 0
+    if IS_AIRFLOW_3:
+        task = f"/dags/{dag_id}/runs/{run_id}/tasks/{task_id}" + (f"/mapped/{map_index}" if is_mapped else "")
+        return str(conf.get("api", "base_url", fallback="http://localhost:8080")).rstrip("/") + task
+    query = f"?dag_run_id={run_id}&task_id={task_id}" + (f"&map_index={map_index}" if is_mapped else "")
+    return str(conf.get("webserver", "base_url")).rstrip("/") + f"/dags/{dag_id}/grid{query}"
 
 
 def is_too_long(value: Mapping[str, Any]) -> bool:

@@ -123,6 +123,9 @@ class Classifier:
     def classify(self, workload: Workload) -> Verdict:
         """Classify one pod by the first rule that applies. What is not known keeps the pod."""
         verdict = self._classify_at(workload, self._snapshot.now)
+        raw_ids = self._snapshot.task_instances.raw_ids.get(workload.key, ())
+        if len(raw_ids) == 1:
+            verdict = verdict._replace(raw_ids=raw_ids[0])
         if verdict.is_zombie and self._awaits_record(workload):
             return verdict._replace(is_zombie=False, awaits_record=True)
         if verdict.eligible_at is None or self._classify_at(workload, verdict.eligible_at).is_zombie:

@@ -333,7 +333,7 @@ class _Reaper:
     def _record_failed_query(self, batch: list[_Candidate], error: KpoCleanupError, seconds: float) -> None:
         """Shrink the next batches, because a slow source can answer a smaller query and one pod may be the cause."""
         if len({candidate.workload.key for candidate in batch}) > 1:
-            log.warning("%s; querying fewer task instances at a time", error)
+            self._retry_policy.warn_once(error, "querying fewer task instances at a time")
             self._size = len(batch) // 2 if isinstance(error, TooSlow) else 1
             return
         self._failed_queries.append(seconds)
@@ -531,7 +531,7 @@ class _Reaper:
             delay = self._retry_policy.next_delay(error, candidate.attempts, now - candidate.first_attempt)
             if delay is not None:
                 candidate.not_before = now + delay
-                log.warning("%s: %s; retrying in %.1f s", candidate.workload, error, delay)
+                self._retry_policy.warn_once(error, "retrying")
                 return
             self._given_up = 0 if error.has_response else self._given_up + 1
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -11,11 +10,11 @@ from typing import Any
 from .constants import Outcome, Reason
 from .diagnosis import Diagnosis, diagnose
 from .errors import KpoCleanupError, SettingsError
-from .evidence import PodWarning, phrases, warning_of
+from .evidence import PodWarning, ids_of, phrases, task_name, warning_of
 from .identity import UNMAPPED
 from .results import Result, count_outcomes
 from .settings import Settings
-from .text import INDENT, LINE, count, fill, pluralize, printable, wrap
+from .text import INDENT, LINE, count, fill, pluralize, printable, without_numbers, wrap
 from .verdict import Verdict, count_reasons
 from .workloads.workload import Workload
 
@@ -80,16 +79,18 @@ def _pods_by_run(verdicts: Sequence[Verdict], limit: int = MAX_PODS, known: str 
     """
     by_run: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
-        by_run[verdict.workload.task_name].append(verdict)
+        by_run[task_name(verdict)].append(verdict)
     lines, room = [], limit
     left: Counter[str] = Counter()  # by DAG
-    for task_name, of_run in by_run.items():
+    for name, of_run in by_run.items():
         listed = sorted(of_run, key=lambda verdict: verdict.workload.map_index)[:room]
-        lines += fill(task_name, INDENT) if listed else []
+        if listed:
+            lines += fill(name, INDENT)
+            lines += [INDENT * 2 + listed[0].link] if listed[0].link else []  # not broken, so that it can be clicked
         evidence = ""
         for verdict in listed:
             previous, evidence = evidence, "; ".join(phrase for phrase in phrases(verdict) if phrase != known)
-            lines += _pod_lines(verdict.workload, evidence, _without_numbers(evidence) == _without_numbers(previous))
+            lines += _pod_lines(verdict.workload, evidence, without_numbers(evidence) == without_numbers(previous))
         room -= len(listed)
         left[of_run[0].workload.dag_id] += len(of_run) - len(listed)
     if len(verdicts) > limit:
@@ -126,9 +127,10 @@ def warning_lines(verdicts: Iterable[Verdict]) -> list[str]:
 
 
 def kept_lines(verdicts: Iterable[Verdict]) -> Iterator[str]:
-    """Yield a line for each kept pod, for debugging."""
-    kept = (verdict for verdict in verdicts if not (verdict.is_zombie or verdict.awaits_record))
-    return (f"kept {v.workload}, {v.reason.value}: {'; '.join(phrases(v))}" for v in kept)
+    """Yield the lines about each kept pod, for debugging."""
+    for verdict in verdicts:
+        if not (verdict.is_zombie or verdict.awaits_record):
+            yield from wrap(f"kept {verdict.workload}, {verdict.reason.value}: {'; '.join(phrases(verdict))}")
 
 
 def due_lines(verdicts: Sequence[Verdict]) -> list[str]:
@@ -159,7 +161,7 @@ def result_lines(results: Iterable[Result]) -> list[str]:
     for result in results:
         now = "" if result.verdict.is_zombie else "now "
         cause = "; ".join(filter(None, [result.detail, _cause(result.error)]))
-        by_cause[result.outcome, f"{now}{result.verdict.reason.value}", _without_numbers(cause)].append(result)
+        by_cause[result.outcome, f"{now}{result.verdict.reason.value}", without_numbers(cause)].append(result)
     lines = []
     for (outcome, reason, _), alike in by_cause.items():
         first = alike[0]
@@ -173,11 +175,6 @@ def result_lines(results: Iterable[Result]) -> list[str]:
 
 def _cause(error: KpoCleanupError | None) -> str:
     return (error.cause or error.summary) if error else ""
-
-
-def _without_numbers(text: str) -> str:
-    """Return what texts of one cause have in common: their numbers differ, such as times or the bytes transferred."""
-    return re.sub("[0-9]+", "0", text)
 
 
 def reap_summary(results: Sequence[Result], settings: Settings, workloads: int, candidates: int = 0) -> list[str]:
@@ -250,7 +247,8 @@ def reap_report(results: Sequence[Result], summary: str, errors: Sequence[KpoCle
                 **({"detail": r.detail} if r.detail else {}),
                 **({"deadline": _time(r.deadline)} if r.deadline is not None else {}),
                 **({"error": r.error.fields} if r.error else {}),
-                **r.verdict.workload.ids,
+                **ids_of(r.verdict),
+                **({"link": r.verdict.link} if r.verdict.link else {}),
             }
             for r in results
         ],
@@ -263,7 +261,7 @@ def failures(results: Iterable[Result]) -> list[KpoCleanupError]:
     for result in results:
         if result.error:
             what = "may or may not have been deleted" if result.outcome is Outcome.UNKNOWN else "not deleted"
-            by_cause[what, _without_numbers(_cause(result.error))].append((result.verdict.workload, result.error))
+            by_cause[what, without_numbers(_cause(result.error))].append((result.verdict.workload, result.error))
     errors = []
     for (what, _), alike in by_cause.items():
         workload, error = alike[0]
@@ -273,6 +271,22 @@ def failures(results: Iterable[Result]) -> list[KpoCleanupError]:
         example = str(workload) if len(alike) == 1 else f"such as {workload}"
         cause = f"{_cause(error)} ({example})"
         errors.append(KpoCleanupError(**{**error.fields, "summary": summary, "cause": cause}))
+    return errors
+
+
+def unlisted(errors_by_namespace: Mapping[str, KpoCleanupError]) -> list[KpoCleanupError]:
+    """Return why namespaces could not be listed: one error for each cause, however many namespaces have it."""
+    by_cause: dict[str, list[str]] = defaultdict(list)
+    for namespace, error in errors_by_namespace.items():
+        by_cause[without_numbers(_cause(error))].append(namespace)
+    errors = []
+    for namespaces in by_cause.values():
+        error = errors_by_namespace[namespaces[0]]
+        if len(namespaces) > 1:
+            summary = f"listing pods in {len(namespaces):,} namespaces"
+            cause = f"{_cause(error)} (such as {', '.join(map(printable, namespaces[:MAX_NAMES]))})"
+            error = KpoCleanupError(**{**error.fields, "summary": summary, "cause": cause})
+        errors.append(error)
     return errors
 
 

@@ -16,6 +16,7 @@ from .airflow_compat import (
     AirflowFailException,
     get_current_context,
     is_too_long,
+    link_to,
     reject_long_xcom,
     skip_tasks,
 )
@@ -117,6 +118,8 @@ class Cleanup:
         delete_previous_inputs(get_current_context())
         client = KubeClient(settings.kubernetes_conn_id)
         listing = client.list_workloads(settings.namespace_list(), settings.label_selector, settings.excluded())
+        for error in report.unlisted(listing.errors_by_namespace):
+            _log(logging.WARNING, report.error_lines(error))
         if not listing.workloads:
             _warn_of_no_pods(settings, client, resolved.origins)
         answer = {**xcom.dump_listing(listing), "dry_run": settings.dry_run}
@@ -149,7 +152,8 @@ class Cleanup:
         settings, now = self._settings(listing), int(time.time())
         listed, (found, records) = xcom.load_listing(listing), xcom.load_task_instances(task_instances)
         until = task_instances["records_until"]
-        verdicts = classify(Snapshot(listed.workloads, found, settings, now, records, until and tuple(until)))
+        snapshot = Snapshot(listed.workloads, found, settings, now, records, until and tuple(until))
+        verdicts = [*map(_with_link, classify(snapshot))]
         summary = report.classification_summary(verdicts, settings)
         _log(logging.INFO, report.zombie_lines(verdicts))
         _log(logging.WARNING, report.warning_lines(verdicts))
@@ -181,7 +185,7 @@ class Cleanup:
         settings, context = self._settings(classification), get_current_context()
         zombies, errors_by_namespace, pods, candidates = xcom.load_classification(classification)
         surge = find_surge(zombies, candidates, pods, settings)
-        errors = [*errors_by_namespace.values()]
+        errors = report.unlisted(errors_by_namespace)
         if surge and settings.dry_run:
             _log(logging.WARNING, ["A run that is not a dry run would fail:", *report.error_lines(surge, "    ")])
         if surge and not settings.dry_run:
@@ -190,6 +194,7 @@ class Cleanup:
             results = [Result(zombie, Outcome.LEFT_FOR_NEXT_RUN, why) for zombie in zombies]
         else:
             results = _reap(zombies, settings, context["ti"])
+        results = [replace(result, verdict=_with_link(result.verdict)) for result in results]
         errors += report.failures(results)
         topics = report.reap_summary(results, settings, pods, candidates)
         summary = "; ".join(topics)
@@ -233,6 +238,11 @@ def _finish_early(settings: Settings, answer: Mapping[str, Any], *task_ids: str)
     # What reap would have sent: a server sees an increase only of a counter that it already knows.
     metrics.send_results(get_current_context()["ti"].dag_id, [], settings, int(time.time()))
     skip_tasks(get_current_context(), answer, *task_ids)
+
+
+def _with_link(verdict: Verdict) -> Verdict:
+    """Return the verdict with the link to its task instance, if there is one."""
+    return verdict._replace(link=link_to(*verdict.raw_ids, verdict.workload.map_index)) if verdict.raw_ids else verdict
 
 
 def _reap(zombies: Sequence[Verdict], settings: Settings, ti: Any) -> list[Result]:

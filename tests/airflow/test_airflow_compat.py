@@ -9,7 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE, IS_AIRFLOW_3, dag_folders, reject_long_xcom
+from include.kpo_cleanup.airflow_compat import (
+    AIRFLOW_RELEASE,
+    IS_AIRFLOW_3,
+    dag_folders,
+    link_to,
+    reject_long_xcom,
+)
 from include.kpo_cleanup.errors import KpoCleanupError
 
 MYSQL = "mysql+mysqldb://airflow@db.example.org/airflow"
@@ -60,3 +66,20 @@ def test_the_dag_files_of_a_worker_are_those_of_its_own_bundle_of_local_bundles_
     others = ["/dags", "/team", "/bundles"]
     assert [*map(str, dag_folders(own))] == ["/bundles/git/versions/1/dags", *others]
     assert [*map(str, dag_folders(SimpleNamespace()))] == others
+
+
+@pytest.mark.parametrize("base_url", ["https://airflow.example.com/team/", None], ids=["is set", "is not set"])
+def test_a_link_to_a_task_instance_is_below_the_address_of_the_ui_with_quoted_ids_if_the_address(
+    base_url: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = "API" if IS_AIRFLOW_3 else "WEBSERVER"
+    if base_url:
+        monkeypatch.setenv(f"AIRFLOW__{section}__BASE_URL", base_url)
+    base = "https://airflow.example.com/team" if base_url else "http://localhost:8080"
+    run_id, quoted = "manual__2026-11-24T03:00:00+00:00/ä?", "manual__2026-11-24T03:00:00%2B00:00%2F%C3%A4%3F"
+    if IS_AIRFLOW_3:
+        path, mapped = f"/dags/orders/runs/{quoted}/tasks/load", "/mapped/0"
+    else:
+        path, mapped = f"/dags/orders/grid?dag_run_id={quoted}&task_id=load", "&map_index=0"
+    assert link_to("orders", "load", run_id, -1) == base + path
+    assert link_to("orders", "load", run_id, 0) == base + path + mapped

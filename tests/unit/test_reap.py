@@ -296,6 +296,18 @@ class TestDeletingZombies:
             f"        [1] airflow/z0001: {evidence}",
         ]
 
+    def test_an_outage_is_one_warning_however_many_pods_and_attempts_fail(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        zombies = make_zombies(5)
+        run(
+            zombies,
+            cluster_of(zombies, {zombie.workload.name: LOST for zombie in zombies}),
+            retry_policy=replace(NO_DELAY),
+        )
+        warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert warnings == ["deleting the pod: no response from the API server; retrying"]
+
     def test_failures_in_several_batches_are_logged_together_after_the_deletions(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:

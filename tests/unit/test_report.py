@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.errors import HIDDEN, KpoCleanupError, SettingError, SettingsError
+from include.kpo_cleanup.identity import to_label_value
 from include.kpo_cleanup.report import (
     MAX_DAGS,
     MAX_NAMES,
@@ -28,11 +29,13 @@ from include.kpo_cleanup.report import (
     reap_summary,
     result_lines,
     summary_lines,
+    unlisted,
     warning_lines,
     zombie_lines,
 )
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.settings import Settings
+from include.kpo_cleanup.task_instance import RawIds
 from include.kpo_cleanup.text import LINE
 from include.kpo_cleanup.verdict import Evidence, Policy, Rule, Verdict
 from include.kpo_cleanup.workloads.workload import Container
@@ -102,6 +105,20 @@ class TestZombies:
             f"            base exited 0 60 min ago, {sidecar} running 2 d",
             *(f"{line} base exited 0 60 min ago, {sidecar}"[: LINE - 1] + "…" for line in others),
         ]
+
+    def test_a_task_and_its_run_are_shown_with_their_ids_in_airflow_and_a_link_that_is_not_broken(self) -> None:
+        raw = RawIds("orders", "load", "scheduled__2026-11-24T03:00:00+00:00")
+        link = f"https://airflow.example.com/{'x' * LINE}"
+        pods = [make_pod(name=f"z{n}", map_index=n, run_id=to_label_value(raw.run_id)) for n in range(2)]
+        verdicts = [make_verdict(workload=pod, raw_ids=raw, link=f"{link}/{pod.map_index}") for pod in pods]
+        assert zombie_lines(verdicts)[-4:] == [
+            "    orders.load try 1 of run scheduled__2026-11-24T03:00:00+00:00",
+            f"        {link}/0",
+            f"        [0] airflow/z0: {EVIDENCE}",
+            f"        [1] airflow/z1: {EVIDENCE}",
+        ]
+        row = reap_report([Result(verdicts[0], Outcome.DELETED)], "")["zombies"][0]
+        assert row.items() >= {**raw._asdict(), "link": f"{link}/0"}.items()
 
     def test_thirty_zombies_of_a_mapped_task_fit_on_a_screen(self) -> None:
         verdicts = [make_verdict(workload=make_pod(map_index=n % 30, containers=SIDECAR)) for n in range(17, 47)]
@@ -539,6 +556,26 @@ def test_a_reaping_is_summarized_by_topic(settings: Settings, results: list[Resu
     assert reap_summary(results, settings, 15, 7) == [*summary, "and 7 more candidates for later runs"]
 
 
+class TestUnlistedNamespaces:
+    def test_namespaces_that_could_not_be_listed_for_the_same_cause_are_one_error(self) -> None:
+        missing = KpoCleanupError("namespace 'x' does not exist", remedy="correct namespaces")
+        forbidden = {
+            name: KpoCleanupError(f"listing pods in namespace {name!r}", cause="403 Forbidden", remedy=f"allow {name}")
+            for name in ("a", "b")
+        }
+        assert [error.fields for error in unlisted({**forbidden, "x": missing})] == [
+            {
+                "summary": "listing pods in 2 namespaces",
+                "cause": "403 Forbidden (such as a, b)",
+                "remedy": "allow a",
+            },
+            missing.fields,
+        ]
+
+    def test_the_error_of_a_single_namespace_is_not_changed(self) -> None:
+        assert unlisted({"a": FORBIDDEN}) == [FORBIDDEN]
+
+
 def test_a_candidate_is_no_kept_pod() -> None:
     assert classification_lines(CANDIDATES, "summary") == ["kept: none", "summary"]
     assert list(kept_lines(CANDIDATES)) == []
@@ -587,4 +624,5 @@ def test_no_line_is_too_long_and_no_id_is_lost_whatever_the_ids_and_texts(pod: A
         assert [line for line in lines if len(line) > LINE] == []
         shown = "".join("".join(lines).split())
         assert all(each in shown for each in (pod.run_id, pod.task_id, pod.dag_id, str(pod)))
-    assert [line for line in failure_lines([text or "x"], [error]) if len(line) > LINE] == []
+    for line in (*failure_lines([text or "x"], [error]), *kept_lines([warned])):
+        assert len(line) <= LINE

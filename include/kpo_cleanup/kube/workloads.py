@@ -24,6 +24,7 @@ from ..errors import (
     UnexpectedResponse,
 )
 from ..retry import RetryPolicy
+from ..text import without_numbers, wrap
 from ..workloads.kind import WorkloadKind
 from ..workloads.labels import KPO_LABEL
 from ..workloads.pod import parse_pod
@@ -161,8 +162,6 @@ class KubeClient:
                     server_message=error.server_message,
                 ) from error
             except KubernetesError as error:
-                if kind is KINDS[POD]:
-                    log.error("%s", error)
                 errors[namespace] = error
                 silent += isinstance(error, RetryableApiError) and silent < MAX_SILENT_NAMESPACES
             else:
@@ -349,7 +348,7 @@ class KubeClient:
                 if restarts == MAX_RESTARTS:
                     raise
                 restarts += 1
-                log.warning("%s; restarting the listing (%s of %s)", error, restarts, MAX_RESTARTS)
+                self._retry_policy.warn_once(error, "restarting the listing")
             except Forbidden as error:
                 error.remedy = f"{_rule('list', KINDS[POD], namespace)}, and check that the namespace exists"
                 raise
@@ -391,20 +390,23 @@ class KubeClient:
         try:
             self._request(operation, partial(self._core.read_namespace, namespace))
         except NotFound as error:
-            error.cause = f"namespace {namespace!r} does not exist"
-            error.remedy = "correct namespaces or the connection's namespace"
-            raise
+            remedy = "correct namespaces or the connection's namespace"
+            raise NotFound(f"namespace {namespace!r} does not exist", remedy=remedy) from error
         except (ApiStatusError, UnexpectedResponse) as error:
-            log.info("No pods in namespace %r, and it could not be checked whether it exists: %s", namespace, error)
+            log.info("No pods in namespace %r; whether it exists could not be checked: %s", namespace, error.cause)
 
 
 def _combine(errors: Sequence[KubernetesError]) -> KubernetesError:
-    """Return the one error for all namespaces. The log has each of them."""
+    """Return the one error for all namespaces. Those with another cause are logged."""
     first = errors[0]
     if len(errors) == 1:
         return first
+    others = {without_numbers(error.cause): error for error in reversed(errors)}
+    others.pop(without_numbers(first.cause))
+    for line in (line for other in others.values() for line in wrap(str(other))):
+        log.error("%s", line)
     fields = {**first.fields, "summary": f"none of {len(errors)} namespaces could be listed"}
-    error = KubernetesError(**{**fields, "cause": f"{first.summary}: {first.cause}"})
+    error = KubernetesError(**{**fields, "cause": ": ".join(filter(None, [first.summary, first.cause]))})
     error.is_retryable = any(error.is_retryable for error in errors)
     return error
 

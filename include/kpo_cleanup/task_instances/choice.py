@@ -16,6 +16,7 @@ from ..airflow_compat import (
 )
 from ..errors import SettingsError
 from ..task_instance import CallerTaskInstance
+from ..text import wrap
 from .interface import TaskInstanceSource
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ def choose_source(airflow_conn_id: str, running_task_instance: Any) -> TaskInsta
         queries = SdkQueries(ti, fetch_dag_run, PREVIOUS_TI_READS_HISTORY)
         source = TaskSdkSource(queries, xcom_backend(), caller, "the Task SDK", dag_folders(ti))
         reason = f"this is Airflow {AIRFLOW_VERSION} and airflow_conn_id is empty"
-    log.info("Task instances come from %s because %s", source.description, reason)
+    for line in wrap(f"Task instances come from {source.description} because {reason}"):
+        log.info("%s", line)
     return source
 
 

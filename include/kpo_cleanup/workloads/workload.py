@@ -126,11 +126,6 @@ class Workload:
         """Return the ids of its task instance, for reports."""
         return {name: getattr(self, name) for name in IDS}
 
-    @property
-    def task_name(self) -> tuple[str, str]:
-        """Return its task in a run, for people: ``orders.load try 2``, ``of run scheduled__2026-11-24…``."""
-        return f"{self.dag_id}.{self.task_id} try {self.try_number}", f"of run {self.run_id}"
-
     @cached_property  # used some five times per pod
     def key(self) -> TaskInstanceKey:
         """Return the key of its task instance; only meaningful without a ``label_problem``."""
