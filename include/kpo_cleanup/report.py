@@ -133,14 +133,15 @@ def kept_lines(verdicts: Iterable[Verdict]) -> Iterator[str]:
             yield from wrap(f"kept {verdict.workload}, {verdict.reason.value}: {'; '.join(phrases(verdict))}")
 
 
-def due_lines(verdicts: Sequence[Verdict]) -> list[str]:
-    """Return when the pods that are only kept for now will be deleted."""
+def due_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
+    """Return when the first and the last of the pods that are only kept for now will be deleted."""
     lines = []
-    for reason, hint in ((Reason.SETTLING, "; settle_seconds=0 deletes them now"), (Reason.TERMINATING, "")):
+    for reason, hint in ((Reason.SETTLING, "settle_seconds=0 deletes them now"), (Reason.TERMINATING, "")):
         due = [v.eligible_at for v in verdicts if v.reason is reason and v.eligible_at is not None]
         if due:
-            when = datetime.fromtimestamp(max(due), timezone.utc).strftime("%H:%M:%S UTC")
-            lines.append(f"{len(due)} {reason.value}: a run after {when} deletes them{hint}")
+            first, last = (_time(time, now) for time in (min(due), max(due)))
+            when = f"after {last}" if first == last else f"between {first} and {last}"
+            lines += [*wrap(f"{len(due):,} {reason.value}: due {when}; a later run deletes them"), *wrap(hint, INDENT)]
     return lines
 
 
@@ -322,8 +323,10 @@ def _deadline(results: Iterable[Result]) -> str:
     return f"{'would be asked' if outcome is Outcome.WOULD_DELETE else 'asked'} to end by {_time(last)}"
 
 
-def _time(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+def _time(seconds: int, now: int | None = None) -> str:
+    """Render a time, without its date if that is today's."""
+    time, today = (None if each is None else datetime.fromtimestamp(each, timezone.utc) for each in (seconds, now))
+    return f"{time:%H:%M:%S} UTC" if today and today.date() == time.date() else f"{time:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _freed(results: Iterable[Result]) -> dict[str, float]:

@@ -158,7 +158,7 @@ class Cleanup:
         _log(logging.INFO, report.zombie_lines(verdicts))
         _log(logging.WARNING, report.warning_lines(verdicts))
         _log(logging.DEBUG, report.kept_lines(verdicts))
-        _log(logging.INFO, [*report.due_lines(verdicts), *report.classification_lines(verdicts, summary)])
+        _log(logging.INFO, [*report.due_lines(verdicts, now), *report.classification_lines(verdicts, summary)])
         metrics.send_verdicts(get_current_context()["ti"].dag_id, verdicts, settings, now)
         _push_summary(summary)
         answer = {

@@ -260,21 +260,29 @@ class TestWarnings:
 
 
 class TestDue:
-    def test_the_log_shows_when_the_last_of_the_kept_pods_will_be_deleted(self) -> None:
-        noon = kept(Rule.SETTLING)._replace(eligible_at=NOW)
-        verdicts = [
-            noon,
-            noon._replace(eligible_at=NOW + 61),
-            kept(Rule.SETTLING),
-            noon._replace(reason=Reason.TERMINATING),
-        ]
-        assert due_lines(verdicts) == [
-            "2 settling: a run after 12:01:01 UTC deletes them; settle_seconds=0 deletes them now",
-            "1 terminating: a run after 12:00:00 UTC deletes them",
+    @pytest.mark.parametrize(
+        ("due", "when"),
+        [
+            pytest.param([NOW + 61], "after 12:01:01 UTC", id="at one time today"),
+            pytest.param([NOW + DAY], "after 2026-11-25 12:00:00 UTC", id="tomorrow, with the date"),
+            pytest.param(
+                [NOW + DAY, NOW, NOW + 61],
+                "between 12:00:00 UTC and 2026-11-25 12:00:00 UTC",
+                id="at several times, with the first and the last",
+            ),
+        ],
+    )
+    def test_the_log_shows_when_the_pods_that_are_kept_for_now_will_be_deleted(self, due: list[int], when: str) -> None:
+        settling = [kept(Rule.SETTLING)._replace(eligible_at=time) for time in due]
+        terminating = [verdict._replace(reason=Reason.TERMINATING) for verdict in settling]
+        assert due_lines([*settling, kept(Rule.SETTLING), *terminating], NOW) == [
+            f"{len(due)} settling: due {when}; a later run deletes them",
+            "    settle_seconds=0 deletes them now",
+            f"{len(due)} terminating: due {when}; a later run deletes them",
         ]
 
     def test_pods_that_are_never_eligible_are_not_mentioned(self) -> None:
-        assert due_lines([kept(Rule.SETTLING), kept(), make_verdict()]) == []
+        assert due_lines([kept(Rule.SETTLING), kept(), make_verdict()], NOW) == []
 
 
 class TestErrors:
