@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -54,15 +55,16 @@ def airflow(folder: Path, statsd: StatsdServer, _proxy: FaultProxy) -> Iterator[
     """Start a separate Airflow, because this scheduler must not process the runs of other tests.
 
     It labels its pods and selects only these, as described in docs/protecting.md. It sends metrics
-    as described in `docs/operating.md`.
+    as described in `docs/operating.md`. Its XCom backend stores the operators' records elsewhere.
     """
     config: Config = {
-        "core": {"dags_are_paused_at_creation": True},
+        "core": {"dags_are_paused_at_creation": True, "xcom_backend": "elsewhere.Elsewhere"},
         "kpo_cleanup": {"settle_seconds": 0, "label_selector": LABEL_SELECTOR},
         "metrics": {"statsd_host": "127.0.0.1", "statsd_port": statsd.port},
     }
     (folder / "config").mkdir()
     (folder / "config" / "airflow_local_settings.py").write_text(block(*SHARING, "python"))
+    shutil.copy(REPO / "tests" / "dag" / "elsewhere.py", folder / "config")
     metrics = exported_variables("docs/operating.md", "Metrics")
     airflow = Airflow(folder, HOME / "kubeconfig.json", "airflow", config=config, variables=metrics)
     airflow.install_dags(*(REPO / "tests" / "dag" / file for file in ("workload.py", "own_dags.py")))
@@ -167,6 +169,7 @@ class TestFirstRun:
         run_id = follow_readme(airflow, "4. Enable", "kpo_cleanup")
         assert states(airflow, "kpo_cleanup", run_id) == ALL_SUCCEEDED
         assert set(pods_by_role(core)) == {"collisions.a[1]#1"}
+        assert list((folder / "xcoms").iterdir())  # the records that had to be read
         log = next((folder / "task-logs").rglob(f"*{run_id}*/task_id=fetch_active_tis/*.log")).read_text()
         assert ("the Task SDK" if IS_AIRFLOW_3 else "Airflow's session") in log
 
@@ -199,6 +202,8 @@ class TestTriesAndEndsFromTheTaskSdk:
         elsewhere = core.read_namespaced_pod(pod_of(third, "a_1"), "airflow")
         core.delete_namespaced_pod(elsewhere.metadata.name, "airflow", grace_period_seconds=0)
         create(core, elsewhere.metadata.name, elsewhere.metadata.labels, "other", NO_SCHEDULER)
+        own_label = {"metadata": {"labels": {"git-sha": "1a2b3c4"}}}
+        core.patch_namespaced_pod(pod_of(second, "a[0]"), "airflow", own_label)
         of_task = "WHERE run_id = ? AND task_id = ? AND map_index = ?"
         with closing(sqlite3.connect(folder / "airflow.db", timeout=60)) as database, database:
             database.execute(f"UPDATE task_instance SET state = 'success' {of_task}", (first, "a", 1))
@@ -222,7 +227,7 @@ class TestTriesAndEndsFromTheTaskSdk:
             pod_of(first, "a[0]"): "its worker died",
             pod_of(first, "a[1]"): "its worker died, and it was marked as success",
             pod_of(first, "a_1"): "its task was removed from the DAG",
-            pod_of(second, "a[0]"): "a later try's pod is gone",
+            pod_of(second, "a[0]"): "a later try's pod, which had another label, is gone",
             pod_of(second, "a[1]"): "it is pending for ever",
             pod_of(second, "a_1"): "it was created after the end of its task instance",
             pod_of(third, "a[0]"): "it was marked as failed while it was cleared, and keeps its old end",
