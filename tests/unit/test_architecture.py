@@ -89,7 +89,7 @@ class TestImports:
     @pytest.mark.parametrize("module", [module for module in MODULES if folder_of(module)])
     def test_a_module_in_a_folder_imports_only_values_and_its_own_folder(self, module: str) -> None:
         own_folder = {other for other in MODULES if folder_of(other) == folder_of(module)}
-        assert own_imports_of(module) - {*VALUES, *own_folder, "airflow_compat", "retry"} == set()
+        assert own_imports_of(module) - {*VALUES, *own_folder, "airflow_compat", "retry", "termination"} == set()
 
     @pytest.mark.parametrize("module", [m for m in MODULES if not folder_of(m) and m != COMPOSITION])
     def test_a_module_outside_the_folders_imports_only_their_interfaces(self, module: str) -> None:
