@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,8 @@ class Snapshot:
     :param pods: all listed pods, including those that are not classified.
     :param now: epoch seconds; classification uses no other clock.
     :param records: no entry where the operator left none.
-    :param records_until: the ``sort_key`` of the last pod whose record was read, or None if all were.
+    :param unread: the ``sort_key`` of the first pod whose record was not read, of the next one whose record was read,
+        and so on in turn; empty if all were read.
     """
 
     workloads: Sequence[Workload]
@@ -40,7 +42,7 @@ class Snapshot:
     settings: Settings
     now: int
     records: Mapping[TaskInstanceKey, Record] = field(default_factory=dict)
-    records_until: SortKey | None = None
+    unread: Sequence[SortKey] = ()
 
 
 def classify(snapshot: Snapshot) -> list[Verdict]:
@@ -134,8 +136,8 @@ class Classifier:
 
     def _awaits_record(self, workload: Workload) -> bool:
         """Return whether nobody has read the record that could keep this pod."""
-        until = self._snapshot.records_until
-        return until is not None and sort_key(workload) > until and workload.key in self._snapshot.task_instances.found
+        is_unread = bisect_right(self._snapshot.unread, sort_key(workload)) % 2 == 1
+        return is_unread and workload.key in self._snapshot.task_instances.found
 
     def _classify_at(self, workload: Workload, now: int) -> Verdict:
         settings, task_instances = self._snapshot.settings, self._snapshot.task_instances

@@ -325,8 +325,9 @@ def _deadline(results: Iterable[Result]) -> str:
 
 def _time(seconds: int, now: int | None = None) -> str:
     """Render a time, without its date if that is today's."""
-    time, today = (None if each is None else datetime.fromtimestamp(each, timezone.utc) for each in (seconds, now))
-    return f"{time:%H:%M:%S} UTC" if today and today.date() == time.date() else f"{time:%Y-%m-%d %H:%M:%S} UTC"
+    time = datetime.fromtimestamp(seconds, timezone.utc)
+    is_today = now is not None and datetime.fromtimestamp(now, timezone.utc).date() == time.date()
+    return f"{time:%H:%M:%S} UTC" if is_today else f"{time:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _freed(results: Iterable[Result]) -> dict[str, float]:

@@ -140,7 +140,7 @@ class Cleanup:
         snapshot = with_records(Snapshot(pods, task_instances, settings, int(time.time())), source)
         answer = {
             **xcom.dump_task_instances(snapshot.task_instances, snapshot.records),
-            "records_until": snapshot.records_until,
+            "unread": snapshot.unread,
         }
         log.info("%s", answer["summary"])
         return answer
@@ -151,8 +151,8 @@ class Cleanup:
         """Classify every pod, and log the verdicts. If there is nothing to delete or report, ``reap`` is skipped."""
         settings, now = self._settings(listing), int(time.time())
         listed, (found, records) = xcom.load_listing(listing), xcom.load_task_instances(task_instances)
-        until = task_instances["records_until"]
-        snapshot = Snapshot(listed.workloads, found, settings, now, records, until and tuple(until))
+        unread = [*map(tuple, task_instances["unread"])]
+        snapshot = Snapshot(listed.workloads, found, settings, now, records, unread)
         verdicts = [*map(_with_link, classify(snapshot))]
         summary = report.classification_summary(verdicts, settings)
         _log(logging.INFO, report.zombie_lines(verdicts))
