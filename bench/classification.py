@@ -11,7 +11,7 @@ from bench.context import Bench
 from bench.results import Figure, Panel, Point, at_most, seconds
 from bench.timing import interleaved
 from include.kpo_cleanup.classify import Snapshot, classify
-from include.kpo_cleanup.kube.pods import PodClient
+from include.kpo_cleanup.kube.workloads import KubeClient
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import TaskInstance, TaskInstances
 from include.kpo_cleanup.workloads.workload import Workload
@@ -22,8 +22,8 @@ PODS_PER_ZOMBIE = 10
 
 def measure(bench: Bench) -> Iterator[Figure | Point]:
     size = bench.pods[-1]
-    settings, api = Settings(namespaces=bench.cluster.fill(size), settle_seconds=0), PodClient(CONN_ID)
-    pods = api.list_pods(settings.namespace_list(), settings.label_selector).workloads
+    settings, api = Settings(namespaces=bench.cluster.fill(size), settle_seconds=0), KubeClient(CONN_ID)
+    pods = api.list_workloads(settings.namespace_list(), settings.label_selector).workloads
     task_instances = task_instances_of(pods)
     now = int(time.time())
 
@@ -33,7 +33,7 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
     sizes = sorted({*bench.pods, size // 10})
     bench.progress(f"classifying {', '.join(f'{count:,}' for count in sizes)} pods")
     calls = {f"classify {count}": partial(classify_first, count) for count in sizes}
-    list_call = {"list": lambda: api.list_pods(settings.namespace_list(), settings.label_selector)}
+    list_call = {"list": lambda: api.list_workloads(settings.namespace_list(), settings.label_selector)}
     costs = interleaved({**list_call, **calls}, bench.repetitions)
     for count in sizes:
         yield Point(PANEL, "kpo_cleanup", count, costs[f"classify {count}"])

@@ -11,9 +11,9 @@ from bench.cluster import CONN_ID, Cluster
 from bench.context import Bench
 from bench.results import Figure, Panel, Point, at_least, at_most, seconds
 from bench.timing import interleaved
-from include.kpo_cleanup.kube.pods import PAGE_SIZE, PodClient
+from include.kpo_cleanup.kube.workloads import PAGE_SIZE, KubeClient
 from include.kpo_cleanup.tasks import gc_paused
-from include.kpo_cleanup.workloads.workload import KPO_LABEL
+from include.kpo_cleanup.workloads.labels import KPO_LABEL
 
 SIZE = 10_000  # pods, for the table
 OURS, TYPED, FLOOR = "kpo_cleanup", "typed, as cleanup-pods", "read and thrown away"
@@ -24,7 +24,7 @@ _HEAD = 1_000  # bytes at the start of a page that contain its token
 
 
 def measure(bench: Bench) -> Iterator[Figure | Point]:
-    cluster, api = bench.cluster, PodClient(CONN_ID)
+    cluster, api = bench.cluster, KubeClient(CONN_ID)
     for size in bench.pods:
         namespace = cluster.fill(size)
         bench.progress(f"listing {size:,} pods")
@@ -52,8 +52,8 @@ def consume(pods_of: Callable[..., Iterator[Any]], *arguments: Any) -> int:
 
 
 @gc_paused()  # as in the task
-def list_with_kpo_cleanup(api: PodClient, namespace: str) -> int:
-    return len(api.list_pods([namespace]).workloads)
+def list_with_kpo_cleanup(api: KubeClient, namespace: str) -> int:
+    return len(api.list_workloads([namespace]).workloads)
 
 
 def typed(cluster: Cluster, namespace: str) -> Iterator[Any]:

@@ -16,7 +16,7 @@ from bench.context import Bench
 from bench.listing import page_request
 from bench.results import Figure, Panel, Point, at_most, mebibytes
 from include.kpo_cleanup.kube.client import connect
-from include.kpo_cleanup.kube.pods import PodClient
+from include.kpo_cleanup.kube.workloads import KubeClient
 
 PANEL = Panel("listing", "Memory of a listing", "pods", "MiB")
 KILOBYTE = 1_000
@@ -54,10 +54,10 @@ def _measure_in_new_process(namespace: str) -> tuple[int, int, int]:
 
 
 def _measure_here(namespace: str) -> None:
-    api = PodClient(CONN_ID)
-    api.list_pods([namespace_of(0)])  # so that imports and the connection are not measured
+    api = KubeClient(CONN_ID)
+    api.list_workloads([namespace_of(0)])  # so that imports and the connection are not measured
     tracemalloc.start()
-    listing = api.list_pods([namespace])
+    listing = api.list_workloads([namespace])
     kept, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert listing.workloads

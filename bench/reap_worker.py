@@ -43,15 +43,15 @@ class InMemorySource:
     def complete(self, task_instances: Any, keys: Any) -> Any:
         return task_instances
 
-    def read_records(self, task_instances: Any, keys: Any) -> Any:
+    def read_records(self, task_instances: Any, keys: Any, *_: Any) -> Any:
         return {key: self._records[key] for key in keys}
 
 
 def prepare(conn_id: str, namespace: str, zombies: int) -> Callable[[], list[Any]]:
     """List and classify the pods, and return a function that reaps them."""
     settings = load("settings").Settings(namespaces=namespace, max_deletes=zombies, settle_seconds=0)
-    api = load("kube.pods").PodClient(conn_id) if VERIFIES else load("pods").PodApi(conn_id)
-    pods = api.list_pods(*([[namespace], settings.label_selector] if VERIFIES else [settings])).workloads
+    api = load("kube.workloads").KubeClient(conn_id) if VERIFIES else load("pods").PodApi(conn_id)
+    pods = api.list_workloads(*([[namespace], settings.label_selector] if VERIFIES else [settings])).workloads
     source, now = InMemorySource(pods), int(time.time())
     module = load("classify")
     if VERIFIES:

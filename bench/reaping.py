@@ -19,7 +19,7 @@ from bench.timing import cpu_seconds, stopwatch
 from include.kpo_cleanup.classify import Snapshot, classify
 from include.kpo_cleanup.constants import Outcome
 from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES
-from include.kpo_cleanup.kube.pods import PodClient
+from include.kpo_cleanup.kube.workloads import KubeClient
 from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.workloads.workload import Workload
@@ -30,7 +30,7 @@ OURS, ONE_BY_ONE, TYPED = "kpo_cleanup", "the same calls one after the other", "
 
 
 def measure(bench: Bench) -> Iterator[Figure | Point]:
-    cluster, api = bench.cluster, PodClient(CONN_ID)
+    cluster, api = bench.cluster, KubeClient(CONN_ID)
     slices = max(1, min(ZOMBIES, bench.pods[-1]) // SLICE)
     size, rejected_before = f"{slices * SLICE:,} zombies", _rejected_requests(cluster)
     methods: dict[str, Callable[[Sequence[Workload], Settings], object]] = {
@@ -46,14 +46,14 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
                 namespace = namespace_of(900_000)
                 cluster.put(namespace, range(SLICE), is_zombie=True)
                 settings = Settings(namespaces=namespace, max_deletes=SLICE, settle_seconds=0)
-                pods = api.list_pods(settings.namespace_list(), settings.label_selector).workloads
+                pods = api.list_workloads(settings.namespace_list(), settings.label_selector).workloads
                 cpu_before = cpu_seconds()
                 with added_latency(latency):
                     took[name] += stopwatch(partial(delete_all, pods, settings))
                 if name == OURS:
                     cpu_time += cpu_seconds() - cpu_before
                 yield Point(PANELS[place], name, (number + 1) * SLICE, took[name])
-                if remaining := api.list_pods(settings.namespace_list(), settings.label_selector).workloads:
+                if remaining := api.list_workloads(settings.namespace_list(), settings.label_selector).workloads:
                     raise RuntimeError(f"{name} left {len(remaining)} pods behind")
         measurement, ours = f"reap, {CONCURRENT_DELETES} workers, API server {place}", took[OURS]
         for method in (TYPED, ONE_BY_ONE):
@@ -67,7 +67,7 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
     yield Figure("reap, rejected with 429", "", size, f"{rejected}", "", rejected, at_most(0, "rejections"))
 
 
-def _reap(api: PodClient, pods: Sequence[Workload], settings: Settings) -> None:
+def _reap(api: KubeClient, pods: Sequence[Workload], settings: Settings) -> None:
     """Classify and reap the pods; classifying takes about one percent of the measured time."""
     source = InMemorySource(pods)
     zombies = [v for v in classify(Snapshot(pods, source.task_instances, settings, int(time.time()))) if v.is_zombie]
@@ -76,7 +76,7 @@ def _reap(api: PodClient, pods: Sequence[Workload], settings: Settings) -> None:
         raise RuntimeError(f"not all pods were deleted: {results[0]}")
 
 
-def _delete_one_by_one(api: PodClient, pods: Sequence[Workload], settings: Settings) -> None:
+def _delete_one_by_one(api: KubeClient, pods: Sequence[Workload], settings: Settings) -> None:
     for pod in pods:
         api.delete(pod, settings.grace_period_seconds)
 

@@ -65,7 +65,7 @@ def query_sdk(caller: CallerTaskInstance) -> None:
     from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
 
     client = SdkClient()
-    source = TaskSdkSource(SdkQueries(client, fetch_dag_run), client, caller, "bench", Path(__file__).parent)
+    source = TaskSdkSource(SdkQueries(client, fetch_dag_run), client, caller, "bench", [Path(__file__).parent])
     measure_source("Task SDK", source, lambda: client.calls, "calls")
 
 

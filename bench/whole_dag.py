@@ -32,7 +32,7 @@ from bench.results import Figure, Panel, Point, at_least, seconds
 from bench.timing import stopwatch
 from include.kpo_cleanup.config import read_settings
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, make_key
-from include.kpo_cleanup.kube.pods import PodClient
+from include.kpo_cleanup.kube.workloads import KubeClient
 from include.kpo_cleanup.tasks import Cleanup
 from tests.databases import Database, postgresql
 
@@ -75,7 +75,7 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
 
 def _take_turns(cluster: Cluster, engine: Engine, size: int, latency: float, repetitions: int) -> tuple[float, float]:
     """Return the median seconds of kpo_cleanup and of the obvious way; the zombies are recreated before each run."""
-    namespace, api = namespace_of(800_000 + size), PodClient(CONN_ID)
+    namespace, api = namespace_of(800_000 + size), KubeClient(CONN_ID)
     zombies = range(0, size, PODS_PER_ZOMBIE)
     cluster.put(namespace, [number for number in range(size) if number % PODS_PER_ZOMBIE])
     _insert_records(engine, namespace, zombies)
@@ -91,7 +91,7 @@ def _take_turns(cluster: Cluster, engine: Engine, size: int, latency: float, rep
                 took = stopwatch(clean_up)
             if round_:  # the first round includes imports and connections
                 times[name].append(took)
-            remaining, expected = len(api.list_pods([namespace]).workloads), size - len(zombies)
+            remaining, expected = len(api.list_workloads([namespace]).workloads), size - len(zombies)
             if remaining != expected:
                 raise RuntimeError(f"{name} left {remaining:,} of {size:,} pods, expected {expected:,}")
     return median(times[OURS]), median(times[OBVIOUS])

@@ -19,7 +19,7 @@ from bench.context import Bench
 from bench.results import Figure, at_most, mebibytes
 from include.kpo_cleanup import xcom
 from include.kpo_cleanup.classify import Snapshot, classify
-from include.kpo_cleanup.kube.pods import PodClient
+from include.kpo_cleanup.kube.workloads import KubeClient
 from include.kpo_cleanup.settings import Settings
 from tests.databases import Database, mariadb, postgresql
 
@@ -32,7 +32,7 @@ ROUNDTRIP = Path(__file__).with_name("xcom_roundtrip.py")
 def measure(bench: Bench) -> Iterator[Figure]:
     size = bench.pods[-1]
     settings = Settings(namespaces=bench.cluster.fill(size), settle_seconds=0)
-    xcoms = _xcoms_of_a_run(PodClient(CONN_ID), settings)
+    xcoms = _xcoms_of_a_run(KubeClient(CONN_ID), settings)
     lengths = {name: len(json.dumps(value)) for name, value in xcoms.items()}
     listing = lengths["list_pods"]
     pods = f"{size:,} pods, each of its own DAG run"
@@ -55,9 +55,9 @@ def measure(bench: Bench) -> Iterator[Figure]:
                 yield Figure(name, "", f"{size:,} pods", ours, "", int(not passed), at_most(0, "failures"))
 
 
-def _xcoms_of_a_run(api: PodClient, settings: Settings) -> dict[str, Any]:
+def _xcoms_of_a_run(api: KubeClient, settings: Settings) -> dict[str, Any]:
     """Return the return values of the tasks of one run."""
-    listing = api.list_pods(settings.namespace_list(), settings.label_selector)
+    listing = api.list_workloads(settings.namespace_list(), settings.label_selector)
     task_instances = task_instances_of(listing.workloads)
     verdicts = classify(Snapshot(listing.workloads, task_instances, settings, int(time.time())))
     return {

@@ -12,7 +12,7 @@ from airflow.dag_processing.dagbag import DagBag
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.settings import OPTIONS
 from include.kpo_cleanup.task_instances.sql import TABLES
-from include.kpo_cleanup.workloads.workload import CLUSTER_LABEL_PREFIXES
+from include.kpo_cleanup.workloads.labels import CLUSTER_LABEL_PREFIXES
 from tests.conftest import REPO
 from tests.documents import block, document, section
 from tests.matrix import ROWS

@@ -45,7 +45,7 @@ class DefinitionStrategy(Strategy):
         return causes
 
     def after_delete(self, store: Store, obj: Json) -> None:
-        """Remove the objects of the resource with its definition."""
+        """Remove all objects of the resources that it defines."""
         for resource in _defined_by(obj):
             store.remove_all(resource.name)
 

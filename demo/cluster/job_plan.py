@@ -27,7 +27,7 @@ class Plan:
 
 
 def uncounted(pods: Sequence[Json]) -> tuple[list[Json], list[Json]]:
-    """Return the pods that have succeeded and those that have failed, as far as they have not been counted.
+    """Return the pods that have succeeded and those that have failed, without those already counted.
 
     A terminating pod counts as failed unless it has succeeded.
     """

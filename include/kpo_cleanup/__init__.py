@@ -15,11 +15,16 @@ The modules, in the order in which a run uses them:
 ``kube``                           the Kubernetes API
 ``kube.interface``                 what the rest of the package uses of it
 ``kube.client``                    one request, and its errors
-``kube.parse``                     from the JSON of a response to pods
-``kube.pods``                      list, read and delete pods
+``kube.decode``                    from the bytes of a response to JSON
+``kube.workloads``                 list, read and delete workloads of any kind
 
 ``workloads``                      what operators create, and what is deleted as one object
 ``workloads.workload``             a workload, reduced to what the cleanup needs
+``workloads.kind``                 what the package knows of a kind of workload
+``workloads.registry``             the kinds
+``workloads.pod``                  pods
+``workloads.labels``               the labels that operators write
+``workloads.parse``                from JSON to fields, for all kinds
 
 ``identity``                       a task instance as the labels of its pods identify it
 ``task_instance``                  what Airflow knows about a task instance

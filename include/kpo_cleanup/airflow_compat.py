@@ -7,8 +7,10 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import pendulum
 from airflow import __version__ as AIRFLOW_VERSION
@@ -56,12 +58,14 @@ __all__ = [
     "add_to_counters",
     "conf",
     "current_try",
+    "dag_folders",
     "deserialize_xcom",
     "display_name",
     "earlier_scheduled_run",
     "get_current_context",
     "is_schedule",
     "is_too_long",
+    "link_to",
     "reject_long_xcom",
     "remove_xcom",
     "set_gauges",
@@ -109,6 +113,20 @@ def current_try(state: str | None, column: int | None) -> int | None:
     if column is not None and AIRFLOW_RELEASE < (2, 10) and state in _STATES_BETWEEN_TRIES:
         return column + 1
     return column
+
+
+def dag_folders(running_task_instance: Any) -> list[Path]:
+    """List the folders of DAG files on the disk of an Airflow 3 worker, that of the task's own DAG bundle first.
+
+    Of bundles that have to be downloaded, this finds what Airflow has already downloaded. It downloads none, because
+    that takes time and credentials.
+    """
+    from airflow.dag_processing.bundles.base import get_bundle_storage_root_path
+
+    bundle = getattr(running_task_instance, "bundle_instance", None)  # there is none under `airflow dags test`
+    kwargs = [each.get("kwargs") or {} for each in conf.getjson("dag_processor", "dag_bundle_config_list") or []]
+    paths = [bundle and bundle.path, conf.get("core", "dags_folder"), *(each.get("path") for each in kwargs)]
+    return [Path(path) for path in dict.fromkeys([*filter(None, paths), get_bundle_storage_root_path()])]
 
 
 def xcom_backend() -> Any:
@@ -178,6 +196,17 @@ def skip_tasks(context: Any, return_value: Mapping[str, Any], *task_ids: str) ->
         from airflow.exceptions import DownstreamTasksSkipped
     context["ti"].xcom_push(key="return_value", value=return_value)
     raise DownstreamTasksSkipped(tasks=[*task_ids])
+
+
+def link_to(dag_id: str, task_id: str, run_id: str, map_index: int) -> str:
+    """Return the address of a task instance in the UI, below the address that Airflow itself puts into e-mails."""
+    dag_id, task_id, run_id = (quote(raw_id, safe=":") for raw_id in (dag_id, task_id, run_id))
+    is_mapped = map_index >= 0
+    if IS_AIRFLOW_3:
+        task = f"/dags/{dag_id}/runs/{run_id}/tasks/{task_id}" + (f"/mapped/{map_index}" if is_mapped else "")
+        return str(conf.get("api", "base_url", fallback="http://localhost:8080")).rstrip("/") + task
+    query = f"?dag_run_id={run_id}&task_id={task_id}" + (f"&map_index={map_index}" if is_mapped else "")
+    return str(conf.get("webserver", "base_url")).rstrip("/") + f"/dags/{dag_id}/grid{query}"
 
 
 def is_too_long(value: Mapping[str, Any]) -> bool:

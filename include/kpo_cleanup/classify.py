@@ -1,4 +1,4 @@
-"""The classification of pods: a pure function of pods, task instances, records, settings and time."""
+"""The classification of workloads: a pure function of them, task instances, records, settings and time."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .identity import UNMAPPED, TaskInstanceKey
 from .settings import Settings
 from .task_instance import Record, TaskInstance, TaskInstances
 from .verdict import Evidence, Policy, Rule, Verdict
+from .workloads.registry import kind_of
 from .workloads.workload import Workload
 
 MAX_CLOCK_SKEW = 5  # seconds by which a pod may be younger than its task instance's end: two clocks are compared
@@ -122,6 +123,9 @@ class Classifier:
     def classify(self, workload: Workload) -> Verdict:
         """Classify one pod by the first rule that applies. What is not known keeps the pod."""
         verdict = self._classify_at(workload, self._snapshot.now)
+        raw_ids = self._snapshot.task_instances.raw_ids.get(workload.key, ())
+        if len(raw_ids) == 1:
+            verdict = verdict._replace(raw_ids=raw_ids[0])
         if verdict.is_zombie and self._awaits_record(workload):
             return verdict._replace(is_zombie=False, awaits_record=True)
         if verdict.eligible_at is None or self._classify_at(workload, verdict.eligible_at).is_zombie:
@@ -150,9 +154,9 @@ class Classifier:
                 return _keep(workload, Evidence(Rule.HELD_BY_FINALIZERS, now))
         if workload.key in task_instances.unresolved:
             return _keep(workload, Evidence(Rule.NOT_RESOLVED, now, problem=task_instances.unresolved[workload.key]))
-        if self._users and self._users.get(str(workload), workload.key) != workload.key:
+        if self._users and self._users.get(workload.record_name, workload.key) != workload.key:
             return _keep(workload, Evidence(Rule.USED_BY_ANOTHER, now, ti))
-        adoptable = self._adoptable_by_plain_task(workload, now)
+        adoptable = self._adoptable_by_plain_task(workload, now) if kind_of(workload).is_adopted else None
         if adoptable:
             return _keep(workload, adoptable)
         if ti is None:
@@ -177,7 +181,7 @@ class Classifier:
     def _classify_active(self, workload: Workload, ti: TaskInstance, now: int) -> Verdict:
         settings, record = self._snapshot.settings, self._records.get(workload.key, NO_RECORD)
         superseded = self._superseded(workload, ti, record)
-        if superseded and str(workload) not in record.workloads:
+        if superseded and workload.record_name not in record.workloads:
             successor = self.successor_of(workload)
             if record.problem:
                 return _keep(workload, Evidence(Rule.RECORD_UNREADABLE, now, ti, successor, problem=record.problem))
@@ -202,7 +206,7 @@ class Classifier:
             mismatch = self._ownership_mismatch(workload, ti, record)
             if mismatch:
                 return self._classify_unmatched(workload, Evidence(mismatch, now, ti, record=record))
-            if record.problem and str(workload) not in record.workloads:
+            if record.problem and workload.record_name not in record.workloads:
                 return _keep(workload, Evidence(Rule.RECORD_UNREADABLE, now, ti, problem=record.problem))
         if workload.is_completed:
             if ended is None:
@@ -227,7 +231,7 @@ class Classifier:
         was deleted and created again counts its tries from 1 again.
         """
         successor = self._successors.get(workload.uid)
-        if successor is not None and str(successor) in record.workloads:
+        if successor is not None and successor.record_name in record.workloads:
             return Rule.REPLACED
         if workload.already_checked and ti.try_number is not None and ti.try_number > workload.try_number:
             return Rule.CHECKED
@@ -243,7 +247,7 @@ class Classifier:
         slack = 1 if self._snapshot.task_instances.try_number_may_lag else 0
         if ti.try_number is not None and workload.try_number > ti.try_number + slack:
             return Rule.LATER_TRY
-        if not record.workloads or str(workload) in record.workloads:
+        if not record.workloads or workload.record_name in record.workloads:
             return None
         if ti.try_number is None:
             named = [self._workloads_by_name[name] for name in record.workloads if name in self._workloads_by_name]
@@ -261,7 +265,7 @@ class Classifier:
 
     @cached_property
     def _workloads_by_name(self) -> Mapping[str, Workload]:
-        return {str(workload): workload for workload in self._snapshot.workloads}
+        return {workload.record_name: workload for workload in self._snapshot.workloads}
 
 
 def locate_records(
@@ -272,12 +276,12 @@ def locate_records(
     A record names a pod by its namespace only if a pod of that name exists there. On Cloud Composer 3 every pod runs in
     ``composer-user-workloads``, whatever namespace its operator requested and recorded. Names end in random characters.
     """
-    places: dict[str, set[str]] = defaultdict(set)
+    places: dict[tuple[str, str], set[str]] = defaultdict(set)
     for workload in workloads if records else ():
-        places[workload.name].add(str(workload))
+        places[_without_namespace(workload.record_name)].add(workload.record_name)
 
     def locate(recorded: str) -> set[str]:
-        found = places.get(recorded.rpartition("/")[2])
+        found = places.get(_without_namespace(recorded))
         return {recorded} if not found or recorded in found else found
 
     return {
@@ -286,6 +290,12 @@ def locate_records(
         )
         for key, record in records.items()
     }
+
+
+def _without_namespace(recorded: str) -> tuple[str, str]:
+    """Return the kind and the name in the name of a record, which may be without a namespace."""
+    kind, _, place = recorded.rpartition(" ")
+    return kind, place.rpartition("/")[2]
 
 
 def find_successors(workloads: Iterable[Workload], task_instances: TaskInstances) -> dict[str, Workload]:
@@ -350,11 +360,11 @@ def _groups(workloads: Iterable[Workload], by: Callable[[Workload], Hashable]) -
 
 
 def _place(workload: Workload) -> Hashable:
-    return workload.namespace, workload.key
+    return workload.kind, workload.namespace, workload.key
 
 
 def _is_adoptable(workload: Workload) -> bool:
-    return not (workload.already_checked or workload.is_owned) and workload.deletion_deadline is None
+    return kind_of(workload).is_adoptable(workload)
 
 
 def _age(workload: Workload) -> tuple[int, int, str]:
@@ -405,10 +415,11 @@ def _hanging_rule(workload: Workload, settings: Settings, now: int) -> Rule:
 
 
 def _completed_policy(workload: Workload, ended: int | None, settings: Settings, now: int) -> Policy:
-    """Return the setting that decides about a completed pod, which uses no compute and may be needed for debugging."""
+    """Return the setting that decides about a completed one, which uses no compute and may be needed for debugging."""
     ttl = settings.ttl_seconds_after_finished
-    if ttl is not None and ended is not None and now - ended > ttl:
-        return Policy(True, "ttl_seconds_after_finished", ttl)
+    is_expired = ttl is not None and ended is not None and now - ended > ttl
+    if is_expired or not kind_of(workload).has_completion_options:
+        return Policy(is_expired, "ttl_seconds_after_finished", ttl)
     if workload.phase == "Failed":
         return Policy(settings.delete_pods_on_failure, "delete_pods_on_failure", settings.delete_pods_on_failure)
     if workload.already_checked:

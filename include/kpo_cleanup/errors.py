@@ -140,12 +140,13 @@ class RetryableApiError(KubernetesError):
         summary: str,
         *,
         cause: str = "",
+        remedy: str = "",
         server_message: str = "",
         retry_after: float | None = None,
         outcome_unknown: bool = True,
         has_response: bool = True,
     ) -> None:
-        super().__init__(summary, cause=cause, server_message=server_message)
+        super().__init__(summary, cause=cause, remedy=remedy, server_message=server_message)
         self.retry_after, self.outcome_unknown, self.has_response = retry_after, outcome_unknown, has_response
 
 

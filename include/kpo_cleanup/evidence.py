@@ -55,6 +55,19 @@ _REMEDIES = {  # for the rules that cause a warning
 _IF_ALONE = "if no other Airflow uses these namespaces, delete_unmatched_pods=True deletes such pods"
 
 
+def ids_of(verdict: Verdict) -> dict[str, Any]:
+    """Return the ids of a pod's task instance as Airflow shows them, or those of the labels if it has none."""
+    raw = verdict.raw_ids._asdict() if verdict.raw_ids else {}
+    is_harmless = all(raw_id == printable(raw_id) for raw_id in raw.values())
+    return {**verdict.workload.ids, **(raw if is_harmless else {})}
+
+
+def task_name(verdict: Verdict) -> tuple[str, str]:
+    """Return a pod's task in a run, for people: ``orders.load try 2``, ``of run scheduled__2026-11-24…``."""
+    ids = ids_of(verdict)
+    return f"{ids['dag_id']}.{ids['task_id']} try {ids['try_number']}", f"of run {ids['run_id']}"
+
+
 class PodWarning(NamedTuple):
     """A reason to check pods although they are kept. It is the same for all pods with the same problem."""
 
@@ -172,7 +185,9 @@ def _why(pod: Workload) -> str:
 
 
 def _owner(pod: Workload, ti: TaskInstance | None, now: int) -> str:
-    owner = f"controlled by {pod.controller}" if pod.controller else f"labelled as a pod of Job/{pod.job}"
+    owner = f"controlled by {pod.controller}" if pod.controller else f"labelled as a pod of {pod.links.labelled_owner}"
+    if pod.links.owner_problem:
+        return f"{owner}, which could not be read: {pod.links.owner_problem}"
     if ti is None or ti.is_active or pod.is_completed:
         return owner
     ended = f"ended {ago(ti.ended, now)}" if ti.ended is not None else "has ended"
@@ -195,7 +210,8 @@ def _completed_policy(pod: Workload, evidence: Evidence) -> str:
         return ""
     if not policy.option:
         return f"{_phase(pod)}, kept on purpose by its operator"
-    longer_than = "finished for longer than " if policy.option == "ttl_seconds_after_finished" else ""
+    is_ttl = policy.option == "ttl_seconds_after_finished"
+    longer_than = f"{'' if policy.deletes else 'not '}finished for longer than " if is_ttl and policy.value else ""
     return f"{_phase(pod)}, {longer_than}{policy.option}={policy.value}"
 
 
@@ -209,7 +225,7 @@ def _is_ordinary(pod: Workload) -> bool:
 def _phase(pod: Workload, message: str = "") -> str:
     """Render such as ``pod Failed (Evicted: The node was low on resource: memory.)``."""
     why = ": ".join(filter(None, [pod.phase_reason, message]))
-    return f"pod {pod.phase} ({why})" if why else f"pod {pod.phase}"
+    return f"{pod.noun} {pod.phase} ({why})" if why else f"{pod.noun} {pod.phase}"
 
 
 def _restarts(container: Container) -> str:

@@ -42,7 +42,7 @@ def send_verdicts(dag_id: str, verdicts: Sequence[Verdict], settings: Settings, 
         "oldest_zombie_seconds": _max_age(zombies, now),
     }
     set_gauges(gauges, {"dag_id": dag_id})
-    for tags, alike in _by_dag_and_reason(zombies):
+    for tags, alike in _by_tags(zombies):
         add_to_counters({"zombies": len(alike)}, {"dag_id": dag_id, **tags})
 
 
@@ -54,7 +54,7 @@ def send_results(dag_id: str, results: Sequence[Result], settings: Settings, now
     add_to_counters({f"outcome.{outcome.value}": counts[outcome] for outcome in Outcome}, {"dag_id": dag_id})
     if not settings.dry_run:
         set_gauges({"oldest_zombie_seconds": oldest}, {"dag_id": dag_id})
-    for tags, alike in _by_dag_and_reason([r.verdict for r in results if r.outcome is Outcome.DELETED]):
+    for tags, alike in _by_tags([r.verdict for r in results if r.outcome is Outcome.DELETED]):
         add_to_counters({"deleted": len(alike), **_amounts(alike, now)}, {"dag_id": dag_id, **tags})
 
 
@@ -62,14 +62,15 @@ def _max_age(zombies: Iterable[Verdict], now: int) -> int:
     return max((now - zombie.workload.created for zombie in zombies), default=0)
 
 
-def _by_dag_and_reason(zombies: Sequence[Verdict]) -> Iterator[tuple[dict[str, str], list[Verdict]]]:
-    """Group zombies, each group with its tags."""
+def _by_tags(zombies: Sequence[Verdict]) -> Iterator[tuple[dict[str, str], list[Verdict]]]:
+    """Group zombies by DAG, reason and kind, each group with its tags."""
     named = {dag_id for dag_id, _ in Counter(zombie.workload.dag_id for zombie in zombies).most_common(MAX_DAGS)}
-    groups: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[Verdict]] = defaultdict(list)
     for zombie in zombies:
-        groups[zombie.workload.dag_id if zombie.workload.dag_id in named else OTHER, zombie.reason.value].append(zombie)
-    for (workload_dag_id, reason), alike in groups.items():
-        yield {"pod_dag_id": workload_dag_id, "reason": reason, "kind": "pod"}, alike
+        dag_id = zombie.workload.dag_id if zombie.workload.dag_id in named else OTHER
+        groups[dag_id, zombie.reason.value, zombie.workload.kind.lower()].append(zombie)
+    for (workload_dag_id, reason, kind), alike in groups.items():
+        yield {"pod_dag_id": workload_dag_id, "reason": reason, "kind": kind}, alike
 
 
 def _amounts(deleted: Iterable[Verdict], now: int) -> dict[str, float]:

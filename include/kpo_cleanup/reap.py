@@ -19,12 +19,13 @@ from itertools import chain
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from .candidates import read_records
 from .classify import (
     Classifier,
     Snapshot,
     incomplete_keys,
-    keys_needing_records,
     possible_successors,
+    record_keys,
     uncertain_workloads,
     with_plain_tasks,
 )
@@ -41,6 +42,7 @@ from .task_instances.interface import TaskInstanceSource
 from .termination import Terminated
 from .text import pluralize
 from .verdict import Verdict
+from .workloads.registry import kind_of
 from .workloads.workload import Workload
 
 log = logging.getLogger(__name__)
@@ -172,6 +174,7 @@ class _Reaper:
         self._by_name: dict[str, Workload] = {}
         self._listed_at = 0.0  # by the monotonic clock, like the times in `_read_at`
         self._read_at: dict[str, float] = {}  # by uid of those that were read after the listing
+        self._unlogged: list[Result] = []
         self._deleted = 0
         self._counted = 0  # towards max_deletes
         self._silent = 0  # deletions in a row without a response
@@ -199,7 +202,9 @@ class _Reaper:
             self._resolve_lost(_lost(candidates))
         except Terminated:
             self._end_early(candidates)
-        return [candidate.result for candidate in candidates if candidate.result]
+        results = [candidate.result for candidate in candidates if candidate.result]
+        self._log_results([result for result in results if result.outcome in _NOT_DELETED])
+        return results
 
     def _end_early(self, candidates: list[_Candidate]) -> None:
         """Settle everything without another request: the task may have been marked as failed to stop the deletions."""
@@ -207,7 +212,7 @@ class _Reaper:
         for candidate in _pending(candidates):
             self._settle(candidate, Outcome.LEFT_FOR_NEXT_RUN, TERMINATED.summary, TERMINATED)
         for candidate in _lost(candidates):
-            self._settle(candidate, Outcome.UNKNOWN, "the pod was not read", candidate.lost)
+            self._settle(candidate, Outcome.UNKNOWN, f"the {candidate.workload.noun} was not read", candidate.lost)
 
     def _check_scope(self, candidate: _Candidate, namespaces: Collection[str]) -> None:
         namespace = candidate.workload.namespace
@@ -224,26 +229,28 @@ class _Reaper:
         self._listed_at = self._monotonic()  # all pages show the cluster as it was at the first one
         uids, keys = ({getattr(c.workload, name) for c in candidates} for name in ("uid", "key"))
         try:
-            listing = self._cluster.list_pods(
+            listing = self._cluster.list_workloads(
                 namespaces,
                 self._settings.label_selector,
                 must_exist=False,  # the pods of a namespace that was deleted are gone
                 keep=lambda workload: workload.uid in uids or workload.key in keys,
+                known=[candidate.workload for candidate in candidates],
             )
         except Exception as error:  # whatever it is, there must be a report
             listing = Listing(errors_by_namespace=dict.fromkeys(namespaces, _to_error(error)))
         for workload in listing.workloads:
-            self._workloads[workload.key][workload.uid] = self._by_name[str(workload)] = workload
+            self._workloads[workload.key][workload.uid] = self._by_name[workload.record_name] = workload
         by_uid = {(workload.namespace, workload.uid): workload for workload in listing.workloads}
         for candidate in candidates:
             namespace = candidate.workload.namespace
             listed = by_uid.get((namespace, candidate.workload.uid))
             if listed is not None:
                 candidate.verdict = candidate.verdict._replace(workload=listed)
-            elif namespace in listing.errors_by_namespace:
-                self._settle(candidate, Outcome.FAILED, error=listing.errors_by_namespace[namespace])
+            elif namespace in listing.errors_by_namespace or candidate.workload.uid in listing.unread:
+                why = listing.errors_by_namespace.get(namespace) or listing.unread[candidate.workload.uid]
+                self._settle(candidate, Outcome.FAILED, error=why)
             else:
-                self._settle(candidate, Outcome.ALREADY_GONE, "the pod is no longer listed")
+                self._settle(candidate, Outcome.ALREADY_GONE, f"the {candidate.workload.noun} is no longer listed")
 
     def _delete_in_batches(self, candidates: list[_Candidate]) -> str:
         """Delete batch by batch, and return why all pending candidates are left, if they have one reason."""
@@ -286,7 +293,9 @@ class _Reaper:
                     self._size = min(2 * self._size, self._batch_size)
                 self._silent = 0
                 _run(pool, (self._process(candidate, snapshot, is_probing) for candidate in batch))
-                self._log_progress(pending)
+                if self._unlogged:
+                    self._log_results()
+                    self._log_progress(pending)
         return ""
 
     def _healthy(self, pending: Iterable[_Candidate]) -> Iterable[_Candidate]:
@@ -324,7 +333,7 @@ class _Reaper:
     def _record_failed_query(self, batch: list[_Candidate], error: KpoCleanupError, seconds: float) -> None:
         """Shrink the next batches, because a slow source can answer a smaller query and one pod may be the cause."""
         if len({candidate.workload.key for candidate in batch}) > 1:
-            log.warning("%s; querying fewer task instances at a time", error)
+            self._retry_policy.warn_once(error, "querying fewer task instances at a time")
             self._size = len(batch) // 2 if isinstance(error, TooSlow) else 1
             return
         self._failed_queries.append(seconds)
@@ -357,9 +366,10 @@ class _Reaper:
         queried, taken_at = sorted(with_plain_tasks(keys)), self._monotonic()
         task_instances = self._source.fetch(queried)
         records: Mapping[TaskInstanceKey, Record] = {}
-        needed = keys_needing_records(self._combine(batch, task_instances, {}))
-        if needed:
-            records = self._source.read_records(task_instances, sorted(needed))
+        combined = self._combine(batch, task_instances, {})
+        uncertain = uncertain_workloads(combined)
+        if record_keys(combined, uncertain):
+            records = read_records(combined, uncertain, self._source)
             if self._monotonic() - taken_at > MAX_SNAPSHOT_AGE / 5:
                 taken_at = self._monotonic()
                 task_instances = self._source.fetch(queried)
@@ -430,7 +440,8 @@ class _Reaper:
                     return
             candidate.conflicts += 1
             if candidate.conflicts > MAX_CONFLICTS:
-                raise KubernetesError(f"the pod or its successor was read {MAX_CONFLICTS} times and keeps changing")
+                what = f"the {candidate.workload.noun} or its successor"
+                raise KubernetesError(f"{what} was read {MAX_CONFLICTS} times and keeps changing")
             if candidate.workload.key != key:
                 return  # the snapshot may not cover that task instance
             alike = [other for other in snapshot.batch if other.workload.key == key]
@@ -453,11 +464,11 @@ class _Reaper:
         read_at = self._monotonic()
         workload: Workload | None = yield partial(self._cluster.get, old, self._settings.label_selector)
         self._workloads[old.key].pop(old.uid, None)
-        self._by_name.pop(str(old), None)
+        self._by_name.pop(old.record_name, None)
         if any(each.uid == old.uid for each in self._successors.get(old.key, ())):
             del self._successors[old.key]
         if workload is not None:
-            self._workloads[workload.key][workload.uid] = self._by_name[str(workload)] = workload
+            self._workloads[workload.key][workload.uid] = self._by_name[workload.record_name] = workload
             self._read_at[workload.uid] = read_at
             if workload.key in self._successors:
                 self._successors[workload.key] = possible_successors([*self._successors[workload.key], workload])
@@ -499,7 +510,7 @@ class _Reaper:
         if workload is None or (workload.uid != old.uid and candidate.is_counted):
             self._settle_gone(candidate)
         elif workload.uid != old.uid:
-            self._settle(candidate, Outcome.SPARED, "another pod has its name now")
+            self._settle(candidate, Outcome.SPARED, f"another {old.noun} has its name now")
         elif workload.resource_version == old.resource_version:
             self._settle(candidate, Outcome.FAILED, error=conflict)  # refused for another reason
         else:
@@ -520,7 +531,7 @@ class _Reaper:
             delay = self._retry_policy.next_delay(error, candidate.attempts, now - candidate.first_attempt)
             if delay is not None:
                 candidate.not_before = now + delay
-                log.warning("%s: %s; retrying in %.1f s", candidate.workload, error, delay)
+                self._retry_policy.warn_once(error, "retrying")
                 return
             self._given_up = 0 if error.has_response else self._given_up + 1
         else:
@@ -563,7 +574,7 @@ class _Reaper:
             workload = yield from self._read_again(before)
         except Exception as error:
             self._silent += not getattr(error, "has_response", True)
-            self._settle(candidate, Outcome.UNKNOWN, f"the pod could not be read: {error}", candidate.lost)
+            self._settle(candidate, Outcome.UNKNOWN, f"the {before.noun} could not be read: {error}", candidate.lost)
             return
         was_overdue = candidate.verdict.is_zombie and before.deletion_deadline is not None
         if workload is None or workload.uid != before.uid:
@@ -575,7 +586,6 @@ class _Reaper:
         elif candidate.result:
             candidate.lost, candidate.is_counted = None, False
             self._counted -= 1
-            _log_result(candidate.result)
 
     def _grace_period(self, verdict: Verdict) -> int:
         """Return the grace period in seconds; -1 is the pod's own."""
@@ -588,10 +598,11 @@ class _Reaper:
 
     def _expected_grace_period(self, verdict: Verdict) -> int:
         """Return the grace period that the API server will choose: none for a pod that has ended, or not started."""
-        if verdict.workload.is_completed or not verdict.workload.containers:
+        workload = verdict.workload
+        if workload.is_completed or not workload.containers or not kind_of(workload).has_grace_period:
             return 0
         requested = self._grace_period(verdict)
-        return verdict.workload.grace_period if requested < 0 else requested
+        return workload.grace_period if requested < 0 else requested
 
     def _count(self, candidate: _Candidate) -> None:
         self._counted += not candidate.is_counted
@@ -602,7 +613,7 @@ class _Reaper:
         if candidate.is_counted:
             self._settle(candidate, Outcome.DELETED)
         else:
-            self._settle(candidate, Outcome.ALREADY_GONE, "the pod no longer exists")
+            self._settle(candidate, Outcome.ALREADY_GONE, f"the {candidate.workload.noun} no longer exists")
 
     def _settle_accepted(self, candidate: _Candidate, accepted: DeleteResult) -> None:
         self._settle(candidate, accepted.outcome, accepted.detail, deadline=accepted.deadline)
@@ -615,14 +626,24 @@ class _Reaper:
         error: KpoCleanupError | None = None,
         deadline: int | None = None,
     ) -> None:
-        """Record a result, and log it at once: if the worker is killed, the log still says what was done.
-
-        A pod is not called undeleted before it is known what became of a deletion whose response was lost.
-        """
+        """Record a result. One that says that a pod was deleted, or may have been, is logged after the batch."""
         candidate.result = Result(candidate.verdict, outcome, detail, error, deadline)
         self._deleted += outcome is Outcome.DELETED
-        if not (candidate.lost and outcome in _NOT_DELETED):
-            _log_result(candidate.result)
+        if outcome not in _NOT_DELETED:
+            self._unlogged.append(candidate.result)
+
+    def _log_results(self, others: Iterable[Result] = ()) -> None:
+        """Log the latest results by outcome: if the worker is killed, the log still shows what was done.
+
+        :param others: final results, which would be scattered over many batches.
+        """
+        by_outcome: dict[Outcome, list[Result]] = defaultdict(list)
+        for result in (*self._unlogged, *others):
+            by_outcome[result.outcome].append(result)
+        self._unlogged.clear()
+        for outcome, results in by_outcome.items():
+            for line in () if outcome in _NOT_LOGGED else result_lines(results):
+                log.log(_LEVELS.get(outcome, logging.INFO), "%s", line)
 
     def _log_progress(self, candidates: list[_Candidate]) -> None:
         pending, room = _pending(candidates), self._settings.max_deletes - self._counted
@@ -675,12 +696,6 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(wait=False)
-
-
-def _log_result(result: Result) -> None:
-    if result.outcome not in _NOT_LOGGED:
-        for line in result_lines(result):
-            log.log(_LEVELS.get(result.outcome, logging.INFO), "%s", line)
 
 
 def _lost(candidates: Iterable[_Candidate]) -> list[_Candidate]:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 from .constants import Outcome, Reason
-from .diagnosis import diagnose
+from .diagnosis import Diagnosis, diagnose
 from .errors import KpoCleanupError, SettingsError
-from .evidence import PodWarning, duration, phrases, warning_of
+from .evidence import PodWarning, ids_of, phrases, task_name, warning_of
+from .identity import UNMAPPED
 from .results import Result, count_outcomes
 from .settings import Settings
-from .text import INDENT, count, fill, pluralize, wrap
+from .text import INDENT, LINE, count, fill, pluralize, printable, without_numbers, wrap
 from .verdict import Verdict, count_reasons
 from .workloads.workload import Workload
 
 MAX_PROBLEMS = 5  # in the message of a failed run
-MAX_ROWS = 100  # zombies in the log; all are in the XCom
+MAX_PODS = 25  # that are listed in the log with the same cause; all are in the XCom
 MAX_NAMES = 5  # pods that a warning names
 MAX_DAGS = 5  # in a summary
 DRY_RUN = "DRY RUN: "
@@ -48,66 +48,100 @@ def classification_lines(verdicts: Sequence[Verdict], summary: str) -> list[str]
     """Summarize a classification in the log, with the summary last, where Airflow opens a log."""
     zombies = count_reasons(v for v in verdicts if v.is_zombie)
     kept = count_reasons(v for v in verdicts if not (v.is_zombie or v.awaits_record))
-    reasons = [f"zombies by reason: {_key_values(zombies)}"] if zombies else []
-    return [line for topic in (*reasons, f"kept: {_key_values(kept) or 'none'}", summary) for line in wrap(topic)]
+    warned = count_reasons(v for v in verdicts if warning_of(v))
+    topics = [
+        f"zombies by reason: {_key_values(zombies)}" if zombies else "",
+        f"kept: {_key_values(kept) or 'none'}",
+        f"kept, but see the warnings above: {_key_values(warned)}" if warned else "",
+        summary,
+    ]
+    return [line for topic in filter(None, topics) for line in wrap(topic)]
 
 
-def zombie_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
-    """List the zombies by their diagnosis, each with one line of advice, and the evidence for each pod."""
-    zombies = [verdict for verdict in verdicts if verdict.is_zombie]
-    by_diagnosis = defaultdict(list)
-    for verdict in zombies:
-        by_diagnosis[diagnose(verdict.workload)].append(verdict)
-    lines, room = [], MAX_ROWS
-    for diagnosis, alike in by_diagnosis.items():
-        lines += wrap(f"{count(alike, 'zombie')}: {diagnosis.problem}")
+def zombie_lines(verdicts: Iterable[Verdict]) -> list[str]:
+    """List the zombies by reason and diagnosis, each with one line of advice, and then by task and run."""
+    by_cause: dict[tuple[Reason, Diagnosis], list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        if verdict.is_zombie:
+            by_cause[verdict.reason, diagnose(verdict.workload)].append(verdict)
+    lines = []
+    for (reason, diagnosis), alike in by_cause.items():
+        lines += wrap(f"{count(alike, f'{reason.value} zombie')}: {diagnosis.problem}")
         lines += wrap(f"advice: {diagnosis.advice}", INDENT)
-        for verdict in alike[: max(room, 0)]:
-            age = duration(now - verdict.workload.created)
-            lines += fill((f"{age}, {verdict.reason.value}:", *verdict.workload.task_name), INDENT)
-            lines += wrap(f"pod {verdict.workload}", INDENT * 2)
-            lines += fill(phrases(verdict), INDENT * 2, ";")
-        room -= len(alike)
-    if len(zombies) > MAX_ROWS:
-        lines.append(f"... and {len(zombies) - MAX_ROWS:,} more; the XCom of this task has all of them")
+        lines += _pods_by_run(alike)
     return lines
 
 
+def _pods_by_run(verdicts: Sequence[Verdict], limit: int = MAX_PODS, known: str = "") -> list[str]:
+    """List pods by run and try, in the order of their map indexes, and count those beyond a limit.
+
+    :param known: the phrase of the evidence that the lines above contain.
+    """
+    by_run: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        by_run[task_name(verdict)].append(verdict)
+    lines, room = [], limit
+    left: Counter[str] = Counter()  # by DAG
+    for name, of_run in by_run.items():
+        listed = sorted(of_run, key=lambda verdict: verdict.workload.map_index)[:room]
+        if listed:
+            lines += fill(name, INDENT)
+            lines += [INDENT * 2 + listed[0].link] if listed[0].link else []  # not broken, so that it can be clicked
+        evidence = ""
+        for verdict in listed:
+            previous, evidence = evidence, "; ".join(phrase for phrase in phrases(verdict) if phrase != known)
+            lines += _pod_lines(verdict.workload, evidence, without_numbers(evidence) == without_numbers(previous))
+        room -= len(listed)
+        left[of_run[0].workload.dag_id] += len(of_run) - len(listed)
+    if len(verdicts) > limit:
+        lines += wrap(f"and {pluralize(len(verdicts) - limit, 'more pod')}: {_counts(+left)}", INDENT)
+    return lines
+
+
+def _pod_lines(workload: Workload, evidence: str, is_repetition: bool) -> list[str]:
+    """Render one pod with its evidence, cut to one line if that of the pod above differs only in its numbers."""
+    index = "" if workload.map_index == UNMAPPED else f"[{workload.map_index}] "
+    name = f"{index}{workload}{_and_pods(workload)}: "
+    if is_repetition:
+        return wrap(printable(name + evidence, max(LINE - len(INDENT * 2), len(name))), INDENT * 2)
+    first, *others = evidence.split("; ")
+    return fill((name + first, *others), INDENT * 2, ";")
+
+
 def warning_lines(verdicts: Iterable[Verdict]) -> list[str]:
-    """List what needs attention although the pods are kept: each problem once, with some names."""
-    by_warning: dict[PodWarning, list[Workload]] = defaultdict(list)
+    """List what needs attention although the pods are kept: each problem once, with some pods."""
+    by_warning: dict[PodWarning, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
         warning = warning_of(verdict)
         if warning:
-            by_warning[warning].append(verdict.workload)
+            by_warning[warning].append(verdict)
     lines = []
-    for warning, workloads in by_warning.items():
+    for warning, alike in by_warning.items():
         if warning.reason is Reason.UNMATCHED:
-            lines += wrap(f"kept {count(workloads, 'pod')} with no matching task instance")
+            lines += wrap(f"kept {count(alike, 'pod')} with no matching task instance")
         else:
-            lines += wrap(f"kept {count(workloads, f'{warning.reason.value} pod')}: {warning.problem}")
+            lines += wrap(f"kept {count(alike, f'{warning.reason.value} pod')}: {warning.problem}")
         lines += wrap(warning.remedy, INDENT)
-        for workload in workloads[:MAX_NAMES]:
-            lines += fill((f"{workload}:", *workload.task_name), INDENT * 2)
-        if len(workloads) > MAX_NAMES:
-            lines.append(f"{INDENT * 2}and {pluralize(len(workloads) - MAX_NAMES, 'more pod')}")
+        lines += _pods_by_run(alike, MAX_NAMES, warning.problem)
     return lines
 
 
 def kept_lines(verdicts: Iterable[Verdict]) -> Iterator[str]:
-    """Yield a line for each kept pod, for debugging."""
-    kept = (verdict for verdict in verdicts if not (verdict.is_zombie or verdict.awaits_record))
-    return (f"kept {v.workload}, {v.reason.value}: {'; '.join(phrases(v))}" for v in kept)
+    """Yield the lines about each kept pod, for debugging."""
+    for verdict in verdicts:
+        if not (verdict.is_zombie or verdict.awaits_record):
+            yield from wrap(f"kept {verdict.workload}, {verdict.reason.value}: {'; '.join(phrases(verdict))}")
 
 
-def due_lines(verdicts: Sequence[Verdict]) -> list[str]:
-    """Return when the pods that are only kept for now will be deleted."""
+def due_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
+    """Return when the first and the last of the pods that are only kept for now will be deleted."""
     lines = []
-    for reason, hint in ((Reason.SETTLING, "; settle_seconds=0 deletes them now"), (Reason.TERMINATING, "")):
+    for reason, hint in ((Reason.SETTLING, "settle_seconds=0 deletes them now"), (Reason.TERMINATING, "")):
         due = [v.eligible_at for v in verdicts if v.reason is reason and v.eligible_at is not None]
         if due:
-            when = datetime.fromtimestamp(max(due), timezone.utc).strftime("%H:%M:%S UTC")
-            lines.append(f"{len(due)} {reason.value}: a run after {when} deletes them{hint}")
+            first, last = (_time(time, now) for time in (min(due), max(due)))
+            when = f"after {last}" if first == last else f"between {first} and {last}"
+            lines += [*wrap(f"{len(due):,} {reason.value}: due {when}; a later run deletes them"), *wrap(hint, INDENT)]
     return lines
 
 
@@ -122,17 +156,26 @@ def error_lines(error: KpoCleanupError, indent: str = "", bullet: str = "") -> l
     return [*lines, *wrap(error.remedy, indent + INDENT), *wrap(server_message, indent + INDENT)]
 
 
-def result_lines(result: Result) -> list[str]:
-    """Render one result: the outcome, the pod and its task instance, the problem, and the evidence."""
-    verdict, now = result.verdict, "" if result.verdict.is_zombie else " now"
-    first, *others = phrases(verdict) or ("",)
-    return [
-        *fill((f"{result.outcome.value} {verdict.workload}:", *verdict.workload.task_name)),
-        *wrap(result.detail, INDENT),
-        *wrap(_deadline(result), INDENT),
-        *(error_lines(result.error, INDENT) if result.error else []),
-        *fill((f"{verdict.reason.value}{now}: {first}", *others), INDENT, ";"),
-    ]
+def result_lines(results: Iterable[Result]) -> list[str]:
+    """List results by outcome and cause, and then by task and run, with the evidence for each pod."""
+    by_cause: dict[tuple[Outcome, str, str], list[Result]] = defaultdict(list)
+    for result in results:
+        now = "" if result.verdict.is_zombie else "now "
+        cause = "; ".join(filter(None, [result.detail, _cause(result.error)]))
+        by_cause[result.outcome, f"{now}{result.verdict.reason.value}", without_numbers(cause)].append(result)
+    lines = []
+    for (outcome, reason, _), alike in by_cause.items():
+        first = alike[0]
+        lines += wrap(f"{outcome.value}: {count(alike, f'{reason} pod')}")
+        lines += wrap(first.detail, INDENT)
+        lines += wrap(_cause(first.error), INDENT)
+        lines += wrap(_deadline(alike), INDENT)
+        lines += _pods_by_run([result.verdict for result in alike])
+    return lines
+
+
+def _cause(error: KpoCleanupError | None) -> str:
+    return (error.cause or error.summary) if error else ""
 
 
 def reap_summary(results: Sequence[Result], settings: Settings, workloads: int, candidates: int = 0) -> list[str]:
@@ -161,20 +204,28 @@ def reap_summary(results: Sequence[Result], settings: Settings, workloads: int, 
     return list(filter(None, topics))
 
 
+def _and_pods(workload: Workload) -> str:
+    """Render such as `` and its 3 pods``; empty for a pod."""
+    return f" and its {pluralize(workload.links.pods, 'pod')}" if workload.links.pods else ""
+
+
 def _more_candidates(number: int) -> str:
     return f"and {pluralize(number, 'more candidate')} for later runs"
 
 
 def reap_lines(results: Sequence[Result], settings: Settings) -> list[str]:
-    """List what the lines of the single pods do not show: what is left, and what each DAG's pods had requested."""
-    lines = [line for r in results if r.outcome is Outcome.WOULD_DELETE for line in result_lines(r)]
-    left = Counter(r.detail for r in results if r.outcome is Outcome.LEFT_FOR_NEXT_RUN)
-    for detail, number in left.most_common():
-        lines += wrap(f"left for the next run: {pluralize(number, 'zombie')} ({detail})")
+    """List what the lines of the single pods do not show: what each DAG's pods had requested, and what is left."""
+    lines = result_lines(r for r in results if r.outcome is Outcome.WOULD_DELETE)
     verb = "would free" if settings.dry_run else "freed"
     by_dag = {dag_id: _amounts(_freed(of_dag)) for dag_id, of_dag in _group_by_dag(results).items()}
     freed = [f"{verb} by pods of {dag_id}: {amounts}" for dag_id, amounts in by_dag.items() if amounts]
-    return [*lines, *(line for dag in _first_dags(freed) for line in wrap(dag))]
+    lines += [line for dag in _first_dags(freed) for line in wrap(dag)]
+    if any(result.outcome is Outcome.AWAITING_FINALIZER for result in results):
+        lines += wrap("awaiting_finalizer: repair the controllers that set these finalizers, or remove the finalizers")
+    left = Counter(r.detail for r in results if r.outcome is Outcome.LEFT_FOR_NEXT_RUN)
+    for detail, number in left.most_common():
+        lines += wrap(f"left for the next run: {pluralize(number, 'zombie')} ({detail})")
+    return lines
 
 
 def reap_report(results: Sequence[Result], summary: str, errors: Sequence[KpoCleanupError] = ()) -> dict[str, Any]:
@@ -190,14 +241,15 @@ def reap_report(results: Sequence[Result], summary: str, errors: Sequence[KpoCle
         },
         "zombies": [
             {
-                "pod": str(r.verdict.workload),
+                **r.verdict.workload.reference,
                 "outcome": r.outcome.value,
                 "reason": r.verdict.reason.value,
                 "evidence": list(phrases(r.verdict)),
                 **({"detail": r.detail} if r.detail else {}),
                 **({"deadline": _time(r.deadline)} if r.deadline is not None else {}),
                 **({"error": r.error.fields} if r.error else {}),
-                **r.verdict.workload.ids,
+                **ids_of(r.verdict),
+                **({"link": r.verdict.link} if r.verdict.link else {}),
             }
             for r in results
         ],
@@ -210,9 +262,7 @@ def failures(results: Iterable[Result]) -> list[KpoCleanupError]:
     for result in results:
         if result.error:
             what = "may or may not have been deleted" if result.outcome is Outcome.UNKNOWN else "not deleted"
-            # The numbers of one cause differ, such as the bytes that a broken connection has transferred.
-            cause = re.sub("[0-9]+", "0", result.error.cause or result.error.summary)
-            by_cause[what, cause].append((result.verdict.workload, result.error))
+            by_cause[what, without_numbers(_cause(result.error))].append((result.verdict.workload, result.error))
     errors = []
     for (what, _), alike in by_cause.items():
         workload, error = alike[0]
@@ -220,8 +270,24 @@ def failures(results: Iterable[Result]) -> list[KpoCleanupError]:
         place = f" in {namespaces:,} namespaces" if namespaces > 1 else ""
         summary = f"{count(alike, 'pod')}{place} {what}"
         example = str(workload) if len(alike) == 1 else f"such as {workload}"
-        cause = f"{error.cause or error.summary} ({example})"
+        cause = f"{_cause(error)} ({example})"
         errors.append(KpoCleanupError(**{**error.fields, "summary": summary, "cause": cause}))
+    return errors
+
+
+def unlisted(errors_by_namespace: Mapping[str, KpoCleanupError]) -> list[KpoCleanupError]:
+    """Return why namespaces could not be listed: one error for each cause, however many namespaces have it."""
+    by_cause: dict[str, list[str]] = defaultdict(list)
+    for namespace, error in errors_by_namespace.items():
+        by_cause[without_numbers(_cause(error))].append(namespace)
+    errors = []
+    for namespaces in by_cause.values():
+        error = errors_by_namespace[namespaces[0]]
+        if len(namespaces) > 1:
+            summary = f"listing pods in {len(namespaces):,} namespaces"
+            cause = f"{_cause(error)} (such as {', '.join(map(printable, namespaces[:MAX_NAMES]))})"
+            error = KpoCleanupError(**{**error.fields, "summary": summary, "cause": cause})
+        errors.append(error)
     return errors
 
 
@@ -248,16 +314,19 @@ def summary_lines(topics: Sequence[str]) -> list[str]:
     return [*wrap(head), *(line for topic in others for line in wrap(topic, INDENT))]
 
 
-def _deadline(result: Result) -> str:
-    """Render when the pod ends, or return an empty string if it has no grace period."""
-    if result.deadline is None:
+def _deadline(results: Iterable[Result]) -> str:
+    """Render when the last of these pods ends; return an empty string if none has a grace period."""
+    deadlines = [(result.deadline, result.outcome) for result in results if result.deadline is not None]
+    if not deadlines:
         return ""
-    verb = "would be asked" if result.outcome is Outcome.WOULD_DELETE else "was asked"
-    return f"{verb} to end by {_time(result.deadline)}"
+    last, outcome = max(deadlines)
+    return f"{'would be asked' if outcome is Outcome.WOULD_DELETE else 'asked'} to end by {_time(last)}"
 
 
-def _time(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+def _time(seconds: int, now: int | None = None) -> str:
+    """Render a time, without its date if that is today's."""
+    time, today = (None if each is None else datetime.fromtimestamp(each, timezone.utc) for each in (seconds, now))
+    return f"{time:%H:%M:%S} UTC" if today and today.date() == time.date() else f"{time:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _freed(results: Iterable[Result]) -> dict[str, float]:
@@ -298,8 +367,11 @@ def _first_dags(texts: Sequence[str]) -> list[str]:
 
 def _by_dag(workloads: Iterable[Workload]) -> str:
     """Render such as ``orders 6, sales 2``."""
-    counts = Counter(workload.dag_id for workload in workloads).most_common()
-    return ", ".join(_first_dags([f"{dag_id} {number:,}" for dag_id, number in counts]))
+    return _counts(Counter(workload.dag_id for workload in workloads))
+
+
+def _counts(by_dag: Counter[str]) -> str:
+    return ", ".join(_first_dags([f"{dag_id} {number:,}" for dag_id, number in by_dag.most_common()]))
 
 
 def _group_by_dag(results: Iterable[Result]) -> dict[str, list[Result]]:

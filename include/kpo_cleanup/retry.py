@@ -6,11 +6,12 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isnan
 from typing import Any, TypeVar
 
 from .errors import KpoCleanupError
+from .text import without_numbers, wrap
 
 T = TypeVar("T")
 
@@ -27,6 +28,7 @@ class RetryPolicy:
     deadline: float = 90  # after the first attempt; no attempt starts later
     initial_backoff: float = 1
     max_backoff: float = 30  # between two attempts; a longer Retry-After is cut
+    _warned_of: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function that sends a request, and call it again if it raises an error that ``is_retryable``."""
@@ -39,8 +41,16 @@ class RetryPolicy:
                 delay = self.next_delay(error, attempts, time.monotonic() - start)
                 if delay is None:
                     raise
-                log.warning("%s; retrying in %.1f s (attempt %s of %s)", error, delay, attempts + 1, self.attempts)
+                self.warn_once(error, "retrying")
             time.sleep(delay)
+
+    def warn_once(self, error: KpoCleanupError, consequence: str) -> None:
+        """Log an error that does not end the task, once for its cause: an outage fails many requests, many times."""
+        cause = without_numbers(error.cause or error.summary)
+        if cause not in self._warned_of:
+            self._warned_of.add(cause)
+            for line in wrap(f"{error}; {consequence}"):
+                log.warning("%s", line)
 
     def next_delay(self, error: KpoCleanupError, attempts: int, elapsed: float) -> float | None:
         """Return how long to wait before the next attempt, or None if there must not be one.

@@ -73,12 +73,30 @@ class TaskInstances:
         return cls(task_instances, unresolved, raw_ids, try_number_may_lag)
 
 
+class RecordKeys(NamedTuple):
+    """The XComs in which an operator records its workload."""
+
+    name: str
+    namespace: str
+    result: str = ""  # the object as its operator last saw it: without a status if the operator did not wait for it
+    prefix: str = ""  # of the names of workloads in a ``Record``, as in those of ``Workload``
+
+    @property
+    def xcoms(self) -> list[str]:
+        """Return the keys of the XComs."""
+        return [key for key in (self.name, self.namespace, self.result) if key]
+
+
+POD_RECORD = RecordKeys("pod_name", "pod_namespace")
+
+
 @dataclass(frozen=True)
 class Record:
-    """The pods that the operator recorded for a task instance in its XComs ``pod_name`` and ``pod_namespace``."""
+    """The workloads that the operator recorded for a task instance in its XComs, such as ``pod_name``."""
 
     workloads: frozenset[str] = frozenset()  # as namespace/name, or as name if the operator recorded no namespace
     problem: str = ""  # why it could not be read
+    is_detached: bool = False  # whether the operator ended without waiting for its workload
 
 
 def prefer_active(one: TaskInstance, other: TaskInstance) -> TaskInstance:

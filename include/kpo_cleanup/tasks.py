@@ -16,6 +16,7 @@ from .airflow_compat import (
     AirflowFailException,
     get_current_context,
     is_too_long,
+    link_to,
     reject_long_xcom,
     skip_tasks,
 )
@@ -24,7 +25,7 @@ from .classify import Snapshot, classify, with_plain_tasks
 from .config import ResolvedSettings
 from .constants import Outcome
 from .errors import KpoCleanupError
-from .kube.pods import PodClient
+from .kube.workloads import KubeClient
 from .reap import reap
 from .results import Result
 from .settings import Settings
@@ -115,8 +116,10 @@ class Cleanup:
             log.info("This run deletes zombies. Pause the DAG to prevent further runs.")
         _warn_if_dry(settings)
         delete_previous_inputs(get_current_context())
-        client = PodClient(settings.kubernetes_conn_id)
-        listing = client.list_pods(settings.namespace_list(), settings.label_selector, settings.excluded())
+        client = KubeClient(settings.kubernetes_conn_id)
+        listing = client.list_workloads(settings.namespace_list(), settings.label_selector, settings.excluded())
+        for error in report.unlisted(listing.errors_by_namespace):
+            _log(logging.WARNING, report.error_lines(error))
         if not listing.workloads:
             _warn_of_no_pods(settings, client, resolved.origins)
         answer = {**xcom.dump_listing(listing), "dry_run": settings.dry_run}
@@ -149,12 +152,13 @@ class Cleanup:
         settings, now = self._settings(listing), int(time.time())
         listed, (found, records) = xcom.load_listing(listing), xcom.load_task_instances(task_instances)
         until = task_instances["records_until"]
-        verdicts = classify(Snapshot(listed.workloads, found, settings, now, records, until and tuple(until)))
+        snapshot = Snapshot(listed.workloads, found, settings, now, records, until and tuple(until))
+        verdicts = [*map(_with_link, classify(snapshot))]
         summary = report.classification_summary(verdicts, settings)
-        _log(logging.INFO, report.zombie_lines(verdicts, now))
+        _log(logging.INFO, report.zombie_lines(verdicts))
         _log(logging.WARNING, report.warning_lines(verdicts))
         _log(logging.DEBUG, report.kept_lines(verdicts))
-        _log(logging.INFO, [*report.due_lines(verdicts), *report.classification_lines(verdicts, summary)])
+        _log(logging.INFO, [*report.due_lines(verdicts, now), *report.classification_lines(verdicts, summary)])
         metrics.send_verdicts(get_current_context()["ti"].dag_id, verdicts, settings, now)
         _push_summary(summary)
         answer = {
@@ -181,7 +185,7 @@ class Cleanup:
         settings, context = self._settings(classification), get_current_context()
         zombies, errors_by_namespace, pods, candidates = xcom.load_classification(classification)
         surge = find_surge(zombies, candidates, pods, settings)
-        errors = [*errors_by_namespace.values()]
+        errors = report.unlisted(errors_by_namespace)
         if surge and settings.dry_run:
             _log(logging.WARNING, ["A run that is not a dry run would fail:", *report.error_lines(surge, "    ")])
         if surge and not settings.dry_run:
@@ -190,6 +194,7 @@ class Cleanup:
             results = [Result(zombie, Outcome.LEFT_FOR_NEXT_RUN, why) for zombie in zombies]
         else:
             results = _reap(zombies, settings, context["ti"])
+        results = [replace(result, verdict=_with_link(result.verdict)) for result in results]
         errors += report.failures(results)
         topics = report.reap_summary(results, settings, pods, candidates)
         summary = "; ".join(topics)
@@ -235,8 +240,13 @@ def _finish_early(settings: Settings, answer: Mapping[str, Any], *task_ids: str)
     skip_tasks(get_current_context(), answer, *task_ids)
 
 
+def _with_link(verdict: Verdict) -> Verdict:
+    """Return the verdict with the link to its task instance, if there is one."""
+    return verdict._replace(link=link_to(*verdict.raw_ids, verdict.workload.map_index)) if verdict.raw_ids else verdict
+
+
 def _reap(zombies: Sequence[Verdict], settings: Settings, ti: Any) -> list[Result]:
-    cluster = PodClient(settings.kubernetes_conn_id)
+    cluster = KubeClient(settings.kubernetes_conn_id)
     source = choose_source(settings.airflow_conn_id, ti)
     namespaces = settings.namespace_list() or [cluster.own_namespace()]
     timeout = ti.task.execution_timeout
@@ -257,7 +267,7 @@ def _warn_if_dry(settings: Settings) -> None:
         log.warning("DRY RUN: nothing will be deleted")
 
 
-def _warn_of_no_pods(settings: Settings, client: PodClient, origins: Mapping[str, str]) -> None:
+def _warn_of_no_pods(settings: Settings, client: KubeClient, origins: Mapping[str, str]) -> None:
     """Warn that no pods were found, and where, because the settings usually name the wrong namespaces."""
     if settings.namespace_list():
         place, origin = f"namespaces {settings.namespaces!r}", f"namespaces is set by {origins['namespaces']}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Sized
 
@@ -34,6 +35,11 @@ def printable(value: object, limit: int = MAX_VALUE) -> str:
     shown = " ".join(text[:limit].split())
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
     return shown if len(text) <= limit and len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+def without_numbers(text: str) -> str:
+    """Return what messages of the same cause have in common: their numbers differ, such as times or bytes."""
+    return re.sub("[0-9]+", "0", text)
 
 
 def wrap(text: str, indent: str = "") -> list[str]:

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from .constants import Reason
-from .task_instance import Record, TaskInstance
+from .task_instance import RawIds, Record, TaskInstance
 from .workloads.workload import Workload
 
 
@@ -76,6 +76,8 @@ class Verdict(NamedTuple):
     end_time_unknown: bool = False  # of its task: the pod is deleted with a grace period of at least settle_seconds
     awaits_record: bool = False  # a later run reads the operator's record, and deletes the pod if that allows it
     eligible_at: int | None = None  # epoch seconds when it becomes a zombie, if nothing changes until then
+    raw_ids: RawIds | None = None  # of its task instance, if there is exactly one
+    link: str = ""  # to its task instance in Airflow's UI
 
     @property
     def rule(self) -> Rule | None:

@@ -19,13 +19,13 @@ from . import __version__
 from .constants import Reason
 from .diagnosis import diagnose
 from .errors import KpoCleanupError
-from .evidence import phrases
-from .identity import TaskInstanceKey
+from .evidence import ids_of, phrases
+from .identity import TaskInstanceKey, to_label_value
 from .kube.interface import Listing
-from .task_instance import Record, TaskInstance, TaskInstances
+from .task_instance import RawIds, Record, TaskInstance, TaskInstances
 from .text import printable
 from .verdict import Verdict, count_reasons
-from .workloads.workload import IDS, Container, Owner, Workload
+from .workloads.workload import IDS, POD, Container, Links, Owner, Workload
 
 MAX_KEPT = 200  # kept pods in the XCom of classify, which are for people only
 
@@ -110,6 +110,9 @@ def _load_workload(values: dict[str, Any], shared: Mapping[str, list[Any]]) -> W
     values["finalizers"] = tuple(values.get("finalizers", ()))
     if "controller" in values:
         values["controller"] = Owner(*values["controller"])
+    if "links" in values:
+        labelled, lost, *others = values["links"]
+        values["links"] = Links(labelled and Owner(*labelled), lost and Owner(*lost), *others)
     return Workload(**values)
 
 
@@ -137,7 +140,7 @@ def dump_task_instances(
 ) -> dict[str, Any]:
     """Return task instances as JSON: by dag_id, the rows of that DAG by task_id and run_id.
 
-    The raw ids are left out, because reap queries the source again.
+    The ids are label values; ``unhashed`` has the raw ids that differ from them.
     """
     tree = _tree()
     for key, ti in task_instances.found.items():
@@ -145,13 +148,19 @@ def dump_task_instances(
         while row[-1] is None and len(row) > 2:
             row.pop()
         tree[key.dag_id][key.task_id].setdefault(key.run_id, []).append(row)
+    raw_ids = ((key, ids[0]) for key, ids in task_instances.raw_ids.items() if len(ids) == 1)
+    unhashed = {label: raw for key, ids in raw_ids for label, raw in zip(key, ids) if label != raw}
     active = sum(ti.is_active for ti in task_instances.found.values())
     return {
         "summary": f"{active} active and {len(task_instances.found) - active} finished task instances of these pods",
         "columns": "map_index, state, try_number, ended, operator",
         "task_instances": {dag_id: _to_json(tasks) for dag_id, tasks in tree.items()},
+        "unhashed": unhashed,
         "unresolved": sorted([*key, why] for key, why in task_instances.unresolved.items()),
-        "records": sorted([*key, sorted(record.workloads), record.problem] for key, record in (records or {}).items()),
+        "records": sorted(
+            [*key, sorted(record.workloads), record.problem, *([True] if record.is_detached else [])]
+            for key, record in (records or {}).items()
+        ),
         "try_number_may_lag": task_instances.try_number_may_lag,
     }
 
@@ -167,9 +176,12 @@ def load_task_instances(data: Mapping[str, Any]) -> tuple[TaskInstances, dict[Ta
     }
     unresolved = {TaskInstanceKey(*key): why for *key, why in data["unresolved"]}
     records = {
-        TaskInstanceKey(*key): Record(frozenset(workloads), problem) for *key, workloads, problem in data["records"]
+        TaskInstanceKey(*row[:4]): Record(frozenset(row[4]), *row[5:])  # with its problem, and whether it is detached
+        for row in data["records"]
     }
-    return TaskInstances(found, unresolved, try_number_may_lag=data["try_number_may_lag"]), records
+    unhashed = data["unhashed"]
+    raw_ids = {key: (RawIds(*(unhashed.get(label, label) for label in key[:3])),) for key in found}
+    return TaskInstances(found, unresolved, raw_ids, data["try_number_may_lag"]), records
 
 
 class Classification(NamedTuple):
@@ -232,13 +244,23 @@ def load_classification(data: Mapping[str, Any]) -> Classification:
 
 def _dump_verdict(verdict: Verdict) -> dict[str, Any]:
     workload = verdict.workload
-    return {"pod": str(workload), "reason": verdict.reason.value, "evidence": list(phrases(verdict)), **workload.ids}
+    return {
+        **workload.reference,
+        "reason": verdict.reason.value,
+        "evidence": list(phrases(verdict)),
+        **ids_of(verdict),
+        **({"link": verdict.link} if verdict.link else {}),
+    }
 
 
 def _load_zombie(row: Mapping[str, Any]) -> Verdict:
-    namespace, _, name = row["pod"].partition("/")
-    workload = Workload(namespace, name, row["uid"], row["created"], phase="", **{name: row[name] for name in IDS})
-    return Verdict(workload, True, Reason(row["reason"]), tuple(row["evidence"]))
+    kind = row.get("kind", POD)
+    namespace, _, name = row["pod" if kind == POD else "name"].partition("/")
+    raw_ids = RawIds(*(row[name] for name in RawIds._fields))
+    ids = {**{name: row[name] for name in IDS}, **dict(zip(RawIds._fields, map(to_label_value, raw_ids)))}
+    workload = Workload(namespace, name, row["uid"], row["created"], phase="", kind=kind, **ids)
+    verdict = Verdict(workload, True, Reason(row["reason"]), tuple(row["evidence"]))
+    return verdict._replace(raw_ids=raw_ids) if "link" in row else verdict
 
 
 def _check_version(task_id: str, data: Mapping[str, Any]) -> None:

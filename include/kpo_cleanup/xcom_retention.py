@@ -9,7 +9,7 @@ import logging
 from typing import Any
 
 from .airflow_compat import earlier_scheduled_run, remove_xcom
-from .text import printable
+from .text import printable, wrap
 
 log = logging.getLogger(__name__)
 
@@ -34,4 +34,5 @@ def delete_previous_inputs(context: Any) -> None:
     except Exception as error:  # any class: the API server, the database or a custom XCom backend raises it
         which = f"earlier run {run_id}" if run_id else "the earlier run"
         problem = printable(error) or type(error).__name__
-        log.warning("The listing and task instances of %s were not deleted: %s", which, problem)
+        for line in wrap(f"The listing and task instances of {which} were not deleted: {problem}"):
+            log.warning("%s", line)

@@ -10,8 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from include.kpo_cleanup.identity import make_key, to_label_value
-from include.kpo_cleanup.kube.parse import parse_pod
-from include.kpo_cleanup.workloads.workload import CHECKED_LABEL, MAIN_CONTAINER
+from include.kpo_cleanup.workloads.labels import CHECKED_LABEL
+from include.kpo_cleanup.workloads.pod import parse_pod
+from include.kpo_cleanup.workloads.workload import MAIN_CONTAINER
 from tests.unit.builders import make_item
 from tests.unit.test_identity import any_id, default_run_ids
 

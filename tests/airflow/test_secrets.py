@@ -14,7 +14,7 @@ import pytest
 
 from include.kpo_cleanup.airflow_compat import BaseHook
 from include.kpo_cleanup.errors import KpoCleanupError
-from include.kpo_cleanup.kube.pods import PodClient
+from include.kpo_cleanup.kube.workloads import KubeClient
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.task_instances.sql import metadata_connection
 
@@ -74,7 +74,7 @@ def kube_config(server: str, user: Mapping[str, Any], **cluster: str) -> dict[st
 def error_of_kubernetes(monkeypatch: pytest.MonkeyPatch, connection: Mapping[str, Any]) -> str:
     monkeypatch.setenv("AIRFLOW_CONN_SECRETIVE", json.dumps({"conn_type": "kubernetes", **connection}))
     with pytest.raises(KpoCleanupError) as error:
-        PodClient("secretive", replace(QUICK)).list_pods(["airflow"])
+        KubeClient("secretive", replace(QUICK)).list_workloads(["airflow"])
     return json.dumps([str(error.value), error.value.fields], ensure_ascii=False)
 
 
@@ -128,7 +128,7 @@ class TestASecret:
     def test_in_a_connection_uri_is_in_no_error(self, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
         monkeypatch.setenv("AIRFLOW_CONN_SECRETIVE", f"kubernetes://admin:{form}@127.0.0.1:1/")
         with pytest.raises(KpoCleanupError) as error:
-            PodClient("secretive", QUICK).list_pods(["airflow"])
+            KubeClient("secretive", QUICK).list_workloads(["airflow"])
         assert SECRET not in str(error.value)
 
     @pytest.mark.parametrize("field", ["login", "password", "host", "extra"])

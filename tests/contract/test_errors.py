@@ -13,8 +13,8 @@ from aiohttp import web
 from kubernetes import client, config
 
 from include.kpo_cleanup.errors import AdmissionDenied
-from include.kpo_cleanup.kube.pods import PodClient
-from include.kpo_cleanup.workloads.workload import KPO_LABEL
+from include.kpo_cleanup.kube.workloads import KubeClient
+from include.kpo_cleanup.workloads.labels import KPO_LABEL
 from tests.contract.namespace import MERGE, Json, Namespace, container, pod
 from tests.control_plane import ControlPlane
 from tests.proxy import Fault, forbidden
@@ -315,8 +315,8 @@ def test_a_policy_denies_a_deletion_in_words_that_differ_from_those_of_rbac(
     registration.create_validating_admission_policy_binding({"metadata": {"name": name}, "spec": binding})
     extra = {"kube_config": control_plane.kubeconfig}
     monkeypatch.setenv("AIRFLOW_CONN_POLICY", json.dumps({"conn_type": "kubernetes", "extra": extra}))
-    api = PodClient("policy")
-    (kept,) = api.list_pods([name]).workloads
+    api = KubeClient("policy")
+    (kept,) = api.list_workloads([name]).workloads
     try:
         wait_until_denied(core, name)
         with pytest.raises(AdmissionDenied) as caught:

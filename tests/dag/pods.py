@@ -11,7 +11,7 @@ from kubernetes import client
 from tenacity import retry, retry_if_result, stop_after_delay, wait_fixed
 
 from include.kpo_cleanup.identity import to_label_value
-from include.kpo_cleanup.workloads.workload import ID_LABELS
+from include.kpo_cleanup.workloads.labels import ID_LABELS
 
 Pods = dict[str, Any]
 NO_SCHEDULER = "none"

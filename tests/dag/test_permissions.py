@@ -172,7 +172,7 @@ def test_a_missing_verb_is_named_in_the_log_and_every_verb_is_needed(
         core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
         wait_until(lambda: names(core) == set())
         assert clean_up(namespaces).state == "success"
-        assert "it could not be checked whether it exists" in caplog.text
+        assert "whether it exists could not be checked" in caplog.text
         return
     run = clean_up(namespaces)
     role = "ClusterRole for all namespaces" if (verb, namespaces) == ("list", "*") else "Role for namespace 'airflow'"

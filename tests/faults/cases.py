@@ -24,7 +24,7 @@ from sqlalchemy import column, create_engine, insert, table, text
 from include.kpo_cleanup.constants import Reason
 from include.kpo_cleanup.identity import UNMAPPED
 from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, DELETE_TIMEOUT
-from include.kpo_cleanup.kube.pods import MAX_RESTARTS
+from include.kpo_cleanup.kube.workloads import MAX_RESTARTS
 from include.kpo_cleanup.reap import (
     BATCH,
     MAX_FAILURES,
@@ -41,13 +41,13 @@ from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from include.kpo_cleanup.task_instances.sdk_queries import SdkQueries
 from include.kpo_cleanup.task_instances.sql import TASK_INSTANCE, SqlSource, metadata_connection
 from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
-from include.kpo_cleanup.workloads.workload import PROTECT_KEY
+from include.kpo_cleanup.workloads.labels import PROTECT_KEY
 from tests import proxy
 from tests.proxy import Fault
 
 LISTING = "listing pods in namespace '{namespace}': "
 DELETING = "deleting the pod: "
-NO_RESPONSE = "no response from the API server: …"
+NO_RESPONSE = "no answer from …: "
 POLICY = RetryPolicy()
 LOGIN_PAGE = "<html><body>Please log in</body></html>"
 
@@ -187,20 +187,32 @@ _RETRYABLE: list[tuple[str, str, Fault, str, str]] = [
         "504 Gateway Timeout; server message: request did not complete",
         _OVERLOADED,
     ),
-    ("reset", "the connection is reset", proxy.reset, f"{NO_RESPONSE}Connection", _NETWORK),
+    (
+        "reset",
+        "the connection is reset",
+        proxy.reset,
+        f"{NO_RESPONSE}connection reset by peer; check the network…",
+        _NETWORK,
+    ),
     (
         "reset-midway",
         "the connection is reset in the middle of the response",
         proxy.reset_midway,
-        f"{NO_RESPONSE}Connection",
+        f"{NO_RESPONSE}connection reset by peer; check the network…",
         _NETWORK,
     ),
-    ("truncated", "the response is cut off", proxy.truncated, f"{NO_RESPONSE}IncompleteRead", _NETWORK),
+    (
+        "truncated",
+        "the response is cut off",
+        proxy.truncated,
+        f"{NO_RESPONSE}IncompleteRead…; check the network…",
+        _NETWORK,
+    ),
     (
         "silent",
         f"no response within {POLICY.read_timeout:g} s",
         proxy.silent,
-        f"{NO_RESPONSE}Read timed out",
+        f"{NO_RESPONSE}read timed out…; check the load of the API server…",
         "The API server or the network is too slow. Check the load of the API server. The next run tries again.",
     ),
     (
@@ -221,7 +233,7 @@ _RETRYABLE: list[tuple[str, str, Fault, str, str]] = [
         "redirect",
         "a redirect to another page",
         proxy.answer(302, "", Location="/login"),
-        f"{NO_RESPONSE}too many redirects",
+        f"{NO_RESPONSE}too many redirects; check that the connection's host is a Kubernetes API server",
         _NOT_KUBERNETES,
     ),
 ]
@@ -467,35 +479,35 @@ CONNECTION_CASES = [
     ConnectionCase(
         "refused",
         "nothing listens at the address",
-        LISTING + NO_RESPONSE + "Connection refused",
+        LISTING + NO_RESPONSE + "connection refused; check that the API server is running…",
         "Check that the API server is running. " + _HOST_WRONG,
         lambda _right: {"server": f"https://127.0.0.1:{free_port()}"},
     ),
     ConnectionCase(
         "no-such-host",
         "the host name cannot be resolved",
-        LISTING + NO_RESPONSE + "Failed to resolve 'no-such-host.invalid'",
+        LISTING + NO_RESPONSE + "failed to resolve 'no-such-host.invalid' …; check that DNS works…",
         "Check that DNS works. " + _HOST_WRONG,
         lambda _right: {"server": "https://no-such-host.invalid"},
     ),
     ConnectionCase(
         "untrusted",
         "the certificate is not trusted",
-        LISTING + NO_RESPONSE + "certificate verify failed: …",
+        LISTING + NO_RESPONSE + "…certificate verify failed: …; put the cluster's CA…",
         "Put the cluster's CA into the kubeconfig of the connection. A cluster that was recreated has a new CA.",
         lambda right: {"server": right["server"]},
     ),
     ConnectionCase(
         "other-name",
         "the certificate is for another name",
-        LISTING + NO_RESPONSE + "certificate is not valid for 'elsewhere.example.org'",
+        LISTING + NO_RESPONSE + "…certificate is not valid for 'elsewhere.example.org'…; use a name…",
         "Use a name that is in the API server's certificate.",
         lambda right: {**right, "tls-server-name": "elsewhere.example.org"},
     ),
     ConnectionCase(
         "https-to-http",
         "an https address for an http port",
-        LISTING + NO_RESPONSE + "[SSL",
+        LISTING + NO_RESPONSE + "[SSL…; correct the host of the connection",
         _HOST_WRONG,
         lambda right: {"server": right["plain"].replace("http://", "https://")},
     ),
@@ -525,7 +537,7 @@ OWN = CallerTaskInstance("kpo_cleanup", "fetch_active_tis", "run_1", UNMAPPED, "
 
 def _sdk(get_task_states: Callable[..., Any]) -> TaskInstanceSource:
     queries = SdkQueries(SimpleNamespace(get_task_states=get_task_states), _sdk_raises)
-    return TaskSdkSource(queries, NO_XCOMS, OWN, "the Task SDK", Path(__file__).parent)
+    return TaskSdkSource(queries, NO_XCOMS, OWN, "the Task SDK", [Path(__file__).parent])
 
 
 def _sdk_raises(*_ids: object, **_question: object) -> Any:

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from demo.cluster import EmbeddedCluster
-from include.kpo_cleanup.kube.pods import PodClient
+from include.kpo_cleanup.kube.workloads import KubeClient
 from include.kpo_cleanup.retry import RetryPolicy
 from tests.faults.runs import QUICK
 from tests.faults.servers import Server, behind_proxy, connection
 
 CONN_ID = "faults"
 PAGE_SIZE = 5
-Connect = Callable[[Mapping[str, Any]], PodClient]
+Connect = Callable[[Mapping[str, Any]], KubeClient]
 
 
 @pytest.fixture(scope="session")
@@ -60,14 +60,14 @@ def page_size() -> int:
 def connect(monkeypatch: pytest.MonkeyPatch, retry_policy: RetryPolicy, page_size: int) -> Connect:
     """Return a function that connects the client to a cluster by an Airflow connection."""
 
-    def make(cluster: Mapping[str, Any]) -> PodClient:
+    def make(cluster: Mapping[str, Any]) -> KubeClient:
         monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(connection(cluster)))
-        return PodClient(CONN_ID, retry_policy, page_size)
+        return KubeClient(CONN_ID, retry_policy, page_size)
 
     return make
 
 
 @pytest.fixture
-def api(server: Server, connect: Connect) -> PodClient:
+def api(server: Server, connect: Connect) -> KubeClient:
     """Return the client, connected through the proxy."""
     return connect({"server": server.proxy.url})

@@ -9,7 +9,7 @@ from typing import Any
 
 from include.kpo_cleanup.classify import Snapshot, classify, keys_needing_records
 from include.kpo_cleanup.constants import Outcome
-from include.kpo_cleanup.kube.pods import PodClient
+from include.kpo_cleanup.kube.workloads import KubeClient
 from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.retry import RetryPolicy
@@ -36,14 +36,19 @@ def source_of(*tasks: Task) -> MemorySource:
 
 
 def clean_up(
-    api: PodClient, namespace: str, source: MemorySource, policy: RetryPolicy = QUICK, seconds: int = 1, **options: Any
+    api: KubeClient,
+    namespace: str,
+    source: MemorySource,
+    policy: RetryPolicy = QUICK,
+    seconds: int = 1,
+    **options: Any,
 ) -> dict[str, Result]:
     """Classify all pods and reap; return the results by pod name.
 
     :param seconds: by which the clock of the cleanup is fast.
     """
     settings = Settings(namespaces=namespace, settle_seconds=0, **options)
-    listed = api.list_pods([namespace], settings.label_selector).workloads
+    listed = api.list_workloads([namespace], settings.label_selector).workloads
     task_instances = source.fetch({pod.key for pod in listed})
     snapshot = Snapshot(listed, task_instances, settings, int(time.time()) + seconds)
     records = source.read_records(task_instances, keys_needing_records(snapshot))

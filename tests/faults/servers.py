@@ -32,9 +32,13 @@ class Server:
         self._http = urllib3.PoolManager(maxsize=CONNECTIONS, ssl_context=context)
 
     def call(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
-        """Send one request, which must succeed."""
+        """Send one request, which must succeed.
+
+        :param path: of the core API, or from the root if it starts with a slash.
+        """
         data = None if body is None else json.dumps(body)
-        headers, url = {"Content-Type": content_type}, f"{self.url}/api/v1/{path}"
+        root = self.url if path.startswith("/") else f"{self.url}/api/v1/"
+        headers, url = {"Content-Type": content_type}, f"{root}{path}"
         answer = self._http.request(method, url, body=data, headers=headers, timeout=TIMEOUT, retries=False)
         assert answer.status < 400, answer.data
         return json.loads(answer.data)

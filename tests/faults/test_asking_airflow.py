@@ -19,7 +19,7 @@ from include.kpo_cleanup.classify import Snapshot, classify
 from include.kpo_cleanup.constants import Outcome
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import TaskInstanceKey
-from include.kpo_cleanup.kube.pods import PodClient
+from include.kpo_cleanup.kube.workloads import KubeClient
 from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.retry import RetryPolicy
@@ -75,7 +75,7 @@ def sdk_source(fails_on: int) -> TaskInstanceSource:
     answer = {"run_1": {**dict.fromkeys(TASKS, "failed"), OWN.task_id: "running"}}
     ask = failing_on(fails_on, answer, Broken("API_SERVER_ERROR"), lambda **question: question["dag_id"] == "orders")
     queries = SdkQueries(SimpleNamespace(get_task_states=ask), ask)
-    return TaskSdkSource(queries, NO_XCOMS, OWN, "the Task SDK", Path(__file__).parent)
+    return TaskSdkSource(queries, NO_XCOMS, OWN, "the Task SDK", [Path(__file__).parent])
 
 
 def connection(execute: Callable[..., Any]) -> Any:
@@ -119,10 +119,10 @@ def pods(server: Server, namespace: str) -> list[str]:
     return sorted(server.pods(namespace))
 
 
-def clean_up(api: PodClient, namespace: str, source: TaskInstanceSource) -> list[Result]:
+def clean_up(api: KubeClient, namespace: str, source: TaskInstanceSource) -> list[Result]:
     """Run a cleanup that would delete each unmatched pod at once."""
     settings = Settings(namespaces=namespace, settle_seconds=0, delete_unmatched_pods=True)
-    listed = api.list_pods(settings.namespace_list(), settings.label_selector).workloads
+    listed = api.list_workloads(settings.namespace_list(), settings.label_selector).workloads
     task_instances = source.fetch({pod.key for pod in listed})
     verdicts = classify(Snapshot(listed, task_instances, settings, int(time.time()) + 1))
     zombies = [verdict for verdict in verdicts if verdict.is_zombie]
@@ -137,13 +137,13 @@ def of(outcome: Outcome, results: Collection[Result]) -> list[Result]:
 @pytest.mark.parametrize(("make", "message"), SOURCES.values(), ids=SOURCES)
 class TestASourceThatFails:
     def test_all_pods_are_deleted_if_no_query_fails(
-        self, server: Server, api: PodClient, namespace: str, pods: list[str], make: Any, message: str
+        self, server: Server, api: KubeClient, namespace: str, pods: list[str], make: Any, message: str
     ) -> None:
         assert len(of(Outcome.DELETED, clean_up(api, namespace, make(fails_on=QUERIES)))) == PODS
         assert server.pods(namespace) == {}
 
     def test_nothing_is_deleted_if_the_first_query_fails(
-        self, server: Server, api: PodClient, namespace: str, pods: list[str], make: Any, message: str
+        self, server: Server, api: KubeClient, namespace: str, pods: list[str], make: Any, message: str
     ) -> None:
         with pytest.raises(TaskInstanceSourceError, match=message):
             clean_up(api, namespace, make(fails_on=0))
@@ -151,7 +151,7 @@ class TestASourceThatFails:
 
     @pytest.mark.parametrize("query", range(1, QUERIES))
     def test_a_pod_whose_query_fails_alone_is_not_deleted_and_others_are_asked_about_again(
-        self, server: Server, api: PodClient, namespace: str, pods: list[str], make: Any, message: str, query: int
+        self, server: Server, api: KubeClient, namespace: str, pods: list[str], make: Any, message: str, query: int
     ) -> None:
         results = clean_up(api, namespace, make(fails_on=query))
         failed = of(Outcome.FAILED, results)

@@ -15,10 +15,10 @@ from include.kpo_cleanup import xcom
 from include.kpo_cleanup.classify import Snapshot, classify
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.identity import TaskInstanceKey, make_key, to_label_value
-from include.kpo_cleanup.kube.pods import PodClient
+from include.kpo_cleanup.kube.workloads import KubeClient
 from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import POD_RECORD, Record, RecordKeys, TaskInstance, TaskInstances
 from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from include.kpo_cleanup.verdict import Verdict
 from tests.faults.cases import POD_CASES, PodCase
@@ -68,7 +68,10 @@ class AllFailed(TaskInstanceSource):
         return TaskInstances({key: TaskInstance("failed", 2**31 - 1, int(time.time())) for key in known})
 
     def read_records(
-        self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
+        self,
+        task_instances: TaskInstances,
+        keys: Collection[TaskInstanceKey],
+        record_keys: RecordKeys = POD_RECORD,
     ) -> Mapping[TaskInstanceKey, Record]:
         return {}
 
@@ -83,9 +86,11 @@ def settings(namespace: str) -> Settings:
     return Settings(namespaces=namespace, label_selector="listed-by", settle_seconds=0)
 
 
-def classify_all(api: PodClient, settings: Settings, source: AllFailed) -> dict[str, Verdict]:
+def classify_all(api: KubeClient, settings: Settings, source: AllFailed) -> dict[str, Verdict]:
     """Return the verdicts by pod name. All data passes through XComs, as between the tasks of the DAG."""
-    listing = xcom.load_listing(xcom.dump_listing(api.list_pods(settings.namespace_list(), settings.label_selector)))
+    listing = xcom.load_listing(
+        xcom.dump_listing(api.list_workloads(settings.namespace_list(), settings.label_selector))
+    )
     assert not listing.errors_by_namespace
     found = source.fetch({pod.key for pod in listing.workloads if not pod.label_problem})
     task_instances, _ = xcom.load_task_instances(xcom.dump_task_instances(found))
@@ -103,7 +108,7 @@ def changed(labels: Mapping[str, str], changes: Mapping[str, str | None]) -> dic
 
 
 def assert_only_these_are_deleted(
-    server: Server, api: PodClient, settings: Settings, source: AllFailed, zombies: set[str]
+    server: Server, api: KubeClient, settings: Settings, source: AllFailed, zombies: set[str]
 ) -> None:
     verdicts = classify_all(api, settings, source)
     found = [verdict for verdict in verdicts.values() if verdict.is_zombie]
@@ -116,7 +121,7 @@ def assert_only_these_are_deleted(
 
 @pytest.mark.usefixtures("decoder")
 def test_each_odd_pod_has_its_documented_reason_and_only_zombies_are_deleted(
-    server: Server, api: PodClient, settings: Settings
+    server: Server, api: KubeClient, settings: Settings
 ) -> None:
     cases = {f"pod-{number}": case for number, case in enumerate(POD_CASES)}
     for name, case in cases.items():
@@ -132,7 +137,7 @@ def test_each_odd_pod_has_its_documented_reason_and_only_zombies_are_deleted(
 
 @pytest.mark.parametrize("value", [None, "", "true", "False"], ids=repr)
 def test_a_pod_without_the_operators_label_is_not_listed(
-    server: Server, api: PodClient, settings: Settings, value: str | None
+    server: Server, api: KubeClient, settings: Settings, value: str | None
 ) -> None:
     """The executor's worker pods have the same other labels."""
     server.create_pod(settings.namespaces, "odd", changed(LABELS, {"kubernetes_pod_operator": value}))
@@ -140,7 +145,7 @@ def test_a_pod_without_the_operators_label_is_not_listed(
 
 
 @pytest.mark.parametrize("case", [case for case in POD_CASES if case.reason is Reason.BAD_LABELS], ids=lambda c: c.id)
-def test_the_label_problem_names_the_label(server: Server, api: PodClient, settings: Settings, case: PodCase) -> None:
+def test_the_label_problem_names_the_label(server: Server, api: KubeClient, settings: Settings, case: PodCase) -> None:
     server.create_pod(settings.namespaces, "odd", changed(LABELS, case.labels))
     (verdict,) = classify_all(api, settings, AllFailed(["orders"])).values()
     (label,) = case.labels
@@ -150,7 +155,7 @@ def test_the_label_problem_names_the_label(server: Server, api: PodClient, setti
 @pytest.mark.usefixtures("decoder")
 @pytest.mark.parametrize("raw_id", LONG_IDS, ids=["letters", "dots", "umlauts", "kanji"])
 def test_a_task_instance_with_an_id_of_250_characters_is_found_by_its_label(
-    server: Server, api: PodClient, settings: Settings, raw_id: str
+    server: Server, api: KubeClient, settings: Settings, raw_id: str
 ) -> None:
     ids = {"dag_id": to_label_value(raw_id), "run_id": to_label_value(raw_id)}
     for name in ("over", "live"):
@@ -161,7 +166,7 @@ def test_a_task_instance_with_an_id_of_250_characters_is_found_by_its_label(
             make_key(raw_id, raw_id + "live", raw_id, -1): TaskInstance("running", 1),
         }
     )
-    listed = api.list_pods(settings.namespace_list(), settings.label_selector).workloads
+    listed = api.list_workloads(settings.namespace_list(), settings.label_selector).workloads
     verdicts = classify(Snapshot(listed, task_instances, settings, in_a_minute()))
     assert {verdict.workload.name: verdict.reason for verdict in verdicts} == {
         "over": Reason.ORPHANED,
@@ -219,7 +224,7 @@ def random_pods(seed: int, count: int) -> Iterator[tuple[str, dict[str, str], di
 
 
 def test_random_pods_have_the_right_reasons_and_only_zombies_are_deleted(
-    server: Server, api: PodClient, settings: Settings, request: pytest.FixtureRequest
+    server: Server, api: KubeClient, settings: Settings, request: pytest.FixtureRequest
 ) -> None:
     seed = 24
     pods = list(random_pods(seed, RANDOM_PODS[request.node.callspec.params["server"]]))

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.errors import KubernetesError, SettingsError
-from include.kpo_cleanup.kube.pods import MAX_RESTARTS, MAX_SILENT_NAMESPACES, PodClient
+from include.kpo_cleanup.kube.workloads import MAX_RESTARTS, MAX_SILENT_NAMESPACES, KubeClient
 from include.kpo_cleanup.reap import MAX_CONFLICTS, reap
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.retry import RetryPolicy
@@ -79,7 +79,7 @@ def namespace_with_zombie(server: Server, namespace: str) -> str:
     return namespace
 
 
-def reap_it(api: PodClient, namespace: str) -> Result:
+def reap_it(api: KubeClient, namespace: str) -> Result:
     """Reap, and return the result of the zombie."""
     return clean_up(api, namespace, source_of(FAILED_ONCE, IN_TRY_2))["zombie"]
 
@@ -97,75 +97,75 @@ def count_requests(server: Server, pattern: str) -> int:
 
 @pytest.mark.usefixtures("decoder")
 class TestListing:
-    def test_twelve_pods_take_three_pages(self, server: Server, api: PodClient, full_namespace: str) -> None:
-        assert names(api.list_pods([full_namespace]).workloads) == ALL_PODS
+    def test_twelve_pods_take_three_pages(self, server: Server, api: KubeClient, full_namespace: str) -> None:
+        assert names(api.list_workloads([full_namespace]).workloads) == ALL_PODS
         assert len(server.proxy.requests) == -(-PODS // PAGE_SIZE)
 
-    def test_a_listing_of_all_namespaces_leaves_out_the_excluded_ones(self, server: Server, api: PodClient) -> None:
+    def test_a_listing_of_all_namespaces_leaves_out_the_excluded_ones(self, server: Server, api: KubeClient) -> None:
         namespaces = [server.create_namespace() for _ in range(4)]
         for namespace in namespaces:
             server.create_pod(namespace, "pod", {"kubernetes_pod_operator": "True", "only": namespaces[0]})
-        listed = api.list_pods(["*"], f"only={namespaces[0]}", excluded=namespaces[2:]).workloads
+        listed = api.list_workloads(["*"], f"only={namespaces[0]}", excluded=namespaces[2:]).workloads
         assert sorted(pod.namespace for pod in listed) == sorted(namespaces[:2])
 
     def test_only_pods_of_the_operator_are_listed_whatever_the_selector(
-        self, server: Server, api: PodClient, namespace: str
+        self, server: Server, api: KubeClient, namespace: str
     ) -> None:
         server.create_pod(namespace, "foreign", {"team": "a"})
         server.create_pod(namespace, "ours", {"team": "a", "kubernetes_pod_operator": "True"})
         server.create_pod(namespace, "others", {"team": "b", "kubernetes_pod_operator": "True"})
-        assert names(api.list_pods([namespace], "team=a").workloads) == ["ours"]
+        assert names(api.list_workloads([namespace], "team=a").workloads) == ["ours"]
 
     @pytest.mark.parametrize("case", [c for c in LIST_CASES if c.does is Does.LIST_RETRIES], ids=by_id)
     def test_a_transient_fault_is_retried(
-        self, server: Server, api: PodClient, full_namespace: str, case: Case
+        self, server: Server, api: KubeClient, full_namespace: str, case: Case
     ) -> None:
         server.proxy.spoil(SECOND_PAGE, case.fault, times=QUICK.attempts - 1)
         with within(BOUND):
-            listing = api.list_pods([full_namespace])
+            listing = api.list_workloads([full_namespace])
         assert names(listing.workloads) == ALL_PODS
         assert listing.errors_by_namespace == {}
         assert len(server.proxy.requests) == 3 + QUICK.attempts - 1
 
     @pytest.mark.parametrize("case", LIST_CASES, ids=by_id)
     def test_a_persistent_fault_fails_the_listing_with_its_message(
-        self, server: Server, api: PodClient, full_namespace: str, case: Case
+        self, server: Server, api: KubeClient, full_namespace: str, case: Case
     ) -> None:
         server.proxy.spoil(SECOND_PAGE, case.fault)
         error = SettingsError if case.does is Does.RUN_FAILS else KubernetesError
         with within(BOUND), pytest.raises(error) as caught:
-            api.list_pods([full_namespace])
+            api.list_workloads([full_namespace])
         assert says_pattern(case.says, namespace=full_namespace).search(str(caught.value))
         attempts = {Does.LIST_RETRIES: QUICK.attempts, Does.LIST_RESTARTS: MAX_RESTARTS + 1}
         assert count_requests(server, SECOND_PAGE) == attempts.get(case.does, 1)
 
     @pytest.mark.parametrize("case", [c for c in LIST_CASES if c.does is not Does.RUN_FAILS], ids=by_id)
     def test_a_persistent_fault_of_one_namespace_does_not_stop_the_others(
-        self, server: Server, api: PodClient, full_namespace: str, case: Case
+        self, server: Server, api: KubeClient, full_namespace: str, case: Case
     ) -> None:
         others = [server.create_namespace(), server.create_namespace()]
         for other in others:
             server.create_pod(other, f"in-{other}", {"kubernetes_pod_operator": "True"})
         server.proxy.spoil(f"GET /api/v1/namespaces/{full_namespace}/", case.fault)
         with within(BOUND):
-            listing = api.list_pods([others[0], full_namespace, others[1]])
+            listing = api.list_workloads([others[0], full_namespace, others[1]])
         assert names(listing.workloads) == sorted(f"in-{other}" for other in others)
         (error,) = listing.errors_by_namespace.values()
         assert says_pattern(case.says, namespace=full_namespace).search(str(error))
 
     @pytest.mark.parametrize("times", range(1, MAX_RESTARTS + 1))
     def test_an_expired_continue_token_restarts_the_listing(
-        self, server: Server, api: PodClient, full_namespace: str, times: int
+        self, server: Server, api: KubeClient, full_namespace: str, times: int
     ) -> None:
         (expired,) = (case.fault for case in LIST_CASES if case.does is Does.LIST_RESTARTS)
         server.proxy.spoil(SECOND_PAGE, expired, times=times)
-        listing = api.list_pods([full_namespace])
+        listing = api.list_workloads([full_namespace])
         assert names(listing.workloads) == ALL_PODS  # nothing twice, nothing missing
         assert listing.errors_by_namespace == {}
         assert len(server.proxy.requests) == 3 + 2 * times
 
     def test_a_listing_shows_the_pods_as_they_were_when_it_was_started_or_restarted(
-        self, server: Server, api: PodClient, full_namespace: str
+        self, server: Server, api: KubeClient, full_namespace: str
     ) -> None:
         def change() -> None:
             server.delete(full_namespace, "pod-00")
@@ -173,36 +173,36 @@ class TestListing:
 
         (expired,) = (case.fault for case in LIST_CASES if case.does is Does.LIST_RESTARTS)
         server.proxy.spoil(SECOND_PAGE, proxy.first(change), times=1)
-        assert names(api.list_pods([full_namespace]).workloads) == ALL_PODS
+        assert names(api.list_workloads([full_namespace]).workloads) == ALL_PODS
         server.proxy.spoil(SECOND_PAGE, expired, times=1)
-        assert names(api.list_pods([full_namespace]).workloads) == ["created-later", *ALL_PODS[1:]]
+        assert names(api.list_workloads([full_namespace]).workloads) == ["created-later", *ALL_PODS[1:]]
 
-    def test_the_api_server_rejects_an_invalid_selector(self, api: PodClient, namespace: str) -> None:
+    def test_the_api_server_rejects_an_invalid_selector(self, api: KubeClient, namespace: str) -> None:
         with pytest.raises(SettingsError, match=r"label_selector='a in \(' was rejected .*; correct its syntax"):
-            api.list_pods([namespace], "a in (")
+            api.list_workloads([namespace], "a in (")
 
-    def test_a_missing_namespace_is_an_error_unlike_an_empty_one(self, api: PodClient, namespace: str) -> None:
-        listing = api.list_pods([namespace, "nowhere"])
+    def test_a_missing_namespace_is_an_error_unlike_an_empty_one(self, api: KubeClient, namespace: str) -> None:
+        listing = api.list_workloads([namespace, "nowhere"])
         assert listing.workloads == []
         (error,) = listing.errors_by_namespace.values()
         assert "namespace 'nowhere' does not exist; correct namespaces" in str(error)
 
     def test_a_404_from_a_gateway_does_not_mean_that_a_namespace_is_missing(
-        self, server: Server, api: PodClient, namespace: str
+        self, server: Server, api: KubeClient, namespace: str
     ) -> None:
         (kong,) = (case.fault for case in LIST_CASES if case.id == "404-gateway-json")
         server.proxy.spoil(f"GET /api/v1/namespaces/{namespace}$", kong)
-        assert api.list_pods([namespace]).errors_by_namespace == {}
+        assert api.list_workloads([namespace]).errors_by_namespace == {}
 
     def test_a_cache_that_returns_the_same_page_again_and_again_is_an_error(
-        self, server: Server, api: PodClient, full_namespace: str
+        self, server: Server, api: KubeClient, full_namespace: str
     ) -> None:
         """Act like a cache that ignores the continue token."""
         path = f"namespaces/{full_namespace}/pods?limit={PAGE_SIZE}"
         page = server.call("GET", path)
         server.proxy.spoil(SECOND_PAGE, proxy.answer(200, json.dumps(page), "application/json"), times=200)
         with within(BOUND), pytest.raises(KubernetesError, match="the same page was returned twice"):
-            api.list_pods([full_namespace])
+            api.list_workloads([full_namespace])
         assert count_requests(server, SECOND_PAGE) < 200
 
 
@@ -234,7 +234,7 @@ class TestRetryAfter:
     def test_the_next_attempt_waits_as_long_as_the_header_asks_within_the_maximum(
         self,
         server: Server,
-        api: PodClient,
+        api: KubeClient,
         namespace_with_zombie: str,
         what: str,
         value: str,
@@ -246,7 +246,7 @@ class TestRetryAfter:
             assert reap_it(api, namespace_with_zombie).outcome is Outcome.DELETED
         else:
             fill(server, namespace_with_zombie)
-            assert len(api.list_pods([namespace_with_zombie]).workloads) == PODS + 2
+            assert len(api.list_workloads([namespace_with_zombie]).workloads) == PODS + 2
         first = next(i for i, line in enumerate(server.proxy.requests) if re.search(what, line))
         waited = server.proxy.arrivals[first + 1] - server.proxy.arrivals[first]
         assert at_least <= waited < at_most
@@ -255,7 +255,7 @@ class TestRetryAfter:
 class TestDeleting:
     @pytest.mark.parametrize("case", [c for c in DELETE_CASES if c.does is Does.DELETE_RETRIES], ids=by_id)
     def test_a_transient_fault_is_retried(
-        self, server: Server, api: PodClient, namespace_with_zombie: str, case: Case
+        self, server: Server, api: KubeClient, namespace_with_zombie: str, case: Case
     ) -> None:
         server.proxy.spoil(DELETE, case.fault, times=QUICK.attempts - 1)
         with within(BOUND):
@@ -267,7 +267,7 @@ class TestDeleting:
 
     @pytest.mark.parametrize("case", DELETE_CASES, ids=by_id)
     def test_a_persistent_fault_has_its_documented_outcome_and_message(
-        self, server: Server, api: PodClient, namespace_with_zombie: str, case: Case
+        self, server: Server, api: KubeClient, namespace_with_zombie: str, case: Case
     ) -> None:
         was_carried_out = case.id.startswith("carried-out")
         server.proxy.spoil(DELETE, case.fault)
@@ -284,7 +284,7 @@ class TestDeleting:
         assert set(server.pods(namespace_with_zombie)) == left
 
     def test_a_pod_that_somebody_else_deletes_is_already_gone(
-        self, server: Server, api: PodClient, namespace_with_zombie: str
+        self, server: Server, api: KubeClient, namespace_with_zombie: str
     ) -> None:
         server.proxy.spoil(DELETE, proxy.first(lambda: server.delete(namespace_with_zombie, "zombie")))
         assert reap_it(api, namespace_with_zombie).outcome is Outcome.ALREADY_GONE
@@ -292,7 +292,7 @@ class TestDeleting:
 
     @pytest.mark.parametrize("fault", [proxy.reset, proxy.silent], ids=["reset", "silent"])
     def test_a_new_pod_with_the_same_name_stays_if_an_attempt_whose_response_was_lost_deleted_the_old_one(
-        self, server: Server, api: PodClient, namespace_with_zombie: str, fault: proxy.Fault
+        self, server: Server, api: KubeClient, namespace_with_zombie: str, fault: proxy.Fault
     ) -> None:
         def create_it_again() -> None:
             create(server, namespace_with_zombie, "zombie", FAILED_ONCE)
@@ -307,7 +307,7 @@ class TestPreconditions:
     """Changes of a pod between the second listing and the deletion."""
 
     def test_a_new_pod_with_the_same_name_is_spared(
-        self, server: Server, api: PodClient, namespace_with_zombie: str
+        self, server: Server, api: KubeClient, namespace_with_zombie: str
     ) -> None:
         def replace_it() -> None:
             server.delete(namespace_with_zombie, "zombie")
@@ -319,7 +319,7 @@ class TestPreconditions:
         assert set(server.pods(namespace_with_zombie)) == {"zombie", "bystander"}
 
     def test_the_preconditions_are_the_uid_and_the_resource_version_of_the_pod_that_was_classified(
-        self, server: Server, api: PodClient, namespace_with_zombie: str
+        self, server: Server, api: KubeClient, namespace_with_zombie: str
     ) -> None:
         sent: list[Any] = []
 
@@ -341,7 +341,7 @@ class TestPreconditions:
         ],
     )
     def test_a_pod_is_spared_if(
-        self, server: Server, api: PodClient, namespace_with_zombie: str, patch: dict[str, Any], reason: Reason
+        self, server: Server, api: KubeClient, namespace_with_zombie: str, patch: dict[str, Any], reason: Reason
     ) -> None:
         server.proxy.spoil(DELETE, proxy.first(lambda: server.patch(namespace_with_zombie, "zombie", patch)), times=1)
         result = reap_it(api, namespace_with_zombie)
@@ -349,7 +349,7 @@ class TestPreconditions:
         assert set(server.pods(namespace_with_zombie)) == {"zombie", "bystander"}
 
     def test_a_pod_is_spared_if_it_fails_and_failed_pods_are_kept(
-        self, server: Server, api: PodClient, namespace_with_zombie: str
+        self, server: Server, api: KubeClient, namespace_with_zombie: str
     ) -> None:
         def fail() -> None:
             server.set_status(namespace_with_zombie, "zombie", phase="Failed")
@@ -360,7 +360,7 @@ class TestPreconditions:
 
     @pytest.mark.parametrize(("times", "outcome"), [(MAX_CONFLICTS, Outcome.DELETED), (None, Outcome.FAILED)])
     def test_a_pod_whose_status_keeps_changing_is_deleted_after_some_reads_or_fails(
-        self, server: Server, api: PodClient, namespace_with_zombie: str, times: int | None, outcome: Outcome
+        self, server: Server, api: KubeClient, namespace_with_zombie: str, times: int | None, outcome: Outcome
     ) -> None:
         numbers = itertools.count()
 
@@ -371,7 +371,7 @@ class TestPreconditions:
         assert reap_it(api, namespace_with_zombie).outcome is outcome
 
     def test_a_pod_that_a_finalizer_holds_is_awaiting_its_finalizer(
-        self, server: Server, api: PodClient, namespace_with_zombie: str
+        self, server: Server, api: KubeClient, namespace_with_zombie: str
     ) -> None:
         server.patch(namespace_with_zombie, "zombie", {"finalizers": ["example.com/backup"]})
         result = reap_it(api, namespace_with_zombie)
@@ -379,9 +379,9 @@ class TestPreconditions:
         server.patch(namespace_with_zombie, "zombie", {"finalizers": None})
 
     def test_a_pod_whose_namespace_was_deleted_is_already_gone(
-        self, server: Server, api: PodClient, namespace_with_zombie: str
+        self, server: Server, api: KubeClient, namespace_with_zombie: str
     ) -> None:
-        (zombie,) = (pod for pod in api.list_pods([namespace_with_zombie]).workloads if pod.name == "zombie")
+        (zombie,) = (pod for pod in api.list_workloads([namespace_with_zombie]).workloads if pod.name == "zombie")
         gone = replace(zombie, namespace="no-such-namespace")
         verdict = Verdict(gone, True, Reason.ORPHANED, ())
         source, settings = source_of(FAILED_ONCE), Settings(settle_seconds=0)
@@ -390,15 +390,15 @@ class TestPreconditions:
 
 
 def test_a_silent_api_server_is_given_up_after_a_few_namespaces(
-    server: Server, api: PodClient, namespace: str, retry_policy: RetryPolicy
+    server: Server, api: KubeClient, namespace: str, retry_policy: RetryPolicy
 ) -> None:
     others = [f"other-{number}" for number in range(20)]
     server.proxy.spoil("GET ", proxy.silent)
     with (
         within(BOUND),
-        pytest.raises(KubernetesError, match=r"none of 21 namespaces could be listed: .*Read timed out"),
+        pytest.raises(KubernetesError, match=r"none of 21 namespaces could be listed: .*read timed out"),
     ):
-        api.list_pods([namespace, *others])
+        api.list_workloads([namespace, *others])
     assert len(server.proxy.requests) == MAX_SILENT_NAMESPACES * retry_policy.attempts
 
 
@@ -409,7 +409,7 @@ class TestConnecting:
     ) -> None:
         api = connect(case.cluster(server.cluster))
         with within(BOUND), pytest.raises(KubernetesError) as caught:
-            api.list_pods([namespace])
+            api.list_workloads([namespace])
         assert says_pattern(case.says, namespace=namespace).search(str(caught.value))
         assert server.proxy.requests == []
 
@@ -420,7 +420,7 @@ class TestConnecting:
             pytest.skip("the embedded one needs no credentials")
         api = connect({k: v for k, v in server.cluster.items() if k != "plain"})
         with pytest.raises(KubernetesError, match=r"40[13] .*(credentials|allow verb 'list')"):
-            api.list_pods([namespace])
+            api.list_workloads([namespace])
 
 
 def test_the_documentation_is_up_to_date() -> None:

@@ -38,7 +38,7 @@ from include.kpo_cleanup.constants import Outcome
 from include.kpo_cleanup.errors import KpoCleanupError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, to_label_value
 from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, DELETE_TIMEOUT
-from include.kpo_cleanup.kube.pods import PodClient
+from include.kpo_cleanup.kube.workloads import KubeClient
 from include.kpo_cleanup.reap import BATCH, MAX_SNAPSHOT_AGE, reap
 from include.kpo_cleanup.report import failures
 from include.kpo_cleanup.results import Result
@@ -204,8 +204,8 @@ class Airflow(RuleBasedStateMachine):
     monotonic: Callable[[], float]
     time_passes: Callable[[float], None]
     set_clock_offset: Callable[[float], None]  # of the API server, in seconds
-    brief_client: PodClient
-    patient_client: PodClient
+    brief_client: KubeClient
+    patient_client: KubeClient
     settings: Settings
     verdicts: Sequence[Verdict]
 
@@ -396,7 +396,7 @@ class Airflow(RuleBasedStateMachine):
         return self.next_step != "end"
 
     def _list(self) -> None:
-        listing = self.client.list_pods(self.settings.namespace_list(), self.settings.label_selector)
+        listing = self.client.list_workloads(self.settings.namespace_list(), self.settings.label_selector)
         self.listing = through_json(xcom.dump_listing(listing))
         for error in xcom.load_listing(self.listing).errors_by_namespace.values():
             self.must_be_explained(str(error))
@@ -976,8 +976,8 @@ def set_up(kind: type[Airflow]) -> Iterator[None]:
         kind.set_clock_offset = staticmethod(set_clock_offset)
         kind.monotonic = staticmethod(monotonic)
         kind.brief_client, kind.patient_client = (
-            PodClient(CONN_ID, BRIEF, PAGE_SIZE),
-            PodClient(CONN_ID, PATIENT, PAGE_SIZE),
+            KubeClient(CONN_ID, BRIEF, PAGE_SIZE),
+            KubeClient(CONN_ID, PATIENT, PAGE_SIZE),
         )
         kind.prepare(patch)
         yield

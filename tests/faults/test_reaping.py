@@ -20,7 +20,7 @@ from kubernetes.config import new_client_from_config_dict
 
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, DELETE_TIMEOUT
-from include.kpo_cleanup.kube.pods import PodClient
+from include.kpo_cleanup.kube.workloads import KubeClient
 from include.kpo_cleanup.reap import MAX_TERMINATION
 from include.kpo_cleanup.report import failures
 from include.kpo_cleanup.results import Result
@@ -42,7 +42,7 @@ SECOND_LISTING = "GET .*/pods\\?"
     "case", [c for c in DELETE_CASES if c.does in (Does.DELETE_RETRIES, Does.DELETE_FAILS)], ids=lambda case: case.id
 )
 def test_a_pod_that_cannot_be_deleted_does_not_stop_the_others(
-    server: Server, api: PodClient, namespace: str, case: Case
+    server: Server, api: KubeClient, namespace: str, case: Case
 ) -> None:
     names = ["zombie-0", "zombie-1", "zombie-2"]
     for name in names:
@@ -55,7 +55,7 @@ def test_a_pod_that_cannot_be_deleted_does_not_stop_the_others(
 
 @pytest.mark.parametrize("case", LIST_CASES, ids=lambda case: case.id)
 def test_nothing_is_deleted_if_the_second_listing_fails_and_the_result_names_the_cause(
-    server: Server, api: PodClient, namespace: str, case: Case
+    server: Server, api: KubeClient, namespace: str, case: Case
 ) -> None:
     create(server, namespace, "zombie", FAILED_ONCE)
     source = source_of(FAILED_ONCE)
@@ -66,7 +66,7 @@ def test_nothing_is_deleted_if_the_second_listing_fails_and_the_result_names_the
     assert says_pattern(case.says, namespace=namespace).search(message_of(results["zombie"]))
 
 
-def test_a_pod_that_a_concurrent_run_deletes_is_already_gone(server: Server, api: PodClient, namespace: str) -> None:
+def test_a_pod_that_a_concurrent_run_deletes_is_already_gone(server: Server, api: KubeClient, namespace: str) -> None:
     create(server, namespace, "zombie", FAILED_ONCE)
     create(server, namespace, "live", IN_TRY_2, 1)
     source = source_of(FAILED_ONCE, IN_TRY_2)
@@ -82,7 +82,7 @@ def test_a_pod_that_a_concurrent_run_deletes_is_already_gone(server: Server, api
 
 
 def test_a_pod_with_a_grace_period_is_terminating_until_a_later_run_finds_it_overdue_and_forces_it(
-    server: Server, api: PodClient, namespace: str
+    server: Server, api: KubeClient, namespace: str
 ) -> None:
     create(server, namespace, "zombie", FAILED_ONCE)
     server.bind(namespace, "zombie")
@@ -98,7 +98,7 @@ def test_a_pod_with_a_grace_period_is_terminating_until_a_later_run_finds_it_ove
 
 
 def test_of_two_cleanups_at_once_none_fails_and_no_pod_is_counted_twice(
-    server: Server, api: PodClient, namespace: str
+    server: Server, api: KubeClient, namespace: str
 ) -> None:
     """Check it with two that have listed the pods before either of them deletes one."""
     names = {f"zombie-{number:02d}" for number in range(4 * CONCURRENT_DELETES)}
@@ -120,7 +120,7 @@ def test_of_two_cleanups_at_once_none_fails_and_no_pod_is_counted_twice(
 
 
 def test_nothing_more_is_sent_to_an_api_server_that_no_longer_responds(
-    server: Server, api: PodClient, namespace: str
+    server: Server, api: KubeClient, namespace: str
 ) -> None:
     names = [f"zombie-{number}" for number in range(5 * CONCURRENT_DELETES)]
     for name in names:
@@ -133,20 +133,20 @@ def test_nothing_more_is_sent_to_an_api_server_that_no_longer_responds(
 
 
 def test_a_pod_is_unknown_if_the_response_to_its_deletion_is_lost_and_it_cannot_be_read_afterwards(
-    server: Server, api: PodClient, namespace: str
+    server: Server, api: KubeClient, namespace: str
 ) -> None:
     create(server, namespace, "zombie", FAILED_ONCE)
     server.proxy.spoil("DELETE ", proxy.too_late(proxy.reset))
     server.proxy.spoil(r"GET .*fieldSelector=metadata.name", proxy.status(503, "ServiceUnavailable", "busy"))
     (result,) = clean_up(api, namespace, source_of(FAILED_ONCE)).values()
     assert result.outcome is Outcome.UNKNOWN
-    assert "no response from the API server" in message_of(result)
+    assert "no answer from http" in message_of(result)
     assert "503 Service Unavailable" in result.detail
 
 
 @pytest.mark.parametrize("does_respond", [True, False], ids=["responds in time", "does not respond"])
 def test_after_sigterm_nothing_more_is_sent_and_every_zombie_has_a_result_if_the_api_server(
-    server: Server, api: PodClient, namespace: str, does_respond: bool
+    server: Server, api: KubeClient, namespace: str, does_respond: bool
 ) -> None:
     """Check it with deletions that are carried out, and a signal while their responses are awaited."""
     names = [f"zombie-{number:02d}" for number in range(3 * CONCURRENT_DELETES)]
@@ -181,7 +181,7 @@ def test_after_sigterm_nothing_more_is_sent_and_every_zombie_has_a_result_if_the
 
 
 def test_a_live_pod_of_a_recreated_dag_run_is_not_superseded_by_a_dead_one_of_a_later_try(
-    server: Server, api: PodClient, namespace: str
+    server: Server, api: KubeClient, namespace: str
 ) -> None:
     """A recreated DAG run counts its tries from 1 again.
 
@@ -196,7 +196,7 @@ def test_a_live_pod_of_a_recreated_dag_run_is_not_superseded_by_a_dead_one_of_a_
 
 
 def test_a_superseded_pod_is_spared_if_the_second_listing_no_longer_has_its_successor(
-    server: Server, api: PodClient, namespace: str
+    server: Server, api: KubeClient, namespace: str
 ) -> None:
     create(server, namespace, "older", IN_TRY_2, 1)
     time.sleep(1.1)  # creation times are whole seconds
@@ -222,7 +222,7 @@ def test_a_superseded_pod_is_spared_if_the_second_listing_no_longer_has_its_succ
     ],
 )
 def test_a_pod_is_spared_if_somebody_removes_it_from_the_selection_right_before_the_deletion_by_a_label_of(
-    server: Server, api: PodClient, namespace: str, selector: str, label: str, value: str | None, problem: str
+    server: Server, api: KubeClient, namespace: str, selector: str, label: str, value: str | None, problem: str
 ) -> None:
     create(server, namespace, "zombie", FAILED_ONCE)
     relabel = proxy.first(lambda: server.patch(namespace, "zombie", {"labels": {label: value}}))
@@ -235,7 +235,7 @@ def test_a_pod_is_spared_if_somebody_removes_it_from_the_selection_right_before_
 
 
 def test_each_deletion_names_a_time_after_which_the_api_server_drops_it(
-    server: Server, api: PodClient, namespace: str
+    server: Server, api: KubeClient, namespace: str
 ) -> None:
     create(server, namespace, "zombie", FAILED_ONCE)
     clean_up(api, namespace, source_of(FAILED_ONCE))
@@ -276,6 +276,6 @@ def test_the_real_api_server_drops_a_deletion_that_waits_for_a_webhook(
         finally:
             registration.delete_validating_webhook_configuration(namespace)
     # It responds with 504, or closes the connection.
-    assert re.search("504|no response from the API server", message_of(result))
+    assert re.search("504|no answer from", message_of(result))
     assert seconds < 2 * DELETE_TIMEOUT + 5  # the API server notices it late while it waits for a TLS handshake
     assert set(real_server.pods(namespace)) == {"zombie"}

@@ -15,7 +15,7 @@ from include.kpo_cleanup.constants import Outcome
 from include.kpo_cleanup.errors import TaskInstanceSourceError
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import RawIds, Record, TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import POD_RECORD, RawIds, Record, RecordKeys, TaskInstance, TaskInstances
 from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from tests.faults.servers import Server
 
@@ -147,7 +147,10 @@ class MemorySource(TaskInstanceSource):
         )
 
     def read_records(
-        self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
+        self,
+        task_instances: TaskInstances,
+        keys: Collection[TaskInstanceKey],
+        record_keys: RecordKeys = POD_RECORD,
     ) -> Mapping[TaskInstanceKey, Record]:
         assert set(keys) <= task_instances.found.keys(), "there is no record without a task instance"
         _, tasks = self._visible(keys)

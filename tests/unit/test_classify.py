@@ -25,9 +25,9 @@ from include.kpo_cleanup.constants import FINISHED_STATES, Reason
 from include.kpo_cleanup.evidence import phrases
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import RawIds, Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.verdict import Evidence, Policy, Rule, Verdict, count_reasons
-from include.kpo_cleanup.workloads.workload import Container, Workload
+from include.kpo_cleanup.workloads.workload import Container, Links, Workload
 from tests.unit.builders import (
     DAY,
     FINISHED,
@@ -115,8 +115,8 @@ KEEP_RULES = [
     ),
     pytest.param(
         Reason.OWNED,
-        {"pod": {"job": "nightly"}},
-        {"pod": {"job": ""}},
+        {"pod": {"links": Links(JOB)}},
+        {"pod": {"links": Links()}},
         Reason.ORPHANED,
         id="a pod with the labels of a Job is left to the Job although it has no owner reference",
     ),
@@ -1061,6 +1061,19 @@ class TestEvidence:
         assert [
             verdict for verdict in verdicts if verdict.rule is None or verdict.rule.reason is not verdict.reason
         ] == []
+
+
+class TestRawIds:
+    def test_a_verdict_has_the_raw_ids_of_the_pods_task_instance_unless_several_have_its_labels(self) -> None:
+        pod, raw = make_pod(), RawIds("orders", "extract", "scheduled__2026-11-24T00:00:00+00:00")
+
+        def raw_ids_of(*found: RawIds) -> RawIds | None:
+            task_instances = TaskInstances.from_found([(pod.key, ids, FINISHED) for ids in found], {})
+            return classify(Snapshot([pod], task_instances, Settings(), NOW))[0].raw_ids
+
+        assert raw_ids_of() is None
+        assert raw_ids_of(raw) == raw
+        assert raw_ids_of(raw, raw._replace(run_id="run_1")) is None
 
 
 class TestEligibleAt:

@@ -29,7 +29,7 @@ def test_a_dag_id_is_found_in(tmp_path: Path, name: str, text: str, dag_id: str)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f"# {LONG}x\n{text}\n", encoding="utf-8")
     labels = {to_label_value(dag_id), to_label_value("another_dag_id_" * 5)}
-    assert find_dag_ids(tmp_path, labels) == {to_label_value(dag_id): dag_id}
+    assert find_dag_ids([tmp_path], labels) == {to_label_value(dag_id): dag_id}
 
 
 @pytest.mark.parametrize(
@@ -46,23 +46,32 @@ def test_no_dag_id_is_found(tmp_path: Path, name: str, text: str) -> None:
     file = tmp_path / name
     file.parent.mkdir(exist_ok=True)
     file.write_text(text)
-    assert find_dag_ids(tmp_path, {to_label_value(LONG)}) == {}
+    assert find_dag_ids([tmp_path], {to_label_value(LONG)}) == {}
 
 
 def test_files_that_cannot_be_read_do_not_hide_the_others(tmp_path: Path) -> None:
     (tmp_path / "broken.py").symlink_to(tmp_path / "gone")
     (tmp_path / "latin.py").write_bytes(b'DAG("\xe9t\xe9")')
     (tmp_path / "z.py").write_text(f'DAG("{LONG}")')
-    assert find_dag_ids(tmp_path, {to_label_value(LONG)}) == {to_label_value(LONG): LONG}
+    assert find_dag_ids([tmp_path], {to_label_value(LONG)}) == {to_label_value(LONG): LONG}
+
+
+def test_dag_ids_are_found_in_all_folders(tmp_path: Path) -> None:
+    dag_ids = {"own": f"{LONG}1", "another": f"{LONG}2"}
+    for folder, dag_id in dag_ids.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.py").write_text(f'DAG("{dag_id}")')
+    expected = {to_label_value(dag_id): dag_id for dag_id in dag_ids.values()}
+    assert find_dag_ids([tmp_path / folder for folder in dag_ids], expected) == expected
 
 
 def test_a_folder_that_is_missing_has_no_dag_ids(tmp_path: Path) -> None:
-    assert find_dag_ids(tmp_path / "gone", {to_label_value(LONG)}) == {}
+    assert find_dag_ids([tmp_path / "gone"], {to_label_value(LONG)}) == {}
 
 
 def test_the_search_ends_in_time(tmp_path: Path) -> None:
     for number in range(50):
         (tmp_path / f"{number}.py").write_text("\n".join(f'DAG("é{word}")' for word in range(20_000)))
     started = time.monotonic()
-    find_dag_ids(tmp_path, {to_label_value(LONG)}, max_seconds=0.1)
+    find_dag_ids([tmp_path], {to_label_value(LONG)}, max_seconds=0.1)
     assert time.monotonic() - started < 2

@@ -18,7 +18,7 @@ from include.kpo_cleanup.evidence import (
 )
 from include.kpo_cleanup.task_instance import Record, TaskInstance
 from include.kpo_cleanup.verdict import Rule
-from include.kpo_cleanup.workloads.workload import Container
+from include.kpo_cleanup.workloads.workload import Container, Links
 from tests.unit.builders import (
     DAY,
     FINISHED,
@@ -75,7 +75,7 @@ class TestPhrases:
                 id="an owned pod that outlives its task has the state if the end is unknown",
             ),
             pytest.param(
-                {"job": "nightly", "phase": "Succeeded"},
+                {"links": Links(JOB), "phase": "Succeeded"},
                 FINISHED,
                 ["labelled as a pod of Job/nightly"],
                 id="a pod with the labels of a Job has the Job",

@@ -14,14 +14,15 @@ from include.kpo_cleanup.classify import Snapshot, classify
 from include.kpo_cleanup.constants import Outcome
 from include.kpo_cleanup.errors import AdmissionDenied, KpoCleanupError, SettingError, SettingsError
 from include.kpo_cleanup.kube.interface import DeleteResult, Listing
-from include.kpo_cleanup.kube.parse import parse_pod
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import Record, TaskInstances
+from include.kpo_cleanup.task_instance import POD_RECORD, Record, TaskInstances
 from include.kpo_cleanup.task_instances.records import MAX_REASON, build_records, describe
 from include.kpo_cleanup.text import MAX_PHRASE, MAX_VALUE, printable
 from include.kpo_cleanup.verdict import Verdict
-from include.kpo_cleanup.workloads.workload import PROTECT_KEY, Workload
+from include.kpo_cleanup.workloads.labels import PROTECT_KEY
+from include.kpo_cleanup.workloads.pod import parse_pod
+from include.kpo_cleanup.workloads.workload import Workload
 from tests.unit.builders import FINISHED, HOUR, NOW, make_item, make_ti, timestamp
 
 CREATED = ("metadata", "creationTimestamp")
@@ -155,10 +156,10 @@ def test_a_pod_with_a_hostile_text_is_logged_and_stored_without_it(item: dict[st
         result = Result(verdict, held.outcome, held.detail)
         reaped = report.reap_report([result], "")
         lines = [
-            *report.zombie_lines([verdict], NOW),
+            *report.zombie_lines([verdict]),
             *report.warning_lines([verdict]),
             *report.kept_lines([verdict]),
-            *report.result_lines(result),
+            *report.result_lines([result]),
             *report.reap_lines([result, Result(verdict, Outcome.WOULD_DELETE)], Settings()),
         ]
         assert_harmless([classification, reaped, lines])
@@ -224,7 +225,7 @@ def test_a_rejected_setting_of_a_run_is_logged_without_its_hostile_text(option: 
 def test_a_record_with_a_hostile_text_is_stored_without_it(key: str) -> None:
     task_instance = parse_pod(make_item()).key
     values = {"pod_name": "extract", "pod_namespace": "airflow", key: CONTROL + "x" * LONG}
-    records: Mapping[Any, Record] = build_records({task_instance: [values]})
+    records: Mapping[Any, Record] = build_records({task_instance: [values]}, POD_RECORD)
     stored = xcom.dump_task_instances(TaskInstances({task_instance: FINISHED._replace(operator=CONTROL)}), records)
     assert_harmless(json.loads(json.dumps(stored)))
 

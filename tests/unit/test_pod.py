@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
-from include.kpo_cleanup.kube.parse import make_decoder, parse_pod
-from include.kpo_cleanup.workloads.workload import PROTECT_KEY, Container, Owner, Workload
+from include.kpo_cleanup.kube.decode import make_decoder
+from include.kpo_cleanup.workloads.labels import PROTECT_KEY
+from include.kpo_cleanup.workloads.pod import parse_pod
+from include.kpo_cleanup.workloads.workload import Container, Owner, Workload
 from tests.unit.builders import DAY, HOUR, NOW, make_item, make_pod, timestamp
 
 REALISTIC = make_item(
@@ -457,7 +459,14 @@ class TestJob:
     def test_the_job_of_a_pod_is_identified_by_labels_that_only_its_controller_sets(
         self, labels: dict[str, str], job: str
     ) -> None:
-        assert parse_pod(make_item(labels=labels)).job == job
+        owner = parse_pod(make_item(labels=labels)).links.labelled_owner
+        assert (owner.name if owner else "") == job
+
+
+def test_a_workload_has_few_enough_attributes_for_python_to_store_their_names_once_for_all() -> None:
+    pod = make_pod()
+    assert pod.key  # is cached
+    assert len(vars(pod)) <= 30
 
 
 class TestLabels:

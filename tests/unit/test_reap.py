@@ -44,7 +44,7 @@ from include.kpo_cleanup.reap import (
 from include.kpo_cleanup.results import Result, count_outcomes
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import POD_RECORD, Record, RecordKeys, TaskInstance, TaskInstances
 from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from include.kpo_cleanup.verdict import Verdict
 from include.kpo_cleanup.workloads.workload import Container, Workload
@@ -93,17 +93,18 @@ class FakeCluster:
         self.before_deletion: Callable[[Workload], None] = lambda _pod: None
         self.errors_by_namespace: dict[str, KpoCleanupError] = {}
 
-    def list_pods(
+    def list_workloads(
         self, namespaces: Sequence[str], *_: object, keep: Callable[[Workload], bool] | None = None, **__: object
     ) -> Listing:
         failing = {name: error for name, error in self.errors_by_namespace.items() if name in namespaces}
         there = [pod for pod in self.workloads.values() if pod.namespace in namespaces and pod.namespace not in failing]
         return Listing([pod for pod in there if keep is None or keep(pod)], failing)
 
-    def get(self, pod: Workload, *_: object, **__: object) -> Workload | None:
-        return next((now for now in self.workloads.values() if str(now) == str(pod)), None)
+    def get(self, workload: Workload, *_: object, **__: object) -> Workload | None:
+        return next((now for now in self.workloads.values() if str(now) == str(workload)), None)
 
-    def delete(self, pod: Workload, grace_period_seconds: int) -> DeleteResult:
+    def delete(self, workload: Workload, grace_period_seconds: int) -> DeleteResult:
+        pod = workload
         with self._lock:
             self.before_deletion(pod)
             self.deletions.append((pod.name, grace_period_seconds))
@@ -150,7 +151,9 @@ class FakeSource(TaskInstanceSource):
         self.queries.append(list(keys))
         return answer({key: self.found.get(key) for key in keys})
 
-    def read_records(self, _: TaskInstances, keys: Collection[TaskInstanceKey]) -> Mapping[TaskInstanceKey, Record]:
+    def read_records(
+        self, _: TaskInstances, keys: Collection[TaskInstanceKey], record_keys: RecordKeys = POD_RECORD
+    ) -> Mapping[TaskInstanceKey, Record]:
         self.records_read += keys
         return {key: record for key, record in self._records.items() if key in keys}
 
@@ -283,10 +286,37 @@ class TestDeletingZombies:
             level: [record.getMessage() for record in caplog.records if record.levelname == level]
             for level in ("INFO", "ERROR")
         }
-        assert by_level["INFO"][0] == "deleted airflow/z0000: orders.extract[0] try 1 of run run_1"
-        assert by_level["ERROR"][0] == "failed airflow/z0001: orders.extract[1] try 1 of run run_1"
-        assert "403 Forbidden" in by_level["ERROR"][1]
-        assert all("task instance failed (try 1) 60 min ago" in lines[-1] for lines in by_level.values())
+        task = "    orders.extract try 1 of run run_1"
+        evidence = "task instance failed (try 1) 60 min ago; base running 2 h"
+        assert by_level["INFO"][:3] == ["deleted: 1 orphaned pod", task, f"        [0] airflow/z0000: {evidence}"]
+        assert by_level["ERROR"] == [
+            "failed: 1 orphaned pod",
+            "    403 Forbidden",
+            task,
+            f"        [1] airflow/z0001: {evidence}",
+        ]
+
+    def test_an_outage_is_one_warning_however_many_pods_and_attempts_fail(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        zombies = make_zombies(5)
+        run(
+            zombies,
+            cluster_of(zombies, {zombie.workload.name: LOST for zombie in zombies}),
+            retry_policy=replace(NO_DELAY),
+        )
+        warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert warnings == ["deleting the pod: no response from the API server; retrying"]
+
+    def test_failures_in_several_batches_are_logged_together_after_the_deletions(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        zombies = make_zombies(2 * BATCH)
+        with caplog.at_level(logging.INFO):
+            run(zombies, cluster_of(zombies, {"z0000": FORBIDDEN, f"z0{BATCH}": FORBIDDEN}))
+        deleted = f"deleted: {BATCH - 1} orphaned pods"
+        headings = [message for message in caplog.messages if message.endswith("orphaned pods")]
+        assert headings == [deleted, deleted, "failed: 2 orphaned pods"]
 
     @pytest.mark.parametrize(
         ("max_deletes", "lines"),
@@ -423,7 +453,7 @@ class TestListingAgain:
     @pytest.mark.parametrize("error", [KubernetesError("listing", cause="no response"), RuntimeError("odd")], ids=repr)
     def test_all_pods_fail_when_no_namespace_can_be_listed(self, error: Exception) -> None:
         class Broken(FakeCluster):
-            def list_pods(self, *_: object, **__: object) -> Listing:
+            def list_workloads(self, *_: object, **__: object) -> Listing:
                 raise error
 
         zombies = make_zombies(2)
@@ -692,8 +722,8 @@ class TestSupersededPods:
         times = itertools.chain([0.0], itertools.repeat(seconds))
 
         class Slow(FakeCluster):
-            def list_pods(self, *arguments: Any, **more: Any) -> Listing:
-                listing = super().list_pods(*arguments, **more)
+            def list_workloads(self, *arguments: Any, **more: Any) -> Listing:
+                listing = super().list_workloads(*arguments, **more)
                 self.workloads["new"] = replace(self.workloads["new"], **changes)
                 return listing
 
@@ -712,8 +742,8 @@ class TestSupersededPods:
         class Slow(FakeCluster):
             reads = 0
 
-            def list_pods(self, *arguments: Any, **more: Any) -> Listing:
-                listing = super().list_pods(*arguments, **more)
+            def list_workloads(self, *arguments: Any, **more: Any) -> Listing:
+                listing = super().list_workloads(*arguments, **more)
                 self.change(self.workloads["new"], deletion_deadline=NOW)
                 return listing
 
@@ -778,9 +808,9 @@ class TestMaxDeletes:
         cluster = cluster_of(zombies, {"z0000": GARBLED})
         read = cluster.get
 
-        def get(pod: Workload, *_: object, **__: object) -> Workload | None:
+        def get(workload: Workload, *_: object, **__: object) -> Workload | None:
             assert cluster.deleted == {"z0000", "z0001"}
-            return read(pod)
+            return read(workload)
 
         cluster.get = get  # type: ignore[method-assign]
         assert count_outcomes(run(zombies, cluster, max_deletes=2)) == {
@@ -908,7 +938,7 @@ class TestRetries:
         cluster.before_deletion = change
         with caplog.at_level(logging.INFO):
             assert outcomes(run(zombies, cluster, retry_policy=replace(NO_DELAY, attempts=1))) == {"z0000": outcome}
-        assert [m.partition(" ")[0] for m in caplog.messages if "airflow/z0000: orders" in m] == [outcome]
+        assert [m.partition(":")[0] for m in caplog.messages if m.endswith("orphaned pod")] == [outcome]
 
     def test_an_overdue_pod_that_has_not_changed_after_a_lost_response_is_not_terminating(self) -> None:
         zombies = zombies_of(make_pod(name="z0000", deletion_deadline=NOW - DAY))

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.errors import HIDDEN, KpoCleanupError, SettingError, SettingsError
+from include.kpo_cleanup.identity import to_label_value
 from include.kpo_cleanup.report import (
     MAX_DAGS,
     MAX_NAMES,
+    MAX_PODS,
     MAX_PROBLEMS,
-    MAX_ROWS,
     classification_lines,
     classification_summary,
     due_lines,
@@ -28,11 +29,13 @@ from include.kpo_cleanup.report import (
     reap_summary,
     result_lines,
     summary_lines,
+    unlisted,
     warning_lines,
     zombie_lines,
 )
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.settings import Settings
+from include.kpo_cleanup.task_instance import RawIds
 from include.kpo_cleanup.text import LINE
 from include.kpo_cleanup.verdict import Evidence, Policy, Rule, Verdict
 from include.kpo_cleanup.workloads.workload import Container
@@ -62,58 +65,80 @@ def freeing(outcome: Outcome, cpu: float, memory: float) -> Result:
 
 
 class TestZombies:
-    def test_zombies_are_listed_by_diagnosis_with_advice_task_and_evidence(self) -> None:
+    def test_zombies_are_listed_by_cause_then_by_task_and_run_with_the_evidence_for_each_pod(self) -> None:
         mapped = make_pod(name="extract-1", map_index=12, try_number=2, created=NOW - 3 * DAY)
         hanging = {"name": "load-1", "dag_id": "sales", "task_id": "load", "containers": SIDECAR}
         verdicts = [
             make_verdict(workload=mapped),
             make_verdict(workload=make_pod(**hanging)),
             make_verdict(workload=make_pod(**{**hanging, "name": "load-2", "run_id": "run_2"})),
+            make_verdict(workload=make_pod(name="extract-2"), reason=Reason.SUPERSEDED),
             kept(),
         ]
-        lines = zombie_lines(verdicts, NOW)
-        states = "task instance failed (try 1) 60 min ago; base exited 0 60 min ago, proxy running 24 h"
+        lines = zombie_lines(verdicts)
+        states = "task instance failed (try 1) 60 min ago;"
+        containers = "base exited 0 60 min ago, proxy running 24 h"
         assert [line for line in lines if "advice" not in line] == [
-            "1 zombie: base is still running, but its operator is gone",
-            "    3 d, orphaned: orders.extract[12] try 2 of run run_1",
-            "        pod airflow/extract-1",
-            f"        {EVIDENCE}",
-            "2 zombies: proxy is still running after base ended",
-            "    2 h, orphaned: sales.load try 1 of run run_1",
-            "        pod airflow/load-1",
-            f"        {states}",
-            "    2 h, orphaned: sales.load try 1 of run run_2",
-            "        pod airflow/load-2",
-            f"        {states}",
+            "1 orphaned zombie: base is still running, but its operator is gone",
+            "    orders.extract try 2 of run run_1",
+            f"        [12] airflow/extract-1: {EVIDENCE}",
+            "2 orphaned zombies: proxy is still running after base ended",
+            "    sales.load try 1 of run run_1",
+            f"        airflow/load-1: {states}",
+            f"            {containers}",
+            "    sales.load try 1 of run run_2",
+            f"        airflow/load-2: {states}",
+            f"            {containers}",
+            "1 superseded zombie: base is still running, but its operator is gone",
+            "    orders.extract try 1 of run run_1",
+            f"        airflow/extract-2: {EVIDENCE}",
         ]
-        assert [number for number, line in enumerate(lines) if line.startswith("    advice: ")] == [1, 6]
+        assert [number for number, line in enumerate(lines) if line.startswith("    advice: ")] == [1, 5, 13]
 
-    def test_evidence_that_fits_on_no_line_is_broken_between_its_phrases(self) -> None:
-        name = "a-sidecar-with-a-name-of-some-length"
-        containers = (SIDECAR[0], Container(name, "running", NOW - DAY))
-        assert zombie_lines([make_verdict(workload=make_pod(containers=containers))], NOW)[-2:] == [
-            "        task instance failed (try 1) 60 min ago;",
-            f"            base exited 0 60 min ago, {name} running 24 h",
+    def test_a_mapped_task_has_one_line_for_each_pod_in_the_order_of_the_map_indexes(self) -> None:
+        sidecar = "a-sidecar-with-a-name-of-some-length"
+        ended_at = {n: (SIDECAR[0], Container(sidecar, "running", NOW - n * DAY)) for n in (2, 9, 10)}
+        pods = [make_pod(name=f"z{n}", map_index=n, containers=ended_at[n]) for n in ended_at]
+        others = [f"        [{n}] airflow/z{n}: task instance failed (try 1) 60 min ago;" for n in (9, 10)]
+        assert zombie_lines([make_verdict(workload=pod) for pod in reversed(pods)])[-4:] == [
+            "        [2] airflow/z2: task instance failed (try 1) 60 min ago;",
+            f"            base exited 0 60 min ago, {sidecar} running 2 d",
+            *(f"{line} base exited 0 60 min ago, {sidecar}"[: LINE - 1] + "…" for line in others),
         ]
 
-    def test_only_the_first_of_very_many_zombies_are_listed_with_a_note(self) -> None:
-        lines = zombie_lines([make_verdict(workload=make_pod(name=f"z{n:04d}")) for n in range(MAX_ROWS + 7)], NOW)
-        assert lines[0].startswith(f"{MAX_ROWS + 7} zombies: ")
-        assert sum("pod airflow/z0" in line for line in lines) == MAX_ROWS
-        assert lines[-1] == "... and 7 more; the XCom of this task has all of them"
+    def test_a_task_and_its_run_are_shown_with_their_ids_in_airflow_and_a_link_that_is_not_broken(self) -> None:
+        raw = RawIds("orders", "load", "scheduled__2026-11-24T03:00:00+00:00")
+        link = f"https://airflow.example.com/{'x' * LINE}"
+        pods = [make_pod(name=f"z{n}", map_index=n, run_id=to_label_value(raw.run_id)) for n in range(2)]
+        verdicts = [make_verdict(workload=pod, raw_ids=raw, link=f"{link}/{pod.map_index}") for pod in pods]
+        assert zombie_lines(verdicts)[-4:] == [
+            "    orders.load try 1 of run scheduled__2026-11-24T03:00:00+00:00",
+            f"        {link}/0",
+            f"        [0] airflow/z0: {EVIDENCE}",
+            f"        [1] airflow/z1: {EVIDENCE}",
+        ]
+        row = reap_report([Result(verdicts[0], Outcome.DELETED)], "")["zombies"][0]
+        assert row.items() >= {**raw._asdict(), "link": f"{link}/0"}.items()
 
-    def test_the_limit_holds_for_the_zombies_of_all_diagnoses_together(self) -> None:
-        late = [make_verdict(workload=make_pod(containers=SIDECAR)) for _ in range(9)]
-        lines = zombie_lines([*(make_verdict() for _ in range(MAX_ROWS - 1)), *late], NOW)
-        assert sum("pod airflow/" in line for line in lines) == MAX_ROWS
-        assert "9 zombies: proxy is still running after base ended" in lines
+    def test_thirty_zombies_of_a_mapped_task_fit_on_a_screen(self) -> None:
+        verdicts = [make_verdict(workload=make_pod(map_index=n % 30, containers=SIDECAR)) for n in range(17, 47)]
+        assert len([*zombie_lines(verdicts), *classification_lines(verdicts, "30 zombies")]) <= 35
+
+    def test_only_the_first_of_very_many_zombies_with_a_cause_are_listed_and_the_others_counted_by_dag(self) -> None:
+        dags = ["orders"] * (MAX_PODS - 1) + ["sales"] * 8 + ["stock"] * 9
+        verdicts = [make_verdict(workload=make_pod(name=f"z{n}", dag_id=dag_id)) for n, dag_id in enumerate(dags)]
+        lines = zombie_lines([*verdicts, make_verdict(workload=make_pod(containers=SIDECAR))])
+        assert lines[0].startswith(f"{len(dags)} orphaned zombies: ")
+        assert sum("airflow/z" in line for line in lines) == MAX_PODS
+        assert "    and 16 more pods: stock 9, sales 7" in lines
+        assert "1 orphaned zombie: proxy is still running after base ended" in lines
 
     def test_exactly_as_many_zombies_as_the_limit_are_all_listed(self) -> None:
-        lines = zombie_lines([make_verdict() for _ in range(MAX_ROWS)], NOW)
+        lines = zombie_lines([make_verdict() for _ in range(MAX_PODS)])
         assert not any("more" in line for line in lines)
 
     def test_kept_pods_are_not_listed_as_zombies(self) -> None:
-        assert zombie_lines([kept()], NOW) == []
+        assert zombie_lines([kept()]) == []
 
 
 ZOMBIES_OF_TWO_DAGS = [*(make_verdict(workload=make_pod(dag_id=dag_id)) for dag_id in ("sales", "orders", "orders"))]
@@ -190,6 +215,14 @@ def test_the_log_summarizes_a_classification_by_topic_with_the_summary_last() ->
     assert classification_lines([], "nothing") == ["kept: none", "nothing"]
 
 
+def test_the_end_of_the_log_shows_that_kept_pods_need_attention() -> None:
+    assert classification_lines([kept(), kept(Rule.STALLED), kept(Rule.NOT_RESOLVED, "it is pickled")], "nothing") == [
+        "kept: unresolved=1 stalled=1 active=1",
+        "kept, but see the warnings above: unresolved=1 stalled=1",
+        "nothing",
+    ]
+
+
 class TestWarnings:
     def test_pods_that_need_no_attention_have_no_warnings(self) -> None:
         assert warning_lines([kept(), kept(Rule.OWNED), kept(Rule.SETTLING), make_verdict()]) == []
@@ -198,21 +231,24 @@ class TestWarnings:
         def stalled(sidecar: str, name: str) -> Verdict:
             return kept(Rule.STALLED, name=name, map_index=3, containers=STALLED_BY[sidecar])
 
+        states = "task instance running (try 1); base exited 0 60 min ago, {} running 24 h"
         assert warning_lines([stalled("x", "a"), stalled("y", "b"), stalled("x", "c")]) == [
             "kept 2 stalled pods: x keeps the task waiting",
             "    make it a native sidecar, or set an execution_timeout on the task",
-            "        airflow/a: orders.extract[3] try 1 of run run_1",
-            "        airflow/c: orders.extract[3] try 1 of run run_1",
+            "    orders.extract try 1 of run run_1",
+            f"        [3] airflow/a: {states.format('x')}",
+            f"        [3] airflow/c: {states.format('x')}",
             "kept 1 stalled pod: y keeps the task waiting",
             "    make it a native sidecar, or set an execution_timeout on the task",
-            "        airflow/b: orders.extract[3] try 1 of run run_1",
+            "    orders.extract try 1 of run run_1",
+            f"        [3] airflow/b: {states.format('y')}",
         ]
 
     def test_a_warning_names_only_some_of_many_pods(self) -> None:
         lines = warning_lines([kept(Rule.NOT_RESOLVED, "it is pickled") for _ in range(MAX_NAMES + 3)])
         assert lines[0] == "kept 8 unresolved pods: it is pickled"
-        assert len(lines) == 1 + MAX_NAMES + 1
-        assert lines[-1] == "        and 3 more pods"
+        assert len(lines) == 2 + MAX_NAMES + 1
+        assert lines[-1] == "    and 3 more pods: orders 3"
 
     def test_a_warning_about_unmatched_pods_names_no_reason(self) -> None:
         unmatched = make_verdict(
@@ -224,21 +260,29 @@ class TestWarnings:
 
 
 class TestDue:
-    def test_the_log_shows_when_the_last_of_the_kept_pods_will_be_deleted(self) -> None:
-        noon = kept(Rule.SETTLING)._replace(eligible_at=NOW)
-        verdicts = [
-            noon,
-            noon._replace(eligible_at=NOW + 61),
-            kept(Rule.SETTLING),
-            noon._replace(reason=Reason.TERMINATING),
-        ]
-        assert due_lines(verdicts) == [
-            "2 settling: a run after 12:01:01 UTC deletes them; settle_seconds=0 deletes them now",
-            "1 terminating: a run after 12:00:00 UTC deletes them",
+    @pytest.mark.parametrize(
+        ("due", "when"),
+        [
+            pytest.param([NOW + 61], "after 12:01:01 UTC", id="at one time today"),
+            pytest.param([NOW + DAY], "after 2026-11-25 12:00:00 UTC", id="tomorrow, with the date"),
+            pytest.param(
+                [NOW + DAY, NOW, NOW + 61],
+                "between 12:00:00 UTC and 2026-11-25 12:00:00 UTC",
+                id="at several times, with the first and the last",
+            ),
+        ],
+    )
+    def test_the_log_shows_when_the_pods_that_are_kept_for_now_will_be_deleted(self, due: list[int], when: str) -> None:
+        settling = [kept(Rule.SETTLING)._replace(eligible_at=time) for time in due]
+        terminating = [verdict._replace(reason=Reason.TERMINATING) for verdict in settling]
+        assert due_lines([*settling, kept(Rule.SETTLING), *terminating], NOW) == [
+            f"{len(due)} settling: due {when}; a later run deletes them",
+            "    settle_seconds=0 deletes them now",
+            f"{len(due)} terminating: due {when}; a later run deletes them",
         ]
 
     def test_pods_that_are_never_eligible_are_not_mentioned(self) -> None:
-        assert due_lines([kept(Rule.SETTLING), kept(), make_verdict()]) == []
+        assert due_lines([kept(Rule.SETTLING), kept(), make_verdict()], NOW) == []
 
 
 class TestErrors:
@@ -272,52 +316,69 @@ class TestErrors:
         ]
 
 
+TASK = "    orders.extract try 1 of run run_1"
+
+
 class TestResults:
-    def test_a_failed_pod_has_its_error_and_its_evidence(self) -> None:
-        assert result_lines(make_result(Outcome.FAILED, error=FORBIDDEN, name="a")) == [
-            "failed airflow/a: orders.extract try 1 of run run_1",
-            "    deleting the pod: 403 Forbidden",
-            "        allow verb 'delete'",
-            "        server message: pods are forbidden",
-            f"    orphaned: {EVIDENCE}",
+    def test_pods_that_failed_for_the_same_cause_are_listed_below_it_with_their_evidence(self) -> None:
+        error = KpoCleanupError("deleting the pod", cause="7 bytes read")
+        other = KpoCleanupError("deleting the pod", cause="17 bytes read")
+        results = [make_result(Outcome.FAILED, error=error, name="b", map_index=12)]
+        results += [make_result(Outcome.FAILED, error=other, name="a", map_index=3)]
+        results += [make_result(Outcome.FAILED, error=FORBIDDEN, name="c")]
+        assert result_lines(results) == [
+            "failed: 2 orphaned pods",
+            "    7 bytes read",
+            TASK,
+            f"        [3] airflow/a: {EVIDENCE}",
+            f"        [12] airflow/b: {EVIDENCE}",
+            "failed: 1 orphaned pod",
+            "    403 Forbidden",
+            TASK,
+            f"        airflow/c: {EVIDENCE}",
         ]
 
     def test_a_held_pod_has_the_note(self) -> None:
-        assert result_lines(make_result(Outcome.AWAITING_FINALIZER, "held by a/b"))[1] == "    held by a/b"
+        assert result_lines([make_result(Outcome.AWAITING_FINALIZER, "held by a/b")])[1] == "    held by a/b"
 
     @pytest.mark.parametrize(
         ("outcome", "line"),
         [
-            (Outcome.TERMINATING, "    was asked to end by 2027-01-15 08:00:30 UTC"),
+            (Outcome.TERMINATING, "    asked to end by 2027-01-15 08:00:30 UTC"),
             (Outcome.WOULD_DELETE, "    would be asked to end by 2027-01-15 08:00:30 UTC"),
         ],
         ids=lambda value: value.value if isinstance(value, Outcome) else "",
     )
-    def test_a_pod_with_a_grace_period_has_its_deadline(self, outcome: Outcome, line: str) -> None:
+    def test_pods_with_a_grace_period_have_the_latest_deadline(self, outcome: Outcome, line: str) -> None:
         result = replace(make_result(outcome), deadline=1_800_000_030)
-        assert result_lines(result)[1] == line
+        earlier = replace(result, deadline=1_800_000_029)
+        assert result_lines([earlier, result, earlier])[:2] == [f"{outcome.value}: 3 orphaned pods", line]
         assert reap_report([result], "")["zombies"][0]["deadline"] == "2027-01-15 08:00:30 UTC"
         assert reap_report([result], "")["freed"] == {}
 
     def test_a_spared_pod_has_the_rule_that_keeps_it_now(self) -> None:
-        assert result_lines(Result(kept(name="a"), Outcome.SPARED)) == [
-            "spared airflow/a: orders.extract try 1 of run run_1",
-            "    active now: task instance running (try 1); base running 2 h",
+        assert result_lines([Result(kept(name="a"), Outcome.SPARED)]) == [
+            "spared: 1 now active pod",
+            TASK,
+            "        airflow/a: task instance running (try 1); base running 2 h",
         ]
 
     def test_a_pod_that_was_not_classified_again_has_what_classify_rendered(self) -> None:
-        gone = Result(make_verdict(evidence=("task instance failed", "base running 2 h")), Outcome.ALREADY_GONE)
-        assert result_lines(gone)[1:] == ["    orphaned: task instance failed; base running 2 h"]
+        gone = make_verdict(workload=make_pod(name="a"), evidence=("task instance failed", "base running 2 h"))
+        assert result_lines([Result(gone, Outcome.ALREADY_GONE)])[1:] == [
+            TASK,
+            "        airflow/a: task instance failed; base running 2 h",
+        ]
 
 
 class TestReaping:
     def test_the_log_lists_the_pods_that_a_dry_run_would_delete(self) -> None:
         results = [make_result(Outcome.WOULD_DELETE, name="a"), make_result(Outcome.WOULD_DELETE, name="b")]
         assert reap_lines(results, DRY_RUN) == [
-            "would_delete airflow/a: orders.extract try 1 of run run_1",
-            f"    orphaned: {EVIDENCE}",
-            "would_delete airflow/b: orders.extract try 1 of run run_1",
-            f"    orphaned: {EVIDENCE}",
+            "would_delete: 2 orphaned pods",
+            TASK,
+            f"        airflow/a: {EVIDENCE}",
+            f"        airflow/b: {EVIDENCE}",
         ]
 
     def test_the_log_shows_how_many_zombies_are_left_and_why(self) -> None:
@@ -327,6 +388,11 @@ class TestReaping:
             make_result(Outcome.LEFT_FOR_NEXT_RUN, "max_deletes=1 was reached"),
         ]
         assert reap_lines(results, Settings()) == ["left for the next run: 2 zombies (max_deletes=1 was reached)"]
+
+    def test_the_log_shows_what_to_do_about_pods_that_a_finalizer_holds(self) -> None:
+        assert reap_lines([make_result(Outcome.AWAITING_FINALIZER, "held by a/b")], Settings()) == [
+            "awaiting_finalizer: repair the controllers that set these finalizers, or remove the finalizers"
+        ]
 
     def test_the_log_shows_what_the_deleted_pods_of_each_dag_had_requested(self) -> None:
         results = [
@@ -498,6 +564,26 @@ def test_a_reaping_is_summarized_by_topic(settings: Settings, results: list[Resu
     assert reap_summary(results, settings, 15, 7) == [*summary, "and 7 more candidates for later runs"]
 
 
+class TestUnlistedNamespaces:
+    def test_namespaces_that_could_not_be_listed_for_the_same_cause_are_one_error(self) -> None:
+        missing = KpoCleanupError("namespace 'x' does not exist", remedy="correct namespaces")
+        forbidden = {
+            name: KpoCleanupError(f"listing pods in namespace {name!r}", cause="403 Forbidden", remedy=f"allow {name}")
+            for name in ("a", "b")
+        }
+        assert [error.fields for error in unlisted({**forbidden, "x": missing})] == [
+            {
+                "summary": "listing pods in 2 namespaces",
+                "cause": "403 Forbidden (such as a, b)",
+                "remedy": "allow a",
+            },
+            missing.fields,
+        ]
+
+    def test_the_error_of_a_single_namespace_is_not_changed(self) -> None:
+        assert unlisted({"a": FORBIDDEN}) == [FORBIDDEN]
+
+
 def test_a_candidate_is_no_kept_pod() -> None:
     assert classification_lines(CANDIDATES, "summary") == ["kept: none", "summary"]
     assert list(kept_lines(CANDIDATES)) == []
@@ -542,7 +628,9 @@ def test_no_line_is_too_long_and_no_id_is_lost_whatever_the_ids_and_texts(pod: A
         workload=replace(pod, label_problem=text), is_zombie=False, evidence=Evidence(Rule.BAD_LABELS, NOW)
     )
     result = Result(zombie, Outcome.FAILED, text, error)
-    for lines in (zombie_lines([zombie], NOW), warning_lines([warned]), result_lines(result)):
+    for lines in (zombie_lines([zombie, zombie]), warning_lines([warned]), result_lines([result])):
         assert [line for line in lines if len(line) > LINE] == []
-        assert "".join(pod.run_id.split()) in "".join("".join(lines).split())
-    assert [line for line in failure_lines([text or "x"], [error]) if len(line) > LINE] == []
+        shown = "".join("".join(lines).split())
+        assert all(each in shown for each in (pod.run_id, pod.task_id, pod.dag_id, str(pod)))
+    for line in (*failure_lines([text or "x"], [error]), *kept_lines([warned])):
+        assert len(line) <= LINE

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from include.kpo_cleanup.errors import Forbidden, KpoCleanupError, RetryableApiError, UnexpectedResponse
 from include.kpo_cleanup.retry import RetryPolicy, retry_after
+from include.kpo_cleanup.text import LINE
 
 POLICY = RetryPolicy(attempts=4, deadline=90, initial_backoff=1, max_backoff=3)
 NO_DELAY = RetryPolicy(initial_backoff=0)
@@ -75,9 +80,31 @@ class TestCalling:
             NO_DELAY.call(server.get, "/pods")
         assert server.requests == ["/pods"]
 
-    def test_each_retry_is_logged_with_the_error(self, caplog: pytest.LogCaptureFixture) -> None:
-        NO_DELAY.call(Server(RETRYABLE).get, "/pods")
-        assert caplog.messages == ["listing pods: 503 Service Unavailable; retrying in 0.0 s (attempt 2 of 5)"]
+    def test_an_outage_is_logged_once_however_many_requests_and_attempts_fail(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        policy = RetryPolicy(initial_backoff=0)
+        for path in ("/pods", "/namespaces"):
+            policy.call(Server(*(RetryableApiError("reading", cause=f"{n} bytes read") for n in range(3))).get, path)
+        policy.call(Server(RETRYABLE).get, "/pods")
+        assert caplog.messages == [
+            "reading: 0 bytes read; retrying",
+            "listing pods: 503 Service Unavailable; retrying",
+        ]
+
+    @given(st.text("ab /:;,", max_size=300), st.text("ab /:;,", max_size=300))
+    def test_no_line_about_an_outage_is_too_long(self, cause: str, remedy: str) -> None:
+        lines: list[str] = []
+        handler = logging.Handler()
+        handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+        logger = logging.getLogger(RetryPolicy.__module__)
+        logger.addHandler(handler)
+        try:
+            RetryPolicy().warn_once(RetryableApiError("listing pods", cause=cause, remedy=remedy), "retrying")
+        finally:
+            logger.removeHandler(handler)
+        assert lines
+        assert [line for line in lines if len(line) > LINE] == []
 
 
 @pytest.mark.parametrize(

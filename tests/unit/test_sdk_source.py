@@ -18,13 +18,19 @@ from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, make_key, to
 from include.kpo_cleanup.task_instance import CallerTaskInstance, RawIds, Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.task_instances.records import MAX_FAILING_SECONDS
 from include.kpo_cleanup.task_instances.sdk_queries import SdkQueries
-from include.kpo_cleanup.task_instances.task_sdk import MAX_QUERY, MAX_SEARCHED, TaskSdkSource
+from include.kpo_cleanup.task_instances.task_sdk import (
+    MAX_LISTED,
+    MAX_QUERY,
+    MAX_SEARCHED,
+    UNKNOWN_DAG,
+    TaskSdkSource,
+)
 from tests.unit.sdk import MICROSECOND, Refusal, StatesOnly, TaskSdk
 from tests.unit.worlds import LONG_ID, ODD_ID, SCHEDULED, Row, World, api_server, assert_correct_answer, worlds
 
 Requests = list[dict[str, Any]]
 
-NO_DAGS = Path("no-such-folder")
+NO_DAGS: list[Path] = []
 
 CALLER = CallerTaskInstance("cleanup", "reap", "now", UNMAPPED, "0197f0a2-5b1c-7d3e-8f90-a1b2c3d4e5f6")
 CALLER_ROW = Row(*CALLER[:4], "running")
@@ -167,7 +173,7 @@ class TestFetch:
         existing, absent = row(dag_id=dag_id, state="success"), row("b", dag_id=dag_id)
         (tmp_path / "dag.py").write_text(f'with DAG("{dag_id}"): ...', encoding="utf-8")
         source = TaskSdkSource(
-            SdkQueries(StatesOnly([CALLER_ROW, existing]), no_run), XComs(), CALLER, "test", tmp_path
+            SdkQueries(StatesOnly([CALLER_ROW, existing]), no_run), XComs(), CALLER, "test", [tmp_path]
         )
         found, ids = TaskInstance("success"), RawIds(*existing[:3])
         expected = TaskInstances({existing.key: found}, {}, {existing.key: (ids,)})
@@ -179,8 +185,33 @@ class TestFetch:
     def test_a_key_with_a_hashed_dag_id_is_unresolved_if_no_dag_file_contains_the_dag_id(self, dag_id: str) -> None:
         existing = row(dag_id=dag_id, state="success")
         answer, _ = fetch([existing], existing.key)
-        why = "the dag_id behind its label is not written out in any DAG file of this worker (set airflow_conn_id)"
-        assert answer == TaskInstances({}, {existing.key: why})
+        assert answer == TaskInstances({}, {existing.key: UNKNOWN_DAG})
+
+    def test_all_dag_ids_that_cannot_be_looked_up_are_logged_once(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "dag.py").write_text(f'DAG("{"f" * 70}")')
+        as_it_is = row(dag_id="orders-0123456ab")
+        unknown = [row(dag_id=f"{number}{'d' * 70}") for number in range(12)]
+        found = [row(dag_id="f" * 70), as_it_is, row()]
+        sdk = StatesOnly([CALLER_ROW, *unknown, *found])
+        source = TaskSdkSource(SdkQueries(sdk, no_run), XComs(), CALLER, "test", [tmp_path])
+        keys = [each.key for each in (*unknown, *found)]
+        for _attempt in (1, 2):
+            assert set(source.fetch(keys).unresolved) == {each.key for each in unknown}
+        text = " ".join(" ".join(caplog.messages).split())
+        assert text.startswith("12 dag_ids cannot be looked up: ")
+        assert "airflow_conn_id" in text
+        assert text.endswith(f"The labels: {' '.join(sorted(each.key.dag_id for each in unknown))}")
+
+    def test_the_list_of_dag_ids_that_cannot_be_looked_up_is_short_and_printable(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        labels = [f"\x1b{number:04d}-0123456ab" for number in range(MAX_LISTED + 3)]
+        fetch([], *(make_key("orders", "a", SCHEDULED, UNMAPPED)._replace(dag_id=label) for label in labels))
+        assert all(message.isprintable() for message in caplog.messages)
+        assert "\\x1b0000-0123456ab" in caplog.text
+        assert caplog.messages[-1].endswith(" and 3 more")
 
     def test_a_key_without_task_instance_is_unresolved_if_its_dag_id_ends_like_a_hash(self) -> None:
         key = make_key("orders-0123456ab", "a", SCHEDULED, UNMAPPED)

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from include.kpo_cleanup.constants import Reason
 from include.kpo_cleanup.errors import KpoCleanupError, RetryableApiError
-from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, to_label_value
+from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, make_key, to_label_value
 from include.kpo_cleanup.kube.interface import Listing
-from include.kpo_cleanup.task_instance import Record, TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import RawIds, Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.verdict import Verdict
-from include.kpo_cleanup.workloads.workload import Container, Owner, Workload
+from include.kpo_cleanup.workloads.registry import KINDS
+from include.kpo_cleanup.workloads.workload import Container, Links, Owner, Workload
 from include.kpo_cleanup.xcom import (
     MAX_KEPT,
     dump_classification,
@@ -48,6 +49,8 @@ CONTAINERS = st.builds(
     st.integers(0, 300),
     TEXT,
 )
+OWNERS = st.builds(Owner, TEXT, NAMES, TEXT, TEXT)
+RAW_IDS = st.builds(RawIds, TEXT, TEXT, TEXT)
 KEYS = st.builds(TaskInstanceKey, TEXT, TEXT, TEXT, st.integers(UNMAPPED, 2**31 - 1))
 POD_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "namespace": st.sampled_from(["one", "two"]),
@@ -64,8 +67,7 @@ POD_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "labels": st.dictionaries(NAMES, TEXT, max_size=2).map(lambda labels: tuple(sorted(labels.items()))),
     "label_problem": TEXT,
     "protected_by": TEXT,
-    "controller": st.none() | st.builds(Owner, TEXT, NAMES, TEXT, TEXT),
-    "job": TEXT,
+    "controller": st.none() | OWNERS,
     "phase_reason": TEXT,
     "phase_message": TEXT,
     "node": TEXT,
@@ -78,8 +80,12 @@ POD_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "conditions_changed": st.none() | TIMES,
     "containers": st.lists(CONTAINERS, max_size=3).map(tuple),
     "requests": st.dictionaries(NAMES, st.floats(0, 1e12), max_size=3).map(lambda d: tuple(sorted(d.items()))),
+    "kind": st.sampled_from([*KINDS, "Widget"]),
+    "links": st.builds(Links, st.none() | OWNERS, st.none() | OWNERS, TEXT, TEXT, st.integers(0, 9)),
 }
 PODS = st.builds(Workload, **POD_FIELDS)
+IDS = dict.fromkeys(("dag_id", "task_id", "run_id"), st.text("aB1", max_size=12))
+LABELLED_PODS = st.builds(Workload, **{**POD_FIELDS, **IDS})  # with ids that are label values
 TIS = st.builds(
     TaskInstance,
     st.none() | st.sampled_from(["success", "running"]),
@@ -172,12 +178,27 @@ class TestListing:
 
 
 class TestTaskInstances:
-    @given(st.dictionaries(KEYS, TIS, max_size=6), st.dictionaries(KEYS, TEXT, max_size=3))
+    @given(
+        st.dictionaries(st.builds(RawIds, TEXT, TEXT, TEXT), TIS, max_size=6), st.dictionaries(KEYS, TEXT, max_size=3)
+    )
     def test_task_instances_are_loaded_as_they_were_dumped(
-        self, found: dict[TaskInstanceKey, TaskInstance], unresolved: dict[TaskInstanceKey, str]
+        self, found: dict[RawIds, TaskInstance], unresolved: dict[TaskInstanceKey, str]
     ) -> None:
-        before = TaskInstances(found, unresolved, try_number_may_lag=len(found) % 2 == 0)
+        by_key = {make_key(*ids, UNMAPPED): (ids, ti) for ids, ti in found.items()}
+        before = TaskInstances(
+            {key: ti for key, (_, ti) in by_key.items()},
+            unresolved,
+            {key: (ids,) for key, (ids, _) in by_key.items()},
+            try_number_may_lag=len(found) % 2 == 0,
+        )
         assert load_task_instances(through_json(dump_task_instances(before))) == (before, {})
+
+    def test_only_raw_ids_that_differ_from_their_labels_are_written_once(self) -> None:
+        raw_run = "scheduled__2026-11-24T00:00:00+00:00"
+        keys = [TaskInstanceKey("orders", "load", to_label_value(raw_run), index) for index in range(9)]
+        raw_ids = dict.fromkeys(keys, (RawIds("orders", "load", raw_run),))
+        data = dump_task_instances(TaskInstances(dict.fromkeys(keys, TaskInstance("failed")), raw_ids=raw_ids))
+        assert data["unhashed"] == {to_label_value(raw_run): raw_run}
 
     @given(st.dictionaries(KEYS, st.builds(Record, st.frozensets(TEXT, max_size=2), TEXT), max_size=3))
     def test_records_are_loaded_as_they_were_dumped(self, records: dict[TaskInstanceKey, Record]) -> None:
@@ -205,7 +226,7 @@ class TestTaskInstances:
 
 
 class TestZombies:
-    @given(st.lists(st.tuples(PODS, st.booleans(), st.sampled_from(Reason), EVIDENCE), max_size=3), ERRORS)
+    @given(st.lists(st.tuples(LABELLED_PODS, st.booleans(), st.sampled_from(Reason), EVIDENCE), max_size=3), ERRORS)
     def test_zombies_are_loaded_in_their_order_with_name_age_task_reason_and_evidence(
         self, drawn: list[tuple[Workload, bool, Reason, tuple[str, ...]]], error: KpoCleanupError
     ) -> None:
@@ -239,6 +260,16 @@ class TestZombies:
                 "created": NOW - 2 * HOUR,
             }
         ]
+
+    def test_a_zombie_is_written_with_the_raw_ids_and_the_link_of_its_task_instance_and_loaded_with_its_labels(
+        self,
+    ) -> None:
+        raw = RawIds("orders", "load", "scheduled__2026-11-24T00:00:00+00:00")
+        pod = make_pod(task_id="load", run_id=to_label_value(raw.run_id))
+        data = through_json(dump_classification([make_verdict(workload=pod, raw_ids=raw, link="http://airflow/x")], {}))
+        assert data["zombies"][0].items() >= {**raw._asdict(), "link": "http://airflow/x"}.items()
+        (loaded,) = load_classification(data).zombies
+        assert (loaded.workload.key, loaded.raw_ids) == (pod.key, raw)
 
     def test_zombies_and_kept_pods_are_counted_by_reason_and_zombies_by_dag(self) -> None:
         zombies = [

@@ -40,6 +40,20 @@ _DENIED = re.compile(
     r"""(?P<by>admission webhook "[^"]*"|ValidatingAdmissionPolicy '[^']*')?"""
 )
 
+# What urllib3 puts before the reason why there is no connection: its own object.
+_CLIENT_PREFIX = re.compile(r"^\w+\(host=.*?\): (Failed to establish a new connection: \[Errno \d+\] )?")
+# What to do if there is no answer, by a part of the reason.
+_OUTAGES = {
+    "refused": "check that the API server is running, or correct the host of the connection",
+    "resolve": "check that DNS works, or correct the host of the connection",
+    "not valid for": "use a name that is in the API server's certificate",
+    "certificate verify failed": "put the cluster's CA, which may be a new one, into the kubeconfig of the connection",
+    "SSL": "correct the host of the connection",
+    "timed out": "check the load of the API server, and the network",
+    "redirects": "check that the connection's host is a Kubernetes API server",
+}
+_CHECK_NETWORK = "check the network, the load balancer and any proxies"
+
 
 def connect(conn_id: str, concurrency: int) -> tuple[CoreV1Api, str | None]:
     """Return the client of an Airflow connection, and the connection's namespace.
@@ -93,9 +107,7 @@ def send(
     except ApiException as error:
         raise _to_api_error(operation, error) from error
     except HTTPError as error:
-        cause = getattr(error, "reason", None) or error  # without the URL, which is another one for each pod
-        no_response = f"no response from the API server: {safe_message(cause)}"
-        raise RetryableApiError(operation, cause=no_response, has_response=False) from error
+        raise _to_outage(operation, error) from error
     except UnicodeDecodeError as error:  # the client decodes the body of every error as UTF-8
         raise RetryableApiError(operation, cause="the response is an error whose body is not text") from error
     except Exception as error:  # of the client itself, such as a token that could not be refreshed
@@ -108,6 +120,18 @@ def send(
     if not isinstance(content, dict):
         raise RetryableApiError(operation, cause=f"the response is not a JSON object: {bytes(body[:80])!r}")
     return content
+
+
+def _to_outage(operation: str, error: Any) -> RetryableApiError:
+    """Convert an exception of urllib3 to an error of this package, without the URL, which differs from pod to pod."""
+    pool = getattr(error, "pool", None)
+    server = f"{pool.scheme}://{pool.host}:{pool.port}" if pool else "the API server"
+    inner = getattr(error, "reason", None) or error
+    inner = next((each for each in inner.args if isinstance(each, Exception)), inner)
+    reason = _CLIENT_PREFIX.sub("", getattr(inner, "strerror", None) or safe_message(inner))
+    reason = re.sub("^[A-Z](?=[a-z]+ )", lambda capital: capital[0].lower(), reason.replace(". (", " ("))
+    remedy = next((remedy for part, remedy in _OUTAGES.items() if part in reason), _CHECK_NETWORK)
+    return RetryableApiError(operation, cause=f"no answer from {server}: {reason}", remedy=remedy, has_response=False)
 
 
 def _to_api_error(operation: str, error: Any) -> KubernetesError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,15 +16,21 @@ CONCURRENT_DELETES = 10  # below what one client may do under the API server's d
 
 @dataclass(frozen=True)
 class Listing:
-    """The workloads that were found, and the namespaces that could not be listed."""
+    """The workloads that were found, and what could not be listed or read.
+
+    :param unread: by uid, the workloads that could not be read although their pods were listed.
+    :param errors_by_kind: why workloads of these kinds may be missing, one error for each kind.
+    """
 
     workloads: list[Workload] = field(default_factory=list)
     errors_by_namespace: Mapping[str, KpoCleanupError] = field(default_factory=dict)
+    unread: Mapping[str, KpoCleanupError] = field(default_factory=dict)
+    errors_by_kind: Mapping[str, KpoCleanupError] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class DeleteResult:
-    """What becomes of a pod whose deletion the API server has accepted."""
+    """What becomes of a workload whose deletion the API server has accepted."""
 
     outcome: Outcome
     detail: str = ""
@@ -32,9 +38,9 @@ class DeleteResult:
 
     @classmethod
     def from_accepted(cls, finalizers: Sequence[str], deadline: int | None) -> DeleteResult:
-        """Return the result for a pod that has these finalizers.
+        """Return the result for a workload that has these finalizers.
 
-        :param deadline: epoch seconds by which the pod ends; None if it has no grace period.
+        :param deadline: epoch seconds by which it ends; None if it has no grace period.
         """
         if finalizers:
             return cls(Outcome.AWAITING_FINALIZER, f"held by {', '.join(finalizers)}")
@@ -44,7 +50,7 @@ class DeleteResult:
 class Cluster(Protocol):
     """The part of the Kubernetes API that the cleanup needs."""
 
-    def list_pods(
+    def list_workloads(
         self,
         namespaces: Sequence[str],
         label_selector: str = "",
@@ -52,30 +58,32 @@ class Cluster(Protocol):
         *,
         must_exist: bool = True,
         keep: Callable[[Workload], bool] | None = None,
+        known: Iterable[Workload] = (),
     ) -> Listing:
-        """List the operator's pods. A namespace that cannot be listed does not stop the others.
+        """List the operators' workloads. A namespace that cannot be listed does not stop the others.
 
         :param namespaces: empty for the one in which the operator starts its pods.
         :param label_selector: narrows the listing.
         :param excluded: namespaces to leave out when all are listed.
         :param must_exist: whether a missing namespace is an error, and not an empty one.
         :param keep: returns whether a pod is wanted, so that a large cluster does not fill the memory.
+        :param known: workloads to read although none of their pods may be left.
         :raises KubernetesError: if no namespace could be listed.
         :raises SettingsError: if the label selector is invalid.
         """
 
-    def get(self, pod: Workload, label_selector: str) -> Workload | None:
-        """Read the pod that has this namespace and name now, or return None if there is none.
+    def get(self, workload: Workload, label_selector: str) -> Workload | None:
+        """Read the workload that has this kind, namespace and name now, or return None if there is none.
 
         :param label_selector: of the listing. A pod that no longer matches it has a ``label_problem``.
-        :raises KubernetesError: if the pod could not be read.
+        :raises KubernetesError: if it could not be read.
         """
 
-    def delete(self, pod: Workload, grace_period_seconds: int) -> DeleteResult:
-        """Send one request to delete the pod. Its uid and resource version are preconditions.
+    def delete(self, workload: Workload, grace_period_seconds: int) -> DeleteResult:
+        """Send one request to delete the workload. Its uid and resource version are preconditions.
 
-        :param grace_period_seconds: negative for the pod's own.
-        :raises Conflict: if the pod has changed, or another one has its name.
-        :raises NotFound: if there is no such pod.
+        :param grace_period_seconds: negative for the workload's own.
+        :raises Conflict: if it has changed, or another one has its name.
+        :raises NotFound: if there is no such workload.
         :raises KubernetesError: if the request failed for another reason.
         """

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from ..airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3, PREVIOUS_TI_READS_HISTORY, BaseHook, conf, xcom_backend
+from ..airflow_compat import (
+    AIRFLOW_VERSION,
+    IS_AIRFLOW_3,
+    PREVIOUS_TI_READS_HISTORY,
+    BaseHook,
+    dag_folders,
+    xcom_backend,
+)
 from ..errors import SettingsError
 from ..task_instance import CallerTaskInstance
+from ..text import wrap
 from .interface import TaskInstanceSource
 
 log = logging.getLogger(__name__)
@@ -57,11 +64,10 @@ def choose_source(airflow_conn_id: str, running_task_instance: Any) -> TaskInsta
         from .task_sdk import TaskSdkSource
 
         queries = SdkQueries(ti, fetch_dag_run, PREVIOUS_TI_READS_HISTORY)
-        bundle = getattr(ti, "bundle_instance", None)  # there is none under `airflow dags test`
-        folder = Path(bundle.path if bundle else conf.get("core", "dags_folder"))
-        source = TaskSdkSource(queries, xcom_backend(), caller, "the Task SDK", folder)
+        source = TaskSdkSource(queries, xcom_backend(), caller, "the Task SDK", dag_folders(ti))
         reason = f"this is Airflow {AIRFLOW_VERSION} and airflow_conn_id is empty"
-    log.info("Task instances come from %s because %s", source.description, reason)
+    for line in wrap(f"Task instances come from {source.description} because {reason}"):
+        log.info("%s", line)
     return source
 
 

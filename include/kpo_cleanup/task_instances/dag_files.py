@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from ..identity import MAX_LABEL, to_label_value
@@ -16,21 +17,21 @@ _SUFFIXES = (".py", ".yaml", ".yml", ".json")  # DAG files, and what DAG factori
 _WORD = re.compile(r"[\w.-]+")  # Airflow allows no other dag_id
 
 
-def find_dag_ids(folder: Path, labels: Collection[str], max_seconds: float = MAX_SECONDS) -> dict[str, str]:
-    """Return, by label, the dag_ids behind hashed labels that are words of the files in a folder. No code is executed.
+def find_dag_ids(folders: Iterable[Path], labels: Collection[str], max_seconds: float = MAX_SECONDS) -> dict[str, str]:
+    """Return, by label, the dag_ids behind hashed labels that are words of the files in folders. No code is executed.
 
     The hash in a label proves that a word is the dag_id. An id that code composes, such as ``f"orders_{team}"``, is no
     word of a file and is not found.
 
     :param max_seconds: after which no further file is read.
     """
-    words = _words(folder, time.monotonic() + max_seconds)
+    words = _words(folders, time.monotonic() + max_seconds)
     return {label: word for word in words if (label := to_label_value(word)) in labels}
 
 
-def _words(folder: Path, deadline: float) -> Iterator[str]:
+def _words(folders: Iterable[Path], deadline: float) -> Iterator[str]:
     """List the words that do not fit into a label."""
-    for path in _files(folder):
+    for path in chain.from_iterable(map(_files, folders)):
         if time.monotonic() > deadline:
             return
         try:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from ..identity import TaskInstanceKey
-from ..task_instance import Record, TaskInstances
+from ..task_instance import POD_RECORD, Record, RecordKeys, TaskInstances
 
 
 class TaskInstanceSource(Protocol):
@@ -35,12 +35,16 @@ class TaskInstanceSource(Protocol):
         return task_instances
 
     def read_records(
-        self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
+        self,
+        task_instances: TaskInstances,
+        keys: Collection[TaskInstanceKey],
+        record_keys: RecordKeys = POD_RECORD,
     ) -> Mapping[TaskInstanceKey, Record]:
-        """Return the records of pods that the operators of these task instances stored.
+        """Return the records of workloads that the operators of these task instances stored.
 
         Keys without a record are left out. A record that cannot be read has a ``problem``.
 
         :param task_instances: a result of :meth:`fetch`, for the raw ids of the keys.
+        :param record_keys: the XComs to read.
         :raises TaskInstanceSourceError: if queries have been failing for too long.
         """

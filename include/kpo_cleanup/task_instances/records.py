@@ -1,4 +1,4 @@
-"""Parse records: the XComs in which an operator stores the name of its pod. Users may have written them as well."""
+"""Parse records: the XComs in which an operator stores the name of its workload. Users may write them as well."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from typing import Any, NamedTuple
 
 from ..errors import KpoCleanupError, SourceUnusable, TaskInstanceSourceError, without_credentials
 from ..identity import TaskInstanceKey
-from ..task_instance import Record
+from ..task_instance import Record, RecordKeys
 from ..text import printable
-
-KEYS = ("pod_name", "pod_namespace")  # of the XComs
 
 MAX_REASON = 200  # characters
 # Seconds that failing requests may take in a row; each of them is retried. One DAG may take a sixth of them.
@@ -90,7 +88,7 @@ def decode_json(value: Any) -> Any:
 
 
 def build_records(
-    xcoms: Mapping[TaskInstanceKey, Iterable[Mapping[str, Any]]],
+    xcoms: Mapping[TaskInstanceKey, Iterable[Mapping[str, Any]]], record_keys: RecordKeys
 ) -> dict[TaskInstanceKey, Record]:
     """Return the record of each key that has one.
 
@@ -98,26 +96,31 @@ def build_records(
     """
     records = {}
     for key, task_instances in xcoms.items():
-        pods, problems = set(), []
+        names, problems, detached = set(), [], False
         for values in filter(None, task_instances):
-            problem = _find_problem(values)
+            problem = _find_problem(values, record_keys)
             if problem:
                 problems.append(problem)
             else:
-                pods.add("/".join(values[key] for key in reversed(KEYS) if key in values))
-        if pods or problems:
-            records[key] = Record(frozenset(pods), printable(problems[0]) if problems else "")
+                place = [values[name] for name in (record_keys.namespace, record_keys.name) if name in values]
+                names.add(f"{record_keys.prefix}{'/'.join(place)}")
+                detached |= record_keys.result in values and not values[record_keys.result].get("status")
+        if names or problems:
+            records[key] = Record(frozenset(names), printable(problems[0]) if problems else "", detached)
     return records
 
 
-def _find_problem(values: Mapping[str, Any]) -> str:
-    """Return why these XComs do not name a pod, or an empty string."""
+def _find_problem(values: Mapping[str, Any], record_keys: RecordKeys) -> str:
+    """Return why these XComs do not name a workload, or an empty string."""
     for key, value in values.items():
         if isinstance(value, Unreadable):
             return f"its XCom {key} cannot be read: {value.cause}"
-        if not isinstance(value, str):
+        if key == record_keys.result:
+            if not isinstance(value, dict):
+                return f"its XCom {key} is a {type(value).__name__}, not an object"
+        elif not isinstance(value, str):
             return f"its XCom {key} is a {type(value).__name__}, not a Kubernetes name"
-        if not _NAME.fullmatch(value):
+        elif not _NAME.fullmatch(value):
             shown = value if len(value) <= _SHOWN_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]}…"
             return f"its XCom {key} is not a valid Kubernetes name: {shown!r}"
-    return "" if "pod_name" in values else "its XCom pod_name is missing"
+    return "" if record_keys.name in values else f"its XCom {record_keys.name} is missing"

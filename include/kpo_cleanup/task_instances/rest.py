@@ -19,11 +19,11 @@ from urllib.parse import quote
 from ..airflow_compat import deserialize_xcom
 from ..errors import TaskInstanceSourceError
 from ..identity import TaskInstanceKey, make_key, to_label_value
-from ..task_instance import CallerTaskInstance, RawIds, Record, TaskInstance, TaskInstances
+from ..task_instance import POD_RECORD, CallerTaskInstance, RawIds, Record, RecordKeys, TaskInstance, TaskInstances
 from .interface import TaskInstanceSource
 from .isolation import fetch_isolated
 from .label_decoding import find_runs, may_be_hashed
-from .records import KEYS, XComReader, build_records, decode_json
+from .records import XComReader, build_records, decode_json
 from .rest_api import AirflowApiError, RestApi
 from .verification import verify_caller
 
@@ -98,14 +98,18 @@ class RestSource(TaskInstanceSource):
         return TaskInstances.from_found(found, unresolved)
 
     def read_records(
-        self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
+        self,
+        task_instances: TaskInstances,
+        keys: Collection[TaskInstanceKey],
+        record_keys: RecordKeys = POD_RECORD,
     ) -> Mapping[TaskInstanceKey, Record]:
         """Implement :class:`~.interface.TaskInstanceSource`."""
         return build_records(
             {
-                key: [self._read_xcoms(ids, key.map_index) for ids in task_instances.raw_ids.get(key, ())]
+                key: [self._read_xcoms(ids, key.map_index, record_keys) for ids in task_instances.raw_ids.get(key, ())]
                 for key in set(keys)
-            }
+            },
+            record_keys,
         )
 
     def _find_wanted(self, keys: Collection[TaskInstanceKey]) -> Mapping[_Wanted, list[TaskInstanceKey]]:
@@ -228,11 +232,14 @@ class RestSource(TaskInstanceSource):
             )
         return ""
 
-    def _read_xcoms(self, ids: RawIds, map_index: int) -> Mapping[str, Any]:
-        """Return those XComs of a task instance that name its pod."""
+    def _read_xcoms(self, ids: RawIds, map_index: int, record_keys: RecordKeys) -> Mapping[str, Any]:
+        """Return those XComs of a task instance that name its workload."""
         dag_id, task_id, run_id = (quote(value, safe="") for value in ids)
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries"
-        values = {key: self._reader.read(ids.dag_id, partial(self._read_xcom, path, key, map_index)) for key in KEYS}
+        values = {
+            key: self._reader.read(ids.dag_id, partial(self._read_xcom, path, key, map_index))
+            for key in record_keys.xcoms
+        }
         return {key: value for key, value in values.items() if value is not _MISSING}
 
     def _read_xcom(self, path: str, key: str, map_index: int) -> Any:

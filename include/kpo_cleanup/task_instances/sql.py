@@ -27,11 +27,20 @@ from ..airflow_compat import (
 )
 from ..errors import SourceUnusable, TaskInstanceSourceError, safe_message
 from ..identity import TaskInstanceKey, make_key
-from ..task_instance import CallerTaskInstance, Found, RawIds, Record, TaskInstance, TaskInstances
+from ..task_instance import (
+    POD_RECORD,
+    CallerTaskInstance,
+    Found,
+    RawIds,
+    Record,
+    RecordKeys,
+    TaskInstance,
+    TaskInstances,
+)
 from .interface import TaskInstanceSource
 from .isolation import fetch_isolated
 from .label_decoding import find_runs, may_be_hashed
-from .records import KEYS, XComReader, build_records, decode_json
+from .records import XComReader, build_records, decode_json
 from .verification import verify_caller
 
 log = logging.getLogger(__name__)
@@ -85,14 +94,17 @@ class SqlSource(TaskInstanceSource):
             return TaskInstances.from_found(found, {}, try_number_may_lag=TRY_NUMBER_MAY_LAG)
 
     def read_records(
-        self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
+        self,
+        task_instances: TaskInstances,
+        keys: Collection[TaskInstanceKey],
+        record_keys: RecordKeys = POD_RECORD,
     ) -> Mapping[TaskInstanceKey, Record]:
         """Implement :class:`~.interface.TaskInstanceSource`."""
         requested = {(*ids, key.map_index): key for key in keys for ids in task_instances.raw_ids.get(key, ())}
         xcoms: dict[tuple[Any, ...], dict[str, Any]] = defaultdict(dict)  # by task instance and XCom key
         with self._open() as connection:
             try:
-                for row in _find_xcoms(connection, sorted(requested)):
+                for row in _find_xcoms(connection, sorted(requested), record_keys):
                     *ids, name, _ = row
                     xcoms[tuple(ids)][name] = self._reader.read(row.dag_id, partial(_read_xcom, row._mapping))
             except SQLAlchemyError as error:
@@ -103,7 +115,7 @@ class SqlSource(TaskInstanceSource):
         by_key: dict[TaskInstanceKey, list[dict[str, Any]]] = defaultdict(list)
         for task_instance, values in xcoms.items():
             by_key[requested[task_instance]].append(values)
-        return build_records(by_key)
+        return build_records(by_key, record_keys)
 
     @contextmanager
     def _open(self) -> Iterator[Connection]:
@@ -186,12 +198,15 @@ def _build_postgresql_statement(has_tasks: bool) -> Any:
     return of_runs.where(of_run.c.task_id == any_(task_ids)) if has_tasks else of_runs
 
 
-def _find_xcoms(connection: Connection, task_instances: list[tuple[Any, ...]]) -> Iterator[Any]:
+def _find_xcoms(
+    connection: Connection, task_instances: list[tuple[Any, ...]], record_keys: RecordKeys
+) -> Iterator[Any]:
     """Select the XComs with a record of these (dag_id, task_id, run_id, map_index), by Airflow's own index."""
     ids = tuple_(*(XCOM.c[name] for name in _IDS))
     # As text, because only some drivers decode the JSON of Airflow 3.
     columns = [cast(each, String) if each is XCOM.c.value and IS_AIRFLOW_3 else each for each in XCOM.c]
-    statement = select(*columns).where(ids.in_(bindparam("task_instances", expanding=True)), XCOM.c.key.in_(KEYS))
+    of_task_instances = ids.in_(bindparam("task_instances", expanding=True))
+    statement = select(*columns).where(of_task_instances, XCOM.c.key.in_(record_keys.xcoms))
     for start in range(0, len(task_instances), CHUNK):
         yield from connection.execute(statement, {"task_instances": task_instances[start : start + CHUNK]})
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -12,20 +13,34 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import quote_plus
 
 from ..identity import UNMAPPED, TaskInstanceKey, to_label_value
-from ..task_instance import CallerTaskInstance, Found, RawIds, Record, TaskInstance, TaskInstances
+from ..task_instance import (
+    POD_RECORD,
+    CallerTaskInstance,
+    Found,
+    RawIds,
+    Record,
+    RecordKeys,
+    TaskInstance,
+    TaskInstances,
+)
+from ..text import INDENT, fill, pluralize, printable, wrap
 from .dag_files import find_dag_ids
 from .interface import TaskInstanceSource
 from .isolation import fetch_isolated
 from .label_decoding import may_be_hashed, rebuild_run_id
-from .records import KEYS, MAX_FAILING_SECONDS, Unreadable, XComReader, build_records
+from .records import MAX_FAILING_SECONDS, Unreadable, XComReader, build_records
 from .sdk_queries import SdkQueries, States
 from .verification import verify_caller
+
+log = logging.getLogger(__name__)
 
 # Characters of ids in one request. They are sent in the URL, which common reverse proxies limit to 8,190 characters;
 # Airflow's own server does not.
 MAX_QUERY = 7_500
 # Task instances among which a raw run_id is searched: the API server needs up to 0.9 ms for each, and has 5 seconds.
 MAX_SEARCHED = 5_000
+MAX_LISTED = 500  # dag_ids in a warning
+UNKNOWN_DAG = "its dag_id is not known, because the label has only a hash (see the log of fetch_active_tis)"
 
 _Item = TypeVar("_Item")
 _MAPPED = re.compile(r"(.*)_(0|[1-9][0-9]*)\Z", re.DOTALL)
@@ -52,7 +67,7 @@ class TaskSdkSource(TaskInstanceSource):
     A run whose raw id equals the label value of another run of the same DAG hides that run.
 
     :param caller: the cleanup's own task instance, to verify that the answers are this Airflow's and current.
-    :param dags_folder: the DAG files on the worker's disk.
+    :param dag_folders: those of the DAG files on the worker's disk.
     """
 
     def __init__(
@@ -61,13 +76,13 @@ class TaskSdkSource(TaskInstanceSource):
         xcoms: XComs,
         caller: CallerTaskInstance,
         description: str,
-        dags_folder: Path,
+        dag_folders: Sequence[Path],
         max_failing_seconds: float = MAX_FAILING_SECONDS,
     ) -> None:
         self._queries = queries
         self._xcoms = xcoms
         self._caller = caller
-        self._dags_folder = dags_folder
+        self._dag_folders = dag_folders
         # Raw ids that were found, by label value; those of a DAG by its raw id as well.
         self._dag_ids: dict[str, str | None] = {}  # None: not found
         self._task_ids: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -80,13 +95,14 @@ class TaskSdkSource(TaskInstanceSource):
         if not keys:
             return TaskInstances()
         self._verify_source()
-        self._search_dags({key.dag_id for key in keys if may_be_hashed(key.dag_id)})
-        return fetch_isolated(self._fetch_dag, keys, self._verify_source, one_by_one=True)
+        not_found = self._search_dags({key.dag_id for key in keys if may_be_hashed(key.dag_id)})
+        answer = fetch_isolated(self._fetch_dag, keys, self._verify_source, one_by_one=True)
+        _warn_of_unknown_dags(sorted({key.dag_id for key in answer.unresolved} & not_found))
+        return answer
 
     def _fetch_dag(self, keys: list[TaskInstanceKey]) -> TaskInstances:
         label, found = keys[0].dag_id, list[Found]()
-        why = "the dag_id behind its label is not written out in any DAG file of this worker (set airflow_conn_id)"
-        unresolved = dict.fromkeys(keys, why) if may_be_hashed(label) and not self._dag_ids[label] else {}
+        unresolved = dict.fromkeys(keys, UNKNOWN_DAG) if may_be_hashed(label) and not self._dag_ids[label] else {}
         for dag_id in {label, self._dag_ids.get(label) or label}:
             found_first = list(self._find(dag_id, keys))
             missing = sorted(set(keys) - {key for key, _, _ in found_first})
@@ -114,7 +130,10 @@ class TaskSdkSource(TaskInstanceSource):
         return replace(task_instances, found=found, unresolved=unresolved)
 
     def read_records(
-        self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]
+        self,
+        task_instances: TaskInstances,
+        keys: Collection[TaskInstanceKey],
+        record_keys: RecordKeys = POD_RECORD,
     ) -> Mapping[TaskInstanceKey, Record]:
         """Implement :class:`~.interface.TaskInstanceSource`."""
         get_all = cache(self._get_all_xcoms)  # mapped task instances share their task
@@ -123,13 +142,14 @@ class TaskSdkSource(TaskInstanceSource):
                 key: [
                     {
                         name: value
-                        for name in KEYS
+                        for name in record_keys.xcoms
                         for value in self._get_xcom(get_all(ids, name), ids, name, key.map_index)
                     }
                     for ids in task_instances.raw_ids.get(key, ())
                 ]
                 for key in sorted(set(keys))
-            }
+            },
+            record_keys,
         )
 
     def _verify_source(self) -> None:
@@ -169,11 +189,15 @@ class TaskSdkSource(TaskInstanceSource):
                         if name in states:
                             yield key, RawIds(dag_id, task_id, run_id), TaskInstance(states[name])
 
-    def _search_dags(self, labels: set[str]) -> None:
-        """Find the raw dag_ids behind labels that may be hashed among the DAG files, each of them once."""
+    def _search_dags(self, labels: set[str]) -> set[str]:
+        """Find the raw dag_ids behind labels that may be hashed among the DAG files, each of them once.
+
+        :returns: the labels that were searched for and not found.
+        """
         new = labels - self._dag_ids.keys()
-        found = find_dag_ids(self._dags_folder, new) if new else {}
+        found = find_dag_ids(self._dag_folders, new) if new else {}
         self._dag_ids.update({label: found.get(label) for label in new})
+        return new - found.keys()
 
     def _search_tasks(self, dag_id: str, keys: list[TaskInstanceKey]) -> None:
         """Find the raw task_ids behind hashed labels among the tasks of their runs, one run after the other.
@@ -246,6 +270,20 @@ class TaskSdkSource(TaskInstanceSource):
         for run_id, states in self._queries.states(dag_id, task_ids, run_ids).items():
             by_label[to_label_value(run_id)].append((run_id, states))
         return by_label
+
+
+def _warn_of_unknown_dags(labels: list[str]) -> None:
+    if not labels:
+        return
+    lines = wrap(
+        f"{pluralize(len(labels), 'dag_id')} cannot be looked up: the labels of the pods have only a hash, and no DAG "
+        "file on this worker contains the dag_id. The pods are kept as unresolved until a DAG file of the cleanup's "
+        "own bundle contains it, or airflow_conn_id names a connection to the database or the REST API. The labels:"
+    )
+    listed, others = labels[:MAX_LISTED], labels[MAX_LISTED:]
+    lines += fill([*map(printable, listed), *([f"and {len(others):,} more"] if others else [])], INDENT)
+    for line in lines:
+        log.warning("%s", line)
 
 
 def _may_hide_run(key: TaskInstanceKey) -> bool:

@@ -1,0 +1,68 @@
+"""What the rest of the package knows of a kind of workload: where its objects are, and what its operator does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..task_instance import POD_RECORD
+from .labels import KPO_LABEL
+from .workload import Workload
+
+
+class WorkloadKind:
+    """A kind of workload. Its objects are found through their pods: by the pods' labels and their controller."""
+
+    api_kind = ""  # as in the API, such as Job
+    group = ""
+    version = "v1"
+    plural = ""
+    marker = KPO_LABEL  # the label that its operator sets to "True" on its pods
+    more_selectors: tuple[str, ...] = ()  # which those pods match that are listed
+    record_keys = POD_RECORD
+    is_adopted = False  # whether a retry may adopt one of an earlier try
+    outlives_success = False  # whether it is kept if it has not finished although its task instance has succeeded
+    may_detach = False  # whether its operator may leave it running on purpose
+    has_completion_options = False  # whether more than ttl_seconds_after_finished decides about a finished one
+    has_grace_period = False  # whether its deletion may have one; otherwise the garbage collector deletes its pods
+
+    def parse(self, item: Mapping[str, Any], pods: Sequence[Workload]) -> Workload:
+        """Parse an object that controls these pods.
+
+        :raises ValueError: if it is not an object.
+        """
+        raise NotImplementedError
+
+    @property
+    def path(self) -> str:
+        """Return the path of its API, in which ``{namespace}`` and ``{name}`` stand for those of an object."""
+        root = f"/apis/{self.group}" if self.group else "/api"
+        return f"{root}/{self.version}/namespaces/{{namespace}}/{self.plural}/{{name}}"
+
+    @property
+    def resource(self) -> str:
+        """Return its resource as a rule of RBAC names it."""
+        return f"{self.plural!r} of API group {self.group!r}" if self.group else f"{self.plural!r}"
+
+    @property
+    def pod_selector(self) -> str:
+        """Return the label selector of the pods through which its objects are found."""
+        return ",".join([f"{self.marker}=True", *self.more_selectors])
+
+    def recorded_name(self, namespace: str, name: str) -> str:
+        """Return by which name its operator's record names an object."""
+        return f"{self.record_keys.prefix}{namespace}/{name}"
+
+    def is_adoptable(self, workload: Workload) -> bool:
+        """Return whether a retry adopts this object, and not an older one."""
+        is_free = not (workload.already_checked or workload.controller or workload.links.labelled_owner)
+        return self.is_adopted and is_free and workload.deletion_deadline is None
+
+    def delete_options(self, grace_period_seconds: int) -> dict[str, Any]:
+        """Return the options of a deletion, besides its preconditions.
+
+        :param grace_period_seconds: negative for the object's own.
+        """
+        if not self.has_grace_period:
+            return {"propagationPolicy": "Background"}  # the default of Jobs orphans the pods
+        return {"gracePeriodSeconds": grace_period_seconds} if grace_period_seconds >= 0 else {}
