@@ -8,8 +8,10 @@ import re
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -20,6 +22,7 @@ from demo.cluster.background import BackgroundLoop
 
 Forward = Callable[[], Awaitable[web.StreamResponse]]
 Fault = Callable[[web.Request, Forward], Awaitable[web.StreamResponse]]
+Upstream = Callable[[web.Request], Future[web.StreamResponse]]
 
 _HOP_BY_HOP = {"connection", "content-length", "content-encoding", "host", "transfer-encoding"}
 
@@ -41,15 +44,20 @@ class Rule:
 
 
 class FaultProxy:
-    """A proxy that runs from ``start`` to ``stop``, or as long as its ``with`` block, on 127.0.0.1."""
+    """A proxy that runs as long as its ``with`` block, on 127.0.0.1.
 
-    def __init__(self, upstream: str, ssl_context: ssl.SSLContext | None = None) -> None:
+    :param upstream: the address of a server, or a function that answers a request.
+    """
+
+    def __init__(self, upstream: str | Upstream, ssl_context: ssl.SSLContext | None = None) -> None:
         self.url = ""
         self.rules: list[Rule] = []
         self.requests: list[str] = []  # "METHOD path?query", in order of arrival
         self.arrivals: list[float] = []  # the time of each request, by the monotonic clock
         self._in_flight = 0  # requests that are being processed
-        self._upstream, self._ssl = upstream.rstrip("/"), ssl_context
+        self._idle = threading.Event()
+        self._idle.set()
+        self._upstream, self._ssl = upstream, ssl_context
         self._loop = BackgroundLoop("fault-proxy")
 
     def __enter__(self) -> FaultProxy:
@@ -66,9 +74,9 @@ class FaultProxy:
         """Answer matching requests with a fault; earlier rules win."""
         self.rules.append(Rule(pattern, fault, times))
 
-    def is_idle(self) -> bool:
-        """Check whether no request is being processed, including those whose client has disconnected."""
-        return self._in_flight == 0
+    def wait_until_idle(self) -> None:
+        """Wait until no request is being processed, including those whose client has disconnected."""
+        assert self._idle.wait(60)
 
     def heal(self) -> None:
         """Remove all rules and recorded requests."""
@@ -93,10 +101,13 @@ class FaultProxy:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self._in_flight += 1
+        self._idle.clear()
         try:
             return await self._answer(request)
         finally:
             self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         line = f"{request.method} {request.path_qs}"
@@ -105,8 +116,12 @@ class FaultProxy:
         body = await request.read()
 
         async def forward() -> web.StreamResponse:
+            if is_gone(request):  # a server cancels a request whose client has disconnected
+                return web.Response()
+            if callable(self._upstream):
+                return await asyncio.wrap_future(self._upstream(request))
             headers = {k: v for k, v in request.headers.items() if k.lower() not in _HOP_BY_HOP}
-            url = self._upstream + request.path_qs
+            url = self._upstream.rstrip("/") + request.path_qs
             async with self._session.request(request.method, url, data=body, headers=headers) as answer:
                 kept = {k: v for k, v in answer.headers.items() if k.lower() not in _HOP_BY_HOP}
                 return web.Response(status=answer.status, body=await answer.read(), headers=kept)
@@ -220,13 +235,14 @@ async def silent(request: web.Request, _forward: Forward) -> web.StreamResponse:
     return web.Response()
 
 
-def _is_gone(request: web.Request) -> bool:
+def is_gone(request: web.Request) -> bool:
+    """Return whether the client has disconnected."""
     return request.transport is None or request.transport.is_closing()
 
 
 async def _until_gone(request: web.Request, seconds: float) -> None:
     end = time.monotonic() + seconds
-    while not _is_gone(request) and time.monotonic() < end:
+    while not is_gone(request) and time.monotonic() < end:
         await asyncio.sleep(0.02)
 
 

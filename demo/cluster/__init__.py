@@ -13,6 +13,7 @@ import base64
 import json
 import ssl
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from datetime import datetime
 from pathlib import Path
 
@@ -96,12 +97,16 @@ class EmbeddedCluster(BackgroundServer):
     async def _compact(self) -> None:
         self._store.compact()
 
+    def submit(self, request: web.Request) -> Future[web.StreamResponse]:
+        """Answer a request of this process, which may have arrived at another server."""
+        return self._background.submit(self._api.answer(request))
+
     async def start(self) -> None:
         if self._with_controllers:
             ownership = Ownership(self._store)
             GarbageCollector(self._store, ownership)
             JobController(self._store, ownership, self._speed)
-        api = Api(self._store, self._namespaces)
+        api = self._api = Api(self._store, self._namespaces)
         self._runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls).start()

@@ -26,10 +26,10 @@ class Api:
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=16 * 1024 * 1024)
-        app.router.add_route("*", "/{path:.*}", self._answer)
+        app.router.add_route("*", "/{path:.*}", self.answer)
         return app
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         try:
             target = parse_path(request.path, partial(find_resource, self.store))
             return await self._dispatch(request, target) if target else discovery.respond(self.store, request.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
@@ -20,7 +21,11 @@ class BackgroundLoop:
 
     def run(self, work: Coroutine[Any, Any, T], timeout: float = 60.0) -> T:
         """Run a coroutine in the loop and return its result; `timeout` is in seconds."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
+        return self.submit(work).result(timeout)
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Start a coroutine in the loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def stop(self) -> None:
         """Cancel all running tasks and stop the thread."""

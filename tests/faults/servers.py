@@ -7,11 +7,15 @@ import json
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import Any, cast
+from urllib.parse import parse_qsl, urlsplit
 
 import urllib3
+from aiohttp import web
 
+from demo.cluster import EmbeddedCluster
 from tests.proxy import FaultProxy
 
 TIMEOUT = 30  # seconds
@@ -25,7 +29,6 @@ class Server:
         self.proxy = proxy
         self.url: str = _cluster(kubeconfig)["server"]
         self.cluster: dict[str, Any] = {**_cluster(kubeconfig), "plain": proxy.url}
-        # The random histories take a quarter longer with requests.
         self._http = urllib3.PoolManager(maxsize=CONNECTIONS, ssl_context=context)
 
     def call(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
@@ -83,6 +86,37 @@ class Server:
         self.call("DELETE", f"namespaces/{namespace}/pods/{name}", {"gracePeriodSeconds": 0, **options})
 
 
+@dataclass
+class _Request:
+    """What the embedded API server uses of a request."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    content_type: str
+    body: bytes
+
+    async def read(self) -> bytes:
+        return self.body
+
+
+class EmbeddedServer(Server):
+    """An embedded API server without TLS, which the tests call without HTTP. The random histories need the speed."""
+
+    def __init__(self, cluster: EmbeddedCluster, proxy: FaultProxy) -> None:
+        super().__init__(cluster.kubeconfig, proxy, None)
+        self._submit = cluster.submit
+
+    def call(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
+        url, data = urlsplit(f"/api/v1/{path}"), b"" if body is None else json.dumps(body).encode()
+        request = _Request(method, url.path, dict(parse_qsl(url.query)), content_type, data)
+        answer = self._submit(cast(web.Request, request)).result(TIMEOUT)
+        assert isinstance(answer, web.Response)
+        assert isinstance(answer.body, bytes)
+        assert answer.status < 400, answer.body
+        return json.loads(answer.body)
+
+
 def context_of(kubeconfig: Mapping[str, Any]) -> ssl.SSLContext | None:
     """Return a TLS context with the CA and the client certificate of a kubeconfig, or None if it has no CA."""
     authority, user = _cluster(kubeconfig).get("certificate-authority-data"), kubeconfig["users"][0]["user"]
@@ -95,6 +129,13 @@ def context_of(kubeconfig: Mapping[str, Any]) -> ssl.SSLContext | None:
             both.flush()
             context.load_cert_chain(both.name)
     return context
+
+
+@contextmanager
+def without_http(cluster: EmbeddedCluster) -> Iterator[Server]:
+    """Start a proxy that passes requests on to an embedded API server in this process."""
+    with FaultProxy(cluster.submit) as proxy:
+        yield EmbeddedServer(cluster, proxy)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -45,13 +45,13 @@ from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import Record
+from include.kpo_cleanup.termination import raise_on_sigterm
 from include.kpo_cleanup.verdict import Verdict
 from tests import proxy
-from tests.dag.pods import wait_until
 from tests.faults import world
 from tests.faults.cases import DELETE_CASES, LIST_CASES, Case, Does, says_pattern
 from tests.faults.conftest import CONN_ID
-from tests.faults.servers import Server, behind_proxy, connection
+from tests.faults.servers import Server, connection, without_http
 from tests.faults.world import (
     DAG_FAILS,
     FINISHED,
@@ -70,12 +70,13 @@ from tests.faults.world import (
 HISTORIES = settings().max_examples  # ``explore`` runs many more
 MERGE = "application/merge-patch+json"
 BYPASS = "bypass"  # the id of a connection without faults
-PAGE_SIZE = 2
+PAGE_SIZE = 4
 MAX_DELETES = 5  # of a run while a trouble lasts: fewer than the zombies that it blocks
 ALWAYS = 1e9  # seconds
-STEP_SECONDS = 20.0  # for one step with any faults and the timeouts below
+STEP_SECONDS = 120.0  # for one step with any faults and the timeouts below, on a busy machine
 BRIEF = RetryPolicy(connect_timeout=2, read_timeout=0.25, attempts=3, initial_backoff=0.004, max_backoff=0.02)
-PATIENT = replace(BRIEF, read_timeout=60)  # without faults, only a busy machine would cause a timeout
+PATIENT = replace(BRIEF, connect_timeout=60, read_timeout=60)  # only a busy machine would cause a timeout
+MAX_TICK = BRIEF.max_backoff  # seconds by which the clock advances at once, however busy the machine is
 PRODUCTION, STAGING = {"env": "production"}, {"env": "staging"}
 
 RUN_IDS = ("run_1", to_label_value("scheduled__2026-11-24T00:00:00+00:00"))
@@ -86,7 +87,8 @@ TROUBLES = (
     *("their DAG is unresolved", "their DAG fails from reap on", "their DAG is slow"),
 )
 DELETE_FAULTS = [case for case in DELETE_CASES if case.does in (Does.DELETE_RETRIES, Does.DELETE_FAILS)]
-REFUSALS = ("400", "401", "403", "409", "429")  # of the API server itself, which then does nothing
+# Faults by which the API server itself refuses a deletion, before it carries it out.
+REFUSALS = ("400", "401", "403", "409", "429", "403-admission", "404-admission", "409-admission")
 
 FINISH_ACTIONS = ("delete_pod", "delete_pod", "keep_pod", "delete_succeeded_pod", "delete_active_pod")
 KILL_ACTIONS = ("delete_pod", "delete_pod", "keep_pod")
@@ -338,17 +340,17 @@ class Airflow(RuleBasedStateMachine):
         held = {uid for uid in deletable if before[uid]["metadata"].get("finalizers")}
         # What a webhook prevents counts towards max_deletes, because the response does not show that it was prevented.
         max_deletes = MAX_DELETES if self.troubles and not any("webhook" in one for one in self.troubles) else 500
-        outcomes: dict[str, Outcome] = {}
+        results: dict[str, Result] = {}
         for _ in range(math.ceil(len(deletable) / max_deletes) or 1):
             self.begin_run(**{**chosen, "max_deletes": max_deletes, "dry_run": False, "grace_period_seconds": 0})
             self.client = self.patient_client
             while self.step():
                 pass
-            outcomes |= {result.verdict.workload.uid: result.outcome for result in self.results}
-        assert self.troubles or outcomes.keys() == zombies
+            results |= {result.verdict.workload.uid: result for result in self.results}
+        assert self.troubles or results.keys() == zombies
         expected = {uid: Outcome.AWAITING_FINALIZER if uid in held else Outcome.DELETED for uid in deletable}
-        others = {world.name(before[uid]): outcomes.get(uid) for uid in deletable if outcomes.get(uid) != expected[uid]}
-        assert not others, f"not deleted: {others}; {self.troubles}"
+        done = {uid for uid, result in results.items() if result.outcome is expected.get(uid)}
+        assert deletable <= done, f"not deleted: {[results.get(uid) for uid in deletable - done]}; {self.troubles}"
         after = self.by_uid()
         assert self.troubles or before.keys() - after.keys() <= zombies - held
         assert all(world.is_terminating(after[uid]) for uid in deletable & after.keys())
@@ -425,8 +427,7 @@ class Airflow(RuleBasedStateMachine):
         self.replaced.clear()
         # Only in this task: a DAG that fails in `fetch_active_tis` is unresolved.
         self.source.failing_dag = "billing" if "their DAG fails from reap on" in self.troubles else ""
-        results: list[Result] = []
-        with watch, suppress(Terminated):
+        with raise_on_sigterm(), watch:
             results = reap(
                 zombies,
                 self.client,
@@ -439,29 +440,32 @@ class Airflow(RuleBasedStateMachine):
                 self.batch_size,
                 delete_timeout=0,
             )
+            self.server.proxy.wait_until_idle()
         self.source.failing_dag = ""
         after = self.by_uid()
         in_flight = min(self.batch_size, CONCURRENT_DELETES) - 1  # besides the one that SIGTERM precedes
         assert watch.sent_after_sigterm <= in_flight, "a deletion was sent after SIGTERM"
         assert not self.wrong, "a pod was deleted that a live task instance uses, or that something on it protects"
-        TALLY[f"wrong, with another Airflow that is {self.neighbour}"] += len(watch.deletions.keys() & watch.excused)
-        assert watch.deletions.keys() <= {verdict.workload.uid for verdict in zombies}
-        assert len(watch.deletions) <= self.settings.max_deletes, "more than max_deletes may have been deleted"
+        TALLY[f"wrong, with another Airflow that is {self.neighbour}"] += len(watch.deletions & watch.excused)
+        assert watch.deletions <= {verdict.workload.uid for verdict in zombies}
+        in_time = watch.deletions - watch.late
+        assert len(in_time) <= self.settings.max_deletes, "more than max_deletes may have been deleted"
         assert not (watch.was_sent and self.settings.dry_run)
         # On a busy machine an attempt may time out, and the next one finds that the new pod was replaced as well.
         new = {*self.replaced.values()} - self.replaced.keys() - watch.vanished
         assert new <= after.keys(), "a new pod with the same name was deleted"
-        if watch.is_terminated.is_set() and not results:
-            TALLY["terminated"] += 1
-        else:
-            assert [r.verdict.workload.uid for r in results] == [v.workload.uid for v in zombies]
+        TALLY["terminated"] += watch.is_terminated.is_set()
+        assert [r.verdict.workload.uid for r in results] == [v.workload.uid for v in zombies]
         for result in results:
             event(f"{result.verdict.reason.value}: {result.outcome.value}")
             TALLY[f"{result.outcome.value}: {result.verdict.reason.value}"] += 1
             pod = after.get(result.verdict.workload.uid)
-            was_deleted = result.verdict.workload.uid in watch.deletions
+            was_deleted = result.verdict.workload.uid in in_time
             assert world.agrees(result.outcome, pod, was_deleted, self.settings), f"not true: {result}"
-        failed = [result for result in results if result.outcome in (Outcome.FAILED, Outcome.UNKNOWN)]
+        unsuccessful = {Outcome.FAILED, Outcome.UNKNOWN}
+        if watch.is_terminated.is_set():
+            unsuccessful.add(Outcome.LEFT_FOR_NEXT_RUN)
+        failed = [result for result in results if result.outcome in unsuccessful]
         for result in failed:
             self.must_be_explained(str(result.error))
         assert bool(failures(results)) == bool(failed)
@@ -486,7 +490,7 @@ class Airflow(RuleBasedStateMachine):
     # --- parts of the rules
 
     def heal(self) -> None:
-        wait_until(self.server.proxy.is_idle)  # an attempt that timed out may still be in progress
+        self.server.proxy.wait_until_idle()  # an attempt that timed out may still be in progress
         self.server.proxy.heal()
         self.source.heal()
         self.cut_off_at = ALWAYS
@@ -815,10 +819,6 @@ class Airflow(RuleBasedStateMachine):
                     self.set_status(pod, "Succeeded" if task.state == "success" else "Failed")
 
 
-class Terminated(BaseException):
-    """The task has received SIGTERM."""
-
-
 class Watch:
     """A rule before all faults while ``reap`` runs, which interrupts it and records what is really deleted."""
 
@@ -828,7 +828,8 @@ class Watch:
         self._in_use = dict.fromkeys(machine.must_be_kept(), -ALWAYS)  # since when, by uid
         all_tasks = [*machine.tasks.values(), *machine.their_tasks.values()]
         self.excused = world.pods_in_use(machine.server, all_tasks) - self._in_use.keys()  # nothing distinguishes them
-        self.deletions: dict[str, float] = {}  # when the request arrived, by uid
+        self.deletions: set[str] = set()  # uids
+        self.late: set[str] = set()  # deleted although the client no longer waited: the machine was busy
         self.vanished: set[str] = set()  # deleted by somebody else
         self.was_sent = False
         self.is_terminated = threading.Event()
@@ -836,39 +837,41 @@ class Watch:
 
     def __enter__(self) -> None:
         self._machine.server.proxy.rules.insert(0, proxy.Rule("", self._pass))
-        self._old_handler = signal.signal(signal.SIGTERM, self._raise)
+        self._handler = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, self._terminate)
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._old_handler)
         del self._machine.server.proxy.rules[0]
 
-    def _raise(self, *_: object) -> None:
-        """Raise an exception in the main thread, as the signal handler of Airflow 2 does."""
+    def _terminate(self, *arguments: Any) -> None:
         self.is_terminated.set()
-        raise Terminated
+        self._machine.explained_by("reap was terminated before the response arrived|reap received SIGTERM")
+        assert callable(self._handler)
+        self._handler(*arguments)
 
     async def _pass(self, request: web.Request, forward: proxy.Forward) -> web.StreamResponse:
-        machine, arrived = self._machine, self._machine.monotonic()
-        line = f"{request.method} {request.path_qs}"
+        machine, line = self._machine, f"{request.method} {request.path_qs}"
         wanted = json.loads(await request.read())["preconditions"]["uid"] if request.method == "DELETE" else ""
         self.sent_after_sigterm += bool(wanted) and self.is_terminated.is_set()
-        await request.loop.run_in_executor(None, self._interrupt, wanted)
+        waited, waited_in_use = await request.loop.run_in_executor(None, self._interrupt, wanted)
 
         async def record() -> web.StreamResponse:
             is_exempt = wanted and await request.loop.run_in_executor(None, self._is_exempt, request.path, wanted)
-            carried_out = machine.monotonic()
-            if wanted and carried_out - arrived > server_timeout(request):
+            if wanted and waited > server_timeout(request):
                 machine.explained_by("504 Gateway Timeout")
                 return await TIMED_OUT(request, forward)
+            carried_out = machine.monotonic()
             answer = await forward()
             if wanted:
                 self.was_sent = True
                 if answer.status == 200:
-                    self.deletions[wanted] = arrived
+                    self.deletions.add(wanted)
+                    if proxy.is_gone(request):
+                        self.late.add(wanted)
                     # With several deletions at once, it is not known which of them was decided when.
                     too_long = MAX_SNAPSHOT_AGE + DELETE_TIMEOUT if machine.batch_size == 1 else ALWAYS / 2
                     since = self._in_use.get(wanted, carried_out)
-                    is_used = carried_out - since > too_long
+                    is_used = waited_in_use > DELETE_TIMEOUT or carried_out - since > too_long
                     is_trusted = is_used and machine.source.is_trusted and since >= machine.cut_off_at
                     TALLY["wrong, with a replica that was cut off while reap ran"] += is_trusted
                     if is_exempt or (is_used and not is_trusted):
@@ -883,11 +886,13 @@ class Watch:
         found = machine.server.call("GET", f"namespaces/{namespace}/pods?fieldSelector=metadata.name={name}")["items"]
         return any(uid(pod) == wanted and world.is_exempt(pod, machine.settings, int(machine.clock())) for pod in found)
 
-    def _interrupt(self, wanted: str) -> None:
+    def _interrupt(self, wanted: str) -> tuple[float, float]:
         """Let happen what does so right before this request.
 
         :param wanted: the uid of the pod that it deletes; half of what happens to zombies happens to that one.
+        :return: for how many seconds the request waits, and for how many of them that pod is in use.
         """
+        waited = waited_in_use = 0.0
         with self._lock:
             number, machine = next(self._requests), self._machine
             if wanted and next(self._deletions) == machine.sigterm:
@@ -904,6 +909,9 @@ class Watch:
                     now = machine.monotonic()
                     self._in_use = {uid: self._in_use.get(uid, now) for uid in machine.must_be_kept()}
                     machine.time_passes(seconds)
+                    waited += seconds
+                    waited_in_use += seconds if wanted in self._in_use else 0
+        return waited, waited_in_use
 
 
 WEBHOOK_FAILS = 'failed calling webhook "guard.example.com": connection refused'
@@ -935,16 +943,24 @@ def through_json(value: Any) -> Any:
 @contextmanager
 def set_up(kind: type[Airflow]) -> Iterator[None]:
     """Set up what all histories of a machine share: an API server behind a proxy, and a clock."""
-    now, offset, ahead, lock = float(world.START), 0.0, 0.0, threading.Lock()
+    now, elapsed, ahead, lock = float(world.START), 0.0, 0.0, threading.Lock()
+    last = time.monotonic()
 
     def set_clock_offset(seconds: float) -> None:
         nonlocal ahead
         ahead = seconds
 
     def time_passes(seconds: float) -> None:
-        nonlocal now, offset
+        nonlocal now, elapsed
         with lock:  # each request may pass time in a thread of its own
-            now, offset = now + seconds, offset + seconds
+            now, elapsed = now + seconds, elapsed + seconds
+
+    def monotonic() -> float:
+        nonlocal last, elapsed
+        with lock:
+            before, last = last, time.monotonic()
+            elapsed += min(last - before, MAX_TICK)
+            return elapsed
 
     def server_time() -> datetime:
         return datetime.fromtimestamp(now + ahead, UTC)
@@ -952,13 +968,13 @@ def set_up(kind: type[Airflow]) -> Iterator[None]:
     with (
         pytest.MonkeyPatch.context() as patch,
         EmbeddedCluster(kubelet=False, now=server_time) as cluster,
-        behind_proxy(cluster.kubeconfig) as server,
+        without_http(cluster) as server,
     ):
         for conn_id, url in ((CONN_ID, server.proxy.url), (BYPASS, server.url)):
             patch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection({"server": url})))
         kind.server, kind.clock, kind.time_passes = server, staticmethod(lambda: now), staticmethod(time_passes)
         kind.set_clock_offset = staticmethod(set_clock_offset)
-        kind.monotonic = staticmethod(lambda: time.monotonic() + offset)
+        kind.monotonic = staticmethod(monotonic)
         kind.brief_client, kind.patient_client = (
             KubeClient(CONN_ID, BRIEF, PAGE_SIZE),
             KubeClient(CONN_ID, PATIENT, PAGE_SIZE),

@@ -29,7 +29,6 @@ from include.kpo_cleanup.task_instance import Record
 from include.kpo_cleanup.termination import raise_on_sigterm
 from tests import proxy
 from tests.control_plane import ControlPlane
-from tests.dag.pods import wait_until
 from tests.faults.cases import DELETE_CASES, LIST_CASES, Case, Does, says_pattern
 from tests.faults.conftest import Connect
 from tests.faults.runs import FAILED_ONCE, IN_TRY_2, clean_up, create, message_of, outcomes, source_of
@@ -177,7 +176,7 @@ def test_after_sigterm_nothing_more_is_sent_and_every_zombie_has_a_result_if_the
     assert counts[Outcome.LEFT_FOR_NEXT_RUN] >= len(names) - len(sent) - 1
     assert set(server.pods(namespace)).isdisjoint(n for n, r in results.items() if r.outcome is Outcome.DELETED)
     assert "reap received SIGTERM" in " ".join(str(error) for error in failures(results.values()))
-    wait_until(server.proxy.is_idle)
+    server.proxy.wait_until_idle()
     assert len([line for line in server.proxy.requests if line.startswith("DELETE ")]) == len(sent)
 
 
