@@ -16,7 +16,7 @@ from .results import Result, count_outcomes
 from .settings import Settings
 from .text import INDENT, count, fill, pluralize, wrap
 from .verdict import Verdict, count_reasons
-from .workloads.workload import Workload
+from .workloads.workload import Workload, common_noun
 
 MAX_PROBLEMS = 5  # in the message of a failed run
 MAX_ROWS = 100  # zombies in the log; all are in the XCom
@@ -84,14 +84,15 @@ def warning_lines(verdicts: Iterable[Verdict]) -> list[str]:
     lines = []
     for warning, workloads in by_warning.items():
         if warning.reason is Reason.UNMATCHED:
-            lines += wrap(f"kept {count(workloads, 'pod')} with no matching task instance")
+            lines += wrap(f"kept {count(workloads, common_noun(workloads))} with no matching task instance")
         else:
-            lines += wrap(f"kept {count(workloads, f'{warning.reason.value} pod')}: {warning.problem}")
+            noun = common_noun(workloads)
+            lines += wrap(f"kept {count(workloads, f'{warning.reason.value} {noun}')}: {warning.problem}")
         lines += wrap(warning.remedy, INDENT)
         for workload in workloads[:MAX_NAMES]:
             lines += fill((f"{workload}:", *workload.task_name), INDENT * 2)
         if len(workloads) > MAX_NAMES:
-            lines.append(f"{INDENT * 2}and {pluralize(len(workloads) - MAX_NAMES, 'more pod')}")
+            lines.append(f"{INDENT * 2}and {pluralize(len(workloads) - MAX_NAMES, f'more {common_noun(workloads)}')}")
     return lines
 
 
@@ -225,7 +226,8 @@ def failures(results: Iterable[Result]) -> list[KpoCleanupError]:
         workload, error = alike[0]
         namespaces = len({workload.namespace for workload, _ in alike})
         place = f" in {namespaces:,} namespaces" if namespaces > 1 else ""
-        summary = f"{count(alike, 'pod')}{place} {what}"
+        noun = common_noun(workload for workload, _ in alike)
+        summary = f"{count(alike, noun)}{place} {what}"
         example = str(workload) if len(alike) == 1 else f"such as {workload}"
         cause = f"{error.cause or error.summary} ({example})"
         errors.append(KpoCleanupError(**{**error.fields, "summary": summary, "cause": cause}))
