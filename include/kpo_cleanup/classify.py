@@ -182,6 +182,8 @@ class Classifier:
 
     def _classify_active(self, workload: Workload, ti: TaskInstance, now: int) -> Verdict:
         settings, record = self._snapshot.settings, self._records.get(workload.key, NO_RECORD)
+        if not kind_of(workload).is_adopted:
+            return _keep(workload, Evidence(_unadopted_rule(workload, ti, settings, now), now, ti))
         superseded = self._superseded(workload, ti, record)
         if superseded and workload.record_name not in record.workloads:
             successor = self.successor_of(workload)
@@ -215,10 +217,14 @@ class Classifier:
                 return _keep(workload, Evidence(Rule.UNDATED, now, ti))
             policy = _completed_policy(workload, ended, settings, now)
             return (_zombie if policy.deletes else _keep)(workload, Evidence(Rule.COMPLETED, now, ti, policy=policy))
+        if kind_of(workload).outlives_success and (ti.state == "success" or record.is_detached):
+            return _keep(workload, Evidence(Rule.DETACHED, now, ti))
         return _zombie(workload, Evidence(Rule.ORPHANED, now, ti), end_time_unknown=ended is None)
 
     def _classify_unmatched(self, workload: Workload, evidence: Evidence) -> Verdict:
         settings = self._snapshot.settings
+        if kind_of(workload).outlives_success:  # it may have been left running on purpose
+            return _keep(workload, evidence)
         if not settings.delete_unmatched_pods:
             return _keep(workload, evidence._replace(policy=Policy(False, "delete_unmatched_pods", False)))
         min_age = UNMATCHED_WORKING_AGE if workload.may_be_working else settings.settle_seconds
@@ -414,6 +420,15 @@ def _hanging_rule(workload: Workload, settings: Settings, now: int) -> Rule:
     if workload.phase == "Pending" and not has_started and now - workload.created > STALE_AFTER:
         return Rule.NOT_STARTED
     return Rule.ACTIVE
+
+
+def _unadopted_rule(workload: Workload, ti: TaskInstance, settings: Settings, now: int) -> Rule:
+    """Return the rule for a workload of an active task instance that no other try adopts."""
+    if ti.try_number is None or ti.state not in WAITS_ON_ITS_POD:
+        return Rule.ACTIVE
+    if ti.try_number > workload.try_number:
+        return Rule.ACTIVE if workload.is_completed else Rule.EARLIER_TRY
+    return _hanging_rule(workload, settings, now)
 
 
 def _completed_policy(workload: Workload, ended: int | None, settings: Settings, now: int) -> Policy:

@@ -16,7 +16,7 @@ from .results import Result, count_outcomes
 from .settings import Settings
 from .text import INDENT, LINE, count, fill, pluralize, printable, without_numbers, wrap
 from .verdict import Verdict, count_reasons
-from .workloads.workload import Workload
+from .workloads.workload import Workload, common_noun
 
 MAX_PROBLEMS = 5  # in the message of a failed run
 MAX_PODS = 25  # that are listed in the log with the same cause; all are in the XCom
@@ -94,7 +94,7 @@ def _pods_by_run(verdicts: Sequence[Verdict], limit: int = MAX_PODS, known: str 
         room -= len(listed)
         left[of_run[0].workload.dag_id] += len(of_run) - len(listed)
     if len(verdicts) > limit:
-        lines += wrap(f"and {pluralize(len(verdicts) - limit, 'more pod')}: {_counts(+left)}", INDENT)
+        lines += wrap(f"and {pluralize(len(verdicts) - limit, f'more {_noun(verdicts)}')}: {_counts(+left)}", INDENT)
     return lines
 
 
@@ -118,9 +118,9 @@ def warning_lines(verdicts: Iterable[Verdict]) -> list[str]:
     lines = []
     for warning, alike in by_warning.items():
         if warning.reason is Reason.UNMATCHED:
-            lines += wrap(f"kept {count(alike, 'pod')} with no matching task instance")
+            lines += wrap(f"kept {count(alike, _noun(alike))} with no matching task instance")
         else:
-            lines += wrap(f"kept {count(alike, f'{warning.reason.value} pod')}: {warning.problem}")
+            lines += wrap(f"kept {count(alike, f'{warning.reason.value} {_noun(alike)}')}: {warning.problem}")
         lines += wrap(warning.remedy, INDENT)
         lines += _pods_by_run(alike, MAX_NAMES, warning.problem)
     return lines
@@ -166,7 +166,8 @@ def result_lines(results: Iterable[Result]) -> list[str]:
     lines = []
     for (outcome, reason, _), alike in by_cause.items():
         first = alike[0]
-        lines += wrap(f"{outcome.value}: {count(alike, f'{reason} pod')}")
+        noun = common_noun(result.verdict.workload for result in alike)
+        lines += wrap(f"{outcome.value}: {count(alike, f'{reason} {noun}')}")
         lines += wrap(first.detail, INDENT)
         lines += wrap(_cause(first.error), INDENT)
         lines += wrap(_deadline(alike), INDENT)
@@ -202,6 +203,10 @@ def reap_summary(results: Sequence[Result], settings: Settings, workloads: int, 
         _more_candidates(candidates) if candidates else "",
     ]
     return list(filter(None, topics))
+
+
+def _noun(verdicts: Iterable[Verdict]) -> str:
+    return common_noun(verdict.workload for verdict in verdicts)
 
 
 def _and_pods(workload: Workload) -> str:
@@ -268,7 +273,8 @@ def failures(results: Iterable[Result]) -> list[KpoCleanupError]:
         workload, error = alike[0]
         namespaces = len({workload.namespace for workload, _ in alike})
         place = f" in {namespaces:,} namespaces" if namespaces > 1 else ""
-        summary = f"{count(alike, 'pod')}{place} {what}"
+        noun = common_noun(workload for workload, _ in alike)
+        summary = f"{count(alike, noun)}{place} {what}"
         example = str(workload) if len(alike) == 1 else f"such as {workload}"
         cause = f"{_cause(error)} ({example})"
         errors.append(KpoCleanupError(**{**error.fields, "summary": summary, "cause": cause}))

@@ -34,6 +34,7 @@ from .task_instances.choice import choose_source
 from .termination import raise_on_sigterm
 from .text import pluralize
 from .verdict import Verdict
+from .workloads.registry import KINDS
 from .xcom_retention import delete_previous_inputs
 
 log = logging.getLogger(__name__)
@@ -116,10 +117,12 @@ class Cleanup:
             log.info("This run deletes zombies. Pause the DAG to prevent further runs.")
         _warn_if_dry(settings)
         delete_previous_inputs(get_current_context())
-        client = KubeClient(settings.kubernetes_conn_id)
+        client = _client(settings)
         listing = client.list_workloads(settings.namespace_list(), settings.label_selector, settings.excluded())
         for error in report.unlisted(listing.errors_by_namespace):
             _log(logging.WARNING, report.error_lines(error))
+        for kind, error in listing.errors_by_kind.items():
+            _log(logging.WARNING, [f"{kind}s are not cleaned up:", *report.error_lines(error, "    ")])
         if not listing.workloads:
             _warn_of_no_pods(settings, client, resolved.origins)
         answer = {**xcom.dump_listing(listing), "dry_run": settings.dry_run}
@@ -246,7 +249,7 @@ def _with_link(verdict: Verdict) -> Verdict:
 
 
 def _reap(zombies: Sequence[Verdict], settings: Settings, ti: Any) -> list[Result]:
-    cluster = KubeClient(settings.kubernetes_conn_id)
+    cluster = _client(settings)
     source = choose_source(settings.airflow_conn_id, ti)
     namespaces = settings.namespace_list() or [cluster.own_namespace()]
     timeout = ti.task.execution_timeout
@@ -254,6 +257,10 @@ def _reap(zombies: Sequence[Verdict], settings: Settings, ti: Any) -> list[Resul
     max_seconds = math.inf if timeout is None else 0.8 * float(timeout.total_seconds())
     with raise_on_sigterm():
         return reap(zombies, cluster, source, settings, namespaces, max_seconds=max_seconds)
+
+
+def _client(settings: Settings) -> KubeClient:
+    return KubeClient(settings.kubernetes_conn_id, kinds=KINDS.values())
 
 
 def _log(level: int, lines: Iterable[str]) -> None:

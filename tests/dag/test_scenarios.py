@@ -89,8 +89,8 @@ def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, DagRun]:
     for dag_id, task_id, map_index, state in STATE_CHANGES:
         airflow_runs.set_state(runs[dag_id], task_id, state, map_index)
     run_id = runs["workload"].run_id
-    job = {"apiVersion": "batch/v1", "kind": "Job", "name": "nightly", "uid": "1", "controller": True}
-    create(core, "job", labels_of("workload", "job", run_id), ownerReferences=[job])
+    owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "nightly", "uid": "1", "controller": True}
+    create(core, "job", labels_of("workload", "job", run_id), ownerReferences=[owner])
     create(core, "protected", labels_of("workload", "protected", run_id), annotations={"kpo-cleanup/protect": "true"})
     create(core, "checked", {**labels_of("workload", "checked", run_id), "already_checked": "True"})
     create(core, "staging", labels_of("staging", "task", run_id), scheduler=NO_SCHEDULER)

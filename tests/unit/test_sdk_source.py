@@ -29,6 +29,7 @@ from include.kpo_cleanup.task_instances.task_sdk import (
     TaskSdkSource,
 )
 from include.kpo_cleanup.termination import Terminated, raise_on_sigterm
+from include.kpo_cleanup.workloads.registry import KINDS
 from tests.unit.sdk import MICROSECOND, Refusal, StatesOnly, TaskSdk
 from tests.unit.worlds import LONG_ID, ODD_ID, SCHEDULED, Row, World, api_server, assert_correct_answer, worlds
 
@@ -532,6 +533,13 @@ class TestRecords:
         xcoms = XComs(*pair(rows[0], "pod-0"))
         source, keys = source_of(api_server([CALLER_ROW, *rows], Random(0)), xcoms), [each.key for each in rows]
         assert source.read_records(source.fetch(keys), keys) == {keys[0]: Record(frozenset({"airflow/pod-0"}))}
+
+    def test_the_record_of_a_job_is_read_from_its_own_xcoms(self) -> None:
+        pushed = {"job_name": "job-x1", "job_namespace": "airflow", "job": {"status": None}}
+        xcoms = XComs(*pair(row(), "load-x1"), *((row(), name, value) for name, value in pushed.items()))
+        source = source_of(api_server([CALLER_ROW, row()], Random(0)), xcoms)
+        records = source.read_records(source.fetch([row().key]), [row().key], KINDS["Job"].record_keys)
+        assert records == {row().key: Record(frozenset({"Job airflow/job-x1"}), is_detached=True)}
 
     def test_the_absence_of_records_is_requested_once_for_all_map_indexes(self) -> None:
         rows = [row(map_index=index) for index in range(50)]

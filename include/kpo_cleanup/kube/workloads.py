@@ -24,7 +24,7 @@ from ..errors import (
     UnexpectedResponse,
 )
 from ..retry import RetryPolicy
-from ..text import without_numbers, wrap
+from ..text import pluralize, without_numbers, wrap
 from ..workloads.kind import WorkloadKind
 from ..workloads.labels import KPO_LABEL
 from ..workloads.pod import parse_pod
@@ -297,7 +297,11 @@ class KubeClient:
         if response.get("kind") not in (kind.api_kind, "Status"):
             cause = f"the response is a {response.get('kind')!r}, not a {kind.api_kind} or Status"
             raise UnexpectedResponse(operation, cause=cause)
-        return DeleteResult.from_accepted(*parse_deletion(response))
+        result = DeleteResult.from_accepted(*parse_deletion(response))
+        if not workload.links.pods:
+            return result
+        pods = f"the garbage collector deletes its {pluralize(workload.links.pods, 'pod')}"
+        return replace(result, detail="; ".join(filter(None, [result.detail, pods])))
 
     def _call(
         self,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ..task_instance import RecordKeys
+from .job import JobKind
 from .kind import WorkloadKind
 from .pod import PodKind
 from .workload import Workload
 
-KINDS: dict[str, WorkloadKind] = {kind.api_kind: kind for kind in (PodKind(),)}
+KINDS: dict[str, WorkloadKind] = {kind.api_kind: kind for kind in (PodKind(), JobKind())}
 
 
 def kind_of(workload: Workload) -> WorkloadKind:
