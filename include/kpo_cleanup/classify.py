@@ -217,8 +217,10 @@ class Classifier:
                 return _keep(workload, Evidence(Rule.UNDATED, now, ti))
             policy = _completed_policy(workload, ended, settings, now)
             return (_zombie if policy.deletes else _keep)(workload, Evidence(Rule.COMPLETED, now, ti, policy=policy))
-        if kind_of(workload).outlives_success and (ti.state == "success" or record.is_detached):
-            return _keep(workload, Evidence(Rule.DETACHED, now, ti))
+        kind = kind_of(workload)
+        if kind.outlives_success and (ti.state == "success" or record.is_detached):
+            rule = Rule.DETACHED if kind.may_detach else Rule.OUTLIVES_SUCCESS
+            return _keep(workload, Evidence(rule, now, ti))
         return _zombie(workload, Evidence(Rule.ORPHANED, now, ti), end_time_unknown=ended is None)
 
     def _classify_unmatched(self, workload: Workload, evidence: Evidence) -> Verdict:

@@ -44,6 +44,7 @@ _DECISIVE: dict[Rule, Callable[[Workload, Any], str]] = {
     Rule.EARLIER_TRY: lambda pod, e: (
         f"of try {pod.try_number}, but try {e.task_instance.try_number} is running and may be waiting for its pods"
     ),
+    Rule.OUTLIVES_SUCCESS: lambda pod, e: f"not finished, although its task succeeded{_since(e)}",
     Rule.DETACHED: lambda pod, e: f"running without its task{_for_how_long(e)}",
 }
 _STATES_DO_NOT_MATTER = (Rule.BAD_LABELS, Rule.PROTECTED, Rule.OWNED, Rule.NOT_RESOLVED)
@@ -55,6 +56,7 @@ _REMEDIES = {  # for the rules that cause a warning
     Rule.ENDED_LONG_AGO: "find out what the task is still doing",
     Rule.OVERDUE: "check whether its node is down; if it is, mark the task as failed or clear it",
     Rule.EARLIER_TRY: "delete it if the later try has created its own, because both do the same work",
+    Rule.OUTLIVES_SUCCESS: "find out what it is still doing; if nothing, delete it",
     Rule.NOT_STARTED: "see the events of the pod; if it cannot start, mark the task as failed",
 }
 _IF_ALONE = "if no other Airflow uses these namespaces, delete_unmatched_pods=True deletes such pods"
@@ -188,6 +190,11 @@ def _named(record: Record) -> str:
 def _for_how_long(evidence: Any) -> str:
     ended = evidence.task_instance.ended
     return "" if ended is None else f" for {duration(evidence.now - ended)}"
+
+
+def _since(evidence: Any) -> str:
+    ended = evidence.task_instance.ended
+    return "" if ended is None else f" {ago(ended, evidence.now)}"
 
 
 def _still(evidence: Any) -> str:

@@ -124,7 +124,7 @@ class KubeClient:
         for kind in self._kinds:
             if kind.pod_selector != KINDS[POD].pod_selector:
                 others, problems = list_pods(listed, kind, must_exist=False)
-                pods += others
+                pods += [pod for pod in others if pod.controller]
                 if problems:
                     unreadable[kind.api_kind] = next(iter(problems.values()))
         workloads, unread = self._read_owners(pods, known)

@@ -6,9 +6,10 @@ from ..task_instance import RecordKeys
 from .job import JobKind
 from .kind import WorkloadKind
 from .pod import PodKind
+from .spark_application import SparkApplicationKind
 from .workload import Workload
 
-KINDS: dict[str, WorkloadKind] = {kind.api_kind: kind for kind in (PodKind(), JobKind())}
+KINDS: dict[str, WorkloadKind] = {kind.api_kind: kind for kind in (PodKind(), JobKind(), SparkApplicationKind())}
 
 
 def kind_of(workload: Workload) -> WorkloadKind:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ..identity import UNMAPPED, TaskInstanceKey
 
 MAIN_CONTAINER = "base"  # KubernetesPodOperator.BASE_CONTAINER_NAME
+DRIVER_CONTAINER = "spark-kubernetes-driver"  # of Spark
 XCOM_SIDECAR = "airflow-xcom-sidecar"  # PodDefaults.SIDECAR_CONTAINER_NAME
 POD = "Pod"  # the kind of most workloads
 IDS = ("dag_id", "task_id", "map_index", "try_number", "run_id")  # as people name a task instance
