@@ -331,9 +331,13 @@ def _deadline(results: Iterable[Result]) -> str:
 
 def _time(seconds: int, now: int | None = None) -> str:
     """Render a time, without its date if that is today's."""
-    time = datetime.fromtimestamp(seconds, timezone.utc)
-    is_today = now is not None and datetime.fromtimestamp(now, timezone.utc).date() == time.date()
+    time = _utc(seconds)
+    is_today = now is not None and _utc(now).date() == time.date()
     return f"{time:%H:%M:%S} UTC" if is_today else f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _utc(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, timezone.utc)
 
 
 def _freed(results: Iterable[Result]) -> dict[str, float]:
