@@ -175,6 +175,12 @@ def result_lines(results: Iterable[Result]) -> list[str]:
     return lines
 
 
+def log_lines(workload: Workload, log: Iterable[str]) -> list[str]:
+    """Render the last lines of a log, each cut to one line."""
+    room = LINE - len(INDENT) - 2
+    return [*wrap(f"last log lines of {workload}:"), *(f"{INDENT}| {printable(line, room)}".rstrip() for line in log)]
+
+
 def _cause(error: KpoCleanupError | None) -> str:
     return (error.cause or error.summary) if error else ""
 
@@ -253,6 +259,7 @@ def reap_report(results: Sequence[Result], summary: str, errors: Sequence[KpoCle
                 **({"detail": r.detail} if r.detail else {}),
                 **({"deadline": _time(r.deadline)} if r.deadline is not None else {}),
                 **({"error": r.error.fields} if r.error else {}),
+                **({"log": list(r.log)} if r.log else {}),
                 **ids_of(r.verdict),
                 **({"link": r.verdict.link} if r.verdict.link else {}),
             }

@@ -24,6 +24,7 @@ from include.kpo_cleanup.report import (
     failure_lines,
     failures,
     kept_lines,
+    log_lines,
     reap_lines,
     reap_report,
     reap_summary,
@@ -337,6 +338,13 @@ class TestResults:
             TASK,
             f"        airflow/c: {EVIDENCE}",
         ]
+
+    def test_each_line_of_a_pods_log_is_one_line_and_the_report_has_all_of_it(self) -> None:
+        result = replace(make_result(Outcome.DELETED, name="a"), log=("one", "x" * 2 * LINE))
+        lines = log_lines(result.verdict.workload, result.log)
+        assert lines[:2] == ["last log lines of airflow/a:", "    | one"]
+        assert (len(lines), len(lines[2]), lines[2][-1]) == (3, LINE, "…")
+        assert reap_report([result], "")["zombies"][0]["log"] == [*result.log]
 
     def test_a_held_pod_has_the_note(self) -> None:
         assert result_lines([make_result(Outcome.AWAITING_FINALIZER, "held by a/b")])[1] == "    held by a/b"
