@@ -99,13 +99,12 @@ def _pods_by_run(verdicts: Sequence[Verdict], limit: int = MAX_PODS, known: str 
 
 
 def _pod_lines(workload: Workload, evidence: str, is_repetition: bool) -> list[str]:
-    """Render one pod with its evidence, cut to one line if that of the pod above differs only in its numbers."""
+    """Render one pod with its evidence; refer to that of the pod above if it is as long and differs only in numbers."""
     index = "" if workload.map_index == UNMAPPED else f"[{workload.map_index}] "
-    name = f"{index}{workload}{_and_pods(workload)}: "
-    if is_repetition:
-        return wrap(printable(name + evidence, max(LINE - len(INDENT * 2), len(name))), INDENT * 2)
+    name = f"{index}{workload}{_and_pods(workload)}"
     first, *others = evidence.split("; ")
-    return fill((name + first, *others), INDENT * 2, ";")
+    lines = fill((f"{name}: {first}", *others), INDENT * 2, ";")
+    return wrap(f"{name}: as above", INDENT * 2) if is_repetition and len(lines) > 1 else lines
 
 
 def warning_lines(verdicts: Iterable[Verdict]) -> list[str]:
@@ -161,7 +160,7 @@ def result_lines(results: Iterable[Result]) -> list[str]:
     by_cause: dict[tuple[Outcome, str, str], list[Result]] = defaultdict(list)
     for result in results:
         now = "" if result.verdict.is_zombie else "now "
-        cause = "; ".join(filter(None, [result.detail, _cause(result.error)]))
+        cause = _cause(result.error) or result.detail
         by_cause[result.outcome, f"{now}{result.verdict.reason.value}", without_numbers(cause)].append(result)
     lines = []
     for (outcome, reason, _), alike in by_cause.items():
