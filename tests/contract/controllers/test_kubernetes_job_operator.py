@@ -118,6 +118,29 @@ def test_a_retry_starts_a_second_job_beside_the_first(namespace: Namespace) -> N
     assert len(names_in(namespace.call("GET", namespace.jobs))) == 2
 
 
+def test_a_waiting_retry_also_waits_for_the_pods_of_the_first_try(namespace: Namespace) -> None:
+    first = Records()
+    operator(namespace, FOREVER).execute(context_of(first))
+    pod = the_pod(namespace, first)
+    waiting = operator(namespace, "sleep 5; true", wait_until_job_complete=True, get_logs=False)
+    waiting.discover_pods_retry_number = 1
+    waiting.execute(context_of(Records(), 2))
+    assert pod["metadata"]["uid"] in [one.metadata.uid for one in waiting.pods]
+    namespace.wait_until_gone(pod["metadata"]["name"])  # the operator deletes the pods that it has waited for
+    selector = f"{namespace.pods}?labelSelector=job-name={first['job_name']}"
+    namespace.wait_for(selector, lambda found: found["items"])  # the first Job goes on with another pod
+
+
+def test_a_waiting_operator_of_a_suspended_job_fails_and_leaves_the_job_without_pods(namespace: Namespace) -> None:
+    records = Records()
+    waiting = operator(namespace, FOREVER, wait_until_job_complete=True, suspend=True)
+    waiting.discover_pods_retry_number = 1
+    with pytest.raises(AirflowException, match="No pods running"):
+        waiting.execute(context_of(records))
+    assert the_job(namespace, records)["spec"]["suspend"]
+    assert namespace.pod_names() == []
+
+
 def test_a_killed_operator_deletes_its_job_and_its_pod(namespace: Namespace) -> None:
     records = Records()
     killed = operator(namespace, FOREVER)

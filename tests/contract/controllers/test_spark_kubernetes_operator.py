@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +11,10 @@ from typing import Any
 import pytest
 from airflow.providers.cncf.kubernetes.operators import custom_object_launcher
 from airflow.providers.cncf.kubernetes.operators.spark_kubernetes import SparkKubernetesOperator
-from airflow.providers.common.compat.sdk import AirflowException
+from airflow.providers.common.compat.sdk import AirflowException, TaskDeferred
 
 from tests.contract.controllers.airflow_context import TASK_ID, Records, connect, context_of, ti_labels
-from tests.contract.controllers.spark import FOREVER, application, path_of, running_driver, wait_for_state
+from tests.contract.controllers.spark import DEADLINE, FOREVER, application, path_of, running_driver, wait_for_state
 from tests.contract.namespace import Namespace, names_in
 
 
@@ -118,3 +119,20 @@ def test_a_killed_operator_deletes_its_application_and_its_driver(namespace: Nam
     killed.on_kill()
     assert applications(namespace) == []
     namespace.wait_until_gone(records["pod_name"])
+
+
+def test_the_trigger_of_a_killed_operator_deletes_only_the_driver_which_may_be_started_again(
+    namespace: Namespace,
+) -> None:
+    spec = {"restartPolicy": {"type": "OnFailure", "onFailureRetries": 1}}
+    with pytest.raises(TaskDeferred) as deferred:
+        operator(namespace, FOREVER, spec=spec, deferrable=True).execute(context_of(Records()))
+    (name,) = applications(namespace)
+    first = running_driver(namespace, name)
+    asyncio.run(deferred.value.trigger.on_kill())
+    namespace.wait_for(
+        f"{namespace.pods}/{name}-driver",
+        lambda found: found and found["metadata"]["uid"] != first["metadata"]["uid"],
+        DEADLINE,
+    )
+    assert applications(namespace) == [name]
