@@ -131,6 +131,15 @@ def zombies(airflow: Airflow, folder: Path, core: client.CoreV1Api, _proxy: Faul
         database.execute(sql, (work,))
 
 
+def reaped_in(folder: Path, run_id: str) -> dict[str, tuple[str, str]]:
+    """Return the reason and the outcome of each pod in the report of a run; none if `reap` was skipped."""
+    sql = "SELECT value FROM xcom WHERE run_id = ? AND task_id = 'reap' AND key = 'return_value'"
+    with closing(sqlite3.connect(folder / "airflow.db", timeout=60)) as database:
+        reports = [json.loads(value) for (value,) in database.execute(sql, (run_id,))]
+    rows = [row for report in reports for row in report["zombies"]]
+    return {row["pod"].partition("/")[2]: (row["reason"], row["outcome"]) for row in rows}
+
+
 ALL_PODS = {"collisions.a[0]#1", "collisions.a[1]#1", "collisions.a_1#1"}
 ALL_SUCCEEDED = {(task, -1, "success") for task in ("list_pods", "fetch_active_tis", "classify", "reap")}
 
@@ -249,12 +258,8 @@ class TestTriesAndEndsFromTheTaskSdk:
         self, airflow: Airflow, folder: Path, core: client.CoreV1Api, pods: dict[str, str]
     ) -> None:
         def clean_up(settle_seconds: int) -> dict[str, tuple[str, str]]:
-            run_id = trigger(airflow, ON_DEMAND, settle_seconds=settle_seconds)
-            sql = "SELECT value FROM xcom WHERE run_id = ? AND task_id = 'reap' AND key = 'return_value'"
-            with closing(sqlite3.connect(folder / "airflow.db", timeout=60)) as database:
-                reports = [json.loads(value) for (value,) in database.execute(sql, (run_id,))]
-            rows = [row for report in reports for row in report["zombies"]]
-            return {pods[row["pod"].partition("/")[2]]: (row["reason"], row["outcome"]) for row in rows}
+            reaped = reaped_in(folder, trigger(airflow, ON_DEMAND, settle_seconds=settle_seconds))
+            return {pods[name]: result for name, result in reaped.items()}
 
         assert clean_up(3600) == {}
         kept = "it was created after the end of its task instance"
@@ -266,10 +271,9 @@ class TestTriesAndEndsFromTheTaskSdk:
 
 def create_zombies(airflow: Airflow, folder: Path, core: client.CoreV1Api, number: int) -> set[str]:
     """Create pods of one finished task instance, whose operator has recorded none, and return their names."""
-    core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
     airflow.api.pause("collisions", False)
     work = trigger(airflow, "collisions")
-    labels = pods_by_role(core)["collisions.a_1#1"].metadata.labels
+    labels = {**labels_of("collisions", "a_1", work), **dict([LABEL_SELECTOR.split("=")])}
     core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
     names = {f"zombie-{each}" for each in range(number)}
     for name in sorted(names):
@@ -307,16 +311,14 @@ def test_a_reap_that_is_marked_as_failed_deletes_nothing_more_and_reports_what_i
     log = next((folder / "task-logs").rglob(f"*{run_id}*/task_id=reap/*.log"))
     TERMINAL.wait_for("the task has ended", lambda: "Task killed!" in log.read_text(), 60, log=log)
 
-    report = airflow.api.return_value(ON_DEMAND, run_id, "reap")
-    outcomes = {row["pod"].partition("/")[2]: row["outcome"] for row in report["zombies"]}
+    outcomes = {name: outcome for name, (_, outcome) in reaped_in(folder, run_id).items()}
     assert outcomes.keys() == names
     sent = {line.partition("?")[0].rpartition("/")[2] for line in proxy.requests if line.startswith("DELETE ")}
     assert {name for name, outcome in outcomes.items() if outcome != "left_for_next_run"} == sent
     deleted = {name for name, outcome in outcomes.items() if outcome == "deleted"}
     assert len(deleted) == number_of_quick_deletions
     assert names - deleted == {pod.metadata.name for pod in core.list_namespaced_pod("airflow").items}
-    lines = [line.strip() for line in airflow.api.cleanup_log(ON_DEMAND, run_id, "reap")]
-    assert f"ERROR deleted {len(deleted)} of {len(names)} zombies: collisions {len(deleted)}" in lines
+    assert f"deleted {len(deleted)} of {len(names)} zombies: collisions {len(deleted)}" in log.read_text()
 
     def counted() -> list[float]:
         return [each.value for each in statsd.samples[samples_before:] if each.name.endswith(".outcome.deleted")]
