@@ -57,7 +57,7 @@ def postgresql(settings: Sequence[str] = (), is_standby: bool = False) -> Iterat
         ]  # the data need not survive a crash
         where = [f"listen_addresses={HOST}", f"port={port}", "unix_socket_directories="]
         options = [word for setting in (*where, *durability, *settings) for word in ("-c", setting)]
-        _serve(stack, [programs / "postgres", "-D", data, *options], folder, port, signal.SIGINT)
+        serve(stack, [programs / "postgres", "-D", data, *options], folder, port, signal.SIGINT)
         as_client = ["--host", HOST, "--port", str(port), "--username", USER]
         # It listens before it accepts queries.
         ready = retry(stop=stop_after_delay(START_SECONDS), wait=wait_fixed(0.1), reraise=True)(_run)
@@ -95,7 +95,7 @@ def mariadb(settings: Sequence[str] = ()) -> Iterator[Database]:
         script.write_text("\n".join(statements))
         options = [f"--datadir={data}", f"--port={port}", f"--bind-address={HOST}", f"--socket={line}"]
         options += ["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0", f"--init-file={script}", *settings]
-        _serve(stack, [server, "--no-defaults", *options], folder, port, signal.SIGTERM)
+        serve(stack, [server, "--no-defaults", *options], folder, port, signal.SIGTERM)
         version = subprocess.run([server, "-V"], capture_output=True, text=True, check=True).stdout
         yield Database(f"MariaDB {version.split()[2].partition('-')[0]}", "mysql", port)
 
@@ -133,7 +133,7 @@ def _run(command: Sequence[str], programs: Path, folder: Path) -> None:
         raise RuntimeError(f"{program} failed with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
-def _serve(stack: ExitStack, command: Sequence[str | Path], folder: Path, port: int, stop: signal.Signals) -> None:
+def serve(stack: ExitStack, command: Sequence[str | Path], folder: Path, port: int, stop: signal.Signals) -> None:
     """Start a server and wait until it listens. The stack stops it, and so does the end of this process."""
     log = folder / "server.log"
     prefix = [*(_as_owner(folder) or ["setpriv"]), f"--pdeathsig={stop.name.removeprefix('SIG')}"]

@@ -1,6 +1,7 @@
 """The number of examples of the property tests, their seed, and a summary of the random histories that ran.
 
-``HYPOTHESIS_PROFILE`` chooses the profile. ``SEED`` replaces the fixed seed; ``thorough`` draws one if there is none.
+``HYPOTHESIS_PROFILE`` chooses the profile; ``make unit`` uses ``quick``, and ``make check`` the default one. ``SEED``
+replaces the fixed seed; ``thorough`` draws one if there is none.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import random
 import pytest
 from hypothesis import HealthCheck, settings
 
-EXAMPLES = {"default": 25, "more": 120, "thorough": 500, "brief": 2}
+EXAMPLES = {"default": 25, "more": 120, "thorough": 500, "brief": 2, "quick": 8}
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
 if PROFILE == "thorough":
     # In the environment, so that the worker processes of pytest-xdist use the same seed.

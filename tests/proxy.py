@@ -148,12 +148,11 @@ def status(code: int, reason: str, message: str, **headers: str) -> Fault:
     return fault
 
 
-def forbidden(verb: str, namespace: str) -> Fault:
+def forbidden(verb: str, namespace: str, resource: str = "pods", group: str = "") -> Fault:
     """Respond with the error of a missing RBAC permission."""
-    message = (
-        f'pods is forbidden: User "kpo" cannot {verb} resource "pods" in API group "" in the namespace "{namespace}"'
-    )
-    return status(403, "Forbidden", message)
+    what = f'resource "{resource}" in API group "{group}" in the namespace "{namespace}"'
+    subject = f"{resource}.{group}" if group else resource
+    return status(403, "Forbidden", f'{subject} is forbidden: User "kpo" cannot {verb} {what}')
 
 
 def denied(code: int, reason: str) -> Fault:

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from typing import Any
+from pathlib import Path
 
 import promql_parser
 import pytest
@@ -15,7 +15,7 @@ from include.kpo_cleanup.constants import Outcome, Reason
 from tests.alerts import RULES, selectors_of
 from tests.conftest import REPO
 from tests.dag.pods import wait_until
-from tests.documents import section
+from tests.documents import block, section
 from tests.statsd import Sample, StatsdServer
 
 SEND = """
@@ -81,6 +81,8 @@ undated_results = [
     undated(TaskInstance("failed", ended=NOW - 3 * HOUR), dag_id="completed", phase="Succeeded"),
 ]
 send_results("undated", undated_results, Settings(), NOW)
+for outcome in Outcome:
+    send_results(f"only_{outcome.value}", [result(2, outcome)], Settings(), NOW)
 many = [aged(2, f"dag_{number:02}") for number in range(25)] + [aged(2, f"dag_{number}") for number in range(18, 25)]
 send_verdicts("many", many, Settings(), NOW)
 add_to_counters({"end": 1}, {})
@@ -202,13 +204,23 @@ class TestAlerts:
         explained = re.findall(r"^### (KpoCleanup\w+)$", section("docs/operating.md", "When an alert fires"), re.M)
         assert explained == [rule["alert"] for rule in RULES]
 
-    @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
-    def test_an_alert_links_to_its_section_in_the_document(self, rule: dict[str, Any]) -> None:
-        file, _, anchor = (
-            rule["annotations"]["runbook_url"].removeprefix("https://example.org/kpo_cleanup/").partition("#")
-        )
-        assert (REPO / file).is_file()
-        assert anchor == rule["alert"].lower()
+    def test_each_alert_links_to_its_section_in_the_users_copy_of_the_document(self, tmp_path: Path) -> None:
+        (tmp_path / "docs").symlink_to(REPO / "docs")
+        command = block("docs/operating.md", "Prometheus")
+        subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+        copy = (tmp_path / "kpo_cleanup-rules.yaml").read_text()
+        address = re.findall("^RUNBOOKS=(.+)$", command, re.M)[0]
+        linked = re.findall(rf"runbook_url: {re.escape(address)}/docs/operating\.md#(\w+)$", copy, re.M)
+        assert linked == [rule["alert"].lower() for rule in RULES]
+
+    def test_the_alert_about_zombies_that_stay_names_each_outcome_with_which_they_do(
+        self, tagged: list[Sample]
+    ) -> None:
+        outcomes = {outcome.value for outcome in Outcome}
+        stay = {name for name in outcomes if values(tagged, f"only_{name}", "g")["oldest_zombie_seconds"]}
+        (rule,) = (rule for rule in RULES if rule["alert"] == "KpoCleanupZombiesStay")
+        for text in (rule["annotations"]["description"], section("docs/operating.md", "KpoCleanupZombiesStay")):
+            assert outcomes & set(re.findall(r"\w+", text)) == stay
 
     @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
     def test_an_alert_is_a_prometheus_rule_that_selects_metrics_of_airflow(self, rule: dict[str, object]) -> None:

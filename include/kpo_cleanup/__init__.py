@@ -23,6 +23,8 @@ The modules, in the order in which a run uses them:
 ``workloads.kind``                 what the package knows of a kind of workload
 ``workloads.registry``             the kinds
 ``workloads.pod``                  pods
+``workloads.job``                  Jobs
+``workloads.spark_application``    SparkApplications
 ``workloads.labels``               the labels that operators write
 ``workloads.parse``                from JSON to fields, for all kinds
 

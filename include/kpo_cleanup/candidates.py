@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -23,19 +24,25 @@ def with_records(
 ) -> Snapshot:
     """Return the snapshot with records, tries and ends, oldest pods first, for as many zombies as this run may delete.
 
-    The pods after ``records_until`` are left to later runs: a record that was not read must not count as none.
+    In the second half of the time, the rounds are random: otherwise, if the records of very many old pods keep them,
+    every run would read these again, and no run the records of younger zombies.
+
+    The pods of other rounds are left to later runs: a record that was not read must not count as none.
     """
-    workloads, started = uncertain_workloads(snapshot), monotonic()
+    workloads, started, elapsed = uncertain_workloads(snapshot), monotonic(), 0.0
     records: dict[TaskInstanceKey, Record] = {}
-    for start in range(0, len(workloads), ROUND):
-        part, is_last = workloads[start : start + ROUND], start + ROUND >= len(workloads)
+    starts = list(range(0, len(workloads), ROUND))  # of the rounds that are left
+    while starts and elapsed <= MAX_SECONDS:
+        start = starts.pop(0 if elapsed <= MAX_SECONDS / 2 else random.randrange(len(starts)))
+        part = workloads[start : start + ROUND]
         records.update(read_records(snapshot, part, source))
         task_instances = source.complete(snapshot.task_instances, incomplete_keys(snapshot.task_instances, part))
-        until = None if is_last else sort_key(part[-1])
-        snapshot = replace(snapshot, task_instances=task_instances, records=records, records_until=until)
-        zombies = sum(verdict.is_zombie for verdict in classify(snapshot))
-        if zombies >= snapshot.settings.max_deletes or monotonic() - started > MAX_SECONDS:
+        # Each round that is left ends where the next one starts.
+        unread = [sort_key(first) for left in starts for first in workloads[left : left + ROUND + 1 : ROUND]]
+        snapshot = replace(snapshot, task_instances=task_instances, records=records, unread=unread)
+        if sum(verdict.is_zombie for verdict in classify(snapshot)) >= snapshot.settings.max_deletes:
             break
+        elapsed = monotonic() - started
     return snapshot
 
 

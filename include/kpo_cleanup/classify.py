@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,8 @@ class Snapshot:
     :param pods: all listed pods, including those that are not classified.
     :param now: epoch seconds; classification uses no other clock.
     :param records: no entry where the operator left none.
-    :param records_until: the ``sort_key`` of the last pod whose record was read, or None if all were.
+    :param unread: the ``sort_key`` of the first pod whose record was not read, of the next one whose record was read,
+        and so on in turn; empty if all were read.
     """
 
     workloads: Sequence[Workload]
@@ -40,7 +42,7 @@ class Snapshot:
     settings: Settings
     now: int
     records: Mapping[TaskInstanceKey, Record] = field(default_factory=dict)
-    records_until: SortKey | None = None
+    unread: Sequence[SortKey] = ()
 
 
 def classify(snapshot: Snapshot) -> list[Verdict]:
@@ -134,8 +136,8 @@ class Classifier:
 
     def _awaits_record(self, workload: Workload) -> bool:
         """Return whether nobody has read the record that could keep this pod."""
-        until = self._snapshot.records_until
-        return until is not None and sort_key(workload) > until and workload.key in self._snapshot.task_instances.found
+        is_unread = bisect_right(self._snapshot.unread, sort_key(workload)) % 2 == 1
+        return is_unread and workload.key in self._snapshot.task_instances.found
 
     def _classify_at(self, workload: Workload, now: int) -> Verdict:
         settings, task_instances = self._snapshot.settings, self._snapshot.task_instances
@@ -180,6 +182,8 @@ class Classifier:
 
     def _classify_active(self, workload: Workload, ti: TaskInstance, now: int) -> Verdict:
         settings, record = self._snapshot.settings, self._records.get(workload.key, NO_RECORD)
+        if not kind_of(workload).is_adopted:
+            return _keep(workload, Evidence(_unadopted_rule(workload, ti, settings, now), now, ti))
         superseded = self._superseded(workload, ti, record)
         if superseded and workload.record_name not in record.workloads:
             successor = self.successor_of(workload)
@@ -213,10 +217,16 @@ class Classifier:
                 return _keep(workload, Evidence(Rule.UNDATED, now, ti))
             policy = _completed_policy(workload, ended, settings, now)
             return (_zombie if policy.deletes else _keep)(workload, Evidence(Rule.COMPLETED, now, ti, policy=policy))
+        kind = kind_of(workload)
+        if kind.outlives_success and (ti.state == "success" or record.is_detached):
+            rule = Rule.DETACHED if kind.may_detach else Rule.OUTLIVES_SUCCESS
+            return _keep(workload, Evidence(rule, now, ti))
         return _zombie(workload, Evidence(Rule.ORPHANED, now, ti), end_time_unknown=ended is None)
 
     def _classify_unmatched(self, workload: Workload, evidence: Evidence) -> Verdict:
         settings = self._snapshot.settings
+        if kind_of(workload).outlives_success:  # it may have been left running on purpose
+            return _keep(workload, evidence)
         if not settings.delete_unmatched_pods:
             return _keep(workload, evidence._replace(policy=Policy(False, "delete_unmatched_pods", False)))
         min_age = UNMATCHED_WORKING_AGE if workload.may_be_working else settings.settle_seconds
@@ -412,6 +422,15 @@ def _hanging_rule(workload: Workload, settings: Settings, now: int) -> Rule:
     if workload.phase == "Pending" and not has_started and now - workload.created > STALE_AFTER:
         return Rule.NOT_STARTED
     return Rule.ACTIVE
+
+
+def _unadopted_rule(workload: Workload, ti: TaskInstance, settings: Settings, now: int) -> Rule:
+    """Return the rule for a workload of an active task instance that no other try adopts."""
+    if ti.try_number is None or ti.state not in WAITS_ON_ITS_POD:
+        return Rule.ACTIVE
+    if ti.try_number > workload.try_number:
+        return Rule.ACTIVE if workload.is_completed else Rule.EARLIER_TRY
+    return _hanging_rule(workload, settings, now)
 
 
 def _completed_policy(workload: Workload, ended: int | None, settings: Settings, now: int) -> Policy:

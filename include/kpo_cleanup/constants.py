@@ -20,6 +20,7 @@ class Reason(str, Enum):
     STALLED = "stalled"  # its task instance waits for a sidecar that does not exit
     ACTIVE = "active"  # its task instance is active
     SETTLING = "settling"  # its task instance ended recently, and the operator may still be deleting the pod
+    DETACHED = "detached"  # its task instance has finished, and may have left it running on purpose
     COMPLETED = "completed"  # its task instance has finished, and so have its containers
     ORPHANED = "orphaned"  # its task instance has finished, but its containers have not
 

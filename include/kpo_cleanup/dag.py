@@ -11,7 +11,7 @@ from .airflow_compat import DAG, Param, display_name, is_schedule, task
 from .config import DAG_FILE, read_settings
 from .errors import HIDDEN, SettingError
 from .settings import OPTIONS, is_run_param, json_schema
-from .tasks import Cleanup, pull_return_values
+from .tasks import Cleanup
 
 _READ_ONLY_ARGS = {"retries": 2, "retry_delay": timedelta(seconds=30)}
 _DEFAULT_ARGS = {"owner": "kpo_cleanup", "retries": 0, "execution_timeout": timedelta(minutes=30)}
@@ -134,16 +134,16 @@ def _add_tasks(cleanup: Cleanup, only_reports: bool, read_only_args: Mapping[str
     plain = {"multiple_outputs": False, "show_return_value_in_logs": False}
 
     def list_pods() -> dict[str, Any]:
-        return cleanup.list_pods()
+        return cleanup.run(cleanup.list_pods)
 
     def fetch_active_tis() -> dict[str, Any]:
-        return cleanup.fetch_active_tis(*pull_return_values("list_pods"))
+        return cleanup.run(cleanup.fetch_active_tis, "list_pods")
 
     def classify() -> dict[str, Any]:
-        return cleanup.classify(*pull_return_values("list_pods", "fetch_active_tis"))
+        return cleanup.run(cleanup.classify, "list_pods", "fetch_active_tis")
 
     def reap() -> dict[str, Any]:
-        return cleanup.reap(*pull_return_values("classify"))
+        return cleanup.run(cleanup.reap, "classify")
 
     reads = {**plain, **read_only_args}
     listing = task(**reads, **display_name("list_pods: in the cluster"))(list_pods)()

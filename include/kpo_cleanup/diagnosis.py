@@ -32,7 +32,7 @@ def diagnose(pod: Workload) -> Diagnosis:
     if pod.is_completed:
         why = (main.reason if main else "") or pod.phase_reason
         advice = f"if its operator should have deleted it, {_WORKER}"
-        return Diagnosis(f"a completed pod was left behind{_in_parentheses(why)}", advice)
+        return Diagnosis(f"a completed {pod.noun} was left behind{_in_parentheses(why)}", advice)
     if main is not None and main.state == "terminated":
         return _diagnose_sidecars(pod, main)
     if main is not None and main.state == "running":
@@ -44,7 +44,7 @@ def diagnose(pod: Workload) -> Diagnosis:
     if pod.phase == "Pending" and (main is not None or not any(container.has_run for container in pod.containers)):
         why = _waiting_reason(pod)
         return Diagnosis(f"{main.name if main else 'it'} never started{_in_parentheses(why)}", _advice_on_waiting(why))
-    return Diagnosis(f"a pod was left behind{_in_parentheses(pod.phase_reason)}", _WORKER)
+    return Diagnosis(f"a {pod.noun} was left behind{_in_parentheses(pod.phase_reason)}", _WORKER)
 
 
 def _diagnose_sidecars(pod: Workload, main: Container) -> Diagnosis:

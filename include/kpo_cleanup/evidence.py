@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from .constants import Reason
 from .diagnosis import advice_on_sidecars
-from .task_instance import TaskInstance
+from .task_instance import Record, TaskInstance
 from .text import MAX_PHRASE, pluralize, printable
 from .verdict import Evidence, Rule, Verdict
 from .workloads.workload import Container, Workload
@@ -21,14 +21,14 @@ _DECISIVE: dict[Rule, Callable[[Workload, Any], str]] = {
     Rule.HELD_BY_FINALIZERS: lambda pod, _: f"held by {', '.join(pod.finalizers)}",
     Rule.NOT_RESOLVED: lambda _, e: str(e.problem),
     Rule.RECORD_UNREADABLE: lambda _, e: str(e.problem),
-    Rule.NO_TASK_INSTANCE: lambda pod, e: f"no task instance on record, pod created {ago(pod.created, e.now)}",
+    Rule.NO_TASK_INSTANCE: lambda pod, e: f"no task instance on record, {pod.noun} created {ago(pod.created, e.now)}",
     Rule.CREATED_AFTER_END: lambda pod, e: (
         f"created {duration(pod.created - e.task_instance.ended)} after its task instance ended"
     ),
     Rule.LATER_TRY: lambda pod, e: (
-        f"pod of try {pod.try_number}, but its task instance ended at try {e.task_instance.try_number}"
+        f"{pod.noun} of try {pod.try_number}, but its task instance ended at try {e.task_instance.try_number}"
     ),
-    Rule.RECORD_NAMES_ANOTHER: lambda _, e: f"the operator's record names pod {', '.join(sorted(e.record.workloads))}",
+    Rule.RECORD_NAMES_ANOTHER: lambda _, e: f"the operator's record names {_named(e.record)}",
     Rule.CHECKED: lambda _, e: f"marked already_checked by its operator, which is at try {e.task_instance.try_number}",
     Rule.STALLED: lambda pod, _: _stalled_by(pod.running_sidecars),
     Rule.LEFT_OVER: lambda pod, _: f"left over from try {pod.try_number}, which a retry may adopt",
@@ -38,9 +38,14 @@ _DECISIVE: dict[Rule, Callable[[Workload, Any], str]] = {
     Rule.USED_BY_ANOTHER: lambda *_: "its task, which is no longer mapped, has adopted it",
     Rule.ADOPTABLE: lambda *_: "its task, which is no longer mapped, may adopt it: it has not recorded a pod yet",
     Rule.UNDATED: lambda pod, _: f"{_phase(pod)}, kept because nothing shows when it ended",
-    Rule.ENDED_LONG_AGO: lambda _, e: f"{_still(e)}, but the pod ended more than a day ago",
-    Rule.OVERDUE: lambda _, e: f"{_still(e)}, but the deadline of the pod's deletion has passed",
-    Rule.NOT_STARTED: lambda pod, e: f"{_still(e)}, but the pod has not started for more than a day{_why(pod)}",
+    Rule.ENDED_LONG_AGO: lambda pod, e: f"{_still(e)}, but the {pod.noun} ended more than a day ago",
+    Rule.OVERDUE: lambda pod, e: f"{_still(e)}, but the deadline of the {pod.noun}'s deletion has passed",
+    Rule.NOT_STARTED: lambda pod, e: f"{_still(e)}, but the {pod.noun} has not started for more than a day{_why(pod)}",
+    Rule.EARLIER_TRY: lambda pod, e: (
+        f"of try {pod.try_number}, but try {e.task_instance.try_number} is running and may be waiting for its pods"
+    ),
+    Rule.OUTLIVES_SUCCESS: lambda pod, e: f"not finished, although its task succeeded{_since(e)}",
+    Rule.DETACHED: lambda pod, e: f"running without its task{_for_how_long(e)}",
 }
 _STATES_DO_NOT_MATTER = (Rule.BAD_LABELS, Rule.PROTECTED, Rule.OWNED, Rule.NOT_RESOLVED)
 _REMEDIES = {  # for the rules that cause a warning
@@ -50,6 +55,8 @@ _REMEDIES = {  # for the rules that cause a warning
     Rule.RECORD_UNREADABLE: "",
     Rule.ENDED_LONG_AGO: "find out what the task is still doing",
     Rule.OVERDUE: "check whether its node is down; if it is, mark the task as failed or clear it",
+    Rule.EARLIER_TRY: "delete it if the later try has created its own, because both do the same work",
+    Rule.OUTLIVES_SUCCESS: "find out what it is still doing; if nothing, delete it",
     Rule.NOT_STARTED: "see the events of the pod; if it cannot start, mark the task as failed",
 }
 _IF_ALONE = "if no other Airflow uses these namespaces, delete_unmatched_pods=True deletes such pods"
@@ -85,7 +92,8 @@ def phrases(verdict: Verdict) -> tuple[str, ...]:
     if evidence.rule not in _STATES_DO_NOT_MATTER:
         ti, now = evidence.task_instance, evidence.now
         parts += [_newer_pod(pod, evidence), _completed_policy(pod, evidence)]
-        parts += [task_instance_state(ti, now) if ti else "", container_states(pod, now), deletion(pod, now)]
+        lost = f"its {pod.links.lost_owner} no longer exists" if pod.links.lost_owner else ""
+        parts += [task_instance_state(ti, now) if ti else "", lost, container_states(pod, now), deletion(pod, now)]
         if not _is_ordinary(pod):
             parts += [f"image {pod.image}" if pod.image else "", f"node {pod.node}" if pod.node else ""]
     return tuple(printable(part, MAX_PHRASE) for part in dict.fromkeys(filter(None, parts)))
@@ -172,6 +180,21 @@ def _remedy_for_stalled(pod: Workload, evidence: Evidence) -> str:
     is_deferred = evidence.task_instance is not None and evidence.task_instance.state == "deferred"
     last_resort = "mark the task as failed" if is_deferred else "set an execution_timeout on the task"
     return ", or ".join([*advice_on_sidecars(pod.running_sidecars), last_resort])
+
+
+def _named(record: Record) -> str:
+    """Render such as ``pod airflow/extract-1`` or ``Job airflow/job-load-1``."""
+    return ", ".join(name if " " in name else f"pod {name}" for name in sorted(record.workloads))
+
+
+def _for_how_long(evidence: Any) -> str:
+    ended = evidence.task_instance.ended
+    return "" if ended is None else f" for {duration(evidence.now - ended)}"
+
+
+def _since(evidence: Any) -> str:
+    ended = evidence.task_instance.ended
+    return "" if ended is None else f" {ago(ended, evidence.now)}"
 
 
 def _still(evidence: Any) -> str:

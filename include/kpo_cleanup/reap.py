@@ -32,8 +32,8 @@ from .classify import (
 from .constants import ALL_NAMESPACES, Outcome, Reason
 from .errors import AdmissionDenied, Conflict, KpoCleanupError, KubernetesError, NotFound, TooSlow
 from .identity import TaskInstanceKey
-from .kube.interface import CONCURRENT_DELETES, DELETE_TIMEOUT, Cluster, DeleteResult, Listing
-from .report import result_lines
+from .kube.interface import CONCURRENT_DELETES, DELETE_TIMEOUT, LOG_TIMEOUT, Cluster, DeleteResult, Listing
+from .report import log_lines, result_lines
 from .results import Result
 from .retry import RetryPolicy
 from .settings import Settings
@@ -54,6 +54,7 @@ TERMINATED = KpoCleanupError("reap received SIGTERM, because it was marked as fa
 IN_FLIGHT: KpoCleanupError = KubernetesError(
     "deleting the pod", cause="reap was terminated before the response arrived"
 )
+SLOW_LOG = KpoCleanupError("reading the log of a pod", cause=f"no response within {LOG_TIMEOUT} s")
 BATCH = 100  # pods that share one snapshot, at most
 MAX_QUERY_FAILURES = 10  # in a row, of pods that were asked about alone; then the source answers nothing
 MAX_QUERY_SECONDS = 60  # that at least three such failures in a row may take
@@ -85,6 +86,7 @@ class _Candidate:
     conflicts: int = 0
     is_counted: bool = False  # towards max_deletes: it was deleted, or may have been
     lost: KpoCleanupError | None = None  # the latest attempt that may have been carried out nevertheless
+    log: tuple[str, ...] | None = None  # the last lines; None if it was not requested
     result: Result | None = None
     rank: float = field(default_factory=random.random)  # among probes: those of one run are not those of the next
 
@@ -281,6 +283,8 @@ class _Reaper:
                         return ""
                     time.sleep(max(0.0, min(c.not_before for c in waiting) - self._monotonic()))
                     continue
+                self._read_logs(batch)
+                now = self._monotonic()
                 try:
                     snapshot = self._take_snapshot(batch)
                 except Exception as error:  # whatever it is, there must be a report
@@ -297,6 +301,29 @@ class _Reaper:
                     self._log_results()
                     self._log_progress(pending)
         return ""
+
+    def _read_logs(self, batch: Iterable[_Candidate]) -> None:
+        """Log the last lines of what the pods of a batch have logged, before the snapshot, which must be fresh.
+
+        A log that cannot be read in time is left out, because it must not delay the deletion.
+        """
+        lines = 0 if self._settings.dry_run else self._settings.last_log_lines
+        unread = [c for c in batch if lines and c.log is None and c.workload.main and c.workload.main.has_run]
+        if not unread:
+            return
+        with _threads() as pool:
+            requests = {pool.submit(self._cluster.read_log, c.workload, lines): c for c in unread}
+            for request in wait(requests, LOG_TIMEOUT).not_done:
+                request.cancel()
+        for request, candidate in requests.items():
+            candidate.log = ()
+            error = request.exception() if request.done() and not request.cancelled() else SLOW_LOG
+            if error is None:
+                candidate.log = tuple(request.result())
+                for line in log_lines(candidate.workload, candidate.log) if candidate.log else ():
+                    log.info("%s", line)
+            elif not isinstance(error, NotFound):
+                self._retry_policy.warn_once(_to_error(error), "its last lines are not saved")
 
     def _healthy(self, pending: Iterable[_Candidate]) -> Iterable[_Candidate]:
         """Return the candidates in namespaces without trouble."""
@@ -627,7 +654,7 @@ class _Reaper:
         deadline: int | None = None,
     ) -> None:
         """Record a result. One that says that a pod was deleted, or may have been, is logged after the batch."""
-        candidate.result = Result(candidate.verdict, outcome, detail, error, deadline)
+        candidate.result = Result(candidate.verdict, outcome, detail, error, deadline, candidate.log or ())
         self._deleted += outcome is Outcome.DELETED
         if outcome not in _NOT_DELETED:
             self._unlogged.append(candidate.result)
@@ -720,6 +747,6 @@ def _next_batch(pending: Iterable[_Candidate], size: int, room: int, now: float)
     return batch
 
 
-def _to_error(error: Exception) -> KpoCleanupError:
+def _to_error(error: BaseException) -> KpoCleanupError:
     """Return an error of this package as it is, and any other exception with its type."""
     return error if isinstance(error, KpoCleanupError) else KpoCleanupError(f"{type(error).__name__}: {error}")

@@ -16,7 +16,7 @@ from .results import Result, count_outcomes
 from .settings import Settings
 from .text import INDENT, LINE, count, fill, pluralize, printable, without_numbers, wrap
 from .verdict import Verdict, count_reasons
-from .workloads.workload import Workload
+from .workloads.workload import Workload, common_noun
 
 MAX_PROBLEMS = 5  # in the message of a failed run
 MAX_PODS = 25  # that are listed in the log with the same cause; all are in the XCom
@@ -94,18 +94,17 @@ def _pods_by_run(verdicts: Sequence[Verdict], limit: int = MAX_PODS, known: str 
         room -= len(listed)
         left[of_run[0].workload.dag_id] += len(of_run) - len(listed)
     if len(verdicts) > limit:
-        lines += wrap(f"and {pluralize(len(verdicts) - limit, 'more pod')}: {_counts(+left)}", INDENT)
+        lines += wrap(f"and {pluralize(len(verdicts) - limit, f'more {_noun(verdicts)}')}: {_counts(+left)}", INDENT)
     return lines
 
 
 def _pod_lines(workload: Workload, evidence: str, is_repetition: bool) -> list[str]:
-    """Render one pod with its evidence, cut to one line if that of the pod above differs only in its numbers."""
+    """Render one pod with its evidence; refer to that of the pod above if it is as long and differs only in numbers."""
     index = "" if workload.map_index == UNMAPPED else f"[{workload.map_index}] "
-    name = f"{index}{workload}{_and_pods(workload)}: "
-    if is_repetition:
-        return wrap(printable(name + evidence, max(LINE - len(INDENT * 2), len(name))), INDENT * 2)
+    name = f"{index}{workload}{_and_pods(workload)}"
     first, *others = evidence.split("; ")
-    return fill((name + first, *others), INDENT * 2, ";")
+    lines = fill((f"{name}: {first}", *others), INDENT * 2, ";")
+    return wrap(f"{name}: as above", INDENT * 2) if is_repetition and len(lines) > 1 else lines
 
 
 def warning_lines(verdicts: Iterable[Verdict]) -> list[str]:
@@ -118,9 +117,9 @@ def warning_lines(verdicts: Iterable[Verdict]) -> list[str]:
     lines = []
     for warning, alike in by_warning.items():
         if warning.reason is Reason.UNMATCHED:
-            lines += wrap(f"kept {count(alike, 'pod')} with no matching task instance")
+            lines += wrap(f"kept {count(alike, _noun(alike))} with no matching task instance")
         else:
-            lines += wrap(f"kept {count(alike, f'{warning.reason.value} pod')}: {warning.problem}")
+            lines += wrap(f"kept {count(alike, f'{warning.reason.value} {_noun(alike)}')}: {warning.problem}")
         lines += wrap(warning.remedy, INDENT)
         lines += _pods_by_run(alike, MAX_NAMES, warning.problem)
     return lines
@@ -161,17 +160,24 @@ def result_lines(results: Iterable[Result]) -> list[str]:
     by_cause: dict[tuple[Outcome, str, str], list[Result]] = defaultdict(list)
     for result in results:
         now = "" if result.verdict.is_zombie else "now "
-        cause = "; ".join(filter(None, [result.detail, _cause(result.error)]))
+        cause = _cause(result.error) or result.detail
         by_cause[result.outcome, f"{now}{result.verdict.reason.value}", without_numbers(cause)].append(result)
     lines = []
     for (outcome, reason, _), alike in by_cause.items():
         first = alike[0]
-        lines += wrap(f"{outcome.value}: {count(alike, f'{reason} pod')}")
+        noun = common_noun(result.verdict.workload for result in alike)
+        lines += wrap(f"{outcome.value}: {count(alike, f'{reason} {noun}')}")
         lines += wrap(first.detail, INDENT)
         lines += wrap(_cause(first.error), INDENT)
         lines += wrap(_deadline(alike), INDENT)
         lines += _pods_by_run([result.verdict for result in alike])
     return lines
+
+
+def log_lines(workload: Workload, log: Iterable[str]) -> list[str]:
+    """Render the last lines of a log, each cut to one line."""
+    room = LINE - len(INDENT) - 2
+    return [*wrap(f"last log lines of {workload}:"), *(f"{INDENT}| {printable(line, room)}".rstrip() for line in log)]
 
 
 def _cause(error: KpoCleanupError | None) -> str:
@@ -202,6 +208,10 @@ def reap_summary(results: Sequence[Result], settings: Settings, workloads: int, 
         _more_candidates(candidates) if candidates else "",
     ]
     return list(filter(None, topics))
+
+
+def _noun(verdicts: Iterable[Verdict]) -> str:
+    return common_noun(verdict.workload for verdict in verdicts)
 
 
 def _and_pods(workload: Workload) -> str:
@@ -248,6 +258,7 @@ def reap_report(results: Sequence[Result], summary: str, errors: Sequence[KpoCle
                 **({"detail": r.detail} if r.detail else {}),
                 **({"deadline": _time(r.deadline)} if r.deadline is not None else {}),
                 **({"error": r.error.fields} if r.error else {}),
+                **({"log": list(r.log)} if r.log else {}),
                 **ids_of(r.verdict),
                 **({"link": r.verdict.link} if r.verdict.link else {}),
             }
@@ -268,7 +279,8 @@ def failures(results: Iterable[Result]) -> list[KpoCleanupError]:
         workload, error = alike[0]
         namespaces = len({workload.namespace for workload, _ in alike})
         place = f" in {namespaces:,} namespaces" if namespaces > 1 else ""
-        summary = f"{count(alike, 'pod')}{place} {what}"
+        noun = common_noun(workload for workload, _ in alike)
+        summary = f"{count(alike, noun)}{place} {what}"
         example = str(workload) if len(alike) == 1 else f"such as {workload}"
         cause = f"{_cause(error)} ({example})"
         errors.append(KpoCleanupError(**{**error.fields, "summary": summary, "cause": cause}))
@@ -325,8 +337,13 @@ def _deadline(results: Iterable[Result]) -> str:
 
 def _time(seconds: int, now: int | None = None) -> str:
     """Render a time, without its date if that is today's."""
-    time, today = (None if each is None else datetime.fromtimestamp(each, timezone.utc) for each in (seconds, now))
-    return f"{time:%H:%M:%S} UTC" if today and today.date() == time.date() else f"{time:%Y-%m-%d %H:%M:%S} UTC"
+    time = _utc(seconds)
+    is_today = now is not None and _utc(now).date() == time.date()
+    return f"{time:%H:%M:%S} UTC" if is_today else f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _utc(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, timezone.utc)
 
 
 def _freed(results: Iterable[Result]) -> dict[str, float]:

@@ -19,6 +19,7 @@ class Result:
     :param detail: a short note, such as the finalizers that hold the pod.
     :param error: why the outcome is ``failed`` or ``unknown``, or ``left_for_next_run`` by a termination.
     :param deadline: epoch seconds by which the pod ends, if it has a grace period, or would end in a dry run.
+    :param log: the last log lines of its main container.
     """
 
     verdict: Verdict
@@ -26,6 +27,7 @@ class Result:
     detail: str = ""
     error: KpoCleanupError | None = None
     deadline: int | None = None
+    log: tuple[str, ...] = ()
 
 
 def count_outcomes(results: Iterable[Result]) -> dict[str, int]:

@@ -94,6 +94,13 @@ class Settings:
         "empty = never.",
         section=COMPLETED_PODS,
     )
+    last_log_lines: int = _option(
+        0,  # it needs another permission, and the log of a pod may contain what its readers must not see
+        "Last log lines of a zombie to save before its deletion.",
+        Scope.DEPLOYMENT,
+        minimum=0,
+        maximum=100,
+    )
     schedule: str | None = _option(
         "*/15 * * * *",
         "Cron expression, preset such as `@hourly`, or `None` for manual runs only.",

@@ -13,6 +13,7 @@ from typing import Any
 
 from . import __version__, metrics, report, xcom
 from .airflow_compat import (
+    AirflowException,
     AirflowFailException,
     get_current_context,
     is_too_long,
@@ -34,6 +35,7 @@ from .task_instances.choice import choose_source
 from .termination import raise_on_sigterm
 from .text import pluralize
 from .verdict import Verdict
+from .workloads.registry import KINDS
 from .xcom_retention import delete_previous_inputs
 
 log = logging.getLogger(__name__)
@@ -54,34 +56,10 @@ def gc_paused() -> Iterator[None]:
             gc.enable()
 
 
-@contextmanager
-def translate_errors() -> Iterator[None]:
-    """Log errors of this package as plain lines, and let Airflow retry only what is retryable; also as a decorator."""
-    try:
-        yield
-    except KpoCleanupError as error:
-        # Airflow logs its traceback below; neither that nor the errors behind this one help the person on call.
-        lines = report.error_lines(error)
-        _log(logging.ERROR, lines)
-        log.error("%s", _consequence(error, get_current_context()["ti"]))
-        if error.is_retryable:
-            raise error from None
-        raise AirflowFailException("\n".join(lines)) from None
-
-
-def _consequence(error: KpoCleanupError, ti: Any) -> str:
-    if error.is_retryable and ti.try_number <= ti.max_tries:
-        return "No pods are deleted unless a retry succeeds."
-    if ti.task_id == "reap":
-        return "No pods were deleted."
-    return "No pods are deleted. Downstream tasks will be `upstream_failed`."
-
-
-@translate_errors()
 def pull_return_values(*task_ids: str) -> list[Any]:
     """Return the return values of earlier tasks of this run.
 
-    :raises AirflowFailException: if one of them is missing.
+    :raises KpoCleanupError: if one of them is missing.
     """
     ti = get_current_context()["ti"]
     values = [ti.xcom_pull(task_ids=task_id) for task_id in task_ids]
@@ -102,8 +80,31 @@ class Cleanup:
         """Store the function that reads the settings of this DAG, with the params and the conf of a run."""
         self._read = read
 
-    @gc_paused()
-    @translate_errors()
+    def run(self, task: Callable[..., dict[str, Any]], *upstream: str) -> dict[str, Any]:
+        """Run a task with the return values of earlier ones, and let Airflow retry only what is retryable.
+
+        Airflow logs the exception with its traceback, which is the end of the log on Airflow 2. It contains all that
+        the person on call needs, so nothing else is logged, and is raised here, so that the traceback is short.
+
+        :raises AirflowException: instead of the errors of this package.
+        """
+        try:
+            with gc_paused():
+                return task(*pull_return_values(*upstream))
+        except AirflowFailException as error:
+            failure: AirflowException = error.with_traceback(None)
+        except KpoCleanupError as error:
+            will_retry = error.is_retryable and _has_retries(get_current_context()["ti"])
+            lines = [self._consequence(will_retry), *report.error_lines(error)]
+            failure = (AirflowException if error.is_retryable else AirflowFailException)("\n".join(lines))
+        raise failure
+
+    def _consequence(self, will_retry: bool) -> str:
+        """Return what an error means for this run, in a line that is short because Airflow puts a name before it."""
+        if self._resolve().settings.dry_run:
+            return "there is no report unless a retry succeeds" if will_retry else "there is no report"
+        return "no pods are deleted unless a retry succeeds" if will_retry else "no pods are deleted"
+
     def list_pods(self) -> dict[str, Any]:
         """List the pods, before the task instances are queried: a pod created in between would look like a zombie.
 
@@ -116,10 +117,12 @@ class Cleanup:
             log.info("This run deletes zombies. Pause the DAG to prevent further runs.")
         _warn_if_dry(settings)
         delete_previous_inputs(get_current_context())
-        client = KubeClient(settings.kubernetes_conn_id)
+        client = _client(settings)
         listing = client.list_workloads(settings.namespace_list(), settings.label_selector, settings.excluded())
         for error in report.unlisted(listing.errors_by_namespace):
             _log(logging.WARNING, report.error_lines(error))
+        for kind, error in listing.errors_by_kind.items():
+            _log(logging.WARNING, [f"{kind}s are not cleaned up:", *report.error_lines(error, "    ")])
         if not listing.workloads:
             _warn_of_no_pods(settings, client, resolved.origins)
         answer = {**xcom.dump_listing(listing), "dry_run": settings.dry_run}
@@ -130,8 +133,6 @@ class Cleanup:
             _finish_early(settings, answer, "fetch_active_tis", "classify", "reap")
         return answer
 
-    @gc_paused()
-    @translate_errors()
     def fetch_active_tis(self, listing: dict[str, Any]) -> dict[str, Any]:
         """Query Airflow for the task instances of the pods. Any error fails the run: no answer does not mean none."""
         settings, pods = self._settings(listing), xcom.load_listing(listing).workloads
@@ -140,19 +141,17 @@ class Cleanup:
         snapshot = with_records(Snapshot(pods, task_instances, settings, int(time.time())), source)
         answer = {
             **xcom.dump_task_instances(snapshot.task_instances, snapshot.records),
-            "records_until": snapshot.records_until,
+            "unread": snapshot.unread,
         }
         log.info("%s", answer["summary"])
         return answer
 
-    @gc_paused()
-    @translate_errors()
     def classify(self, listing: dict[str, Any], task_instances: dict[str, Any]) -> dict[str, Any]:
         """Classify every pod, and log the verdicts. If there is nothing to delete or report, ``reap`` is skipped."""
         settings, now = self._settings(listing), int(time.time())
         listed, (found, records) = xcom.load_listing(listing), xcom.load_task_instances(task_instances)
-        until = task_instances["records_until"]
-        snapshot = Snapshot(listed.workloads, found, settings, now, records, until and tuple(until))
+        unread = [*map(tuple, task_instances["unread"])]
+        snapshot = Snapshot(listed.workloads, found, settings, now, records, unread)
         verdicts = [*map(_with_link, classify(snapshot))]
         summary = report.classification_summary(verdicts, settings)
         _log(logging.INFO, report.zombie_lines(verdicts))
@@ -174,8 +173,6 @@ class Cleanup:
             _finish_early(settings, answer, "reap")
         return answer
 
-    @gc_paused()
-    @translate_errors()
     def reap(self, classification: dict[str, Any]) -> dict[str, Any]:
         """Delete the zombies and report.
 
@@ -208,7 +205,6 @@ class Cleanup:
             lines = report.failure_lines(
                 topics, errors, sum(result.outcome is Outcome.LEFT_FOR_NEXT_RUN for result in results)
             )
-            _log(logging.ERROR, lines)
             raise AirflowFailException("\n".join(lines))
         _log(logging.INFO, report.summary_lines(topics))
         return answer
@@ -240,13 +236,17 @@ def _finish_early(settings: Settings, answer: Mapping[str, Any], *task_ids: str)
     skip_tasks(get_current_context(), answer, *task_ids)
 
 
+def _has_retries(ti: Any) -> bool:
+    return bool(ti.try_number <= ti.max_tries)
+
+
 def _with_link(verdict: Verdict) -> Verdict:
     """Return the verdict with the link to its task instance, if there is one."""
     return verdict._replace(link=link_to(*verdict.raw_ids, verdict.workload.map_index)) if verdict.raw_ids else verdict
 
 
 def _reap(zombies: Sequence[Verdict], settings: Settings, ti: Any) -> list[Result]:
-    cluster = KubeClient(settings.kubernetes_conn_id)
+    cluster = _client(settings)
     source = choose_source(settings.airflow_conn_id, ti)
     namespaces = settings.namespace_list() or [cluster.own_namespace()]
     timeout = ti.task.execution_timeout
@@ -254,6 +254,10 @@ def _reap(zombies: Sequence[Verdict], settings: Settings, ti: Any) -> list[Resul
     max_seconds = math.inf if timeout is None else 0.8 * float(timeout.total_seconds())
     with raise_on_sigterm():
         return reap(zombies, cluster, source, settings, namespaces, max_seconds=max_seconds)
+
+
+def _client(settings: Settings) -> KubeClient:
+    return KubeClient(settings.kubernetes_conn_id, kinds=KINDS.values())
 
 
 def _log(level: int, lines: Iterable[str]) -> None:

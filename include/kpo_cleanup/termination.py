@@ -30,6 +30,26 @@ def raise_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+@contextmanager
+def without_sigterm() -> Iterator[None]:
+    """Postpone SIGTERM to the end of the block, which must be short.
+
+    Each request to Airflow 3's supervisor needs it. The SDK takes whatever response comes next, so that the response to
+    an interrupted request would be taken for that to the next one, which stores the report.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        if received:
+            signal.raise_signal(signal.SIGTERM)
+
+
 def _raise(*_: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated

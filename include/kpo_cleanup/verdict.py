@@ -17,7 +17,10 @@ class Rule(Enum):
 
     BAD_LABELS = Reason.BAD_LABELS, "an identifying label is missing or malformed"
     PROTECTED = Reason.PROTECTED, "the annotation or label `kpo-cleanup/protect` is set"
-    OWNED = Reason.OWNED, "a controller owns it, or it has the labels of a Job"
+    OWNED = (
+        Reason.OWNED,
+        "a controller that is not cleaned up owns it, or it has the labels of a Job that may exist",
+    )
     TERMINATING = Reason.TERMINATING, "it is being deleted, and its deadline plus `settle_seconds` has not passed"
     HELD_BY_FINALIZERS = Reason.TERMINATING, "its deadline has passed, but finalizers hold it"
     NOT_RESOLVED = Reason.UNRESOLVED, "the source cannot determine whether there is a task instance"
@@ -35,9 +38,12 @@ class Rule(Enum):
     LEFT_OVER = Reason.ACTIVE, "only sidecars are running, but a retry may adopt it"
     ENDED_LONG_AGO = Reason.ACTIVE, "its task is waiting for it, although it ended more than a day ago"
     OVERDUE = Reason.ACTIVE, "its task is waiting for it, although its deletion deadline has passed"
+    EARLIER_TRY = Reason.ACTIVE, "its task is at a later try, which may be waiting for the pods of this one"
     NOT_STARTED = Reason.ACTIVE, "its task is waiting for it, although it has not started for more than a day"
     ACTIVE = Reason.ACTIVE, "its task instance has not finished"
     SETTLING = Reason.SETTLING, "its task instance finished less than `settle_seconds` ago"
+    DETACHED = Reason.DETACHED, "it has not finished, but its task succeeded, or its operator did not wait for it"
+    OUTLIVES_SUCCESS = Reason.DETACHED, "it has not finished, although its task waited for it and succeeded"
     UNDATED = Reason.COMPLETED, "its task instance has finished and so has it, but nothing shows when"
     COMPLETED = Reason.COMPLETED, "its task instance has finished, and all of its containers have ended"
     ORPHANED = Reason.ORPHANED, "its task instance has finished, but it is still Pending, Running or Unknown"

@@ -25,6 +25,7 @@ from include.kpo_cleanup.identity import UNMAPPED, make_key, to_label_value
 from include.kpo_cleanup.task_instance import CallerTaskInstance, RawIds, Record, TaskInstance, TaskInstances
 from include.kpo_cleanup.task_instances import sql as sql_source
 from include.kpo_cleanup.task_instances.sql import SqlSource
+from include.kpo_cleanup.workloads.registry import KINDS
 from tests.unit.worlds import (
     HASHED_DAG_IDS,
     HOSTILE_IDS,
@@ -538,6 +539,13 @@ class TestRecords:
         assert record is not None
         # Airflow 2.7 tries to unpickle it.
         assert re.match("its XCom pod_name cannot be read: (Unterminated string|invalid load key)", record.problem)
+
+    def test_the_record_of_a_job_is_read_from_its_own_xcoms(self, database: Database) -> None:
+        database.fill([row()])
+        database.push(row(), pod_name=b'"load-x1"', job_name=b'"job-x1"', job_namespace=b'"airflow"', job=b"{}")
+        task_instances = database.source.fetch([row().key])
+        records = database.source.read_records(task_instances, [row().key], KINDS["Job"].record_keys)
+        assert records == {row().key: Record(frozenset({"Job airflow/job-x1"}), is_detached=True)}
 
     def test_a_record_may_have_no_namespace(self, database: Database) -> None:
         database.fill([row()])

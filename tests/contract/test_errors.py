@@ -294,6 +294,10 @@ def test_a_forbidden_error_of_rbac_equals_the_one_of_the_fault_proxy(control_pla
     imitation = asyncio.run(response_of(forbidden("list", namespace)))
     assert imitation.pop("message").startswith("pods is forbidden: User ")
     assert imitation == {**common, **imitation}
+    with pytest.raises(client.ApiException) as caught:
+        client.BatchV1Api(core.api_client).list_namespaced_job(namespace)
+    imitation = asyncio.run(response_of(forbidden("list", namespace, "jobs", "batch")))
+    assert json.loads(caught.value.body)["message"] == imitation["message"].replace('"kpo"', f'"{user}"')
 
 
 def test_a_policy_denies_a_deletion_in_words_that_differ_from_those_of_rbac(

@@ -16,14 +16,22 @@ from kubernetes.client.exceptions import ApiException
 from tenacity import RetryError
 
 from tests.conftest import REPO
+from tests.contract.namespace import job
 from tests.control_plane import ControlPlane
 from tests.dag.pods import wait_until
 from tests.documents import block
 
 # The names in the documented command.
 PODS, WORKERS, ACCOUNT = "team-a", "workflows", "runner"
-DOCUMENTED = {("list", "pods"), ("delete", "pods"), ("get", "namespaces")}
-CLUSTER_WIDE = {("list", "pods"), ("delete", "pods")}
+CLUSTER_WIDE = {
+    ("list", "pods"),
+    ("delete", "pods"),
+    ("get", "jobs"),
+    ("delete", "jobs"),
+    ("get", "sparkapplications"),
+    ("delete", "sparkapplications"),
+}
+DOCUMENTED = {*CLUSTER_WIDE, ("get", "namespaces")}
 
 Rules = set[tuple[str, str]]
 
@@ -129,7 +137,7 @@ def test_a_manifest_grants_the_documented_verbs_and_nothing_else(
     assert granted(account, common_rules, expected) == expected
 
 
-def test_the_account_can_list_and_delete_pods_and_nothing_else(
+def test_the_account_can_list_and_delete_pods_and_jobs_and_nothing_else(
     admin: client.ApiClient,
     account: client.ApiClient,
     common_rules: dict[str, Rules],
@@ -144,11 +152,17 @@ def test_the_account_can_list_and_delete_pods_and_nothing_else(
     assert [pod.metadata.name for pod in core.list_namespaced_pod(PODS).items] == ["zombie"]
     assert core.read_namespace(PODS).metadata.name == PODS
     core.delete_namespaced_pod("zombie", PODS, grace_period_seconds=0)
+    client.BatchV1Api(admin).create_namespaced_job(PODS, job("zombie"))
+    batch = client.BatchV1Api(account)
+    assert batch.read_namespaced_job("zombie", PODS).metadata.name == "zombie"
+    batch.delete_namespaced_job("zombie", PODS, propagation_policy="Background")
     for forbidden_call in (
         lambda: core.create_namespaced_pod(PODS, pod),
         lambda: core.read_namespaced_pod("zombie", PODS),
         lambda: core.list_namespaced_pod(WORKERS),
         lambda: core.list_pod_for_all_namespaces(),
+        lambda: batch.list_namespaced_job(PODS),
+        lambda: batch.create_namespaced_job(PODS, job("another")),
     ):
         with pytest.raises(ApiException, match="403"):
             forbidden_call()  # type: ignore[no-untyped-call]

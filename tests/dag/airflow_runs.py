@@ -195,6 +195,13 @@ def record_pod(dag_run: DagRun, task_id: str, namespace: str, name: str) -> None
                 session.query(xcom_model()).filter_by(key=key, **ids).update({"value": value})
 
 
+def delete_xcom(dag_run: DagRun, task_id: str, key: str) -> None:
+    """Delete an XCom that a task has pushed."""
+    ids = {"dag_id": dag_run.dag_id, "task_id": task_id, "run_id": dag_run.run_id}
+    with create_session() as session:
+        assert session.query(xcom_model()).filter_by(key=key, **ids).delete() == 1
+
+
 def xcom_model() -> Any:
     """Return Airflow's model of an XCom, whose name differs between the releases."""
     if IS_AIRFLOW_3:

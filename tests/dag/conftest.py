@@ -106,10 +106,11 @@ def airflow_api(_proxy: FaultProxy, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def proxy(_proxy: FaultProxy) -> FaultProxy:
-    """Return the proxy without rules and recorded requests."""
+def proxy(_proxy: FaultProxy) -> Iterator[FaultProxy]:
+    """Return the proxy without rules and recorded requests, and remove those of the test."""
     _proxy.heal()
-    return _proxy
+    yield _proxy
+    _proxy.heal()
 
 
 @pytest.fixture

@@ -5,16 +5,20 @@ The dry run and the start of the schedule follow the README.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
+import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from kubernetes import client
 
 from demo.airflow import REPO, Airflow
@@ -23,11 +27,12 @@ from demo.processes import end_processes_of
 from demo.terminal import DemoError, Terminal
 from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE, IS_AIRFLOW_3
 from include.kpo_cleanup.identity import to_label_value
+from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES
 from tests.alerts import RULES, selectors_of
 from tests.conftest import HOME
 from tests.dag.pods import NO_SCHEDULER, create, labels_of, pods_by_role, role
 from tests.documents import block, documented_metrics, exported_variables, section
-from tests.proxy import FaultProxy
+from tests.proxy import FaultProxy, Forward, silent
 from tests.statsd import Sample, StatsdServer
 
 TERMINAL = Terminal(0)
@@ -54,15 +59,16 @@ def airflow(folder: Path, statsd: StatsdServer, _proxy: FaultProxy) -> Iterator[
     """Start a separate Airflow, because this scheduler must not process the runs of other tests.
 
     It labels its pods and selects only these, as described in docs/protecting.md. It sends metrics
-    as described in `docs/operating.md`.
+    as described in `docs/operating.md`. Its XCom backend stores the operators' records elsewhere.
     """
     config: Config = {
-        "core": {"dags_are_paused_at_creation": True},
+        "core": {"dags_are_paused_at_creation": True, "xcom_backend": "elsewhere.Elsewhere"},
         "kpo_cleanup": {"settle_seconds": 0, "label_selector": LABEL_SELECTOR},
         "metrics": {"statsd_host": "127.0.0.1", "statsd_port": statsd.port},
     }
     (folder / "config").mkdir()
     (folder / "config" / "airflow_local_settings.py").write_text(block(*SHARING, "python"))
+    shutil.copy(REPO / "tests" / "dag" / "elsewhere.py", folder / "config")
     metrics = exported_variables("docs/operating.md", "Metrics")
     airflow = Airflow(folder, HOME / "kubeconfig.json", "airflow", config=config, variables=metrics)
     airflow.install_dags(*(REPO / "tests" / "dag" / file for file in ("workload.py", "own_dags.py")))
@@ -167,6 +173,7 @@ class TestFirstRun:
         run_id = follow_readme(airflow, "4. Enable", "kpo_cleanup")
         assert states(airflow, "kpo_cleanup", run_id) == ALL_SUCCEEDED
         assert set(pods_by_role(core)) == {"collisions.a[1]#1"}
+        assert list((folder / "xcoms").iterdir())  # the records that had to be read
         log = next((folder / "task-logs").rglob(f"*{run_id}*/task_id=fetch_active_tis/*.log")).read_text()
         assert ("the Task SDK" if IS_AIRFLOW_3 else "Airflow's session") in log
 
@@ -199,6 +206,8 @@ class TestTriesAndEndsFromTheTaskSdk:
         elsewhere = core.read_namespaced_pod(pod_of(third, "a_1"), "airflow")
         core.delete_namespaced_pod(elsewhere.metadata.name, "airflow", grace_period_seconds=0)
         create(core, elsewhere.metadata.name, elsewhere.metadata.labels, "other", NO_SCHEDULER)
+        own_label = {"metadata": {"labels": {"git-sha": "1a2b3c4"}}}
+        core.patch_namespaced_pod(pod_of(second, "a[0]"), "airflow", own_label)
         of_task = "WHERE run_id = ? AND task_id = ? AND map_index = ?"
         with closing(sqlite3.connect(folder / "airflow.db", timeout=60)) as database, database:
             database.execute(f"UPDATE task_instance SET state = 'success' {of_task}", (first, "a", 1))
@@ -222,7 +231,7 @@ class TestTriesAndEndsFromTheTaskSdk:
             pod_of(first, "a[0]"): "its worker died",
             pod_of(first, "a[1]"): "its worker died, and it was marked as success",
             pod_of(first, "a_1"): "its task was removed from the DAG",
-            pod_of(second, "a[0]"): "a later try's pod is gone",
+            pod_of(second, "a[0]"): "a later try's pod, which had another label, is gone",
             pod_of(second, "a[1]"): "it is pending for ever",
             pod_of(second, "a_1"): "it was created after the end of its task instance",
             pod_of(third, "a[0]"): "it was marked as failed while it was cleared, and keeps its old end",
@@ -253,6 +262,66 @@ class TestTriesAndEndsFromTheTaskSdk:
         # Other tests have left pods in other namespaces of a real API server.
         left = core.list_pod_for_all_namespaces(label_selector=LABEL_SELECTOR).items
         assert [pods[pod.metadata.name] for pod in left] == [kept]
+
+
+def create_zombies(airflow: Airflow, folder: Path, core: client.CoreV1Api, number: int) -> set[str]:
+    """Create pods of one finished task instance, whose operator has recorded none, and return their names."""
+    core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
+    airflow.api.pause("collisions", False)
+    work = trigger(airflow, "collisions")
+    labels = pods_by_role(core)["collisions.a_1#1"].metadata.labels
+    core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
+    names = {f"zombie-{each}" for each in range(number)}
+    for name in sorted(names):
+        create(core, name, labels, scheduler=NO_SCHEDULER)
+    of_task = "WHERE run_id = ? AND task_id = 'a_1'"
+    with closing(sqlite3.connect(folder / "airflow.db", timeout=60)) as database, database:
+        database.execute(f"DELETE FROM xcom {of_task}", (work,))
+        database.execute(f"UPDATE task_instance SET end_date = CURRENT_TIMESTAMP {of_task}", (work,))
+    return names
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not IS_AIRFLOW_3, reason="for Airflow 2, `test_failures` sends SIGTERM to the task itself")
+def test_a_reap_that_is_marked_as_failed_deletes_nothing_more_and_reports_what_it_has_done(
+    airflow: Airflow, folder: Path, core: client.CoreV1Api, proxy: FaultProxy, statsd: StatsdServer
+) -> None:
+    """The supervisor learns it from its next heartbeat, sends SIGTERM, and would kill the task 5 seconds later."""
+    names = create_zombies(airflow, folder, core, 5 * CONCURRENT_DELETES)
+    number_of_quick_deletions = 2 * CONCURRENT_DELETES
+    deletions, is_waiting = itertools.count(), threading.Event()
+
+    async def stop_responding(request: web.Request, forward: Forward) -> web.StreamResponse:
+        if next(deletions) < number_of_quick_deletions:
+            return await forward()
+        is_waiting.set()
+        return await silent(request, forward)
+
+    proxy.spoil("^DELETE ", stop_responding)
+    airflow.api.pause(ON_DEMAND, False)
+    samples_before = len(statsd.samples)
+    run_id = airflow.api.trigger(ON_DEMAND, {"settle_seconds": 0})
+    TERMINAL.wait_for("a deletion gets no response", is_waiting.is_set, 180, log=airflow.log("scheduler"))
+    path = f"/dags/{ON_DEMAND}/dagRuns/{run_id}/taskInstances/reap"
+    airflow.api.request("PATCH", path, json={"new_state": "failed"})
+    log = next((folder / "task-logs").rglob(f"*{run_id}*/task_id=reap/*.log"))
+    TERMINAL.wait_for("the task has ended", lambda: "Task killed!" in log.read_text(), 60, log=log)
+
+    report = airflow.api.return_value(ON_DEMAND, run_id, "reap")
+    outcomes = {row["pod"].partition("/")[2]: row["outcome"] for row in report["zombies"]}
+    assert outcomes.keys() == names
+    sent = {line.partition("?")[0].rpartition("/")[2] for line in proxy.requests if line.startswith("DELETE ")}
+    assert {name for name, outcome in outcomes.items() if outcome != "left_for_next_run"} == sent
+    deleted = {name for name, outcome in outcomes.items() if outcome == "deleted"}
+    assert len(deleted) == number_of_quick_deletions
+    assert names - deleted == {pod.metadata.name for pod in core.list_namespaced_pod("airflow").items}
+    lines = [line.strip() for line in airflow.api.cleanup_log(ON_DEMAND, run_id, "reap")]
+    assert f"ERROR deleted {len(deleted)} of {len(names)} zombies: collisions {len(deleted)}" in lines
+
+    def counted() -> list[float]:
+        return [each.value for each in statsd.samples[samples_before:] if each.name.endswith(".outcome.deleted")]
+
+    assert TERMINAL.wait_for("the metrics arrive", counted, 10, log=log) == [len(deleted)]
 
 
 def test_a_failed_run_of_a_users_own_dag_calls_its_callback(airflow: Airflow, folder: Path) -> None:

@@ -89,12 +89,17 @@ def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, DagRun]:
     for dag_id, task_id, map_index, state in STATE_CHANGES:
         airflow_runs.set_state(runs[dag_id], task_id, state, map_index)
     run_id = runs["workload"].run_id
-    job = {"apiVersion": "batch/v1", "kind": "Job", "name": "nightly", "uid": "1", "controller": True}
-    create(core, "job", labels_of("workload", "job", run_id), ownerReferences=[job])
+    owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "nightly", "uid": "1", "controller": True}
+    create(core, "job", labels_of("workload", "job", run_id), ownerReferences=[owner])
     create(core, "protected", labels_of("workload", "protected", run_id), annotations={"kpo-cleanup/protect": "true"})
     create(core, "checked", {**labels_of("workload", "checked", run_id), "already_checked": "True"})
     create(core, "staging", labels_of("staging", "task", run_id), scheduler=NO_SCHEDULER)
     create(core, "unlabeled", {"kubernetes_pod_operator": "True", "app": "web"})
+    # Not checked, and with a label that a mesh writes: another one than that of the pod of try 2.
+    labels = {"already_checked": None, "service.istio.io/canonical-revision": "v1"}
+    name = pods_by_role(core)["workload.replaced#1"].metadata.name
+    core.patch_namespaced_pod(name, "airflow", {"metadata": {"labels": labels}})
+    airflow_runs.delete_xcom(runs["workload"], "eks", "pod_namespace")  # a record without a namespace
     expected = {*ZOMBIES, *KEPT, CHECKED_POD}
     wait_until(lambda: set(pods_by_role(core)) == expected and _are_settled(pods_by_role(core)))
     return runs

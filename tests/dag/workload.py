@@ -138,9 +138,17 @@ def reproduction() -> None:
     Abandoned.partial(task_id="mapped").expand(full_pod_spec=[with_sidecar("sleep 1")])
 
 
+def costly() -> None:
+    """Define a task whose pod requests resources."""
+    requests = k8s.V1ResourceRequirements(requests={"cpu": "2", "memory": "4Gi"})
+    Abandoned(task_id="export", container_resources=requests, **FOREVER)
+
+
 make("workload", everything)
 make("reproduction", reproduction)
 make("collisions", colliding)
 make(LONG, lambda: Abandoned(task_id="task", **FOREVER))
 make("lively", lively)
+make("orders", costly)
+make("sales", costly)
 make("busy", busy, schedule="* * * * *")

@@ -27,13 +27,15 @@ from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.task_instance import Record
 from include.kpo_cleanup.termination import raise_on_sigterm
+from include.kpo_cleanup.text import MAX_VALUE
 from tests import proxy
 from tests.control_plane import ControlPlane
-from tests.faults.cases import DELETE_CASES, LIST_CASES, Case, Does, says_pattern
+from tests.faults.cases import DELETE_CASES, LIST_CASES, LOGIN_PAGE, Case, Does, says_pattern
 from tests.faults.conftest import Connect
 from tests.faults.runs import FAILED_ONCE, IN_TRY_2, clean_up, create, message_of, outcomes, source_of
 from tests.faults.servers import Server
 from tests.faults.world import Task
+from tests.proxy import Fault
 
 SECOND_LISTING = "GET .*/pods\\?"
 
@@ -142,6 +144,40 @@ def test_a_pod_is_unknown_if_the_response_to_its_deletion_is_lost_and_it_cannot_
     assert result.outcome is Outcome.UNKNOWN
     assert "no answer from http" in message_of(result)
     assert "503 Service Unavailable" in result.detail
+
+
+LOG = "GET .*/pods/zombie/log\\?"
+
+
+def start(server: Server, namespace: str) -> None:
+    create(server, namespace, "zombie", FAILED_ONCE)
+    running = {"name": "base", "state": {"running": {"startedAt": "2026-11-24T12:00:00Z"}}}
+    server.set_status(namespace, "zombie", phase="Running", containerStatuses=[running])
+
+
+def test_the_last_lines_of_a_log_are_requested_and_stored_without_control_characters(
+    server: Server, api: KubeClient, namespace: str
+) -> None:
+    start(server, namespace)
+    server.proxy.spoil(LOG, proxy.answer(200, b"one\ntwo\x1b[2K\xff\n" + b"x" * 9_999, "text/plain"))
+    (result,) = clean_up(api, namespace, source_of(FAILED_ONCE), last_log_lines=2).values()
+    assert result.outcome is Outcome.DELETED
+    assert result.log == (r"two\x1b[2K�", "x" * (MAX_VALUE - 1) + "…")
+    (request,) = (request for request in server.proxy.requests if re.search(LOG, request))
+    assert {"container=base", "tailLines=2"} < {*request.partition("?")[2].split("&")}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [proxy.forbidden("get", "airflow"), proxy.answer(200, LOGIN_PAGE), proxy.reset, proxy.silent, proxy.truncated],
+    ids=["is forbidden", "is a login page", "is reset", "never comes", "is cut off"],
+)
+def test_a_zombie_is_deleted_although_the_response_to_the_request_of_its_log(
+    server: Server, api: KubeClient, namespace: str, fault: Fault
+) -> None:
+    start(server, namespace)
+    server.proxy.spoil(LOG, fault)
+    assert outcomes(clean_up(api, namespace, source_of(FAILED_ONCE), last_log_lines=2)) == {"zombie": Outcome.DELETED}
 
 
 @pytest.mark.parametrize("does_respond", [True, False], ids=["responds in time", "does not respond"])

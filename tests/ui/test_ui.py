@@ -188,7 +188,7 @@ class TestLogOfReap:
         expect(log).to_contain_text("AirflowFailException: 2 problems; everything else was done")
         ui.screenshot("log-reap-forbidden-end")
         log.hover()
-        ui.page.mouse.wheel(0, -340)  # the log lines are above Airflow's traceback
+        ui.page.mouse.wheel(0, -340)  # the message is above Airflow's traceback
         ui.screenshot("log-reap-forbidden")
         for line in (
             "- listing pods in namespace 'team-reporting': 403 Forbidden",
@@ -197,7 +197,7 @@ class TestLogOfReap:
             "allow verb 'delete' on resource 'pods' in a Role .*",
         ):
             found, clipped = ui.find_clipped(line)
-            assert found  # at least once: in the log lines, and in Airflow's output of the exception
+            assert found
             assert clipped == []
 
 

@@ -47,9 +47,12 @@ def imports_of(module: str, tree: ast.AST) -> Iterator[str]:
             yield from imports_of(module, node)
 
 
+IMPORTS = {module: [*imports_of(module, tree)] for module, tree in MODULES.items()}
+
+
 def own_imports_of(module: str) -> set[str]:
     """Return the modules of the package that a module imports."""
-    own = {name.removeprefix(f"{NAME}.") for name in imports_of(module, MODULES[module]) if name.startswith(NAME)}
+    own = {name.removeprefix(f"{NAME}.") for name in IMPORTS[module] if name.startswith(NAME)}
     return {name if name in MODULES else name.rpartition(".")[0] for name in own}
 
 
@@ -66,7 +69,7 @@ def importers_of(*packages: str) -> set[str]:
     def is_one(name: str) -> bool:
         return any(name == package or name.startswith(f"{package}.") for package in packages)
 
-    return {module for module, tree in MODULES.items() if any(map(is_one, imports_of(module, tree)))}
+    return {module for module, names in IMPORTS.items() if any(map(is_one, names))}
 
 
 def folder_of(module: str) -> str | None:
@@ -90,7 +93,7 @@ class TestImports:
     @pytest.mark.parametrize("module", [module for module in MODULES if folder_of(module)])
     def test_a_module_in_a_folder_imports_only_values_and_its_own_folder(self, module: str) -> None:
         own_folder = {other for other in MODULES if folder_of(other) == folder_of(module)}
-        assert own_imports_of(module) - {*VALUES, *own_folder, "airflow_compat", "retry"} == set()
+        assert own_imports_of(module) - {*VALUES, *own_folder, "airflow_compat", "retry", "termination"} == set()
 
     @pytest.mark.parametrize("module", [m for m in MODULES if not folder_of(m) and m != COMPOSITION])
     def test_a_module_outside_the_folders_imports_only_their_interfaces(self, module: str) -> None:
@@ -101,7 +104,7 @@ class TestImports:
 
     @pytest.mark.parametrize("module", sorted(PURE))
     def test_a_pure_module_imports_only_the_standard_library_and_pure_modules(self, module: str) -> None:
-        foreign = {name for name in imports_of(module, MODULES[module]) if not name.startswith(NAME)}
+        foreign = {name for name in IMPORTS[module] if not name.startswith(NAME)}
         assert {name for name in foreign if name.partition(".")[0] not in sys.stdlib_module_names} == set()
         assert own_imports_of(module) - PURE == set()
 
@@ -114,19 +117,18 @@ class TestImports:
 
     @pytest.mark.parametrize("module", sorted(PURE - INTERFACES - {"workloads.parse"}))  # which parses times
     def test_a_verdict_depends_on_no_clock_log_or_randomness(self, module: str) -> None:
-        roots = {name.partition(".")[0] for name in imports_of(module, MODULES[module])}
+        roots = {name.partition(".")[0] for name in IMPORTS[module]}
         assert roots & {"time", "datetime", "logging", "random", "os", "socket", "threading"} == set()
 
     @pytest.mark.parametrize("module", sorted(MODULES))
     def test_a_module_imports_no_private_name_of_another(self, module: str) -> None:
-        names = imports_of(module, MODULES[module])
-        last_parts = [name.rpartition(".")[2] for name in names if name.startswith(NAME)]
+        last_parts = [name.rpartition(".")[2] for name in IMPORTS[module] if name.startswith(NAME)]
         assert [name for name in last_parts if name.startswith("_") and name != "__version__"] == []
 
     @pytest.mark.parametrize("module", sorted(MODULES))
     def test_a_module_imports_the_package_by_relative_imports(self, module: str) -> None:
         """The zip contains the package under another name."""
-        assert "include" not in {name.partition(".")[0] for name in imports_of(module, MODULES[module])}
+        assert "include" not in {name.partition(".")[0] for name in IMPORTS[module]}
 
     def test_modules_in_new_folders_are_found(self, tmp_path: Path) -> None:
         (tmp_path / "cloud" / "deep").mkdir(parents=True)

@@ -91,10 +91,25 @@ def test_reading_ends_after_some_minutes() -> None:
     assert not zombies(snapshot)
 
 
+def test_a_zombie_behind_more_pods_than_a_run_has_time_for_is_found_within_some_runs() -> None:
+    pods = make_pods(3 * ROUND)
+    youngest = pods[0]
+
+    def is_found() -> bool:
+        clock = itertools.count(0, MAX_SECONDS * 0.6)  # time for two rounds
+        source = FakeSource({}, records={pod.key: ANOTHER for pod in pods if pod is not youngest})
+        snapshot = with_records(snapshot_of(pods, max_deletes=1), source, lambda: next(clock))
+        assert len(source.records_read) == 2 * ROUND
+        assert {pod.key for pod in candidates(snapshot)} == {pod.key for pod in pods} - {*source.records_read}
+        return zombies(snapshot) == [youngest]
+
+    assert any(is_found() for _run in range(40))
+
+
 def test_nothing_is_read_if_no_record_matters() -> None:
     kept = make_pod(protected_by="x")
     source = FakeSource({})
-    assert with_records(snapshot_of([kept]), source).records_until is None
+    assert not with_records(snapshot_of([kept]), source).unread
     assert not source.records_read
 
 
@@ -120,4 +135,4 @@ def test_a_candidate_keeps_its_reason() -> None:
     pods = make_pods(2 * ROUND)
     snapshot = with_records(snapshot_of(pods, max_deletes=1), FakeSource({}))
     assert {verdict.reason for verdict in classify(snapshot)} == {Reason.ORPHANED}
-    assert snapshot.records_until == tuple(json.loads(json.dumps(snapshot.records_until)))
+    assert snapshot.unread == [tuple(key) for key in json.loads(json.dumps(snapshot.unread))]

@@ -339,6 +339,20 @@ KEEP_RULES = [
         id="a checked pod is kept if the source does not know the try number",
     ),
     pytest.param(
+        Reason.DETACHED,
+        {"pod": {"kind": "Job"}, "ti": make_ti(state="success")},
+        {"pod": {"kind": "Job"}, "ti": make_ti(state="failed")},
+        Reason.ORPHANED,
+        id="a Job is kept if its task succeeded",
+    ),
+    pytest.param(
+        Reason.DETACHED,
+        {"pod": {"kind": "Job", "name": "j"}, "record": Record(frozenset({"Job airflow/j"}), is_detached=True)},
+        {"pod": {"kind": "Job", "name": "j"}, "record": Record(frozenset({"Job airflow/j"}), is_detached=False)},
+        Reason.ORPHANED,
+        id="a Job is kept if its operator did not wait for it",
+    ),
+    pytest.param(
         Reason.SETTLING,
         {"ti": make_ti(ended=NOW - SETTLE + 1)},
         {"ti": make_ti(ended=NOW - SETTLE)},

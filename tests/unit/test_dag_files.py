@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,15 @@ def test_dag_ids_are_found_in_all_folders(tmp_path: Path) -> None:
         (tmp_path / folder / "a.py").write_text(f'DAG("{dag_id}")')
     expected = {to_label_value(dag_id): dag_id for dag_id in dag_ids.values()}
     assert find_dag_ids([tmp_path / folder for folder in dag_ids], expected) == expected
+
+
+def test_the_search_ends_once_all_dag_ids_are_found(tmp_path: Path) -> None:
+    def folders() -> Iterator[Path]:
+        yield tmp_path
+        pytest.fail("another folder is searched for nothing")
+
+    (tmp_path / "a.py").write_text(f'DAG("{LONG}")')
+    assert find_dag_ids(folders(), {to_label_value(LONG)}) == {to_label_value(LONG): LONG}
 
 
 def test_a_folder_that_is_missing_has_no_dag_ids(tmp_path: Path) -> None:

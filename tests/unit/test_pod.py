@@ -481,7 +481,7 @@ class TestLabels:
 
     def test_a_pod_of_the_spark_operator_has_a_label_problem(self) -> None:
         problem = from_labels(spark_kubernetes_operator="True").label_problem
-        assert problem.endswith("pods of the SparkKubernetesOperator are not supported")
+        assert problem.endswith("it is a pod of the SparkKubernetesOperator as well")
 
 
 class TestGracePeriod:

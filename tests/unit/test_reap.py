@@ -28,7 +28,7 @@ from include.kpo_cleanup.errors import (
     UnexpectedResponse,
 )
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
-from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, DeleteResult, Listing
+from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, LOG_TIMEOUT, DeleteResult, Listing
 from include.kpo_cleanup.reap import (
     BATCH,
     MAX_CONFLICTS,
@@ -122,6 +122,9 @@ class FakeCluster:
             if response.outcome is Outcome.DELETED:
                 self.workloads.pop(pod.uid, None)
             return response
+
+    def read_log(self, pod: Workload, lines: int) -> list[str]:
+        return [f"line {number} of {pod.name}" for number in range(lines)]
 
     def change(self, pod: Workload, **changes: Any) -> None:
         """Change a pod, like somebody who patches it."""
@@ -298,6 +301,48 @@ class TestDeletingZombies:
             "    403 Forbidden",
             task,
             f"        [1] airflow/z0001: {evidence}",
+        ]
+
+    def test_the_last_log_lines_are_logged_before_the_deletion_and_stored_with_the_result(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        never_started = make_pod(name="new", phase="Pending", containers=(Container("base", "waiting"),))
+        zombies = zombies_of(never_started, make_pod(name="old", map_index=1))
+        cluster = cluster_of(zombies)
+        cluster.before_deletion = lambda pod: logging.getLogger("cluster").info("deleting %s", pod.name)
+        with caplog.at_level(logging.INFO):
+            results = run(zombies, cluster, last_log_lines=2)
+        assert {r.verdict.workload.name: r.log for r in results} == {
+            "new": (),
+            "old": ("line 0 of old", "line 1 of old"),
+        }
+        lines = ["last log lines of airflow/old:", "    | line 0 of old", "    | line 1 of old", "deleting old"]
+        assert [message for message in caplog.messages if message in lines] == lines
+
+    @pytest.mark.parametrize("settings", [{}, {"last_log_lines": 2, "dry_run": True}], ids=["by default", "a dry run"])
+    def test_no_log_is_requested(self, settings: dict[str, Any]) -> None:
+        zombies = make_zombies(2)
+        assert [result.log for result in run(zombies, **settings)] == [(), ()]
+
+    def test_a_log_that_cannot_be_read_neither_delays_nor_prevents_the_deletion_and_each_cause_is_one_warning(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        zombies, is_over, too_late = make_zombies(CONCURRENT_DELETES + 5), threading.Event(), []
+
+        class Unreadable(FakeCluster):
+            def read_log(self, pod: Workload, lines: int) -> list[str]:
+                if pod.name > "z0002" and not is_over.wait(60):
+                    too_late.append(pod.name)
+                raise Forbidden("reading the log of a pod", cause="403 Forbidden", remedy="allow verb 'get'")
+
+        cluster = Unreadable(zombie.workload for zombie in zombies)
+        results = run(zombies, cluster, last_log_lines=2, retry_policy=replace(NO_DELAY))
+        is_over.set()
+        assert set(outcomes(results).values()) == {"deleted"}
+        assert too_late == []
+        assert caplog.messages == [
+            "reading the log of a pod: 403 Forbidden; allow verb 'get'; its last lines are not saved",
+            f"reading the log of a pod: no response within {LOG_TIMEOUT} s; its last lines are not saved",
         ]
 
     def test_an_outage_is_one_warning_however_many_pods_and_attempts_fail(

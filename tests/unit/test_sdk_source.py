@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -25,6 +28,8 @@ from include.kpo_cleanup.task_instances.task_sdk import (
     UNKNOWN_DAG,
     TaskSdkSource,
 )
+from include.kpo_cleanup.termination import Terminated, raise_on_sigterm
+from include.kpo_cleanup.workloads.registry import KINDS
 from tests.unit.sdk import MICROSECOND, Refusal, StatesOnly, TaskSdk
 from tests.unit.worlds import LONG_ID, ODD_ID, SCHEDULED, Row, World, api_server, assert_correct_answer, worlds
 
@@ -529,6 +534,13 @@ class TestRecords:
         source, keys = source_of(api_server([CALLER_ROW, *rows], Random(0)), xcoms), [each.key for each in rows]
         assert source.read_records(source.fetch(keys), keys) == {keys[0]: Record(frozenset({"airflow/pod-0"}))}
 
+    def test_the_record_of_a_job_is_read_from_its_own_xcoms(self) -> None:
+        pushed = {"job_name": "job-x1", "job_namespace": "airflow", "job": {"status": None}}
+        xcoms = XComs(*pair(row(), "load-x1"), *((row(), name, value) for name, value in pushed.items()))
+        source = source_of(api_server([CALLER_ROW, row()], Random(0)), xcoms)
+        records = source.read_records(source.fetch([row().key]), [row().key], KINDS["Job"].record_keys)
+        assert records == {row().key: Record(frozenset({"Job airflow/job-x1"}), is_detached=True)}
+
     def test_the_absence_of_records_is_requested_once_for_all_map_indexes(self) -> None:
         rows = [row(map_index=index) for index in range(50)]
         xcoms = XComs()
@@ -661,3 +673,34 @@ class TestComplete:
         source = TaskSdkSource(SdkQueries(sdk, fail), XComs(), CALLER, "test", NO_DAGS, max_failing_seconds=0)
         with pytest.raises(TaskInstanceSourceError, match=r"the Task SDK has failed to answer for .* s: .*503"):
             source.complete(source.fetch([row().key]), [row().key])
+
+
+@pytest.mark.parametrize("query", ["states", "records", "tries and ends"])
+def test_a_request_is_completed_before_sigterm_takes_effect_during_a_query_for(query: str) -> None:
+    """The supervisor's response to an interrupted request would be taken for the response to the next one."""
+    completed = list[str]()
+
+    def with_sigterm(name: str, request: Callable[..., Any]) -> Callable[..., Any]:
+        def send(*values: Any, **ids: Any) -> Any:
+            if name == query:
+                os.kill(os.getpid(), signal.SIGTERM)
+            completed.append(name)
+            return request(*values, **ids)
+
+        return send
+
+    sdk, xcoms = TaskSdk([CALLER_ROW, row(state="failed")], {SCHEDULED: NOON}), XComs()
+    sdk.get_task_states = with_sigterm("states", sdk.get_task_states)  # type: ignore[method-assign]
+    xcoms.get_all = with_sigterm("records", xcoms.get_all)  # type: ignore[method-assign]
+    queries = SdkQueries(sdk, with_sigterm("tries and ends", sdk.dag_run))
+    source, keys = TaskSdkSource(queries, xcoms, CALLER, "test", NO_DAGS), [row().key]
+
+    def send_all() -> None:
+        task_instances = source.fetch(keys)
+        source.read_records(task_instances, keys)
+        source.complete(task_instances, keys)
+
+    with raise_on_sigterm(), pytest.raises(Terminated):
+        send_all()
+    assert completed[-1] == query
+    assert completed.count(query) == 1

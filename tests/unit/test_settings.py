@@ -22,6 +22,7 @@ DEFAULTS = {  # in the order of the trigger form
     "delete_completed_pods": True,
     "delete_pods_on_failure": False,
     "ttl_seconds_after_finished": None,
+    "last_log_lines": 0,
     "schedule": "*/15 * * * *",
     "exclude_namespaces": "",
     "label_selector": "",
@@ -42,6 +43,7 @@ BOUNDS = {
     "max_deletes": (1, 100_000),
     "max_delete_percent": (1, 100),
     "ttl_seconds_after_finished": (0, A_YEAR),
+    "last_log_lines": (0, 100),
 }
 TYPES: dict[str, str | list[str]] = {
     "dry_run": "boolean",

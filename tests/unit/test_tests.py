@@ -24,8 +24,9 @@ def is_private(name: str) -> bool:
 
 def is_patch(call: ast.Call) -> bool:
     """Return whether a call is ``monkeypatch.setattr`` or similar, or a ``patch`` of ``unittest.mock``."""
-    parts = ast.unparse(call.func).split(".")
-    return "patch" in parts or (parts[-1] in PATCHES and len(parts) > 1)
+    attributes = [node.attr for node in ast.walk(call.func) if isinstance(node, ast.Attribute)]  # the last one first
+    names = [node.id for node in ast.walk(call.func) if isinstance(node, ast.Name)]
+    return "patch" in attributes + names or any(name in PATCHES for name in attributes[:1])
 
 
 def violations(tree: ast.Module) -> Iterator[str]:

@@ -11,6 +11,7 @@ from ..errors import KpoCleanupError
 from ..workloads.workload import Workload
 
 DELETE_TIMEOUT = 5  # seconds after which the API server drops a deletion: by then a retry may have adopted the pod
+LOG_TIMEOUT = 2  # seconds for a request of a log: its lines are not worth a delay
 CONCURRENT_DELETES = 10  # below what one client may do under the API server's default fairness limits
 
 
@@ -86,4 +87,10 @@ class Cluster(Protocol):
         :raises Conflict: if it has changed, or another one has its name.
         :raises NotFound: if there is no such workload.
         :raises KubernetesError: if the request failed for another reason.
+        """
+
+    def read_log(self, pod: Workload, lines: int) -> list[str]:
+        """Return the last lines of the log of the main container, without control characters and within bounds.
+
+        :raises KubernetesError: if there is no log, or it could not be read within ``LOG_TIMEOUT``.
         """

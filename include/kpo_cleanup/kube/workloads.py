@@ -24,7 +24,7 @@ from ..errors import (
     UnexpectedResponse,
 )
 from ..retry import RetryPolicy
-from ..text import without_numbers, wrap
+from ..text import pluralize, printable, without_numbers, wrap
 from ..workloads.kind import WorkloadKind
 from ..workloads.labels import KPO_LABEL
 from ..workloads.pod import parse_pod
@@ -32,7 +32,7 @@ from ..workloads.registry import KINDS, kind_of
 from ..workloads.workload import POD, Owner, Workload
 from .client import connect, send
 from .decode import make_decoder, parse_deletion
-from .interface import CONCURRENT_DELETES, DELETE_TIMEOUT, DeleteResult, Listing
+from .interface import CONCURRENT_DELETES, DELETE_TIMEOUT, LOG_TIMEOUT, DeleteResult, Listing
 
 if TYPE_CHECKING:
     from kubernetes.client import CoreV1Api
@@ -45,6 +45,7 @@ PROGRESS_EVERY = 10  # pages
 MAX_SILENT_NAMESPACES = 2  # in a row, after which the others are skipped
 SKIPPED = "skipped because the API server does not respond"
 RBAC_FILE = "manifests/rbac.yaml"
+MAX_LOG_BYTES = 64 * 1024  # of one pod
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -124,7 +125,7 @@ class KubeClient:
         for kind in self._kinds:
             if kind.pod_selector != KINDS[POD].pod_selector:
                 others, problems = list_pods(listed, kind, must_exist=False)
-                pods += others
+                pods += [pod for pod in others if pod.controller]
                 if problems:
                     unreadable[kind.api_kind] = next(iter(problems.values()))
         workloads, unread = self._read_owners(pods, known)
@@ -247,7 +248,7 @@ class KubeClient:
         except NotFound:
             return None
         except Forbidden as error:
-            error.remedy = _rule("get", kind, reference.namespace)
+            error.remedy = _rule("get", kind.resource, reference.namespace)
             raise
         except UnexpectedResponse as error:  # as for a resource that the API server does not serve
             error.remedy = f"check that the cluster serves {kind.resource}, or remove {kind.plural} from kinds"
@@ -292,12 +293,36 @@ class KubeClient:
             query = [("timeout", f"{DELETE_TIMEOUT}s")]
             response = self._send(operation, partial(self._call, "DELETE", kind, workload, query, body))
         except Forbidden as error:
-            error.remedy = _rule("delete", kind, workload.namespace)
+            error.remedy = _rule("delete", kind.resource, workload.namespace)
             raise
         if response.get("kind") not in (kind.api_kind, "Status"):
             cause = f"the response is a {response.get('kind')!r}, not a {kind.api_kind} or Status"
             raise UnexpectedResponse(operation, cause=cause)
-        return DeleteResult.from_accepted(*parse_deletion(response))
+        result = DeleteResult.from_accepted(*parse_deletion(response))
+        if not workload.links.pods:
+            return result
+        pods = f"the garbage collector deletes its {pluralize(workload.links.pods, 'pod')}"
+        return replace(result, detail="; ".join(filter(None, [result.detail, pods])))
+
+    def read_log(self, pod: Workload, lines: int) -> list[str]:
+        """See :class:`~.interface.Cluster`."""
+        call = partial(
+            self._core.read_namespaced_pod_log,
+            pod.name,
+            pod.namespace,
+            container=pod.main_container,
+            tail_lines=lines,
+            limit_bytes=MAX_LOG_BYTES,
+        )
+        policy = replace(self._retry_policy, connect_timeout=LOG_TIMEOUT, read_timeout=LOG_TIMEOUT)
+        try:
+            response = send(
+                "reading the log of a pod", call, policy, lambda body: {"log": body.decode(errors="replace")}
+            )
+        except Forbidden as error:
+            error.remedy = _rule("get", "'pods/log'", pod.namespace)
+            raise
+        return [printable(line) for line in response["log"].splitlines()[-lines:]]
 
     def _call(
         self,
@@ -350,7 +375,7 @@ class KubeClient:
                 restarts += 1
                 self._retry_policy.warn_once(error, "restarting the listing")
             except Forbidden as error:
-                error.remedy = f"{_rule('list', KINDS[POD], namespace)}, and check that the namespace exists"
+                error.remedy = f"{_rule('list', KINDS[POD].resource, namespace)}, and check that the namespace exists"
                 raise
 
     def _pages(self, namespace: str, selector: str, field_selector: str, marker: str) -> Iterator[list[Workload]]:
@@ -430,9 +455,9 @@ def _reading(kind: WorkloadKind) -> str:
     return f"reading a {kind.api_kind}"
 
 
-def _rule(verb: str, kind: WorkloadKind, namespace: str) -> str:
+def _rule(verb: str, resource: str, namespace: str) -> str:
     role = "ClusterRole" if namespace == ALL_NAMESPACES else "Role"
-    return f"allow verb {verb!r} on resource {kind.resource} in a {role} for {_place(namespace)} (see {RBAC_FILE})"
+    return f"allow verb {verb!r} on resource {resource} in a {role} for {_place(namespace)} (see {RBAC_FILE})"
 
 
 def _selector(kind: WorkloadKind, label_selector: str) -> str:

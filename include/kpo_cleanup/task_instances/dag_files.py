@@ -25,8 +25,13 @@ def find_dag_ids(folders: Iterable[Path], labels: Collection[str], max_seconds: 
 
     :param max_seconds: after which no further file is read.
     """
-    words = _words(folders, time.monotonic() + max_seconds)
-    return {label: word for word in words if (label := to_label_value(word)) in labels}
+    found: dict[str, str] = {}
+    for word in _words(folders, time.monotonic() + max_seconds):
+        if (label := to_label_value(word)) in labels:
+            found[label] = word
+            if len(found) == len(labels):
+                break
+    return found
 
 
 def _words(folders: Iterable[Path], deadline: float) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Any, Optional
 from ..errors import TaskInstanceSourceError
 from ..identity import UNMAPPED
 from ..task_instance import RawIds, TaskInstance
+from ..termination import without_sigterm
 
 States = dict[str, Optional[str]]  # of one run: state by task_id, or by task_id_mapindex
 
@@ -103,7 +104,8 @@ def fetch_dag_run(dag_id: str, run_id: str) -> Any:
 
 def _answer_to(query: dict[str, Any], send: Callable[..., Any], what: str) -> Any:
     try:
-        return send(**query)
+        with without_sigterm():
+            return send(**query)
     except Exception as error:  # the classes differ between versions; all of them mean that there is no answer
         raise TaskInstanceSourceError(
             f"the Task SDK could not read {what} for {query}", cause=str(error), remedy="see the API server's log"

@@ -23,6 +23,7 @@ from ..task_instance import (
     TaskInstance,
     TaskInstances,
 )
+from ..termination import without_sigterm
 from ..text import INDENT, fill, pluralize, printable, wrap
 from .dag_files import find_dag_ids
 from .interface import TaskInstanceSource
@@ -122,7 +123,7 @@ class TaskSdkSource(TaskInstanceSource):
         for key in keys:
             for ids in task_instances.raw_ids[key] if len(task_instances.raw_ids[key]) == 1 else ():
                 request = partial(self._queries.with_try_and_end, ids, key.map_index, found[key])
-                ti = self._reader.read(ids.dag_id, request)
+                ti = self._read(ids.dag_id, request)
                 if isinstance(ti, Unreadable):
                     unresolved[key] = f"its try and its end cannot be read: {ti.cause}"
                 else:
@@ -248,7 +249,7 @@ class TaskSdkSource(TaskInstanceSource):
         return {key.run_id, rebuild_run_id(key.run_id) or key.run_id, *self._run_ids[dag_id, key.run_id]}
 
     def _get_all_xcoms(self, ids: RawIds, name: str) -> Any:
-        return self._reader.read(ids.dag_id, lambda: self._xcoms.get_all(key=name, **ids._asdict()))
+        return self._read(ids.dag_id, lambda: self._xcoms.get_all(key=name, **ids._asdict()))
 
     def _get_xcom(self, values: Any, ids: RawIds, name: str, map_index: int) -> list[Any]:
         """Return the one value of a task instance, or an empty list.
@@ -261,8 +262,12 @@ class TaskSdkSource(TaskInstanceSource):
         if map_index == UNMAPPED and len(values) == 1:
             return list(values)
         index = None if map_index == UNMAPPED else map_index
-        value = self._reader.read(ids.dag_id, lambda: self._xcoms.get_one(key=name, **ids._asdict(), map_index=index))
+        value = self._read(ids.dag_id, lambda: self._xcoms.get_one(key=name, **ids._asdict(), map_index=index))
         return [] if value is None else [value]
+
+    def _read(self, dag_id: str, request: Callable[[], Any]) -> Any:
+        with without_sigterm():
+            return self._reader.read(dag_id, request)
 
     def _request(self, dag_id: str, task_ids: set[str], run_ids: set[str]) -> dict[str, list[tuple[str, States]]]:
         """Request states; return runs and their states by the label value of the run_id."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..task_instance import POD_RECORD
 from .labels import KPO_LABEL
-from .workload import Workload
+from .workload import POD, Links, Workload
+
+_OF_MAIN_POD = (
+    *("phase", "phase_reason", "phase_message", "node", "image", "grace_period", "main_container", "containers"),
+)
 
 
 class WorkloadKind:
@@ -66,3 +71,23 @@ class WorkloadKind:
         if not self.has_grace_period:
             return {"propagationPolicy": "Background"}  # the default of Jobs orphans the pods
         return {"gracePeriodSeconds": grace_period_seconds} if grace_period_seconds >= 0 else {}
+
+
+def main_pod(pods: Sequence[Workload]) -> Workload | None:
+    """Return the pod that describes its owner best: one whose main container is running, else the youngest."""
+    return max(pods, key=lambda pod: (pod.may_be_working, not pod.is_completed, pod.created), default=None)
+
+
+def pod_fields(pods: Sequence[Workload]) -> dict[str, Any]:
+    """Return the fields of a workload that its pods determine: those of the main pod, and the sums of all of them."""
+    requests: dict[str, float] = defaultdict(float)
+    for pod in pods:
+        for resource, quantity in pod.held_requests:
+            requests[resource] += quantity
+    fields = {
+        "phase": "Pending",
+        "links": Links(pods=sum(1 if pod.kind == POD else pod.links.pods for pod in pods)),
+        "requests": tuple(sorted(requests.items())),
+    }
+    main = main_pod(pods)
+    return fields if main is None else {**fields, **{name: getattr(main, name) for name in _OF_MAIN_POD}}

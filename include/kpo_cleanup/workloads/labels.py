@@ -19,7 +19,10 @@ ID_LABELS = ("dag_id", "task_id", "run_id")
 CHECKED_LABEL = "already_checked"  # find_pod skips pods that carry it
 # The operators write these as well, but find_pod does not search by them, or the task instance key contains them.
 NOT_SEARCHED_BY = frozenset(
-    {*ID_LABELS, "map_index", KPO_LABEL, "try_number", CHECKED_LABEL, "airflow_version", "airflow_kpo_in_cluster"}
+    {
+        *(*ID_LABELS, "map_index", "try_number", KPO_LABEL, SPARK_LABEL, CHECKED_LABEL),
+        *("airflow_version", "airflow_kpo_in_cluster"),
+    }
 )
 # Labels that the cluster or a service mesh writes. They are not the operator's, and two pods of one task may differ in
 # them. docs/concepts.md lists them.
@@ -77,7 +80,7 @@ def _label_problem(labels: Mapping[str, Any], marker: str, numbers: Mapping[str,
         # The executor's worker pods have all other labels in common with the operator's.
         return f"label {marker} is {labels.get(marker)!r}, not 'True'"
     if labels.get(SPARK_LABEL) == "True" and marker != SPARK_LABEL:
-        return f"label {SPARK_LABEL}=True: pods of the SparkKubernetesOperator are not supported"
+        return f"label {SPARK_LABEL}=True: it is a pod of the SparkKubernetesOperator as well"
     for name in (*ID_LABELS, "try_number"):
         if not labels.get(name):
             return f"label {name} is missing"

@@ -13,7 +13,7 @@ from ..text import printable
 from .kind import WorkloadKind
 from .labels import KPO_LABEL, PROTECT_KEY, protection, task_fields
 from .parse import MAX_ITEMS, controller_of, epoch, identity, mapping, shared
-from .workload import MAIN_CONTAINER, NO_LINKS, POD, XCOM_SIDECAR, Container, Links, Owner, Workload
+from .workload import DRIVER_CONTAINER, MAIN_CONTAINER, NO_LINKS, POD, XCOM_SIDECAR, Container, Links, Owner, Workload
 
 DEFAULT_CONTAINER_KEY = "kubectl.kubernetes.io/default-container"  # an annotation
 
@@ -141,6 +141,8 @@ def _main_container(containers: list[Mapping[str, Any]], annotations: Mapping[st
     names = [shared(container.get("name")) for container in containers]
     if MAIN_CONTAINER in names or not names:
         return MAIN_CONTAINER
+    if DRIVER_CONTAINER in names:
+        return DRIVER_CONTAINER
     default = annotations.get(DEFAULT_CONTAINER_KEY)
     candidates = [default] if default in names else [name for name in names if name != XCOM_SIDECAR]
     return str(candidates[0]) if len(candidates) == 1 else ""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from ..task_instance import RecordKeys
+from .job import JobKind
 from .kind import WorkloadKind
 from .pod import PodKind
+from .spark_application import SparkApplicationKind
 from .workload import Workload
 
-KINDS: dict[str, WorkloadKind] = {kind.api_kind: kind for kind in (PodKind(),)}
+KINDS: dict[str, WorkloadKind] = {kind.api_kind: kind for kind in (PodKind(), JobKind(), SparkApplicationKind())}
 
 
 def kind_of(workload: Workload) -> WorkloadKind:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 from ..identity import UNMAPPED, TaskInstanceKey
 
 MAIN_CONTAINER = "base"  # KubernetesPodOperator.BASE_CONTAINER_NAME
+DRIVER_CONTAINER = "spark-kubernetes-driver"  # of Spark
 XCOM_SIDECAR = "airflow-xcom-sidecar"  # PodDefaults.SIDECAR_CONTAINER_NAME
 POD = "Pod"  # the kind of most workloads
 IDS = ("dag_id", "task_id", "map_index", "try_number", "run_id")  # as people name a task instance
@@ -183,3 +185,9 @@ class Workload:
         """
         times = [*(c.ended for c in self.containers), self.conditions_changed]
         return max((time for time in times if time is not None), default=None) if self.is_completed else None
+
+
+def common_noun(workloads: Iterable[Workload]) -> str:
+    """Return what people call all of these workloads, which may be of different kinds."""
+    nouns = {workload.noun for workload in workloads}
+    return "workload" if len(nouns) > 1 else next(iter(nouns), "pod")
