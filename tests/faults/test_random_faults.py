@@ -155,9 +155,13 @@ events = st.one_of(
 REVIVALS = ("cleared", "tries again")
 ESCAPES = (*POD_MOVES, "leaves the selection", "loses the operator's label")
 escapes = st.tuples(st.just("zombie"), ANY_NUMBER, st.sampled_from([*REVIVALS, *REVIVALS, *ESCAPES]))
-# Interruptions of reap: before which of its requests, what happens, and for how many seconds the response waits.
-interruptions = st.tuples(
-    st.integers(0, 8), st.one_of(escapes, escapes, events), st.sampled_from([0, 1, 4, MAX_SNAPSHOT_AGE + 1, 40])
+revivals = st.tuples(st.just("zombie"), st.just(1), st.sampled_from(REVIVALS))  # of the pod that is being deleted
+# Interruptions of reap: before which of its requests or deletions, what happens, and for how many seconds it waits.
+Interruption = tuple[tuple[str, int], Event, float]
+waits = st.sampled_from([0, 1, 4, MAX_SNAPSHOT_AGE + 1, 40])
+interruptions = st.one_of(
+    st.tuples(st.tuples(st.just("request"), st.integers(0, 8)), st.one_of(escapes, escapes, events), waits),
+    st.tuples(st.tuples(st.just("deletion"), st.integers(0, 3)), st.one_of(escapes, revivals), waits),
 )
 # Which requests, the fault, whether the request is carried out nevertheless, and how often.
 Fault = tuple[str, Case | None, bool, int | None]
@@ -242,7 +246,7 @@ class Airflow(RuleBasedStateMachine):
         self.numbers = itertools.count(1)
         self.causes: list[re.Pattern[str]] = []  # any error must match one of them
         self.replaced: dict[str, str] = {}  # uid of the old pod: uid of the new one
-        self.within: list[tuple[int, Event, float]] = []
+        self.within: list[Interruption] = []
         self.wrong: list[str] = []  # uids of pods that were deleted although they must be kept
         self.heal()
         self.begin_run()
@@ -306,7 +310,7 @@ class Airflow(RuleBasedStateMachine):
         faults: list[Fault],
         between: list[list[Event]],
         escapes: list[Event],
-        within: list[tuple[int, Event, float]],
+        within: list[Interruption],
         batch_size: int,
         sigterm: int | None,
         again: bool,
@@ -326,6 +330,15 @@ class Airflow(RuleBasedStateMachine):
                 self.life_goes_on(occurring)
         if again:
             self.run_without_faults(chosen)
+
+    @rule(number=st.integers(0, 2), revival=revivals, seconds=waits, batch_size=st.sampled_from([1, BATCH]))
+    def a_deletion_waits(self, number: int, revival: Event, seconds: float, batch_size: int) -> None:
+        """Run the cleanup while a deletion waits, as in the API server's queue, and its task is restarted."""
+        for namespace in self.namespaces:
+            self.create_zombie("orders", f"waits-{next(self.numbers)}", namespace, UNMAPPED)
+        self.time_passes(4_000)
+        interruption = ("deletion", number), revival, seconds
+        self.the_cleanup_runs({}, [], [[], [], []], [], [interruption], batch_size, sigterm=None, again=False)
 
     def run_without_faults(self, chosen: Json) -> None:
         """Run the cleanup, and check that it deletes all zombies that no trouble blocks.
@@ -495,7 +508,7 @@ class Airflow(RuleBasedStateMachine):
         self.source.heal()
         self.cut_off_at = ALWAYS
         # A busy machine may be slow without any fault.
-        self.causes[:] = map(re.compile, ("was read . times and keeps changing", "Read timed out"))
+        self.causes[:] = map(re.compile, ("was read . times and keeps changing", "(?i)read timed out"))
         for trouble in self.troubles:
             self.suffer(trouble)
 
@@ -542,15 +555,18 @@ class Airflow(RuleBasedStateMachine):
 
     def there_is_a_crowd(self) -> None:
         """Create many zombies, each of its own map index, and then a younger one in each namespace."""
-        operators = [Operator(PRODUCTION if self.neighbour in ("selected", "labelled") else {})]
         crowd = [("billing", "crowd", self.namespaces[0])] * CROWD
         bystanders = [("orders", "bystander", namespace) for namespace in self.namespaces]
         for index, (dag_id, task_id, namespace) in enumerate([*crowd, *bystanders]):
-            task = Task(namespace, dag_id, task_id, RUN_IDS[0], index, operators=operators, state="failed")
-            self.tasks[task.key] = task
-            self.create_pod(task, name=f"{task_id}-{next(self.numbers)}")
-            task.ended = int(self.clock()) + 300  # later than a pod that an API server ahead of time has dated
+            self.create_zombie(dag_id, task_id, namespace, index)
         self.time_passes(4_000)
+
+    def create_zombie(self, dag_id: str, task_id: str, namespace: str, index: int) -> None:
+        operators = [Operator(PRODUCTION if self.neighbour in ("selected", "labelled") else {})]
+        task = Task(namespace, dag_id, task_id, RUN_IDS[0], index, operators=operators, state="failed")
+        self.tasks[task.key] = task
+        self.create_pod(task, name=f"{task_id}-{next(self.numbers)}")
+        task.ended = int(self.clock()) + 300  # later than a pod that an API server ahead of time has dated
 
     def create_pod(
         self, task: Task, operator: Operator | None = None, without: str = "", name: str = "", **metadata: Any
@@ -894,12 +910,14 @@ class Watch:
         """
         waited = waited_in_use = 0.0
         with self._lock:
-            number, machine = next(self._requests), self._machine
-            if wanted and next(self._deletions) == machine.sigterm:
+            machine, now_at = self._machine, [("request", next(self._requests))]
+            if wanted:
+                now_at.append(("deletion", next(self._deletions)))
+            if ("deletion", machine.sigterm) in now_at:
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
                 assert self.is_terminated.wait(STEP_SECONDS)
             for at, incident, seconds in machine.within:
-                if at == number:
+                if at in now_at:
                     before = machine.by_uid()
                     if wanted and incident[0] == "zombie" and incident[1] % 2:
                         machine.move_zombie(wanted, incident[2])

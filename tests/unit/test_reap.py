@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -46,6 +47,7 @@ from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import POD_RECORD, Record, RecordKeys, TaskInstance, TaskInstances
 from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
+from include.kpo_cleanup.termination import raise_on_sigterm
 from include.kpo_cleanup.verdict import Verdict
 from include.kpo_cleanup.workloads.workload import Container, Workload
 from tests.unit.builders import DAY, HOUR, JOB, NOW, answer, make_pod, make_ti
@@ -65,8 +67,10 @@ CONFLICT = Conflict(DELETING, cause="409 Conflict")
 NOT_LISTED = KubernetesError("listing pods in namespace 'other'", cause="403 Forbidden")
 FINISHED, RUNNING = make_ti(), make_ti(state="running", ended=None)
 NO_DELAY = RetryPolicy(initial_backoff=0, max_backoff=0)
+ONE_ATTEMPT = replace(NO_DELAY, attempts=1)
 NAMESPACES = ["airflow", "other"]
 EXPIRED = MAX_SNAPSHOT_AGE + 1  # seconds
+START = 1_000.0  # of the monotonic clock, which may begin at any time
 LOST_RECORD = Record(frozenset({"airflow/other"}))
 
 Response = DeleteResult | KpoCleanupError
@@ -197,7 +201,7 @@ def run(
     cluster: FakeCluster | None = None,
     source: FakeSource | None = None,
     clock: Callable[[], float] = lambda: NOW + 0.9,
-    monotonic: Callable[[], float] = lambda: 0.0,
+    monotonic: Callable[[], float] = lambda: START,
     namespaces: Collection[str] = NAMESPACES,
     retry_policy: RetryPolicy = NO_DELAY,
     max_seconds: float = math.inf,
@@ -764,7 +768,7 @@ class TestSupersededPods:
         self, seconds: float, changes: dict[str, Any], outcome: str
     ) -> None:
         """Check it with a slow listing, which shows the cluster as it was at its first page."""
-        times = itertools.chain([0.0], itertools.repeat(seconds))
+        times = itertools.chain([START], itertools.repeat(START + seconds))
 
         class Slow(FakeCluster):
             def list_workloads(self, *arguments: Any, **more: Any) -> Listing:
@@ -782,7 +786,7 @@ class TestSupersededPods:
         count = 2 * CONCURRENT_DELETES
         older = [make_pod(name=f"old-{n}", created=NOW - DAY + n) for n in range(count)]
         zombies = zombies_of(*older, self.NEW, ti=self.TRY_2, records=self.RECORDS)
-        times = itertools.chain([0.0], itertools.repeat(EXPIRED))
+        times = itertools.chain([START], itertools.repeat(START + EXPIRED))
 
         class Slow(FakeCluster):
             reads = 0
@@ -812,6 +816,12 @@ class TestSupersededPods:
 
 
 class TestMaxDeletes:
+    def test_the_oldest_pods_go_first_whatever_their_dags(self) -> None:
+        dags = ["first", "second", "first", "second"]
+        pods = [make_pod(name=f"p{n}", dag_id=dag, created=NOW - 9 * HOUR + n) for n, dag in enumerate(dags)]
+        results = outcomes(run(zombies_of(*pods), max_deletes=2))
+        assert [name for name, outcome in results.items() if outcome == "deleted"] == ["p0", "p1"]
+
     def test_the_youngest_pods_are_left_for_the_next_run(self) -> None:
         zombies = make_zombies(5)
         cluster = cluster_of(zombies)
@@ -892,6 +902,16 @@ CARRIED_OUT = [
 
 
 class TestRetries:
+    def test_a_retry_waits_as_long_as_the_api_server_asked_for(self) -> None:
+        zombies, times = make_zombies(1), list[float]()
+        busy = RetryableApiError(DELETING, cause="429 Too Many Requests", outcome_unknown=False, retry_after=0.1)
+        cluster = cluster_of(zombies, {"z0000": [busy, DELETED]})
+        cluster.before_deletion = lambda _pod: times.append(time.monotonic())
+        policy = RetryPolicy(max_backoff=0.1)
+        assert outcomes(run(zombies, cluster, monotonic=time.monotonic, retry_policy=policy)) == {"z0000": "deleted"}
+        first, second = times
+        assert second - first >= 0.1
+
     @pytest.mark.parametrize("error", [LOST, TOO_MANY], ids=lambda error: error.cause)
     def test_a_deletion_fails_after_the_last_attempt(self, error: RetryableApiError) -> None:
         zombies = make_zombies(2)
@@ -1035,6 +1055,24 @@ class TestRetries:
         assert outcomes(run(zombies, cluster)) == {"z0000": "deleted"}
 
 
+def test_after_sigterm_nothing_is_read_and_a_deletion_whose_response_was_lost_is_unknown() -> None:
+    zombies = make_zombies(3 * CONCURRENT_DELETES)
+    cluster = cluster_of(zombies, {"z0000": LOST})
+
+    def terminate(pod: Workload) -> None:
+        if pod.name == "z0001":
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    cluster.before_deletion = terminate
+    with raise_on_sigterm():
+        results = reap(
+            zombies, cluster, all_finished(zombies), Settings(), NAMESPACES, lambda: NOW, retry_policy=ONE_ATTEMPT
+        )
+    by_name = outcomes(results)
+    assert by_name["z0000"] == "unknown"
+    assert by_name[zombies[-1].workload.name] == "left_for_next_run"
+
+
 class TestRefusals:
     def test_a_namespace_in_which_deletions_are_refused_is_left_after_a_few_of_them(self) -> None:
         zombies = make_zombies(60)
@@ -1100,6 +1138,16 @@ class TestAnApiServerThatDoesNotRespond:
         assert {name for name, outcome in outcomes(results).items() if outcome == "failed"} >= silent.keys()
         assert Outcome.LEFT_FOR_NEXT_RUN not in {result.outcome for result in results}
         assert len(source.queries) == 2
+
+    @pytest.mark.parametrize("response", [pytest.param(WEBHOOK_DOWN, id="500"), pytest.param(TOO_MANY, id="429")])
+    def test_the_run_goes_on_without_a_new_query_if_errors_are_in_between(self, response: Response) -> None:
+        pods = [make_pod(name=f"p{n}", namespace=f"n{n}", map_index=n, created=NOW - DAY + n) for n in range(BATCH)]
+        responses = {pod.name: LOST if n % 3 == 0 else response for n, pod in enumerate(pods)}
+        zombies = zombies_of(*pods)
+        source, namespaces = all_finished(zombies), {pod.namespace for pod in pods}
+        results = run(zombies, cluster_of(zombies, responses), source, namespaces=namespaces, retry_policy=ONE_ATTEMPT)
+        assert count_outcomes(results) == {"failed": BATCH}
+        assert len(source.queries) == 1
 
     def test_all_pods_are_deleted_if_it_responds_again_later(self) -> None:
         zombies = make_zombies(2 * BATCH)
@@ -1188,7 +1236,7 @@ class TestStarvation:
         ]
         zombies = zombies_of(*pods)
         namespaces = {pod.namespace for pod in pods}
-        seconds = [0.0]
+        seconds = [START]
         cluster = cluster_of(zombies, {pod.name: WEBHOOK_DOWN for pod in pods})
 
         def time_passes(_pod: Workload) -> None:
