@@ -101,7 +101,13 @@ def _run_tasks(namespace: str, size: int) -> None:
     """Run the code of the four tasks, and pass their results on as JSON."""
     settings = {"kubernetes_conn_id": CONN_ID, "namespaces": namespace, "airflow_conn_id": METADATA}
     cleanup = Cleanup(partial(read_settings, {**settings, "max_deletes": size, "settle_seconds": 0}))
-    caller = SimpleNamespace(**ids_of(CALLER), id=_id_of(CALLER), map_index=UNMAPPED, xcom_push=lambda **_: None)
+    caller = SimpleNamespace(
+        **ids_of(CALLER),
+        id=_id_of(CALLER),
+        map_index=UNMAPPED,
+        xcom_push=lambda **_: None,
+        task=SimpleNamespace(execution_timeout=None),
+    )
     context: Any = {"params": {}, "dag_run": SimpleNamespace(conf={}), "ti": caller}
     with set_current_context(context):
         listing = _through_xcom(cleanup.list_pods())
