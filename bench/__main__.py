@@ -25,6 +25,7 @@ PARTS = {
     "classify": "bench.classification",
     "reap": "bench.reaping",
     "reap-baseline": "bench.reap_baseline",
+    "sigterm": "bench.termination",
     "xcom": "bench.xcom_size",
     "dag": "bench.whole_dag",
     "run": "bench.real_run",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -67,6 +68,25 @@ class Cluster:
         """Return the metrics of the API server."""
         response = self._admin.api_client.call_api("/metrics", "GET", _preload_content=False)
         return bytes(response.data).decode()
+
+    def traffic_of(self, call: Callable[[], object]) -> tuple[float, float]:
+        """Return how many requests about pods a call causes, and the bytes of the responses."""
+        before = self._traffic()
+        call()
+        requests, size = (after - earlier for earlier, after in zip(before, self._traffic(), strict=True))
+        return requests, size
+
+    def _traffic(self) -> tuple[float, float]:
+        """Return the number of the requests about pods so far, except for watches, and the bytes of the responses."""
+        metrics = self.metrics()
+
+        def total(name: str) -> float:
+            samples = re.findall(rf"^{name}{{(.*)}} (\S+)$", metrics, re.M)
+            return sum(
+                float(value) for labels, value in samples if 'resource="pods"' in labels and "WATCH" not in labels
+            )
+
+        return total("apiserver_request_total"), total("apiserver_response_sizes_sum")
 
     def _create_service_account(self) -> dict[str, Any]:
         """Create a service account with all permissions, and return its kubeconfig."""

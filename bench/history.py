@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import itertools
 import uuid
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from random import Random
@@ -26,6 +29,7 @@ ROWS_PER_RUN = DAGS * len(TASKS)  # task instances when every DAG has run once
 LATEST = datetime(2026, 11, 20, 6, tzinfo=UTC)
 UNFINISHED = ["running", "queued", None, "deferred", "up_for_retry", "running", "scheduled", None, "running", "queued"]
 BATCH = 5_000
+NAMESPACE = "airflow"  # of all pods
 
 
 def keys_of_pods(runs: int) -> frozenset[TaskInstanceKey]:
@@ -36,6 +40,30 @@ def keys_of_pods(runs: int) -> frozenset[TaskInstanceKey]:
         for run in range(runs)
         for task_id, map_index in POD_TASKS
     )
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod of the history, which its record names."""
+
+    key: TaskInstanceKey
+    name: str
+    created: int  # epoch seconds
+
+
+def pods_of_finished_runs(count: int) -> list[Pod]:
+    """Return so many pods of the latest finished runs."""
+    every = (
+        Pod(
+            make_key(dag_id, task_id, _run_id(run), map_index),
+            hashlib.md5(f"{dag_id} {task_id} {map_index} {_run_id(run)}".encode()).hexdigest(),  # as in `add_records`
+            int(_date(run).timestamp()),
+        )
+        for run in itertools.count(1)
+        for dag_id in map(_dag_id, range(DAGS_WITH_PODS))
+        for task_id, map_index in POD_TASKS
+    )
+    return list(islice(every, count))
 
 
 def random_keys(count: int, runs: int) -> frozenset[TaskInstanceKey]:
@@ -79,14 +107,16 @@ def add_dags(engine: Engine) -> None:
 
 
 def add_records(engine: Engine) -> None:
-    """Add a record for every task instance: the operator's two XComs, which name a different pod each time."""
+    """Add a record for every task instance: the operator's two XComs, which name its pod."""
     value_type = next(each["type"] for each in inspect(engine).get_columns("xcom") if each["name"] == "value")
     statement = f"""
         INSERT INTO xcom (dag_run_id, dag_id, task_id, run_id, map_index, key, value, timestamp)
         SELECT run.id, ti.dag_id, ti.task_id, ti.run_id, ti.map_index, record.key,
-            CAST('"' || record.prefix || run.id || '"' AS {value_type}), now()
+            CAST('"' || coalesce(
+                record.value, md5(concat_ws(' ', ti.dag_id, ti.task_id, ti.map_index, ti.run_id))
+            ) || '"' AS {value_type}), now()
         FROM task_instance AS ti JOIN dag_run AS run USING (dag_id, run_id)
-        CROSS JOIN (VALUES ('pod_name', 'pod-'), ('pod_namespace', 'namespace-')) AS record (key, prefix)
+        CROSS JOIN (VALUES ('pod_name', NULL), ('pod_namespace', '{NAMESPACE}')) AS record (key, value)
     """
     with engine.begin() as connection:
         connection.execute(text("SET LOCAL session_replication_role = replica"))

@@ -10,7 +10,7 @@ from statistics import median
 
 from bench.context import Bench
 from bench.real_airflow import IDLE, RealAirflow, run_on_empty_databases
-from bench.results import Figure, seconds
+from bench.results import Figure, at_most, seconds
 
 PODS, ZOMBIES = 1_000, 50
 OURS = "kpo_cleanup"
@@ -22,6 +22,16 @@ def measure(bench: Bench) -> Iterator[Figure]:
         measurement = f"a run under a real scheduler, Airflow {result['airflow']}"
         size = f"{PODS:,} pods, {ZOMBIES} zombies"
         yield Figure(measurement, "four tasks that do nothing", size, seconds(result[OURS]), seconds(result[IDLE]))
+        measurement = f"worker processes of a run that finds no zombie, Airflow {result['airflow']}"
+        yield Figure(
+            measurement,
+            "four tasks",
+            f"{PODS:,} pods",
+            f"{result['quiet']}",
+            "4",
+            result["quiet"],
+            at_most(3, "workers"),
+        )
 
 
 def _measure_here(database_url: str, repetitions: int) -> None:
@@ -31,9 +41,10 @@ def _measure_here(database_url: str, repetitions: int) -> None:
         for _ in range(1 + repetitions):
             ours, idle = airflow.clean_up(OURS), airflow.run(IDLE)
             rounds.append((_duration(airflow, OURS, ours), _duration(airflow, IDLE, idle)))
+        quiet = airflow.count_workers(OURS, airflow.run(OURS))
     # The first round is a warm-up.
     ours_seconds, idle_seconds = map(median, zip(*rounds[1:], strict=True))
-    print(json.dumps({"airflow": airflow.version, OURS: ours_seconds, IDLE: idle_seconds}))
+    print(json.dumps({"airflow": airflow.version, OURS: ours_seconds, IDLE: idle_seconds, "quiet": quiet}))
 
 
 def _duration(airflow: RealAirflow, dag_id: str, run_id: str) -> float:

@@ -50,8 +50,12 @@ class InMemorySource:
 def prepare(conn_id: str, namespace: str, zombies: int) -> Callable[[], list[Any]]:
     """List and classify the pods, and return a function that reaps them."""
     settings = load("settings").Settings(namespaces=namespace, max_deletes=zombies, settle_seconds=0)
-    api = load("kube.workloads").KubeClient(conn_id) if VERIFIES else load("pods").PodApi(conn_id)
-    pods = api.list_workloads(*([[namespace], settings.label_selector] if VERIFIES else [settings])).workloads
+    if VERIFIES:
+        api = load("kube.workloads").KubeClient(conn_id)
+        pods = api.list_workloads([namespace], settings.label_selector).workloads
+    else:
+        api = load("pods").PodApi(conn_id)
+        pods = api.list_pods(settings).pods
     source, now = InMemorySource(pods), int(time.time())
     module = load("classify")
     if VERIFIES:

@@ -15,10 +15,11 @@ from typing import Any
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Engine
 
+from bench.bounded import fetch_and_reap
 from bench.history import ROWS_PER_RUN, add_dags, add_records, add_runs, find_caller, keys_of_pods, random_keys
 from bench.queries import recorded
 from bench.timing import stopwatch
-from include.kpo_cleanup.airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3
+from include.kpo_cleanup.airflow_compat import AIRFLOW_VERSION, IS_AIRFLOW_3, PREVIOUS_TI_READS_HISTORY
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.task_instance import CallerTaskInstance
 from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
@@ -31,6 +32,7 @@ LATEST = keys_of_pods(runs=2)  # 2,000
 AT_RANDOM = random_keys(2_000, runs=ROWS // ROWS_PER_RUN)
 ZOMBIES = sorted(LATEST)[::4]  # 500
 WARM_UP = sorted(LATEST)[:10]
+BACKLOGS = (1_000, 20_000)  # zombies, of which a run deletes 500
 ZOMBIES_OF_A_RUN = ZOMBIES[:50]  # one batch of `reap`
 
 CallCount = Callable[[], int]  # returns the number of calls made so far
@@ -61,11 +63,12 @@ def query_sql(url: str, caller: CallerTaskInstance) -> None:
 def query_sdk(caller: CallerTaskInstance) -> None:
     """Measure the Task SDK's own client, which calls the code of the execution API without a network."""
     from bench.sdk_client import SdkClient
-    from include.kpo_cleanup.task_instances.sdk_queries import SdkQueries, fetch_dag_run
+    from include.kpo_cleanup.task_instances.sdk_queries import SdkQueries
     from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
 
     client = SdkClient()
-    source = TaskSdkSource(SdkQueries(client, fetch_dag_run), client, caller, "bench", [Path(__file__).parent])
+    queries = SdkQueries(client, client.fetch_dag_run, PREVIOUS_TI_READS_HISTORY)
+    source = TaskSdkSource(queries, client, caller, "bench", [Path(__file__).parent])
     measure_source("Task SDK", source, lambda: client.calls, "calls")
 
 
@@ -124,6 +127,13 @@ def measure_source(name: str, source: TaskInstanceSource, call_count: CallCount,
     for query, keys in (("many DAGs", MANY_DAGS), ("latest", LATEST), ("at random", AT_RANDOM)):
         measure(query, lambda keys=keys: source.fetch(keys).found)  # type: ignore[misc]
     measure("records", lambda: source.read_records(task_instances, ZOMBIES))
+    if any(ti.try_number is None for ti in task_instances.found.values()):
+        measure("tries and ends", lambda: source.complete(task_instances, ZOMBIES).found)
+    for backlog in BACKLOGS:
+        before = call_count()
+        for task, seconds in fetch_and_reap(source, backlog):
+            print_result(name, task, calls=call_count() - before, unit=unit, seconds=seconds, zombies=backlog)
+            before = call_count()
 
 
 def print_result(source: str, query: str, **values: Any) -> None:

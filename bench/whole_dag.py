@@ -13,12 +13,16 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
+from inspect import unwrap
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 
+from airflow.providers.cncf.kubernetes.cli.kubernetes_command import cleanup_pods
 from airflow.sdk.execution_time.context import set_current_context
 from sqlalchemy import column, create_engine, insert, or_, select, table, text
 from sqlalchemy.engine import Engine
@@ -28,7 +32,7 @@ from bench.context import Bench
 from bench.latency import LATENCIES, added_latency
 from bench.listing import typed
 from bench.pod_template import ids_of, name_of
-from bench.results import Figure, Panel, Point, at_least, seconds
+from bench.results import Figure, Panel, Point, at_least, mebibytes, seconds
 from bench.timing import stopwatch
 from include.kpo_cleanup.config import read_settings
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey, make_key
@@ -70,6 +74,7 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
                     name = f"the whole DAG, API server {place}"
                     pods = f"{size:,} pods, {size // PODS_PER_ZOMBIE:,} zombies"
                     yield Figure(name, OBVIOUS, pods, seconds(ours), seconds(obvious), obvious / ours, at_least(5))
+            yield _requests(bench, engine, size)
         engine.dispose()
 
 
@@ -97,11 +102,34 @@ def _take_turns(cluster: Cluster, engine: Engine, size: int, latency: float, rep
     return median(times[OURS]), median(times[OBVIOUS])
 
 
+def _requests(bench: Bench, engine: Engine, size: int) -> Figure:
+    """Compare the requests that a run causes at the API server with those of `airflow kubernetes cleanup-pods`."""
+    cluster, namespace, zombies = bench.cluster, namespace_of(800_000 + size), range(0, size, PODS_PER_ZOMBIE)
+    cluster.put(namespace, zombies, is_zombie=True)
+    kubeconfig = cluster.control_plane.write_kubeconfig(Path(bench.stack.enter_context(TemporaryDirectory()), "config"))
+    options = {"AIRFLOW__KUBERNETES_EXECUTOR__IN_CLUSTER": "False"}
+    options["AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE"] = str(kubeconfig)
+    arguments = SimpleNamespace(namespace=namespace, min_pending_minutes=30, min_completed_minutes=0, verbose=False)
+    with patch.dict(os.environ, options):
+        # Without what records the command in Airflow's database.
+        theirs = cluster.traffic_of(lambda: unwrap(cleanup_pods)(arguments))
+    ours = cluster.traffic_of(lambda: _run_tasks(namespace, size))
+    ours_text, theirs_text = (f"{requests:,.0f} requests, {mebibytes(size)}" for requests, size in (ours, theirs))
+    measurement, pods = "requests to the API server, and their responses", f"{size:,} pods, {len(zombies):,} zombies"
+    return Figure(measurement, "cleanup-pods, which deletes none of them", pods, ours_text, theirs_text)
+
+
 def _run_tasks(namespace: str, size: int) -> None:
     """Run the code of the four tasks, and pass their results on as JSON."""
     settings = {"kubernetes_conn_id": CONN_ID, "namespaces": namespace, "airflow_conn_id": METADATA}
     cleanup = Cleanup(partial(read_settings, {**settings, "max_deletes": size, "settle_seconds": 0}))
-    caller = SimpleNamespace(**ids_of(CALLER), id=_id_of(CALLER), map_index=UNMAPPED, xcom_push=lambda **_: None)
+    caller = SimpleNamespace(
+        **ids_of(CALLER),
+        id=_id_of(CALLER),
+        map_index=UNMAPPED,
+        xcom_push=lambda **_: None,
+        task=SimpleNamespace(execution_timeout=None),
+    )
     context: Any = {"params": {}, "dag_run": SimpleNamespace(conf={}), "ti": caller}
     with set_current_context(context):
         listing = _through_xcom(cleanup.list_pods())
