@@ -69,13 +69,12 @@ def test_xcoms_that_were_already_deleted_are_not_looked_up_again(
     assert "XCom not found" not in log_output()
 
 
-def test_a_failed_deletion_of_xcoms_is_one_line_in_the_log(
+def test_a_failed_deletion_of_xcoms_is_a_warning_in_the_log(
     runs: dict[str, DagRun], caplog: pytest.LogCaptureFixture
 ) -> None:
     airflow_runs.set_run(runs["newest"], "scheduled", "success")
     with airflow_runs.deletion_of_xcoms_failing(runs["newest"]):
         clean_up("manual")
     assert airflow_runs.tasks_with_result(runs["newest"]) == {"classify"} | INPUTS
-    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    [line] = [line for line in warnings if "earlier run" in line]
-    assert line.startswith(f"The listing and task instances of earlier run {runs['newest'].run_id} were not deleted: ")
+    warnings = " ".join(record.getMessage().strip() for record in caplog.records if record.levelname == "WARNING")
+    assert f"The listing and task instances of earlier run {runs['newest'].run_id} were not deleted: " in warnings
