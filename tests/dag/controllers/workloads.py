@@ -12,6 +12,8 @@ from kubernetes import client
 from tests.dag import airflow_runs
 from tests.dag.pods import wait_until
 
+MAX_WAIT = 120  # seconds; real controllers retry with increasing delays
+
 
 class Workloads:
     """The workloads of one kind, of the last run of a DAG."""
@@ -45,9 +47,9 @@ class Workloads:
             return self._run
         self.delete()
         self._core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
-        wait_until(lambda: not self.names() and not self.pods())
+        wait_until(lambda: not self.names() and not self.pods(), MAX_WAIT)
         self._run = airflow_runs.run(self.dag_id)
-        wait_until(lambda: self.names().keys() == self.expected and self.is_settled())
+        wait_until(lambda: self.names().keys() == self.expected and self.is_settled(), MAX_WAIT)
         self.prepare(self._run)
         airflow_runs.set_end_date(self.dag_id)
         return self._run
