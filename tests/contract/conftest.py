@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from demo.cluster import EmbeddedCluster, Kubelet
-from tests.contract.namespace import SPEED, Namespace, Server, ssl_context
+from tests.contract.namespace import SPEED, Namespace, Server
+from tests.faults.servers import context_of
 
 
 @pytest.fixture(scope="session", params=["embedded", pytest.param("real", marks=pytest.mark.cluster)])
@@ -17,7 +18,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
             yield Server(cluster.kubeconfig, "demo-node", cluster.expire_continue_tokens)
         return
     control_plane = request.getfixturevalue("control_plane")
-    trust = ssl_context(control_plane.kubeconfig)
+    trust = context_of(control_plane.kubeconfig)
     # Its own node: other tests may run one on the same server.
     with Kubelet(control_plane.url, ssl_context=trust, speed=SPEED, node_name="contract-node"):
         yield Server(control_plane.kubeconfig, "contract-node", control_plane.compact)

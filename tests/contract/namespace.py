@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import ssl
 import time
 import uuid
 from collections.abc import Callable
@@ -35,14 +34,6 @@ class Server:
         self.http.trust_env = False
         self.http.verify = settings.ssl_ca_cert
         self.http.cert = (settings.cert_file, settings.key_file) if settings.cert_file else None
-
-
-def ssl_context(kubeconfig: Json) -> ssl.SSLContext:
-    """Return the SSL context of a client with the certificates of a kubeconfig."""
-    settings = config.new_client_from_config_dict(kubeconfig).configuration
-    context = ssl.create_default_context(cafile=settings.ssl_ca_cert)
-    context.load_cert_chain(settings.cert_file, settings.key_file)
-    return context
 
 
 class Namespace:

@@ -72,7 +72,7 @@ def prepare() -> None:
     shutil.copytree(REPO / "dags", dags, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(REPO / "include", dags / "include", ignore=shutil.ignore_patterns("__pycache__"))
     TEST_DAGS.mkdir()
-    for file in ("workload.py", "own_dags.py"):
+    for file in ("workload.py", "own_dags.py", "controlled.py"):
         shutil.copy(REPO / "tests" / "dag" / file, TEST_DAGS)
     _command("db", "migrate")
     with closing(sqlite3.connect(HOME / "airflow.db")) as database:

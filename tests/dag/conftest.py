@@ -7,13 +7,14 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from kubernetes import client, config
 
-from demo.airflow_settings import USER, environment, free_port
+from demo.airflow_settings import IS_AIRFLOW_3, USER, environment, free_port
 from demo.cluster import EmbeddedCluster, Kubelet
 from demo.processes import end_processes_of, start
 from demo.rest import AirflowApi
@@ -24,6 +25,15 @@ from tests.faults.servers import context_of
 from tests.proxy import FaultProxy
 
 NAMESPACES = ("default", "other", "airflow")
+SOURCES: dict[str, dict[str, Any]] = (
+    {
+        "task_sdk": {},
+        "metadata_connection": {"airflow_conn_id": "metadata"},
+        "rest_api": {"airflow_conn_id": "airflow_api"},
+    }
+    if IS_AIRFLOW_3
+    else {"session": {}}
+)
 SPEED = 20.0
 
 
@@ -48,11 +58,16 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         return
     control_plane = request.getfixturevalue("control_plane")
     context = context_of(control_plane.kubeconfig)
-    core = client.CoreV1Api(config.new_client_from_config_dict(control_plane.kubeconfig))
-    for namespace in set(NAMESPACES) - {item.metadata.name for item in core.list_namespace().items}:
-        core.create_namespace({"metadata": {"name": namespace}})
+    create_namespaces(control_plane.kubeconfig)
     with Kubelet(control_plane.url, ssl_context=context, speed=SPEED):
         yield Cluster(control_plane.kubeconfig, context)
+
+
+def create_namespaces(kubeconfig: dict[str, Any]) -> None:
+    """Create the namespaces of the tests, as far as they do not exist."""
+    core = client.CoreV1Api(config.new_client_from_config_dict(kubeconfig))
+    for namespace in set(NAMESPACES) - {item.metadata.name for item in core.list_namespace().items}:
+        core.create_namespace({"metadata": {"name": namespace}})
 
 
 @pytest.fixture(scope="session")
@@ -60,9 +75,10 @@ def core(cluster: Cluster) -> client.CoreV1Api:
     return client.CoreV1Api(config.new_client_from_config_dict(cluster.kubeconfig))
 
 
-def point_connection_at(url: str, user: dict[str, Any]) -> None:
-    """Point the connection ``kubernetes_default`` to this URL, with this user of a kubeconfig."""
-    path = HOME / "kubeconfig.json"
+@contextmanager
+def connection_to(url: str, user: dict[str, Any], file: str = "kubeconfig.json") -> Iterator[None]:
+    """Let the connection ``kubernetes_default`` lead to this URL, with this user of a kubeconfig."""
+    path = HOME / file
     kubeconfig = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -73,20 +89,26 @@ def point_connection_at(url: str, user: dict[str, Any]) -> None:
     }
     path.write_text(json.dumps(kubeconfig))
     extra = {"kube_config_path": str(path), "namespace": "airflow"}
-    os.environ["AIRFLOW_CONN_KUBERNETES_DEFAULT"] = json.dumps({"conn_type": "kubernetes", "extra": extra})
+    with pytest.MonkeyPatch.context() as environment:
+        connection = {"conn_type": "kubernetes", "extra": extra}
+        environment.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps(connection))
+        yield
 
 
 @pytest.fixture(scope="session")
-def _proxy(cluster: Cluster) -> Iterator[FaultProxy]:
+def _database() -> None:
     os.environ["AIRFLOW_CONN_METADATA"] = json.dumps({"conn_type": "sqlite", "host": f"{HOME}/airflow.db"})
     airflow_runs.prepare()
-    with FaultProxy(cluster.url, cluster.ssl_context) as proxy:
-        point_connection_at(proxy.url, {})
+
+
+@pytest.fixture(scope="session")
+def _proxy(cluster: Cluster, _database: None) -> Iterator[FaultProxy]:
+    with FaultProxy(cluster.url, cluster.ssl_context) as proxy, connection_to(proxy.url, {}):
         yield proxy
 
 
 @pytest.fixture(scope="session")
-def airflow_api(_proxy: FaultProxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def airflow_api(_database: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Start an API server for the Airflow of these runs, with the connection `airflow_api`."""
     folder = tmp_path_factory.mktemp("api-server")
     (folder / "tmp").mkdir()
@@ -111,6 +133,14 @@ def proxy(_proxy: FaultProxy) -> Iterator[FaultProxy]:
     _proxy.heal()
     yield _proxy
     _proxy.heal()
+
+
+@pytest.fixture(params=SOURCES)
+def source(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Return the options that select a source of task instances."""
+    if request.param == "rest_api":
+        request.getfixturevalue("airflow_api")
+    return SOURCES[request.param]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from kubernetes import client, config
 from tests.conftest import REPO
 from tests.control_plane import ControlPlane
 from tests.dag import airflow_runs
-from tests.dag.conftest import Cluster, point_connection_at
+from tests.dag.conftest import Cluster, connection_to
 from tests.dag.pods import create, labels_of, wait_until
 from tests.proxy import FaultProxy
 
@@ -122,13 +122,11 @@ def grants(
     assert cluster.ssl_context
     anonymous = ssl.create_default_context(cadata=_certificates(cluster.ssl_context))
     grants = Grants(config.new_client_from_config_dict(cluster.kubeconfig))
-    with FaultProxy(cluster.url, anonymous) as as_account:
-        point_connection_at(as_account.url, user)
+    with FaultProxy(cluster.url, anonymous) as as_account, connection_to(as_account.url, user, "account.json"):
         try:
             yield grants
         finally:
             grants.revoke_all()
-            point_connection_at(proxy.url, {})
 
 
 def _certificates(context: ssl.SSLContext) -> str:

@@ -19,15 +19,6 @@ from tests.dag import airflow_runs, workload
 from tests.dag.pods import NO_SCHEDULER, Pods, create, labels_of, pods_by_role, restore, role, wait_until
 from tests.proxy import FaultProxy
 
-SOURCES: dict[str, dict[str, Any]] = (
-    {
-        "task_sdk": {},
-        "metadata_connection": {"airflow_conn_id": "metadata"},
-        "rest_api": {"airflow_conn_id": "airflow_api"},
-    }
-    if IS_AIRFLOW_3
-    else {"session": {}}
-)
 LONG = to_label_value(workload.LONG)
 
 # States that task instances get after the run, which all of them finish.
@@ -118,13 +109,6 @@ def pods(core: client.CoreV1Api, runs: dict[str, DagRun]) -> Iterator[Pods]:
     # Past ttl_seconds_after_finished=0, and at most the allowed clock skew before the pods were created.
     airflow_runs.set_end_date(*runs, ago=timedelta(seconds=2))
     wait_until(lambda: _are_settled(pods_by_role(core)))
-
-
-@pytest.fixture(params=SOURCES)
-def source(request: pytest.FixtureRequest) -> dict[str, Any]:
-    if request.param == "rest_api":
-        request.getfixturevalue("airflow_api")
-    return SOURCES[request.param]
 
 
 def _expected_for(source: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:

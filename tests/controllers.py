@@ -1,0 +1,33 @@
+"""The controllers of a real API server: kube-controller-manager, and the simulated kubelet and Spark operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kubernetes import client, config
+
+from demo.cluster import Kubelet, SparkOperator
+from tests.control_plane import ControlPlane
+from tests.control_plane.fixture import ControllerManager
+from tests.faults.servers import context_of
+
+NODE = "controllers-node"
+SPARK_APPLICATIONS = "sparkapplications.sparkoperator.k8s.io"
+
+
+@contextmanager
+def running_controllers(
+    control_plane: ControlPlane, controller_manager: ControllerManager, speed: float
+) -> Iterator[None]:
+    """Run all controllers, and a node for their pods, for the duration of a `with` block."""
+    url, trust = control_plane.url, context_of(control_plane.kubeconfig)
+    with (
+        Kubelet(url, ssl_context=trust, speed=speed, node_name=NODE),
+        SparkOperator(url, ssl_context=trust, speed=speed),
+        # Started last, so that its garbage collector knows SparkApplications from the beginning.
+        controller_manager(),
+    ):
+        yield
+    api = config.new_client_from_config_dict(control_plane.kubeconfig)
+    client.ApiextensionsV1Api(api).delete_custom_resource_definition(SPARK_APPLICATIONS)
