@@ -31,6 +31,7 @@ PARTS = {
     "run": "bench.real_run",
     "xcom-growth": "bench.xcom_growth",
     "task-memory": "bench.task_memory",
+    "paired": "bench.paired",
 }
 """Maps the part names on the command line to modules, in the order of the table on the page."""
 
