@@ -89,8 +89,10 @@ class Cluster(Protocol):
         :raises KubernetesError: if the request failed for another reason.
         """
 
-    def read_log(self, pod: Workload, lines: int) -> list[str]:
-        """Return the last lines of the log of the main container, without control characters and within bounds.
+    def read_log(self, workload: Workload, lines: int) -> list[str]:
+        """Return the last lines of the log of its main container, without control characters and within bounds.
+
+        A workload that is not a pod has none of its own.
 
         :raises KubernetesError: if there is no log, or it could not be read within ``LOG_TIMEOUT``.
         """

@@ -304,13 +304,15 @@ class KubeClient:
         pods = f"the garbage collector deletes its {pluralize(workload.links.pods, 'pod')}"
         return replace(result, detail="; ".join(filter(None, [result.detail, pods])))
 
-    def read_log(self, pod: Workload, lines: int) -> list[str]:
+    def read_log(self, workload: Workload, lines: int) -> list[str]:
         """See :class:`~.interface.Cluster`."""
+        if workload.kind != POD:
+            return []
         call = partial(
             self._core.read_namespaced_pod_log,
-            pod.name,
-            pod.namespace,
-            container=pod.main_container,
+            workload.name,
+            workload.namespace,
+            container=workload.main_container,
             tail_lines=lines,
             limit_bytes=MAX_LOG_BYTES,
         )
@@ -320,7 +322,7 @@ class KubeClient:
                 "reading the log of a pod", call, policy, lambda body: {"log": body.decode(errors="replace")}
             )
         except Forbidden as error:
-            error.remedy = _rule("get", "'pods/log'", pod.namespace)
+            error.remedy = _rule("get", "'pods/log'", workload.namespace)
             raise
         return [printable(line) for line in response["log"].splitlines()[-lines:]]
 
