@@ -167,6 +167,15 @@ def test_the_last_lines_of_a_log_are_requested_and_stored_without_control_charac
     assert {"container=base", "tailLines=2"} < {*request.partition("?")[2].split("&")}
 
 
+def test_no_log_is_requested_of_a_workload_that_is_not_a_pod_although_its_pod_has_a_main_container(
+    server: Server, api: KubeClient, namespace: str
+) -> None:
+    start(server, namespace)
+    (pod,) = api.list_workloads([namespace]).workloads
+    assert api.read_log(replace(pod, kind="Job"), 2) == []
+    assert [request for request in server.proxy.requests if re.search(LOG, request)] == []
+
+
 @pytest.mark.parametrize(
     "fault",
     [proxy.forbidden("get", "airflow"), proxy.answer(200, LOGIN_PAGE), proxy.reset, proxy.silent, proxy.truncated],
