@@ -867,6 +867,7 @@ class Watch:
 
     async def _pass(self, request: web.Request, forward: proxy.Forward) -> web.StreamResponse:
         machine, line = self._machine, f"{request.method} {request.path_qs}"
+        arrived = machine.monotonic()
         wanted = json.loads(await request.read())["preconditions"]["uid"] if request.method == "DELETE" else ""
         self.sent_after_sigterm += bool(wanted) and self.is_terminated.is_set()
         waited, waited_in_use = await request.loop.run_in_executor(None, self._interrupt, wanted)
@@ -876,7 +877,6 @@ class Watch:
             if wanted and waited > server_timeout(request):
                 machine.explained_by("504 Gateway Timeout")
                 return await TIMED_OUT(request, forward)
-            carried_out = machine.monotonic()
             answer = await forward()
             if wanted:
                 self.was_sent = True
@@ -886,8 +886,8 @@ class Watch:
                         self.late.add(wanted)
                     # With several deletions at once, it is not known which of them was decided when.
                     too_long = MAX_SNAPSHOT_AGE + DELETE_TIMEOUT if machine.batch_size == 1 else ALWAYS / 2
-                    since = self._in_use.get(wanted, carried_out)
-                    is_used = waited_in_use > DELETE_TIMEOUT or carried_out - since > too_long
+                    since = self._in_use.get(wanted, arrived)
+                    is_used = waited_in_use > DELETE_TIMEOUT or arrived - since > too_long
                     is_trusted = is_used and machine.source.is_trusted and since >= machine.cut_off_at
                     TALLY["wrong, with a replica that was cut off while reap ran"] += is_trusted
                     if is_exempt or (is_used and not is_trusted):
