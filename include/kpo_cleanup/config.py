@@ -83,6 +83,8 @@ class ResolvedSettings:
                 )
             else:
                 self.values[name], self.origins[name] = parsed, origin
+        elif "matters_if_set" in OPTIONS[name].metadata:
+            self.origins.setdefault(name, origin)
 
 
 def read_settings(

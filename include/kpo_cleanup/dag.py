@@ -19,7 +19,7 @@ _DEFAULT_ARGS = {"owner": "kpo_cleanup", "retries": 0, "execution_timeout": time
 _DOC = """
 ### Remove zombie KubernetesPodOperator pods
 
-Finds pods that are still in the cluster although their task instance has finished.
+Finds pods, Jobs and SparkApplications that are still in the cluster although their task instance has finished.
 
 {what_it_does}
 
@@ -33,7 +33,8 @@ Finds pods that are still in the cluster although their task instance has finish
 #### What is never touched
 
 - a pod that a live task uses; a retry may have adopted the pod of an earlier try
-- a pod with a controller, such as a Job
+- a pod of a controller that is not cleaned up itself
+- a Job whose operator did not wait for it
 - a pod with the annotation or label *kpo-cleanup/protect: "true"*
 - a pod that is unknown to this Airflow, unless *delete_unmatched_pods* is on
 

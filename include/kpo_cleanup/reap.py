@@ -43,7 +43,7 @@ from .termination import Terminated
 from .text import pluralize
 from .verdict import Verdict
 from .workloads.registry import kind_of
-from .workloads.workload import Workload
+from .workloads.workload import Workload, common_noun
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ OUT_OF_TIME = "the time of the run was over"
 NO_ANSWERS = "their task instances could not be queried"
 TERMINATED = KpoCleanupError("reap received SIGTERM, because it was marked as failed or its worker is shutting down")
 IN_FLIGHT: KpoCleanupError = KubernetesError(
-    "deleting the pod", cause="reap was terminated before the response arrived"
+    "waiting for a deletion", cause="reap was terminated before the response arrived"
 )
 SLOW_LOG = KpoCleanupError("reading the log of a pod", cause=f"no response within {LOG_TIMEOUT} s")
 BATCH = 100  # pods that share one snapshot, at most
@@ -177,6 +177,7 @@ class _Reaper:
         self._listed_at = 0.0  # by the monotonic clock, like the times in `_read_at`
         self._read_at: dict[str, float] = {}  # by uid of those that were read after the listing
         self._unlogged: list[Result] = []
+        self._noun = "pod"  # what people call all of the zombies
         self._deleted = 0
         self._counted = 0  # towards max_deletes
         self._silent = 0  # deletions in a row without a response
@@ -192,6 +193,7 @@ class _Reaper:
     def run(self, zombies: Sequence[Verdict], namespaces: Collection[str]) -> list[Result]:
         """Account for every zombie, in their order."""
         candidates = [_Candidate(zombie) for zombie in zombies]
+        self._noun = common_noun(zombie.workload for zombie in zombies)
         for candidate in candidates:
             self._check_scope(candidate, namespaces)
         try:
@@ -676,7 +678,7 @@ class _Reaper:
         pending, room = _pending(candidates), self._settings.max_deletes - self._counted
         to_go = min(len(pending), room + sum(candidate.is_counted for candidate in pending))
         if to_go > 0 and not self._settings.dry_run:
-            log.info("%s deleted so far, %s to go", pluralize(self._deleted, "pod"), f"{to_go:,}")
+            log.info("%s deleted so far, %s to go", pluralize(self._deleted, self._noun), f"{to_go:,}")
 
 
 def _run(pool: ThreadPoolExecutor, processes: Iterable[_Steps[None]]) -> None:

@@ -29,7 +29,8 @@ _GONE = (Outcome.DELETED, Outcome.WOULD_DELETE)
 
 def classification_summary(verdicts: Sequence[Verdict], settings: Settings) -> str:
     """Summarize a classification in one line, for the log and the list of XComs."""
-    zombies, workloads = [v for v in verdicts if v.is_zombie], count(verdicts, "pod")
+    zombies = [v for v in verdicts if v.is_zombie]
+    workloads = count(verdicts, common_noun(v.workload for v in verdicts))
     candidates = sum(verdict.awaits_record for verdict in verdicts)
     more = f"; {_more_candidates(candidates)}" if candidates else ""
     dry_run = DRY_RUN if settings.dry_run else ""
@@ -184,16 +185,19 @@ def _cause(error: KpoCleanupError | None) -> str:
     return (error.cause or error.summary) if error else ""
 
 
-def reap_summary(results: Sequence[Result], settings: Settings, workloads: int, candidates: int = 0) -> list[str]:
+def reap_summary(
+    results: Sequence[Result], settings: Settings, workloads: int, candidates: int = 0, noun: str = "pod"
+) -> list[str]:
     """Summarize a reaping by topic: what was deleted, the other outcomes, what was freed, and what is left to do.
 
-    :param pods: the number of pods that were listed.
+    :param workloads: the number of workloads that were listed.
     :param candidates: the number of those whose record was not read, because there are enough zombies without them.
+    :param noun: what people call all of the workloads.
     """
     outcomes = count_outcomes(results)
     done = outcomes.pop((Outcome.WOULD_DELETE if settings.dry_run else Outcome.DELETED).value, 0)
     if settings.dry_run:
-        head = f"{DRY_RUN}would delete {done:,} of {pluralize(workloads, 'pod')}"
+        head = f"{DRY_RUN}would delete {done:,} of {pluralize(workloads, noun)}"
     else:
         head = f"deleted {done:,} of {count(results, 'zombie')}"
     by_dag = _by_dag(r.verdict.workload for r in results if r.outcome in _GONE)

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
+from .workloads.kind import WorkloadKind
+from .workloads.registry import KINDS
+
 CONFIG_SECTION = "kpo_cleanup"
 COMPLETED_PODS = "Completed pods"  # a section of the trigger form
 
@@ -16,6 +19,8 @@ _NAMESPACE = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"  # an RFC 1123 label
 # Airflow's API server evaluates the patterns, so that they must not take more than linear time: no two parts of them
 # can match the same separators.
 _NAMESPACES = rf"[\s,]*({_NAMESPACE}(\s*,[\s,]*{_NAMESPACE})*[\s,]*)?"
+_KINDS = [kind.plural for kind in KINDS.values()]
+_ANY_KIND = f"({'|'.join(_KINDS)})"
 MAX_LENGTH = 20_000  # characters of a string
 _TRUE, _FALSE = {"true", "t", "1"}, {"false", "f", "0"}  # those of Airflow's own getboolean
 
@@ -31,7 +36,8 @@ def _option(default: Any, meaning: str, scope: Scope = Scope.RUN, **more: Any) -
     """Declare an option.
 
     :param more: ``minimum`` and ``maximum`` of a number; ``pattern`` of a string and what it has ``allowed`` for
-        errors; ``is_list`` if a DAG file may set a list of strings; ``section`` of the trigger form; the option of
+        errors; ``is_list`` if a DAG file may set a list of strings; ``matters_if_set`` if it matters whether the
+        default was set explicitly; ``section`` of the trigger form; the option of
         Airflow whose value it ``follows`` by default.
     """
     return field(default=default, metadata={"meaning": meaning, "scope": scope, **more})
@@ -107,6 +113,15 @@ class Settings:
         Scope.DEPLOYMENT,
         allowed="a cron expression of five fields such as */15 * * * *, a preset such as @hourly, or None",
     )
+    kinds: str = _option(
+        ", ".join(_KINDS),
+        "Kinds of workload to clean up; if it is set, a missing permission is an error.",
+        Scope.DEPLOYMENT,
+        pattern=rf"^[\s,]*{_ANY_KIND}(\s*,[\s,]*{_ANY_KIND})*[\s,]*$",
+        is_list=True,
+        allowed=f"one or more of {', '.join(_KINDS)}",
+        matters_if_set=True,
+    )
     exclude_namespaces: str = _option(
         "",
         "Comma-separated namespaces to exclude if `namespaces` is `*`.",
@@ -117,7 +132,7 @@ class Settings:
     )
     label_selector: str = _option(
         "",
-        "Kubernetes label selector that pods must match in addition to `kubernetes_pod_operator=True`.",
+        "Kubernetes label selector that pods must match in addition to the operator's labels.",
         Scope.DEPLOYMENT,
     )
     delete_unmatched_pods: bool = _option(
@@ -143,6 +158,11 @@ class Settings:
     def namespace_list(self) -> list[str]:
         """Return the namespaces in order and without duplicates; empty = the one that the operator uses."""
         return _split_names(self.namespaces)
+
+    def kind_list(self) -> list[WorkloadKind]:
+        """Return the kinds of workload that are cleaned up."""
+        names = _split_names(self.kinds)
+        return [kind for kind in KINDS.values() if kind.plural in names]
 
     def excluded(self) -> list[str]:
         """Return the namespaces that are excluded if all are listed."""

@@ -14,12 +14,13 @@ MIN_PODS = 20  # a share of fewer pods means nothing
 
 
 def find_surge(
-    zombies: Sequence[Verdict], candidates: int, workloads: int, settings: Settings
+    zombies: Sequence[Verdict], candidates: int, workloads: int, settings: Settings, noun: str = "pod"
 ) -> KpoCleanupError | None:
     """Return why this run must not delete anything, or None.
 
     :param candidates: pods that are zombies unless a record, which was not read, says otherwise.
-    :param pods: the number of pods that were found.
+    :param workloads: the number of workloads that were found.
+    :param noun: what people call all of them.
     """
     limit, number = settings.max_delete_percent, len(zombies) + candidates
     if limit is None or workloads < MIN_PODS or 100 * number <= limit * workloads:
@@ -28,7 +29,8 @@ def find_surge(
     shown = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
     more = f", {pluralize(candidates, 'more candidate')}" if candidates else ""
     return KpoCleanupError(
-        f"no pods are deleted: {number:,} of {workloads:,} pods are zombies, more than max_delete_percent={limit}",
+        f"no {noun}s are deleted: {number:,} of {pluralize(workloads, noun)} are zombies, more than "
+        f"max_delete_percent={limit}",
         cause=f"{shown}{more}",
         remedy="check the zombies in the log of classify; if they may go, trigger one run with max_delete_percent=100",
     )

@@ -26,6 +26,7 @@ from .classify import Snapshot, classify, with_plain_tasks
 from .config import ResolvedSettings
 from .constants import Outcome
 from .errors import KpoCleanupError
+from .kube.interface import Listing
 from .kube.workloads import KubeClient
 from .reap import reap
 from .results import Result
@@ -33,9 +34,9 @@ from .settings import Settings
 from .surge import find_surge
 from .task_instances.choice import choose_source
 from .termination import raise_on_sigterm
-from .text import pluralize
+from .text import count, pluralize
 from .verdict import Verdict
-from .workloads.registry import KINDS
+from .workloads.workload import common_noun
 from .xcom_retention import delete_previous_inputs
 
 log = logging.getLogger(__name__)
@@ -119,14 +120,13 @@ class Cleanup:
         delete_previous_inputs(get_current_context())
         client = _client(settings)
         listing = client.list_workloads(settings.namespace_list(), settings.label_selector, settings.excluded())
+        listing = _with_errors_of_kinds(listing, is_explicit="kinds" in resolved.origins)
         for error in report.unlisted(listing.errors_by_namespace):
             _log(logging.WARNING, report.error_lines(error))
-        for kind, error in listing.errors_by_kind.items():
-            _log(logging.WARNING, [f"{kind}s are not cleaned up:", *report.error_lines(error, "    ")])
         if not listing.workloads:
             _warn_of_no_pods(settings, client, resolved.origins)
         answer = {**xcom.dump_listing(listing), "dry_run": settings.dry_run}
-        reject_long_xcom(answer, f"{len(listing.workloads)} pods")
+        reject_long_xcom(answer, count(listing.workloads, common_noun(listing.workloads)))
         if not listing.workloads and not listing.errors_by_namespace:
             metrics.send_verdicts(get_current_context()["ti"].dag_id, [], settings, int(time.time()))
             _push_summary(report.classification_summary([], settings))
@@ -180,8 +180,8 @@ class Cleanup:
             else was done and reported; or if there are too many zombies, before anything is deleted.
         """
         settings, context = self._settings(classification), get_current_context()
-        zombies, errors_by_namespace, pods, candidates = xcom.load_classification(classification)
-        surge = find_surge(zombies, candidates, pods, settings)
+        zombies, errors_by_namespace, found, candidates, noun = xcom.load_classification(classification)
+        surge = find_surge(zombies, candidates, found, settings, noun)
         errors = report.unlisted(errors_by_namespace)
         if surge and settings.dry_run:
             _log(logging.WARNING, ["A run that is not a dry run would fail:", *report.error_lines(surge, "    ")])
@@ -193,7 +193,7 @@ class Cleanup:
             results = _reap(zombies, settings, context["ti"])
         results = [replace(result, verdict=_with_link(result.verdict)) for result in results]
         errors += report.failures(results)
-        topics = report.reap_summary(results, settings, pods, candidates)
+        topics = report.reap_summary(results, settings, found, candidates, noun)
         summary = "; ".join(topics)
         answer = report.reap_report(results, summary, errors)
         _log(logging.INFO, report.reap_lines(results, settings))
@@ -257,7 +257,17 @@ def _reap(zombies: Sequence[Verdict], settings: Settings, ti: Any) -> list[Resul
 
 
 def _client(settings: Settings) -> KubeClient:
-    return KubeClient(settings.kubernetes_conn_id, kinds=KINDS.values())
+    return KubeClient(settings.kubernetes_conn_id, kinds=settings.kind_list())
+
+
+def _with_errors_of_kinds(listing: Listing, *, is_explicit: bool) -> Listing:
+    """Return the listing with errors about whole kinds if those were asked for explicitly; otherwise only warn."""
+    if is_explicit:
+        return replace(listing, errors_by_namespace={**listing.errors_by_namespace, **listing.errors_by_kind})
+    for kind, error in listing.errors_by_kind.items():
+        lines = [f"some {kind}s could not be listed, and their pods are kept:", *report.error_lines(error, "    ")]
+        _log(logging.WARNING, lines)
+    return listing
 
 
 def _log(level: int, lines: Iterable[str]) -> None:

@@ -25,7 +25,7 @@ from .kube.interface import Listing
 from .task_instance import RawIds, Record, TaskInstance, TaskInstances
 from .text import printable
 from .verdict import Verdict, count_reasons
-from .workloads.workload import IDS, POD, Container, Links, Owner, Workload
+from .workloads.workload import IDS, POD, Container, Links, Owner, Workload, common_noun
 
 MAX_KEPT = 200  # kept pods in the XCom of classify, which are for people only
 
@@ -50,8 +50,9 @@ def dump_listing(listing: Listing) -> dict[str, Any]:
         namespace: {dag_id: _dump_rows(workloads, shared) for dag_id, workloads in dags.items()}
         for namespace, dags in of_dags.items()
     }
+    noun = common_noun(listing.workloads)
     return {
-        "summary": f"pods: {len(listing.workloads)}, in: {printable(', '.join(tree)) or 'no namespace'}",
+        "summary": f"{noun}s: {len(listing.workloads)}, in: {printable(', '.join(tree)) or 'no namespace'}",
         "unlisted": _dump_errors(listing.errors_by_namespace),
         "columns": f"{', '.join(_COLUMNS)} ({', '.join(Container._fields)}; times in seconds after created), other",
         **{name: [each if isinstance(each, str) else dict(each) for each in shared[name]] for name in _SHARED},
@@ -191,6 +192,7 @@ class Classification(NamedTuple):
     errors_by_namespace: dict[str, KpoCleanupError]
     workloads: int
     candidates: int
+    noun: str  # what people call all of the workloads
 
 
 def dump_classification(
@@ -202,11 +204,13 @@ def dump_classification(
     """
     zombies = [verdict for verdict in verdicts if verdict.is_zombie]
     kept = [verdict for verdict in verdicts if not (verdict.is_zombie or verdict.awaits_record)]
+    noun = common_noun(verdict.workload for verdict in verdicts)
     return {
         "zombies_by_reason": count_reasons(zombies),
         "kept_by_reason": count_reasons(kept),
         "zombies_by_dag": dict(Counter(verdict.workload.dag_id for verdict in zombies).most_common()),
-        "pods": len(verdicts),
+        f"{noun}s": len(verdicts),
+        "noun": noun,
         "candidates": len(verdicts) - len(zombies) - len(kept),
         "unlisted": _dump_errors(errors_by_namespace),
         "untouched": [_dump_verdict(v) for v in islice((v for v in kept if v.reason is not Reason.ACTIVE), MAX_KEPT)],
@@ -233,7 +237,8 @@ def load_classification(data: Mapping[str, Any]) -> Classification:
     _check_version("classify", data)
     try:
         errors = _load_errors(data["unlisted"])
-        return Classification([_load_zombie(row) for row in data["zombies"]], errors, data["pods"], data["candidates"])
+        zombies, noun = [_load_zombie(row) for row in data["zombies"]], data["noun"]
+        return Classification(zombies, errors, data[f"{noun}s"], data["candidates"], noun)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise KpoCleanupError(
             "the XCom of classify cannot be read",

@@ -292,6 +292,16 @@ class TestErrors:
             SettingError("namespaces", "a,ml", RUN_CONF, "remove ml, which exclude_namespaces excludes")
         ]
 
+    @pytest.mark.parametrize(
+        ("kinds", "origin"), [(None, None), ("pods, jobs, sparkapplications", DAG_FILE), ("pods", DAG_FILE)]
+    )
+    def test_kinds_that_are_set_explicitly_have_an_origin_even_if_they_are_the_default(
+        self, kinds: str | None, origin: str | None
+    ) -> None:
+        resolved = read_settings({} if kinds is None else {"kinds": kinds})
+        assert resolved.errors == []
+        assert resolved.origins.get("kinds") == origin
+
     @pytest.mark.parametrize(("namespaces", "is_error"), [("", True), ("*", False), ("team-a", False)])
     def test_excluding_namespaces_is_an_error_only_if_the_namespaces_are_not_set(
         self, namespaces: str, is_error: bool

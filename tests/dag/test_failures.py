@@ -100,6 +100,28 @@ def test_a_forbidden_namespace_does_not_stop_the_others_but_fails_the_run(
     assert "allow verb 'list' on resource 'pods' in a Role for namespace 'default'" in log_output()
 
 
+@pytest.mark.parametrize("is_explicit", [False, True], ids=["by default", "if kinds is set"])
+def test_jobs_that_may_not_be_read_cause_a_warning_or_fail_the_run(
+    proxy: FaultProxy,
+    core: client.CoreV1Api,
+    zombie: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    is_explicit: bool,
+) -> None:
+    if is_explicit:
+        monkeypatch.setenv("AIRFLOW__KPO_CLEANUP__KINDS", "pods, jobs, sparkapplications")
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "job", "uid": "1", "controller": True}
+    create(core, "of-job", zombie.metadata.labels, NAMESPACE, ownerReferences=[owner])
+    proxy.spoil("GET /apis/batch/", status(403, "Forbidden", "no"))
+    run = clean_up()
+    assert airflow_runs.states(run)["reap"] == ("failed" if is_explicit else "success")
+    assert outcome(run) == {"other/zombie": "deleted"}
+    assert names(core) == {"of-job"}
+    assert caplog.messages.count("some Jobs could not be listed, and their pods are kept:") == 1
+    assert any("allow verb 'get' on resource 'jobs' of API group 'batch'" in line for line in caplog.messages)
+
+
 def test_a_forbidden_namespace_fails_the_run_even_if_there_is_nothing_to_delete(proxy: FaultProxy) -> None:
     proxy.spoil("GET /api/v1/namespaces/default/pods", forbidden("list", "default"))
     run = clean_up(namespaces=f"default,{NAMESPACE}")

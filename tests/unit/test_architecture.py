@@ -26,7 +26,11 @@ MODULES = modules_in(PACKAGE)
 FOLDERS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
 WORKLOADS = {module for module in MODULES if module.startswith("workloads.")}
 VALUES = {"constants", "errors", "identity", "task_instance", "text", *WORKLOADS}
-INTERFACES = {"kube.interface", "task_instances.interface", "workloads.workload", "workloads.registry"}
+INTERFACES = {
+    "kube.interface",
+    "task_instances.interface",
+    *(f"workloads.{name}" for name in ("kind", "registry", "workload")),
+}
 PURE = {*VALUES, *INTERFACES, "classify", "diagnosis", "evidence", "results", "settings", "verdict"}
 COMPOSITION = "tasks"  # the only module that sees the implementations in both folders
 

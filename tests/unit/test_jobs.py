@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
-from include.kpo_cleanup import xcom
+from include.kpo_cleanup import report, xcom
 from include.kpo_cleanup.classify import Snapshot, classify
-from include.kpo_cleanup.constants import Reason
+from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.evidence import phrases, warning_of
+from include.kpo_cleanup.kube.interface import Listing
+from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.settings import Settings
+from include.kpo_cleanup.surge import find_surge
 from include.kpo_cleanup.task_instance import Record, TaskInstance
 from include.kpo_cleanup.task_instances.records import Unreadable, build_records
 from include.kpo_cleanup.verdict import Verdict
@@ -320,3 +323,40 @@ def test_jobs_and_pods_of_one_task_are_judged_on_their_own() -> None:
         str(job): Reason.ACTIVE,
         str(pod): Reason.ACTIVE,
     }
+
+
+class TestWords:
+    """What logs and summaries say if there are Jobs as well as pods."""
+
+    def test_a_classification_of_both_counts_workloads(self) -> None:
+        verdicts = [classify_pod(make_job()), classify_pod(make_pod(), RUNNING)]
+        assert report.classification_summary(verdicts, Settings()) == "1 zombie of 2 workloads: orders 1"
+        assert xcom.dump_listing(Listing([v.workload for v in verdicts]))["summary"] == "workloads: 2, in: airflow"
+        loaded = xcom.load_classification(json.loads(json.dumps(xcom.dump_classification(verdicts, {}))))
+        assert (loaded.workloads, loaded.noun) == (2, "workload")
+
+    def test_a_classification_of_jobs_counts_jobs(self) -> None:
+        verdicts = [classify_pod(make_job(), SUCCEEDED)]
+        assert report.classification_summary(verdicts, Settings()) == "nothing to delete among 1 Job"
+
+    def test_a_result_names_the_job_and_its_pods(self) -> None:
+        result = Result(classify_pod(make_job(links=Links(pods=3))), Outcome.DELETED)
+        assert report.result_lines([result])[:3] == [
+            "deleted: 1 orphaned Job",
+            "    orders.extract try 1 of run run_1",
+            "        Job airflow/job-load-x and its 3 pods: task instance failed (try 1) 60 min ago;",
+        ]
+        assert (
+            report.reap_report([result], "")["zombies"][0].items()
+            >= {"kind": "Job", "name": "airflow/job-load-x"}.items()
+        )
+
+    def test_a_dry_run_and_a_surge_count_workloads(self) -> None:
+        job = classify_pod(make_job())
+        would_delete = [Result(job, Outcome.WOULD_DELETE)]
+        assert report.reap_summary(would_delete, Settings(dry_run=True), 3, 0, "workload")[0] == (
+            "DRY RUN: would delete 1 of 3 workloads: orders 1"
+        )
+        surge = find_surge([job] * 20, 0, 20, Settings(max_delete_percent=50), "workload")
+        assert surge is not None
+        assert surge.summary.startswith("no workloads are deleted: 20 of 20 workloads are zombies")

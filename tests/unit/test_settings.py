@@ -24,6 +24,7 @@ DEFAULTS = {  # in the order of the trigger form
     "ttl_seconds_after_finished": None,
     "last_log_lines": 0,
     "schedule": "*/15 * * * *",
+    "kinds": "pods, jobs, sparkapplications",
     "exclude_namespaces": "",
     "label_selector": "",
     "delete_unmatched_pods": False,
@@ -138,9 +139,26 @@ INVALID = [
     ],
     pytest.param("label_selector", ["a=b"], "a string", id="label_selector is a list"),
     pytest.param("namespaces", 5, NAMES, id="namespaces is a number"),
+    *[
+        pytest.param("kinds", value, "one or more of pods, jobs, sparkapplications", id=f"kinds={value!r}")
+        for value in ("", ",", "job", "pods jobs", "pods, cronjobs", "Pods", [], ["pods", "rays"], None)
+    ],
     pytest.param("exclude_namespaces", "*", EXCLUDED_NAMES, id="all namespaces are excluded"),
     pytest.param("airflow_conn_id", True, "a string", id="airflow_conn_id is a boolean"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("pods, jobs, sparkapplications", ["Pod", "Job", "SparkApplication"]),
+        (" jobs ,pods,", ["Pod", "Job"]),
+        (["sparkapplications"], ["SparkApplication"]),
+    ],
+    ids=repr,
+)
+def test_the_kinds_are_those_that_are_named_in_their_own_order(value: Any, names: list[str]) -> None:
+    assert [kind.api_kind for kind in make_settings(kinds=value).kind_list()] == names
 
 
 def make_settings(**options: Any) -> Settings:

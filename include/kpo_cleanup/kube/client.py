@@ -36,7 +36,7 @@ _STATUS_ERRORS = {400: BadRequest, 403: Forbidden, 404: NotFound, 409: Conflict,
 
 # How the API server words a denial by admission. The authorizer's begins with the user: "… is forbidden: User …".
 _DENIED = re.compile(
-    r"""(?:pods "[^"]*" is forbidden: (?!User ")|(?=admission webhook "))"""
+    r"""(?:[a-z.]+ "[^"]*" is forbidden: (?!User ")|(?=admission webhook "))"""
     r"""(?P<by>admission webhook "[^"]*"|ValidatingAdmissionPolicy '[^']*')?"""
 )
 

@@ -166,9 +166,8 @@ class KubeClient:
                 errors[namespace] = error
                 silent += isinstance(error, RetryableApiError) and silent < MAX_SILENT_NAMESPACES
             else:
-                which = "candidate " if keep else ""
-                of_kind = "" if kind is KINDS[POD] else f" of {kind.plural}"
-                log.info("%s %spods%s in %s", len(found), which, of_kind, _place(namespace))
+                if kind is KINDS[POD]:
+                    log.info("%s %spods in %s", len(found), "candidate " if keep else "", _place(namespace))
                 pods.extend(found)
                 silent = 0
         return pods, errors
