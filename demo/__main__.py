@@ -1,4 +1,4 @@
-"""`python -m demo`: show that kpo_cleanup deletes a real operator's zombie pods and keeps its live ones."""
+"""`python -m demo`: show that kpo_cleanup deletes what real operators left behind, and keeps what is alive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from demo.airflow import REPO, Airflow
 from demo.cluster import EmbeddedCluster
 from demo.pods import Namespace, dag_selector, run_selector
 from demo.processes import end_processes_of
-from demo.scenario import DAG_ID
+from demo.scenario import DAG_ID, TASKS
 from demo.scratch import scratch_folder
 from demo.story import STEPS, Story
 from demo.terminal import DemoError, Terminal
@@ -78,17 +78,20 @@ def _start(terminal: Terminal, stack: ExitStack, options: argparse.Namespace) ->
         terminal.info(f"using your own cluster ({kubeconfig}), only namespace {name}")
         # The namespace may contain other KPO pods, which the cleanup must not select.
         cleanup_options = {"label_selector": dag_selector(DAG_ID)}
+        # It may not have a Spark operator.
+        tasks, variables = [task for task in TASKS if not task.needs_spark_operator], {}
     else:
-        cluster = stack.enter_context(EmbeddedCluster([NAMESPACE], speed=1))
+        cluster = stack.enter_context(EmbeddedCluster([NAMESPACE], speed=1, controllers=True, spark_operator=True))
         kubeconfig, name = cluster.write_kubeconfig(folder / "kubeconfig"), NAMESPACE
         terminal.info(f"embedded Kubernetes cluster: {cluster.url}")
         cleanup_options = {}
+        tasks, variables = list(TASKS), {"DEMO_SPARK_NAMESPACE": NAMESPACE}
     namespace = Namespace(kubeconfig, name)
     namespace.check_access()
     # A scheduled run would interfere with the runs that the demo triggers.
     config = {"kpo_cleanup": {"schedule": "None", **cleanup_options}}
-    airflow = Airflow(folder, kubeconfig, name, config=config)
-    story = Story(airflow, namespace, terminal)
+    airflow = Airflow(folder, kubeconfig, name, config=config, variables=variables)
+    story = Story(airflow, namespace, terminal, tasks)
     stack.callback(_remove_pods, namespace, story)
     stack.callback(end_processes_of, folder)  # before the pods are removed, because retries would create new ones
     airflow.install_dags(REPO / "demo" / "dags" / "kpo_zombies.py")

@@ -29,8 +29,8 @@ class PodView:
     try_number: int
     phase: str
     containers: str
-    base_is_running: bool  # base is the main container
-    base_ended_at: float | None  # epoch seconds
+    main_is_running: bool  # the main container: base, or the only one
+    main_ended_at: float | None  # epoch seconds
     is_terminating: bool
 
     @property
@@ -38,8 +38,8 @@ class PodView:
         phase = f"{self.phase}, terminating" if self.is_terminating else self.phase
         return (self.name, str(self.try_number), phase, self.containers)
 
-    def base_ended_longer_ago_than(self, seconds: float) -> bool:
-        return self.base_ended_at is not None and time.time() - self.base_ended_at > seconds
+    def main_ended_longer_ago_than(self, seconds: float) -> bool:
+        return self.main_ended_at is not None and time.time() - self.main_ended_at > seconds
 
 
 class Namespace:
@@ -48,9 +48,10 @@ class Namespace:
     def __init__(self, kubeconfig: Path, namespace: str) -> None:
         self.name = namespace
         try:
-            self._api = client.CoreV1Api(config.new_client_from_config(str(kubeconfig)))
+            api_client = config.new_client_from_config(str(kubeconfig))
         except config.ConfigException as error:
             raise DemoError(f"cannot load the kubeconfig {kubeconfig}: {error}") from error
+        self._api, self._jobs = client.CoreV1Api(api_client), client.BatchV1Api(api_client)
 
     def check_access(self) -> None:
         """Check that the pods of the namespace can be listed.
@@ -68,13 +69,15 @@ class Namespace:
         return sorted(map(_view, items), key=lambda pod: (pod.task_id, pod.map_index, pod.try_number))
 
     def remove_pods(self, dag_id: str, run_id: str) -> None:
-        """Delete the pods of a DAG run without a grace period, because they do no real work."""
-        self._api.delete_collection_namespaced_pod(
-            self.name,
-            label_selector=run_selector(dag_id, run_id),
-            grace_period_seconds=0,
-            _request_timeout=REQUEST_TIMEOUT,
-        )
+        """Delete the Jobs and the pods of a DAG run without a grace period, because they do no real work."""
+        options: dict[str, Any] = {
+            "label_selector": run_selector(dag_id, run_id),
+            "_request_timeout": REQUEST_TIMEOUT,
+        }
+        try:
+            self._jobs.delete_collection_namespaced_job(self.name, propagation_policy="Background", **options)
+        finally:
+            self._api.delete_collection_namespaced_pod(self.name, grace_period_seconds=0, **options)
 
     def _list(self, **options: Any) -> list[Any]:
         try:
@@ -87,20 +90,20 @@ class Namespace:
 
 
 def dag_selector(dag_id: str) -> str:
-    """Return the label selector for the operator's pods of a DAG."""
-    return f"kubernetes_pod_operator=True,dag_id={to_label_value(dag_id)}"
+    """Return the label selector for the pods of a DAG."""
+    return f"dag_id={to_label_value(dag_id)}"
 
 
 def run_selector(dag_id: str, run_id: str) -> str:
-    """Return the label selector for the operator's pods of a DAG run."""
+    """Return the label selector for the pods of a DAG run."""
     return f"{dag_selector(dag_id)},run_id={to_label_value(run_id)}"
 
 
 def _view(pod: Any) -> PodView:
     labels = pod.metadata.labels
     states = {status.name: status.state for status in pod.status.container_statuses or ()}
-    base = states.get("base")
-    ended = base.terminated.finished_at if base and base.terminated else None
+    main = states.get("base") or next(iter(states.values()), None)
+    ended = main.terminated.finished_at if main and main.terminated else None
     return PodView(
         name=pod.metadata.name,
         uid=pod.metadata.uid,
@@ -109,8 +112,8 @@ def _view(pod: Any) -> PodView:
         try_number=int(labels["try_number"]),
         phase=pod.status.phase,
         containers=", ".join(f"{name} {_state(state)}" for name, state in states.items()),
-        base_is_running=bool(base and base.running),
-        base_ended_at=ended.astimezone(UTC).timestamp() if isinstance(ended, datetime) else None,
+        main_is_running=bool(main and main.running),
+        main_ended_at=ended.astimezone(UTC).timestamp() if isinstance(ended, datetime) else None,
         is_terminating=pod.metadata.deletion_timestamp is not None,
     )
 

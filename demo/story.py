@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -12,11 +12,10 @@ from demo.airflow_settings import HEARTBEAT_TIMEOUT
 from demo.pods import COLUMNS, Namespace, PodView
 from demo.processes import kill_worker
 from demo.rest import TaskInstance
-from demo.scenario import DAG_ID, TASKS, DemoTask, demo_task_of, title
+from demo.scenario import DAG_ID, DemoTask, title
 from demo.terminal import DemoError, Terminal
 
 STEPS = 8
-ZOMBIES = sum(task.leaves_zombie for task in TASKS)
 SETTLE_SECONDS = 5
 # Timeouts in seconds. The user's own cluster may have to pull images first.
 PODS_TIMEOUT = 180
@@ -26,10 +25,12 @@ TASKS_TIMEOUT = 120
 class Story:
     """Steps 2 to 8 of the demo, which follow the start of the cluster and of Airflow."""
 
-    def __init__(self, airflow: Airflow, namespace: Namespace, terminal: Terminal) -> None:
+    def __init__(self, airflow: Airflow, namespace: Namespace, terminal: Terminal, tasks: Sequence[DemoTask]) -> None:
         self._airflow = airflow
         self._namespace = namespace
         self._terminal = terminal
+        self._tasks = tasks
+        self._zombies = sum(task.leaves_zombie for task in tasks)
         self.run_id = ""
         self._cleanup_run_ids: dict[str, str] = {}  # the latest run_id of each cleanup DAG
 
@@ -60,7 +61,7 @@ class Story:
     def start_tasks(self) -> None:
         self._terminal.step("run tasks that create pods (DAG kpo_zombies)")
         self.run_id = self._airflow.healthy_api().trigger(DAG_ID, {})
-        self._terminal.table([(title(task), task.pod_description) for task in TASKS], ("task", "its pod"))
+        self._terminal.table([(title(task), task.pod_description) for task in self._tasks], ("task", "its pod"))
         self._wait("all pods are in the state described above", self._pods_are_ready, PODS_TIMEOUT)
         self._wait(
             "the triggerer has taken over the deferred task",
@@ -72,14 +73,16 @@ class Story:
     def dry_run_without_zombies(self) -> None:
         self._terminal.step("run kpo_cleanup_dry_run, which deletes nothing, while all tasks are still active")
         classification = self._dry_run()
-        if classification["zombies"] or classification["kept_by_reason"].get("stalled") != ZOMBIES:
-            raise DemoError(f"expected no zombies and {ZOMBIES} stalled pods, but got: {classification['summary']}")
-        self._terminal.info(f"no zombies yet: {ZOMBIES} tasks are stalled, waiting for a sidecar that never exits")
+        stalled = sum(task.hangs for task in self._tasks)
+        if classification["zombies"] or classification["kept_by_reason"].get("stalled") != stalled:
+            raise DemoError(f"expected no zombies and {stalled} stalled pods, but got: {classification['summary']}")
+        self._terminal.info(f"no zombies yet: {stalled} tasks are stalled, waiting for a sidecar that never exits")
 
     def kill_workers(self) -> None:
-        self._terminal.step("kill the workers of three tasks (SIGKILL, as if their node had died)")
+        count = sum(task.loses_worker for task in self._tasks)
+        self._terminal.step(f"kill the workers of {count} tasks (SIGKILL, as if their node had died)")
         for ti in self._task_instances():
-            if demo_task_of(ti).loses_worker:
+            if self._task_of(ti).loses_worker:
                 if ti.pid is None:
                     raise DemoError(f"{title(ti)} is {ti.state} and has no process")
                 kill_worker(ti.pid, self._airflow.scheduler_pid)
@@ -89,7 +92,7 @@ class Story:
         self._terminal.step(
             f"wait until Airflow notices the missing heartbeats ({HEARTBEAT_TIMEOUT} s here, 5 minutes by default)"
         )
-        for task in TASKS:
+        for task in self._tasks:
             if task.loses_worker:
                 retry = f" again, as try {task.expected_try}" if task.expected_try > 1 else ""
                 self._wait(
@@ -97,20 +100,22 @@ class Story:
                     partial(self._is_as_expected, task),
                     TASKS_TIMEOUT,
                 )
-        retried = next(task for task in TASKS if task.expected_try > 1)
+        retried = next(task for task in self._tasks if task.expected_try > 1)
         [pod] = [pod for pod in self._pods() if retried.matches(pod)]
         self._wait(f"try 2 adopts the pod of try 1, {pod.name}", lambda: self._is_adopted(pod), TASKS_TIMEOUT)
 
     def dry_run_with_zombies(self) -> None:
         self._terminal.step("run kpo_cleanup_dry_run again, now that there are zombies")
         classification = self._dry_run()
-        if len(classification["zombies"]) != ZOMBIES:
-            raise DemoError(f"expected {ZOMBIES} zombies, but got: {classification['summary']}")
+        if len(classification["zombies"]) != self._zombies:
+            raise DemoError(f"expected {self._zombies} zombies, but got: {classification['summary']}")
         self._terminal.info(f"all pods still exist; the summary of the run: {classification['summary']}")
 
     def clean_up(self) -> None:
         self._terminal.step("run kpo_cleanup, which deletes the zombies")
         self._run_cleanup("kpo_cleanup")
+        # The garbage collector deletes the pods of a deleted Job or SparkApplication.
+        self._wait("no pod is terminating", lambda: not any(pod.is_terminating for pod in self._pods()), PODS_TIMEOUT)
 
     def compare(self, before: list[PodView]) -> bool:
         self._terminal.step("compare the remaining pods with what is expected")
@@ -119,8 +124,8 @@ class Story:
         self._terminal.info("result:")
         rows, task_instances = [], self._task_instances()
         for pod in before:
-            task, current = demo_task_of(pod), after.pop(pod.uid, None)
-            survived = current is not None and current.base_is_running and not current.is_terminating
+            task, current = self._task_of(pod), after.pop(pod.uid, None)
+            survived = current is not None and current.main_is_running and not current.is_terminating
             is_right = (current is None) if task.leaves_zombie else (survived and task.is_as_expected(task_instances))
             state = ", ".join(f"{ti.state}, try {ti.try_number}" for ti in task_instances if task.matches(ti))
             expected = "deleted" if task.leaves_zombie else "alive"
@@ -129,7 +134,7 @@ class Story:
         self._terminal.table(rows, ("task", "task instance", "pod should be", "pod is", "as expected"))
         for pod in after.values():
             self._terminal.info(f"unexpected new pod: {pod.name}")
-        return not after and all(row[-1] == "yes" for row in rows) and len(rows) == len(TASKS)
+        return not after and all(row[-1] == "yes" for row in rows) and len(rows) == self._pod_count
 
     def _dry_run(self) -> dict[str, Any]:
         """Run kpo_cleanup_dry_run, and return what `classify` returned.
@@ -172,10 +177,17 @@ class Story:
             if ti.state == "failed":
                 raise DemoError(f"{title(ti)} failed too early", self._airflow.log("scheduler"))
         pods = self._pods()
-        return len(pods) == len(TASKS) and all(
-            pod.base_ended_longer_ago_than(SETTLE_SECONDS) if demo_task_of(pod).leaves_zombie else pod.base_is_running
+        return len(pods) == self._pod_count and all(
+            pod.main_ended_longer_ago_than(SETTLE_SECONDS) if self._task_of(pod).hangs else pod.main_is_running
             for pod in pods
         )
+
+    @property
+    def _pod_count(self) -> int:
+        return sum(task.pods for task in self._tasks)
+
+    def _task_of(self, item: TaskInstance | PodView) -> DemoTask:
+        return next(task for task in self._tasks if task.matches(item))
 
     def _is_as_expected(self, task: DemoTask) -> bool:
         return task.is_as_expected(self._task_instances())
