@@ -85,7 +85,7 @@ def uncertain_workloads(snapshot: Snapshot) -> list[Workload]:
         for v in verdicts
         if v.is_zombie
         or v.eligible_at is not None
-        or v.rule in (Rule.NOT_RECORDED, Rule.ADOPTABLE, Rule.UNDATED)
+        or v.rule in (Rule.NOT_RECORDED, Rule.ADOPTABLE, Rule.UNDATED, Rule.MAY_BE_DETACHED)
         or (v.workload.already_checked and v.reason in (Reason.ACTIVE, Reason.STALLED))  # superseded at a later try
     )
     return sorted((verdict.workload for verdict in uncertain), key=sort_key)
@@ -221,6 +221,9 @@ class Classifier:
         if kind.outlives_success and (ti.state == "success" or record.is_detached):
             rule = Rule.DETACHED if kind.may_detach else Rule.OUTLIVES_SUCCESS
             return _keep(workload, Evidence(rule, now, ti))
+        # A new try deletes the record of the one before.
+        if kind.may_detach and not record.workloads and workload.try_number != ti.try_number:
+            return _keep(workload, Evidence(Rule.MAY_BE_DETACHED, now, ti))
         return _zombie(workload, Evidence(Rule.ORPHANED, now, ti), end_time_unknown=ended is None)
 
     def _classify_unmatched(self, workload: Workload, evidence: Evidence) -> Verdict:

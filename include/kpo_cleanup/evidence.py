@@ -46,6 +46,9 @@ _DECISIVE: dict[Rule, Callable[[Workload, Any], str]] = {
     ),
     Rule.OUTLIVES_SUCCESS: lambda pod, e: f"not finished, although its task succeeded{_since(e)}",
     Rule.DETACHED: lambda pod, e: f"running without its task{_for_how_long(e)}",
+    Rule.MAY_BE_DETACHED: lambda pod, e: (
+        f"running without its task{_for_how_long(e)}, and no record shows whether its operator waited for it"
+    ),
 }
 _STATES_DO_NOT_MATTER = (Rule.BAD_LABELS, Rule.PROTECTED, Rule.OWNED, Rule.NOT_RESOLVED)
 _REMEDIES = {  # for the rules that cause a warning

@@ -36,7 +36,8 @@ from .task_instances.choice import choose_source
 from .termination import raise_on_sigterm
 from .text import count, pluralize
 from .verdict import Verdict
-from .workloads.workload import common_noun
+from .workloads.registry import KINDS
+from .workloads.workload import POD, common_noun
 from .xcom_retention import delete_previous_inputs
 
 log = logging.getLogger(__name__)
@@ -290,7 +291,8 @@ def _warn_of_no_pods(settings: Settings, client: KubeClient, origins: Mapping[st
         place, origin = f"namespace {namespace!r}", f"taken from {source} because namespaces is empty"
     selector = f" with label_selector {settings.label_selector!r}" if settings.label_selector else ""
     remedy = "if there should be some, correct namespaces, label_selector or kubernetes_conn_id"
-    lines = report.summary_lines([f"No operator pods were found in {place}{selector}", f"({origin})", remedy])
+    what = "pods" if KINDS[POD] in settings.kind_list() else settings.kinds
+    lines = report.summary_lines([f"No operator {what} were found in {place}{selector}", f"({origin})", remedy])
     _log(logging.WARNING, lines)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from include.kpo_cleanup.constants import Outcome, Reason
-from include.kpo_cleanup.errors import KubernetesError
+from include.kpo_cleanup.errors import AdmissionDenied, KubernetesError
 from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES
 from include.kpo_cleanup.kube.workloads import KubeClient
 from include.kpo_cleanup.results import Result
@@ -181,6 +181,16 @@ class TestDeleting:
         assert result.error is not None
         assert "deleting the Job: 403 Forbidden" in str(result.error)
         assert "allow verb 'delete' on resource 'jobs' of API group 'batch'" in result.error.remedy
+
+    def test_a_policy_that_denies_the_deletion_of_a_job_is_named(
+        self, server: Server, client: KubeClient, namespace: str
+    ) -> None:
+        create_job(server, namespace, "job", FAILED_ONCE)
+        message = "jobs.batch \"job\" is forbidden: ValidatingAdmissionPolicy 'keep' with binding 'b' denied it"
+        server.proxy.spoil("DELETE ", proxy.status(403, "Forbidden", message))
+        error = reap_it(client, namespace).error
+        assert isinstance(error, AdmissionDenied)
+        assert "ValidatingAdmissionPolicy 'keep'" in error.cause
 
     def test_a_deletion_whose_response_was_lost_is_found_out(
         self, server: Server, client: KubeClient, namespace: str

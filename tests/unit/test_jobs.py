@@ -176,6 +176,8 @@ class TestVerdicts:
             pytest.param(FINISHED, {}, Record(problem="garbled"), "unresolved", id="the record is unreadable"),
             pytest.param(make_ti(ended=NOW - 1), {}, None, "settling", id="its task has just failed"),
             pytest.param(make_ti(try_number=2), {}, ANOTHER, "zombie orphaned", id="the last try has another Job"),
+            pytest.param(make_ti(try_number=2), {}, None, "detached", id="the last try has recorded no Job"),
+            pytest.param(TaskInstance("failed"), {}, None, "detached", id="neither the try nor a Job is known"),
             pytest.param(FINISHED, {"try_number": 2}, None, "unmatched", id="it is of a later try"),
             pytest.param(FINISHED, {"created": NOW - MINUTE}, None, "unmatched", id="it was created too late"),
             pytest.param(NO_TI, {}, None, "unmatched", id="there is no task instance"),
