@@ -59,4 +59,4 @@ The modules, in the order in which a run uses them:
 ``metrics``                        what goes to Airflow's metrics, for alerts
 """
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

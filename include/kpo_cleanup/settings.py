@@ -102,7 +102,7 @@ class Settings:
     )
     last_log_lines: int = _option(
         0,  # it needs another permission, and the log of a pod may contain what its readers must not see
-        "Last log lines of a zombie to save before its deletion.",
+        "Last log lines of a zombie to save.",
         Scope.DEPLOYMENT,
         minimum=0,
         maximum=100,
@@ -115,7 +115,7 @@ class Settings:
     )
     kinds: str = _option(
         ", ".join(_KINDS),
-        "Kinds of workload to clean up; if it is set, a missing permission is an error.",
+        "What to clean up; if set, missing permissions are errors.",
         Scope.DEPLOYMENT,
         pattern=rf"^[\s,]*{_ANY_KIND}(\s*,[\s,]*{_ANY_KIND})*[\s,]*$",
         is_list=True,
