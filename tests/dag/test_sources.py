@@ -117,7 +117,8 @@ def test_a_task_that_was_marked_as_failed_deletes_nothing(
     core: client.CoreV1Api, zombies: set[str], task_id: str, log_output: Callable[[], str]
 ) -> None:
     clean_up((task_id, lambda _: fail_own_task(task_id)))
-    assert "is 'failed' there instead of 'running'" in log_output()
+    # Airflow 2 logs no exception of a task that was marked as failed, if it may be retried.
+    assert "is 'failed' there instead of 'running'" in log_output() or (task_id != "reap" and not IS_AIRFLOW_3)
     assert names(core) == zombies
 
 
