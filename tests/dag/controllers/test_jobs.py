@@ -136,6 +136,16 @@ def test_without_the_right_to_read_jobs_their_pods_are_kept_with_one_notice(
     assert log_text().count(RULE.format("get")) == 1
 
 
+def test_without_the_right_to_read_jobs_a_run_fails_if_they_were_asked_for(
+    run: DagRun, proxy: FaultProxy, jobs: Jobs, log_text: Callable[[], str]
+) -> None:
+    proxy.spoil("GET /apis/batch/v1/", forbidden("get", "airflow", "jobs", "batch"))
+    cleanup = airflow_runs.run("kpo_cleanup", config={"kinds": "pods, jobs"}, settle_seconds=0)
+    assert cleanup.state == "failed"
+    assert RULE.format("get") in log_text()
+    assert jobs.pods().keys() == jobs.expected
+
+
 def test_without_the_right_to_delete_jobs_a_run_deletes_the_rest_and_fails(
     run: DagRun, proxy: FaultProxy, jobs: Jobs, log_text: Callable[[], str]
 ) -> None:
@@ -144,3 +154,11 @@ def test_without_the_right_to_delete_jobs_a_run_deletes_the_rest_and_fails(
     assert airflow_runs.states(cleanup)["reap"] == "failed"
     assert RULE.format("delete") in log_text()
     assert jobs.pods().keys() == jobs.expected - {"orphaning#1"}
+
+
+def test_other_kinds_of_workload_than_those_that_were_asked_for_are_left_alone(
+    run: DagRun, proxy: FaultProxy, jobs: Jobs
+) -> None:
+    cleanup = airflow_runs.run("kpo_cleanup", config={"kinds": "pods"}, settle_seconds=0, dry_run=True)
+    assert airflow_runs.result(cleanup, "classify")["kept_by_reason"] == {"owned": jobs.pods().total()}
+    assert not [line for line in proxy.requests if "/apis/" in line]
