@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -57,8 +57,10 @@ class Applications(Workloads):
 
 
 @pytest.fixture(scope="module")
-def applications(core: client.CoreV1Api, _proxy: FaultProxy) -> Applications:
-    return Applications(core)
+def applications(core: client.CoreV1Api, _proxy: FaultProxy) -> Iterator[Applications]:
+    applications = Applications(core)
+    yield applications
+    applications.clear()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -75,8 +75,10 @@ class Jobs(Workloads):
 
 
 @pytest.fixture(scope="module")
-def jobs(core: client.CoreV1Api, _proxy: FaultProxy) -> Jobs:
-    return Jobs(core)
+def jobs(core: client.CoreV1Api, _proxy: FaultProxy) -> Iterator[Jobs]:
+    jobs = Jobs(core)
+    yield jobs
+    jobs.clear()
 
 
 @pytest.fixture
@@ -123,7 +125,7 @@ def test_the_first_job_is_kept_with_a_warning_while_a_retry_may_wait_for_its_pod
     airflow_runs.run("kpo_cleanup", settle_seconds=0, dry_run=True, config=config)
     warning = "kept 1 active Job: of try 1, but try 2 is running and may be waiting for its pods"
     assert warning in log_text()
-    assert f"Job airflow/{jobs.names()['retrying#1']}: jobs.retrying try 1" in log_text()
+    assert f"Job airflow/{jobs.names()['retrying#1']}" in log_text()
 
 
 def test_without_the_right_to_read_jobs_their_pods_are_kept_with_one_notice(
@@ -136,11 +138,29 @@ def test_without_the_right_to_read_jobs_their_pods_are_kept_with_one_notice(
     assert log_text().count(RULE.format("get")) == 1
 
 
-def test_without_the_right_to_delete_jobs_a_run_deletes_the_rest_and_fails(
+def test_without_the_right_to_read_jobs_a_run_fails_if_they_were_asked_for(
     run: DagRun, proxy: FaultProxy, jobs: Jobs, log_text: Callable[[], str]
+) -> None:
+    proxy.spoil("GET /apis/batch/v1/", forbidden("get", "airflow", "jobs", "batch"))
+    cleanup = airflow_runs.run("kpo_cleanup", config={"kinds": "pods, jobs"}, settle_seconds=0)
+    assert cleanup.state == "failed"
+    assert RULE.format("get") in log_text()
+    assert jobs.pods().keys() == jobs.expected
+
+
+def test_without_the_right_to_delete_jobs_a_run_deletes_the_rest_and_fails(
+    run: DagRun, proxy: FaultProxy, jobs: Jobs, log_output: Callable[[], str]
 ) -> None:
     proxy.spoil("DELETE /apis/batch/v1/", forbidden("delete", "airflow", "jobs", "batch"))
     cleanup = airflow_runs.run("kpo_cleanup", settle_seconds=0)
     assert airflow_runs.states(cleanup)["reap"] == "failed"
-    assert RULE.format("delete") in log_text()
+    assert RULE.format("delete") in log_output()
     assert jobs.pods().keys() == jobs.expected - {"orphaning#1"}
+
+
+def test_other_kinds_of_workload_than_those_that_were_asked_for_are_left_alone(
+    run: DagRun, proxy: FaultProxy, jobs: Jobs
+) -> None:
+    cleanup = airflow_runs.run("kpo_cleanup", config={"kinds": "pods"}, settle_seconds=0, dry_run=True)
+    assert airflow_runs.result(cleanup, "classify")["kept_by_reason"] == {"owned": jobs.pods().total()}
+    assert not [line for line in proxy.requests if "/apis/" in line]

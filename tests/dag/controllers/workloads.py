@@ -45,14 +45,18 @@ class Workloads:
         """Run the operators, unless all workloads of the last run exist."""
         if self._run and self.names().keys() | self.pods().keys() == self.expected:
             return self._run
-        self.delete()
-        self._core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
-        wait_until(lambda: not self.names() and not self.pods(), MAX_WAIT)
+        self.clear()
         self._run = airflow_runs.run(self.dag_id)
         wait_until(lambda: self.names().keys() == self.expected and self.is_settled(), MAX_WAIT)
         self.prepare(self._run)
         airflow_runs.set_end_date(self.dag_id)
         return self._run
+
+    def clear(self) -> None:
+        """Delete the objects and all pods. The tests of another kind need this as well: objects would restart pods."""
+        self.delete()
+        self._core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
+        wait_until(lambda: not self.names() and not self.pods(), MAX_WAIT)
 
     def pods(self) -> Counter[str]:
         """Return how many pods there are."""
