@@ -118,7 +118,8 @@ def test_jobs_that_may_not_be_read_cause_a_warning_or_fail_the_run(
     assert airflow_runs.states(run)["reap"] == ("failed" if is_explicit else "success")
     assert outcome(run) == {"other/zombie": "deleted"}
     assert names(core) == {"of-job"}
-    assert caplog.messages.count("some Jobs could not be listed, and their pods are kept:") == 1
+    notices = caplog.messages.count("some Jobs could not be listed, and their pods are kept:")
+    assert notices == (0 if is_explicit else 1)  # otherwise it is an error
     assert any("allow verb 'get' on resource 'jobs' of API group 'batch'" in line for line in caplog.messages)
 
 
