@@ -167,7 +167,8 @@ class KubeClient:
                 silent += isinstance(error, RetryableApiError) and silent < MAX_SILENT_NAMESPACES
             else:
                 if kind is KINDS[POD]:
-                    log.info("%s %spods in %s", len(found), "candidate " if keep else "", _place(namespace))
+                    noun = "candidate pod" if keep else "pod"
+                    log.info("%s in %s", pluralize(len(found), noun), _place(namespace))
                 pods.extend(found)
                 silent = 0
         return pods, errors
