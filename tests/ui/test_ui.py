@@ -153,7 +153,7 @@ class TestLogOfClassify:
             pytest.param(
                 ".*(airflow|team-reporting)/.*: task instance (success|up_for_retry).*", id="pod and evidence"
             ),
-            pytest.param(r"\d+ orphaned zombies: base is still running, but its operator is gone", id="diagnosis"),
+            pytest.param(r"\d+ orphaned zombies?: base is still running, but its operator is gone", id="diagnosis"),
             pytest.param("advice: .*", id="advice for a diagnosis"),
             pytest.param("kept 1 stalled pod: istio-proxy keeps the task waiting", id="warning"),
             pytest.param("make it a native sidecar, or .*", id="remedy of the warning"),
