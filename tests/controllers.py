@@ -20,7 +20,7 @@ SPARK_APPLICATIONS = "sparkapplications.sparkoperator.k8s.io"
 def running_controllers(
     control_plane: ControlPlane, controller_manager: ControllerManager, speed: float
 ) -> Iterator[None]:
-    """Run all controllers, and a node for their pods, for the duration of a `with` block."""
+    """Start all controllers and a node for their pods; stop them at the end of the `with` block."""
     url, trust = control_plane.url, context_of(control_plane.kubeconfig)
     with (
         Kubelet(url, ssl_context=trust, speed=speed, node_name=NODE),

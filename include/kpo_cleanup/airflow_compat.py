@@ -71,6 +71,7 @@ __all__ = [
     "set_gauges",
     "skip_tasks",
     "task",
+    "ui_url",
     "xcom_backend",
 ]
 
@@ -198,15 +199,22 @@ def skip_tasks(context: Any, return_value: Mapping[str, Any], *task_ids: str) ->
     raise DownstreamTasksSkipped(tasks=[*task_ids])
 
 
-def link_to(dag_id: str, task_id: str, run_id: str, map_index: int) -> str:
-    """Return the address of a task instance in the UI, below the address that Airflow itself puts into e-mails."""
+def ui_url() -> str:
+    """Return the address of the UI, which Airflow itself puts into e-mails."""
+    if IS_AIRFLOW_3:
+        return str(conf.get("api", "base_url", fallback="http://localhost:8080")).rstrip("/")
+    return str(conf.get("webserver", "base_url")).rstrip("/")
+
+
+def link_to(base_url: str, dag_id: str, task_id: str, run_id: str, map_index: int) -> str:
+    """Return the address of a task instance in the UI."""
     dag_id, task_id, run_id = (quote(raw_id, safe=":") for raw_id in (dag_id, task_id, run_id))
     is_mapped = map_index >= 0
     if IS_AIRFLOW_3:
         task = f"/dags/{dag_id}/runs/{run_id}/tasks/{task_id}" + (f"/mapped/{map_index}" if is_mapped else "")
-        return str(conf.get("api", "base_url", fallback="http://localhost:8080")).rstrip("/") + task
+        return base_url + task
     query = f"?dag_run_id={run_id}&task_id={task_id}" + (f"&map_index={map_index}" if is_mapped else "")
-    return str(conf.get("webserver", "base_url")).rstrip("/") + f"/dags/{dag_id}/grid{query}"
+    return base_url + f"/dags/{dag_id}/grid{query}"
 
 
 def is_too_long(value: Mapping[str, Any]) -> bool:

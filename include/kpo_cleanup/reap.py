@@ -64,6 +64,7 @@ MAX_NAMESPACES = 5  # with the same failure, after which one is enough in any ot
 MAX_PROBES = 30  # pods of such a namespace that are tried before the rest is left: what fails may concern only some
 MAX_TERMINATION = 2  # seconds for which a terminated run waits for responses: Airflow 3 kills it after 5
 MAX_SILENT = 2 * CONCURRENT_DELETES  # pods in a row without a response, the second half of them at random
+MAX_LOG_SECONDS = 30  # for the logs of all batches: a kubelet that hangs must not delay every small batch
 MAX_CONFLICTS = 4  # times that a pod or its successor is read again before the pod is given up
 
 T = TypeVar("T")
@@ -172,11 +173,13 @@ class _Reaper:
         self._batch_size, self._delete_timeout = batch_size, delete_timeout
         self._max_seconds = max_seconds
         self._workloads: dict[TaskInstanceKey, dict[str, Workload]] = defaultdict(dict)  # as last read, by uid
-        self._successors: dict[TaskInstanceKey, list[Workload]] = {}  # possible ones, derived from `_pods` when needed
+        # possible ones, derived from `_workloads` when needed
+        self._successors: dict[TaskInstanceKey, list[Workload]] = {}
         self._by_name: dict[str, Workload] = {}
         self._listed_at = 0.0  # by the monotonic clock, like the times in `_read_at`
         self._read_at: dict[str, float] = {}  # by uid of those that were read after the listing
         self._unlogged: list[Result] = []
+        self._log_seconds = 0.0  # that the requests for logs have taken
         self._noun = "pod"  # what people call all of the zombies
         self._deleted = 0
         self._counted = 0  # towards max_deletes
@@ -311,12 +314,14 @@ class _Reaper:
         """
         lines = 0 if self._settings.dry_run else self._settings.last_log_lines
         unread = [c for c in batch if lines and c.log is None and c.workload.main and c.workload.main.has_run]
-        if not unread:
+        if not unread or self._log_seconds > MAX_LOG_SECONDS:
             return
+        started = self._monotonic()
         with _threads() as pool:
             requests = {pool.submit(self._cluster.read_log, c.workload, lines): c for c in unread}
             for request in wait(requests, LOG_TIMEOUT).not_done:
                 request.cancel()
+        self._log_seconds += self._monotonic() - started
         for request, candidate in requests.items():
             candidate.log = ()
             error = request.exception() if request.done() and not request.cancelled() else SLOW_LOG

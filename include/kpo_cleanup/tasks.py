@@ -20,6 +20,7 @@ from .airflow_compat import (
     link_to,
     reject_long_xcom,
     skip_tasks,
+    ui_url,
 )
 from .candidates import with_records
 from .classify import Snapshot, classify, with_plain_tasks
@@ -153,7 +154,7 @@ class Cleanup:
         listed, (found, records) = xcom.load_listing(listing), xcom.load_task_instances(task_instances)
         unread = [*map(tuple, task_instances["unread"])]
         snapshot = Snapshot(listed.workloads, found, settings, now, records, unread)
-        verdicts = [*map(_with_link, classify(snapshot))]
+        verdicts = _with_links(classify(snapshot))
         summary = report.classification_summary(verdicts, settings)
         _log(logging.INFO, report.zombie_lines(verdicts))
         _log(logging.WARNING, report.warning_lines(verdicts))
@@ -192,7 +193,8 @@ class Cleanup:
             results = [Result(zombie, Outcome.LEFT_FOR_NEXT_RUN, why) for zombie in zombies]
         else:
             results = _reap(zombies, settings, context["ti"])
-        results = [replace(result, verdict=_with_link(result.verdict)) for result in results]
+        linked = _with_links(result.verdict for result in results)
+        results = [replace(result, verdict=verdict) for result, verdict in zip(results, linked)]
         errors += report.failures(results)
         topics = report.reap_summary(results, settings, found, candidates, noun)
         summary = "; ".join(topics)
@@ -241,9 +243,10 @@ def _has_retries(ti: Any) -> bool:
     return bool(ti.try_number <= ti.max_tries)
 
 
-def _with_link(verdict: Verdict) -> Verdict:
-    """Return the verdict with the link to its task instance, if there is one."""
-    return verdict._replace(link=link_to(*verdict.raw_ids, verdict.workload.map_index)) if verdict.raw_ids else verdict
+def _with_links(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """Return the verdicts, each with the link to its task instance, if there is one."""
+    base_url = ui_url()
+    return [v._replace(link=link_to(base_url, *v.raw_ids, v.workload.map_index)) if v.raw_ids else v for v in verdicts]
 
 
 def _reap(zombies: Sequence[Verdict], settings: Settings, ti: Any) -> list[Result]:

@@ -15,6 +15,7 @@ from include.kpo_cleanup.airflow_compat import (
     dag_folders,
     link_to,
     reject_long_xcom,
+    ui_url,
 )
 from include.kpo_cleanup.errors import KpoCleanupError
 
@@ -81,5 +82,5 @@ def test_a_link_to_a_task_instance_is_below_the_address_of_the_ui_with_quoted_id
         path, mapped = f"/dags/orders/runs/{quoted}/tasks/load", "/mapped/0"
     else:
         path, mapped = f"/dags/orders/grid?dag_run_id={quoted}&task_id=load", "&map_index=0"
-    assert link_to("orders", "load", run_id, -1) == base + path
-    assert link_to("orders", "load", run_id, 0) == base + path + mapped
+    assert link_to(ui_url(), "orders", "load", run_id, -1) == base + path
+    assert link_to(ui_url(), "orders", "load", run_id, 0) == base + path + mapped

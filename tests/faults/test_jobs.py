@@ -41,6 +41,14 @@ def reap_it(client: KubeClient, namespace: str) -> Result:
     return result
 
 
+def annotating(key: str) -> Callable[[Server, str], object]:
+    """Return a function that annotates the Job."""
+    patch = {"metadata": {"annotations": {key: "true"}}}
+    return lambda server, namespace: server.call(
+        "PATCH", f"{jobs(namespace)}/job", patch, "application/merge-patch+json"
+    )
+
+
 class TestListing:
     def test_a_job_takes_the_place_of_its_pods_and_is_read_once(
         self, server: Server, client: KubeClient, namespace: str
@@ -203,22 +211,12 @@ class TestDeleting:
         ("change", "outcome"),
         [
             pytest.param(
-                lambda server, namespace: server.call(
-                    "PATCH",
-                    f"{jobs(namespace)}/job",
-                    {"metadata": {"annotations": {"kpo-cleanup/protect": "true"}}},
-                    "application/merge-patch+json",
-                ),
+                annotating("kpo-cleanup/protect"),
                 Outcome.SPARED,
                 id="protects it",
             ),
             pytest.param(
-                lambda server, namespace: server.call(
-                    "PATCH",
-                    f"{jobs(namespace)}/job",
-                    {"metadata": {"annotations": {"note": "true"}}},
-                    "application/merge-patch+json",
-                ),
+                annotating("note"),
                 Outcome.DELETED,
                 id="annotates it",
             ),

@@ -33,6 +33,7 @@ from include.kpo_cleanup.reap import (
     BATCH,
     MAX_CONFLICTS,
     MAX_FAILURES,
+    MAX_LOG_SECONDS,
     MAX_PROBES,
     MAX_QUERY_FAILURES,
     MAX_SILENT,
@@ -205,6 +206,7 @@ def run(
     namespaces: Collection[str] = NAMESPACES,
     retry_policy: RetryPolicy = NO_DELAY,
     max_seconds: float = math.inf,
+    batch_size: int = BATCH,
     **settings: Any,
 ) -> list[Result]:
     """Reap, and check that every zombie has one result, in their order, and that what failed has an error."""
@@ -218,6 +220,7 @@ def run(
         clock,
         monotonic,
         retry_policy,
+        batch_size,
         delete_timeout=0,
         max_seconds=max_seconds,
     )
@@ -344,6 +347,19 @@ class TestDeletingZombies:
             "reading the log of a pod: 403 Forbidden; allow verb 'get'; its last lines are not saved",
             f"reading the log of a pod: no response within {LOG_TIMEOUT} s; its last lines are not saved",
         ]
+
+    def test_slow_logs_delay_all_batches_together_by_little_more_than_half_a_minute(self) -> None:
+        zombies, seconds = make_zombies(9), [0.0]
+
+        class Slow(FakeCluster):
+            def read_log(self, pod: Workload, lines: int) -> list[str]:
+                seconds[0] += 10
+                return super().read_log(pod, lines)
+
+        cluster = Slow(zombie.workload for zombie in zombies)
+        results = run(zombies, cluster, last_log_lines=1, batch_size=1, monotonic=lambda: seconds[0])
+        assert set(outcomes(results).values()) == {"deleted"}
+        assert seconds == [MAX_LOG_SECONDS + 10]
 
     def test_an_outage_is_one_warning_however_many_pods_and_attempts_fail(
         self, caplog: pytest.LogCaptureFixture

@@ -7,8 +7,8 @@ from typing import Any
 
 from ..task_instance import RecordKeys
 from ..text import printable
-from .kind import WorkloadKind, main_pod, pod_fields
-from .labels import protection, task_fields
+from .kind import WorkloadKind, main_pod, pod_fields, protection_of
+from .labels import task_fields
 from .parse import controller_of, epoch, identity, mapping, shared
 from .workload import Owner, Workload
 
@@ -30,14 +30,12 @@ class JobKind(WorkloadKind):
         """See :class:`WorkloadKind`."""
         metadata, spec, status = mapping(item.get("metadata")), mapping(item.get("spec")), mapping(item.get("status"))
         template = mapping(mapping(spec.get("template")).get("metadata"))  # which has the labels of the operator
-        own = [mapping(source.get(field)) for source in (metadata, template) for field in ("labels", "annotations")]
-        protected_by = protection(*own) or next((pod.protected_by for pod in pods if pod.protected_by), "")
         return Workload(
             **identity(metadata),
             **task_fields(mapping(template.get("labels"))),
             **{**pod_fields(pods), **_progress(spec, status, pods)},
             kind=self.api_kind,
-            protected_by=protected_by,
+            protected_by=protection_of(pods, metadata, template),
             controller=_manager(metadata, spec),
         )
 

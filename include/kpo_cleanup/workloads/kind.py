@@ -7,11 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..task_instance import POD_RECORD
-from .labels import KPO_LABEL
+from .labels import KPO_LABEL, protection
+from .parse import mapping
 from .workload import POD, Links, Workload
 
 _OF_MAIN_POD = (
-    *("phase", "phase_reason", "phase_message", "node", "image", "grace_period", "main_container", "containers"),
+    "phase",
+    "phase_reason",
+    "phase_message",
+    "node",
+    "image",
+    "grace_period",
+    "main_container",
+    "containers",
 )
 
 
@@ -71,6 +79,12 @@ class WorkloadKind:
         if not self.has_grace_period:
             return {"propagationPolicy": "Background"}  # the default of Jobs orphans the pods
         return {"gracePeriodSeconds": grace_period_seconds} if grace_period_seconds >= 0 else {}
+
+
+def protection_of(pods: Sequence[Workload], *sources: Mapping[str, Any]) -> str:
+    """Return what protects an object: an annotation or label of these sources, or of one of its pods."""
+    own = protection(*(mapping(source.get(field)) for source in sources for field in ("labels", "annotations")))
+    return own or next((pod.protected_by for pod in pods if pod.protected_by), "")
 
 
 def main_pod(pods: Sequence[Workload]) -> Workload | None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..text import printable
-from .kind import WorkloadKind, pod_fields
-from .labels import SPARK_LABEL, protection, task_fields
+from .kind import WorkloadKind, pod_fields, protection_of
+from .labels import SPARK_LABEL, task_fields
 from .parse import controller_of, epoch, identity, mapping
 from .workload import Links, Workload
 
@@ -30,7 +30,6 @@ class SparkApplicationKind(WorkloadKind):
         """See :class:`WorkloadKind`."""
         metadata, spec, status = mapping(item.get("metadata")), mapping(item.get("spec")), mapping(item.get("status"))
         driver = mapping(spec.get("driver"))  # whose labels are those of its pods
-        own = [mapping(source.get(field)) for source in (metadata, driver) for field in ("labels", "annotations")]
         fields = {**identity(metadata), **task_fields(mapping(driver.get("labels")), self.marker), **pod_fields(pods)}
         state = mapping(status.get("applicationState"))
         name, message = printable(state.get("state") or "NEW"), printable(state.get("errorMessage") or "")
@@ -43,7 +42,7 @@ class SparkApplicationKind(WorkloadKind):
             **{
                 **fields,
                 "kind": self.api_kind,
-                "protected_by": protection(*own) or next((pod.protected_by for pod in pods if pod.protected_by), ""),
+                "protected_by": protection_of(pods, metadata, driver),
                 "controller": controller_of(metadata),
                 "already_checked": any(pod.already_checked for pod in pods),
                 "conditions_changed": epoch(status.get("terminationTime")),
