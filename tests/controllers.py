@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kubernetes import client, config
-
 from demo.cluster import Kubelet, SparkOperator
 from tests.control_plane import ControlPlane
 from tests.control_plane.fixture import ControllerManager
 from tests.faults.servers import context_of
 
 NODE = "controllers-node"
-SPARK_APPLICATIONS = "sparkapplications.sparkoperator.k8s.io"
 
 
 @contextmanager
@@ -29,5 +26,3 @@ def running_controllers(
         controller_manager(),
     ):
         yield
-    api = config.new_client_from_config_dict(control_plane.kubeconfig)
-    client.ApiextensionsV1Api(api).delete_custom_resource_definition(SPARK_APPLICATIONS)

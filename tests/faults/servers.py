@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import ssl
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from tempfile import NamedTemporaryFile
@@ -20,6 +21,7 @@ from tests.proxy import FaultProxy
 
 TIMEOUT = 30  # seconds
 CONNECTIONS = 20  # more than are used at once
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
 class Server:
@@ -42,6 +44,26 @@ class Server:
         answer = self._http.request(method, url, body=data, headers=headers, timeout=TIMEOUT, retries=False)
         assert answer.status < 400, answer.data
         return json.loads(answer.data)
+
+    def exists(self, path: str) -> bool:
+        """Return whether the server serves this path from the root."""
+        return self._http.request("GET", f"{self.url}{path}", timeout=TIMEOUT, retries=False).status == 200
+
+    def define(self, definition: Mapping[str, Any]) -> None:
+        """Define a custom resource if it is not defined, and wait until it is served.
+
+        It stays defined for the next test: a real server takes up to 5 s to delete a definition that has objects.
+        """
+        if not self.exists(f"{DEFINITIONS}/{definition['metadata']['name']}"):
+            self.call("POST", DEFINITIONS, definition)
+        _wait_until(lambda: self.exists(_resource(definition)))
+
+    def undefine(self, definition: Mapping[str, Any]) -> None:
+        """Delete the definition of a custom resource if there is one, and wait until it is gone and no longer served."""
+        path = f"{DEFINITIONS}/{definition['metadata']['name']}"
+        if self.exists(path):
+            self.call("DELETE", path)
+        _wait_until(lambda: not self.exists(path) and not self.exists(_resource(definition)))
 
     def create_namespace(self) -> str:
         """Create a namespace for one test."""
@@ -84,6 +106,19 @@ class Server:
     def delete(self, namespace: str, name: str, **options: Any) -> None:
         """Delete a pod, by default without a grace period."""
         self.call("DELETE", f"namespaces/{namespace}/pods/{name}", {"gracePeriodSeconds": 0, **options})
+
+
+def _resource(definition: Mapping[str, Any]) -> str:
+    """Return the path of a custom resource."""
+    spec = definition["spec"]
+    return f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline, f"timed out after {TIMEOUT} s"
+        time.sleep(0.05)
 
 
 @dataclass

@@ -24,7 +24,6 @@ from tests.faults.runs import FAILED_ONCE, IN_TRY_2, QUICK, clean_up, source_of
 from tests.faults.servers import Server
 from tests.faults.world import Task
 
-DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 DEFINITION = {
     "apiVersion": "apiextensions.k8s.io/v1",
     "kind": "CustomResourceDefinition",
@@ -63,10 +62,9 @@ class WidgetKind(WorkloadKind):
 @pytest.fixture(autouse=True)
 def _registered(server: Server) -> Iterator[None]:
     KINDS["Widget"] = WidgetKind()
-    server.call("POST", DEFINITIONS, DEFINITION)
+    server.define(DEFINITION)
     yield
     del KINDS["Widget"]
-    server.call("DELETE", f"{DEFINITIONS}/widgets.example.com")
 
 
 @pytest.fixture
@@ -88,13 +86,7 @@ def create(server: Server, namespace: str, name: str, task: Task, phase: str = "
         "metadata": {"name": name},
         "spec": {"labels": labels, "phase": phase},
     }
-    deadline = time.monotonic() + 10
-    while True:  # a real server serves the resource after a moment
-        try:
-            uid = server.call("POST", widgets(namespace), body)["metadata"]["uid"]
-            break
-        except AssertionError:
-            assert time.monotonic() < deadline
+    uid = server.call("POST", widgets(namespace), body)["metadata"]["uid"]
     owner = {"apiVersion": "example.com/v1", "kind": "Widget", "name": name, "uid": uid, "controller": True}
     for number in (1, 2):
         server.create_pod(namespace, f"{name}-{number}", labels, ownerReferences=[owner])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -24,12 +23,8 @@ LIST_DRIVERS = "GET .*spark-role"
 
 
 @pytest.fixture
-def definition(server: Server) -> Iterator[None]:
-    """Define SparkApplications for one test."""
-    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    server.call("POST", path, DEFINITION)
-    yield
-    server.call("DELETE", f"{path}/{DEFINITION['metadata']['name']}")
+def _defined(server: Server) -> None:
+    server.define(DEFINITION)
 
 
 @pytest.fixture
@@ -66,13 +61,7 @@ def create_application(server: Server, namespace: str, name: str, task: Task) ->
         "metadata": {"name": name},
         "spec": {"driver": {"labels": labels_of(task, "driver")}},
     }
-    deadline = time.monotonic() + 10
-    while True:  # a real server serves the resource after a moment
-        try:
-            app: Mapping[str, Any] = server.call("POST", applications(namespace), body)
-            break
-        except AssertionError:
-            assert time.monotonic() < deadline
+    app: Mapping[str, Any] = server.call("POST", applications(namespace), body)
     create_driver(server, namespace, name, task, app["metadata"]["uid"])
     return app
 
@@ -81,7 +70,7 @@ def names(server: Server, namespace: str) -> set[str]:
     return {item["metadata"]["name"] for item in server.call("GET", applications(namespace))["items"]}
 
 
-@pytest.mark.usefixtures("definition")
+@pytest.mark.usefixtures("_defined")
 class TestApplications:
     def test_an_application_takes_the_place_of_its_driver_and_executors_are_not_listed(
         self, server: Server, client: KubeClient, namespace: str
@@ -140,6 +129,7 @@ def test_drivers_that_may_not_be_listed_change_nothing_else(server: Server, clie
 
 
 def test_without_the_definition_a_driver_stays_owned(server: Server, client: KubeClient, namespace: str) -> None:
+    server.undefine(DEFINITION)
     create_driver(server, namespace, "app", FAILED_ONCE)
     listing = client.list_workloads([namespace])
     assert [(str(each), each.is_owned) for each in listing.workloads] == [(f"{namespace}/app-driver", True)]
