@@ -30,7 +30,7 @@ def test_a_log_is_read_completely_or_by_tail_age_and_with_timestamps(namespace: 
 
 
 def test_following_a_log_ends_when_its_container_ends(namespace: Namespace) -> None:
-    namespace.run_pod("p", container("c", "echo one; sleep 6; echo two"), container("s", "sleep infinity"))
+    namespace.run_pod("p", container("c", "echo one; sleep 60; echo two"), container("s", "sleep infinity"))
     namespace.wait_for_phase("p", "Running")
     response = namespace.core.read_namespaced_pod_log(
         "p", namespace.name, container="c", follow=True, _preload_content=False
