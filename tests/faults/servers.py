@@ -59,7 +59,7 @@ class Server:
         _wait_until(lambda: self.exists(_resource(definition)))
 
     def undefine(self, definition: Mapping[str, Any]) -> None:
-        """Delete the definition of a custom resource if there is one, and wait until it is gone and no longer served."""
+        """Delete the definition of a custom resource if there is one, and wait until it is gone and not served."""
         path = f"{DEFINITIONS}/{definition['metadata']['name']}"
         if self.exists(path):
             self.call("DELETE", path)

@@ -9,10 +9,12 @@ import pytest
 
 from demo.cluster.spark_application import DEFINITION
 from include.kpo_cleanup.constants import Outcome
+from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES
 from include.kpo_cleanup.kube.workloads import KubeClient
 from include.kpo_cleanup.workloads.registry import KINDS
 from tests import proxy
 from tests.faults.conftest import CONN_ID, PAGE_SIZE
+from tests.faults.jobs import create_job
 from tests.faults.runs import FAILED_ONCE, IN_TRY_2, QUICK, clean_up, outcomes, source_of
 from tests.faults.servers import Server
 from tests.faults.world import Task
@@ -118,6 +120,23 @@ class TestApplications:
         error = clean_up(client, namespace, source_of(FAILED_ONCE))["app"].error
         assert error is not None
         assert "'delete' on resource 'sparkapplications' of API group 'sparkoperator.k8s.io'" in error.remedy
+
+    def test_applications_whose_conversion_webhook_is_down_do_not_delay_jobs(
+        self, server: Server, client: KubeClient, namespace: str
+    ) -> None:
+        for number in range(3 * CONCURRENT_DELETES):
+            create_application(server, namespace, f"app-{number}", FAILED_ONCE)
+            create_job(server, namespace, f"job-{number}", FAILED_ONCE)
+        found = client.list_workloads([namespace]).workloads
+        mixed = sorted(found, key=lambda workload: workload.name.split("-")[1])
+        server.proxy.heal()
+        server.proxy.spoil(GET_APPLICATION, proxy.status(500, "InternalError", "webhook: connection refused"))
+        again = client.list_workloads([namespace], known=mixed)
+        reads = sum(line.startswith(GET_APPLICATION) for line in server.proxy.requests)
+        assert reads <= 2 * CONCURRENT_DELETES * QUICK.attempts
+        assert sum(workload.kind == "Job" for workload in again.workloads) == 3 * CONCURRENT_DELETES
+        assert {workload.is_owned for workload in again.workloads if workload.kind == "Pod"} == {True}
+        assert "10 in a row could not be read" in str([*again.unread.values()][-1])
 
 
 def test_drivers_that_may_not_be_listed_change_nothing_else(server: Server, client: KubeClient, namespace: str) -> None:

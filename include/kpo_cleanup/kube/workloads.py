@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -44,6 +45,7 @@ MAX_RESTARTS = 3  # of a listing whose continue token expired
 PROGRESS_EVERY = 10  # pages
 MAX_SILENT_NAMESPACES = 2  # in a row, after which the others are skipped
 SKIPPED = "skipped because the API server does not respond"
+MAX_UNREADABLE = CONCURRENT_DELETES  # owners of a kind in a row, after which the others of that kind are skipped
 RBAC_FILE = "manifests/rbac.yaml"
 MAX_LOG_BYTES = 64 * 1024  # of one pod
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -216,22 +218,22 @@ class KubeClient:
     ) -> Iterator[tuple[_Reference, Mapping[str, Any] | KubernetesError | None]]:
         """Yield the objects; None for one that is gone or replaced, and the error for one that could not be read.
 
-        What is forbidden, or gets no response, is not requested again and again.
+        What is forbidden, or fails again and again, is not requested for the others of its kind. The other kinds are
+        read nevertheless: the conversion webhook of a custom resource may be down.
         """
-        errors: dict[tuple[str, str], KubernetesError] = {}  # by kind and namespace
-        silent: KubernetesError | None = None
+        forbidden: dict[tuple[str, str], KubernetesError] = {}  # by kind and namespace
+        in_a_row: Counter[str] = Counter()  # by kind: requests that failed although they were retried
         with ThreadPoolExecutor(CONCURRENT_DELETES, thread_name_prefix="read") as pool:
             for start in range(0, len(references), CONCURRENT_DELETES):
                 part = references[start : start + CONCURRENT_DELETES]
-                wanted = [each for each in part if silent is None and (each.kind.plural, each.namespace) not in errors]
+                skipped = {each: error for each in part if (error := _why_skipped(each, forbidden, in_a_row))}
+                wanted = [each for each in part if each not in skipped]
                 answers = dict(zip(wanted, pool.map(self._read_or_error, wanted)))
-                for reference, answer in answers.items():
+                for (kind, namespace, *_), answer in answers.items():
+                    in_a_row[kind.plural] = in_a_row[kind.plural] + 1 if isinstance(answer, RetryableApiError) else 0
                     if isinstance(answer, Forbidden):
-                        errors[reference.kind.plural, reference.namespace] = answer
-                if wanted and all(isinstance(answer, RetryableApiError) for answer in answers.values()):
-                    silent = RetryableApiError(_reading(wanted[0].kind), cause=SKIPPED)
-                for each in part:
-                    yield each, answers[each] if each in answers else silent or errors[each.kind.plural, each.namespace]
+                        forbidden[kind.plural, namespace] = answer
+                yield from ((each, skipped.get(each) or answers[each]) for each in part)
 
     def _read_or_error(self, reference: _Reference) -> Mapping[str, Any] | KubernetesError | None:
         try:
@@ -451,6 +453,15 @@ def _parse(kind: WorkloadKind, item: Mapping[str, Any], pods: Sequence[Workload]
         return kind.parse(item, pods)
     except (AttributeError, TypeError, ValueError) as error:
         raise KubernetesError(_reading(kind), cause=str(error)) from error
+
+
+def _why_skipped(
+    reference: _Reference, forbidden: Mapping[tuple[str, str], KubernetesError], in_a_row: Mapping[str, int]
+) -> KubernetesError | None:
+    kind = reference.kind
+    if in_a_row[kind.plural] < MAX_UNREADABLE:
+        return forbidden.get((kind.plural, reference.namespace))
+    return RetryableApiError(_reading(kind), cause=f"skipped because {MAX_UNREADABLE} in a row could not be read")
 
 
 def _reading(kind: WorkloadKind) -> str:
