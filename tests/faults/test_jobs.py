@@ -200,6 +200,15 @@ class TestDeleting:
         assert isinstance(error, AdmissionDenied)
         assert "ValidatingAdmissionPolicy 'keep'" in error.cause
 
+    def test_the_last_lines_of_its_running_pod_are_saved(
+        self, server: Server, client: KubeClient, namespace: str
+    ) -> None:
+        create_job(server, namespace, "job", FAILED_ONCE, pods=3)
+        server.start(namespace, "job-1")
+        server.proxy.spoil("/pods/job-1/log", proxy.answer(200, "one\ntwo\n", "text/plain"))
+        (result,) = clean_up(client, namespace, source_of(FAILED_ONCE), last_log_lines=2).values()
+        assert (result.outcome, result.log) == (Outcome.DELETED, ("one", "two"))
+
     def test_a_deletion_whose_response_was_lost_is_found_out(
         self, server: Server, client: KubeClient, namespace: str
     ) -> None:

@@ -151,8 +151,7 @@ LOG = "GET .*/pods/zombie/log\\?"
 
 def start(server: Server, namespace: str) -> None:
     create(server, namespace, "zombie", FAILED_ONCE)
-    running = {"name": "base", "state": {"running": {"startedAt": "2026-11-24T12:00:00Z"}}}
-    server.set_status(namespace, "zombie", phase="Running", containerStatuses=[running])
+    server.start(namespace, "zombie")
 
 
 def test_the_last_lines_of_a_log_are_requested_and_stored_without_control_characters(
@@ -165,15 +164,6 @@ def test_the_last_lines_of_a_log_are_requested_and_stored_without_control_charac
     assert result.log == (r"two\x1b[2K�", "x" * (MAX_VALUE - 1) + "…")
     (request,) = (request for request in server.proxy.requests if re.search(LOG, request))
     assert {"container=base", "tailLines=2"} < {*request.partition("?")[2].split("&")}
-
-
-def test_no_log_is_requested_of_a_workload_that_is_not_a_pod_although_its_pod_has_a_main_container(
-    server: Server, api: KubeClient, namespace: str
-) -> None:
-    start(server, namespace)
-    (pod,) = api.list_workloads([namespace]).workloads
-    assert api.read_log(replace(pod, kind="Job"), 2) == []
-    assert [request for request in server.proxy.requests if re.search(LOG, request)] == []
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,13 @@ class TestApplications:
         # The garbage collector, which there is none of here, deletes the pods.
         assert len(server.pods(namespace)) == 4
 
+    def test_the_last_lines_of_its_driver_are_saved(self, server: Server, client: KubeClient, namespace: str) -> None:
+        create_application(server, namespace, "app", FAILED_ONCE)
+        server.start(namespace, "app-driver")
+        server.proxy.spoil("/pods/app-driver/log", proxy.answer(200, "one\ntwo\n", "text/plain"))
+        result = clean_up(client, namespace, source_of(FAILED_ONCE), last_log_lines=2)["app"]
+        assert (result.outcome, result.log) == (Outcome.DELETED, ("one", "two"))
+
     def test_a_selector_narrows_the_listing_of_drivers(
         self, server: Server, client: KubeClient, namespace: str
     ) -> None:

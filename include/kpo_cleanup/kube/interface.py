@@ -92,7 +92,7 @@ class Cluster(Protocol):
     def read_log(self, workload: Workload, lines: int) -> list[str]:
         """Return the last lines of the log of its main container, without control characters and within bounds.
 
-        A workload that is not a pod has none of its own.
+        Of several pods, only the main one's are returned.
 
         :raises KubernetesError: if there is no log, or it could not be read within ``LOG_TIMEOUT``.
         """

@@ -308,11 +308,9 @@ class KubeClient:
 
     def read_log(self, workload: Workload, lines: int) -> list[str]:
         """See :class:`~.interface.Cluster`."""
-        if workload.kind != POD:
-            return []
         call = partial(
             self._core.read_namespaced_pod_log,
-            workload.name,
+            workload.links.main_pod or workload.name,
             workload.namespace,
             container=workload.main_container,
             tail_lines=lines,

@@ -98,10 +98,10 @@ def pod_fields(pods: Sequence[Workload]) -> dict[str, Any]:
     for pod in pods:
         for resource, quantity in pod.held_requests:
             requests[resource] += quantity
-    fields = {
-        "phase": "Pending",
-        "links": Links(pods=sum(1 if pod.kind == POD else pod.links.pods for pod in pods)),
-        "requests": tuple(sorted(requests.items())),
-    }
+    fields = {"phase": "Pending", "requests": tuple(sorted(requests.items()))}
     main = main_pod(pods)
-    return fields if main is None else {**fields, **{name: getattr(main, name) for name in _OF_MAIN_POD}}
+    if main is None:
+        return fields
+    count = sum(1 if pod.kind == POD else pod.links.pods for pod in pods)
+    links = Links(pods=count, main_pod=main.name if main.kind == POD else main.links.main_pod)
+    return {**fields, "links": links, **{name: getattr(main, name) for name in _OF_MAIN_POD}}

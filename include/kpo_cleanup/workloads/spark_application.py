@@ -9,7 +9,7 @@ from ..text import printable
 from .kind import WorkloadKind, pod_fields, protection_of
 from .labels import SPARK_LABEL, task_fields
 from .parse import controller_of, epoch, identity, mapping
-from .workload import Links, Workload
+from .workload import NO_LINKS, Links, Workload
 
 _TERMINAL = {"COMPLETED": "Succeeded", "FAILED": "Failed"}  # states, and the phases of pods that they are like
 
@@ -46,7 +46,10 @@ class SparkApplicationKind(WorkloadKind):
                 "controller": controller_of(metadata),
                 "already_checked": any(pod.already_checked for pod in pods),
                 "conditions_changed": epoch(status.get("terminationTime")),
-                "links": Links(recorded_as=pods[0].record_name if pods else named),
+                "links": Links(
+                    recorded_as=pods[0].record_name if pods else named,
+                    main_pod=fields.get("links", NO_LINKS).main_pod,
+                ),
             }
         )
 

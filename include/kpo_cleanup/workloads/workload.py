@@ -57,6 +57,7 @@ class Links(NamedTuple):
     owner_problem: str = ""  # why its controller, which may be a workload, could not be read
     recorded_as: str = ""  # the name by which its operator's record names it, if not by its own
     pods: int = 0  # that it controls
+    main_pod: str = ""  # the name of the one among them that describes it
 
 
 NO_LINKS = Links()
