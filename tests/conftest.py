@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import shutil
@@ -34,7 +35,12 @@ os.environ.update(
     AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
 )
 
-pytest_plugins = ["tests.control_plane.fixture", "tests.profiles"]
+pytest_plugins = ["tests.control_plane_fixture", "tests.profiles"]
+
+
+def pytest_collection_finish() -> None:
+    """Exempt modules and collected tests from garbage collection, which would traverse them again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(params=["msgspec", "json"])

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from demo.cluster import Kubelet, SparkOperator
 from tests.control_plane import ControlPlane
-from tests.control_plane.fixture import ControllerManager
+from tests.control_plane_fixture import ControllerManager
 from tests.faults.servers import context_of
 
 NODE = "controllers-node"

@@ -10,7 +10,6 @@ import os
 import random
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 EXAMPLES = {"default": 25, "more": 120, "thorough": 500, "brief": 2, "quick": 8}
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
@@ -19,23 +18,25 @@ if PROFILE == "thorough":
     os.environ.setdefault("SEED", str(random.SystemRandom().getrandbits(32)))
 SEED = os.environ.get("SEED")
 
-# With the fixed seed, a failure is reproducible on every machine. No deadlines, because a busy machine can be slow.
-for name, examples in EXAMPLES.items():
-    settings.register_profile(
-        name,
-        deadline=None,
-        database=None,
-        derandomize=not SEED,
-        max_examples=examples,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
-settings.load_profile(PROFILE)
-
 
 @pytest.hookimpl(tryfirst=True)  # before Hypothesis reads its option
 def pytest_configure(config: pytest.Config) -> None:
     if SEED:
         config.option.hypothesis_seed = SEED
+    if config.getoption("dist", "no") != "no":
+        return  # the worker processes of pytest-xdist run the tests, and importing Hypothesis takes time
+    from hypothesis import HealthCheck, settings
+
+    # With the fixed seed, a failure is reproducible on every machine. No deadlines, because a busy machine can be slow.
+    settings.register_profile(
+        PROFILE,
+        deadline=None,
+        database=None,
+        derandomize=not SEED,
+        max_examples=EXAMPLES[PROFILE],
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    settings.load_profile(PROFILE)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

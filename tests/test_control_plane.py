@@ -30,10 +30,10 @@ from tests.control_plane import (
 )
 from tests.control_plane.binaries import CONTROLLER_MANAGER, GO_SOURCES
 from tests.control_plane.certificates import CertificateAuthority
-from tests.control_plane.fixture import ControllerManager
 from tests.control_plane.processes import free_ports
+from tests.control_plane_fixture import ControllerManager
 
-pytest_plugins = ["tests.control_plane.fixture"]
+pytest_plugins = ["tests.control_plane_fixture"]
 
 REPOSITORY = Path(__file__).parent.parent
 WAIT_SECONDS = 20

@@ -44,35 +44,17 @@ try:
 except ImportError:
     from airflow.exceptions import AirflowException, AirflowFailException
 
+# The names of Airflow that other modules import from here.
 __all__ = [
-    "AIRFLOW_RELEASE",
     "AIRFLOW_VERSION",
     "DAG",
-    "IS_AIRFLOW_3",
-    "PREVIOUS_TI_READS_HISTORY",
-    "TRY_NUMBER_MAY_LAG",
     "AirflowException",
     "AirflowFailException",
     "BaseHook",
     "Param",
-    "add_to_counters",
     "conf",
-    "current_try",
-    "dag_folders",
-    "deserialize_xcom",
-    "display_name",
-    "earlier_scheduled_run",
     "get_current_context",
-    "is_schedule",
-    "is_too_long",
-    "link_to",
-    "reject_long_xcom",
-    "remove_xcom",
-    "set_gauges",
-    "skip_tasks",
     "task",
-    "ui_url",
-    "xcom_backend",
 ]
 
 # States in which the column of Airflow 2.7 to 2.9 is lower by one than that of later versions.

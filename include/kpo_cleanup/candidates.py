@@ -20,7 +20,10 @@ MAX_SECONDS = 600.0  # after which no further round starts; the task itself may 
 
 
 def with_records(
-    snapshot: Snapshot, source: TaskInstanceSource, monotonic: Callable[[], float] = time.monotonic
+    snapshot: Snapshot,
+    source: TaskInstanceSource,
+    monotonic: Callable[[], float] = time.monotonic,
+    round_size: int = ROUND,
 ) -> Snapshot:
     """Return the snapshot with records, tries and ends, oldest pods first, for as many zombies as this run may delete.
 
@@ -31,14 +34,14 @@ def with_records(
     """
     workloads, started, elapsed = uncertain_workloads(snapshot), monotonic(), 0.0
     records: dict[TaskInstanceKey, Record] = {}
-    starts = list(range(0, len(workloads), ROUND))  # of the rounds that are left
+    starts = list(range(0, len(workloads), round_size))  # of the rounds that are left
     while starts and elapsed <= MAX_SECONDS:
         start = starts.pop(0 if elapsed <= MAX_SECONDS / 2 else random.randrange(len(starts)))
-        part = workloads[start : start + ROUND]
+        part = workloads[start : start + round_size]
         records.update(read_records(snapshot, part, source))
         task_instances = source.complete(snapshot.task_instances, incomplete_keys(snapshot.task_instances, part))
         # Each round that is left ends where the next one starts.
-        unread = [sort_key(first) for left in starts for first in workloads[left : left + ROUND + 1 : ROUND]]
+        unread = [sort_key(first) for left in starts for first in workloads[left : left + round_size + 1 : round_size]]
         snapshot = replace(snapshot, task_instances=task_instances, records=records, unread=unread)
         if sum(verdict.is_zombie for verdict in classify(snapshot)) >= snapshot.settings.max_deletes:
             break

@@ -119,7 +119,7 @@ class Classifier:
         self._mismatches = find_label_mismatches(siblings)
 
     def successor_of(self, workload: Workload) -> Workload | None:
-        """Return the newer pod that supersedes `pod`, or None if no other pod supersedes it."""
+        """Return the newer pod of a later try that this pod's task may use instead, or None if there is none."""
         return self._successors.get(workload.uid)
 
     def classify(self, workload: Workload) -> Verdict:
@@ -243,7 +243,7 @@ class Classifier:
         of a later try that the operator has not recorded: two API servers date pods by different clocks, and a run that
         was deleted and created again counts its tries from 1 again.
         """
-        successor = self._successors.get(workload.uid)
+        successor = self.successor_of(workload)
         if successor is not None and successor.record_name in record.workloads:
             return Rule.REPLACED
         if workload.already_checked and ti.try_number is not None and ti.try_number > workload.try_number:

@@ -125,9 +125,8 @@ class KubernetesError(KpoCleanupError):
 class UnexpectedResponse(KubernetesError):
     """A response that does not come from a Kubernetes API server, but from a gateway or a login page."""
 
-    def __init__(self, summary: str, *, cause: str, server_message: str = "") -> None:
-        remedy = "check that the connection's host is a Kubernetes API server"
-        super().__init__(summary, cause=cause, remedy=remedy, server_message=server_message)
+    def __init__(self, summary: str, **fields: str) -> None:
+        super().__init__(summary, remedy="check that the connection's host is a Kubernetes API server", **fields)
 
 
 class RetryableApiError(KubernetesError):
@@ -139,14 +138,12 @@ class RetryableApiError(KubernetesError):
         self,
         summary: str,
         *,
-        cause: str = "",
-        remedy: str = "",
-        server_message: str = "",
         retry_after: float | None = None,
         outcome_unknown: bool = True,
         has_response: bool = True,
+        **fields: str,
     ) -> None:
-        super().__init__(summary, cause=cause, remedy=remedy, server_message=server_message)
+        super().__init__(summary, **fields)
         self.retry_after, self.outcome_unknown, self.has_response = retry_after, outcome_unknown, has_response
 
 
@@ -167,9 +164,9 @@ class Forbidden(ApiStatusError):
 class AdmissionDenied(ApiStatusError):
     """An admission webhook, policy or plugin denied the request, with a status of its choice: this object may stay."""
 
-    def __init__(self, summary: str, *, cause: str, denied_by: str, server_message: str) -> None:
+    def __init__(self, summary: str, *, denied_by: str, **fields: str) -> None:
         remedy = f"exempt the cleanup from {denied_by}, or annotate the pod with kpo-cleanup/protect to keep it"
-        super().__init__(summary, cause=cause, remedy=remedy, server_message=server_message)
+        super().__init__(summary, remedy=remedy, **fields)
 
 
 class NotFound(ApiStatusError):

@@ -30,7 +30,7 @@ _GONE = (Outcome.DELETED, Outcome.WOULD_DELETE)
 def classification_summary(verdicts: Sequence[Verdict], settings: Settings) -> str:
     """Summarize a classification in one line, for the log and the list of XComs."""
     zombies = [v for v in verdicts if v.is_zombie]
-    workloads = count(verdicts, common_noun(v.workload for v in verdicts))
+    workloads = count(verdicts, _noun(verdicts))
     candidates = sum(verdict.awaits_record for verdict in verdicts)
     more = f"; {_more_candidates(candidates)}" if candidates else ""
     dry_run = DRY_RUN if settings.dry_run else ""
@@ -166,12 +166,12 @@ def result_lines(results: Iterable[Result]) -> list[str]:
     lines = []
     for (outcome, reason, _), alike in by_cause.items():
         first = alike[0]
-        noun = common_noun(result.verdict.workload for result in alike)
-        lines += wrap(f"{outcome.value}: {count(alike, f'{reason} {noun}')}")
+        verdicts = [result.verdict for result in alike]
+        lines += wrap(f"{outcome.value}: {count(alike, f'{reason} {_noun(verdicts)}')}")
         lines += wrap(first.detail, INDENT)
         lines += wrap(_cause(first.error), INDENT)
         lines += wrap(_deadline(alike), INDENT)
-        lines += _pods_by_run([result.verdict for result in alike])
+        lines += _pods_by_run(verdicts)
     return lines
 
 

@@ -37,8 +37,8 @@ def _option(default: Any, meaning: str, scope: Scope = Scope.RUN, **more: Any) -
 
     :param more: ``minimum`` and ``maximum`` of a number; ``pattern`` of a string and what it has ``allowed`` for
         errors; ``is_list`` if a DAG file may set a list of strings; ``matters_if_set`` if it matters whether the
-        default was set explicitly; ``section`` of the trigger form; the option of
-        Airflow whose value it ``follows`` by default.
+        default was set explicitly; ``section`` of the trigger form; the option of Airflow whose value it ``follows``
+        by default.
     """
     return field(default=default, metadata={"meaning": meaning, "scope": scope, **more})
 

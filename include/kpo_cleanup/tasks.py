@@ -97,7 +97,8 @@ class Cleanup:
         except AirflowFailException as error:
             failure: AirflowException = error.with_traceback(None)
         except KpoCleanupError as error:
-            will_retry = error.is_retryable and _has_retries(get_current_context()["ti"])
+            ti: Any = get_current_context()["ti"]
+            will_retry = error.is_retryable and ti.try_number <= ti.max_tries
             lines = [self._consequence(will_retry), *report.error_lines(error)]
             failure = (AirflowException if error.is_retryable else AirflowFailException)("\n".join(lines))
         raise failure
@@ -237,10 +238,6 @@ def _finish_early(settings: Settings, answer: Mapping[str, Any], *task_ids: str)
     # What reap would have sent: a server sees an increase only of a counter that it already knows.
     metrics.send_results(get_current_context()["ti"].dag_id, [], settings, int(time.time()))
     skip_tasks(get_current_context(), answer, *task_ids)
-
-
-def _has_retries(ti: Any) -> bool:
-    return bool(ti.try_number <= ti.max_tries)
 
 
 def _with_links(verdicts: Iterable[Verdict]) -> list[Verdict]:

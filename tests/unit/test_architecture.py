@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,11 @@ PACKAGE = REPO / "include" / "kpo_cleanup"
 NAME = "kpo_cleanup"  # stands for the relative imports by which the package imports itself
 
 
-def modules_in(package: Path) -> dict[str, ast.Module]:
-    """Return all modules by their dotted names within the package; a folder has its own name."""
+def modules_in(package: Path) -> dict[str, Path]:
+    """Return the files of all modules by their dotted names within the package; a folder has its own name."""
     paths = {path.relative_to(package).with_suffix(""): path for path in sorted(package.rglob("*.py"))}
     names = {relative: ".".join(part for part in relative.parts if part != "__init__") for relative in paths}
-    return {names[relative]: ast.parse(path.read_text()) for relative, path in paths.items() if names[relative]}
+    return {names[relative]: path for relative, path in paths.items() if names[relative]}
 
 
 MODULES = modules_in(PACKAGE)
@@ -33,6 +34,10 @@ INTERFACES = {
 }
 PURE = {*VALUES, *INTERFACES, "classify", "diagnosis", "evidence", "results", "settings", "verdict"}
 COMPOSITION = "tasks"  # the only module that sees the implementations in both folders
+
+
+def parse(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text())
 
 
 def imports_of(module: str, tree: ast.AST) -> Iterator[str]:
@@ -51,12 +56,14 @@ def imports_of(module: str, tree: ast.AST) -> Iterator[str]:
             yield from imports_of(module, node)
 
 
-IMPORTS = {module: [*imports_of(module, tree)] for module, tree in MODULES.items()}
+@cache
+def all_imports_of(module: str) -> list[str]:
+    return [*imports_of(module, parse(module))]
 
 
 def own_imports_of(module: str) -> set[str]:
     """Return the modules of the package that a module imports."""
-    own = {name.removeprefix(f"{NAME}.") for name in IMPORTS[module] if name.startswith(NAME)}
+    own = {name.removeprefix(f"{NAME}.") for name in all_imports_of(module) if name.startswith(NAME)}
     return {name if name in MODULES else name.rpartition(".")[0] for name in own}
 
 
@@ -73,7 +80,15 @@ def importers_of(*packages: str) -> set[str]:
     def is_one(name: str) -> bool:
         return any(name == package or name.startswith(f"{package}.") for package in packages)
 
-    return {module for module, names in IMPORTS.items() if any(map(is_one, names))}
+    return {module for module in MODULES if any(map(is_one, all_imports_of(module)))}
+
+
+def roots_of(module: str) -> set[str]:
+    return {name.partition(".")[0] for name in all_imports_of(module)}
+
+
+def only_nonempty(names_by_module: dict[str, set[str]]) -> dict[str, set[str]]:
+    return {module: names for module, names in names_by_module.items() if names}
 
 
 def folder_of(module: str) -> str | None:
@@ -94,23 +109,30 @@ class TestImports:
     def test_only_the_sql_source_imports_sqlalchemy(self) -> None:
         assert importers_of("sqlalchemy") == {"task_instances.sql"}
 
-    @pytest.mark.parametrize("module", [module for module in MODULES if folder_of(module)])
-    def test_a_module_in_a_folder_imports_only_values_and_its_own_folder(self, module: str) -> None:
-        own_folder = {other for other in MODULES if folder_of(other) == folder_of(module)}
-        assert own_imports_of(module) - {*VALUES, *own_folder, "airflow_compat", "retry", "termination"} == set()
+    def test_a_module_in_a_folder_imports_only_values_and_its_own_folder(self) -> None:
+        shared = {*VALUES, "airflow_compat", "retry", "termination"}
+        others = {
+            module: {name for name in own_imports_of(module) - shared if folder_of(name) != folder_of(module)}
+            for module in MODULES
+            if folder_of(module)
+        }
+        assert only_nonempty(others) == {}
 
-    @pytest.mark.parametrize("module", [m for m in MODULES if not folder_of(m) and m != COMPOSITION])
-    def test_a_module_outside_the_folders_imports_only_their_interfaces(self, module: str) -> None:
-        assert {name for name in own_imports_of(module) if folder_of(name)} <= INTERFACES
+    def test_a_module_outside_the_folders_imports_only_their_interfaces(self) -> None:
+        implementations = {
+            module: {name for name in own_imports_of(module) - INTERFACES if folder_of(name)}
+            for module in MODULES
+            if not folder_of(module) and module != COMPOSITION
+        }
+        assert only_nonempty(implementations) == {}
 
     def test_only_the_tasks_import_the_module_with_the_thread_pool(self) -> None:
         assert {module for module in MODULES if "reap" in own_imports_of(module)} == {"tasks"}
 
-    @pytest.mark.parametrize("module", sorted(PURE))
-    def test_a_pure_module_imports_only_the_standard_library_and_pure_modules(self, module: str) -> None:
-        foreign = {name for name in IMPORTS[module] if not name.startswith(NAME)}
-        assert {name for name in foreign if name.partition(".")[0] not in sys.stdlib_module_names} == set()
-        assert own_imports_of(module) - PURE == set()
+    def test_a_pure_module_imports_only_the_standard_library_and_pure_modules(self) -> None:
+        others = {module: roots_of(module) - sys.stdlib_module_names - {NAME} for module in PURE}
+        assert only_nonempty(others) == {}
+        assert only_nonempty({module: own_imports_of(module) - PURE for module in PURE}) == {}
 
     @pytest.mark.parametrize("module", ["metrics", "report", "xcom"])
     def test_a_module_that_presents_results_does_not_import_the_one_with_the_threads(self, module: str) -> None:
@@ -119,20 +141,20 @@ class TestImports:
     def test_classification_does_not_import_what_renders_it(self) -> None:
         assert all_own_imports_of("classify") & {"evidence", "diagnosis", "report"} == set()
 
-    @pytest.mark.parametrize("module", sorted(PURE - INTERFACES - {"workloads.parse"}))  # which parses times
-    def test_a_verdict_depends_on_no_clock_log_or_randomness(self, module: str) -> None:
-        roots = {name.partition(".")[0] for name in IMPORTS[module]}
-        assert roots & {"time", "datetime", "logging", "random", "os", "socket", "threading"} == set()
+    def test_a_verdict_depends_on_no_clock_log_or_randomness(self) -> None:
+        impure = {"time", "datetime", "logging", "random", "os", "socket", "threading"}
+        modules = PURE - INTERFACES - {"workloads.parse"}  # which parses times
+        assert only_nonempty({module: roots_of(module) & impure for module in modules}) == {}
 
-    @pytest.mark.parametrize("module", sorted(MODULES))
-    def test_a_module_imports_no_private_name_of_another(self, module: str) -> None:
-        last_parts = [name.rpartition(".")[2] for name in IMPORTS[module] if name.startswith(NAME)]
-        assert [name for name in last_parts if name.startswith("_") and name != "__version__"] == []
+    def test_a_module_imports_no_private_name_of_another(self) -> None:
+        own = {module: {name for name in all_imports_of(module) if name.startswith(NAME)} for module in MODULES}
+        last_parts = {module: {name.rpartition(".")[2] for name in names} for module, names in own.items()}
+        private = {module: {n for n in names - {"__version__"} if n[0] == "_"} for module, names in last_parts.items()}
+        assert only_nonempty(private) == {}
 
-    @pytest.mark.parametrize("module", sorted(MODULES))
-    def test_a_module_imports_the_package_by_relative_imports(self, module: str) -> None:
+    def test_a_module_imports_the_package_by_relative_imports(self) -> None:
         """The zip contains the package under another name."""
-        assert "include" not in {name.partition(".")[0] for name in IMPORTS[module]}
+        assert importers_of("include") == set()
 
     def test_modules_in_new_folders_are_found(self, tmp_path: Path) -> None:
         (tmp_path / "cloud" / "deep").mkdir(parents=True)
@@ -147,8 +169,6 @@ def test_the_map_of_modules_is_complete() -> None:
     assert set(re.findall(r"^``([\w.]+)``", described, re.MULTILINE)) == set(MODULES)
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_every_module_has_a_docstring_that_states_its_job(module: str) -> None:
-    docstring = ast.get_docstring(MODULES[module])
-    assert docstring
-    assert docstring.splitlines()[0].endswith((".", ";"))
+def test_every_module_has_a_docstring_that_states_its_job() -> None:
+    first_lines = {module: (ast.get_docstring(parse(module)) or "").partition("\n")[0] for module in MODULES}
+    assert {module: line for module, line in first_lines.items() if not line.endswith((".", ";"))} == {}

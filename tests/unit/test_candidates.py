@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+from functools import partial
 from typing import Any
 
 import pytest
 
-from include.kpo_cleanup.candidates import MAX_SECONDS, ROUND, with_records
+from include.kpo_cleanup.candidates import MAX_SECONDS, with_records
 from include.kpo_cleanup.classify import Snapshot, classify
 from include.kpo_cleanup.constants import Reason
 from include.kpo_cleanup.identity import UNMAPPED
@@ -20,6 +21,8 @@ from tests.unit.builders import DAY, FINISHED, HOUR, NOW, answer, make_pod, make
 from tests.unit.test_reap import FakeSource, StatesFirst
 
 ANOTHER = Record(frozenset({"airflow/another"}))
+ROUND = 10  # far fewer pods than in production, so that the tests are fast
+read_rounds = partial(with_records, round_size=ROUND)
 
 
 def make_pods(count: int) -> list[Workload]:
@@ -43,7 +46,7 @@ def candidates(snapshot: Snapshot) -> list[Workload]:
 @pytest.mark.parametrize("limit", [1, ROUND])
 def test_only_the_records_of_the_oldest_pods_are_read_if_they_are_enough(limit: int) -> None:
     pods, source = make_pods(4 * ROUND), FakeSource({})
-    snapshot = with_records(snapshot_of(pods, max_deletes=limit), source)
+    snapshot = read_rounds(snapshot_of(pods, max_deletes=limit), source)
     oldest_first = pods[::-1]
     assert set(source.records_read) == {pod.key for pod in oldest_first[:ROUND]}
     assert zombies(snapshot) == oldest_first[:ROUND]
@@ -54,14 +57,14 @@ def test_only_the_tries_and_ends_of_the_oldest_pods_are_read_if_they_are_enough(
     pods = make_pods(2 * ROUND)
     states = answer({pod.key: TaskInstance(FINISHED.state) for pod in pods})
     source = StatesFirst({pod.key: FINISHED for pod in pods})
-    snapshot = with_records(Snapshot(pods, states, Settings(max_deletes=1), NOW), source)
+    snapshot = read_rounds(Snapshot(pods, states, Settings(max_deletes=1), NOW), source)
     complete = {key for key, ti in snapshot.task_instances.found.items() if ti == FINISHED}
     assert complete == {pod.key for pod in pods[ROUND:]}
 
 
 def test_more_records_are_read_if_the_limit_is_higher() -> None:
     pods, source = make_pods(4 * ROUND), FakeSource({})
-    snapshot = with_records(snapshot_of(pods, max_deletes=ROUND + 1), source)
+    snapshot = read_rounds(snapshot_of(pods, max_deletes=ROUND + 1), source)
     assert len(source.records_read) == len(set(source.records_read)) == len(zombies(snapshot)) == 2 * ROUND
 
 
@@ -69,14 +72,14 @@ def test_pods_that_their_records_keep_do_not_keep_the_others() -> None:
     pods = make_pods(4 * ROUND)
     kept = pods[2 * ROUND :]
     source = FakeSource({}, records={pod.key: ANOTHER for pod in kept})
-    snapshot = with_records(snapshot_of(pods, max_deletes=1), source)
+    snapshot = read_rounds(snapshot_of(pods, max_deletes=1), source)
     assert zombies(snapshot) == pods[2 * ROUND - 1 : ROUND - 1 : -1]
     assert len(candidates(snapshot)) == ROUND
 
 
 def test_no_pod_is_a_candidate_if_all_records_were_read() -> None:
     pods = make_pods(ROUND)
-    snapshot = with_records(snapshot_of(pods, max_deletes=1), FakeSource({}))
+    snapshot = read_rounds(snapshot_of(pods, max_deletes=1), FakeSource({}))
     assert len(zombies(snapshot)) == ROUND
     assert not candidates(snapshot)
 
@@ -85,7 +88,7 @@ def test_reading_ends_after_some_minutes() -> None:
     pods = make_pods(4 * ROUND)
     source = FakeSource({}, records={pod.key: ANOTHER for pod in pods})
     clock = itertools.count(0, MAX_SECONDS * 0.6)
-    snapshot = with_records(snapshot_of(pods), source, lambda: next(clock))
+    snapshot = read_rounds(snapshot_of(pods), source, lambda: next(clock))
     assert len(source.records_read) == 2 * ROUND
     assert len(candidates(snapshot)) == 2 * ROUND
     assert not zombies(snapshot)
@@ -98,7 +101,7 @@ def test_a_zombie_behind_more_pods_than_a_run_has_time_for_is_found_within_some_
     def is_found() -> bool:
         clock = itertools.count(0, MAX_SECONDS * 0.6)  # time for two rounds
         source = FakeSource({}, records={pod.key: ANOTHER for pod in pods if pod is not youngest})
-        snapshot = with_records(snapshot_of(pods, max_deletes=1), source, lambda: next(clock))
+        snapshot = read_rounds(snapshot_of(pods, max_deletes=1), source, lambda: next(clock))
         assert len(source.records_read) == 2 * ROUND
         assert {pod.key for pod in candidates(snapshot)} == {pod.key for pod in pods} - {*source.records_read}
         return zombies(snapshot) == [youngest]
@@ -109,7 +112,7 @@ def test_a_zombie_behind_more_pods_than_a_run_has_time_for_is_found_within_some_
 def test_nothing_is_read_if_no_record_matters() -> None:
     kept = make_pod(protected_by="x")
     source = FakeSource({})
-    assert not with_records(snapshot_of([kept]), source).unread
+    assert not read_rounds(snapshot_of([kept]), source).unread
     assert not source.records_read
 
 
@@ -118,7 +121,7 @@ def test_a_young_pod_that_needs_no_record_is_a_zombie_at_once() -> None:
     unmatched = make_pod(run_id="deleted", phase="Pending", containers=(), created=NOW - HOUR)
     settings = Settings(max_deletes=1, delete_unmatched_pods=True)
     snapshot = Snapshot([*pods, unmatched], answer({pod.key: FINISHED for pod in pods}), settings, NOW)
-    assert zombies(with_records(snapshot, FakeSource({})))[-1] == unmatched
+    assert zombies(read_rounds(snapshot, FakeSource({})))[-1] == unmatched
 
 
 def test_a_pod_that_another_task_instance_has_adopted_is_kept_if_it_is_among_the_oldest() -> None:
@@ -127,12 +130,12 @@ def test_a_pod_that_another_task_instance_has_adopted_is_kept_if_it_is_among_the
     plain = oldest.key._replace(map_index=UNMAPPED)
     found = {**{pod.key: FINISHED for pod in pods}, plain: make_ti(state="running", ended=None)}
     source = FakeSource({}, records={plain: Record(frozenset({str(oldest)}))})
-    snapshot = with_records(Snapshot(pods, answer(found), Settings(max_deletes=1), NOW), source)
+    snapshot = read_rounds(Snapshot(pods, answer(found), Settings(max_deletes=1), NOW), source)
     assert {v.workload: v.rule for v in classify(snapshot)}[oldest] is Rule.USED_BY_ANOTHER
 
 
 def test_a_candidate_keeps_its_reason() -> None:
     pods = make_pods(2 * ROUND)
-    snapshot = with_records(snapshot_of(pods, max_deletes=1), FakeSource({}))
+    snapshot = read_rounds(snapshot_of(pods, max_deletes=1), FakeSource({}))
     assert {verdict.reason for verdict in classify(snapshot)} == {Reason.ORPHANED}
     assert snapshot.unread == [tuple(key) for key in json.loads(json.dumps(snapshot.unread))]

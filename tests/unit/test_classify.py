@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import assume, given
@@ -1426,73 +1427,74 @@ class TestOrderOfVerdicts:
 
 
 # Random clusters: few keys, so that pods share task instances, and times around the boundaries.
-OFFSETS = st.sampled_from([-DAY, -HOUR, -301, -300, -299, -1, 0, 1, 299, 300, 301, HOUR])
-TIMES = OFFSETS.map(lambda offset: NOW + offset)
-KEYS = st.builds(
-    TaskInstanceKey,
-    st.just("d"),
-    st.sampled_from(["a", "b"]),
-    st.sampled_from(["r1", "r2"]),
-    st.sampled_from([UNMAPPED, 0]),
+T = TypeVar("T")
+TIMES = [NOW + offset for offset in (-DAY, -HOUR, -301, -300, -299, -1, 0, 1, 299, 300, 301, HOUR)]
+MAYBE_TIMES = [*[None] * len(TIMES), *TIMES]
+
+
+def combinations(build: Callable[..., T], *values: Sequence[Any]) -> st.SearchStrategy[T]:
+    """Return a strategy that draws one of each at once, because each draw takes longer than a classification."""
+    return st.sampled_from(list(itertools.product(*values))).map(lambda combination: build(*combination))
+
+
+def fields(**values: Sequence[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return combinations(lambda *combination: dict(zip(values, combination, strict=True)), *values.values())
+
+
+NOWS = st.sampled_from(TIMES)
+KEYS = combinations(TaskInstanceKey, ["d"], ["a", "b"], ["r1", "r2"], [UNMAPPED, 0])
+CONTAINERS = combinations(
+    Container, ["base", "sidecar"], ["running", "waiting", "terminated"], MAYBE_TIMES, MAYBE_TIMES, [None, None, 0, 137]
 )
-MOSTLY_EMPTY = {
-    "label_problem": "label x is missing",
-    "protected_by": "kpo-cleanup/protect=true",
-    "controller": JOB,
-}
-CONTAINERS = st.builds(
-    Container,
-    st.sampled_from(["base", "sidecar"]),
-    st.sampled_from(["running", "waiting", "terminated"]),
-    st.none() | TIMES,
-    st.none() | TIMES,
-    st.none() | st.sampled_from([0, 137]),
-)
-STATES = st.sampled_from([*sorted(FINISHED_STATES), *ACTIVE_STATES])
-TIS = st.builds(TaskInstance, STATES, st.none() | st.integers(0, 4), st.none() | TIMES)
-ACTIVE_TIS = st.builds(TaskInstance, st.sampled_from(ACTIVE_STATES), st.none() | st.integers(0, 4), st.none() | TIMES)
+TRIES = [*[None] * 5, *range(5)]
+TIS = combinations(TaskInstance, [*sorted(FINISHED_STATES), *ACTIVE_STATES], TRIES, MAYBE_TIMES)
+ACTIVE_TIS = combinations(TaskInstance, ACTIVE_STATES, TRIES, MAYBE_TIMES)
 ANSWERS = st.builds(
     TaskInstances,
     st.dictionaries(KEYS, TIS, max_size=8),
     st.dictionaries(KEYS, st.just("the source does not know"), max_size=2),
 )
-SETTINGS = st.builds(
-    Settings,
-    settle_seconds=st.sampled_from([0, 300, HOUR]),
-    delete_completed_pods=st.booleans(),
-    delete_pods_on_failure=st.booleans(),
-    ttl_seconds_after_finished=st.sampled_from([None, 0, 300, DAY]),
-    delete_unmatched_pods=st.booleans(),
-    dry_run=st.booleans(),
-    max_deletes=st.integers(1, 3),
+SETTINGS = combinations(
+    lambda settle, completed, failed, ttl, unmatched: Settings(
+        settle_seconds=settle,
+        delete_completed_pods=completed,
+        delete_pods_on_failure=failed,
+        ttl_seconds_after_finished=ttl,
+        delete_unmatched_pods=unmatched,
+    ),
+    [0, 300, HOUR],
+    [False, True],
+    [False, True],
+    [None, 0, 300, DAY],
+    [False, True],
 )
-
-
-@st.composite
-def pods_of_a_cluster(draw: st.DrawFn) -> list[Workload]:
-    pods = []
-    for number in range(draw(st.integers(0, 6))):
-        key = draw(KEYS)
-        marks = {name: mark for name, mark in MOSTLY_EMPTY.items() if draw(st.integers(0, 9)) == 0}
-        pods.append(
-            make_pod(
-                name=f"pod-{number}",
-                uid=f"uid-{number}",
-                namespace=draw(st.sampled_from(["one", "one", "two"])),
-                created=draw(TIMES),
-                phase=draw(st.sampled_from(["Pending", "Running", "Running", "Succeeded", "Failed", "Unknown"])),
-                try_number=draw(st.integers(1, 3)),
-                already_checked=draw(st.booleans()),
-                deletion_deadline=draw(st.none() | st.none() | TIMES),
-                containers=tuple(draw(st.lists(CONTAINERS, max_size=2))),
-                **key._asdict(),
-                **marks,
-            )
-        )
-    return pods
-
-
-PODS = pods_of_a_cluster()
+PODS = st.lists(
+    st.tuples(
+        fields(
+            dag_id=["d"],
+            task_id=["a", "b"],
+            run_id=["r1", "r2"],
+            map_index=[UNMAPPED, 0],
+            try_number=[1, 2, 3],
+            namespace=["one", "one", "two"],
+            phase=["Pending", "Running", "Running", "Succeeded", "Failed", "Unknown"],
+            already_checked=[False, True],
+        ),
+        fields(created=TIMES, deletion_deadline=[*[None] * 36, *TIMES]),
+        fields(
+            label_problem=[*[""] * 9, "label x is missing"],
+            protected_by=[*[""] * 9, "kpo-cleanup/protect=true"],
+            controller=[*[None] * 9, JOB],
+        ),
+        st.lists(CONTAINERS, max_size=2).map(tuple),
+    ),
+    max_size=6,
+).map(
+    lambda pods: [
+        make_pod(name=f"pod-{number}", uid=f"uid-{number}", containers=containers, **common, **times, **marks)
+        for number, (common, times, marks, containers) in enumerate(pods)
+    ]
+)
 
 
 def by_uid(verdicts: Sequence[Verdict]) -> dict[str, Verdict]:
@@ -1513,7 +1515,7 @@ RECORDS = st.dictionaries(
 class TestInvariants:
     """Invariants over random clusters."""
 
-    @given(PODS, ANSWERS, RECORDS, SETTINGS, TIMES)
+    @given(PODS, ANSWERS, RECORDS, SETTINGS, NOWS)
     def test_a_record_makes_no_zombie_but_a_superseded_or_unmatched_one_and_saves_the_pods_that_it_names(
         self,
         pods: list[Workload],
@@ -1532,7 +1534,7 @@ class TestInvariants:
                 assert isinstance(verdict.evidence, Evidence)
                 assert str(verdict.evidence.other) in records[verdict.workload.key].workloads
 
-    @given(PODS, ANSWERS, SETTINGS, TIMES)
+    @given(PODS, ANSWERS, SETTINGS, NOWS)
     def test_every_pod_has_one_verdict_whose_evidence_can_be_rendered(
         self, pods: list[Workload], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
@@ -1540,7 +1542,7 @@ class TestInvariants:
         assert sorted(verdict.workload.uid for verdict in verdicts) == sorted(pod.uid for pod in pods)
         assert all(all(phrases(verdict)) and phrases(verdict) for verdict in verdicts)
 
-    @given(PODS, ANSWERS, SETTINGS, TIMES)
+    @given(PODS, ANSWERS, SETTINGS, NOWS)
     def test_the_only_pod_of_an_active_task_instance_is_never_a_zombie_unless_it_is_marked_as_checked(
         self, pods: list[Workload], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
@@ -1556,7 +1558,7 @@ class TestInvariants:
             ):
                 assert not verdict.is_zombie
 
-    @given(PODS, ANSWERS, SETTINGS, TIMES)
+    @given(PODS, ANSWERS, SETTINGS, NOWS)
     def test_the_pod_that_an_active_task_instance_can_adopt_is_never_a_zombie(
         self, pods: list[Workload], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
@@ -1570,7 +1572,7 @@ class TestInvariants:
             newest = max(pod.created for pod in of_the_place)
             assert not any(verdicts[pod.uid].is_zombie for pod in of_the_place if pod.created == newest)
 
-    @given(PODS, ANSWERS, SETTINGS, TIMES)
+    @given(PODS, ANSWERS, SETTINGS, NOWS)
     def test_a_zombie_of_an_active_task_instance_is_superseded(
         self, pods: list[Workload], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
@@ -1579,7 +1581,7 @@ class TestInvariants:
             if verdict.is_zombie and ti is not None and ti.is_active:
                 assert verdict.reason is Reason.SUPERSEDED
 
-    @given(PODS, ANSWERS, st.dictionaries(KEYS, ACTIVE_TIS, min_size=1), SETTINGS, TIMES)
+    @given(PODS, ANSWERS, st.dictionaries(KEYS, ACTIVE_TIS, min_size=1), SETTINGS, NOWS)
     def test_more_active_task_instances_make_no_zombie_that_is_not_superseded(
         self,
         pods: list[Workload],
@@ -1594,7 +1596,7 @@ class TestInvariants:
             if verdict.is_zombie and not before[verdict.workload.uid].is_zombie:
                 assert verdict.reason is Reason.SUPERSEDED
 
-    @given(PODS, ANSWERS, st.dictionaries(KEYS, TIS, min_size=1), SETTINGS, TIMES)
+    @given(PODS, ANSWERS, st.dictionaries(KEYS, TIS, min_size=1), SETTINGS, NOWS)
     def test_more_task_instances_make_a_zombie_only_of_a_pod_whose_own_was_missing(
         self,
         pods: list[Workload],
@@ -1610,7 +1612,7 @@ class TestInvariants:
                 assert key not in answers.found
                 assert not more[key].is_active or verdict.reason is Reason.SUPERSEDED
 
-    @given(PODS, PODS, ANSWERS, SETTINGS, TIMES)
+    @given(PODS, PODS, ANSWERS, SETTINGS, NOWS)
     def test_more_pods_make_no_zombie_that_is_not_superseded(
         self, pods: list[Workload], others: list[Workload], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
@@ -1621,7 +1623,7 @@ class TestInvariants:
             if after[uid].is_zombie != verdict.is_zombie or after[uid].reason != verdict.reason:
                 assert Reason.SUPERSEDED in (after[uid].reason, verdict.reason)
 
-    @given(PODS, ANSWERS, SETTINGS, TIMES, st.randoms(use_true_random=False))
+    @given(PODS, ANSWERS, SETTINGS, NOWS, st.randoms(use_true_random=False))
     def test_the_order_of_pods_and_task_instances_does_not_matter(
         self, pods: list[Workload], answers: TaskInstances, settings: Settings, now: int, random: Any
     ) -> None:
@@ -1631,7 +1633,7 @@ class TestInvariants:
         answered = replace(answers, found=dict(found))
         assert classify_all(shuffled, answered, settings, now) == classify_all(pods, answers, settings, now)
 
-    @given(PODS, ANSWERS, SETTINGS, TIMES)
+    @given(PODS, ANSWERS, SETTINGS, NOWS)
     def test_unidentified_protected_owned_and_unresolved_pods_are_never_zombies(
         self, pods: list[Workload], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
@@ -1640,14 +1642,14 @@ class TestInvariants:
             if pod.label_problem or pod.protected_by or pod.controller or pod.key in answers.unresolved:
                 assert not verdict.is_zombie
 
-    @given(PODS, ANSWERS, TIMES)
+    @given(PODS, ANSWERS, NOWS)
     def test_unmatched_pods_are_never_zombies_by_default(
         self, pods: list[Workload], answers: TaskInstances, now: int
     ) -> None:
         for verdict in classify_all(pods, answers, Settings(), now):
             assert not (verdict.is_zombie and verdict.reason is Reason.UNMATCHED)
 
-    @given(PODS, SETTINGS, TIMES)
+    @given(PODS, SETTINGS, NOWS)
     def test_an_answer_without_task_instances_makes_only_unmatched_zombies(
         self, pods: list[Workload], settings: Settings, now: int
     ) -> None:
@@ -1655,7 +1657,7 @@ class TestInvariants:
         assert {verdict.reason for verdict in zombies} <= {Reason.UNMATCHED}
         assert settings.delete_unmatched_pods or not zombies
 
-    @given(PODS, ANSWERS, SETTINGS, TIMES)
+    @given(PODS, ANSWERS, SETTINGS, NOWS)
     def test_stricter_settings_never_make_a_zombie(
         self, pods: list[Workload], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
@@ -1679,7 +1681,7 @@ class TestInvariants:
         for verdict in classify_all(pods, answers, settings, NOW):
             assert later[verdict.workload.uid].is_zombie or not verdict.is_zombie
 
-    @given(PODS, ANSWERS, SETTINGS, TIMES)
+    @given(PODS, ANSWERS, SETTINGS, NOWS)
     def test_a_pod_has_the_same_verdict_among_the_possible_successors_only(
         self, pods: list[Workload], answers: TaskInstances, settings: Settings, now: int
     ) -> None:

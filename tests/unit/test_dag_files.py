@@ -80,8 +80,9 @@ def test_a_folder_that_is_missing_has_no_dag_ids(tmp_path: Path) -> None:
 
 
 def test_the_search_ends_in_time(tmp_path: Path) -> None:
+    words = "\n".join(f'DAG("é{word}")' for word in range(20_000))
     for number in range(50):
-        (tmp_path / f"{number}.py").write_text("\n".join(f'DAG("é{word}")' for word in range(20_000)))
-    started = time.monotonic()
+        (tmp_path / f"{number}.py").write_text(words)
+    started = time.process_time()
     find_dag_ids([tmp_path], {to_label_value(LONG)}, max_seconds=0.1)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2

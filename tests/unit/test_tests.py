@@ -22,15 +22,30 @@ def is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__") and name not in OF_NAMED_TUPLES
 
 
+def walk(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield all nodes, in any order; ``ast.walk`` takes twice as long."""
+    nodes: list[ast.AST] = [tree]
+    while nodes:
+        node = nodes.pop()
+        yield node
+        for value in vars(node).values():
+            if isinstance(value, ast.AST):
+                nodes.append(value)
+            elif isinstance(value, list):
+                nodes += [child for child in value if isinstance(child, ast.AST)]
+
+
 def is_patch(call: ast.Call) -> bool:
     """Return whether a call is ``monkeypatch.setattr`` or similar, or a ``patch`` of ``unittest.mock``."""
-    attributes = [node.attr for node in ast.walk(call.func) if isinstance(node, ast.Attribute)]  # the last one first
-    names = [node.id for node in ast.walk(call.func) if isinstance(node, ast.Name)]
-    return "patch" in attributes + names or any(name in PATCHES for name in attributes[:1])
+    names, function = [], call.func
+    while isinstance(function, ast.Attribute):
+        names.append(function.attr)
+        function = function.value
+    return not PATCHES.isdisjoint(names[:1]) or "patch" in (*names, getattr(function, "id", ""))
 
 
 def violations(tree: ast.Module) -> Iterator[str]:
-    nodes = list(ast.walk(tree))
+    nodes = [node for node in walk(tree) if isinstance(node, ast.ImportFrom | ast.Import | ast.Attribute | ast.Call)]
     bound: set[str] = set()  # names imported from our modules
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and is_ours(node.module):
@@ -52,9 +67,9 @@ def violations(tree: ast.Module) -> Iterator[str]:
             yield f"line {node.lineno} patches {ast.unparse(node.args[0])}"
 
 
-@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))
-def test_a_test_module_uses_no_private_names_and_patches_nothing_of_ours(path: Path) -> None:
-    assert list(violations(ast.parse(path.read_text()))) == []
+def test_the_tests_use_no_private_names_and_patch_nothing_of_ours() -> None:
+    found = {str(path.relative_to(TESTS)): [*violations(ast.parse(path.read_text()))] for path in TESTS.rglob("*.py")}
+    assert {path: lines for path, lines in found.items() if lines} == {}
 
 
 @pytest.mark.parametrize(

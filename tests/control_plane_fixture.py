@@ -1,6 +1,6 @@
 """A pytest plugin with the fixture `control_plane`; it marks each test that uses the fixture with `cluster`.
 
-Load it with `pytest_plugins = ["tests.control_plane.fixture"]`. Do not import the fixture: each importing module would
+Load it with `pytest_plugins = ["tests.control_plane_fixture"]`. Do not import the fixture: each importing module would
 start its own control plane.
 """
 
@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from . import ControlPlane, ControlPlaneUnavailable, find_or_build, find_or_build_controller_manager
+if TYPE_CHECKING:  # every test process loads this plugin, but few start a control plane
+    from tests.control_plane import ControlPlane
 
 T = TypeVar("T")
 ControllerManager = Callable[[], AbstractContextManager[None]]
@@ -36,6 +37,8 @@ def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
 
     Skip the test if there are no binaries and they cannot be built, or fail it with REQUIRE_CLUSTER=1.
     """
+    from tests.control_plane import ControlPlane, find_or_build
+
     with ControlPlane(_found(pytestconfig, find_or_build)) as running:
         yield running
 
@@ -43,11 +46,15 @@ def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
 @pytest.fixture(scope="session")
 def controller_manager(control_plane: ControlPlane, pytestconfig: pytest.Config) -> ControllerManager:
     """Return what runs kube-controller-manager in a `with` block; it also acts on the objects of other tests."""
+    from tests.control_plane import find_or_build_controller_manager
+
     binary = _found(pytestconfig, find_or_build_controller_manager)
     return lambda: control_plane.controller_manager(binary)
 
 
 def _found(pytestconfig: pytest.Config, find: Callable[[], T]) -> T:
+    from tests.control_plane import ControlPlaneUnavailable
+
     try:
         # Building takes minutes, so show its progress instead of capturing it.
         with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
