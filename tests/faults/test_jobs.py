@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 
@@ -123,6 +124,15 @@ class TestListing:
         assert list(listing.errors_by_kind) == ["Job"]
         assert listing.errors_by_namespace == {}
         assert cause in listing.errors_by_kind["Job"].cause
+
+    def test_pods_stay_owned_if_their_job_is_malformed(
+        self, server: Server, client: KubeClient, namespace: str
+    ) -> None:
+        job = {**create_job(server, namespace, "job", FAILED_ONCE), "status": {"conditions": 5}}
+        server.proxy.spoil(GET_JOB, proxy.answer(200, json.dumps(job), "application/json"))
+        listing = client.list_workloads([namespace])
+        assert [(str(each), each.is_owned) for each in listing.workloads] == [(f"{namespace}/job-0", True)]
+        assert "not iterable" in listing.errors_by_kind["Job"].cause
 
     @pytest.mark.parametrize(
         ("fault", "attempts"),

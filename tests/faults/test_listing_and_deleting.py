@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -36,9 +37,9 @@ from tests.faults.cases import (
     render,
     says_pattern,
 )
-from tests.faults.conftest import PAGE_SIZE, Connect
+from tests.faults.conftest import CONN_ID, PAGE_SIZE, Connect
 from tests.faults.runs import FAILED_ONCE, IN_TRY_2, QUICK, clean_up, create, message_of, source_of
-from tests.faults.servers import Server
+from tests.faults.servers import Server, connection
 
 REPOSITORY = Path(__file__).parents[2]
 SECOND_PAGE = "GET .*continue="
@@ -193,6 +194,35 @@ class TestListing:
         (kong,) = (case.fault for case in LIST_CASES if case.id == "404-gateway-json")
         server.proxy.spoil(f"GET /api/v1/namespaces/{namespace}$", kong)
         assert api.list_workloads([namespace]).errors_by_namespace == {}
+
+    def test_every_tenth_page_of_a_long_listing_is_logged(
+        self, server: Server, api: KubeClient, namespace: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        page = server.call("GET", f"namespaces/{namespace}/pods")
+        for number in range(1, 31):  # the last page has no token
+            token = {"continue": str(number)} if number < 30 else {}
+            page["metadata"] = {**token, **({"remainingItemCount": 7} if number == 10 else {})}
+            server.proxy.spoil("GET .*/pods", proxy.answer(200, json.dumps(page), "application/json"), times=1)
+        with caplog.at_level(logging.INFO):
+            api.list_workloads([namespace])
+        listing = f"listing pods in namespace {namespace!r}: 0 so far"
+        assert [message for message in caplog.messages if "so far" in message] == [f"{listing}, 7 to go", listing]
+
+    def test_the_error_for_all_namespaces_has_the_first_cause_and_the_others_are_logged(
+        self, server: Server, api: KubeClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        namespaces = [server.create_namespace() for _ in range(3)]
+        forbidden, broken = proxy.status(403, "Forbidden", "no"), proxy.status(500, "InternalError", "no")
+        for namespace, fault in zip(namespaces, [forbidden, broken, broken], strict=True):
+            server.proxy.spoil(f"GET /api/v1/namespaces/{namespace}/", fault)
+        with pytest.raises(KubernetesError, match="none of 3 namespaces could be listed") as caught:
+            api.list_workloads(namespaces)
+        assert caught.value.is_retryable
+        assert caught.value.cause == f"listing pods in namespace {namespaces[0]!r}: 403 Forbidden"
+        logged = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+        assert [line for line in logged if "listing pods" in line] == [
+            f"listing pods in namespace {namespaces[1]!r}: 500 Internal Server Error; server message: no"
+        ]
 
     def test_a_cache_that_returns_the_same_page_again_and_again_is_an_error(
         self, server: Server, api: KubeClient, full_namespace: str
@@ -402,6 +432,14 @@ def test_a_silent_api_server_is_given_up_after_a_few_namespaces(
     assert len(server.proxy.requests) == MAX_SILENT_NAMESPACES * retry_policy.attempts
 
 
+def test_an_api_server_that_responds_in_between_is_not_given_up(server: Server, api: KubeClient) -> None:
+    namespaces = [server.create_namespace() for _ in range(2 * MAX_SILENT_NAMESPACES + 2)]
+    failing = namespaces[::2]
+    for namespace in failing:
+        server.proxy.spoil(f"GET /api/v1/namespaces/{namespace}/", proxy.reset)
+    assert list(api.list_workloads(namespaces).errors_by_namespace) == failing
+
+
 class TestConnecting:
     @pytest.mark.parametrize("case", CONNECTION_CASES, ids=by_id)
     def test_a_wrong_address_has_its_documented_message(
@@ -411,6 +449,57 @@ class TestConnecting:
         with within(BOUND), pytest.raises(KubernetesError) as caught:
             api.list_workloads([namespace])
         assert says_pattern(case.says, namespace=namespace).search(str(caught.value))
+        assert server.proxy.requests == []
+
+    @pytest.mark.parametrize(
+        ("configured", "listed", "origin"),
+        [
+            pytest.param("team-a", "team-a", f"connection {CONN_ID!r}", id="that of the connection"),
+            pytest.param("", "default", "the default of Kubernetes", id="the default of Kubernetes"),
+        ],
+    )
+    def test_without_namespaces_the_one_is_listed_in_which_operators_start_pods_which_is(
+        self, server: Server, monkeypatch: pytest.MonkeyPatch, configured: str, listed: str, origin: str
+    ) -> None:
+        to_the_proxy = connection({"server": server.proxy.url}, configured)
+        monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(to_the_proxy))
+        client = KubeClient(CONN_ID, QUICK)
+        assert client.own_namespace_and_origin() == (listed, origin)
+        client.list_workloads([], must_exist=False)
+        assert count_requests(server, f"GET /api/v1/namespaces/{listed}/pods") == 1
+
+    @pytest.mark.parametrize(
+        ("conn", "cause"),
+        [
+            pytest.param(None, "isn't defined", id="is missing"),
+            pytest.param({"conn_type": "http"}, "its type is 'http', not 'kubernetes'", id="is of another type"),
+            pytest.param(
+                {"conn_type": "kubernetes", "extra": {"kube_config_path": "/no"}},
+                "No configuration",
+                id="names no file",
+            ),
+        ],
+    )
+    def test_a_connection_is_a_final_error_if_it(
+        self, monkeypatch: pytest.MonkeyPatch, conn: dict[str, Any] | None, cause: str
+    ) -> None:
+        if conn is not None:
+            monkeypatch.setenv("AIRFLOW_CONN_ODD", json.dumps(conn))
+        with pytest.raises(KubernetesError, match="connection 'odd' provides no Kubernetes client") as caught:
+            KubeClient("odd", QUICK).list_workloads(["default"])
+        assert cause in caught.value.cause
+        assert not caught.value.is_retryable
+
+    def test_a_failure_of_the_client_itself_is_retried_and_shows_no_token(
+        self, server: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        odd = connection({"server": server.proxy.url})
+        odd["extra"]["kube_config"]["users"][0]["user"] = {"token": "hush\nhush"}
+        monkeypatch.setenv("AIRFLOW_CONN_ODD", json.dumps(odd))
+        with pytest.raises(KubernetesError, match="the client failed: ") as caught:
+            KubeClient("odd", QUICK).list_workloads(["default"])
+        assert (caught.value.is_retryable, caught.value.has_response) == (True, False)
+        assert "hush" not in str(caught.value)
         assert server.proxy.requests == []
 
     def test_the_api_server_refuses_requests_without_credentials(

@@ -324,8 +324,15 @@ class TestDeletingZombies:
 
     @pytest.mark.parametrize("settings", [{}, {"last_log_lines": 2, "dry_run": True}], ids=["by default", "a dry run"])
     def test_no_log_is_requested(self, settings: dict[str, Any]) -> None:
-        zombies = make_zombies(2)
-        assert [result.log for result in run(zombies, **settings)] == [(), ()]
+        zombies, requested = make_zombies(2), list[str]()
+
+        class Recording(FakeCluster):
+            def read_log(self, pod: Workload, lines: int) -> list[str]:
+                requested.append(pod.name)
+                return []
+
+        run(zombies, Recording(zombie.workload for zombie in zombies), **settings)
+        assert requested == []
 
     def test_a_log_that_cannot_be_read_neither_delays_nor_prevents_the_deletion_and_each_cause_is_one_warning(
         self, caplog: pytest.LogCaptureFixture
@@ -384,17 +391,20 @@ class TestDeletingZombies:
         assert headings == [deleted, deleted, "failed: 2 orphaned pods"]
 
     @pytest.mark.parametrize(
-        ("max_deletes", "lines"),
+        ("max_deletes", "response", "lines"),
         [
-            pytest.param(500, ["100 pods deleted so far, 101 to go", "200 pods deleted so far, 1 to go"]),
-            pytest.param(150, ["100 pods deleted so far, 50 to go"]),
+            pytest.param(500, DELETED, ["100 pods deleted so far, 101 to go", "200 pods deleted so far, 1 to go"]),
+            pytest.param(150, DELETED, ["100 pods deleted so far, 50 to go"]),
+            pytest.param(150, [LOST, DELETED], ["99 pods deleted so far, 51 to go"]),
         ],
+        ids=["of all", "within max_deletes", "with one that may be deleted already"],
     )
     def test_progress_is_logged_after_each_batch(
-        self, max_deletes: int, lines: list[str], caplog: pytest.LogCaptureFixture
+        self, max_deletes: int, response: Responses, lines: list[str], caplog: pytest.LogCaptureFixture
     ) -> None:
+        zombies = make_zombies(2 * BATCH + 1)
         with caplog.at_level(logging.INFO):
-            run(make_zombies(2 * BATCH + 1), max_deletes=max_deletes)
+            run(zombies, cluster_of(zombies, {"z0000": response}), max_deletes=max_deletes)
         assert [message for message in caplog.messages if "so far" in message] == lines
 
     @pytest.mark.parametrize(
@@ -676,8 +686,10 @@ class TestQueryingTaskInstancesAgain:
         # Without the plain task, and each twice, because it is asked again after the records.
         assert [len(keys) - 1 for keys in source.queries] == [100] * 2 + [50] * 8
 
-    @pytest.mark.parametrize("size", [1, 5])
-    def test_a_dag_that_cannot_be_queried_does_not_stop_the_others(self, size: int) -> None:
+    @pytest.mark.parametrize(
+        ("size", "others"), [(1, 1), (1, 2 * BATCH), (5, 2 * BATCH), (2 * MAX_QUERY_FAILURES, 2 * BATCH)]
+    )
+    def test_a_dag_that_cannot_be_queried_does_not_stop_the_others(self, size: int, others: int) -> None:
         class Partial(FakeSource):
             def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
                 if any(key.dag_id == "broken" for key in keys):
@@ -685,10 +697,11 @@ class TestQueryingTaskInstancesAgain:
                 return super().fetch(keys)
 
         broken = [make_pod(name=f"b{n}", dag_id="broken", map_index=n, created=NOW - DAY + n) for n in range(size)]
-        good = [make_pod(name=f"g{n}", dag_id=f"dag_{n % 20}", map_index=n) for n in range(2 * BATCH)]
+        good = [make_pod(name=f"g{n}", dag_id=f"dag_{n % 50}", map_index=n) for n in range(others)]
         zombies = zombies_of(*broken, *good)
-        results = run(zombies, source=Partial({zombie.workload.key: FINISHED for zombie in zombies}))
-        assert count_outcomes(results) == {"failed": size, "deleted": 2 * BATCH}
+        results = outcomes(run(zombies, source=Partial({zombie.workload.key: FINISHED for zombie in zombies})))
+        assert {name for name, outcome in results.items() if outcome == "deleted"} == {pod.name for pod in good}
+        assert list(results.values()).count("failed") == min(size, MAX_QUERY_FAILURES + 1)
 
     def test_a_query_that_fails_with_any_exception_is_reported(self) -> None:
         class Broken(FakeSource):
@@ -924,9 +937,18 @@ class TestRetries:
         cluster = cluster_of(zombies, {"z0000": [busy, DELETED]})
         cluster.before_deletion = lambda _pod: times.append(time.monotonic())
         policy = RetryPolicy(max_backoff=0.1)
-        assert outcomes(run(zombies, cluster, monotonic=time.monotonic, retry_policy=policy)) == {"z0000": "deleted"}
+        results = run(zombies, cluster, monotonic=time.monotonic, retry_policy=policy, max_deletes=1)
+        assert outcomes(results) == {"z0000": "deleted"}
         first, second = times
         assert second - first >= 0.1
+
+    def test_a_retry_is_sent_at_once_if_its_delay_passes_while_other_work_is_done(self) -> None:
+        zombies = make_zombies(1)
+        busy = RetryableApiError(DELETING, cause="429 Too Many Requests", retry_after=2)
+        cluster = cluster_of(zombies, {"z0000": [busy, DELETED]})
+        policy = RetryPolicy(max_backoff=2)
+        results = run(zombies, cluster, monotonic=itertools.count(START, 0.9).__next__, retry_policy=policy)
+        assert outcomes(results) == {"z0000": "deleted"}
 
     @pytest.mark.parametrize("error", [LOST, TOO_MANY], ids=lambda error: error.cause)
     def test_a_deletion_fails_after_the_last_attempt(self, error: RetryableApiError) -> None:
@@ -941,7 +963,7 @@ class TestRetries:
         zombies = make_zombies(1)
         too_many = RetryableApiError(DELETING, cause="429 Too Many Requests", retry_after=20)
         cluster = cluster_of(zombies, {"z0000": too_many})
-        seconds = [0.0]
+        seconds = [START]
 
         def time_passes(_pod: Workload) -> None:
             seconds[0] += 40
@@ -1128,6 +1150,16 @@ class TestAnApiServerThatDoesNotRespond:
         assert list(counts) == ["left_for_next_run"]
         assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {NO_RESPONSE}
         assert len(cluster.deletions) < (MAX_SILENT + CONCURRENT_DELETES) * NO_DELAY.attempts
+
+    def test_the_rest_of_a_batch_waits_for_a_new_query_after_several_pods_without_a_response(self) -> None:
+        pods = [make_pod(name=f"p{n}", namespace=f"n{n}", map_index=n) for n in range(BATCH)]
+        zombies, namespaces = zombies_of(*pods), {pod.namespace for pod in pods}
+        cluster = cluster_of(zombies, {pod.name: [LOST, DELETED] for pod in pods})
+        source = all_finished(zombies)
+        by_query: dict[int, set[str]] = {}
+        cluster.before_deletion = lambda pod: by_query.setdefault(len(source.queries), set()).add(pod.name)
+        run(zombies, cluster, source, namespaces=namespaces)
+        assert CONCURRENT_DELETES <= len(by_query[1]) < 2 * CONCURRENT_DELETES
 
     def test_the_run_goes_on_if_only_some_pods_get_no_response(self) -> None:
         zombies = make_zombies(2 * BATCH)
