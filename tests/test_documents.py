@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 import yaml
 from airflow.dag_processing.dagbag import DagBag
 
+from demo.scenario import TASKS, title
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.settings import OPTIONS
 from include.kpo_cleanup.task_instances.sql import TABLES
@@ -35,6 +37,21 @@ def test_the_settings_table_is_that_of_the_code() -> None:
 def test_the_labels_of_the_cluster_are_those_of_the_code() -> None:
     listed = document("docs/concepts.md").partition("those that start with ")[2].partition(". A pod that")[0]
     assert tuple(re.findall(r"`(\S+)`", listed)) == CLUSTER_LABEL_PREFIXES
+
+
+def test_the_picture_of_the_demo_has_each_task_with_its_state_and_what_becomes_of_its_workload() -> None:
+    rows: dict[str, list[str]] = defaultdict(list)
+    for line, text in re.findall(r'<text x="\d+" y="(\d+)".*?>(.+)</text>', document("docs/images/demo.svg")):
+        rows[line].append(text)
+    _, _, *shown = rows.values()  # without the title and the head of the table
+    assert [(task, state, after) for task, state, _, after in shown] == [
+        (
+            title(task),
+            task.expected_state + (f", try {task.expected_try}" if task.expected_try > 1 else ""),
+            "deleted" if task.leaves_zombie else "still running",
+        )
+        for task in TASKS
+    ]
 
 
 def _default(name: str) -> str:
