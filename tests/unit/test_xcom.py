@@ -269,7 +269,7 @@ class TestZombies:
         data = through_json(dump_classification([make_verdict(workload=pod, raw_ids=raw, link="http://airflow/x")], {}))
         assert data["zombies"][0].items() >= {**raw._asdict(), "link": "http://airflow/x"}.items()
         (loaded,) = load_classification(data).zombies
-        assert (loaded.workload.key, loaded.raw_ids) == (pod.key, raw)
+        assert (loaded.workload.key, loaded.raw_ids, loaded.link) == (pod.key, raw, "http://airflow/x")
 
     def test_zombies_and_kept_pods_are_counted_by_reason_and_zombies_by_dag(self) -> None:
         zombies = [
@@ -282,6 +282,11 @@ class TestZombies:
         assert data["zombies_by_reason"] == {"superseded": 1, "orphaned": 2}
         assert data["kept_by_reason"] == {"owned": 1, "active": 1}
         assert list(data["zombies_by_dag"].items()) == [("orders", 2), ("sales", 1)]
+
+    def test_zombies_are_counted_by_the_dag_id_that_airflow_shows(self) -> None:
+        raw = RawIds("x" * 70, "load", "run_1")
+        zombies = [make_verdict(workload=make_pod(dag_id=to_label_value(raw.dag_id)), raw_ids=raw)]
+        assert dump_classification(zombies, {})["zombies_by_dag"] == {raw.dag_id: 1}
 
     def test_candidates_whose_record_was_not_read_are_only_counted(self) -> None:
         candidates = [make_verdict(is_zombie=False, awaits_record=True) for _ in range(3)]
