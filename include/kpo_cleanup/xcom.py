@@ -55,7 +55,8 @@ def dump_listing(listing: Listing) -> dict[str, Any]:
         "summary": f"{noun}s: {len(listing.workloads)}, in: {printable(', '.join(tree)) or 'no namespace'}",
         "unlisted": _dump_errors(listing.errors_by_namespace),
         "columns": f"{', '.join(_COLUMNS)} ({', '.join(Container._fields)}; times in seconds after created), other",
-        **{name: [each if isinstance(each, str) else dict(each) for each in shared[name]] for name in _SHARED},
+        # Sorted after the summary by Airflow 2, so that the summary is at the top of the page.
+        "tables": {name: [each if isinstance(each, str) else dict(each) for each in shared[name]] for name in _SHARED},
         "tree": tree,
         "version": __version__,
     }
@@ -81,7 +82,7 @@ def load_listing(data: Mapping[str, Any]) -> Listing:
     """
     _check_version("list_pods", data)
     shared = {
-        name: [each if isinstance(each, str) else tuple(sorted(each.items())) for each in data[name]]
+        name: [each if isinstance(each, str) else tuple(sorted(each.items())) for each in data["tables"][name]]
         for name in _SHARED
     }
     workloads = [

@@ -136,11 +136,14 @@ class TestListing:
         row = json.loads(data["tree"]["airflow"]["orders"])["extract"]["run_1"][0]
         assert len(data["columns"]) >= len(row)
 
+    def test_the_summary_is_near_the_top_even_if_the_keys_are_sorted_as_on_airflow_2(self) -> None:
+        assert sorted(dump_listing(Listing()))[:2] == ["columns", "summary"]
+
     @pytest.mark.parametrize("version", ["0.1.9", None], ids=["an older version", "a version that was not written"])
     def test_the_listing_of_another_version_is_rejected(self, version: str | None) -> None:
         data = {**dump_listing(Listing()), "version": version}
         if version is None:
-            del data["version"], data["requests"]
+            del data["version"], data["tables"]
         with pytest.raises(
             KpoCleanupError, match=f"the XCom of list_pods was written by kpo_cleanup {version or '0.1.0'}, but this is"
         ):
