@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,7 +14,6 @@ Result = TypeVar("Result")
 POLL_SECONDS = 0.5
 PROGRESS_SECONDS = 10  # interval of the progress lines while waiting
 TAIL_LINES = 25
-WIDTH = 116
 
 
 class DemoError(Exception):
@@ -54,9 +52,7 @@ class Terminal:
 
     def show(self, lines: Iterable[str]) -> None:
         for line in lines:
-            # Tables fit this width; the line that lists all settings does not.
-            for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ", drop_whitespace=False) or [""]:
-                print(f"    {part}".rstrip(), flush=True)
+            print(f"    {line}".rstrip(), flush=True)
 
     def table(self, rows: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
         self.show(tabulate(rows, columns, disable_numparse=True).splitlines())

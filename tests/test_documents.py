@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 import yaml
+from airflow.cli.cli_parser import get_parser
 from airflow.dag_processing.dagbag import DagBag
 
+from demo.scenario import TASKS, title
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.settings import OPTIONS
 from include.kpo_cleanup.task_instances.sql import TABLES
@@ -18,8 +22,9 @@ from tests.documents import block, document, section
 from tests.matrix import ROWS
 
 EXAMPLES = [
-    {"kpo_cleanup_gpu", "kpo_cleanup_gpu_dry_run"},
-    {"kpo_cleanup_research", "kpo_cleanup_reporting"},
+    ("docs/configuration.md", "More cleanups", 0, {"kpo_cleanup_gpu", "kpo_cleanup_gpu_dry_run"}),
+    ("docs/configuration.md", "More cleanups", 1, {"kpo_cleanup_research", "kpo_cleanup_reporting"}),
+    ("docs/operating.md", "Choosing a schedule", 0, {"kpo_cleanup_local"}),
 ]
 
 
@@ -37,6 +42,21 @@ def test_the_labels_of_the_cluster_are_those_of_the_code() -> None:
     assert tuple(re.findall(r"`(\S+)`", listed)) == CLUSTER_LABEL_PREFIXES
 
 
+def test_the_picture_of_the_demo_has_each_task_with_its_state_and_what_becomes_of_its_workload() -> None:
+    rows: dict[str, list[str]] = defaultdict(list)
+    for line, text in re.findall(r'<text x="\d+" y="(\d+)".*?>(.+)</text>', document("docs/images/demo.svg")):
+        rows[line].append(text)
+    _, _, *shown = rows.values()  # without the title and the head of the table
+    assert [(task, state, after) for task, state, _, after in shown] == [
+        (
+            title(task),
+            task.expected_state + (f", try {task.expected_try}" if task.expected_try > 1 else ""),
+            "deleted" if task.leaves_zombie else "still running",
+        )
+        for task in TASKS
+    ]
+
+
 def _default(name: str) -> str:
     option = OPTIONS[name]
     default = "empty" if option.default in ("", None) else f"`{option.default}`"
@@ -44,14 +64,15 @@ def _default(name: str) -> str:
     return f"Airflow's `{follows}` ({default})" if follows else default
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_the_examples_of_dag_files_make_dags_that_airflow_finds(number: int, tmp_path: Path) -> None:
-    examples = section("docs/configuration.md", "More cleanups")
-    example = re.findall(r"^```python\n(.*?)```", examples, re.M | re.S)[number]
+@pytest.mark.parametrize(("name", "heading", "number", "dag_ids"), EXAMPLES)
+def test_the_examples_of_dag_files_make_dags_that_airflow_finds(
+    name: str, heading: str, number: int, dag_ids: set[str], tmp_path: Path
+) -> None:
+    example = re.findall(r"^```python\n(.*?)```", section(name, heading), re.M | re.S)[number]
     (tmp_path / "example.py").write_text(example)
     bag = DagBag(str(tmp_path))
     assert bag.import_errors == {}
-    assert set(bag.dags) == EXAMPLES[number]
+    assert set(bag.dags) == dag_ids
     assert not [dag.dag_id for dag in bag.dags.values() if "Every run fails" in str(dag.description)]
 
 
@@ -96,6 +117,13 @@ def test_every_link_leads_to_a_file_and_a_heading_that_exist(path: Path) -> None
         assert linked.exists(), target
         if heading:
             assert heading in anchors(linked), f"{target}#{heading}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPO)))
+def test_every_airflow_command_is_one_that_its_command_line_accepts(path: Path) -> None:
+    blocks = "".join(re.findall(r"^```sh\n(.*?)```", path.read_text(), re.M | re.S)).replace("\\\n", "")
+    for command in re.findall(r"^airflow (.+)$", re.sub(r"\$\(.*?\)", "2026-11-24", blocks), re.M):
+        get_parser().parse_args(shlex.split(command))
 
 
 def anchors(path: Path) -> set[str]:

@@ -12,6 +12,7 @@ import promql_parser
 import pytest
 
 from include.kpo_cleanup.constants import Outcome, Reason
+from include.kpo_cleanup.identity import to_label_value
 from tests.alerts import RULES, selectors_of
 from tests.conftest import REPO
 from tests.dag.pods import wait_until
@@ -21,11 +22,12 @@ from tests.statsd import Sample, StatsdServer
 SEND = """
 from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE, add_to_counters
 from include.kpo_cleanup.constants import Outcome, Reason
+from include.kpo_cleanup.identity import to_label_value
 from include.kpo_cleanup.metrics import send_results, send_verdicts
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.workloads.workload import Container
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import TaskInstance
+from include.kpo_cleanup.task_instance import RawIds, TaskInstance
 from include.kpo_cleanup.verdict import Evidence, Rule
 from tests.unit.builders import HOUR, NOW, make_pod, make_verdict
 
@@ -85,6 +87,9 @@ for outcome in Outcome:
     send_results(f"only_{outcome.value}", [result(2, outcome)], Settings(), NOW)
 many = [aged(2, f"dag_{number:02}") for number in range(25)] + [aged(2, f"dag_{number}") for number in range(18, 25)]
 send_verdicts("many", many, Settings(), NOW)
+long_ids, other_ids = (RawIds(dag_id, "extract", "run_1") for dag_id in ("x" * 70, "commandes_à_faire"))
+hashed = [aged(2, to_label_value(raw.dag_id), raw_ids=raw) for raw in (long_ids, other_ids)]
+send_verdicts("hashed", hashed, Settings(), NOW)
 add_to_counters({"end": 1}, {})
 """
 
@@ -182,6 +187,12 @@ class TestMetrics:
         assert len(found) == 21
         assert found.pop("other") == 5
         assert {dag_id for dag_id, count in found.items() if count == 2} == {f"dag_{n}" for n in range(18, 25)}
+
+    def test_a_dag_is_named_as_in_airflow_or_by_its_label_if_it_has_characters_that_no_metric_can_have(
+        self, tagged: list[Sample]
+    ) -> None:
+        found = {dag_id for dag_id, _ in by_series(tagged, "hashed", "zombies")}
+        assert found == {"x" * 70, to_label_value("commandes_à_faire")}
 
     def test_a_skipped_reaping_sends_all_counters_so_that_they_exist_before_they_increase(
         self, tagged: list[Sample]

@@ -65,17 +65,10 @@ _REMEDIES = {  # for the rules that cause a warning
 _IF_ALONE = "if no other Airflow uses these namespaces, delete_unmatched_pods=True deletes such pods"
 
 
-def ids_of(verdict: Verdict) -> dict[str, Any]:
-    """Return the ids of a pod's task instance as Airflow shows them, or those of the labels if it has none."""
-    raw = verdict.raw_ids._asdict() if verdict.raw_ids else {}
-    is_harmless = all(raw_id == printable(raw_id) for raw_id in raw.values())
-    return {**verdict.workload.ids, **(raw if is_harmless else {})}
-
-
-def task_name(verdict: Verdict) -> tuple[str, str]:
-    """Return a pod's task in a run, for people: ``orders.load try 2``, ``of run scheduled__2026-11-24…``."""
-    ids = ids_of(verdict)
-    return f"{ids['dag_id']}.{ids['task_id']} try {ids['try_number']}", f"of run {ids['run_id']}"
+def task_name(verdict: Verdict) -> tuple[str, str, str]:
+    """Return a pod's task in a run, for people: ``orders.load``, ``try 2``, ``of run scheduled__2026-11-24…``."""
+    ids = verdict.ids
+    return f"{ids['dag_id']}.{ids['task_id']}", f"try {ids['try_number']}", f"of run {ids['run_id']}"
 
 
 class PodWarning(NamedTuple):

@@ -64,13 +64,18 @@ def _max_age(zombies: Iterable[Verdict], now: int) -> int:
 
 def _by_tags(zombies: Sequence[Verdict]) -> Iterator[tuple[dict[str, str], list[Verdict]]]:
     """Group zombies by DAG, reason and kind, each group with its tags."""
-    named = {dag_id for dag_id, _ in Counter(zombie.workload.dag_id for zombie in zombies).most_common(MAX_DAGS)}
+    named = {dag_id for dag_id, _ in Counter(map(_dag_id, zombies)).most_common(MAX_DAGS)}
     groups: dict[tuple[str, str, str], list[Verdict]] = defaultdict(list)
     for zombie in zombies:
-        dag_id = zombie.workload.dag_id if zombie.workload.dag_id in named else OTHER
+        dag_id = _dag_id(zombie) if _dag_id(zombie) in named else OTHER
         groups[dag_id, zombie.reason.value, zombie.workload.kind.lower()].append(zombie)
     for (workload_dag_id, reason, kind), alike in groups.items():
         yield {"pod_dag_id": workload_dag_id, "reason": reason, "kind": kind}, alike
+
+
+def _dag_id(zombie: Verdict) -> str:
+    """Return the id of its DAG as Airflow shows it, or that of its label: StatsD's client fails on other characters."""
+    return zombie.dag_id if zombie.dag_id.isascii() else zombie.workload.dag_id
 
 
 def _amounts(deleted: Iterable[Verdict], now: int) -> dict[str, float]:

@@ -459,7 +459,8 @@ class _Reaper:
         """Reclassify the pod and delete it if it is still a zombie. Leave it pending if the snapshot has expired."""
         key = candidate.workload.key
         while self._is_responding() and not self._has_expired(snapshot):
-            verdict = snapshot.classifiers[key].classify(candidate.workload)
+            verdict, earlier = snapshot.classifiers[key].classify(candidate.workload), candidate.verdict
+            verdict = verdict._replace(link=earlier.link if verdict.raw_ids == earlier.raw_ids else "")
             successor = self._stale_successor(verdict, snapshot.classifiers[key])
             if successor is not None:
                 yield from self._read_again(successor)

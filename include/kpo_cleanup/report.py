@@ -10,7 +10,7 @@ from typing import Any
 from .constants import Outcome, Reason
 from .diagnosis import Diagnosis, diagnose
 from .errors import KpoCleanupError, SettingsError
-from .evidence import PodWarning, ids_of, phrases, task_name, warning_of
+from .evidence import PodWarning, phrases, task_name, warning_of
 from .identity import UNMAPPED
 from .results import Result, count_outcomes
 from .settings import Settings
@@ -21,6 +21,8 @@ from .workloads.workload import Workload, common_noun
 MAX_PROBLEMS = 5  # in the message of a failed run
 MAX_PODS = 25  # that are listed in the log with the same cause; all are in the XCom
 MAX_NAMES = 5  # pods that a warning names
+MAX_WARNINGS = 2  # that the end of the log repeats
+MAX_WARNING = 170  # characters of each, which are two lines
 MAX_DAGS = 5  # in a summary
 DRY_RUN = "DRY RUN: "
 
@@ -42,21 +44,30 @@ def classification_summary(verdicts: Sequence[Verdict], settings: Settings) -> s
         else f"{count(zombies, 'zombie')} of {workloads}"
     )
     limit = f"; at most {settings.max_deletes:,} per run (max_deletes)" if len(zombies) > settings.max_deletes else ""
-    return f"{found}: {_by_dag(v.workload for v in zombies)}{limit}{more}"
+    return f"{found}: {_by_dag(zombies)}{limit}{more}"
 
 
 def classification_lines(verdicts: Sequence[Verdict], summary: str) -> list[str]:
     """Summarize a classification in the log, with the summary last, where Airflow opens a log."""
     zombies = count_reasons(v for v in verdicts if v.is_zombie)
     kept = count_reasons(v for v in verdicts if not (v.is_zombie or v.awaits_record))
-    warned = count_reasons(v for v in verdicts if warning_of(v))
-    topics = [
-        f"zombies by reason: {_key_values(zombies)}" if zombies else "",
-        f"kept: {_key_values(kept) or 'none'}",
-        f"kept, but see the warnings above: {_key_values(warned)}" if warned else "",
-        summary,
+    return [
+        *wrap(f"zombies by reason: {_key_values(zombies)}" if zombies else ""),
+        *wrap(f"kept: {_key_values(kept) or 'none'}"),
+        *_warning_summary(verdicts),
+        *wrap(summary),
     ]
-    return [line for topic in filter(None, topics) for line in wrap(topic)]
+
+
+def _warning_summary(verdicts: Iterable[Verdict]) -> list[str]:
+    """Repeat the warnings about the most pods without their pods, so that the end of the log says what to do."""
+    warnings = Counter(filter(None, map(warning_of, verdicts)))
+    lines = []
+    for warning, number in warnings.most_common(MAX_WARNINGS):
+        what = "; ".join(filter(None, (warning.problem, warning.remedy)))
+        lines += wrap(printable(f"{number:,} {warning.reason.value}: {what}", MAX_WARNING), INDENT)
+    left = len(warnings) - MAX_WARNINGS
+    return [*lines, *([f"{INDENT}and {pluralize(left, 'more warning')} above"] if left > 0 else [])]
 
 
 def zombie_lines(verdicts: Iterable[Verdict]) -> list[str]:
@@ -78,7 +89,7 @@ def _pods_by_run(verdicts: Sequence[Verdict], limit: int = MAX_PODS, known: str 
 
     :param known: the phrase of the evidence that the lines above contain.
     """
-    by_run: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
+    by_run: dict[tuple[str, ...], list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
         by_run[task_name(verdict)].append(verdict)
     lines, room = [], limit
@@ -93,7 +104,7 @@ def _pods_by_run(verdicts: Sequence[Verdict], limit: int = MAX_PODS, known: str 
             previous, evidence = evidence, "; ".join(phrase for phrase in phrases(verdict) if phrase != known)
             lines += _pod_lines(verdict.workload, evidence, without_numbers(evidence) == without_numbers(previous))
         room -= len(listed)
-        left[of_run[0].workload.dag_id] += len(of_run) - len(listed)
+        left[of_run[0].dag_id] += len(of_run) - len(listed)
     if len(verdicts) > limit:
         lines += wrap(f"and {pluralize(len(verdicts) - limit, f'more {_noun(verdicts)}')}: {_counts(+left)}", INDENT)
     return lines
@@ -200,7 +211,7 @@ def reap_summary(
         head = f"{DRY_RUN}would delete {done:,} of {pluralize(workloads, noun)}"
     else:
         head = f"deleted {done:,} of {count(results, 'zombie')}"
-    by_dag = _by_dag(r.verdict.workload for r in results if r.outcome in _GONE)
+    by_dag = _by_dag(r.verdict for r in results if r.outcome in _GONE)
     freed = _amounts(_freed(results))
     verb = "would free" if settings.dry_run else "freed"
     ending = sum(r.outcome is Outcome.WOULD_DELETE and r.deadline is not None for r in results)
@@ -263,7 +274,7 @@ def reap_report(results: Sequence[Result], summary: str, errors: Sequence[KpoCle
                 **({"deadline": _time(r.deadline)} if r.deadline is not None else {}),
                 **({"error": r.error.fields} if r.error else {}),
                 **({"log": list(r.log)} if r.log else {}),
-                **ids_of(r.verdict),
+                **r.verdict.ids,
                 **({"link": r.verdict.link} if r.verdict.link else {}),
             }
             for r in results
@@ -386,9 +397,9 @@ def _first_dags(texts: Sequence[str]) -> list[str]:
     return [*texts[:MAX_DAGS], f"and {pluralize(left, 'more DAG')}"] if left > 0 else list(texts)
 
 
-def _by_dag(workloads: Iterable[Workload]) -> str:
+def _by_dag(verdicts: Iterable[Verdict]) -> str:
     """Render such as ``orders 6, sales 2``."""
-    return _counts(Counter(workload.dag_id for workload in workloads))
+    return _counts(Counter(verdict.dag_id for verdict in verdicts))
 
 
 def _counts(by_dag: Counter[str]) -> str:
@@ -398,5 +409,5 @@ def _counts(by_dag: Counter[str]) -> str:
 def _group_by_dag(results: Iterable[Result]) -> dict[str, list[Result]]:
     by_dag: dict[str, list[Result]] = defaultdict(list)
     for result in results:
-        by_dag[result.verdict.workload.dag_id].append(result)
+        by_dag[result.verdict.dag_id].append(result)
     return by_dag

@@ -58,7 +58,7 @@ class Settings:
         "Comma-separated namespaces; empty = the connection's, else the worker's own, else `default`; `*` = all.",
         pattern=rf"^(\s*\*\s*|{_NAMESPACES})$",
         is_list=True,
-        allowed="names of lowercase letters, digits and dashes, such as airflow,team-a, or to * for all namespaces",
+        allowed="names of lowercase letters, digits and dashes, such as airflow,team-a, or * for all namespaces",
     )
     settle_seconds: int = _seconds(
         300,  # longer than an operator takes to delete its pod, shorter than a user is willing to wait

@@ -194,8 +194,6 @@ class Cleanup:
             results = [Result(zombie, Outcome.LEFT_FOR_NEXT_RUN, why) for zombie in zombies]
         else:
             results = _reap(zombies, settings, context["ti"])
-        linked = _with_links(result.verdict for result in results)
-        results = [replace(result, verdict=verdict) for result, verdict in zip(results, linked)]
         errors += report.failures(results)
         topics = report.reap_summary(results, settings, found, candidates, noun)
         summary = "; ".join(topics)

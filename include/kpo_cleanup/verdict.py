@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from .constants import Reason
 from .task_instance import RawIds, Record, TaskInstance
+from .text import printable
 from .workloads.workload import Workload
 
 
@@ -90,6 +91,18 @@ class Verdict(NamedTuple):
     def rule(self) -> Rule | None:
         """Return the rule that decided, or None if an earlier task did."""
         return self.evidence.rule if isinstance(self.evidence, Evidence) else None
+
+    @property
+    def ids(self) -> dict[str, Any]:
+        """Return the ids of its task instance as Airflow shows them, or those of the labels if it has none."""
+        raw = self.raw_ids._asdict() if self.raw_ids else {}
+        is_harmless = all(raw_id == printable(raw_id) for raw_id in raw.values())
+        return {**self.workload.ids, **(raw if is_harmless else {})}
+
+    @property
+    def dag_id(self) -> str:
+        """Return the id of its DAG as Airflow shows it."""
+        return str(self.ids["dag_id"])
 
 
 def count_reasons(verdicts: Iterable[Verdict]) -> dict[str, int]:

@@ -19,7 +19,7 @@ from . import __version__
 from .constants import Reason
 from .diagnosis import diagnose
 from .errors import KpoCleanupError
-from .evidence import ids_of, phrases
+from .evidence import phrases
 from .identity import TaskInstanceKey, to_label_value
 from .kube.interface import Listing
 from .task_instance import RawIds, Record, TaskInstance, TaskInstances
@@ -55,7 +55,8 @@ def dump_listing(listing: Listing) -> dict[str, Any]:
         "summary": f"{noun}s: {len(listing.workloads)}, in: {printable(', '.join(tree)) or 'no namespace'}",
         "unlisted": _dump_errors(listing.errors_by_namespace),
         "columns": f"{', '.join(_COLUMNS)} ({', '.join(Container._fields)}; times in seconds after created), other",
-        **{name: [each if isinstance(each, str) else dict(each) for each in shared[name]] for name in _SHARED},
+        # Sorted after the summary by Airflow 2, so that the summary is at the top of the page.
+        "tables": {name: [each if isinstance(each, str) else dict(each) for each in shared[name]] for name in _SHARED},
         "tree": tree,
         "version": __version__,
     }
@@ -81,7 +82,7 @@ def load_listing(data: Mapping[str, Any]) -> Listing:
     """
     _check_version("list_pods", data)
     shared = {
-        name: [each if isinstance(each, str) else tuple(sorted(each.items())) for each in data[name]]
+        name: [each if isinstance(each, str) else tuple(sorted(each.items())) for each in data["tables"][name]]
         for name in _SHARED
     }
     workloads = [
@@ -208,7 +209,7 @@ def dump_classification(
     return {
         "zombies_by_reason": count_reasons(zombies),
         "kept_by_reason": count_reasons(kept),
-        "zombies_by_dag": dict(Counter(verdict.workload.dag_id for verdict in zombies).most_common()),
+        "zombies_by_dag": dict(Counter(verdict.dag_id for verdict in zombies).most_common()),
         f"{noun}s": len(verdicts),
         "noun": noun,
         "candidates": len(verdicts) - len(zombies) - len(kept),
@@ -253,7 +254,7 @@ def _dump_verdict(verdict: Verdict) -> dict[str, Any]:
         **workload.reference,
         "reason": verdict.reason.value,
         "evidence": list(phrases(verdict)),
-        **ids_of(verdict),
+        **verdict.ids,
         **({"link": verdict.link} if verdict.link else {}),
     }
 
@@ -265,7 +266,7 @@ def _load_zombie(row: Mapping[str, Any]) -> Verdict:
     ids = {**{name: row[name] for name in IDS}, **dict(zip(RawIds._fields, map(to_label_value, raw_ids)))}
     workload = Workload(namespace, name, row["uid"], row["created"], phase="", kind=kind, **ids)
     verdict = Verdict(workload, True, Reason(row["reason"]), tuple(row["evidence"]))
-    return verdict._replace(raw_ids=raw_ids) if "link" in row else verdict
+    return verdict._replace(raw_ids=raw_ids, link=row["link"]) if "link" in row else verdict
 
 
 def _check_version(task_id: str, data: Mapping[str, Any]) -> None:

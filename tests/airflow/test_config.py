@@ -19,7 +19,7 @@ FILE = "section kpo_cleanup of Airflow's config file"
 NO_SUCH_OPTION = f"no such option: the options are {', '.join(OPTIONS)}"
 MEANT_DRY_RUN = "no such option: did you mean dry_run?"
 CRON = "set it to a cron expression of five fields such as */15 * * * *, a preset such as @hourly, or None"
-NAMES = "set it to names of lowercase letters, digits and dashes, such as airflow,team-a, or to * for all namespaces"
+NAMES = "set it to names of lowercase letters, digits and dashes, such as airflow,team-a, or * for all namespaces"
 
 
 @pytest.fixture(autouse=True)

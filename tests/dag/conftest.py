@@ -19,6 +19,7 @@ from demo.cluster import EmbeddedCluster, Kubelet
 from demo.processes import end_processes_of, start
 from demo.rest import AirflowApi
 from demo.terminal import Terminal
+from include.kpo_cleanup.text import LINE
 from tests.conftest import HOME
 from tests.dag import airflow_runs
 from tests.faults.servers import context_of
@@ -141,6 +142,14 @@ def source(request: pytest.FixtureRequest) -> dict[str, Any]:
     if request.param == "rest_api":
         request.getfixturevalue("airflow_api")
     return SOURCES[request.param]
+
+
+@pytest.fixture(autouse=True)
+def _no_log_line_is_cut_off(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Check that each line of the log fits into the log view of Airflow, except links, which are not broken."""
+    yield
+    lines = [record.getMessage() for record in caplog.get_records("call") if "kpo_cleanup" in record.name]
+    assert [line for line in lines if len(line) > LINE and not line.lstrip().startswith("http")] == []
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ from include.kpo_cleanup.reap import (
 from include.kpo_cleanup.results import Result, count_outcomes
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
-from include.kpo_cleanup.task_instance import POD_RECORD, Record, RecordKeys, TaskInstance, TaskInstances
+from include.kpo_cleanup.task_instance import POD_RECORD, RawIds, Record, RecordKeys, TaskInstance, TaskInstances
 from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from include.kpo_cleanup.termination import raise_on_sigterm
 from include.kpo_cleanup.verdict import Verdict
@@ -305,6 +305,15 @@ class TestDeletingZombies:
             task,
             f"        [1] airflow/z0001: {evidence}",
         ]
+
+    def test_a_deletion_is_logged_with_the_link_to_its_task_instance_unless_its_labels_name_another_one_now(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        linked, changed = (zombie._replace(link=f"http://airflow/{n}") for n, zombie in enumerate(make_zombies(2)))
+        with caplog.at_level(logging.INFO):
+            results = run([linked, changed._replace(raw_ids=RawIds("orders", "extract", "run_2"))])
+        assert [result.verdict.link for result in results] == ["http://airflow/0", ""]
+        assert [message.strip() for message in caplog.messages if "http" in message] == ["http://airflow/0"]
 
     def test_the_last_log_lines_are_logged_before_the_deletion_and_stored_with_the_result(
         self, caplog: pytest.LogCaptureFixture

@@ -216,12 +216,45 @@ def test_the_log_summarizes_a_classification_by_topic_with_the_summary_last() ->
     assert classification_lines([], "nothing") == ["kept: none", "nothing"]
 
 
-def test_the_end_of_the_log_shows_that_kept_pods_need_attention() -> None:
-    assert classification_lines([kept(), kept(Rule.STALLED), kept(Rule.NOT_RESOLVED, "it is pickled")], "nothing") == [
-        "kept: unresolved=1 stalled=1 active=1",
-        "kept, but see the warnings above: unresolved=1 stalled=1",
+def test_the_end_of_the_log_shows_which_kept_pods_need_attention_and_what_to_do() -> None:
+    stalled = kept(Rule.STALLED, containers=SIDECAR)
+    verdicts = [kept(Rule.NOT_RESOLVED, "it is pickled"), stalled, stalled, kept()]
+    assert classification_lines(verdicts, "nothing") == [
+        "kept: unresolved=1 stalled=2 active=1",
+        "    2 stalled: proxy keeps the task waiting; make it a native sidecar, or set an",
+        "        execution_timeout on the task",
+        "    1 unresolved: it is pickled",
         "nothing",
     ]
+
+
+def test_the_last_ten_lines_of_the_log_have_the_summary_and_the_warnings_about_the_most_pods() -> None:
+    stalled = [kept(Rule.STALLED, containers=STALLED_BY[name]) for name in ("x", "y", "y")]
+    unresolved = [kept(Rule.NOT_RESOLVED, "it is pickled " * 90) for _ in range(3)]
+    verdicts = [*SOME_VERDICTS, *stalled, *unresolved]
+    settling = [kept(Rule.SETTLING)._replace(eligible_at=NOW + n * DAY) for n in range(2)]
+    lines = due_lines(settling, NOW) + classification_lines(verdicts, "2 zombies of 5 pods")
+    assert len(lines) == 10
+    assert lines[-5].endswith("pickled i…")
+    assert lines[-4:] == [
+        "    2 stalled: y keeps the task waiting; make it a native sidecar, or set an execution_timeout",
+        "        on the task",
+        "    and 1 more warning above",
+        "2 zombies of 5 pods",
+    ]
+
+
+DAG_ID = "commandes_à_faire"  # whose label has a hash
+
+
+def test_the_summaries_and_the_report_name_the_dag_as_airflow_does() -> None:
+    raw = RawIds(DAG_ID, "load", "run_1")
+    zombies = [make_verdict(workload=make_pod(dag_id=to_label_value(DAG_ID)), raw_ids=raw)] * (MAX_PODS + 1)
+    results = [Result(zombie, Outcome.DELETED) for zombie in zombies]
+    assert classification_summary(zombies, Settings()) == f"26 zombies of 26 pods: {DAG_ID} 26"
+    assert zombie_lines(zombies)[-1] == f"    and 1 more pod: {DAG_ID} 1"
+    assert reap_summary(results, Settings(), 26)[0] == f"deleted 26 of 26 zombies: {DAG_ID} 26"
+    assert [*reap_report(results, "")["totals_by_dag"]] == [DAG_ID]
 
 
 class TestWarnings:

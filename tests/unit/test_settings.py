@@ -64,7 +64,7 @@ BOOLEANS = [name for name, default in DEFAULTS.items() if isinstance(default, bo
 SECONDS = f"a whole number from 0 to {A_YEAR}"
 OPTIONAL_SECONDS = f"{SECONDS}, or leave it empty"
 
-NAMES = "names of lowercase letters, digits and dashes, such as airflow,team-a, or to * for all namespaces"
+NAMES = "names of lowercase letters, digits and dashes, such as airflow,team-a, or * for all namespaces"
 EXCLUDED_NAMES = "names of lowercase letters, digits and dashes, such as kube-system,team-b"
 
 INVALID_NUMBERS: list[Any] = [

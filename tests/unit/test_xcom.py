@@ -136,11 +136,14 @@ class TestListing:
         row = json.loads(data["tree"]["airflow"]["orders"])["extract"]["run_1"][0]
         assert len(data["columns"]) >= len(row)
 
+    def test_the_summary_is_near_the_top_even_if_the_keys_are_sorted_as_on_airflow_2(self) -> None:
+        assert sorted(dump_listing(Listing()))[:2] == ["columns", "summary"]
+
     @pytest.mark.parametrize("version", ["0.1.9", None], ids=["an older version", "a version that was not written"])
     def test_the_listing_of_another_version_is_rejected(self, version: str | None) -> None:
         data = {**dump_listing(Listing()), "version": version}
         if version is None:
-            del data["version"], data["requests"]
+            del data["version"], data["tables"]
         with pytest.raises(
             KpoCleanupError, match=f"the XCom of list_pods was written by kpo_cleanup {version or '0.1.0'}, but this is"
         ):
@@ -269,7 +272,7 @@ class TestZombies:
         data = through_json(dump_classification([make_verdict(workload=pod, raw_ids=raw, link="http://airflow/x")], {}))
         assert data["zombies"][0].items() >= {**raw._asdict(), "link": "http://airflow/x"}.items()
         (loaded,) = load_classification(data).zombies
-        assert (loaded.workload.key, loaded.raw_ids) == (pod.key, raw)
+        assert (loaded.workload.key, loaded.raw_ids, loaded.link) == (pod.key, raw, "http://airflow/x")
 
     def test_zombies_and_kept_pods_are_counted_by_reason_and_zombies_by_dag(self) -> None:
         zombies = [
@@ -282,6 +285,11 @@ class TestZombies:
         assert data["zombies_by_reason"] == {"superseded": 1, "orphaned": 2}
         assert data["kept_by_reason"] == {"owned": 1, "active": 1}
         assert list(data["zombies_by_dag"].items()) == [("orders", 2), ("sales", 1)]
+
+    def test_zombies_are_counted_by_the_dag_id_that_airflow_shows(self) -> None:
+        raw = RawIds("x" * 70, "load", "run_1")
+        zombies = [make_verdict(workload=make_pod(dag_id=to_label_value(raw.dag_id)), raw_ids=raw)]
+        assert dump_classification(zombies, {})["zombies_by_dag"] == {raw.dag_id: 1}
 
     def test_candidates_whose_record_was_not_read_are_only_counted(self) -> None:
         candidates = [make_verdict(is_zombie=False, awaits_record=True) for _ in range(3)]

@@ -420,7 +420,9 @@ class KubeClient:
             remedy = "correct namespaces or the connection's namespace"
             raise NotFound(f"namespace {namespace!r} does not exist", remedy=remedy) from error
         except (ApiStatusError, UnexpectedResponse) as error:
-            log.info("No pods in namespace %r; whether it exists could not be checked: %s", namespace, error.cause)
+            what = f"no pods in namespace {namespace!r}; whether it exists could not be checked"
+            for line in wrap(f"{what}: {error.cause}"):
+                log.info("%s", line)
 
 
 def _combine(errors: Sequence[KubernetesError]) -> KubernetesError:

@@ -38,7 +38,8 @@ def choose_source(airflow_conn_id: str, running_task_instance: Any) -> TaskInsta
 
         source, reason = SqlSource(airflow_session, caller, "Airflow's session"), f"this is Airflow {AIRFLOW_VERSION}"
         if airflow_conn_id:
-            log.warning("Ignored airflow_conn_id=%r, which has no effect on Airflow 2", airflow_conn_id)
+            for line in wrap(f"ignored airflow_conn_id={airflow_conn_id!r}, which has no effect on Airflow 2"):
+                log.warning("%s", line)
     elif conn_type == "generic":
         raise SettingsError(
             f"the type of connection {airflow_conn_id!r} is 'generic'",
