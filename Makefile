@@ -28,7 +28,7 @@ PARALLEL := -n 3 --dist loadfile
 GENERATIONS = $(or $(AIRFLOW),3 2)
 
 .PHONY: help check unit lint types format demo cluster test test-servers test-thorough test-matrix test-cluster test-rest \
-	test-real test-install test-ui screenshots explore dist bench clean
+	test-real test-install test-ui pictures explore dist bench clean
 
 help:
 	@echo "Everyday"
@@ -47,11 +47,12 @@ help:
 	@echo "                      (test-rest-3: the newest only)"
 	@echo "  make test-real      a real Airflow with PostgreSQL, killed workers and a restart; MariaDB; on both"
 	@echo "  make test-install   install the DAG in each documented way, and run it; on both"
-	@echo "  make test-ui        Airflow's UI in a browser, on both; 'make screenshots' is an alias"
+	@echo "  make test-ui        Airflow's UI in a browser, on both"
 	@echo "  make explore        20,000 random histories, on Airflow 3 or AIRFLOW=2 (MACHINE=operator drives the real"
 	@echo "                      operator; HISTORIES=… SEED=…)"
 	@echo "Release"
 	@echo "  make test-thorough  all of the above with random seeds and without retries; takes hours (SEED=… repeats a run)"
+	@echo "  make pictures       docs/images/*.png, from the tests of Airflow 3's UI and the dashboard's queries"
 	@echo "  make bench          figures and plots in docs/benchmarks/ (BENCH=\"--sizes 1000 listing\" measures a part)"
 	@echo "  make dist           the files of a release: a zip for the dags folder, and a wheel"
 
@@ -113,12 +114,18 @@ test-install-%:
 	@python=$$($(ENV_$*)) && echo "Installing on Airflow $(AIRFLOW_$*)" && \
 		$$python -m pytest $(PARALLEL) tests/install -m install
 
-# The tests take the screenshots.
-test-ui screenshots: $(GENERATIONS:%=test-ui-%)
+# The tests take screenshots.
+test-ui: $(GENERATIONS:%=test-ui-%)
 	@echo "The screenshots are in .work/screenshots/"
 test-ui-%:
 	@scripts/debian-packages chromium=chromium
 	@python=$$($(ENV_$*)) && echo "The UI of Airflow $(AIRFLOW_$*)" && $$python -m pytest tests/ui -m ui
+
+pictures: test-ui-3
+	@cp .work/screenshots/$(AIRFLOW_3)/pictures/*.png docs/images/
+	@scripts/debian-packages dot=graphviz && dot -Tsvg docs/images/data-flow.dot -o docs/images/data-flow.svg
+	@scripts/debian-packages promtool=prometheus
+	@python=$$(ENV_SUFFIX=-bench $(ENV_3) $(BENCH_PACKAGES)) && $$python -m tests.real.picture
 
 # Property tests use random seeds, and failed tests are not retried. SEED=… repeats a run.
 test-thorough: check

@@ -6,15 +6,16 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import FloatRect, Locator, Page, ViewportSize, expect
 
 from demo.airflow import Airflow
 
 CLEANUP = "kpo_cleanup"
 DAG = f"/dags/{CLEANUP}"
+LINE_HEIGHT = 18  # pixels of a line in the log view of Airflow 3
 
 # Returns how many texts match a pattern, and the matches that are clipped at their right edge.
 # Airflow 2 renders its grid, which contains the logs, in a shadow tree.
@@ -56,19 +57,31 @@ class Browser:
         """Save a screenshot of the visible part of the page."""
         self.page.screenshot(path=self._screenshots / f"{name}.png", animations="disabled")
 
+    def picture(self, name: str, part: Locator | FloatRect, first: str = "", lines: int = 0) -> None:
+        """Save a picture of a part of the page for the documentation, which shows Airflow 3 only.
+
+        :param first: the text of the line of a log with which the picture starts.
+        :param lines: how many lines it has if the log is longer.
+        """
+
     def find_clipped(self, pattern: str) -> tuple[int, list[str]]:
         """Return how many texts match a JavaScript regular expression, and those that are not visible to their end."""
         found, clipped = self.page.evaluate(_FIND_CLIPPED, pattern)
         return found, clipped
 
     @contextmanager
-    def narrow_window(self) -> Iterator[None]:
-        """Make the window as narrow as a phone's."""
+    def window(self, **size: int) -> Iterator[None]:
+        """Change the width or the height of the window."""
+        before = self._size
+        self.page.set_viewport_size(cast(ViewportSize, {**before, **size}))
+        yield
+        self.page.set_viewport_size(before)
+
+    @property
+    def _size(self) -> ViewportSize:
         size = self.page.viewport_size
         assert size
-        self.page.set_viewport_size({"width": 500, "height": size["height"]})
-        yield
-        self.page.set_viewport_size(size)
+        return size
 
     def edges(self) -> Locator:
         """Return the edges of the graph that is shown."""
@@ -101,6 +114,18 @@ class Airflow3Ui(Browser):
         self.page.locator("input[type=password]").fill(password)
         self.page.keyboard.press("Enter")
         self.page.wait_for_url(lambda url: "login" not in url)
+
+    def picture(self, name: str, part: Locator | FloatRect, first: str = "", lines: int = 0) -> None:
+        box = part.bounding_box() if isinstance(part, Locator) else part
+        assert box
+        bottom = min(box["y"] + box["height"], self._size["height"])
+        if first and isinstance(part, Locator):
+            line = part.get_by_text(first).bounding_box()
+            assert line
+            box["y"] = line["y"] - 2
+        box["height"] = min(bottom - box["y"], lines * LINE_HEIGHT or bottom)
+        path = self._screenshots / "pictures" / f"{name}.png"
+        self.page.screenshot(path=path, animations="disabled", clip=box)
 
     def dags(self) -> Locator:
         self._go("/dags")

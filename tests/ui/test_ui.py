@@ -41,6 +41,7 @@ def test_the_page_of_the_dag_shows_its_schedule_and_its_tasks(ui: Ui) -> None:
     for text in (SCHEDULE, "list_pods", "fetch_active_tis", "classify", "reap"):
         expect(page).to_contain_text(text)
     ui.screenshot("grid")
+    ui.picture("grid", {"x": 70, "y": 138, "width": 430, "height": 198})  # of the window, whose size is fixed
 
 
 @pytest.mark.parametrize(("run", "state"), STATES_OF_REAP)
@@ -67,6 +68,8 @@ class TestTriggerForm:
         form = ui.trigger_form()
         expect(form).to_contain_text("dry_run")
         ui.screenshot("trigger-form")
+        with ui.window(height=1500):
+            ui.picture("trigger-form", form)
         text = form.inner_text()
         run_options = {name: option for name, option in OPTIONS.items() if is_run_param(name)}
         always_visible = [name for name, option in run_options.items() if "section" not in option.metadata]
@@ -132,7 +135,7 @@ def test_a_log_starts_with_the_settings_and_their_sources(ui: Ui, world: World) 
 
 
 def test_a_clipped_line_is_detected_in_a_narrow_window(ui: Ui, world: World) -> None:
-    with ui.narrow_window():
+    with ui.window(width=500):  # that of a phone
         expect(ui.log(world.runs["deleted"], "list_pods")).to_contain_text("settings on this worker:")
         found, clipped = ui.find_clipped(FIRST_LINE)
     assert found == len(clipped) == 1
@@ -145,6 +148,7 @@ class TestLogOfClassify:
         expect(log).to_contain_text(KEPT)
         expect(log).to_contain_text(f"{ZOMBIES} zombies of 15 pods: nightly_orders 7, ml_feature_refresh")
         ui.screenshot("log-classify")
+        ui.picture("classify-log", log, first="1 superseded zombie: ")
 
     @pytest.mark.parametrize(
         "pattern",
@@ -168,6 +172,10 @@ class TestLogOfClassify:
         assert found
         assert clipped == []
 
+    def test_links_to_the_task_instances(self, ui: Ui, world: World) -> None:
+        links = ui.log(world.runs["deleted"], "classify").get_by_role("link")
+        expect(links.and_(ui.page.locator(f"[href*='/dags/{NIGHTLY}/']")).first).to_be_visible()
+
     def test_explains_why_reap_was_skipped(self, ui: Ui, world: World) -> None:
         expect(ui.log(world.runs["skipped"], "classify")).to_contain_text("nothing to delete among 5 pods")
         ui.screenshot("log-classify-of-skipped-reap")
@@ -187,6 +195,7 @@ class TestLogOfReap:
         log = ui.log(world.runs["forbidden"], "reap")
         expect(log).to_contain_text("AirflowFailException: 2 problems; everything else was done")
         ui.screenshot("log-reap-forbidden-end")
+        ui.picture("reap-log-forbidden", log, first="Task failed with exception", lines=16)
         log.hover()
         ui.page.mouse.wheel(0, -340)  # the message is above Airflow's traceback
         ui.screenshot("log-reap-forbidden")
