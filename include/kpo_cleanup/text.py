@@ -12,6 +12,7 @@ LINE = 96
 INDENT = " " * 4
 MAX_VALUE = 320  # characters of one value: more than any name in Kubernetes has
 MAX_PHRASE = 1_000  # characters of a text that consists of several, such as a server's message
+_BEFORE_COUNT = re.compile(r" (?=[0-9][0-9,]*(?:,|;|$))", re.MULTILINE)  # as in "orders 6, sales 2"
 
 
 def count(things: Sized, noun: str) -> str:
@@ -43,11 +44,12 @@ def without_numbers(text: str) -> str:
 
 
 def wrap(text: str, indent: str = "") -> list[str]:
-    """Break each line of a text where it is too long; what follows a break is indented further."""
+    """Break each line of a text where it is too long, but not before a count; indent what follows a break further."""
     wrapper = textwrap.TextWrapper(
         LINE, initial_indent=indent, subsequent_indent=indent + INDENT, break_on_hyphens=False
     )
-    return [line for paragraph in text.splitlines() for line in wrapper.wrap(paragraph)]
+    paragraphs = _BEFORE_COUNT.sub("\N{NO-BREAK SPACE}", text).splitlines()
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for paragraph in paragraphs for line in wrapper.wrap(paragraph)]
 
 
 def fill(parts: Iterable[str], indent: str = "", separator: str = "") -> list[str]:

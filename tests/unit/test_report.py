@@ -37,7 +37,7 @@ from include.kpo_cleanup.report import (
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import RawIds
-from include.kpo_cleanup.text import LINE
+from include.kpo_cleanup.text import LINE, wrap
 from include.kpo_cleanup.verdict import Evidence, Policy, Rule, Verdict
 from include.kpo_cleanup.workloads.workload import Container
 from tests.unit.builders import DAY, HOUR, NOW, make_pod, make_ti, make_verdict
@@ -659,6 +659,11 @@ def test_a_failed_run_that_left_zombies_does_not_claim_that_everything_else_was_
 
 _ids = st.text("ab_-.1", min_size=1, max_size=63)
 _texts = st.text("ab ;,\n", min_size=1, max_size=300)
+
+
+def test_a_dag_is_not_separated_from_its_count_at_the_end_of_a_line() -> None:
+    lines = wrap(f"10 zombies of 15 pods: nightly_orders 7, {'x' * 52} 1,200; 3 left")
+    assert lines == ["10 zombies of 15 pods: nightly_orders 7,", f"    {'x' * 52} 1,200; 3 left"]
 
 
 @given(st.builds(make_pod, name=_ids, namespace=_ids, dag_id=_ids, task_id=_ids, run_id=_ids), _texts)
