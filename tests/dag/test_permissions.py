@@ -111,6 +111,24 @@ def zombie(core: client.CoreV1Api, finished_run: DagRun) -> Iterator[None]:
 
 
 @pytest.fixture
+def zombie_job(core: client.CoreV1Api, finished_run: DagRun) -> Iterator[client.BatchV1Api]:
+    """Create a Job of a failed task, with its pod: on this server, no controller acts on it."""
+    batch = client.BatchV1Api(core.api_client)
+    core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
+    airflow_runs.set_state(finished_run, "a_1", "failed")
+    airflow_runs.set_end_date("collisions")
+    labels = labels_of("collisions", "a_1", finished_run.run_id)
+    container = {"name": "base", "image": "busybox"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [container], "restartPolicy": "Never"}}
+    job = batch.create_namespaced_job("airflow", {"metadata": {"name": "job"}, "spec": {"template": template}})
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "job", "uid": job.metadata.uid, "controller": True}
+    create(core, "job-0", labels, ownerReferences=[owner])
+    yield batch
+    batch.delete_collection_namespaced_job("airflow", propagation_policy="Background")
+    core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
+
+
+@pytest.fixture
 def grants(
     cluster: Cluster, control_plane: ControlPlane, core: client.CoreV1Api, proxy: FaultProxy
 ) -> Iterator[Grants]:
@@ -179,3 +197,32 @@ def test_a_missing_verb_is_named_in_the_log_and_every_verb_is_needed(
     assert run.state == "failed"
     assert f"allow verb '{verb}' on resource '{resource}' in a {role}" in log_output()
     assert names(core) == {"zombie"}
+
+
+@pytest.mark.parametrize(("file", "namespaces"), MANIFESTS.values(), ids=MANIFESTS)
+def test_the_shipped_manifest_grants_what_jobs_need(
+    grants: Grants, zombie_job: client.BatchV1Api, file: str, namespaces: str
+) -> None:
+    grants.grant(manifest(file))
+    assert clean_up(namespaces).state == "success"
+    assert zombie_job.list_namespaced_job("airflow").items == []
+
+
+@pytest.mark.parametrize(("verb", "state"), [("get", "success"), ("delete", "failed")])
+@pytest.mark.parametrize(("file", "namespaces"), MANIFESTS.values(), ids=MANIFESTS)
+def test_without_a_verb_on_jobs_a_job_is_kept_and_the_log_names_the_verb(
+    grants: Grants,
+    zombie_job: client.BatchV1Api,
+    file: str,
+    namespaces: str,
+    verb: str,
+    state: str,
+    log_output: Callable[[], str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")  # of the notice; an exception is in the output
+    grants.grant(without(manifest(file), verb, "jobs"))
+    assert clean_up(namespaces).state == state
+    rule = f"allow verb '{verb}' on resource 'jobs' of API group 'batch'"
+    assert rule in f"{' '.join(' '.join(caplog.messages).split())} {log_output()}"
+    assert [job.metadata.name for job in zombie_job.list_namespaced_job("airflow").items] == ["job"]
