@@ -284,13 +284,14 @@ def reap_report(results: Sequence[Result], summary: str, errors: Sequence[KpoCle
 
 def failures(results: Iterable[Result]) -> list[KpoCleanupError]:
     """Return why pods were not deleted, or may not have been: one error for each cause, however many pods have it."""
-    by_cause: dict[tuple[str, str], list[tuple[Workload, KpoCleanupError]]] = defaultdict(list)
+    by_cause: dict[tuple[str, ...], list[tuple[Workload, KpoCleanupError]]] = defaultdict(list)
     for result in results:
         if result.error:
             what = "may or may not have been deleted" if result.outcome is Outcome.UNKNOWN else "not deleted"
-            by_cause[what, without_numbers(_cause(result.error))].append((result.verdict.workload, result.error))
+            workload, error = result.verdict.workload, result.error
+            by_cause[(what, *_common_to(error, workload.namespace))].append((workload, error))
     errors = []
-    for (what, _), alike in by_cause.items():
+    for (what, *_), alike in by_cause.items():
         workload, error = alike[0]
         namespaces = len({workload.namespace for workload, _ in alike})
         place = f" in {namespaces:,} namespaces" if namespaces > 1 else ""
@@ -304,9 +305,9 @@ def failures(results: Iterable[Result]) -> list[KpoCleanupError]:
 
 def unlisted(errors_by_namespace: Mapping[str, KpoCleanupError]) -> list[KpoCleanupError]:
     """Return why namespaces could not be listed: one error for each cause, however many namespaces have it."""
-    by_cause: dict[str, list[str]] = defaultdict(list)
+    by_cause: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for namespace, error in errors_by_namespace.items():
-        by_cause[without_numbers(_cause(error))].append(namespace)
+        by_cause[_common_to(error, namespace)].append(namespace)
     errors = []
     for namespaces in by_cause.values():
         error = errors_by_namespace[namespaces[0]]
@@ -316,6 +317,11 @@ def unlisted(errors_by_namespace: Mapping[str, KpoCleanupError]) -> list[KpoClea
             error = KpoCleanupError(**{**error.fields, "summary": summary, "cause": cause})
         errors.append(error)
     return errors
+
+
+def _common_to(error: KpoCleanupError, namespace: str) -> tuple[str, str]:
+    """Return the cause and the remedy of an error, without what differs where both are the same."""
+    return without_numbers(_cause(error)), error.remedy.replace(repr(namespace), "")
 
 
 def failure_lines(summary: Sequence[str], errors: Sequence[KpoCleanupError], untried: int = 0) -> list[str]:

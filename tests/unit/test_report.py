@@ -518,7 +518,9 @@ class TestReaping:
         results = [
             make_result(
                 Outcome.FAILED,
-                error=KpoCleanupError("deleting the pod", cause=f"{n} bytes read", remedy=f"allow it in team-{n % 3}"),
+                error=KpoCleanupError(
+                    "deleting the pod", cause=f"{n} bytes read", remedy=f"allow it in 'team-{n % 3}'"
+                ),
                 namespace=f"team-{n % 3}",
                 name=f"pod-{n}",
             )
@@ -528,9 +530,14 @@ class TestReaping:
             {
                 "summary": "2,000 pods in 3 namespaces not deleted",
                 "cause": "0 bytes read (such as team-0/pod-0)",
-                "remedy": "allow it in team-0",
+                "remedy": "allow it in 'team-0'",
             }
         ]
+
+    def test_workloads_that_need_different_rules_are_failures_of_their_own(self) -> None:
+        rules = [KpoCleanupError("deleting", cause="403 Forbidden", remedy=f"allow {kind}s") for kind in ("Job", "Pod")]
+        found = failures([make_result(Outcome.FAILED, error=rule) for rule in rules])
+        assert [error.remedy for error in found] == ["allow Jobs", "allow Pods"]
 
     def test_pods_that_may_have_been_deleted_are_a_failure_of_their_own(self) -> None:
         results = [make_result(outcome, error=FORBIDDEN) for outcome in (Outcome.FAILED, Outcome.UNKNOWN)]
@@ -609,17 +616,26 @@ class TestUnlistedNamespaces:
     def test_namespaces_that_could_not_be_listed_for_the_same_cause_are_one_error(self) -> None:
         missing = KpoCleanupError("namespace 'x' does not exist", remedy="correct namespaces")
         forbidden = {
-            name: KpoCleanupError(f"listing pods in namespace {name!r}", cause="403 Forbidden", remedy=f"allow {name}")
+            name: KpoCleanupError(
+                f"listing pods in namespace {name!r}", cause="403 Forbidden", remedy=f"allow {name!r}"
+            )
             for name in ("a", "b")
         }
         assert [error.fields for error in unlisted({**forbidden, "x": missing})] == [
             {
                 "summary": "listing pods in 2 namespaces",
                 "cause": "403 Forbidden (such as a, b)",
-                "remedy": "allow a",
+                "remedy": "allow 'a'",
             },
             missing.fields,
         ]
+
+    def test_kinds_that_could_not_be_read_are_errors_of_their_own_because_each_needs_its_own_rule(self) -> None:
+        errors = {
+            kind: KpoCleanupError(f"reading a {kind}", cause="403 Forbidden", remedy=f"allow verb 'get' on {kind}s")
+            for kind in ("Job", "SparkApplication")
+        }
+        assert unlisted(errors) == [*errors.values()]
 
     def test_the_error_of_a_single_namespace_is_not_changed(self) -> None:
         assert unlisted({"a": FORBIDDEN}) == [FORBIDDEN]
