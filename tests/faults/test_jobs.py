@@ -227,20 +227,17 @@ class TestDeleting:
         assert reap_it(client, namespace).outcome is Outcome.DELETED
 
     @pytest.mark.parametrize(
-        ("change", "outcome"),
+        ("change", "outcome", "detail"),
         [
+            pytest.param(annotating("kpo-cleanup/protect"), Outcome.SPARED, "", id="protects it"),
             pytest.param(
-                annotating("kpo-cleanup/protect"),
-                Outcome.SPARED,
-                id="protects it",
+                annotating("note"), Outcome.DELETED, "the garbage collector deletes its 2 pods", id="annotates it"
             ),
             pytest.param(
-                annotating("note"),
-                Outcome.DELETED,
-                id="annotates it",
-            ),
-            pytest.param(
-                lambda server, namespace: delete_job(server, namespace, "job"), Outcome.ALREADY_GONE, id="deletes it"
+                lambda server, namespace: delete_job(server, namespace, "job"),
+                Outcome.ALREADY_GONE,
+                "the Job no longer exists",
+                id="deletes it",
             ),
         ],
     )
@@ -251,11 +248,12 @@ class TestDeleting:
         namespace: str,
         change: Callable[[Server, str], object],
         outcome: Outcome,
+        detail: str,
     ) -> None:
-        create_job(server, namespace, "job", FAILED_ONCE)
+        create_job(server, namespace, "job", FAILED_ONCE, pods=2)
         server.proxy.spoil("DELETE ", proxy.first(lambda: change(server, namespace)), times=1)
         result = reap_it(client, namespace)
-        assert result.outcome is outcome
+        assert (result.outcome, result.detail) == (outcome, detail)
         assert (result.verdict.reason is Reason.PROTECTED) is (outcome is Outcome.SPARED)
 
 

@@ -125,7 +125,10 @@ class TestItemsThatAreNotPods:
         with pytest.raises(ValueError, match="an item lacks namespace, name, uid or creationTimestamp"):
             from_metadata(**{field: value})
 
-    @pytest.mark.parametrize("value", ["yesterday", "2026-11-24", "2026-11-24T12:00:00+00:00", 5, NOW, [], "NaN"])
+    @pytest.mark.parametrize(
+        "value",
+        ["yesterday", "2026-11-24", "2026-11-24T12:00:00+00:00", "2026-13-24T12:00:00Z", 5, NOW, [], "NaN"],
+    )
     def test_an_item_with_a_malformed_creation_time_is_rejected(self, value: Any) -> None:
         with pytest.raises(ValueError, match="creationTimestamp"):
             from_metadata(creationTimestamp=value)
