@@ -185,11 +185,11 @@ def set_end_date(*dag_ids: str, ago: timedelta = timedelta(0)) -> None:
         finished.update({TaskInstance.end_date: datetime.now(UTC) - ago}, synchronize_session=False)
 
 
-def record_pod(dag_run: DagRun, task_id: str, namespace: str, name: str) -> None:
-    """Store the record of the pod, as the operator does."""
+def record_pod(dag_run: DagRun, task_id: str, namespace: str, name: str, kind: str = "pod") -> None:
+    """Store the record of the pod, or of the Job, as the operator does."""
     ids = {"dag_id": dag_run.dag_id, "task_id": task_id, "run_id": dag_run.run_id}
     with create_session() as session:
-        for key, value in (("pod_name", name), ("pod_namespace", namespace)):
+        for key, value in ((f"{kind}_name", name), (f"{kind}_namespace", namespace)):
             xcom_model().set(key=key, value=value, **ids, session=session)
             if IS_AIRFLOW_3:  # there the task serializes the value, and set() would serialize it again
                 session.query(xcom_model()).filter_by(key=key, **ids).update({"value": value})

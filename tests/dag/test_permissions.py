@@ -123,6 +123,7 @@ def zombie_job(core: client.CoreV1Api, finished_run: DagRun) -> Iterator[client.
     job = batch.create_namespaced_job("airflow", {"metadata": {"name": "job"}, "spec": {"template": template}})
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "job", "uid": job.metadata.uid, "controller": True}
     create(core, "job-0", labels, ownerReferences=[owner])
+    airflow_runs.record_pod(finished_run, "a_1", "airflow", "job", "job")
     yield batch
     batch.delete_collection_namespaced_job("airflow", propagation_policy="Background")
     core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
