@@ -111,6 +111,10 @@ class SourceUnusable(TaskInstanceSourceError):
     """No answer of the source counts: it is another Airflow's or stale, or it rejects the credentials."""
 
 
+class CallerNotRunning(SourceUnusable):
+    """The source does not show the cleanup's own task as running: it is stale, or the task was ended meanwhile."""
+
+
 class TooSlow(TaskInstanceSourceError):
     """Airflow's answer was out of date by the time it arrived."""
 

@@ -30,7 +30,15 @@ from .classify import (
     with_plain_tasks,
 )
 from .constants import ALL_NAMESPACES, Outcome, Reason
-from .errors import AdmissionDenied, Conflict, KpoCleanupError, KubernetesError, NotFound, TooSlow
+from .errors import (
+    AdmissionDenied,
+    CallerNotRunning,
+    Conflict,
+    KpoCleanupError,
+    KubernetesError,
+    NotFound,
+    TooSlow,
+)
 from .identity import TaskInstanceKey
 from .kube.interface import CONCURRENT_DELETES, DELETE_TIMEOUT, LOG_TIMEOUT, Cluster, DeleteResult, Listing
 from .report import log_lines, result_lines
@@ -51,6 +59,7 @@ NO_RESPONSE = "the API server does not respond"
 OUT_OF_TIME = "the time of the run was over"
 NO_ANSWERS = "their task instances could not be queried"
 TERMINATED = KpoCleanupError("reap received SIGTERM, because it was marked as failed or its worker is shutting down")
+ENDED = KpoCleanupError("reap ended early, because it was marked as failed or cleared, or its run was deleted")
 IN_FLIGHT: KpoCleanupError = KubernetesError(
     "waiting for a deletion", cause="reap was terminated before the response arrived"
 )
@@ -191,6 +200,7 @@ class _Reaper:
         self._failed_queries: list[float] = []  # seconds of those in a row that were about one task instance
         self._failed_dags: Counter[str] = Counter()  # such queries by DAG
         self._namespaces_with: Counter[tuple[str, ...]] = Counter()  # such failures, by the signature of their error
+        self._is_verified = False  # whether the source has shown this task as running
         self._dag_ranks: defaultdict[str, float] = defaultdict(random.random)
 
     def run(self, zombies: Sequence[Verdict], namespaces: Collection[str]) -> list[Result]:
@@ -208,16 +218,18 @@ class _Reaper:
                 self._settle(candidate, outcome, why, candidate.lost)
             self._resolve_lost(_lost(candidates))
         except Terminated:
-            self._end_early(candidates)
+            self._end_early(candidates, TERMINATED)
+        except CallerNotRunning:
+            self._end_early(candidates, ENDED)
         results = [candidate.result for candidate in candidates if candidate.result]
         self._log_results([result for result in results if result.outcome in _NOT_DELETED])
         return results
 
-    def _end_early(self, candidates: list[_Candidate]) -> None:
+    def _end_early(self, candidates: list[_Candidate], why: KpoCleanupError) -> None:
         """Settle everything without another request: the task may have been marked as failed to stop the deletions."""
-        log.warning("%s", TERMINATED)
+        log.warning("%s", why)
         for candidate in _pending(candidates):
-            self._settle(candidate, Outcome.LEFT_FOR_NEXT_RUN, TERMINATED.summary, TERMINATED)
+            self._settle(candidate, Outcome.LEFT_FOR_NEXT_RUN, why.summary, why)
         for candidate in _lost(candidates):
             self._settle(candidate, Outcome.UNKNOWN, f"the {candidate.workload.noun} was not read", candidate.lost)
 
@@ -293,11 +305,14 @@ class _Reaper:
                 try:
                     snapshot = self._take_snapshot(batch)
                 except Exception as error:  # whatever it is, there must be a report
+                    if isinstance(error, CallerNotRunning) and self._is_verified:
+                        raise
                     self._record_failed_query(batch, _to_error(error), self._monotonic() - now)
                     if self._source_is_dead():
                         return NO_ANSWERS
                     continue
                 self._failed_queries.clear()
+                self._is_verified = True
                 if self._monotonic() - now < MAX_SNAPSHOT_AGE / 4:
                     self._size = min(2 * self._size, self._batch_size)
                 self._silent = 0

@@ -18,6 +18,7 @@ from include.kpo_cleanup.classify import Snapshot, classify
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.errors import (
     AdmissionDenied,
+    CallerNotRunning,
     Conflict,
     Forbidden,
     KpoCleanupError,
@@ -31,6 +32,7 @@ from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, LOG_TIMEOUT, DeleteResult, Listing
 from include.kpo_cleanup.reap import (
     BATCH,
+    ENDED,
     MAX_CONFLICTS,
     MAX_FAILURES,
     MAX_LOG_SECONDS,
@@ -226,7 +228,7 @@ def run(
     )
     assert [result.verdict.workload.name for result in results] == [zombie.workload.name for zombie in zombies]
     failed = (Outcome.FAILED, Outcome.UNKNOWN)
-    assert all((result.error is not None) == (result.outcome in failed) for result in results)
+    assert all((result.error is not None) == (result.outcome in failed) for result in results if result.error != ENDED)
     return results
 
 
@@ -666,6 +668,19 @@ class TestQueryingTaskInstancesAgain:
         }
         assert cluster.deleted == {zombie.workload.name for zombie in zombies[:BATCH]}
         assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {NO_ANSWERS}
+
+    def test_nothing_is_deleted_any_more_once_the_task_of_reap_was_marked_as_failed(self) -> None:
+        class Marked(FakeSource):
+            def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+                if self.queries:
+                    raise CallerNotRunning("rejected", cause="this task is 'failed' there instead of 'running'")
+                return super().fetch(keys)
+
+        zombies = make_zombies(2 * BATCH)
+        cluster = cluster_of(zombies)
+        results = run(zombies, cluster, Marked(all_finished(zombies).found))
+        assert count_outcomes(results) == {"deleted": BATCH, "left_for_next_run": BATCH}
+        assert errors(results) == {ENDED.summary}
 
     def test_it_ends_the_run_sooner_if_each_query_takes_long(self) -> None:
         seconds = itertools.count(step=25)

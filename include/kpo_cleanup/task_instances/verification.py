@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..constants import FINISHED_STATES
-from ..errors import SourceUnusable
+from ..errors import CallerNotRunning
 from ..task_instance import CallerTaskInstance
 
 
@@ -15,7 +15,7 @@ def verify_caller(
     :param source: the description of the source.
     :param found: its state and id in the answer, or None if the answer does not contain it.
     :param remedy: how to point the source at this Airflow's current data.
-    :raises SourceUnusable: if the answer differs.
+    :raises CallerNotRunning: if the answer differs.
     """
     if found is None:
         problem = "is missing there"
@@ -26,7 +26,7 @@ def verify_caller(
         problem = f"has id {found[1]} there instead of {caller.id}"
     else:
         return
-    raise SourceUnusable(
+    raise CallerNotRunning(
         f"the answers of {source} were rejected as another Airflow's or stale",
         cause=f"this task, {caller.dag_id}.{caller.task_id} of run {caller.run_id!r}, {problem}",
         remedy=f"{remedy}. If this task was cleared or marked as failed in the meantime, run it again",
