@@ -10,8 +10,11 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -278,6 +281,41 @@ def test_each_deletion_names_a_time_after_which_the_api_server_drops_it(
     assert deletions == [f"DELETE /api/v1/namespaces/{namespace}/pods/zombie?timeout={DELETE_TIMEOUT}s"]
 
 
+@contextmanager
+def validating_webhook(control_plane: ControlPlane, namespace: str, **options: Any) -> Iterator[None]:
+    """Register a webhook for the deletion of pods in one namespace."""
+    registration = AdmissionregistrationV1Api(new_client_from_config_dict(control_plane.kubeconfig))
+    webhook = {
+        "name": "guard.example.com",
+        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["DELETE"], "resources": ["pods"]}],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+        **options,
+    }
+    registration.create_validating_webhook_configuration({"metadata": {"name": namespace}, "webhooks": [webhook]})
+    time.sleep(3)  # until the API server knows of it
+    try:
+        yield
+    finally:
+        registration.delete_validating_webhook_configuration(namespace)
+
+
+@pytest.mark.cluster
+def test_a_webhook_that_is_down_is_named_with_the_remedy(
+    control_plane: ControlPlane, real_server: Server, connect: Connect
+) -> None:
+    real_server.proxy.heal()
+    namespace = real_server.create_namespace()
+    create(real_server, namespace, "zombie", FAILED_ONCE)
+    with validating_webhook(control_plane, namespace, clientConfig={"url": "https://127.0.0.1:9"}):
+        api = connect({"server": real_server.proxy.url})
+        result = clean_up(api, namespace, source_of(FAILED_ONCE), RetryPolicy(attempts=1))["zombie"]
+    assert result.error is not None
+    assert result.error.cause == '500 Internal Server Error, because webhook "guard.example.com" fails'
+    assert result.error.remedy == "restore the service of this webhook; the next run tries again"
+
+
 @pytest.mark.cluster
 @pytest.mark.parametrize("retry_policy", [RetryPolicy(read_timeout=30, attempts=1)], ids=["patient"])
 def test_the_real_api_server_drops_a_deletion_that_waits_for_a_webhook(
@@ -287,29 +325,15 @@ def test_the_real_api_server_drops_a_deletion_that_waits_for_a_webhook(
     real_server.proxy.heal()
     namespace = real_server.create_namespace()
     create(real_server, namespace, "zombie", FAILED_ONCE)
-    registration = AdmissionregistrationV1Api(new_client_from_config_dict(control_plane.kubeconfig))
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        webhook = {
-            "name": "slow.example.com",
-            "clientConfig": {"url": f"https://127.0.0.1:{listener.getsockname()[1]}"},
-            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["DELETE"], "resources": ["pods"]}],
-            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
-            "failurePolicy": "Ignore",
-            "timeoutSeconds": 20,
-            "sideEffects": "None",
-            "admissionReviewVersions": ["v1"],
-        }
-        registration.create_validating_webhook_configuration({"metadata": {"name": namespace}, "webhooks": [webhook]})
-        time.sleep(3)  # until the API server knows of it
-        try:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        options = {"clientConfig": {"url": url}, "failurePolicy": "Ignore", "timeoutSeconds": 20}
+        with validating_webhook(control_plane, namespace, **options):
             start = time.monotonic()
-            result = clean_up(
-                connect({"server": real_server.proxy.url}), namespace, source_of(FAILED_ONCE), RetryPolicy(attempts=1)
-            )["zombie"]
+            api = connect({"server": real_server.proxy.url})
+            result = clean_up(api, namespace, source_of(FAILED_ONCE), RetryPolicy(attempts=1))["zombie"]
             seconds = time.monotonic() - start
             time.sleep(max(0, 22 - seconds))  # until it would have been carried out
-        finally:
-            registration.delete_validating_webhook_configuration(namespace)
     # It responds with 504, or closes the connection.
     assert re.search("504|no answer from", message_of(result))
     assert seconds < 2 * DELETE_TIMEOUT + 5  # the API server notices it late while it waits for a TLS handshake

@@ -39,6 +39,9 @@ _DENIED = re.compile(
     r"""(?:[a-z.]+ "[^"]*" is forbidden: (?!User ")|(?=admission webhook "))"""
     r"""(?P<by>admission webhook "[^"]*"|ValidatingAdmissionPolicy '[^']*')?"""
 )
+_FAILED_WEBHOOK = re.compile(
+    r"""failed calling (?P<admission>webhook "[^"]{1,253}")|(?P<conversion>conversion webhook for [\w./-]{1,253})"""
+)
 
 # What urllib3 puts before the reason why there is no connection: its own object.
 _CLIENT_PREFIX = re.compile(r"^\w+\(host=.*?\): (Failed to establish a new connection: \[Errno \d+\] )?")
@@ -147,9 +150,12 @@ def _to_api_error(operation: str, error: Any) -> KubernetesError:
         by = denial["by"] or "the admission plugin"
         return AdmissionDenied(operation, cause=f"{cause}, by {by}", denied_by=by, server_message=message)
     if error.status == 429 or error.status >= 500 or error.status == 0:
+        failed = _FAILED_WEBHOOK.search(message)
+        webhook = failed and (failed["admission"] or failed["conversion"])
         return RetryableApiError(
             operation,
-            cause=cause,
+            cause=f"{cause}, because {webhook} fails" if webhook else cause,
+            remedy="restore the service of this webhook; the next run tries again" if webhook else "",
             server_message=message,
             retry_after=retry_after(error.headers or {}),
             outcome_unknown=error.status != 429,  # a server that sends 429 has done nothing
