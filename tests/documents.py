@@ -8,6 +8,8 @@ import shlex
 from include.kpo_cleanup.constants import Outcome, Reason
 from tests.conftest import REPO
 
+DOCUMENTS = [REPO / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((REPO / "docs").rglob("*.md"))
+
 
 def document(name: str) -> str:
     return (REPO / name).read_text()

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from .resources import Json
 from .shell import Lines, Process, Write
+from .store import timestamp
 
 
 @dataclass
@@ -130,7 +131,3 @@ def conditions(phase: str, inits: list[Container], containers: list[Container], 
         changed = since.get((kind, value)) or timestamp()
         found.append({"type": kind, "status": value, "lastProbeTime": None, "lastTransitionTime": changed, **why})
     return found
-
-
-def timestamp() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

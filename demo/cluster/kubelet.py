@@ -13,10 +13,10 @@ from aiohttp import web
 from .background import BackgroundServer
 from .certificates import self_signed_context
 from .client import ApiClient
-from .container import timestamp
 from .kubelet_http import KubeletServer
 from .pod_worker import PodWorker
 from .resources import Json
+from .store import timestamp
 
 
 class Kubelet(BackgroundServer):

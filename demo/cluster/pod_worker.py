@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Protocol
 
-from .container import Container, conditions, phase, timestamp
+from .container import Container, conditions, phase
 from .resources import Json
+from .store import timestamp
 
 # Simulated seconds.
 _START_DELAY = 0.5

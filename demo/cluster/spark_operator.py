@@ -13,7 +13,6 @@ from typing import Any
 
 from .background import BackgroundServer
 from .client import ApiClient
-from .container import timestamp
 from .resources import CUSTOM_RESOURCE_DEFINITIONS, Json
 from .spark_application import (
     DEFINITION,
@@ -26,6 +25,7 @@ from .spark_application import (
     retry_delay,
     state_of,
 )
+from .store import timestamp
 
 _APPLICATIONS = f"/apis/{SPARK_APPLICATIONS.api_version}"
 _DEFINITIONS = f"/apis/{CUSTOM_RESOURCE_DEFINITIONS.api_version}/{CUSTOM_RESOURCE_DEFINITIONS.plural}"

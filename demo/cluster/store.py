@@ -55,8 +55,9 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def timestamp(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+def timestamp(moment: datetime | None = None) -> str:
+    """Return a time, by default the present one, as the API writes it."""
+    return (moment or utc_now()).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Store:

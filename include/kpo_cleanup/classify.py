@@ -1,4 +1,7 @@
-"""The classification of workloads: a pure function of them, task instances, records, settings and time."""
+"""The classification of workloads: a pure function of them, task instances, records, settings and time.
+
+In the comments and docstrings of the rules, "pod" stands for a workload of any kind.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ WAITS_ON_ITS_POD = frozenset({"running", "deferred", "restarting"})  # states in
 class Snapshot:
     """Everything known at one moment.
 
-    :param pods: all listed pods, including those that are not classified.
+    :param workloads: all that were listed, including those that are not classified.
     :param now: epoch seconds; classification uses no other clock.
     :param records: no entry where the operator left none.
     :param unread: the ``sort_key`` of the first pod whose record was not read, of the next one whose record was read,

@@ -17,7 +17,7 @@ from include.kpo_cleanup.evidence import (
     warning_of,
 )
 from include.kpo_cleanup.task_instance import Record, TaskInstance
-from include.kpo_cleanup.verdict import Rule
+from include.kpo_cleanup.verdict import Evidence, Rule
 from include.kpo_cleanup.workloads.workload import Container, Links
 from tests.unit.builders import (
     DAY,
@@ -43,7 +43,24 @@ FAILED = "task instance failed (try 1) 60 min ago"
 RUNNING = "base running 2 h"
 
 
+STATES_ARE_ENOUGH = {Rule.REPLACED, Rule.ACTIVE, Rule.SETTLING, Rule.COMPLETED, Rule.ORPHANED}
+
+
 class TestPhrases:
+    @pytest.mark.parametrize("rule", Rule)
+    def test_the_evidence_starts_with_what_decided_unless_the_states_are_enough(self, rule: Rule) -> None:
+        pod = make_pod(
+            label_problem="label dag_id is missing",
+            protected_by="kpo-cleanup/protect=yes",
+            controller=JOB,
+            finalizers=("example.com/backup",),
+            deletion_deadline=NOW - HOUR,
+        )
+        evidence = Evidence(rule, NOW, FINISHED, make_pod(), record=Record(frozenset({"a/b"})), problem="denied")
+        states = phrases(make_verdict(workload=pod, evidence=evidence._replace(rule=Rule.ACTIVE)))
+        starts_with_states = phrases(make_verdict(workload=pod, evidence=evidence))[0] == states[0]
+        assert starts_with_states == (rule in STATES_ARE_ENOUGH), "add a phrase for the rule to evidence.py"
+
     @pytest.mark.parametrize(
         ("pod", "ti", "expected"),
         [

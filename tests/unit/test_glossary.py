@@ -21,15 +21,18 @@ def table(heading: str) -> list[tuple[str, str]]:
 
 
 def test_the_reasons_are_those_of_the_rules_with_what_each_rule_requires() -> None:
-    assert table("Reasons") == [(rule.reason.value, rule.applies_when) for rule in Rule]
+    rules = [(rule.reason.value, rule.applies_when) for rule in Rule]
+    assert table("Reasons") == rules, "docs/glossary.md, section Reasons, differs from Rule in verdict.py"
 
 
 def test_the_rules_are_grouped_by_reason_in_the_order_of_the_reasons() -> None:
-    assert list(dict.fromkeys(rule.reason for rule in Rule)) == list(Reason)
+    by_reason = list(dict.fromkeys(rule.reason for rule in Rule))
+    assert by_reason == list(Reason), "sort Rule in verdict.py as Reason in constants.py"
 
 
 def test_every_outcome_is_defined_in_the_order_of_the_code() -> None:
-    assert [outcome for outcome, _ in table("Outcomes")] == [outcome.value for outcome in Outcome]
+    outcomes = [outcome for outcome, _ in table("Outcomes")]
+    assert outcomes == [outcome.value for outcome in Outcome], "docs/glossary.md differs from Outcome in constants.py"
 
 
 @pytest.mark.parametrize(

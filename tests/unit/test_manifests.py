@@ -28,5 +28,6 @@ def test_a_manifest_grants_what_each_kind_needs_and_names_it(file: str, more: se
     # Pods are listed by a selector; whatever controls them is read by its name.
     reading = {(kind.group, kind.plural, "list" if kind is KINDS[POD] else "get") for kind in KINDS.values()}
     deleting = {(kind.group, kind.plural, "delete") for kind in KINDS.values()}
-    assert granted == reading | deleting | more
-    assert all(f"  # For {kind.api_kind}s\n" in text for kind in KINDS.values() if kind is not KINDS[POD])
+    assert granted == reading | deleting | more, f"edit manifests/{file}"
+    for kind in KINDS.values():
+        assert kind is KINDS[POD] or f"  # For {kind.api_kind}s\n" in text, f"add this comment to manifests/{file}"

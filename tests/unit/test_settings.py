@@ -11,6 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.kpo_cleanup.settings import MAX_LENGTH, OPTIONS, Settings, is_run_param, json_schema, parse
+from include.kpo_cleanup.workloads.registry import KINDS
+
+ALL_KINDS = ", ".join(kind.plural for kind in KINDS.values())
 
 DEFAULTS = {  # in the order of the trigger form
     "dry_run": False,
@@ -24,7 +27,7 @@ DEFAULTS = {  # in the order of the trigger form
     "ttl_seconds_after_finished": None,
     "last_log_lines": 0,
     "schedule": "*/15 * * * *",
-    "kinds": "pods, jobs, sparkapplications",
+    "kinds": ALL_KINDS,
     "exclude_namespaces": "",
     "label_selector": "",
     "delete_unmatched_pods": False,
@@ -34,10 +37,6 @@ DEFAULTS = {  # in the order of the trigger form
 
 A_YEAR = 31_536_000
 
-RUN_PARAMS = {
-    *("dry_run", "namespaces", "settle_seconds", "max_deletes", "max_delete_percent", "grace_period_seconds"),
-    *("delete_completed_pods", "delete_pods_on_failure", "ttl_seconds_after_finished"),
-}
 BOUNDS = {
     "settle_seconds": (0, A_YEAR),
     "grace_period_seconds": (-1, A_YEAR),
@@ -68,8 +67,21 @@ NAMES = "names of lowercase letters, digits and dashes, such as airflow,team-a, 
 EXCLUDED_NAMES = "names of lowercase letters, digits and dashes, such as kube-system,team-b"
 
 INVALID_NUMBERS: list[Any] = [
-    *("-1", -1, A_YEAR + 1, "5m", "1e3", "1_000", "+5", "٣", "", "9" * 400),
-    *(5.0, None, True, [5], {}),
+    "-1",
+    -1,
+    A_YEAR + 1,
+    "5m",
+    "1e3",
+    "1_000",
+    "+5",
+    "٣",
+    "",
+    "9" * 400,
+    5.0,
+    None,
+    True,
+    [5],
+    {},
 ]
 NOT_SCALARS: list[Any] = [[], [True], {}, {"dry_run": True}]
 
@@ -140,7 +152,7 @@ INVALID = [
     pytest.param("label_selector", ["a=b"], "a string", id="label_selector is a list"),
     pytest.param("namespaces", 5, NAMES, id="namespaces is a number"),
     *[
-        pytest.param("kinds", value, "one or more of pods, jobs, sparkapplications", id=f"kinds={value!r}")
+        pytest.param("kinds", value, f"one or more of {ALL_KINDS}", id=f"kinds={value!r}")
         for value in ("", ",", "job", "pods jobs", "pods, cronjobs", "Pods", [], ["pods", "rays"], None)
     ],
     pytest.param("exclude_namespaces", "*", EXCLUDED_NAMES, id="all namespaces are excluded"),
@@ -151,7 +163,7 @@ INVALID = [
 @pytest.mark.parametrize(
     ("value", "names"),
     [
-        ("pods, jobs, sparkapplications", ["Pod", "Job", "SparkApplication"]),
+        (ALL_KINDS, list(KINDS)),
         (" jobs ,pods,", ["Pod", "Job"]),
         (["sparkapplications"], ["SparkApplication"]),
     ],
@@ -167,7 +179,8 @@ def make_settings(**options: Any) -> Settings:
 
 class TestDefaults:
     def test_the_defaults_are_the_documented_ones(self) -> None:
-        assert {option.name: getattr(Settings(), option.name) for option in fields(Settings)} == DEFAULTS
+        in_code = {option.name: getattr(Settings(), option.name) for option in fields(Settings)}
+        assert in_code == DEFAULTS, "edit DEFAULTS in tests/unit/test_settings.py"
 
     @pytest.mark.parametrize("name", DEFAULTS)
     def test_a_default_can_be_set_explicitly(self, name: str) -> None:
@@ -190,6 +203,11 @@ class TestValues:
         with pytest.raises(ValueError, match=re.escape(allowed)) as caught:
             parse(name, value)
         assert str(caught.value) == allowed
+
+    def test_the_bounds_of_each_number_are_tested(self) -> None:
+        numbers = {name: option.metadata for name, option in OPTIONS.items() if str(option.type).startswith("int")}
+        in_code = {name: (number.get("minimum"), number.get("maximum")) for name, number in numbers.items()}
+        assert in_code == BOUNDS, "edit BOUNDS in tests/unit/test_settings.py; a number needs a minimum and a maximum"
 
     @pytest.mark.parametrize("name", BOUNDS)
     def test_a_number_is_accepted_up_to_its_bounds_and_rejected_beyond(self, name: str) -> None:
@@ -302,7 +320,9 @@ class TestPatterns:
 
 class TestRunParams:
     def test_the_options_of_scope_run_are_run_params(self) -> None:
-        assert {name for name in OPTIONS if is_run_param(name)} == RUN_PARAMS
+        assert {name for name in OPTIONS if is_run_param(name)} == set(TYPES), (
+            "edit TYPES in tests/unit/test_settings.py"
+        )
 
     @pytest.mark.parametrize("name", TYPES)
     def test_the_schema_has_the_type_and_the_description_of_the_option(self, name: str) -> None:

@@ -20,8 +20,14 @@ CHECKED_LABEL = "already_checked"  # find_pod skips pods that carry it
 # The operators write these as well, but find_pod does not search by them, or the task instance key contains them.
 NOT_SEARCHED_BY = frozenset(
     {
-        *(*ID_LABELS, "map_index", "try_number", KPO_LABEL, SPARK_LABEL, CHECKED_LABEL),
-        *("airflow_version", "airflow_kpo_in_cluster"),
+        *ID_LABELS,
+        "map_index",
+        "try_number",
+        KPO_LABEL,
+        SPARK_LABEL,
+        CHECKED_LABEL,
+        "airflow_version",
+        "airflow_kpo_in_cluster",
     }
 )
 # Labels that the cluster or a service mesh writes. They are not the operator's, and two pods of one task may differ in

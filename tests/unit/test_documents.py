@@ -1,0 +1,99 @@
+"""Compare the documentation with the code, as far as that needs no Airflow."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from include.kpo_cleanup.constants import Outcome, Reason
+from include.kpo_cleanup.settings import OPTIONS
+from include.kpo_cleanup.workloads.labels import CLUSTER_LABEL_PREFIXES
+from tests.conftest import REPO
+from tests.documents import DOCUMENTS, block, document, section
+from tests.matrix import ROWS
+
+
+def test_the_settings_table_is_that_of_the_code() -> None:
+    options = section("README.md", "Configuration")
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| a (\w+) \| (.+) \|$", options, re.M)
+    in_code = [
+        (name, _default(name), option.metadata["scope"].value, option.metadata["meaning"])
+        for name, option in OPTIONS.items()
+    ]
+    assert rows == in_code, "docs differ from settings.py: edit the table in README.md, section Configuration"
+
+
+def _default(name: str) -> str:
+    option = OPTIONS[name]
+    default = "empty" if option.default in ("", None) else f"`{option.default}`"
+    follows = option.metadata.get("follows")
+    return f"Airflow's `{follows}` ({default})" if follows else default
+
+
+def test_the_labels_of_the_cluster_are_those_of_the_code() -> None:
+    listed = document("docs/concepts.md").partition("those that start with ")[2].partition(". A pod that")[0]
+    assert tuple(re.findall(r"`(\S+)`", listed)) == CLUSTER_LABEL_PREFIXES
+
+
+def test_the_verdict_table_has_the_reasons_in_the_order_of_the_rules() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", section("docs/concepts.md", "Classification"), re.M)
+    assert listed.count("unmatched") == 2  # without a task instance, and with one that is not shown to be its
+    reasons = [reason.value for reason in Reason]
+    assert list(dict.fromkeys(listed)) == reasons, "edit the table in docs/concepts.md, section Classification"
+
+
+def test_every_outcome_is_explained() -> None:
+    outcomes = section("docs/operating.md", "Interpreting a run")
+    assert all(f"`{outcome.value}`" in outcomes for outcome in Outcome)
+
+
+def test_the_permissions_are_those_of_the_manifest() -> None:
+    listed = set(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", section("docs/installation.md", "Permissions"), re.M))
+    documents = yaml.safe_load_all((REPO / "manifests/rbac.yaml").read_text())
+    rules = next(document["rules"] for document in documents if document["kind"] == "Role")
+    assert listed == {(verb, resource) for rule in rules for verb in rule["verbs"] for resource in rule["resources"]}
+
+
+def test_the_releases_are_those_of_the_matrix() -> None:
+    versions = section("docs/installation.md", "Supported versions")
+    # The other columns are what a run of the matrix found; it compares them itself.
+    assert re.findall(r"^\| (\d+\.\S+) \|", versions, re.M) == [row.airflow for row in ROWS]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPO)))
+def test_every_link_leads_to_a_file_and_a_heading_that_exist(path: Path) -> None:
+    for target, heading in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", path.read_text()):
+        linked = path.parent / target if target else path
+        assert linked.exists(), target
+        if heading:
+            assert heading in anchors(linked), f"{target}#{heading}"
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors that GitHub makes of a document's headings."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+MAX_WORDS = 545  # besides tables: a new option does not have to displace anything else
+
+
+def test_the_readme_is_short() -> None:
+    words = len(re.sub(r"^\|.*$", "", document("README.md"), flags=re.M).split())
+    assert words <= MAX_WORDS, f"README.md has {words} words without tables, limit {MAX_WORDS}: shorten it"
+
+
+def test_every_document_is_reached_from_the_readme() -> None:
+    linked = {target.partition("#")[0] for target in re.findall(r"\]\((docs/[^)]+)\)", document("README.md"))}
+    assert {str(path.relative_to(REPO)) for path in DOCUMENTS} - linked <= {
+        "README.md",
+        "CONTRIBUTING.md",
+    }
+
+
+def test_the_quick_start_installs_as_the_guide_does() -> None:
+    guide = block("docs/installation.md", "Ways to install", paragraph="Plain Airflow")
+    assert block("README.md", "Quick start", paragraph="1. Install") == guide
