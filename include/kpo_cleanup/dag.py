@@ -17,7 +17,7 @@ _READ_ONLY_ARGS = {"retries": 2, "retry_delay": timedelta(seconds=30)}
 _DEFAULT_ARGS = {"owner": "kpo_cleanup", "retries": 0, "execution_timeout": timedelta(minutes=30)}
 
 _DOC = """
-### Remove zombie KubernetesPodOperator pods
+### {title}
 
 Finds pods, Jobs and SparkApplications that are still in the cluster although their task instance has finished.
 
@@ -25,9 +25,10 @@ Finds pods, Jobs and SparkApplications that are still in the cluster although th
 
 #### How to read a run
 
-- **reap green**: pods were deleted, or would be in a dry run. Its log has a line for each.
+- **reap green**: {green}. Its log has a line for each.
 - **reap skipped**: there was nothing to delete; if there were no pods, only *list_pods* ran.
 - **reap red**: something could not be listed or deleted; everything else was done. The log shows cause and remedy.
+- **reap orange** (*upstream_failed*): an earlier task failed, and nothing was deleted. The log of that task shows why.
 - **classify** lists each zombie with the evidence, and counts the pods that are kept.
 
 #### What is never touched
@@ -35,7 +36,7 @@ Finds pods, Jobs and SparkApplications that are still in the cluster although th
 - a pod that a live task uses; a retry may have adopted the pod of an earlier try
 - a pod of a controller that is not cleaned up itself
 - a Job whose operator did not wait for it
-- a pod with the annotation or label *kpo-cleanup/protect: "true"*
+- a pod with the annotation or label *kpo-cleanup/protect*, with any value but *false*
 - a pod that is unknown to this Airflow, unless *delete_unmatched_pods* is on
 
 #### Settings
@@ -44,16 +45,20 @@ Finds pods, Jobs and SparkApplications that are still in the cluster although th
 section *kpo_cleanup*, such as `AIRFLOW__KPO_CLEANUP__MAX_DELETES=100`, on every component that parses or runs DAGs.
 {fixed}
 """
-# In one line for the list of DAGs, and in full.
+# In one line for the list of DAGs, and in full; the title; and what it means that reap is green.
 _REPORTS = (
     "Reports zombie KubernetesPodOperator pods; deletes nothing.",
     """**Deletes nothing**, whoever triggers it and with whatever conf, because *dry_run* is fixed. Trigger it at any
 time: the log of *classify* shows what would be deleted.""",
+    "Report zombie KubernetesPodOperator pods",
+    "there are zombies, which would be deleted",
 )
 _DELETES = (
     "Deletes zombie KubernetesPodOperator pods: immediately when it is unpaused, then on its schedule.",
     """**Unpausing starts deleting immediately**, then on the schedule. To see what would be deleted first, leave it
 paused and trigger a DAG that fixes *dry_run*, such as *kpo_cleanup_dry_run*. **Pause it to stop it.**""",
+    "Remove zombie KubernetesPodOperator pods",
+    "pods were deleted, or would be in a dry run",
 )
 
 
@@ -91,11 +96,10 @@ def cleanup_dag(dag_id: str, settings: Mapping[str, Any] | None = None, **dag_ar
     read = partial(read_settings, fixed, own_params=own_params, mistakes=mistakes)
     resolved = read()
     only_reports = resolved.settings.dry_run and "dry_run" in fixed
+    description, what_it_does, title, green = _REPORTS if only_reports else _DELETES
     if resolved.errors:
         description = "Every run fails until its settings are corrected."
         what_it_does = "\n- ".join([f"**{description}**\n", *map(str, resolved.errors)])
-    else:
-        description, what_it_does = _REPORTS if only_reports else _DELETES
     default_args = dag_arguments.pop("default_args", None) or {}
     params = {
         name: Param(resolved.values[name], **json_schema(name))
@@ -109,7 +113,7 @@ def cleanup_dag(dag_id: str, settings: Mapping[str, Any] | None = None, **dag_ar
         "max_active_runs": 1,
         "tags": ["maintenance", "kubernetes"],
         "description": description,
-        "doc_md": _DOC.format(what_it_does=what_it_does, fixed=_fixed_here(fixed)),
+        "doc_md": _DOC.format(title=title, what_it_does=what_it_does, green=green, fixed=_fixed_here(fixed)),
     }
     merged = {
         "default_args": {**_DEFAULT_ARGS, **default_args},

@@ -172,10 +172,12 @@ def _stalled_by(sidecars: list[str]) -> str:
 
 
 def _remedy_for_stalled(pod: Workload, evidence: Evidence) -> str:
-    """Return how to end the wait; an execution_timeout does not interrupt a deferred task."""
+    """Return how to end the wait, and how to prevent it; an execution_timeout does not interrupt a deferred task."""
     is_deferred = evidence.task_instance is not None and evidence.task_instance.state == "deferred"
-    last_resort = "mark the task as failed" if is_deferred else "set an execution_timeout on the task"
-    return ", or ".join([*advice_on_sidecars(pod.running_sidecars), last_resort])
+    timeout = [] if is_deferred else ["set an execution_timeout"]
+    prevention = ", or ".join([*advice_on_sidecars(pod.running_sidecars), *timeout])
+    them = "it" if len(pod.running_sidecars) == 1 else "them"
+    return f"stop {them}, or mark the task as failed; for good: {prevention}"
 
 
 def _named(record: Record) -> str:

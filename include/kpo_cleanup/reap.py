@@ -48,7 +48,7 @@ from .settings import Settings
 from .task_instance import Record, TaskInstances
 from .task_instances.interface import TaskInstanceSource
 from .termination import Terminated
-from .text import pluralize
+from .text import count, pluralize
 from .verdict import Verdict
 from .workloads.registry import kind_of
 from .workloads.workload import Workload, common_noun
@@ -245,6 +245,7 @@ class _Reaper:
         namespaces = sorted({candidate.workload.namespace for candidate in candidates})
         if not namespaces:
             return
+        log.info("%s to verify in %s", count(candidates, "zombie"), count(namespaces, "namespace"))
         self._listed_at = self._monotonic()  # all pages show the cluster as it was at the first one
         uids, keys = ({getattr(c.workload, name) for c in candidates} for name in ("uid", "key"))
         try:

@@ -104,10 +104,12 @@ class Cleanup:
         raise failure
 
     def _consequence(self, will_retry: bool) -> str:
-        """Return what an error means for this run, in a line that is short because Airflow puts a name before it."""
-        if self._resolve().settings.dry_run:
-            return "there is no report unless a retry succeeds" if will_retry else "there is no report"
-        return "no pods are deleted unless a retry succeeds" if will_retry else "no pods are deleted"
+        """Return what an error means for this run, in a line that is short because Airflow puts a name before it.
+
+        It leads to the error, which Airflow may show in the same line.
+        """
+        where = "without a report" if self._resolve().settings.dry_run else "before deleting anything"
+        return f"stopped {where}{' and will be retried' if will_retry else ''}:"
 
     def list_pods(self) -> dict[str, Any]:
         """List the pods, before the task instances are queried: a pod created in between would look like a zombie.

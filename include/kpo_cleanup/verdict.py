@@ -17,7 +17,7 @@ class Rule(Enum):
     """The rules of classification: the reason that each one gives, and when it applies."""
 
     BAD_LABELS = Reason.BAD_LABELS, "an identifying label is missing or malformed"
-    PROTECTED = Reason.PROTECTED, "the annotation or label `kpo-cleanup/protect` is set"
+    PROTECTED = Reason.PROTECTED, "it has the annotation or label `kpo-cleanup/protect` with any value but `false`"
     OWNED = (
         Reason.OWNED,
         "a controller that is not cleaned up owns it, or it has the labels of a Job that may exist",

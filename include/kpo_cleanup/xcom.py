@@ -205,13 +205,12 @@ def dump_classification(
     """
     zombies = [verdict for verdict in verdicts if verdict.is_zombie]
     kept = [verdict for verdict in verdicts if not (verdict.is_zombie or verdict.awaits_record)]
-    noun = common_noun(verdict.workload for verdict in verdicts)
     return {
         "zombies_by_reason": count_reasons(zombies),
         "kept_by_reason": count_reasons(kept),
         "zombies_by_dag": dict(Counter(verdict.dag_id for verdict in zombies).most_common()),
-        f"{noun}s": len(verdicts),
-        "noun": noun,
+        "workloads": len(verdicts),
+        "noun": common_noun(verdict.workload for verdict in verdicts),
         "candidates": len(verdicts) - len(zombies) - len(kept),
         "unlisted": _dump_errors(errors_by_namespace),
         "untouched": [_dump_verdict(v) for v in islice((v for v in kept if v.reason is not Reason.ACTIVE), MAX_KEPT)],
@@ -238,8 +237,8 @@ def load_classification(data: Mapping[str, Any]) -> Classification:
     _check_version("classify", data)
     try:
         errors = _load_errors(data["unlisted"])
-        zombies, noun = [_load_zombie(row) for row in data["zombies"]], data["noun"]
-        return Classification(zombies, errors, data[f"{noun}s"], data["candidates"], noun)
+        zombies = [_load_zombie(row) for row in data["zombies"]]
+        return Classification(zombies, errors, data["workloads"], data["candidates"], data["noun"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise KpoCleanupError(
             "the XCom of classify cannot be read",

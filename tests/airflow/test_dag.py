@@ -218,7 +218,9 @@ class TestDocumentation:
 
     def test_the_documentation_of_a_fixed_dry_run_states_that_nothing_is_deleted(self) -> None:
         dag = cleanup_dag("a", settings={"dry_run": "1", "namespaces": "ml"})
+        assert "### Report zombie" in str(dag.doc_md)
         assert "**Deletes nothing**" in str(dag.doc_md)
+        assert "deleted" not in str(dag.doc_md).partition("reap green")[2].partition("would be deleted")[0]
         assert "deletes nothing" in str(dag.description)
         assert "`dry_run='1', namespaces='ml'`" in str(dag.doc_md)
 

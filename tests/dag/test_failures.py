@@ -330,6 +330,11 @@ def test_a_temporary_error_is_retried_until_it_passes(
             {},
             ["2 invalid settings", "set it to True or False", "set it to a whole number from 1 to 100000"],
         ),
+        (
+            {},
+            {"settle_second": 60, "dry_run": True},
+            ["AirflowFailException: stopped without a report: 1 invalid setting", "did you mean settle_seconds?"],
+        ),
         ({"AIRFLOW__KPO_CLEANUP__LABEL_SELECTOR": "a in ("}, {}, ["label_selector='a in (' was rejected"]),
         (
             {"AIRFLOW__KPO_CLEANUP__KUBERNETES_CONN_ID": "nowhere"},
@@ -574,7 +579,10 @@ def test_a_failed_task_logs_cause_and_remedy_only_in_its_exception_and_with_a_sh
     # On Airflow 2, dag.test() logs the exception twice.
     (*_, traceback) = log_output().split("Traceback (most recent call last)")
     assert traceback.count("include/kpo_cleanup/") == 2
-    assert "AirflowFailException: no pods are deleted listing pods in namespace 'other': 403 Forbidden" in traceback
+    assert (
+        "AirflowFailException: stopped before deleting anything: listing pods in namespace 'other': 403 Forbidden"
+        in traceback
+    )
     assert "allow verb 'list' on resource 'pods' in a Role for namespace 'other'" in traceback
     assert "retry" not in traceback  # a missing permission is not retried
     assert "direct cause of the following exception" not in traceback

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable
 
@@ -64,6 +65,19 @@ class TestListing:
             (f"{namespace}/plain", 0),
         }
         assert count_reads(server) == 2
+
+    def test_the_log_counts_workloads_instead_of_the_pods_through_which_they_are_found(
+        self, server: Server, client: KubeClient, namespace: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        create_job(server, namespace, "three", FAILED_ONCE, pods=3)
+        with caplog.at_level(logging.INFO):
+            client.list_workloads([namespace])
+            server.create_pod(namespace, "plain", {**FAILED_ONCE.labels, "try_number": "1"})
+            client.list_workloads([namespace])
+        assert [line for line in caplog.messages if " in namespace " in line] == [
+            f"1 Job in namespace {namespace!r}",
+            f"2 workloads in namespace {namespace!r}",
+        ]
 
     def test_without_the_kind_its_pods_are_owned_and_nothing_is_read(
         self, server: Server, api: KubeClient, namespace: str

@@ -285,7 +285,8 @@ class TestWarnings:
                 PodWarning(
                     Reason.STALLED,
                     "proxy and logs keep the task waiting",
-                    "make proxy and logs native sidecars, or set an execution_timeout on the task",
+                    "stop them, or mark the task as failed; for good: make proxy and logs native sidecars, "
+                    "or set an execution_timeout",
                 ),
                 id="a stalled pod has a warning that names the sidecars",
             ),
@@ -335,8 +336,8 @@ class TestWarnings:
                 PodWarning(
                     Reason.STALLED,
                     "proxy and airflow-xcom-sidecar keep the task waiting",
-                    "make proxy a native sidecar, or upgrade the operator's provider, because only the operator ends "
-                    "airflow-xcom-sidecar, or mark the task as failed",
+                    "stop them, or mark the task as failed; for good: make proxy a native sidecar, or upgrade "
+                    "the operator's provider, because only the operator ends airflow-xcom-sidecar",
                 ),
                 id="a stalled pod of a deferred task has a warning without an execution_timeout",
             ),

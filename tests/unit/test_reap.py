@@ -300,7 +300,10 @@ class TestDeletingZombies:
         }
         task = "    orders.extract try 1 of run run_1"
         evidence = "task instance failed (try 1) 60 min ago; base running 2 h"
-        assert by_level["INFO"][:3] == ["deleted: 1 orphaned pod", task, f"        [0] airflow/z0000: {evidence}"]
+        assert by_level["INFO"][:4] == [
+            "2 zombies to verify in 1 namespace",
+            *("deleted: 1 orphaned pod", task, f"        [0] airflow/z0000: {evidence}"),
+        ]
         assert by_level["ERROR"] == [
             "failed: 1 orphaned pod",
             "    403 Forbidden",

@@ -286,6 +286,15 @@ class TestZombies:
         assert data["kept_by_reason"] == {"owned": 1, "active": 1}
         assert list(data["zombies_by_dag"].items()) == [("orders", 2), ("sales", 1)]
 
+    @pytest.mark.parametrize(
+        ("kinds", "noun"),
+        [(["Pod", "Pod"], "pod"), (["Job", "Job"], "Job"), (["Pod", "Job"], "workload")],
+        ids=["pods", "Jobs", "both"],
+    )
+    def test_workloads_are_counted_under_the_same_key_whatever_they_are(self, kinds: list[str], noun: str) -> None:
+        data = dump_classification([make_verdict(workload=make_pod(kind=kind)) for kind in kinds], {})
+        assert (data["workloads"], data["noun"]) == (2, noun)
+
     def test_zombies_are_counted_by_the_dag_id_that_airflow_shows(self) -> None:
         raw = RawIds("x" * 70, "load", "run_1")
         zombies = [make_verdict(workload=make_pod(dag_id=to_label_value(raw.dag_id)), raw_ids=raw)]

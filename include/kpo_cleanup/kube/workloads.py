@@ -25,12 +25,12 @@ from ..errors import (
     UnexpectedResponse,
 )
 from ..retry import RetryPolicy
-from ..text import pluralize, printable, without_numbers, wrap
+from ..text import count, pluralize, printable, without_numbers, wrap
 from ..workloads.kind import WorkloadKind
 from ..workloads.labels import KPO_LABEL
 from ..workloads.pod import parse_pod
 from ..workloads.registry import KINDS, kind_of
-from ..workloads.workload import POD, Owner, Workload
+from ..workloads.workload import POD, Owner, Workload, common_noun
 from .client import connect, send
 from .decode import make_decoder, parse_deletion
 from .interface import CONCURRENT_DELETES, DELETE_TIMEOUT, LOG_TIMEOUT, DeleteResult, Listing
@@ -135,6 +135,9 @@ class KubeClient:
             unreadable.setdefault(reference.kind.api_kind, error)
         if KINDS[POD] not in self._kinds:
             workloads = [workload for workload in workloads if workload.kind != POD]
+        for namespace in listed if keep is None else ():
+            found = [each for each in workloads if namespace in (ALL_NAMESPACES, each.namespace)]
+            log.info("%s in %s", count(found, common_noun(found)), _place(namespace))
         return Listing(workloads, errors, {reference.uid: error for reference, error in unread.items()}, unreadable)
 
     def _list_pods(
@@ -168,9 +171,6 @@ class KubeClient:
                 errors[namespace] = error
                 silent += isinstance(error, RetryableApiError) and silent < MAX_SILENT_NAMESPACES
             else:
-                if kind is KINDS[POD]:
-                    noun = "candidate pod" if keep else "pod"
-                    log.info("%s in %s", pluralize(len(found), noun), _place(namespace))
                 pods.extend(found)
                 silent = 0
         return pods, errors
