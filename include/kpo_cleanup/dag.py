@@ -56,7 +56,8 @@ time: the log of *classify* shows what would be deleted.""",
 _DELETES = (
     "Deletes zombie KubernetesPodOperator pods: immediately when it is unpaused, then on its schedule.",
     """**Unpausing starts deleting immediately**, then on the schedule. To see what would be deleted first, leave it
-paused and trigger a DAG that fixes *dry_run*, such as *kpo_cleanup_dry_run*. **Pause it to stop it.**""",
+paused and trigger a DAG that fixes *dry_run*, such as *kpo_cleanup_dry_run*. **Pause it to prevent further runs.** To
+also stop a *reap* that is running, mark its run as failed.""",
     "Remove zombie KubernetesPodOperator pods",
     "pods were deleted, or would be in a dry run",
 )
