@@ -224,8 +224,8 @@ class Classifier:
         if kind.outlives_success and (ti.state == "success" or record.is_detached):
             rule = Rule.DETACHED if kind.may_detach else Rule.OUTLIVES_SUCCESS
             return _keep(workload, Evidence(rule, now, ti))
-        # A new try deletes the record of the one before.
-        if kind.may_detach and not record.workloads and workload.try_number != ti.try_number:
+        # A new try deletes the record of the one before. A run that is created again has the same tries as before.
+        if kind.may_detach and not record.workloads:
             return _keep(workload, Evidence(Rule.MAY_BE_DETACHED, now, ti))
         return _zombie(workload, Evidence(Rule.ORPHANED, now, ti), end_time_unknown=ended is None)
 

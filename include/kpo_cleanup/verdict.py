@@ -44,7 +44,7 @@ class Rule(Enum):
     ACTIVE = Reason.ACTIVE, "its task instance has not finished"
     SETTLING = Reason.SETTLING, "its task instance finished less than `settle_seconds` ago"
     DETACHED = Reason.DETACHED, "it has not finished, but its task succeeded, or its operator did not wait for it"
-    MAY_BE_DETACHED = Reason.DETACHED, "it is of an earlier try, and no record shows whether its operator waited for it"
+    MAY_BE_DETACHED = Reason.DETACHED, "no record shows whether its operator waited for it"
     OUTLIVES_SUCCESS = Reason.DETACHED, "it has not finished, although its task waited for it and succeeded"
     UNDATED = Reason.COMPLETED, "its task instance has finished and so has it, but nothing shows when"
     COMPLETED = Reason.COMPLETED, "its task instance has finished, and all of its containers have ended"

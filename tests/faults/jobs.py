@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from include.kpo_cleanup.task_instance import Record
 from tests.faults.servers import Server
 from tests.faults.world import Task
 
@@ -26,6 +28,11 @@ def create_job(
     for number in range(pods):
         create_pod(server, namespace, f"{name}-{number}", job)
     return job
+
+
+def recording(task: Task, namespace: str, *names: str) -> Task:
+    """Return a task whose operator has recorded Jobs of these names."""
+    return replace(task, kind="Job", record=Record(frozenset(f"Job {namespace}/{name}" for name in names)))
 
 
 def create_pod(server: Server, namespace: str, name: str, job: Mapping[str, Any], *, controlled: bool = True) -> None:

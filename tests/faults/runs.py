@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from include.kpo_cleanup.classify import Snapshot, classify, keys_needing_records
+from include.kpo_cleanup.candidates import with_records
+from include.kpo_cleanup.classify import Snapshot, classify
 from include.kpo_cleanup.constants import Outcome
 from include.kpo_cleanup.kube.workloads import KubeClient
 from include.kpo_cleanup.reap import reap
@@ -51,8 +51,7 @@ def clean_up(
     listed = api.list_workloads([namespace], settings.label_selector).workloads
     task_instances = source.fetch({pod.key for pod in listed})
     snapshot = Snapshot(listed, task_instances, settings, int(time.time()) + seconds)
-    records = source.read_records(task_instances, keys_needing_records(snapshot))
-    zombies = [verdict for verdict in classify(replace(snapshot, records=records)) if verdict.is_zombie]
+    zombies = [verdict for verdict in classify(with_records(snapshot, source)) if verdict.is_zombie]
     results = reap(
         zombies,
         api,

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -18,7 +19,7 @@ from include.kpo_cleanup.task_instance import Record
 from include.kpo_cleanup.workloads.registry import KINDS
 from tests import proxy
 from tests.faults.conftest import CONN_ID, PAGE_SIZE
-from tests.faults.jobs import create_job, create_pod, delete_job, jobs, names_of_jobs
+from tests.faults.jobs import create_job, create_pod, delete_job, jobs, names_of_jobs, recording
 from tests.faults.runs import FAILED_ONCE, IN_TRY_2, QUICK, clean_up, outcomes, source_of
 from tests.faults.servers import Server
 from tests.faults.world import Task
@@ -39,7 +40,7 @@ def count_reads(server: Server) -> int:
 
 def reap_it(client: KubeClient, namespace: str) -> Result:
     """Reap, and return the result of the only zombie."""
-    (result,) = clean_up(client, namespace, source_of(FAILED_ONCE, IN_TRY_2)).values()
+    (result,) = clean_up(client, namespace, source_of(recording(FAILED_ONCE, namespace, "job"), IN_TRY_2)).values()
     return result
 
 
@@ -189,7 +190,8 @@ class TestDeleting:
         create_job(server, namespace, "live", IN_TRY_2)
         create_job(server, namespace, "detached", SUCCEEDED)
         create_job(server, namespace, "protected", FAILED_ONCE, annotations={"kpo-cleanup/protect": "true"})
-        results = clean_up(client, namespace, source_of(FAILED_ONCE, IN_TRY_2, SUCCEEDED))
+        failed = recording(FAILED_ONCE, namespace, "zombie", "protected")
+        results = clean_up(client, namespace, source_of(failed, IN_TRY_2, SUCCEEDED))
         assert outcomes(results) == {"zombie": Outcome.DELETED}
         assert results["zombie"].detail == "the garbage collector deletes its 2 pods"
         # By default, the API server would keep it until a garbage collector has orphaned its pods.
@@ -200,8 +202,13 @@ class TestDeleting:
     ) -> None:
         record = Record(frozenset({f"Job {namespace}/job"}), is_detached=True)
         create_job(server, namespace, "job", FAILED_ONCE)
-        source = source_of(Task("", *FAILED_ONCE.key[:3], state="failed", ended=2**31, record=record))
-        assert clean_up(client, namespace, source) == {}
+        assert clean_up(client, namespace, source_of(replace(FAILED_ONCE, kind="Job", record=record))) == {}
+
+    def test_a_job_stays_if_no_record_shows_whether_its_operator_waited_for_it(
+        self, server: Server, client: KubeClient, namespace: str
+    ) -> None:
+        create_job(server, namespace, "job", FAILED_ONCE)
+        assert clean_up(client, namespace, source_of(replace(FAILED_ONCE, kind="Job"))) == {}
 
     def test_the_error_names_the_rule_that_permits_deleting_jobs(
         self, server: Server, client: KubeClient, namespace: str
@@ -276,7 +283,7 @@ class TestBetweenTheListings:
 
     def reap_after(self, client: KubeClient, server: Server, namespace: str, change: Callable[[], object]) -> Result:
         """Change the cluster right before ``reap`` lists again."""
-        source = source_of(FAILED_ONCE)
+        source = source_of(recording(FAILED_ONCE, namespace, "job"))
         seen: list[object] = []
 
         def before_fetch() -> None:

@@ -17,6 +17,7 @@ from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import POD_RECORD, RawIds, Record, RecordKeys, TaskInstance, TaskInstances
 from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
+from include.kpo_cleanup.workloads.registry import KINDS
 from tests.faults.servers import Server
 
 Json = dict[str, Any]
@@ -56,6 +57,7 @@ class Task:
     map_index: int = UNMAPPED
     reattaches: bool = True
     operators: list[Operator] = field(default_factory=lambda: [Operator()])
+    kind: str = "Pod"  # of the workloads of its operators
     is_ours: bool = True  # and not the other Airflow's
     state: str | None = "running"
     try_number: int = 1
@@ -154,7 +156,8 @@ class MemorySource(TaskInstanceSource):
     ) -> Mapping[TaskInstanceKey, Record]:
         assert set(keys) <= task_instances.found.keys(), "there is no record without a task instance"
         _, tasks = self._visible(keys)
-        return {key: record for key in keys if key in tasks and (record := tasks[key].record)}
+        alike = [key for key in keys if key in tasks and KINDS[tasks[key].kind].record_keys == record_keys]
+        return {key: record for key in alike if (record := tasks[key].record)}
 
     def _visible(self, keys: Collection[TaskInstanceKey]) -> tuple[int, dict[TaskInstanceKey, Task]]:
         if seconds := SECONDS_PER_KEY * sum(key.dag_id == self.slow_dag for key in keys):

@@ -90,6 +90,7 @@ def assert_zombie(verdict: Verdict, reason: Reason) -> None:
     assert (verdict.reason, verdict.is_zombie) == (reason, True), verdict
 
 
+OF_JOB = Record(frozenset({"Job airflow/x"}))
 # Each row: a feature that keeps a pod, the same feature of a twin that is deleted, and the twin's reason.
 # Everything else is as in a running pod whose task instance failed an hour ago.
 KEEP_RULES = [
@@ -341,8 +342,16 @@ KEEP_RULES = [
     ),
     pytest.param(
         Reason.DETACHED,
-        {"pod": {"kind": "Job"}, "ti": make_ti(state="success")},
-        {"pod": {"kind": "Job"}, "ti": make_ti(state="failed")},
+        {
+            "pod": {"kind": "Job", "name": "x"},
+            "ti": make_ti(state="success"),
+            "record": OF_JOB,
+        },
+        {
+            "pod": {"kind": "Job", "name": "x"},
+            "ti": make_ti(state="failed"),
+            "record": OF_JOB,
+        },
         Reason.ORPHANED,
         id="a Job is kept if its task succeeded",
     ),

@@ -168,9 +168,10 @@ class TestVerdicts:
             pytest.param(RUNNING, {}, None, "active", id="its task is running"),
             pytest.param(IN_TRY_2, {}, None, "active", id="a later try is running"),
             pytest.param(SUCCEEDED, {}, None, "detached", id="its task succeeded"),
-            pytest.param(FINISHED, {}, None, "zombie orphaned", id="its task failed"),
-            pytest.param(make_ti(state="skipped"), {}, None, "zombie orphaned", id="its task was skipped"),
+            pytest.param(make_ti(state="skipped"), {}, NAMED, "zombie orphaned", id="its task was skipped"),
             pytest.param(FINISHED, {}, NAMED, "zombie orphaned", id="its task failed while waiting"),
+            # It may be of a run that was deleted and created again, whose tries count from 1 again.
+            pytest.param(FINISHED, {}, None, "detached", id="its task failed without a record"),
             pytest.param(FINISHED, {}, DETACHED, "detached", id="its task failed after it did not wait"),
             pytest.param(FINISHED, {}, ANOTHER, "unmatched", id="the record names another Job"),
             pytest.param(FINISHED, {}, Record(problem="garbled"), "unresolved", id="the record is unreadable"),
@@ -331,7 +332,7 @@ class TestWords:
     """What logs and summaries say if there are Jobs as well as pods."""
 
     def test_a_classification_of_both_counts_workloads(self) -> None:
-        verdicts = [classify_pod(make_job()), classify_pod(make_pod(), RUNNING)]
+        verdicts = [classify_pod(make_job(), record=NAMED), classify_pod(make_pod(), RUNNING)]
         assert report.classification_summary(verdicts, Settings()) == "1 zombie of 2 workloads: orders 1"
         assert xcom.dump_listing(Listing([v.workload for v in verdicts]))["summary"] == "workloads: 2, in: airflow"
         loaded = xcom.load_classification(json.loads(json.dumps(xcom.dump_classification(verdicts, {}))))
@@ -342,7 +343,7 @@ class TestWords:
         assert report.classification_summary(verdicts, Settings()) == "nothing to delete among 1 Job"
 
     def test_a_result_names_the_job_and_its_pods(self) -> None:
-        result = Result(classify_pod(make_job(links=Links(pods=3))), Outcome.DELETED)
+        result = Result(classify_pod(make_job(links=Links(pods=3)), record=NAMED), Outcome.DELETED)
         assert report.result_lines([result])[:3] == [
             "deleted: 1 orphaned Job",
             "    orders.extract try 1 of run run_1",
