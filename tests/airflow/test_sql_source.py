@@ -465,6 +465,13 @@ def read_record(database: Database, *rows: Row) -> Record | None:
     return source.read_records(source.fetch([key]), [key]).get(key)
 
 
+def driver_error(*arguments: Any, **attributes: str) -> Exception:
+    """Return an exception of a database driver."""
+    error = Exception(*arguments)
+    vars(error).update(attributes)
+    return error
+
+
 class TestRecords:
     @pytest.mark.parametrize(
         "ids",
@@ -570,6 +577,34 @@ class TestRecords:
         records = database.source.read_records(answer, list(answer.found))
         assert records == {each.key: Record(frozenset({f"airflow/pod-{each.map_index}"})) for each in rows}
         assert len(database.statements) == 2
+
+    @pytest.mark.parametrize(
+        ("raised", "is_denied"),
+        [
+            pytest.param(driver_error(pgcode="42501"), True, id="psycopg2 if the privilege is missing"),
+            pytest.param(driver_error(sqlstate="42501"), True, id="psycopg 3 if the privilege is missing"),
+            pytest.param(driver_error(1142, "denied"), True, id="a MySQL driver if the privilege is missing"),
+            pytest.param(driver_error(1143, "denied"), True, id="a MySQL driver if that of a column is missing"),
+            pytest.param(driver_error(pgcode="57014"), False, id="psycopg2 after a timeout"),
+            pytest.param(driver_error(2013, "lost"), False, id="a MySQL driver after a lost connection"),
+        ],
+    )
+    def test_only_a_missing_privilege_for_xcoms_is_a_problem_of_each_record_with_the_error_of(
+        self, database: Database, raised: Exception, is_denied: bool
+    ) -> None:
+        database.fill([row()])
+        answer = database.source.fetch([row().key])
+
+        def execute(*_: Any) -> Any:
+            raise OperationalError("SELECT", {}, raised)
+
+        source = SqlSource(lambda: nullcontext(SimpleNamespace(execute=execute)), CALLER, "test")  # type: ignore[arg-type]
+        if is_denied:
+            problem = "reading xcom from test was denied (grant SELECT on it)"
+            assert source.read_records(answer, [row().key]) == {row().key: Record(problem=problem)}
+            return
+        with pytest.raises(TaskInstanceSourceError, match="could not be read from test"):
+            source.read_records(answer, [row().key])
 
     def test_a_missing_table_is_an_error(self, database: Database) -> None:
         database.fill([row()])

@@ -247,13 +247,15 @@ class TestLimitedAnswers:
         with pytest.raises(TaskInstanceSourceError, match="changed during each of the attempts"):
             connect(proxy.url + PATH).fetch([rows[-1].key])
 
+    @pytest.mark.parametrize("rows_per_answer", [0, 1])
     def test_a_total_without_its_rows_is_an_error(
-        self, database: Database, connect: Connect, proxy: FaultProxy
+        self, database: Database, connect: Connect, proxy: FaultProxy, rows_per_answer: int
     ) -> None:
-        database.fill([row()])
-        proxy.spoil(BATCH, limited_to(0))
+        rows = [row(map_index=index) for index in range(2)]
+        database.fill(rows)
+        proxy.spoil(BATCH, limited_to(rows_per_answer))
         with pytest.raises(TaskInstanceSourceError, match="changed during each of the attempts"):
-            connect(proxy.url + PATH).fetch([row().key])
+            connect(proxy.url + PATH).fetch([rows[1].key])
 
     def test_a_hashed_task_is_unresolved_if_its_run_does_not_fit_into_one_answer(
         self, database: Database, connect: Connect, proxy: FaultProxy

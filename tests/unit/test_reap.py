@@ -421,6 +421,11 @@ class TestDeletingZombies:
             run(zombies, cluster_of(zombies, {"z0000": response}), max_deletes=max_deletes)
         assert [message for message in caplog.messages if "so far" in message] == lines
 
+    def test_progress_names_the_kind(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.INFO):
+            run(zombies_of(make_pod(kind="Job"), make_pod(kind="Job", map_index=1)), batch_size=1)
+        assert "1 Job deleted so far, 1 to go" in caplog.messages
+
     @pytest.mark.parametrize(
         "error", [ConnectionError("odd"), KubernetesError("reading", cause="503"), ValueError("bad")], ids=repr
     )
@@ -641,6 +646,14 @@ class TestQueryingTaskInstancesAgain:
         source = all_finished(zombies, records={zombies[0].workload.key: LOST_RECORD})
         assert the_spared(run(zombies, source=source)).reason is Reason.UNMATCHED
 
+    def test_a_pod_is_deleted_if_the_record_names_that_of_a_later_try_although_no_retry_adopts_it(self) -> None:
+        """Check it with a source that does not know the try, so that the newer pod shows that it is a later one."""
+        old, new = make_pod(name="old"), make_pod(name="new", try_number=2, already_checked=True)
+        ti, records = TaskInstance("failed"), {old.key: Record(frozenset({str(new)}))}
+        zombies = [zombie for zombie in zombies_of(old, new, ti=ti, records=records) if zombie.workload is old]
+        source = FakeSource({old.key: ti}, records=records)
+        assert outcomes(run(zombies, FakeCluster([old, new]), source)) == {"old": "deleted"}
+
     def test_the_current_time_decides_whether_a_task_instance_has_settled(self) -> None:
         zombies = make_zombies(1)
         ended_again = FakeSource({zombies[0].workload.key: make_ti(ended=NOW)})
@@ -712,6 +725,20 @@ class TestQueryingTaskInstancesAgain:
         assert count_outcomes(run(zombies, source=source, monotonic=lambda: seconds[0])) == {"deleted": 2 * BATCH}
         # Without the plain task, and each twice, because it is asked again after the records.
         assert [len(keys) - 1 for keys in source.queries] == [100] * 2 + [50] * 8
+
+    def test_a_source_that_was_slow_once_is_soon_asked_about_as_many_pods_as_before(self) -> None:
+        seconds = [0.0]
+
+        class SlowOnce(FakeSource):
+            def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
+                seconds[0] += EXPIRED if len(self.queries) < 2 else 0
+                return super().fetch(keys)
+
+        zombies = make_zombies(250)
+        source = SlowOnce({zombie.workload.key: FINISHED for zombie in zombies})
+        assert count_outcomes(run(zombies, source=source, monotonic=lambda: seconds[0])) == {"deleted": 250}
+        # Without the plain task; the first one is repeated after the records.
+        assert [len(keys) - 1 for keys in source.queries] == [100] * 2 + [50, 100, 100]
 
     @pytest.mark.parametrize(
         ("size", "others"), [(1, 1), (1, 2 * BATCH), (5, 2 * BATCH), (2 * MAX_QUERY_FAILURES, 2 * BATCH)]
@@ -798,6 +825,12 @@ class TestSupersededPods:
 
     def test_it_is_deleted_while_the_newer_pod_exists(self) -> None:
         assert self.reap(self.OLD, self.NEW) == {"old": "deleted"}
+
+    def test_all_older_pods_of_one_try_are_deleted_while_the_newer_pod_exists(self) -> None:
+        older = [make_pod(name=f"old-{n}", created=NOW - DAY + n) for n in range(3)]
+        zombies = zombies_of(*older, self.NEW, ti=self.TRY_2, records=self.RECORDS)
+        source = FakeSource({self.NEW.key: self.TRY_2}, records=self.RECORDS)
+        assert count_outcomes(run(zombies, FakeCluster([*older, self.NEW]), source)) == {"deleted": 3}
 
     @pytest.mark.parametrize(
         "newer",
@@ -1148,6 +1181,12 @@ class TestRefusals:
         assert counts["left_for_next_run"] == 60 - counts["failed"]
         assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {"deletions in its namespace fail: 403 Forbidden"}
 
+    def test_what_is_left_in_the_namespace_has_the_latest_cause(self) -> None:
+        zombies = make_zombies(60)
+        responses = {**{zombie.workload.name: FORBIDDEN for zombie in zombies}, "z0000": WEBHOOK_DOWN}
+        results = run(zombies, cluster_of(zombies, responses), retry_policy=ONE_ATTEMPT)
+        assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {"deletions in its namespace fail: 403 Forbidden"}
+
     def test_refusals_that_alternate_with_deletions_do_not_stop_their_namespace(self) -> None:
         zombies = make_zombies(6 * CONCURRENT_DELETES)
         refused = [zombie.workload.name for zombie in zombies[::2]]
@@ -1241,7 +1280,7 @@ class TestANamespaceInWhichDeletionsFail:
         results = run(zombies, cluster)
         counts = count_outcomes(results)
         assert counts["deleted"] == len(healthy)
-        assert CONCURRENT_DELETES <= counts["failed"] < MAX_FAILURES + CONCURRENT_DELETES + MAX_PROBES
+        assert MAX_PROBES <= counts["failed"] < MAX_FAILURES + CONCURRENT_DELETES + MAX_PROBES
         assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {
             "deletions in its namespace fail: 500 Internal Server Error"
         }

@@ -561,6 +561,11 @@ class TestRecords:
                 id="a custom backend stored a reference",
             ),
             pytest.param(
+                pair(row(), "Twelve_chars"),
+                "its XCom pod_name is not a valid Kubernetes name: 'Twelve_chars'",
+                id="its value is no name and short",
+            ),
+            pytest.param(
                 pair(row(), ["a"]), "its XCom pod_name is a list, not a Kubernetes name", id="its value is a list"
             ),
             pytest.param(
@@ -592,6 +597,18 @@ class TestRecords:
             TaskInstanceSourceError, match=r"the Task SDK has failed to answer for .* s: no answer; see"
         ):
             source.read_records(source.fetch([row().key]), [row().key])
+
+    def test_the_query_goes_on_if_other_requests_succeed_in_between(self) -> None:
+        def is_slow() -> Exception:
+            time.sleep(0.02)
+            return TimeoutError("no answer")
+
+        rows = [row(dag_id=f"dag_{number:02d}") for number in range(40)]
+        xcoms = XComs(*(xcom for n, each in enumerate(rows) for xcom in pair(each, "load-x1" if n % 2 else is_slow)))
+        source = source_of(api_server([CALLER_ROW, *rows], Random(0)), xcoms, max_failing_seconds=0.3)
+        keys = [each.key for each in rows]
+        records = source.read_records(source.fetch(keys), keys)
+        assert [bool(records[key].problem) for key in keys] == [True, False] * 20
 
     def test_a_dag_whose_requests_have_failed_for_long_is_not_asked_any_more(self) -> None:
         rows = [row("a"), row("b"), row(dag_id="other")]
