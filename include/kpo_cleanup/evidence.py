@@ -66,8 +66,11 @@ _IF_ALONE = "if no other Airflow uses these namespaces, delete_unmatched_pods=Tr
 
 
 def task_name(verdict: Verdict) -> tuple[str, str, str]:
-    """Return a pod's task in a run, for people: ``orders.load``, ``try 2``, ``of run scheduled__2026-11-24…``."""
-    ids = verdict.ids
+    """Return a pod's task in a run, for people: ``orders.load``, ``try 2``, ``of run scheduled__2026-11-24…``.
+
+    Malformed labels may leave an id empty.
+    """
+    ids = {name: value or "?" for name, value in verdict.ids.items()}
     return f"{ids['dag_id']}.{ids['task_id']}", f"try {ids['try_number']}", f"of run {ids['run_id']}"
 
 

@@ -115,7 +115,7 @@ def _pod_lines(workload: Workload, evidence: str, is_repetition: bool) -> list[s
     index = "" if workload.map_index == UNMAPPED else f"[{workload.map_index}] "
     name = f"{index}{workload}{_and_pods(workload)}"
     first, *others = evidence.split("; ")
-    lines = fill((f"{name}: {first}", *others), INDENT * 2, ";")
+    lines = fill((f"{name}: {first}" if first else name, *others), INDENT * 2, ";")
     return wrap(f"{name}: as above", INDENT * 2) if is_repetition and len(lines) > 1 else lines
 
 

@@ -289,8 +289,10 @@ def _warn_of_no_pods(settings: Settings, client: KubeClient, origins: Mapping[st
     else:
         namespace, source = client.own_namespace_and_origin()
         place, origin = f"namespace {namespace!r}", f"taken from {source} because namespaces is empty"
+    if settings.excluded():
+        place += f" except {', '.join(settings.excluded())}"
     selector = f" with label_selector {settings.label_selector!r}" if settings.label_selector else ""
-    remedy = "if there should be some, correct namespaces, label_selector or kubernetes_conn_id"
+    remedy = "if there should be some, correct namespaces, exclude_namespaces, label_selector or kubernetes_conn_id"
     what = "pods" if KINDS[POD] in settings.kind_list() else settings.kinds
     lines = report.summary_lines([f"No operator {what} were found in {place}{selector}", f"({origin})", remedy])
     _log(logging.WARNING, lines)

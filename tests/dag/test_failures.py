@@ -521,6 +521,12 @@ def test_the_config_section_applies_to_a_run_without_a_conf(
             id="namespaces are from the conf",
         ),
         pytest.param(
+            {"namespaces": "*", "config": {"exclude_namespaces": "airflow,other"}},
+            "namespaces '*' except airflow, other",
+            "namespaces is set by this run's conf",
+            id="some namespaces are excluded",
+        ),
+        pytest.param(
             {"namespaces": ""},
             "namespace 'airflow'",
             "taken from connection 'kubernetes_default' because namespaces is empty",

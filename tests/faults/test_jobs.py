@@ -237,7 +237,8 @@ class TestDeleting:
         create_job(server, namespace, "job", FAILED_ONCE, pods=3)
         server.start(namespace, "job-1")
         server.proxy.spoil("/pods/job-1/log", proxy.answer(200, "one\ntwo\n", "text/plain"))
-        (result,) = clean_up(client, namespace, source_of(FAILED_ONCE), last_log_lines=2).values()
+        source = source_of(recording(FAILED_ONCE, namespace, "job"))
+        (result,) = clean_up(client, namespace, source, last_log_lines=2).values()
         assert (result.outcome, result.log) == (Outcome.DELETED, ("one", "two"))
 
     def test_a_deletion_whose_response_was_lost_is_found_out(

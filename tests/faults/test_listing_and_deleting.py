@@ -102,12 +102,27 @@ class TestListing:
         assert names(api.list_workloads([full_namespace]).workloads) == ALL_PODS
         assert len(server.proxy.requests) == -(-PODS // PAGE_SIZE)
 
-    def test_a_listing_of_all_namespaces_leaves_out_the_excluded_ones(self, server: Server, api: KubeClient) -> None:
+    def test_a_listing_of_all_namespaces_leaves_out_the_excluded_ones(
+        self, server: Server, api: KubeClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
         namespaces = [server.create_namespace() for _ in range(4)]
         for namespace in namespaces:
             server.create_pod(namespace, "pod", {"kubernetes_pod_operator": "True", "only": namespaces[0]})
         listed = api.list_workloads(["*"], f"only={namespaces[0]}", excluded=namespaces[2:]).workloads
         assert sorted(pod.namespace for pod in listed) == sorted(namespaces[:2])
+        assert caplog.messages[-1:] == [f"2 pods in all namespaces except {', '.join(namespaces[2:])}"]
+
+    def test_without_the_right_to_list_all_namespaces_the_error_names_the_manifest_for_it(
+        self, server: Server, api: KubeClient
+    ) -> None:
+        server.proxy.spoil("GET ", proxy.status(403, "Forbidden", "no"))
+        with pytest.raises(KubernetesError) as caught:
+            api.list_workloads(["*"])
+        assert caught.value.remedy == (
+            "allow verb 'list' on resource 'pods' in a ClusterRole for all namespaces "
+            "(see manifests/rbac-all-namespaces.yaml)"
+        )
 
     def test_only_pods_of_the_operator_are_listed_whatever_the_selector(
         self, server: Server, api: KubeClient, namespace: str

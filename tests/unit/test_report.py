@@ -294,6 +294,13 @@ class TestWarnings:
         )
         assert warning_lines([unmatched])[0] == "kept 1 pod with no matching task instance"
 
+    def test_a_warning_about_malformed_labels_claims_no_id_that_they_do_not_have(self) -> None:
+        pod = make_pod(run_id="", try_number=0, label_problem="label try_number is 'one'")
+        (_, *lines) = warning_lines(
+            [make_verdict(workload=pod, is_zombie=False, evidence=Evidence(Rule.BAD_LABELS, NOW))]
+        )
+        assert lines == [f"    {pod.dag_id}.{pod.task_id} try ? of run ?", f"        {pod}"]
+
 
 class TestDue:
     @pytest.mark.parametrize(

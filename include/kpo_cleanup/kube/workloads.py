@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -46,7 +46,6 @@ PROGRESS_EVERY = 10  # pages
 MAX_SILENT_NAMESPACES = 2  # in a row, after which the others are skipped
 SKIPPED = "skipped because the API server does not respond"
 MAX_UNREADABLE = CONCURRENT_DELETES  # owners of a kind in a row, after which the others of that kind are skipped
-RBAC_FILE = "manifests/rbac.yaml"
 MAX_LOG_BYTES = 64 * 1024  # of one pod
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -135,9 +134,8 @@ class KubeClient:
             unreadable.setdefault(reference.kind.api_kind, error)
         if KINDS[POD] not in self._kinds:
             workloads = [workload for workload in workloads if workload.kind != POD]
-        for namespace in listed if keep is None else ():
-            found = [each for each in workloads if namespace in (ALL_NAMESPACES, each.namespace)]
-            log.info("%s in %s", count(found, common_noun(found)), _place(namespace))
+        if keep is None:
+            _log_found(listed, workloads, excluded)
         return Listing(workloads, errors, {reference.uid: error for reference, error in unread.items()}, unreadable)
 
     def _list_pods(
@@ -377,7 +375,8 @@ class KubeClient:
                 restarts += 1
                 self._retry_policy.warn_once(error, "restarting the listing")
             except Forbidden as error:
-                error.remedy = f"{_rule('list', KINDS[POD].resource, namespace)}, and check that the namespace exists"
+                check = "" if namespace == ALL_NAMESPACES else ", and check that the namespace exists"
+                error.remedy = f"{_rule('list', KINDS[POD].resource, namespace)}{check}"
                 raise
 
     def _pages(self, namespace: str, selector: str, field_selector: str, marker: str) -> Iterator[list[Workload]]:
@@ -440,6 +439,18 @@ def _combine(errors: Sequence[KubernetesError]) -> KubernetesError:
     return error
 
 
+def _log_found(namespaces: Iterable[str], workloads: Sequence[Workload], excluded: Sequence[str]) -> None:
+    by_namespace: dict[str, list[Workload]] = defaultdict(list)
+    for workload in workloads:
+        by_namespace[workload.namespace].append(workload)
+    for namespace in namespaces:
+        is_all = namespace == ALL_NAMESPACES
+        found = workloads if is_all else by_namespace[namespace]
+        without = f" except {', '.join(excluded)}" if is_all and excluded else ""
+        for line in wrap(f"{count(found, common_noun(found))} in {_place(namespace)}{without}"):
+            log.info("%s", line)
+
+
 def _listing(namespace: str) -> str:
     return f"listing pods in {_place(namespace)}"
 
@@ -469,8 +480,8 @@ def _reading(kind: WorkloadKind) -> str:
 
 
 def _rule(verb: str, resource: str, namespace: str) -> str:
-    role = "ClusterRole" if namespace == ALL_NAMESPACES else "Role"
-    return f"allow verb {verb!r} on resource {resource} in a {role} for {_place(namespace)} (see {RBAC_FILE})"
+    role, file = ("ClusterRole", "rbac-all-namespaces") if namespace == ALL_NAMESPACES else ("Role", "rbac")
+    return f"allow verb {verb!r} on resource {resource} in a {role} for {_place(namespace)} (see manifests/{file}.yaml)"
 
 
 def _selector(kind: WorkloadKind, label_selector: str) -> str:
