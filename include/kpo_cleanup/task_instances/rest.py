@@ -186,7 +186,7 @@ class RestSource(TaskInstanceSource):
         return _parse_list(self._api.post(BATCH, query), "task_instances", _parse_row)
 
     def _read_mapped(self, wanted: _Wanted) -> list[_Row]:
-        """Read one mapped task page by page, by `map_index` because a retry changes the `id` of a row."""
+        """Read one mapped task page by page, by ``map_index`` because a retry changes the ``id`` of a row."""
         query = {"dag_ids": [wanted.dag_id], "dag_run_ids": [wanted.run_id], "task_ids": [wanted.task_id]}
 
         def read(offset: int) -> tuple[list[_Row], int]:

@@ -40,7 +40,7 @@ class TokenRejected(AirflowApiError, SourceUnusable):
 
 
 class _Secret(str):
-    """A string that hides itself: `airflow dags test` of Airflow 3.0 prints the variables of a failed frame."""
+    """A string that hides itself: ``airflow dags test`` of Airflow 3.0 prints the variables of a failed frame."""
 
     def __repr__(self) -> str:
         return "'***'"
