@@ -587,7 +587,7 @@ class _Reaper:
             self._given_up = 0 if error.has_response else self._given_up + 1
         else:
             self._silent = self._given_up = 0
-            if isinstance(error, AdmissionDenied):  # which is about this pod only
+            if isinstance(error, AdmissionDenied):  # it concerns only this pod
                 self._troubles.pop(candidate.workload.namespace, None)
             else:
                 self._record_trouble(candidate, error)
