@@ -57,7 +57,7 @@ def query_sql(url: str, caller: CallerTaskInstance) -> None:
     with (metadata_connection(CONN_ID) if IS_AIRFLOW_3 else airflow_session)() as connection:
         source = SqlSource(lambda: nullcontext(connection), caller, "bench")
         with recorded(connection) as statements:
-            measure_source(name, source, lambda: len(statements), "statements")
+            measure_source(name, source, lambda: len(statements), "statement")
 
 
 def query_sdk(caller: CallerTaskInstance) -> None:
@@ -69,7 +69,7 @@ def query_sdk(caller: CallerTaskInstance) -> None:
     client = SdkClient()
     queries = SdkQueries(client, client.fetch_dag_run, PREVIOUS_TI_READS_HISTORY)
     source = TaskSdkSource(queries, client, caller, "bench", [Path(__file__).parent])
-    measure_source("Task SDK", source, lambda: client.calls, "calls")
+    measure_source("Task SDK", source, lambda: client.calls, "call")
 
 
 def query_rest(engine: Engine, url: str, caller: CallerTaskInstance) -> None:
@@ -97,7 +97,7 @@ def query_rest(engine: Engine, url: str, caller: CallerTaskInstance) -> None:
         _set_connection({"conn_type": "http", "host": api_url, "login": USER, "password": PASSWORD})
         api = CountingRestApi(CONN_ID, BaseHook.get_connection(CONN_ID))
         source = RestSource(api, caller, "bench")
-        measure_source("REST API", source, lambda: api.requests, "requests")
+        measure_source("REST API", source, lambda: api.requests, "request")
         separate_runs = frozenset(
             TaskInstanceKey(key.dag_id, "transform_0", f"run_of_a_pod_{number:012}", UNMAPPED)
             for number, key in enumerate(MANY_DAGS)

@@ -9,6 +9,7 @@ from bench.airflow_process import run_on_migrated_databases
 from bench.context import Bench
 from bench.history import DAGS_WITH_PODS
 from bench.results import Figure, at_most, mebibytes, seconds
+from include.kpo_cleanup.text import pluralize
 
 RUNS_IN_30_DAYS = 30 * 24 * 4  # at */15
 SIZES = {
@@ -31,7 +32,7 @@ def _query(result: dict[str, Any]) -> Figure:
     subject = result["query"] if backlog or result["query"] in ("records", "tries and ends") else "TI query"
     measurement = f"{subject}, {result['source']}, Airflow {result['airflow']}"
     size = backlog or SIZES[result["query"]]
-    ours = f"{result['calls']:,} {result['unit']}, {seconds(result['seconds'])}"
+    ours = f"{pluralize(result['calls'], result['unit'])}, {seconds(result['seconds'])}"
     if (result["source"], result["query"]) != ("Task SDK", "many DAGs"):
         return Figure(measurement, "", size, ours)
     per_dag, theirs = result["calls"] / DAGS_WITH_PODS, f"{DAGS_WITH_PODS} calls"

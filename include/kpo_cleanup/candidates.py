@@ -16,7 +16,7 @@ from .workloads.registry import record_keys_of
 from .workloads.workload import Workload
 
 ROUND = 500  # pods whose records, tries and ends are read before the zombies are counted
-MAX_SECONDS = 600.0  # after which no further round starts; the task itself may take half an hour
+MAX_SECONDS = 600.0  # no further round starts after that; the task itself may take half an hour
 
 
 def with_records(
@@ -34,13 +34,13 @@ def with_records(
     """
     workloads, started, elapsed = uncertain_workloads(snapshot), monotonic(), 0.0
     records: dict[TaskInstanceKey, Record] = {}
-    starts = list(range(0, len(workloads), round_size))  # of the rounds that are left
+    starts = list(range(0, len(workloads), round_size))  # starts of the remaining rounds
     while starts and elapsed <= MAX_SECONDS:
         start = starts.pop(0 if elapsed <= MAX_SECONDS / 2 else random.randrange(len(starts)))
         part = workloads[start : start + round_size]
         records.update(read_records(snapshot, part, source))
         task_instances = source.complete(snapshot.task_instances, incomplete_keys(snapshot.task_instances, part))
-        # Each round that is left ends where the next one starts.
+        # Each remaining round ends where the next one starts.
         unread = [sort_key(first) for left in starts for first in workloads[left : left + round_size + 1 : round_size]]
         snapshot = replace(snapshot, task_instances=task_instances, records=records, unread=unread)
         if sum(verdict.is_zombie for verdict in classify(snapshot)) >= snapshot.settings.max_deletes:

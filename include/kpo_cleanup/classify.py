@@ -20,10 +20,10 @@ from .verdict import Evidence, Policy, Rule, Verdict
 from .workloads.registry import kind_of
 from .workloads.workload import Workload
 
-MAX_CLOCK_SKEW = 5  # seconds by which a pod may be younger than its task instance's end: two clocks are compared
+MAX_CLOCK_SKEW = 5  # seconds that a pod may be younger than its task instance's end: two clocks are compared
 # Seconds after which an unmatched pod is deleted although it may be working: `airflow tasks test` creates such pods.
 UNMATCHED_WORKING_AGE = 24 * 3600
-STALE_AFTER = 24 * 3600  # seconds after which a task that still runs without its pod is worth a warning
+STALE_AFTER = 24 * 3600  # seconds before a task that is running without its pod causes a warning
 NO_RECORD = Record()
 SortKey = tuple[int, str, str, str]
 WAITS_ON_ITS_POD = frozenset({"running", "deferred", "restarting"})  # states in which an operator is attached
@@ -326,7 +326,7 @@ def find_successors(workloads: Iterable[Workload], task_instances: TaskInstances
     for group in _groups(workloads, lambda workload: workload.adoption_key):
         ti = task_instances.found.get(group[0].key)
         last_try = None if ti is None else ti.try_number
-        latest: Workload | None = None  # among the pods of later tries
+        latest: Workload | None = None  # the latest pod of later tries
         group.sort(key=lambda workload: -workload.try_number)
         for try_number, of_try in groupby(group, key=lambda workload: workload.try_number):
             workloads_of_try = list(of_try)

@@ -45,7 +45,7 @@ Finds pods, Jobs and SparkApplications that are still in the cluster although th
 section *kpo_cleanup*, such as `AIRFLOW__KPO_CLEANUP__MAX_DELETES=100`, on every component that parses or runs DAGs.
 {fixed}
 """
-# In one line for the list of DAGs, and in full; the title; and what it means that reap is green.
+# One line for the list of DAGs, the full text, the title, and what it means that reap is green.
 _REPORTS = (
     "Reports zombie KubernetesPodOperator pods; deletes nothing.",
     """**Deletes nothing**, whoever triggers it and with whatever conf, because *dry_run* is fixed. Trigger it at any

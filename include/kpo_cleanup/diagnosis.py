@@ -7,8 +7,8 @@ from typing import NamedTuple
 from .workloads.workload import XCOM_SIDECAR, Container, Workload
 
 _WORKER = "find out why its worker ended (memory, eviction, node drain), or who ended the task"
-_BEFORE_START = ("PodInitializing", "ContainerCreating")  # what every pod shows for a moment
-# By a part of the reason that the kubelet or the scheduler gives. Each reason has several possible causes.
+_BEFORE_START = ("PodInitializing", "ContainerCreating")  # every pod shows these for a moment
+# Keys are parts of the kubelet's or the scheduler's reason. Each reason has several possible causes.
 _NOT_STARTED = {
     "Image": "the image name, its pull secret or the registry may be wrong",
     "Config": "a ConfigMap or Secret may be missing, or its security context may not fit the image",

@@ -9,7 +9,7 @@ from typing import Any
 
 from .text import MAX_PHRASE, printable
 
-_CREDENTIALS = re.compile(r"(?<=://)\S*@")  # of a URL; a password that was not quoted may contain any character
+_CREDENTIALS = re.compile(r"(?<=://)\S*@")  # part of a URL; an unquoted password may contain any character
 
 
 def safe_message(error: Any, *quoting: type[Exception]) -> str:
@@ -38,7 +38,7 @@ class KpoCleanupError(Exception):
     """
 
     is_retryable = False  # whether another attempt may succeed
-    retry_after: float | None = None  # seconds to wait before that, if the server named them
+    retry_after: float | None = None  # seconds to wait before the next attempt, if the server named them
 
     def __init__(self, summary: str, *, cause: str = "", remedy: str = "", server_message: str = "") -> None:
         fields = (summary, cause, remedy, server_message)
@@ -63,7 +63,7 @@ class KpoCleanupError(Exception):
         return "; ".join(filter(None, [what, self.remedy, server]))
 
 
-HIDDEN = object()  # in place of the value of something that is not an option: it may be a secret
+HIDDEN = object()  # replaces the value of anything that is not an option: it may be a secret
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ _DECISIVE: dict[Rule, Callable[[Workload, Any], str]] = {
     ),
 }
 _STATES_DO_NOT_MATTER = (Rule.BAD_LABELS, Rule.PROTECTED, Rule.OWNED, Rule.NOT_RESOLVED)
-_REMEDIES = {  # for the rules that cause a warning
+_REMEDIES = {  # what to do, for the rules that cause a warning
     Rule.BAD_LABELS: "",
     Rule.HELD_BY_FINALIZERS: "repair the controller that sets this finalizer, or remove the finalizer",
     Rule.NOT_RESOLVED: "",
@@ -78,7 +78,7 @@ class PodWarning(NamedTuple):
     """A reason to check pods although they are kept. It is the same for all pods with the same problem."""
 
     reason: Reason
-    problem: str = ""  # none for unmatched pods, each of which has its own
+    problem: str = ""  # empty for unmatched pods: each has its own
     remedy: str = ""
 
 

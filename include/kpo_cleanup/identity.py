@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 UNMAPPED = -1  # Airflow's map_index of a task that is not mapped
 
-CACHE_SIZE = 16_384  # ids: many task instances share their DAG, task and run
+CACHE_SIZE = 16_384  # number of ids: many task instances share their DAG, task and run
 
 MAX_LABEL = 63  # Kubernetes' limit
 HASH_LENGTH = 9

@@ -18,10 +18,10 @@ from .results import Result
 from .settings import Settings
 from .verdict import Evidence, Rule, Verdict
 
-MAX_DAGS = 20  # per run, those with the most zombies; a monitoring system stores a series for each
-OTHER = "other"  # in place of all other DAGs
+MAX_DAGS = 20  # DAGs per run, those with the most zombies: a monitoring system stores a series for each
+OTHER = "other"  # stands for all other DAGs
 
-_STAYS = frozenset({Outcome.FAILED, Outcome.UNKNOWN, Outcome.LEFT_FOR_NEXT_RUN})  # as far as is known
+_STAYS = frozenset({Outcome.FAILED, Outcome.UNKNOWN, Outcome.LEFT_FOR_NEXT_RUN})  # the zombie may still be there
 # By resource: the counters of what was freed, and of how long it had been idle, and how much one unit is.
 _RESOURCES = {
     "cpu": ("freed.cpu_cores", "idle.cpu_core_hours", 1),

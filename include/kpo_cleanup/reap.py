@@ -64,17 +64,17 @@ IN_FLIGHT: KpoCleanupError = KubernetesError(
     "waiting for a deletion", cause="reap was terminated before the response arrived"
 )
 SLOW_LOG = KpoCleanupError("reading the log of a pod", cause=f"no response within {LOG_TIMEOUT} s")
-BATCH = 100  # pods that share one snapshot, at most
-MAX_QUERY_FAILURES = 10  # in a row, of pods that were asked about alone; then the source answers nothing
-MAX_QUERY_SECONDS = 60  # that at least three such failures in a row may take
-MAX_SNAPSHOT_AGE = 5.0  # seconds after which nothing is deleted on its evidence
-MAX_FAILURES = 5  # in a row in a namespace, after which the others go first and it is only probed, at random
-MAX_NAMESPACES = 5  # with the same failure, after which one is enough in any other
-MAX_PROBES = 30  # pods of such a namespace that are tried before the rest is left: what fails may concern only some
-MAX_TERMINATION = 2  # seconds for which a terminated run waits for responses: Airflow 3 kills it after 5
-MAX_SILENT = 2 * CONCURRENT_DELETES  # pods in a row without a response, the second half of them at random
-MAX_LOG_SECONDS = 30  # for the logs of all batches: a kubelet that hangs must not delay every small batch
-MAX_CONFLICTS = 4  # times that a pod or its successor is read again before the pod is given up
+BATCH = 100  # maximum number of pods that share one snapshot
+MAX_QUERY_FAILURES = 10  # consecutive failures of single-pod queries before the source is considered dead
+MAX_QUERY_SECONDS = 60  # the same, by the total seconds of at least three such failures
+MAX_SNAPSHOT_AGE = 5.0  # seconds; nothing is deleted on older evidence
+MAX_FAILURES = 5  # consecutive failures before a namespace comes last and is only probed, at random
+MAX_NAMESPACES = 5  # namespaces with the same failure before one failure is enough in any other
+MAX_PROBES = 30  # pods of a failing namespace to try before the rest is left: only some of them may fail
+MAX_TERMINATION = 2  # seconds to wait for responses after SIGTERM: Airflow 3 kills the task after 5
+MAX_SILENT = 2 * CONCURRENT_DELETES  # consecutive pods without a response before the run ends; half of them random
+MAX_LOG_SECONDS = 30  # seconds for the logs of all batches: a hanging kubelet must not delay every small batch
+MAX_CONFLICTS = 4  # rereads of a pod or its successor before the pod is given up
 
 T = TypeVar("T")
 _LEVELS = {Outcome.FAILED: logging.ERROR, Outcome.UNKNOWN: logging.ERROR, Outcome.SPARED: logging.WARNING}
@@ -90,15 +90,15 @@ class _Candidate:
     """A pod that may be deleted, and what was tried so far. Times are of the monotonic clock."""
 
     verdict: Verdict  # the latest
-    attempts: int = 0  # that failed and may succeed later
+    attempts: int = 0  # failed attempts, of which another may succeed
     first_attempt: float = 0.0
     not_before: float = 0.0
     conflicts: int = 0
-    is_counted: bool = False  # towards max_deletes: it was deleted, or may have been
-    lost: KpoCleanupError | None = None  # the latest attempt that may have been carried out nevertheless
-    log: tuple[str, ...] | None = None  # the last lines; None if it was not requested
+    is_counted: bool = False  # whether it counts towards max_deletes: it was deleted, or may have been
+    lost: KpoCleanupError | None = None  # error of the latest attempt that may have been carried out nevertheless
+    log: tuple[str, ...] | None = None  # the last lines; None if they were not requested
     result: Result | None = None
-    rank: float = field(default_factory=random.random)  # among probes: those of one run are not those of the next
+    rank: float = field(default_factory=random.random)  # order among probes: each run probes other pods
 
     @property
     def workload(self) -> Workload:
@@ -111,7 +111,7 @@ class _Trouble:
 
     error: KubernetesError  # the latest
     in_a_row: int = 0
-    probed: set[str] = field(default_factory=set)  # by uid
+    probed: set[str] = field(default_factory=set)  # uids
     may_pass: bool = False  # whether a server responded that another attempt, or another pod, may succeed
 
     @property
@@ -181,25 +181,25 @@ class _Reaper:
         self._clock, self._monotonic, self._retry_policy = clock, monotonic, retry_policy
         self._batch_size, self._delete_timeout = batch_size, delete_timeout
         self._max_seconds = max_seconds
-        self._workloads: dict[TaskInstanceKey, dict[str, Workload]] = defaultdict(dict)  # as last read, by uid
-        # possible ones, derived from `_workloads` when needed
+        self._workloads: dict[TaskInstanceKey, dict[str, Workload]] = defaultdict(dict)  # latest state by uid
+        # possible successors, computed on demand
         self._successors: dict[TaskInstanceKey, list[Workload]] = {}
         self._by_name: dict[str, Workload] = {}
-        self._listed_at = 0.0  # by the monotonic clock, like the times in `_read_at`
-        self._read_at: dict[str, float] = {}  # by uid of those that were read after the listing
+        self._listed_at = 0.0  # monotonic time, as in `_read_at`
+        self._read_at: dict[str, float] = {}  # by uid, if read again after the listing
         self._unlogged: list[Result] = []
-        self._log_seconds = 0.0  # that the requests for logs have taken
-        self._noun = "pod"  # what people call all of the zombies
+        self._log_seconds = 0.0  # total duration of the requests for logs
+        self._noun = "pod"  # common noun for all zombies
         self._deleted = 0
-        self._counted = 0  # towards max_deletes
-        self._silent = 0  # deletions in a row without a response
-        self._lost_at = 0.0  # when a response was last lost, by the monotonic clock
-        self._given_up = 0  # pods in a row that got no response to any attempt
+        self._counted = 0  # pods that count towards max_deletes
+        self._silent = 0  # consecutive deletions without a response
+        self._lost_at = 0.0  # monotonic time when a response was last lost
+        self._given_up = 0  # consecutive pods without a response to any attempt
         self._troubles: dict[str, _Trouble] = {}  # by namespace
-        self._size = batch_size  # of the next batch: fewer pods after a query that failed or was too slow
-        self._failed_queries: list[float] = []  # seconds of those in a row that were about one task instance
-        self._failed_dags: Counter[str] = Counter()  # such queries by DAG
-        self._namespaces_with: Counter[tuple[str, ...]] = Counter()  # such failures, by the signature of their error
+        self._size = batch_size  # size of the next batch: smaller after a query that failed or was too slow
+        self._failed_queries: list[float] = []  # durations of consecutive failures of single-pod queries
+        self._failed_dags: Counter[str] = Counter()  # failures of single-pod queries by DAG
+        self._namespaces_with: Counter[tuple[str, ...]] = Counter()  # namespaces by the signature of their error
         self._is_verified = False  # whether the source has shown this task as running
         self._dag_ranks: defaultdict[str, float] = defaultdict(random.random)
 
@@ -587,7 +587,7 @@ class _Reaper:
             self._given_up = 0 if error.has_response else self._given_up + 1
         else:
             self._silent = self._given_up = 0
-            if isinstance(error, AdmissionDenied):  # which is about this pod only
+            if isinstance(error, AdmissionDenied):  # it concerns only this pod
                 self._troubles.pop(candidate.workload.namespace, None)
             else:
                 self._record_trouble(candidate, error)

@@ -18,12 +18,12 @@ from .text import INDENT, LINE, count, fill, pluralize, printable, without_numbe
 from .verdict import Verdict, count_reasons
 from .workloads.workload import Workload, common_noun
 
-MAX_PROBLEMS = 5  # in the message of a failed run
-MAX_PODS = 25  # that are listed in the log with the same cause; all are in the XCom
-MAX_NAMES = 5  # pods that a warning names
-MAX_WARNINGS = 2  # that the end of the log repeats
-MAX_WARNING = 170  # characters of each, which are two lines
-MAX_DAGS = 5  # in a summary
+MAX_PROBLEMS = 5  # problems in the message of a failed run
+MAX_PODS = 25  # pods with the same cause that the log lists; the XCom has all of them
+MAX_NAMES = 5  # pods named in a warning
+MAX_WARNINGS = 2  # warnings that are repeated at the end of the log
+MAX_WARNING = 170  # characters of each of these: two lines
+MAX_DAGS = 5  # DAGs in a summary
 DRY_RUN = "DRY RUN: "
 
 _GONE = (Outcome.DELETED, Outcome.WOULD_DELETE)
@@ -93,7 +93,7 @@ def _pods_by_run(verdicts: Sequence[Verdict], limit: int = MAX_PODS, known: str 
     for verdict in verdicts:
         by_run[task_name(verdict)].append(verdict)
     lines, room = [], limit
-    left: Counter[str] = Counter()  # by DAG
+    left: Counter[str] = Counter()  # number of pods by DAG
     for name, of_run in by_run.items():
         listed = sorted(of_run, key=lambda verdict: verdict.workload.map_index)[:room]
         if listed:

@@ -25,9 +25,9 @@ class RetryPolicy:
     connect_timeout: float = 10
     read_timeout: float = 60  # Kubernetes' API server itself gives up on a request after 60
     attempts: int = 5
-    deadline: float = 90  # after the first attempt; no attempt starts later
+    deadline: float = 90  # seconds after the first attempt; no attempt starts later
     initial_backoff: float = 1
-    max_backoff: float = 30  # between two attempts; a longer Retry-After is cut
+    max_backoff: float = 30  # seconds between two attempts; a longer Retry-After is cut
     _warned_of: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:

@@ -16,8 +16,8 @@ COMPLETED_PODS = "Completed pods"  # a section of the trigger form
 
 _YEAR = 365 * 24 * 3600
 _NAMESPACE = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"  # an RFC 1123 label
-# Airflow's API server evaluates the patterns, so that they must not take more than linear time: no two parts of them
-# can match the same separators.
+# Airflow's API server evaluates the patterns, so they must match in linear time: no two parts of them can match the
+# same separators.
 _NAMESPACES = rf"[\s,]*({_NAMESPACE}(\s*,[\s,]*{_NAMESPACE})*[\s,]*)?"
 _KINDS = [kind.plural for kind in KINDS.values()]
 _ANY_KIND = f"({'|'.join(_KINDS)})"
@@ -35,10 +35,9 @@ class Scope(Enum):
 def _option(default: Any, meaning: str, scope: Scope = Scope.RUN, **more: Any) -> Any:
     """Declare an option.
 
-    :param more: ``minimum`` and ``maximum`` of a number; ``pattern`` of a string and what it has ``allowed`` for
-        errors; ``is_list`` if a DAG file may set a list of strings; ``matters_if_set`` if it matters whether the
-        default was set explicitly; ``section`` of the trigger form; the option of Airflow whose value it ``follows``
-        by default.
+    :param more: ``minimum`` and ``maximum`` of a number; ``pattern`` of a string; ``allowed``, as errors say it;
+        ``is_list`` if a DAG file may set a list of strings; ``matters_if_set`` if it matters whether the default was
+        set explicitly; ``section`` of the trigger form; ``follows``, the option of Airflow that is the default.
     """
     return field(default=default, metadata={"meaning": meaning, "scope": scope, **more})
 

@@ -54,8 +54,8 @@ class TaskInstances:
 
     found: Mapping[TaskInstanceKey, TaskInstance] = field(default_factory=dict)
     unresolved: Mapping[TaskInstanceKey, str] = field(default_factory=dict)
-    raw_ids: Mapping[TaskInstanceKey, tuple[RawIds, ...]] = field(default_factory=dict)  # of those found
-    try_number_may_lag: bool = False  # whether one that was marked failed while deferred keeps a try too low
+    raw_ids: Mapping[TaskInstanceKey, tuple[RawIds, ...]] = field(default_factory=dict)  # the ids behind the keys
+    try_number_may_lag: bool = False  # whether one that was marked failed while deferred may have a try number too low
 
     @classmethod
     def from_found(
@@ -79,7 +79,7 @@ class RecordKeys(NamedTuple):
     name: str
     namespace: str
     result: str = ""  # the object as its operator last saw it: without a status if the operator did not wait for it
-    prefix: str = ""  # of the names of workloads in a ``Record``, as in those of ``Workload``
+    prefix: str = ""  # prefix of workload names in a ``Record``; same as in ``str(workload)``
 
     @property
     def xcoms(self) -> list[str]:
@@ -94,8 +94,8 @@ POD_RECORD = RecordKeys("pod_name", "pod_namespace")
 class Record:
     """The workloads that the operator recorded for a task instance in its XComs, such as ``pod_name``."""
 
-    workloads: frozenset[str] = frozenset()  # as namespace/name, or as name if the operator recorded no namespace
-    problem: str = ""  # why it could not be read
+    workloads: frozenset[str] = frozenset()  # namespace/name, or only the name if no namespace was recorded
+    problem: str = ""  # why the record could not be read
     is_detached: bool = False  # whether the operator ended without waiting for its workload
 
 

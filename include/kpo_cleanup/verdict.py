@@ -58,7 +58,7 @@ class Policy(NamedTuple):
     """The setting that decides about a completed or an unmatched pod."""
 
     deletes: bool
-    option: str = ""  # none for a pod that its operator kept on purpose
+    option: str = ""  # empty for a pod that its operator kept on purpose
     value: Any = None
 
 
@@ -70,7 +70,7 @@ class Evidence(NamedTuple):
     task_instance: TaskInstance | None = None
     other: Workload | None = None  # the newer pod: it replaces this one, or does not because their labels differ
     policy: Policy | None = None
-    record: Record | None = None  # the operator's
+    record: Record | None = None  # the operator's record
     problem: str = ""  # why the task instance or its record is not known
 
 
@@ -81,11 +81,11 @@ class Verdict(NamedTuple):
     is_zombie: bool
     reason: Reason
     evidence: Evidence | tuple[str, ...]  # the latter is what an earlier task has rendered
-    end_time_unknown: bool = False  # of its task: the pod is deleted with a grace period of at least settle_seconds
-    awaits_record: bool = False  # a later run reads the operator's record, and deletes the pod if that allows it
+    end_time_unknown: bool = False  # whether its task's end is unknown: the grace period is at least settle_seconds
+    awaits_record: bool = False  # whether a later run decides, once it has read the operator's record
     eligible_at: int | None = None  # epoch seconds when it becomes a zombie, if nothing changes until then
-    raw_ids: RawIds | None = None  # of its task instance, if there is exactly one
-    link: str = ""  # to its task instance in Airflow's UI
+    raw_ids: RawIds | None = None  # raw ids of its task instance, if there is exactly one
+    link: str = ""  # URL of its task instance in Airflow's UI
 
     @property
     def rule(self) -> Rule | None:

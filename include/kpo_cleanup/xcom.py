@@ -27,12 +27,12 @@ from .text import printable
 from .verdict import Verdict, count_reasons
 from .workloads.workload import IDS, POD, Container, Links, Owner, Workload, common_noun
 
-MAX_KEPT = 200  # kept pods in the XCom of classify, which are for people only
+MAX_KEPT = 200  # kept pods in the XCom of classify, where they are only for people
 
-_LEVELS = ("namespace", "dag_id", "task_id", "run_id")  # of the tree, so that each is written once
+_LEVELS = ("namespace", "dag_id", "task_id", "run_id")  # levels of the tree, so that each id is written once
 _COLUMNS = ("name", "uid", "created", "phase", "try_number", "labels", "requests", "image", "node", "containers")
 _SHARED = ("labels", "requests", "image", "node")  # few distinct values: a row refers to them by number
-_LEFT_OUT = ("resource_version",)  # soon outdated; reap lists the pods again
+_LEFT_OUT = ("resource_version",)  # would soon be outdated; reap lists the pods again
 # All other fields are written by name, and only if they differ from their default.
 _DEFAULTS = {f.name: f.default for f in fields(Workload) if f.name not in (*_LEVELS, *_COLUMNS, *_LEFT_OUT)}
 
@@ -178,7 +178,7 @@ def load_task_instances(data: Mapping[str, Any]) -> tuple[TaskInstances, dict[Ta
     }
     unresolved = {TaskInstanceKey(*key): why for *key, why in data["unresolved"]}
     records = {
-        TaskInstanceKey(*row[:4]): Record(frozenset(row[4]), *row[5:])  # with its problem, and whether it is detached
+        TaskInstanceKey(*row[:4]): Record(frozenset(row[4]), *row[5:])  # its problem, and whether it is detached
         for row in data["records"]
     }
     unhashed = data["unhashed"]
@@ -193,7 +193,7 @@ class Classification(NamedTuple):
     errors_by_namespace: dict[str, KpoCleanupError]
     workloads: int
     candidates: int
-    noun: str  # what people call all of the workloads
+    noun: str  # common noun for all of the workloads
 
 
 def dump_classification(

@@ -701,7 +701,7 @@ class Airflow(RuleBasedStateMachine):
             env = (PRODUCTION if is_ours else STAGING) if self.neighbour in ("selected", "labelled") else {}
             operators = [Operator({**env, **labels}) for labels in steps or ({},)]
             ids = (dag_id, task_id, run_id, map_index)
-            task = Task(self.namespaces[namespace], *ids, reattaches, operators, is_ours, try_number=0)
+            task = Task(self.namespaces[namespace], *ids, reattaches, operators, is_ours=is_ours, try_number=0)
             task.on_finish_action, task.on_kill_action = on_finish_action, on_kill_action
             task.is_deferrable = is_deferrable
             self.tasks_of(task)[task.key] = task

@@ -423,10 +423,7 @@ class TestDeletingZombies:
 
     def test_progress_names_the_kind(self, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.INFO):
-            run(
-                zombies_of(make_pod(kind="SparkApplication"), make_pod(kind="SparkApplication", map_index=1)),
-                batch_size=1,
-            )
+            run(zombies_of(*(make_pod(kind="SparkApplication", map_index=index) for index in range(2))), batch_size=1)
         assert "1 SparkApplication deleted so far, 1 to go" in caplog.messages
 
     @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ _FAILED_WEBHOOK = re.compile(
     r"""failed calling (?P<admission>webhook "[^"]{1,253}")|(?P<conversion>conversion webhook for [\w./-]{1,253})"""
 )
 
-# What urllib3 puts before the reason why there is no connection: its own object.
+# urllib3 puts its own object before the reason why there is no connection.
 _CLIENT_PREFIX = re.compile(r"^\w+\(host=.*?\): (Failed to establish a new connection: \[Errno \d+\] )?")
 # What to do if there is no answer, by a part of the reason.
 _OUTAGES = {
@@ -74,7 +74,7 @@ def connect(conn_id: str, concurrency: int) -> tuple[CoreV1Api, str | None]:
         if conn_type not in (None, "", "kubernetes"):
             raise ConfigException(f"its type is {conn_type!r}, not 'kubernetes'")
         core, namespace = hook.core_v1_client, hook.get_namespace()
-    except Exception as error:  # whatever the hook, its connection or its kube config can raise
+    except Exception as error:  # the hook, its connection and its kube config can raise anything
         problem = KubernetesError(
             f"connection {conn_id!r} provides no Kubernetes client",
             cause=safe_message(error, YAMLError),
@@ -113,7 +113,7 @@ def send(
         raise _to_outage(operation, error) from error
     except UnicodeDecodeError as error:  # the client decodes the body of every error as UTF-8
         raise RetryableApiError(operation, cause="the response is an error whose body is not text") from error
-    except Exception as error:  # of the client itself, such as a token that could not be refreshed
+    except Exception as error:  # from the client itself, such as a token that could not be refreshed
         failed = f"the client failed: {safe_message(error)}"
         raise RetryableApiError(operation, cause=failed, has_response=False) from error
     try:

@@ -10,8 +10,8 @@ from ..constants import Outcome
 from ..errors import KpoCleanupError
 from ..workloads.workload import Workload
 
-DELETE_TIMEOUT = 5  # seconds after which the API server drops a deletion: by then a retry may have adopted the pod
-LOG_TIMEOUT = 2  # seconds for a request of a log: its lines are not worth a delay
+DELETE_TIMEOUT = 5  # seconds before the API server drops a deletion: by then a retry may have adopted the pod
+LOG_TIMEOUT = 2  # seconds per request for a log: its lines are not worth a delay
 CONCURRENT_DELETES = 10  # below what one client may do under the API server's default fairness limits
 
 

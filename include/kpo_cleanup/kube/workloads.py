@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PAGE_SIZE = 500  # that of kubectl; about 2 MB of JSON
-MAX_RESTARTS = 3  # of a listing whose continue token expired
-PROGRESS_EVERY = 10  # pages
-MAX_SILENT_NAMESPACES = 2  # in a row, after which the others are skipped
+PAGE_SIZE = 500  # pods per request, as in kubectl: about 2 MB of JSON
+MAX_RESTARTS = 3  # restarts of a listing whose continue token expired
+PROGRESS_EVERY = 10  # pages per line of the log
+MAX_SILENT_NAMESPACES = 2  # consecutive namespaces without a response before the others are skipped
 SKIPPED = "skipped because the API server does not respond"
-MAX_UNREADABLE = CONCURRENT_DELETES  # owners of a kind in a row, after which the others of that kind are skipped
-MAX_LOG_BYTES = 64 * 1024  # of one pod
+MAX_UNREADABLE = CONCURRENT_DELETES  # consecutive failures to read owners of a kind before the others are skipped
+MAX_LOG_BYTES = 64 * 1024  # bytes of the log of one pod
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -220,7 +220,7 @@ class KubeClient:
         read nevertheless: the conversion webhook of a custom resource may be down.
         """
         forbidden: dict[tuple[str, str], KubernetesError] = {}  # by kind and namespace
-        in_a_row: Counter[str] = Counter()  # by kind: requests that failed although they were retried
+        in_a_row: Counter[str] = Counter()  # by kind: consecutive requests that failed although they were retried
         with ThreadPoolExecutor(CONCURRENT_DELETES, thread_name_prefix="read") as pool:
             for start in range(0, len(references), CONCURRENT_DELETES):
                 part = references[start : start + CONCURRENT_DELETES]
@@ -250,7 +250,7 @@ class KubeClient:
         except Forbidden as error:
             error.remedy = _rule("get", kind.resource, reference.namespace)
             raise
-        except UnexpectedResponse as error:  # as for a resource that the API server does not serve
+        except UnexpectedResponse as error:  # for example for a resource that the API server does not serve
             error.remedy = f"check that the cluster serves {kind.resource}, or remove {kind.plural} from kinds"
             raise
         if item.get("kind") != kind.api_kind:
@@ -289,7 +289,7 @@ class KubeClient:
             **kind.delete_options(grace_period_seconds),
         }
         try:
-            # In place of the client's own method, which does not let the server's timeout be set.
+            # The client's own method cannot set the server's timeout.
             query = [("timeout", f"{DELETE_TIMEOUT}s")]
             response = self._send(operation, partial(self._call, "DELETE", kind, workload, query, body))
         except Forbidden as error:

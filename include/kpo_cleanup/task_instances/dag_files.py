@@ -11,17 +11,17 @@ from pathlib import Path
 
 from ..identity import MAX_LABEL, to_label_value
 
-MAX_SECONDS = 2.0  # enough for 30 MB, and less than what makes the answers of a source too old for `reap`
-MAX_BYTES = 1_000_000  # of one file; people do not write longer ones
-_SUFFIXES = (".py", ".yaml", ".yml", ".json")  # DAG files, and what DAG factories read
+MAX_SECONDS = 2.0  # enough for 30 MB, and too short to make a source's answers too old for `reap`
+MAX_BYTES = 1_000_000  # size limit of a file; people do not write longer ones
+_SUFFIXES = (".py", ".yaml", ".yml", ".json")  # extensions of DAG files, and of what DAG factories read
 _WORD = re.compile(r"[\w.-]+")  # Airflow allows no other dag_id
 
 
 def find_dag_ids(folders: Iterable[Path], labels: Collection[str], max_seconds: float = MAX_SECONDS) -> dict[str, str]:
     """Return, by label, the dag_ids behind hashed labels that are words of the files in folders. No code is executed.
 
-    The hash in a label proves that a word is the dag_id. An id that code composes, such as ``f"orders_{team}"``, is no
-    word of a file and is not found.
+    The hash in a label proves that a word is the dag_id. An id that code composes, such as ``f"orders_{team}"``,
+    does not occur literally in a file and is not found.
 
     :param max_seconds: after which no further file is read.
     """

@@ -12,7 +12,7 @@ from ..task_instance import POD_RECORD, Record, RecordKeys, TaskInstances
 class TaskInstanceSource(Protocol):
     """One way to read Airflow's task instances."""
 
-    description: str  # which source this is, for logs and errors
+    description: str  # name of the source in logs and errors
 
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
         """Return the task instances of these keys.

@@ -14,12 +14,12 @@ from ..identity import TaskInstanceKey
 from ..task_instance import Record, RecordKeys
 from ..text import printable
 
-MAX_REASON = 200  # characters
+MAX_REASON = 200  # characters of the reason why a record cannot be read
 # Seconds that failing requests may take in a row; each of them is retried. One DAG may take a sixth of them.
 MAX_FAILING_SECONDS = 60.0
 
-_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")  # of a pod or a namespace
-_SHOWN_CHARACTERS = 12  # of an invalid name: enough to recognize a reference, too few to leak a secret
+_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")  # name of a pod or a namespace
+_SHOWN_CHARACTERS = 12  # shown of an invalid name: enough to recognize a reference, too few to leak a secret
 
 
 class Unreadable(NamedTuple):
@@ -36,9 +36,9 @@ class XComReader:
 
     def __init__(self, source: str, max_failing_seconds: float = MAX_FAILING_SECONDS) -> None:
         self._source, self._max_failing_seconds = source, max_failing_seconds
-        self._failing_seconds = 0.0  # in a row
-        self._by_dag: dict[str, float] = defaultdict(float)  # failing seconds in total
-        self._latest: dict[str, Unreadable] = {}  # by DAG
+        self._failing_seconds = 0.0  # duration of consecutive failures
+        self._by_dag: dict[str, float] = defaultdict(float)  # total duration of failures, by DAG
+        self._latest: dict[str, Unreadable] = {}  # latest failure by DAG
 
     def read(self, dag_id: str, request: Callable[[], Any]) -> Any:
         """Return what a request about a DAG returns, or an :class:`Unreadable` if it fails.
@@ -52,7 +52,7 @@ class XComReader:
             value = request()
         except SourceUnusable:
             raise
-        except Exception as error:  # of any class: raised by a client of Airflow or by a custom XCom backend
+        except Exception as error:  # a client of Airflow or a custom XCom backend can raise anything
             seconds = time.monotonic() - started
             self._by_dag[dag_id] += seconds
             self._failing_seconds += seconds

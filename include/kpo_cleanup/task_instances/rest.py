@@ -28,15 +28,15 @@ from .rest_api import AirflowApiError, RestApi
 from .verification import verify_caller
 
 BATCH = "/dags/~/dagRuns/~/taskInstances/list"
-MAX_ROWS = 5_000  # of one answer, to bound its size and the API server's time
-MAX_ROWS_PER_ITEM = 4  # accepted in an answer, which also contains combinations that were not requested
+MAX_ROWS = 5_000  # rows of one answer, to bound its size and the API server's time
+MAX_ROWS_PER_ITEM = 4  # rows accepted per item: an answer also has combinations that were not requested
 # Characters of a query. Airflow writes each into its audit log, whose column holds 65,535 bytes on MySQL.
 MAX_QUERY = 50_000
 PAGE_SIZE = 1_000  # rows; newer servers return 100 at most
-MAX_RESTARTS = 3  # of reading a list whose content changes meanwhile
+MAX_RESTARTS = 3  # restarts of a list that changes while it is read
 NO_SUCH_DAG = "no-such-dag!"  # not a valid dag_id
 
-_MISSING = object()  # in place of an XCom that does not exist
+_MISSING = object()  # stands for an XCom that does not exist
 _Item = TypeVar("_Item")
 
 
@@ -186,7 +186,7 @@ class RestSource(TaskInstanceSource):
         return _parse_list(self._api.post(BATCH, query), "task_instances", _parse_row)
 
     def _read_mapped(self, wanted: _Wanted) -> list[_Row]:
-        """Read one mapped task page by page, by `map_index` because a retry changes the `id` of a row."""
+        """Read one mapped task page by page, by ``map_index`` because a retry changes the ``id`` of a row."""
         query = {"dag_ids": [wanted.dag_id], "dag_run_ids": [wanted.run_id], "task_ids": [wanted.task_id]}
 
         def read(offset: int) -> tuple[list[_Row], int]:

@@ -18,7 +18,7 @@ from ..text import printable
 
 API = "/api/v2"
 TOKEN_URL = "/auth/token"
-MAX_MESSAGE = 200  # characters of a server's message
+MAX_MESSAGE = 200  # maximum characters of a server's message
 CORRECT_HOST = "correct the connection's host: it must be the base URL of Airflow's API server, with its path"
 
 
@@ -40,7 +40,7 @@ class TokenRejected(AirflowApiError, SourceUnusable):
 
 
 class _Secret(str):
-    """A string that hides itself: `airflow dags test` of Airflow 3.0 prints the variables of a failed frame."""
+    """A string that hides itself: ``airflow dags test`` of Airflow 3.0 prints the variables of a failed frame."""
 
     def __repr__(self) -> str:
         return "'***'"
@@ -91,7 +91,7 @@ class RestApi:
         authorization = {"Authorization": _Secret(f"Bearer {self._token}")}
         response = self._send(method, API + path, headers=authorization, **options)
         if _is_token_rejected(response) and self._login:
-            self._token = None  # it expired, or the server was restarted with another secret
+            self._token = None  # the token expired, or the server was restarted with another secret
             if not is_new:
                 return self._send_with_token(method, path, options)
         return self._parse(response)

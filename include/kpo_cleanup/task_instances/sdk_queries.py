@@ -13,7 +13,7 @@ from ..identity import UNMAPPED
 from ..task_instance import RawIds, TaskInstance
 from ..termination import without_sigterm
 
-States = dict[str, Optional[str]]  # of one run: state by task_id, or by task_id_mapindex
+States = dict[str, Optional[str]]  # states of one run, by task_id or task_id_mapindex
 
 MAX_HISTORY = 500  # task instances that the API server may load to return one of them: some 0.5 ms each
 # The SDK inserts ids into paths as they are, and these characters would change the path.

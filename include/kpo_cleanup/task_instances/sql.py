@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 STATEMENT_TIMEOUT = 120  # seconds
 CHUNK = 250  # runs in one list: with more, MariaDB scans the whole table, and SQLite has a limit
-MAX_TASKS = 1_000  # beyond that, reading all tasks of a run is faster than comparing their ids
+MAX_TASKS = 1_000  # for more tasks, reading all tasks of a run is faster than comparing their ids
 
 _IDS = ("dag_id", "task_id", "run_id", "map_index")
 
@@ -267,7 +267,7 @@ def airflow_session() -> Iterator[Connection]:
 def metadata_connection(conn_id: str) -> Callable[[], AbstractContextManager[Connection]]:
     """Return a function that opens an Airflow connection to the metadata database with its provider's hook."""
 
-    @cache  # one for all queries of a task, because connecting takes longer than a query
+    @cache  # shared by all queries of a task, because connecting takes longer than a query
     def engine() -> Engine:
         try:
             hook = BaseHook.get_hook(conn_id)

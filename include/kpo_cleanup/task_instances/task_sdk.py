@@ -85,7 +85,7 @@ class TaskSdkSource(TaskInstanceSource):
         self._caller = caller
         self._dag_folders = dag_folders
         # Raw ids that were found, by label value; those of a DAG by its raw id as well.
-        self._dag_ids: dict[str, str | None] = {}  # None: not found
+        self._dag_ids: dict[str, str | None] = {}  # None if not found
         self._task_ids: dict[tuple[str, str], set[str]] = defaultdict(set)
         self._run_ids: dict[tuple[str, str], set[str]] = defaultdict(set)
         self._reader = XComReader("the Task SDK", max_failing_seconds)
@@ -315,7 +315,7 @@ def _layers(task_ids: Iterable[str]) -> dict[str, int]:
 def _split(items: list[_Item], ids_of: Callable[[_Item], set[str]]) -> Iterator[list[_Item]]:
     """Split the items of a request so that no request's URL is too long."""
     part: list[_Item] = []
-    lengths: dict[str, int] = {}  # of each id in the URL
+    lengths: dict[str, int] = {}  # length of each id in the URL
     for item in items:
         more = {value: len(quote_plus(value)) + len("&task_ids=") for value in ids_of(item)}
         if part and sum((lengths | more).values()) > MAX_QUERY:

@@ -12,8 +12,8 @@ from .labels import task_fields
 from .parse import controller_of, epoch, identity, mapping, shared
 from .workload import Owner, Workload
 
-MANAGER = "kubernetes.io/job-controller"  # the default of spec.managedBy
-ARGO_CD = "argocd.argoproj.io/tracking-id"  # an annotation
+MANAGER = "kubernetes.io/job-controller"  # default of spec.managedBy
+ARGO_CD = "argocd.argoproj.io/tracking-id"  # annotation
 
 
 class JobKind(WorkloadKind):
@@ -29,7 +29,7 @@ class JobKind(WorkloadKind):
     def parse(self, item: Mapping[str, Any], pods: Sequence[Workload]) -> Workload:
         """See :class:`WorkloadKind`."""
         metadata, spec, status = mapping(item.get("metadata")), mapping(item.get("spec")), mapping(item.get("status"))
-        template = mapping(mapping(spec.get("template")).get("metadata"))  # which has the labels of the operator
+        template = mapping(mapping(spec.get("template")).get("metadata"))  # has the operator's labels
         return Workload(
             **identity(metadata),
             **task_fields(mapping(template.get("labels"))),

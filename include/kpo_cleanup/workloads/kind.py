@@ -26,18 +26,18 @@ _OF_MAIN_POD = (
 class WorkloadKind:
     """A kind of workload. Its objects are found through their pods: by the pods' labels and their controller."""
 
-    api_kind = ""  # as in the API, such as Job
+    api_kind = ""  # the kind in the API, such as Job
     group = ""
     version = "v1"
     plural = ""
     marker = KPO_LABEL  # the label that its operator sets to "True" on its pods
-    more_selectors: tuple[str, ...] = ()  # which those pods match that are listed
+    more_selectors: tuple[str, ...] = ()  # further label selectors of the listed pods
     record_keys = POD_RECORD
     is_adopted = False  # whether a retry may adopt one of an earlier try
-    outlives_success = False  # whether it is kept if it has not finished although its task instance has succeeded
+    outlives_success = False  # whether an unfinished one is kept although its task instance has succeeded
     may_detach = False  # whether its operator may leave it running on purpose
-    has_completion_options = False  # whether more than ttl_seconds_after_finished decides about a finished one
-    has_grace_period = False  # whether its deletion may have one; otherwise the garbage collector deletes its pods
+    has_completion_options = False  # whether settings besides ttl_… decide when a finished one is deleted
+    has_grace_period = False  # whether its deletion has a grace period; if not, the garbage collector deletes its pods
 
     def parse(self, item: Mapping[str, Any], pods: Sequence[Workload]) -> Workload:
         """Parse an object that controls these pods.

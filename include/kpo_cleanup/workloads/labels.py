@@ -98,7 +98,7 @@ def _label_problem(labels: Mapping[str, Any], marker: str, numbers: Mapping[str,
     return ""
 
 
-@lru_cache(maxsize=4096)  # of names, which thousands of pods share
+@lru_cache(maxsize=4096)  # thousands of pods share these names
 def _is_searched_by(label: str) -> bool:
     """Return whether the operator may search its pod by this label."""
     return label not in NOT_SEARCHED_BY and not label.startswith(CLUSTER_LABEL_PREFIXES)

@@ -15,7 +15,7 @@ from .labels import KPO_LABEL, PROTECT_KEY, protection, task_fields
 from .parse import MAX_ITEMS, controller_of, epoch, identity, mapping, shared
 from .workload import DRIVER_CONTAINER, MAIN_CONTAINER, NO_LINKS, POD, XCOM_SIDECAR, Container, Links, Owner, Workload
 
-DEFAULT_CONTAINER_KEY = "kubectl.kubernetes.io/default-container"  # an annotation
+DEFAULT_CONTAINER_KEY = "kubectl.kubernetes.io/default-container"  # annotation
 
 # The fields of a pod that are decoded. Any of them may be missing. A list has the fields of each of its items.
 _RESOURCES = {"requests": Any}
@@ -55,8 +55,8 @@ _UNITS = {
     **{unit: 1024.0 ** (power + 1) for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"))},
 }
 _QUANTITY = re.compile(r"(?P<number>[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?)(?P<unit>[numkMGTPE]?|[KMGTPE]i)")
-_OBVIOUS = ("Completed", "Error")  # reasons that say no more than the exit code
-_END_CONDITIONS = ("Ready", "ContainersReady", "DisruptionTarget")  # they change when a pod ends or is evicted
+_OBVIOUS = ("Completed", "Error")  # reasons that add nothing to the exit code
+_END_CONDITIONS = ("Ready", "ContainersReady", "DisruptionTarget")  # change when a pod ends or is evicted
 
 
 class PodKind(WorkloadKind):

@@ -11,7 +11,7 @@ from .labels import SPARK_LABEL, task_fields
 from .parse import controller_of, epoch, identity, mapping
 from .workload import NO_LINKS, Links, Workload
 
-_TERMINAL = {"COMPLETED": "Succeeded", "FAILED": "Failed"}  # states, and the phases of pods that they are like
+_TERMINAL = {"COMPLETED": "Succeeded", "FAILED": "Failed"}  # state -> equivalent pod phase
 
 
 class SparkApplicationKind(WorkloadKind):
@@ -29,7 +29,7 @@ class SparkApplicationKind(WorkloadKind):
     def parse(self, item: Mapping[str, Any], pods: Sequence[Workload]) -> Workload:
         """See :class:`WorkloadKind`."""
         metadata, spec, status = mapping(item.get("metadata")), mapping(item.get("spec")), mapping(item.get("status"))
-        driver = mapping(spec.get("driver"))  # whose labels are those of its pods
+        driver = mapping(spec.get("driver"))  # has the labels of its pods
         fields = {**identity(metadata), **task_fields(mapping(driver.get("labels")), self.marker), **pod_fields(pods)}
         state = mapping(status.get("applicationState"))
         name, message = printable(state.get("state") or "NEW"), printable(state.get("errorMessage") or "")

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from ..identity import UNMAPPED, TaskInstanceKey
 
 MAIN_CONTAINER = "base"  # KubernetesPodOperator.BASE_CONTAINER_NAME
-DRIVER_CONTAINER = "spark-kubernetes-driver"  # of Spark
+DRIVER_CONTAINER = "spark-kubernetes-driver"  # Spark's name of the driver's container
 XCOM_SIDECAR = "airflow-xcom-sidecar"  # PodDefaults.SIDECAR_CONTAINER_NAME
 POD = "Pod"  # the kind of most workloads
-IDS = ("dag_id", "task_id", "map_index", "try_number", "run_id")  # as people name a task instance
+IDS = ("dag_id", "task_id", "map_index", "try_number", "run_id")  # the parts by which people name a task instance
 
 
 class Owner(NamedTuple):
@@ -36,10 +36,10 @@ class Container(NamedTuple):
     started: int | None = None
     ended: int | None = None
     exit_code: int | None = None
-    reason: str = ""  # why it waits or has ended, if that says more than its exit code
+    reason: str = ""  # why it is waiting or has ended, if that adds to its exit code
     is_init: bool = False  # runs before the others, which wait for it; a native sidecar does not count as one
     is_native: bool = False  # a native sidecar, which the kubelet stops once the others have ended
-    message: str = ""  # the kubelet's, on why it waits
+    message: str = ""  # the kubelet's message on why it is waiting
     restarts: int = 0
     last_end: str = ""  # why it ended before its last restart: a reason or an exit code
 
@@ -52,12 +52,12 @@ class Container(NamedTuple):
 class Links(NamedTuple):
     """How a workload is linked to other objects, apart from its controller."""
 
-    labelled_owner: Owner | None = None  # which its labels name; it may have lost its controller
-    lost_owner: Owner | None = None  # a workload that controlled it and no longer exists
+    labelled_owner: Owner | None = None  # owner named by its labels; the controller may have been lost
+    lost_owner: Owner | None = None  # workload that controlled it and no longer exists
     owner_problem: str = ""  # why its controller, which may be a workload, could not be read
-    recorded_as: str = ""  # the name by which its operator's record names it, if not by its own
-    pods: int = 0  # that it controls
-    main_pod: str = ""  # the name of the one among them that describes it
+    recorded_as: str = ""  # name in its operator's record, if not its own
+    pods: int = 0  # number of pods that it controls
+    main_pod: str = ""  # name of the one that represents them in reports
 
 
 NO_LINKS = Links()
@@ -82,23 +82,23 @@ class Workload:
     run_id: str = ""
     map_index: int = UNMAPPED
     try_number: int = 0
-    labels: tuple[tuple[str, str], ...] = ()  # those that the DAG's author or a webhook added, sorted
+    labels: tuple[tuple[str, str], ...] = ()  # labels that the DAG's author or a webhook added, sorted
     label_problem: str = ""  # what is wrong with its labels
     protected_by: str = ""  # the annotation or label that protects it, as key=value
     controller: Owner | None = None
-    phase_reason: str = ""  # such as Evicted, or Unschedulable for a pending pod
-    phase_message: str = ""  # why, in the words of the cluster
+    phase_reason: str = ""  # for example Evicted, or Unschedulable for a pending pod
+    phase_message: str = ""  # the cluster's explanation
     node: str = ""
-    image: str = ""  # of the main container
+    image: str = ""  # image of the main container
     already_checked: bool = False  # the operator has finished with it, and no later try will adopt it
-    grace_period: int = 30  # seconds, from its spec
+    grace_period: int = 30  # seconds, as in its spec
     deletion_deadline: int | None = None
     finalizers: tuple[str, ...] = ()
     main_container: str = MAIN_CONTAINER  # empty if several containers may be the operator's
     conditions_changed: int | None = None  # the latest change of a condition that the end of a pod changes
     containers: tuple[Container, ...] = ()
-    requests: tuple[tuple[str, float], ...] = ()  # by resource name: cores, bytes, pieces
-    kind: str = POD  # as in the API
+    requests: tuple[tuple[str, float], ...] = ()  # resource name and amount: cores, bytes, pieces
+    kind: str = POD  # kind in the API
     links: Links = NO_LINKS
 
     def __str__(self) -> str:
