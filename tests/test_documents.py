@@ -13,10 +13,13 @@ from airflow.cli.cli_parser import get_parser
 from airflow.dag_processing.dagbag import DagBag
 
 from demo.scenario import TASKS, title
-from include.kpo_cleanup.constants import Outcome, Reason
+from include.kpo_cleanup.constants import Reason
+from include.kpo_cleanup.errors import KpoCleanupError
+from include.kpo_cleanup.report import reap_report
 from include.kpo_cleanup.settings import OPTIONS
 from include.kpo_cleanup.task_instances.sql import TABLES
 from include.kpo_cleanup.workloads.labels import CLUSTER_LABEL_PREFIXES
+from include.kpo_cleanup.xcom import dump_classification
 from tests.conftest import REPO
 from tests.documents import block, document, section
 from tests.matrix import ROWS
@@ -82,9 +85,17 @@ def test_the_verdict_table_has_the_reasons_in_the_order_of_the_rules() -> None:
     assert list(dict.fromkeys(listed)) == [reason.value for reason in Reason]
 
 
-def test_every_outcome_is_explained() -> None:
-    outcomes = section("docs/operating.md", "Interpreting a run")
-    assert all(f"`{outcome.value}`" in outcomes for outcome in Outcome)
+@pytest.mark.parametrize(
+    ("task_id", "keys"),
+    [
+        ("classify", {"summary", "dry_run", *dump_classification([], {})}),
+        ("reap", {*reap_report([], "", [KpoCleanupError("it failed")])}),
+    ],
+)
+def test_the_keys_of_the_return_values_are_explained(task_id: str, keys: set[str]) -> None:
+    rows = re.findall(r"^\| (.+?) \| (.+?) \|", section("docs/operating.md", "XComs"), re.M)
+    listed = [key for names, tasks in rows if f"`{task_id}`" in tasks for key in re.findall(r"`(\w+)`", names)]
+    assert sorted(listed) == sorted(keys)
 
 
 def test_the_tables_that_need_select_are_named() -> None:
