@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -28,6 +29,10 @@ class TaskInstance:
     state: str | None
     try_number: int
     pid: int | None
+    end_date: str | None
+
+    def ended_longer_ago_than(self, seconds: float) -> bool:
+        return self.end_date is not None and time.time() - datetime.fromisoformat(self.end_date).timestamp() > seconds
 
 
 class DatabaseBusy(DemoError):
@@ -71,9 +76,10 @@ class AirflowApi:
     def pause(self, dag_id: str, is_paused: bool) -> None:
         self.request("PATCH", f"/dags/{dag_id}", json={"is_paused": is_paused})
 
-    def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
-        """Trigger a DAG run and return its run_id."""
-        body = {"logical_date": None, "conf": conf} if IS_AIRFLOW_3 else {"conf": conf}
+    def trigger(self, dag_id: str, conf: dict[str, Any], logical_date: datetime | None = None) -> str:
+        """Trigger a DAG run and return its run_id. On Airflow 2, each run has a logical date."""
+        date = logical_date and logical_date.isoformat()
+        body = {"logical_date": date, "conf": conf} if IS_AIRFLOW_3 else {"conf": conf}
         return str(self.request("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
     def run_state(self, dag_id: str, run_id: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -60,7 +61,8 @@ class Story:
 
     def start_tasks(self) -> None:
         self._terminal.step("run tasks that create pods (DAG kpo_zombies)")
-        self.run_id = self._airflow.healthy_api().trigger(DAG_ID, {})
+        # As a scheduled run has it: without a logical date, the Task SDK returns neither tries nor ends.
+        self.run_id = self._airflow.healthy_api().trigger(DAG_ID, {}, datetime.now(UTC))
         self._terminal.table([(title(task), task.pod_description) for task in self._tasks], ("task", "its pod"))
         self._wait("all pods are in the state described above", self._pods_are_ready, PODS_TIMEOUT)
         self._wait(
@@ -103,6 +105,7 @@ class Story:
         retried = next(task for task in self._tasks if task.expected_try > 1)
         [pod] = [pod for pod in self._pods() if retried.matches(pod)]
         self._wait(f"try 2 adopts the pod of try 1, {pod.name}", lambda: self._is_adopted(pod), TASKS_TIMEOUT)
+        self._wait(f"the failed tasks have been over for {SETTLE_SECONDS} s", self._zombies_have_settled, TASKS_TIMEOUT)
 
     def dry_run_with_zombies(self) -> None:
         self._terminal.step("run kpo_cleanup_dry_run again, now that there are zombies")
@@ -180,6 +183,11 @@ class Story:
         return len(pods) == self._pod_count and all(
             pod.main_ended_longer_ago_than(SETTLE_SECONDS) if self._task_of(pod).hangs else pod.main_is_running
             for pod in pods
+        )
+
+    def _zombies_have_settled(self) -> bool:
+        return all(
+            ti.ended_longer_ago_than(SETTLE_SECONDS) for ti in self._task_instances() if self._task_of(ti).leaves_zombie
         )
 
     @property

@@ -61,8 +61,7 @@ class Settings:
     )
     settle_seconds: int = _seconds(
         300,  # longer than an operator takes to delete its pod, shorter than a user is willing to wait
-        "Seconds after the end of a task instance until its pod counts as a zombie; also the time by which a pod may "
-        "exceed its deletion deadline, and the minimum grace period if the end of the task instance is unknown.",
+        "Seconds after the end of a task instance until its pod counts as a zombie.",
     )
     max_deletes: int = _option(
         500,  # limits the damage of a wrong setting until it is noticed

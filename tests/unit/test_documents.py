@@ -9,8 +9,11 @@ import pytest
 import yaml
 
 from include.kpo_cleanup.constants import Outcome, Reason
+from include.kpo_cleanup.errors import KpoCleanupError
+from include.kpo_cleanup.report import reap_report
 from include.kpo_cleanup.settings import OPTIONS
 from include.kpo_cleanup.workloads.labels import CLUSTER_LABEL_PREFIXES
+from include.kpo_cleanup.xcom import dump_classification
 from tests.conftest import REPO
 from tests.documents import DOCUMENTS, block, document, section
 from tests.matrix import ROWS
@@ -97,3 +100,16 @@ def test_every_document_is_reached_from_the_readme() -> None:
 def test_the_quick_start_installs_as_the_guide_does() -> None:
     guide = block("docs/installation.md", "Ways to install", paragraph="Plain Airflow")
     assert block("README.md", "Quick start", paragraph="1. Install") == guide
+
+
+@pytest.mark.parametrize(
+    ("task_id", "keys"),
+    [
+        ("classify", {"summary", "dry_run", *dump_classification([], {})}),
+        ("reap", {*reap_report([], "", [KpoCleanupError("it failed")])}),
+    ],
+)
+def test_the_keys_of_the_return_values_are_explained(task_id: str, keys: set[str]) -> None:
+    rows = re.findall(r"^\| (.+?) \| (.+?) \|", section("docs/operating.md", "XComs"), re.M)
+    listed = [key for names, tasks in rows if f"`{task_id}`" in tasks for key in re.findall(r"`(\w+)`", names)]
+    assert sorted(listed) == sorted(keys)
