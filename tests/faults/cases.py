@@ -39,7 +39,7 @@ from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.task_instance import CallerTaskInstance
 from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from include.kpo_cleanup.task_instances.sdk_queries import SdkQueries
-from include.kpo_cleanup.task_instances.sql import TASK_INSTANCE, SqlSource, metadata_connection
+from include.kpo_cleanup.task_instances.sql import TASK_INSTANCE, SqlSource
 from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
 from include.kpo_cleanup.workloads.labels import PROTECT_KEY
 from tests import proxy
@@ -596,14 +596,6 @@ SOURCE_CASES = [
         "must be reachable and grant SELECT on task_instance, dag_run, xcom",
         "Check that the database runs. Grant SELECT on these tables.",
         lambda: SqlSource(_empty, OWN, "the metadata connection"),
-    ),
-    SourceCase(
-        "no-such-connection",
-        "the metadata connection does not exist",
-        "airflow_conn_id='nowhere' is not a usable database connection: …; set it to an Airflow connection to the "
-        "metadata database whose provider (postgres or mysql) is installed",
-        "Create the connection, or correct `airflow_conn_id`.",
-        lambda: SqlSource(metadata_connection("nowhere"), OWN, "the metadata connection"),
     ),
     SourceCase(
         "replica",
