@@ -40,9 +40,9 @@ try:
 except ImportError:
     from airflow.hooks.base import BaseHook
 try:
-    from airflow.sdk.exceptions import AirflowException, AirflowFailException  # since 3.2
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException  # since 3.2
 except ImportError:
-    from airflow.exceptions import AirflowException, AirflowFailException
+    from airflow.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
 
 # The names of Airflow that other modules import from here.
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "DAG",
     "AirflowException",
     "AirflowFailException",
+    "AirflowNotFoundException",
     "BaseHook",
     "Param",
     "conf",

@@ -27,7 +27,8 @@ Finds pods, Jobs and SparkApplications that are still in the cluster although th
 
 - **reap green**: {green}. Its log has a line for each.
 - **reap skipped**: there was nothing to delete; if there were no pods, only *list_pods* ran.
-- **reap red**: something could not be listed or deleted; everything else was done. The log shows cause and remedy.
+- **reap red**: something could not be listed or deleted. Everything else was processed, unless *max_delete_percent*
+  stopped it. The log shows cause and remedy.
 - **reap orange** (*upstream_failed*): an earlier task failed, and nothing was deleted. The log of that task shows why.
 - **classify** lists each zombie with the evidence, and counts the pods that are kept.
 

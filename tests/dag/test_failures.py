@@ -204,6 +204,7 @@ def test_an_implausible_share_of_zombies_fails_the_run_before_the_first_deletion
     assert set(outcome(run).values()) == {"left_for_next_run"}
     assert len(names(core)) == MIN_PODS
     assert "20 of 20 pods are zombies, more than max_delete_percent=50" in log_output()
+    assert "everything else was done" not in log_output()
     assert set(outcome(clean_up(config=config, max_delete_percent=100)).values()) == {"deleted"}
 
 
@@ -418,11 +419,17 @@ def test_a_permanent_error_is_not_retried(
 @pytest.mark.parametrize(
     ("conn_id", "messages"),
     [
-        ("nowhere", ["airflow_conn_id='nowhere' is not a usable database connection", "'nowhere'"]),
+        ("nowhere", ["airflow_conn_id='nowhere' names no connection", "create connection 'nowhere', or correct"]),
         ("database", ["airflow_conn_id='database' is not a usable database connection", "its type is 'kubernetes'"]),
         ("added", ["the type of connection 'added' is 'generic'", "create it again with --conn-json"]),
+        ("unknown", ['Unknown hook type "oracel"', "install the provider of this type"]),
     ],
-    ids=["it does not exist", "its type has no database", "the command line did not know its type"],
+    ids=[
+        "it does not exist",
+        "its type has no database",
+        "the command line did not know its type",
+        "the provider of its type is missing",
+    ],
 )
 def test_a_connection_that_is_not_a_database_is_not_retried_if(
     proxy: FaultProxy,
@@ -434,11 +441,13 @@ def test_a_connection_that_is_not_a_database_is_not_retried_if(
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_DATABASE", "kubernetes://")
     monkeypatch.setenv("AIRFLOW_CONN_ADDED", "generic://")
+    monkeypatch.setenv("AIRFLOW_CONN_UNKNOWN", "oracel://")
     run = clean_up(config={"airflow_conn_id": conn_id})
     assert airflow_runs.states(run)["fetch_active_tis"] == "failed"
     assert airflow_runs.tries(run, "fetch_active_tis") == 1
     out = log_output()
     assert [message for message in messages if message not in out] == []
+    assert conn_id != "nowhere" or "Task instances come from" not in out
 
 
 def test_a_temporary_error_is_retried_even_if_another_namespace_has_a_permanent_one(

@@ -52,5 +52,5 @@ def test_a_failed_run_sends_one_email_with_the_cause_and_the_remedy(smtp: SmtpSe
         assert "see the log" in text
         return
     assert "connection 'nowhere' provides no Kubernetes client" in text
-    assert "check the connection (in_cluster, kube_config_path or kube_config)" in text
+    assert "create connection 'nowhere', or correct kubernetes_conn_id" in text
     assert "list_pods" in re.findall(r'href="(http\S+)"', text)[0]

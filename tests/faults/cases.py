@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,8 +39,10 @@ from include.kpo_cleanup.reap import (
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.task_instance import CallerTaskInstance
 from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
+from include.kpo_cleanup.task_instances.rest import RestSource
+from include.kpo_cleanup.task_instances.rest_api import RestApi
 from include.kpo_cleanup.task_instances.sdk_queries import SdkQueries
-from include.kpo_cleanup.task_instances.sql import TASK_INSTANCE, SqlSource, metadata_connection
+from include.kpo_cleanup.task_instances.sql import TASK_INSTANCE, SqlSource
 from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
 from include.kpo_cleanup.workloads.labels import PROTECT_KEY
 from tests import proxy
@@ -570,6 +573,11 @@ def _replica() -> AbstractContextManager[Any]:
     return nullcontext(SimpleNamespace(dialect=SimpleNamespace(name="postgresql"), execute=lambda _statement: yes))
 
 
+def _rest(host: str) -> TaskInstanceSource:
+    connection = SimpleNamespace(host=host, port=None, login=None, password="a token")
+    return RestSource(RestApi("airflow_api", connection, RetryPolicy(initial_backoff=0.02)), OWN, "the REST API")
+
+
 _CALLER_IS = "this task, kpo_cleanup.fetch_active_tis of run 'run_1', is"
 _REJECTED = f"the answers of the metadata connection were rejected as another Airflow's or stale: {_CALLER_IS}"
 _SDK_REJECTED = f"the answers of the Task SDK were rejected as another Airflow's or stale: {_CALLER_IS}"
@@ -578,7 +586,8 @@ SOURCE_CASES = [
     SourceCase(
         "sdk-error",
         "the Task SDK raises an error",
-        "the Task SDK could not read task states for {'dag_id': …: API_SERVER_ERROR: 500; see the API server's log",
+        "the Task SDK could not read task states for {'dag_id': …: API_SERVER_ERROR: 500; see the log of Airflow's API "
+        "server",
         "See the log of Airflow's API server.",
         lambda: _sdk(_sdk_raises),
     ),
@@ -596,14 +605,6 @@ SOURCE_CASES = [
         "must be reachable and grant SELECT on task_instance, dag_run, xcom",
         "Check that the database runs. Grant SELECT on these tables.",
         lambda: SqlSource(_empty, OWN, "the metadata connection"),
-    ),
-    SourceCase(
-        "no-such-connection",
-        "the metadata connection does not exist",
-        "airflow_conn_id='nowhere' is not a usable database connection: …; set it to an Airflow connection to the "
-        "metadata database whose provider (postgres or mysql) is installed",
-        "Create the connection, or correct `airflow_conn_id`.",
-        lambda: SqlSource(metadata_connection("nowhere"), OWN, "the metadata connection"),
     ),
     SourceCase(
         "replica",
@@ -644,11 +645,35 @@ SOURCE_CASES = [
     ),
     SourceCase(
         "sdk-missing",
-        "the API server uses another database",
-        f"{_SDK_REJECTED} missing there; point the API server to the primary server of this Airflow's database (see "
+        "Airflow's API server uses another database",
+        f"{_SDK_REJECTED} missing there; point Airflow's API server to the primary server of its database (see "
         "its configuration)",
-        "See `[database] sql_alchemy_conn` of the API server.",
+        "See `[database] sql_alchemy_conn` of Airflow's API server.",
         lambda: _sdk(lambda **_: {}),
+    ),
+    *(
+        SourceCase(
+            name,
+            wrong,
+            f"no response (ConnectError) …{reason}…; check that Airflow's API server is running, or correct the host "
+            "of connection 'airflow_api'",
+            "Check that Airflow's API server is running, or correct the host of the connection `airflow_conn_id`.",
+            partial(_rest, host),
+        )
+        for name, wrong, reason, host in [
+            (
+                "rest-refused",
+                "nothing listens at the address of the REST API",
+                "Connection refused",
+                "http://127.0.0.1:9",
+            ),
+            (
+                "rest-no-such-host",
+                "the host name of the REST API cannot be resolved",
+                "",
+                "http://no-such-host.invalid",
+            ),
+        ]
     ),
 ]
 
@@ -657,7 +682,7 @@ _REST = "querying Airflow's API (POST …/api/v2/dags/~/dagRuns/~/taskInstances/
 _REST_HOST = "correct the connection's host: it must be the base URL of Airflow's API server, with its path"
 _REST_REJECTED = f"the answers of the REST API were rejected as another Airflow's or stale: {_CALLER_IS}"
 _CORRECT_HOST = "Correct the host of the connection `airflow_conn_id`: Airflow's own address, with its path."
-_AIRFLOW_DOWN = "The API server or its proxy has a fault or is overloaded. See its log. The next run tries again."
+_AIRFLOW_DOWN = "Airflow's API server or its proxy has a fault or is overloaded. See its log. The next run tries again."
 _RENEW = "Put a new token, or the right password, into the connection `airflow_conn_id`."
 
 
@@ -814,7 +839,7 @@ REST_CASES = [
                 "old-answer",
                 "a response is stale",
                 f"{_REST_REJECTED} 'queued' there instead of 'running'",
-                "Put no cache before the API server, and no replica behind it.",
+                "Put no cache before Airflow's API server, and no replica behind it.",
                 _own("queued", OWN.id),
             ),
         )

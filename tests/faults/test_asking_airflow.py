@@ -100,7 +100,7 @@ def sql_source_without_connection(fails_on: int) -> TaskInstanceSource:
 SOURCES = {
     "the Task SDK": (
         sdk_source,
-        "(?s)the Task SDK could not read task states for .*API_SERVER_ERROR; see the API server's log",
+        "(?s)the Task SDK could not read task states for .*API_SERVER_ERROR; see the log of Airflow's API server",
     ),
     "SQL": (sql_source, "(?s)task instances could not be read .*server closed the connection .*grant SELECT on"),
     "connecting": (

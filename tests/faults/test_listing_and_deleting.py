@@ -484,25 +484,27 @@ class TestConnecting:
         assert count_requests(server, f"GET /api/v1/namespaces/{listed}/pods") == 1
 
     @pytest.mark.parametrize(
-        ("conn", "cause"),
+        ("conn", "message"),
         [
-            pytest.param(None, "isn't defined", id="is missing"),
+            pytest.param(
+                None, "isn't defined; create connection 'odd', or correct kubernetes_conn_id", id="is missing"
+            ),
             pytest.param({"conn_type": "http"}, "its type is 'http', not 'kubernetes'", id="is of another type"),
             pytest.param(
                 {"conn_type": "kubernetes", "extra": {"kube_config_path": "/no"}},
-                "No configuration",
+                "there is no kubeconfig at '/no' on this worker; check the connection",
                 id="names no file",
             ),
         ],
     )
     def test_a_connection_is_a_final_error_if_it(
-        self, monkeypatch: pytest.MonkeyPatch, conn: dict[str, Any] | None, cause: str
+        self, monkeypatch: pytest.MonkeyPatch, conn: dict[str, Any] | None, message: str
     ) -> None:
         if conn is not None:
             monkeypatch.setenv("AIRFLOW_CONN_ODD", json.dumps(conn))
         with pytest.raises(KubernetesError, match="connection 'odd' provides no Kubernetes client") as caught:
             KubeClient("odd", QUICK).list_workloads(["default"])
-        assert cause in caught.value.cause
+        assert message in str(caught.value)
         assert not caught.value.is_retryable
 
     def test_a_failure_of_the_client_itself_is_retried_and_shows_no_token(

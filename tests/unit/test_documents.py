@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from include.kpo_cleanup.constants import Outcome, Reason
+from include.kpo_cleanup.constants import Reason
 from include.kpo_cleanup.errors import KpoCleanupError
 from include.kpo_cleanup.report import reap_report
 from include.kpo_cleanup.settings import OPTIONS
@@ -46,11 +46,6 @@ def test_the_verdict_table_has_the_reasons_in_the_order_of_the_rules() -> None:
     assert listed.count("unmatched") == 2  # without a task instance, and with one that is not shown to be its
     reasons = [reason.value for reason in Reason]
     assert list(dict.fromkeys(listed)) == reasons, "edit the table in docs/concepts.md, section Classification"
-
-
-def test_every_outcome_is_explained() -> None:
-    outcomes = section("docs/operating.md", "Interpreting a run")
-    assert all(f"`{outcome.value}`" in outcomes for outcome in Outcome)
 
 
 def test_the_permissions_are_those_of_the_manifest() -> None:

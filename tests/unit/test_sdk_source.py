@@ -391,7 +391,10 @@ class TestErrors:
             source_of(get_task_states).fetch([row().key])
         request = {"dag_id": "orders", "task_ids": ["a"], "run_ids": sorted([SCHEDULED, to_label_value(SCHEDULED)])}
         assert caught.value.summary == f"the Task SDK could not read task states for {request}"
-        assert (caught.value.cause, caught.value.remedy) == ("API_SERVER_ERROR 503", "see the API server's log")
+        assert (caught.value.cause, caught.value.remedy) == (
+            "API_SERVER_ERROR 503",
+            "see the log of Airflow's API server",
+        )
         assert isinstance(caught.value.__cause__, RuntimeError)
 
     @pytest.mark.parametrize("malformed", [None, [], "{}", {"run_1": None}, {"run_1": ["a"]}, 5], ids=repr)

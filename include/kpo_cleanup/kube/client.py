@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ..airflow_compat import AirflowException
+from ..airflow_compat import AirflowException, AirflowNotFoundException
 from ..errors import (
     AdmissionDenied,
     ApiStatusError,
@@ -65,22 +65,25 @@ def connect(conn_id: str, concurrency: int) -> tuple[CoreV1Api, str | None]:
     """
     import urllib3
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
-    from kubernetes.config import ConfigException
+    from kubernetes.config import KUBE_CONFIG_DEFAULT_LOCATION, ConfigException
     from yaml import YAMLError
 
+    path = KUBE_CONFIG_DEFAULT_LOCATION
     try:
         hook = KubernetesHook(conn_id=conn_id)
-        conn_type = hook.get_connection(conn_id).conn_type
-        if conn_type not in (None, "", "kubernetes"):
-            raise ConfigException(f"its type is {conn_type!r}, not 'kubernetes'")
+        connection = hook.get_connection(conn_id)
+        if connection.conn_type not in (None, "", "kubernetes"):
+            raise ConfigException(f"its type is {connection.conn_type!r}, not 'kubernetes'")
+        path = connection.extra_dejson.get("kube_config_path") or path
         core, namespace = hook.core_v1_client, hook.get_namespace()
     except Exception as error:  # the hook, its connection and its kube config can raise anything
-        problem = KubernetesError(
-            f"connection {conn_id!r} provides no Kubernetes client",
-            cause=safe_message(error, YAMLError),
-            remedy="check the connection (in_cluster, kube_config_path or kube_config) "
-            "or set kubernetes_conn_id to another one",
-        )
+        cause = safe_message(error, YAMLError)
+        remedy = "check the connection (in_cluster, kube_config_path or kube_config) or correct kubernetes_conn_id"
+        if isinstance(error, AirflowNotFoundException):
+            remedy = f"create connection {conn_id!r}, or correct kubernetes_conn_id"
+        elif "No configuration found" in cause:
+            cause = f"there is no kubeconfig at {path!r} on this worker"
+        problem = KubernetesError(f"connection {conn_id!r} provides no Kubernetes client", cause=cause, remedy=remedy)
         problem.is_retryable = not isinstance(error, (AirflowException, ConfigException, ValueError, YAMLError))
         raise problem from error
     # By default, the client itself retries three times and without a delay, on top of the retry policy.

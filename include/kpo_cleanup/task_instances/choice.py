@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from typing import Any
 
 from ..airflow_compat import (
     AIRFLOW_VERSION,
     IS_AIRFLOW_3,
     PREVIOUS_TI_READS_HISTORY,
+    AirflowNotFoundException,
     BaseHook,
     dag_folders,
     xcom_backend,
@@ -73,7 +73,14 @@ def choose_source(airflow_conn_id: str, running_task_instance: Any) -> TaskInsta
 
 
 def _type_of(conn_id: str) -> str | None:
-    """Return a connection's type, or None if it cannot be read; the error is then raised by the database source."""
-    with suppress(Exception):  # a missing connection or a secrets backend can raise anything
+    """Return a connection's type, or None if it cannot be read; the error is then raised by the database source.
+
+    :raises SettingsError: if there is no such connection.
+    """
+    try:
         return str(BaseHook.get_connection(conn_id).conn_type)
-    return None
+    except AirflowNotFoundException as error:
+        remedy = f"create connection {conn_id!r}, or correct airflow_conn_id"
+        raise SettingsError(f"airflow_conn_id={conn_id!r} names no connection", remedy=remedy) from error
+    except Exception:  # a secrets backend can raise anything
+        return None

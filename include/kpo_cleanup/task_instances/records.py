@@ -61,7 +61,7 @@ class XComReader:
                 raise TaskInstanceSourceError(
                     f"{self._source} has failed to answer for {self._failing_seconds:.0f} s",
                     cause=describe(error),
-                    remedy="see the logs of the API server and of the XCom backend",
+                    remedy="see the logs of Airflow's API server and of the XCom backend",
                 ) from error
             return self._latest[dag_id]
         self._failing_seconds = 0.0

@@ -109,8 +109,13 @@ class RestApi:
             return self._client.request(method, self.url + path, **options)
         except httpx.HTTPError as error:
             cause = f"no response ({type(error).__name__}) {self._sanitize(str(error))}".rstrip()
+            remedy = "check the load of Airflow's API server, and the network"
+            if "CERTIFICATE" in cause:
+                remedy = "set SSL_CERT_FILE on the workers to a file with its CA"
+            elif isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+                remedy = f"check that Airflow's API server is running, or correct the host of {self._name}"
             # Not chained: the frames of httpx hold the token, and some logs show the variables of frames.
-            raise TaskInstanceSourceError(_summary(method, self.url + path), cause=cause) from None
+            raise TaskInstanceSourceError(_summary(method, self.url + path), cause=cause, remedy=remedy) from None
 
     def _parse(self, response: httpx.Response) -> dict[str, Any]:
         """Return the JSON object of a response.

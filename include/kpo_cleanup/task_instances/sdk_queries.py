@@ -108,7 +108,9 @@ def _answer_to(query: dict[str, Any], send: Callable[..., Any], what: str) -> An
             return send(**query)
     except Exception as error:  # the classes differ between versions; all of them mean that there is no answer
         raise TaskInstanceSourceError(
-            f"the Task SDK could not read {what} for {query}", cause=str(error), remedy="see the API server's log"
+            f"the Task SDK could not read {what} for {query}",
+            cause=str(error),
+            remedy="see the log of Airflow's API server",
         ) from error
 
 

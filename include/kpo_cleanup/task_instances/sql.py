@@ -275,12 +275,12 @@ def metadata_connection(conn_id: str) -> Callable[[], AbstractContextManager[Con
                 raise TypeError(f"its type is {BaseHook.get_connection(conn_id).conn_type!r}")
             # The server or a proxy may close a connection that is idle between two queries.
             created: Engine = hook.get_sqlalchemy_engine({"pool_pre_ping": True})
-        except Exception as error:  # a missing connection, a missing provider or a driver can raise anything
+        except Exception as error:  # a missing provider, a secrets backend or a driver can raise anything
+            cause, remedy = safe_message(error), "set it to one of type postgres, mysql or http"
+            if "Unknown hook type" in cause:
+                remedy = "install the provider of this type on the workers, or " + remedy
             problem = TaskInstanceSourceError(
-                f"airflow_conn_id={conn_id!r} is not a usable database connection",
-                cause=safe_message(error),
-                remedy="set it to an Airflow connection to the metadata database whose provider (postgres or mysql) is "
-                "installed, or to one of type http to the REST API",
+                f"airflow_conn_id={conn_id!r} is not a usable database connection", cause=cause, remedy=remedy
             )
             problem.is_retryable = not isinstance(error, (AirflowException, ImportError, TypeError))
             raise problem from error

@@ -165,7 +165,7 @@ class TaskSdkSource(TaskInstanceSource):
             self.description,
             caller,
             (states[name], caller.id) if name in states else None,  # the answer has no ids
-            "point the API server to the primary server of this Airflow's database (see its configuration)",
+            "point Airflow's API server to the primary server of its database (see its configuration)",
         )
 
     def _find(self, dag_id: str, keys: list[TaskInstanceKey]) -> Iterator[Found]:
