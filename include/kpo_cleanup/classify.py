@@ -218,7 +218,8 @@ class Classifier:
         if workload.is_completed:
             if ended is None:
                 return _keep(workload, Evidence(Rule.UNDATED, now, ti))
-            policy = _completed_policy(workload, ended, settings, now)
+            # A Job that was left running may finish long after its task.
+            policy = _completed_policy(workload, max(ended, workload.finished_at or ended), settings, now)
             return (_zombie if policy.deletes else _keep)(workload, Evidence(Rule.COMPLETED, now, ti, policy=policy))
         kind = kind_of(workload)
         if kind.outlives_success and (ti.state == "success" or record.is_detached):

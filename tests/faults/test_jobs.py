@@ -303,6 +303,15 @@ class TestBetweenTheListings:
         assert result.outcome is Outcome.DELETED
         assert names_of_jobs(server, namespace) == set()
 
+    def test_a_job_is_deleted_although_its_pods_have_lost_their_controller(
+        self, server: Server, client: KubeClient, namespace: str
+    ) -> None:
+        create_job(server, namespace, "job", FAILED_ONCE)
+        released = {"ownerReferences": None}
+        result = self.reap_after(client, server, namespace, lambda: server.patch(namespace, "job-0", released))
+        assert result.outcome is Outcome.DELETED
+        assert names_of_jobs(server, namespace) == set()
+
     def test_a_job_that_is_gone_with_its_pods_is_already_gone(
         self, server: Server, client: KubeClient, namespace: str
     ) -> None:

@@ -204,6 +204,13 @@ class TestVerdicts:
         verdict = classify_pod(make_job(phase=phase), ttl_seconds_after_finished=ttl, **others)
         assert verdict.is_zombie is is_zombie
 
+    @pytest.mark.parametrize(("ttl", "is_zombie"), [(2 * MINUTE, False), (MINUTE - 1, True)])
+    def test_the_ttl_of_a_job_that_finished_after_its_task_begins_when_it_finished(
+        self, ttl: int, is_zombie: bool
+    ) -> None:
+        job = make_job(phase="Succeeded", conditions_changed=NOW - MINUTE)
+        assert classify_pod(job, SUCCEEDED, record=DETACHED, ttl_seconds_after_finished=ttl).is_zombie is is_zombie
+
     def test_a_job_that_matches_no_task_instance_is_kept_because_it_may_be_detached(self) -> None:
         job = make_job(created=NOW - 9 * DAY, phase="Pending", containers=())
         assert reason_of(classify_pod(job, NO_TI, delete_unmatched_pods=True)) == "unmatched"

@@ -185,6 +185,7 @@ class KubeClient:
         by_owner: dict[_Reference, list[Workload]] = {
             _Reference(kind_of(each), each.namespace, each.name, each.uid): [] for each in known if each.kind != POD
         }
+        expected = {*by_owner}
         for pod in pods:
             owner = pod.controller or pod.links.labelled_owner
             kind = kinds.get((owner.api_version.rpartition("/")[0], owner.kind)) if owner else None
@@ -202,7 +203,7 @@ class KubeClient:
             try:
                 if isinstance(answer, KubernetesError):
                     raise answer
-                if controlled or not of_owner:
+                if controlled or reference in expected:
                     workloads.append(_parse(reference.kind, answer, controlled))
                 workloads += [pod for pod in of_owner if not pod.controller]
             except KubernetesError as error:
