@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from include.kpo_cleanup.classify import Snapshot, classify
 from include.kpo_cleanup.constants import Outcome
-from include.kpo_cleanup.errors import TaskInstanceSourceError
+from include.kpo_cleanup.errors import SettingsError, TaskInstanceSourceError
 from include.kpo_cleanup.identity import TaskInstanceKey
 from include.kpo_cleanup.kube.workloads import KubeClient
 from include.kpo_cleanup.reap import reap
@@ -180,3 +180,24 @@ def test_each_fault_of_the_rest_api_has_its_documented_message(case: Case) -> No
         assert says_pattern(case.says).search(str(caught.value))
         assert len(proxy.requests) == (policy.attempts if case.does is Does.FETCH_RETRIES else 1)
         assert caught.value.is_retryable is (case.does is not Does.FETCH_GIVES_UP)
+
+
+@pytest.mark.parametrize(
+    ("parts", "problem"),
+    [
+        pytest.param({"host": None}, "the host of connection 'x' is None", id="it has no host"),
+        pytest.param({"host": "airflow"}, "the host of connection 'x' is 'airflow'", id="its host is no URL"),
+        pytest.param({"host": "ftp://airflow"}, "is 'ftp://airflow'", id="its host is of another protocol"),
+        pytest.param({"host": "http://airflow:y"}, "is 'http://airflow:y'", id="its host has no valid port"),
+        pytest.param({"port": 8080}, "is 'http://airflow'", id="the port has a field of its own"),
+        pytest.param({"host": "http://me:hush@airflow"}, "is a URL with credentials", id="its host has credentials"),
+        pytest.param({"password": None}, "connection 'x' has no usable password", id="it has no password"),
+        pytest.param({"password": "hush\nhush"}, "connection 'x' has no usable password", id="its token is no header"),
+    ],
+)
+def test_a_connection_to_the_rest_api_is_rejected_without_its_secrets_if(parts: dict[str, Any], problem: str) -> None:
+    fields = {"host": "http://airflow", "port": None, "login": None, "password": "token", **parts}
+    with pytest.raises(SettingsError) as caught:
+        RestApi("x", SimpleNamespace(**fields))
+    assert problem in caught.value.summary
+    assert "hush" not in str(caught.value)

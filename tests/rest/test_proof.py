@@ -190,14 +190,25 @@ class TestMisleadingAnswers:
         with pytest.raises(TaskInstanceSourceError):
             connect(proxy.url + PATH).fetch([GONE_DAG.key])
 
-    def test_a_record_has_a_problem_after_another_404_than_that_of_airflow(
-        self, connect: Connect, database: Database, proxy: FaultProxy
+    @pytest.mark.parametrize(
+        ("fault", "cause"),
+        [
+            pytest.param(NOT_FOUND, "404 Not Found", id="another 404 than Airflow's"),
+            pytest.param(
+                faults.answer(200, '{"key": "x"}', "application/json"),
+                "the REST API returned an unexpected object of ['key']",
+                id="no XCom",
+            ),
+        ],
+    )
+    def test_a_record_has_a_problem_if_the_answer_about_its_xcom_is(
+        self, connect: Connect, database: Database, proxy: FaultProxy, fault: faults.Fault, cause: str
     ) -> None:
         database.fill([MINE])
-        proxy.spoil("/xcomEntries/", NOT_FOUND)
+        proxy.spoil("/xcomEntries/", fault)
         source = connect(proxy.url + PATH)
         record = source.read_records(source.fetch([MINE.key]), [MINE.key])[MINE.key]
-        assert record.problem.startswith("its XCom pod_name cannot be read: 404 Not Found")
+        assert record.problem.startswith(f"its XCom pod_name cannot be read: {cause}")
 
     def test_the_pages_of_a_mapped_task_are_rejected_if_the_caller_is_over_by_then(
         self, connect: Connect, database: Database, proxy: FaultProxy

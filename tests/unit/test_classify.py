@@ -896,6 +896,11 @@ class TestTaskOnAPodThatCannotMove:
                 id="a pod whose phase is unknown is active",
             ),
             pytest.param(
+                {"phase": "Failed", "created": NOW - DAY - 1, "containers": ()},
+                Rule.ACTIVE,
+                id="a pod that failed before it started, at an unknown time, is active",
+            ),
+            pytest.param(
                 {"phase": "Pending", "created": NOW - DAY - 1, "containers": (running("setup"),)},
                 Rule.ACTIVE,
                 id="a pod in which a container is running is active",

@@ -86,12 +86,13 @@ class TestParsing:
         assert job.record_name == "Job airflow/job-load-x"
 
     @pytest.mark.parametrize(
-        ("condition", "phase", "why"),
-        [("Complete", "Succeeded", ""), ("Failed", "Failed", "BackoffLimitExceeded")],
+        ("condition", "phase", "why", "message"),
+        [("Complete", "Succeeded", "", ""), ("Failed", "Failed", "BackoffLimitExceeded", "limit reached")],
     )
-    def test_a_finished_job_has_its_end(self, condition: str, phase: str, why: str) -> None:
-        job = parse(item(status=finished(condition, reason="BackoffLimitExceeded")), make_pod(phase=phase))
-        assert (job.phase, job.phase_reason) == (phase, why)
+    def test_a_finished_job_has_its_end(self, condition: str, phase: str, why: str, message: str) -> None:
+        status = finished(condition, reason="BackoffLimitExceeded", message="limit reached")
+        job = parse(item(status=status), make_pod(phase=phase))
+        assert (job.phase, job.phase_reason, job.phase_message) == (phase, why, message)
         assert job.is_completed
         assert job.finished_at == NOW - HOUR
         assert job.held_requests == ()
