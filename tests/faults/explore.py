@@ -14,7 +14,8 @@ import random
 import time
 
 import tests.conftest  # noqa: F401  creates a temporary Airflow home before Airflow is imported
-from tests.faults.test_random_faults import Airflow, run_histories, set_up
+from tests.faults.histories import run_histories, set_up
+from tests.faults.machine import Airflow
 from tests.faults.world import TALLY
 
 ROUND = 50  # histories

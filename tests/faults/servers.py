@@ -59,7 +59,7 @@ class Server:
         _wait_until(lambda: self.exists(_resource(definition)))
 
     def undefine(self, definition: Mapping[str, Any]) -> None:
-        """Delete the definition of a custom resource if there is one, and wait until it is gone and not served."""
+        """Delete the definition of a custom resource if there is one, and wait until it is no longer served."""
         path = f"{DEFINITIONS}/{definition['metadata']['name']}"
         if self.exists(path):
             self.call("DELETE", path)
@@ -70,12 +70,14 @@ class Server:
         created = self.call("POST", "namespaces", {"metadata": {"generateName": "faults-"}})
         return str(created["metadata"]["name"])
 
-    def create_pod(self, namespace: str, name: str, labels: Mapping[str, str], **metadata: Any) -> dict[str, Any]:
+    def create_pod(
+        self, namespace: str, name: str, labels: Mapping[str, str], container: str = "base", **metadata: Any
+    ) -> dict[str, Any]:
         """Create a pod, which stays Pending because there is no kubelet."""
         body = {
             "metadata": {"name": name, "labels": dict(labels), **metadata},
             "spec": {
-                "containers": [{"name": "base", "image": "busybox"}],
+                "containers": [{"name": container, "image": "busybox"}],
                 "restartPolicy": "Never",
                 "schedulerName": "nobody",  # so that the kubelet of other tests on this server does not run it
             },
@@ -92,11 +94,6 @@ class Server:
         """Write the status, like a kubelet."""
         path = f"namespaces/{namespace}/pods/{name}/status"
         self.call("PATCH", path, {"status": status}, "application/merge-patch+json")
-
-    def start(self, namespace: str, name: str) -> None:
-        """Report a pod as running, like a kubelet."""
-        running = {"name": "base", "state": {"running": {"startedAt": "2026-11-24T12:00:00Z"}}}
-        self.set_status(namespace, name, phase="Running", containerStatuses=[running])
 
     def patch(self, namespace: str, name: str, metadata: Mapping[str, Any]) -> None:
         """Patch the metadata, like a person with kubectl."""
@@ -148,7 +145,8 @@ class EmbeddedServer(Server):
         self._submit = cluster.submit
 
     def call(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
-        url, data = urlsplit(f"/api/v1/{path}"), b"" if body is None else json.dumps(body).encode()
+        url = urlsplit(path if path.startswith("/") else f"/api/v1/{path}")
+        data = b"" if body is None else json.dumps(body).encode()
         request = _Request(method, url.path, dict(parse_qsl(url.query)), content_type, data)
         answer = self._submit(cast(web.Request, request)).result(TIMEOUT)
         assert isinstance(answer, web.Response)
