@@ -44,8 +44,7 @@ class ResolvedSettings:
         :raises SettingsError: with all rejected values.
         """
         if self.errors:
-            count = pluralize(len(self.errors), "invalid setting")
-            raise SettingsError(f"{count}, nothing was deleted", errors=self.errors)
+            raise SettingsError(pluralize(len(self.errors), "invalid setting"), errors=self.errors)
         return self.settings
 
     def describe(self, version: str) -> list[str]:
