@@ -255,7 +255,8 @@ LIST_CASES = [
         "other-json",
         "JSON of another kind",
         Does.LIST_GIVES_UP,
-        LISTING + "the response is a None, not a PodList; check that the connection's host is a Kubernetes API server",
+        LISTING
+        + "the response has no kind, not a PodList; check that the connection's host is a Kubernetes API server",
         _NOT_KUBERNETES,
         _json({"login": "https://sso.example.org"}),
     ),
@@ -342,7 +343,7 @@ DELETE_CASES = [
         "other-json",
         "JSON of another kind",
         Does.DELETE_FAILS,
-        DELETING + "the response is a None, not a Pod or Status",
+        DELETING + "the response has no kind, not a Pod or Status",
         _NOT_KUBERNETES,
         _json({"login": "https://sso.example.org"}),
     ),
@@ -510,7 +511,7 @@ CONNECTION_CASES = [
     ConnectionCase(
         "https-to-http",
         "an https address for an http port",
-        LISTING + NO_RESPONSE + "[SSL…; correct the host of the connection",
+        LISTING + NO_RESPONSE + "[SSL…; correct the host of connection '…'",
         _HOST_WRONG,
         lambda right: {"server": right["plain"].replace("http://", "https://")},
     ),

@@ -234,7 +234,8 @@ class TestListing:
         with pytest.raises(KubernetesError, match="none of 3 namespaces could be listed") as caught:
             api.list_workloads(namespaces)
         assert caught.value.is_retryable
-        assert caught.value.cause == f"listing pods in namespace {namespaces[0]!r}: 403 Forbidden"
+        first, *others = namespaces
+        assert caught.value.cause == f"403 Forbidden ({first}), 500 Internal Server Error ({', '.join(others)})"
         logged = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
         assert [line for line in logged if "listing pods" in line] == [
             f"listing pods in namespace {namespaces[1]!r}: 500 Internal Server Error; server message: no"

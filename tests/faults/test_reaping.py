@@ -103,6 +103,8 @@ def test_a_pod_with_a_grace_period_is_terminating_until_a_later_run_finds_it_ove
 
 
 @pytest.mark.usefixtures("api")
+# With a short timeout, a busy machine loses responses, and then both cleanups may have deleted a pod.
+@pytest.mark.parametrize("retry_policy", [replace(QUICK, read_timeout=30)], ids=["patient"])
 def test_of_two_cleanups_at_once_none_fails_and_no_pod_is_counted_twice(server: Server, namespace: str) -> None:
     """Check it with two that have listed the pods before either of them deletes one."""
     names = {f"zombie-{number:02d}" for number in range(4 * CONCURRENT_DELETES)}

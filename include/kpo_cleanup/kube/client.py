@@ -45,13 +45,13 @@ _FAILED_WEBHOOK = re.compile(
 
 # urllib3 puts its own object before the reason why there is no connection.
 _CLIENT_PREFIX = re.compile(r"^\w+\(host=.*?\): (Failed to establish a new connection: \[Errno \d+\] )?")
-# What to do if there is no answer, by a part of the reason.
+# What to do if there is no answer, by a part of the reason; with the name of the connection filled in.
 _OUTAGES = {
-    "refused": "check that the API server is running, or correct the host of the connection",
-    "resolve": "check that DNS works, or correct the host of the connection",
+    "refused": "check that the API server is running, or correct the host of {connection}",
+    "resolve": "check that DNS works, or correct the host of {connection}",
     "not valid for": "use a name that is in the API server's certificate",
     "certificate verify failed": "put the cluster's CA, which may be a new one, into the kubeconfig of the connection",
-    "SSL": "correct the host of the connection",
+    "SSL": "correct the host of {connection}",
     "timed out": "check the load of the API server, and the network",
     "redirects": "check that the connection's host is a Kubernetes API server",
 }
@@ -92,12 +92,13 @@ def connect(conn_id: str, concurrency: int) -> tuple[CoreV1Api, str | None]:
 
 
 def send(
-    operation: str, call: Callable[..., Any], policy: RetryPolicy, decode: Callable[[bytes], Any]
+    operation: str, call: Callable[..., Any], policy: RetryPolicy, conn_id: str, decode: Callable[[bytes], Any]
 ) -> dict[str, Any]:
     """Send one request, and return the JSON object of the response.
 
     :param operation: of which errors say that it failed, such as ``listing pods``.
     :param call: a method of the Kubernetes client.
+    :param conn_id: the connection of that client, which errors name.
     :param decode: raises ValueError for what is not JSON.
     :raises ApiStatusError: if the API server refuses the request.
     :raises UnexpectedResponse: if something other than an API server responds.
@@ -113,7 +114,7 @@ def send(
     except ApiException as error:
         raise _to_api_error(operation, error) from error
     except HTTPError as error:
-        raise _to_outage(operation, error) from error
+        raise _to_outage(operation, conn_id, error) from error
     except UnicodeDecodeError as error:  # the client decodes the body of every error as UTF-8
         raise RetryableApiError(operation, cause="the response is an error whose body is not text") from error
     except Exception as error:  # from the client itself, such as a token that could not be refreshed
@@ -128,7 +129,7 @@ def send(
     return content
 
 
-def _to_outage(operation: str, error: Any) -> RetryableApiError:
+def _to_outage(operation: str, conn_id: str, error: Any) -> RetryableApiError:
     """Convert an exception of urllib3 to an error of this package, without the URL, which differs from pod to pod."""
     pool = getattr(error, "pool", None)
     server = f"{pool.scheme}://{pool.host}:{pool.port}" if pool else "the API server"
@@ -137,7 +138,12 @@ def _to_outage(operation: str, error: Any) -> RetryableApiError:
     reason = _CLIENT_PREFIX.sub("", getattr(inner, "strerror", None) or safe_message(inner))
     reason = re.sub("^[A-Z](?=[a-z]+ )", lambda capital: capital[0].lower(), reason.replace(". (", " ("))
     remedy = next((remedy for part, remedy in _OUTAGES.items() if part in reason), _CHECK_NETWORK)
-    return RetryableApiError(operation, cause=f"no answer from {server}: {reason}", remedy=remedy, has_response=False)
+    return RetryableApiError(
+        operation,
+        cause=f"no answer from {server}: {reason}",
+        remedy=remedy.format(connection=f"connection {conn_id!r}"),
+        has_response=False,
+    )
 
 
 def _to_api_error(operation: str, error: Any) -> KubernetesError:

@@ -44,6 +44,7 @@ PAGE_SIZE = 500  # pods per request, as in kubectl: about 2 MB of JSON
 MAX_RESTARTS = 3  # restarts of a listing whose continue token expired
 PROGRESS_EVERY = 10  # pages per line of the log
 MAX_SILENT_NAMESPACES = 2  # consecutive namespaces without a response before the others are skipped
+MAX_NAMES = 5  # namespaces with the same error that it names
 SKIPPED = "skipped because the API server does not respond"
 MAX_UNREADABLE = CONCURRENT_DELETES  # consecutive failures to read owners of a kind before the others are skipped
 MAX_LOG_BYTES = 64 * 1024  # bytes of the log of one pod
@@ -120,7 +121,7 @@ class KubeClient:
         list_pods = partial(self._list_pods, label_selector=label_selector, excluded=excluded, keep=keep)
         pods, errors = list_pods(namespaces, KINDS[POD], must_exist=must_exist)
         if len(errors) == len(namespaces):
-            raise _combine(list(errors.values()))
+            raise _combine(errors)
         listed = [namespace for namespace in namespaces if namespace not in errors]
         unreadable: dict[str, KubernetesError] = {}
         for kind in self._kinds:
@@ -255,7 +256,7 @@ class KubeClient:
             error.remedy = f"check that the cluster serves {kind.resource}, or remove {kind.plural} from kinds"
             raise
         if item.get("kind") != kind.api_kind:
-            raise UnexpectedResponse(operation, cause=f"the response is a {item.get('kind')!r}, not a {kind.api_kind}")
+            raise UnexpectedResponse(operation, cause=f"{_named(item.get('kind'))}, not a {kind.api_kind}")
         return item
 
     def get(self, workload: Workload, label_selector: str) -> Workload | None:
@@ -297,7 +298,7 @@ class KubeClient:
             error.remedy = _rule("delete", kind.resource, workload.namespace)
             raise
         if response.get("kind") not in (kind.api_kind, "Status"):
-            cause = f"the response is a {response.get('kind')!r}, not a {kind.api_kind} or Status"
+            cause = f"{_named(response.get('kind'))}, not a {kind.api_kind} or Status"
             raise UnexpectedResponse(operation, cause=cause)
         result = DeleteResult.from_accepted(*parse_deletion(response))
         if not workload.links.pods:
@@ -318,7 +319,11 @@ class KubeClient:
         policy = replace(self._retry_policy, connect_timeout=LOG_TIMEOUT, read_timeout=LOG_TIMEOUT)
         try:
             response = send(
-                "reading the log of a pod", call, policy, lambda body: {"log": body.decode(errors="replace")}
+                "reading the log of a pod",
+                call,
+                policy,
+                self._conn_id,
+                lambda body: {"log": body.decode(errors="replace")},
             )
         except Forbidden as error:
             error.remedy = _rule("get", "'pods/log'", workload.namespace)
@@ -350,7 +355,7 @@ class KubeClient:
     def _send(
         self, operation: str, call: Callable[..., Any], decode: Callable[[bytes], Any] | None = None
     ) -> dict[str, Any]:
-        return send(operation, call, self._retry_policy, decode or self._decode)
+        return send(operation, call, self._retry_policy, self._conn_id, decode or self._decode)
 
     def _request(
         self, operation: str, call: Callable[..., Any], decode: Callable[[bytes], Any] | None = None
@@ -425,19 +430,26 @@ class KubeClient:
                 log.info("%s", line)
 
 
-def _combine(errors: Sequence[KubernetesError]) -> KubernetesError:
-    """Return the one error for all namespaces. Those with another cause are logged."""
-    first = errors[0]
+def _combine(errors: Mapping[str, KubernetesError]) -> KubernetesError:
+    """Return the one error for all namespaces, with each cause. Errors with another cause than the first are logged."""
+    first = next(iter(errors.values()))
     if len(errors) == 1:
         return first
-    others = {without_numbers(error.cause): error for error in reversed(errors)}
-    others.pop(without_numbers(first.cause))
-    for line in (line for other in others.values() for line in wrap(str(other))):
-        log.error("%s", line)
+    by_cause: dict[str, list[str]] = defaultdict(list)
+    for namespace, error in errors.items():
+        by_cause[without_numbers(error.cause or error.summary)].append(namespace)
+    causes = []
+    for namespaces in by_cause.values():
+        alike = errors[namespaces[0]]
+        if alike is not first:
+            for line in wrap(str(alike)):
+                log.error("%s", line)
+        places = ", ".join(namespaces[:MAX_NAMES]) + (", …" if len(namespaces) > MAX_NAMES else "")
+        causes.append(f"{alike.cause} ({places})" if alike.cause else alike.summary)
     fields = {**first.fields, "summary": f"none of {len(errors)} namespaces could be listed"}
-    error = KubernetesError(**{**fields, "cause": ": ".join(filter(None, [first.summary, first.cause]))})
-    error.is_retryable = any(error.is_retryable for error in errors)
-    return error
+    combined = KubernetesError(**{**fields, "cause": ", ".join(causes)})
+    combined.is_retryable = any(error.is_retryable for error in errors.values())
+    return combined
 
 
 def _log_found(namespaces: Iterable[str], workloads: Sequence[Workload], excluded: Sequence[str]) -> None:
@@ -474,6 +486,10 @@ def _why_skipped(
     if in_a_row[kind.plural] < MAX_UNREADABLE:
         return forbidden.get((kind.plural, reference.namespace))
     return RetryableApiError(_reading(kind), cause=f"skipped because {MAX_UNREADABLE} in a row could not be read")
+
+
+def _named(kind: object) -> str:
+    return "the response has no kind" if kind is None else f"the response is a {kind!r}"
 
 
 def _reading(kind: WorkloadKind) -> str:
@@ -519,7 +535,7 @@ def _paging(response: dict[str, Any]) -> dict[str, Any]:
 def _parse_page(response: dict[str, Any], operation: str, marker: str) -> list[Workload]:
     kind, items = response.get("kind"), response.get("items")
     if kind != "PodList":
-        raise UnexpectedResponse(operation, cause=f"the response is a {kind!r}, not a PodList")
+        raise UnexpectedResponse(operation, cause=f"{_named(kind)}, not a PodList")
     if not isinstance(items, list):
         raise UnexpectedResponse(operation, cause=f"the items of the PodList are {items!r:.80}, not a list")
     try:
