@@ -95,6 +95,11 @@ class Server:
         path = f"namespaces/{namespace}/pods/{name}/status"
         self.call("PATCH", path, {"status": status}, "application/merge-patch+json")
 
+    def start(self, namespace: str, name: str) -> None:
+        """Report a pod as running, like a kubelet."""
+        running = {"name": "base", "state": {"running": {"startedAt": "2026-11-24T12:00:00Z"}}}
+        self.set_status(namespace, name, phase="Running", containerStatuses=[running])
+
     def patch(self, namespace: str, name: str, metadata: Mapping[str, Any]) -> None:
         """Patch the metadata, like a person with kubectl."""
         path = f"namespaces/{namespace}/pods/{name}"
