@@ -26,11 +26,12 @@ def find_surge(
     if limit is None or workloads < MIN_PODS or 100 * number <= limit * workloads:
         return None
     reasons = Counter(verdict.reason.value for verdict in zombies)
-    shown = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
-    more = f", {pluralize(candidates, 'more candidate')}" if candidates else ""
+    shown = [f"{count:,} {reason}" for reason, count in reasons.most_common()]
+    if candidates:
+        shown.append(pluralize(candidates, "more candidate"))
     return KpoCleanupError(
         f"no {noun}s are deleted: {number:,} of {pluralize(workloads, noun)} are zombies, more than "
         f"max_delete_percent={limit}",
-        cause=f"{shown}{more}",
+        cause=", ".join(shown),
         remedy="check the zombies in the log of classify; if they may go, trigger one run with max_delete_percent=100",
     )

@@ -19,13 +19,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from aiohttp import web
 from sqlalchemy import column, create_engine, insert, table, text
 
+from include.kpo_cleanup.config import read_settings
 from include.kpo_cleanup.constants import Reason
-from include.kpo_cleanup.identity import UNMAPPED
+from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, DELETE_TIMEOUT
-from include.kpo_cleanup.kube.workloads import MAX_RESTARTS
+from include.kpo_cleanup.kube.workloads import MAX_RESTARTS, KubeClient
 from include.kpo_cleanup.reap import (
     BATCH,
     MAX_FAILURES,
@@ -37,12 +39,14 @@ from include.kpo_cleanup.reap import (
     MAX_SNAPSHOT_AGE,
 )
 from include.kpo_cleanup.retry import RetryPolicy
+from include.kpo_cleanup.settings import Settings
+from include.kpo_cleanup.surge import find_surge
 from include.kpo_cleanup.task_instance import CallerTaskInstance
 from include.kpo_cleanup.task_instances.interface import TaskInstanceSource
 from include.kpo_cleanup.task_instances.rest import RestSource
 from include.kpo_cleanup.task_instances.rest_api import RestApi
 from include.kpo_cleanup.task_instances.sdk_queries import SdkQueries
-from include.kpo_cleanup.task_instances.sql import TASK_INSTANCE, SqlSource
+from include.kpo_cleanup.task_instances.sql import TASK_INSTANCE, SqlSource, metadata_connection
 from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
 from include.kpo_cleanup.workloads.labels import PROTECT_KEY
 from tests import proxy
@@ -62,6 +66,7 @@ class Does(StrEnum):
     LIST_GIVES_UP = "Skips the namespace at once."
     LIST_RESTARTS = f"Restarts the listing up to {MAX_RESTARTS} times, then skips the namespace."
     RUN_FAILS = "`list_pods` fails without a retry. Nothing is deleted."
+    REAP_STOPS = "`reap` fails before its first deletion."
     DELETE_RETRIES = f"Makes {POLICY.attempts} attempts, then the pod is `failed`."
     DELETE_FAILS = "The pod is `failed` at once."
     ALREADY_GONE = "The pod is `already_gone`. The run succeeds."
@@ -105,6 +110,18 @@ class SourceCase:
     to_do: str
     source: Callable[[], TaskInstanceSource] = field(repr=False)
     does = Does.FETCH_FAILS
+
+
+@dataclass(frozen=True)
+class SetupCase:
+    """A setting or a connection that cannot be used."""
+
+    id: str
+    wrong: str
+    does: Does
+    says: str
+    to_do: str
+    fails: Callable[[], Any] = field(repr=False)  # raises the error, or returns it
 
 
 @dataclass(frozen=True)
@@ -338,6 +355,19 @@ DELETE_CASES = [
         replace(case, id=f"carried-out-{case.id}", does=Does.DELETED, says="", to_do="Nothing.")
         for case in _retryable(DELETING, Does.DELETE_RETRIES)
         if case.id in _CUT_OFF
+    ),
+    Case(
+        "webhook-down",
+        "an admission webhook does not respond (500)",
+        Does.DELETE_RETRIES,
+        DELETING + '500 Internal Server Error; …failed calling webhook "guard.example.com": …',
+        "Repair the webhook, or the policy engine that serves it. The next run tries again.",
+        proxy.status(
+            500,
+            "InternalError",
+            'Internal error occurred: failed calling webhook "guard.example.com": failed to call webhook: Post '
+            '"https://guard.policy.svc:443/validate?timeout=10s": context deadline exceeded',
+        ),
     ),
     Case(
         "other-json",
@@ -848,6 +878,69 @@ REST_CASES = [
 ]
 
 
+def _connection(**extra: str) -> Any:
+    """Use the connection `gpu`, after storing it if it has an extra."""
+    with pytest.MonkeyPatch.context() as environment:
+        if extra:
+            environment.setenv("AIRFLOW_CONN_GPU", json.dumps({"conn_type": "kubernetes", "extra": extra}))
+        return KubeClient("gpu").list_workloads(["airflow"])
+
+
+def _source_of_type(conn_type: str) -> Any:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AIRFLOW_CONN_AIRFLOW_DB", f"{conn_type}://")
+        source = SqlSource(metadata_connection("airflow_db"), OWN, "the metadata connection")
+        return source.fetch([TaskInstanceKey("orders", "extract", "run_1")])
+
+
+_NO_CLIENT = "connection 'gpu' provides no Kubernetes client: "
+SETUP_CASES = [
+    SetupCase(
+        "invalid-setting",
+        "a setting is invalid",
+        Does.RUN_FAILS,
+        "1 invalid setting…max_deletes='many' (the DAG file):…set it to a whole number from 1 to 100000",
+        "Correct the setting where the message says it is set.",
+        lambda: read_settings({"max_deletes": "many"}).validated(),
+    ),
+    SetupCase(
+        "no-such-connection",
+        "the connection does not exist",
+        Does.RUN_FAILS,
+        f"{_NO_CLIENT}…; create connection 'gpu', or correct kubernetes_conn_id",
+        "Create the connection, or correct `kubernetes_conn_id`.",
+        _connection,
+    ),
+    SetupCase(
+        "no-kubeconfig",
+        "the worker does not have the connection's kubeconfig",
+        Does.RUN_FAILS,
+        f"{_NO_CLIENT}there is no kubeconfig at '/etc/kube/gpu' on this worker; …",
+        "Mount the file into the workers, or correct the connection.",
+        partial(_connection, kube_config_path="/etc/kube/gpu"),
+    ),
+    SetupCase(
+        "no-provider",
+        "the provider of the metadata connection's type is missing",
+        Does.FETCH_FAILS,
+        "airflow_conn_id='airflow_db' is not a usable database connection: Unknown hook type \"oracel\"; "
+        "install the provider …",
+        "Install the provider on the workers, or correct `airflow_conn_id`.",
+        partial(_source_of_type, "oracel"),
+    ),
+    SetupCase(
+        "max_delete_percent",
+        "too many pods are zombies",
+        Does.REAP_STOPS,
+        "no pods are deleted: 15 of 20 pods are zombies, more than max_delete_percent=50: …; check the zombies …",
+        "Check the zombies in the log of `classify`. If they may go, trigger one run with `max_delete_percent=100`.",
+        lambda: find_surge([], 15, 20, Settings(max_delete_percent=50)),
+    ),
+]
+_SETUP_INTRODUCTION = """Most are final: Airflow does not retry the task. In the message of a run, an invalid setting is
+followed by its remedy."""
+
+
 _OWNER = {"apiVersion": "batch/v1", "kind": "Job", "name": "nightly", "uid": "7f0b2c1e-5f1c-4c3e-9d53-9a1b2c3d4e5f"}
 POD_CASES = [
     *(
@@ -904,8 +997,8 @@ POD_CASES = [
 
 _INTRODUCTION = f"""# Faults, and what a run does about them
 
-For the engineer on call. Generated by `python -m tests.faults.cases > docs/faults.md`. The tests inject each fault in
-these tables, and check its message.
+For the engineer on call: the known causes of a failed task. Generated by
+`python -m tests.faults.cases > docs/faults.md`. The tests inject each fault in these tables, and check its message.
 
 - A run retries what may succeed later: it makes up to {POLICY.attempts} attempts, and starts none later than
   {POLICY.deadline:g} s after the first. The timeout of a response is {POLICY.read_timeout:g} s, that of a connection
@@ -922,7 +1015,11 @@ these tables, and check its message.
 """
 _LIST_INTRODUCTION = """A namespace that cannot be listed is skipped. The zombies in all others are deleted, and then
 `reap` fails with the message. If no namespace can be listed, `list_pods` fails and nothing is deleted. Airflow retries
-`list_pods` twice if that may help. `reap` lists the pods again, and deletes nothing in a namespace where that fails."""
+`list_pods` twice if that may help. `reap` lists the pods again, and deletes nothing in a namespace where that fails.
+
+A namespace that does not exist is reported as
+`namespace 'airflow' does not exist; correct namespaces or the connection's namespace`. Without the permission to read
+Namespaces, it is reported as 403, or is like one without pods."""
 _DELETE_INTRODUCTION = f"""The other pods are deleted nevertheless. Then `reap` fails with the reasons for its `failed`
 pods, and the next run tries again. If the response to a deletion was lost, `reap` reads the pod at the end of the run,
 at least {DELETE_TIMEOUT} s later: it is `deleted` if it is gone, and `unknown` if it cannot be read.
@@ -932,7 +1029,8 @@ After {MAX_SILENT} pods in a row without any response, the run deletes no more: 
 the others. Some of them, chosen at random, are then tried: {MAX_PROBES}, or {CONCURRENT_DELETES} if they are rejected.
 If all of these fail, its other pods are `left_for_next_run`. A rejection by an admission webhook or policy applies to a
 single pod, and does not count. If {MAX_NAMESPACES} namespaces have the same failure, one attempt is enough in another.
-`reap` begins no deletion after 80 % of its `execution_timeout`."""
+`reap` begins no deletion after 80 % of its `execution_timeout`, or once its run is marked as failed: the other pods are
+`left_for_next_run`, and the task stays failed. [How to stop a run](operating.md#stop-it-now)."""
 _SOURCE_INTRODUCTION = f"""A missing response never counts as "no task instances". Airflow retries `fetch_active_tis`
 twice. If only the queries for some DAGs fail, the pods of these DAGs are `unresolved`. `reap` queries Airflow again for
 up to {BATCH} pods at a time. If a query fails or takes too long, it queries fewer, down to a single pod, which is
@@ -947,7 +1045,7 @@ def _row(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _table(cases: Iterable[Case | ConnectionCase | SourceCase]) -> list[str]:
+def _table(cases: Iterable[Case | ConnectionCase | SourceCase | SetupCase]) -> list[str]:
     rows = [_row(("fault", "what the run does", "message", "what to do")), _row(["---"] * 4)]
     for case in cases:
         says = case.says.replace("{namespace}", "airflow").replace("{pod}", "extract-x1y2z3")
@@ -958,6 +1056,7 @@ def _table(cases: Iterable[Case | ConnectionCase | SourceCase]) -> list[str]:
 def render() -> str:
     """Return the content of docs/faults.md."""
     sections: list[tuple[str, str, list[str]]] = [
+        ("Settings and connections", _SETUP_INTRODUCTION, _table(SETUP_CASES)),
         ("Reaching the API server", "As for the listing, below.", _table(CONNECTION_CASES)),
         ("Listing pods (`list_pods`)", _LIST_INTRODUCTION, _table(LIST_CASES)),
         ("Deleting pods (`reap`)", _DELETE_INTRODUCTION, _table(DELETE_CASES)),

@@ -18,7 +18,7 @@ import pytest
 from aiohttp import web
 
 from include.kpo_cleanup.constants import Outcome, Reason
-from include.kpo_cleanup.errors import KubernetesError, SettingsError
+from include.kpo_cleanup.errors import KpoCleanupError, KubernetesError, SettingsError
 from include.kpo_cleanup.kube.workloads import MAX_RESTARTS, MAX_SILENT_NAMESPACES, KubeClient
 from include.kpo_cleanup.reap import MAX_CONFLICTS, reap
 from include.kpo_cleanup.results import Result
@@ -31,9 +31,11 @@ from tests.faults.cases import (
     CONNECTION_CASES,
     DELETE_CASES,
     LIST_CASES,
+    SETUP_CASES,
     Case,
     ConnectionCase,
     Does,
+    SetupCase,
     render,
     says_pattern,
 )
@@ -529,6 +531,15 @@ class TestConnecting:
         api = connect({k: v for k, v in server.cluster.items() if k != "plain"})
         with pytest.raises(KubernetesError, match=r"40[13] .*(credentials|allow verb 'list')"):
             api.list_workloads([namespace])
+
+
+@pytest.mark.parametrize("case", SETUP_CASES, ids=by_id)
+def test_a_setting_or_connection_that_cannot_be_used_has_its_documented_message(case: SetupCase) -> None:
+    try:
+        error = case.fails()
+    except KpoCleanupError as raised:
+        error = raised
+    assert says_pattern(case.says).search(str(error))
 
 
 def test_the_documentation_is_up_to_date() -> None:
