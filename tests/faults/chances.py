@@ -96,7 +96,8 @@ events = st.one_of(
 REVIVALS = ("cleared", "tries again")
 ESCAPES = (*OBJECT_MOVES, "leaves the selection", "loses the operator's label")
 escapes = st.tuples(st.just("zombie"), ANY_NUMBER, st.sampled_from([*REVIVALS, *REVIVALS, *ESCAPES]))
-revivals = st.tuples(st.just("zombie"), st.just(1), st.sampled_from(REVIVALS))  # of the pod that is being deleted
+# Of the workload that is being deleted.
+revivals = st.tuples(st.just("zombie"), st.just(1), st.sampled_from([*REVIVALS, "is protected"]))
 # Interruptions of reap: before which of its requests or deletions, what happens, and for how many seconds it waits.
 Interruption = tuple[tuple[str, int], Event, float]
 waits = st.sampled_from([0, 1, 4, MAX_SNAPSHOT_AGE + 1, 40])
