@@ -360,7 +360,7 @@ DELETE_CASES = [
         "webhook-down",
         "an admission webhook does not respond (500)",
         Does.DELETE_RETRIES,
-        DELETING + '500 Internal Server Error; …failed calling webhook "guard.example.com": …',
+        DELETING + '500 Internal Server Error, because webhook "guard.example.com" fails; restore the service of …',
         "Repair the webhook, or the policy engine that serves it. The next run tries again.",
         proxy.status(
             500,
