@@ -237,8 +237,9 @@ class Classifier:
         if not settings.delete_unmatched_pods:
             return _keep(workload, evidence._replace(policy=Policy(False, "delete_unmatched_pods", False)))
         min_age = UNMATCHED_WORKING_AGE if workload.may_be_working else settings.settle_seconds
-        is_old_enough = evidence.now - workload.created > min_age
-        return (_zombie if is_old_enough else _keep)(workload, evidence)
+        if evidence.now - workload.created > min_age:
+            return _zombie(workload, evidence)
+        return _keep(workload, evidence._replace(policy=Policy(False, "delete_unmatched_pods", True)))
 
     def _superseded(self, workload: Workload, ti: TaskInstance, record: Record) -> Rule | None:
         """Return the rule by which an active task instance no longer uses this pod, or may no longer use it.

@@ -62,7 +62,9 @@ _REMEDIES = {  # what to do, for the rules that cause a warning
     Rule.OUTLIVES_SUCCESS: "find out what it is still doing; if nothing, delete it",
     Rule.NOT_STARTED: "see the events of the pod; if it cannot start, mark the task as failed",
 }
-_IF_ALONE = "if no other Airflow uses these namespaces, delete_unmatched_pods=True deletes such pods"
+_IF_ALONE = (
+    "if no other Airflow uses these namespaces, delete_unmatched_pods=True deletes such pods, running ones after a day"
+)
 
 
 def task_name(verdict: Verdict) -> tuple[str, str, str]:
@@ -103,7 +105,7 @@ def warning_of(verdict: Verdict) -> PodWarning | None:
     evidence = verdict.evidence
     if verdict.is_zombie or not isinstance(evidence, Evidence):
         return None
-    if verdict.reason is Reason.UNMATCHED and evidence.policy:
+    if verdict.reason is Reason.UNMATCHED and evidence.policy and not evidence.policy.value:
         return PodWarning(verdict.reason, remedy=_IF_ALONE)
     if evidence.rule is Rule.STALLED:
         remedy = _remedy_for_stalled(verdict.workload, evidence)
@@ -230,13 +232,24 @@ def _newer_pod(pod: Workload, evidence: Evidence) -> str:
 
 def _completed_policy(pod: Workload, evidence: Evidence) -> str:
     policy = evidence.policy
-    if policy is None or not pod.is_completed or policy.option == "delete_unmatched_pods":
+    if policy is None:
+        return ""
+    if policy.option == "delete_unmatched_pods":
+        return _until_old_enough(pod) if policy.value else ""
+    if not pod.is_completed:
         return ""
     if not policy.option:
         return f"{_phase(pod)}, kept on purpose by its operator"
     is_ttl = policy.option == "ttl_seconds_after_finished"
     longer_than = f"{'' if policy.deletes else 'not '}finished for longer than " if is_ttl and policy.value else ""
     return f"{_phase(pod)}, {longer_than}{policy.option}={policy.value}"
+
+
+def _until_old_enough(pod: Workload) -> str:
+    """Return how long ``delete_unmatched_pods`` keeps a pod that is too young."""
+    if not pod.may_be_working:
+        return "kept until it is older than settle_seconds"
+    return f"kept until it is a day old, because {pod.main_container or 'its main container'} may be running"
 
 
 def _is_ordinary(pod: Workload) -> bool:

@@ -42,7 +42,7 @@ from .errors import (
 from .identity import TaskInstanceKey
 from .kube.interface import CONCURRENT_DELETES, DELETE_TIMEOUT, LOG_TIMEOUT, Cluster, DeleteResult, Listing
 from .report import log_lines, result_lines
-from .results import Result
+from .results import NOT_LISTED, Result
 from .retry import RetryPolicy
 from .settings import Settings
 from .task_instance import Record, TaskInstances
@@ -268,7 +268,7 @@ class _Reaper:
                 candidate.verdict = candidate.verdict._replace(workload=listed)
             elif namespace in listing.errors_by_namespace or candidate.workload.uid in listing.unread:
                 why = listing.errors_by_namespace.get(namespace) or listing.unread[candidate.workload.uid]
-                self._settle(candidate, Outcome.FAILED, error=why)
+                self._settle(candidate, Outcome.FAILED, NOT_LISTED, why)
             else:
                 self._settle(candidate, Outcome.ALREADY_GONE, f"the {candidate.workload.noun} is no longer listed")
 

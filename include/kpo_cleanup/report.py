@@ -12,7 +12,7 @@ from .diagnosis import Diagnosis, diagnose
 from .errors import KpoCleanupError, SettingsError
 from .evidence import PodWarning, phrases, task_name, warning_of
 from .identity import UNMAPPED
-from .results import Result, count_outcomes
+from .results import NOT_LISTED, Result, count_outcomes
 from .settings import Settings
 from .text import INDENT, LINE, count, fill, pluralize, printable, without_numbers, wrap
 from .verdict import Verdict, count_reasons
@@ -25,6 +25,7 @@ MAX_WARNINGS = 2  # warnings that are repeated at the end of the log
 MAX_WARNING = 170  # characters of each of these: two lines
 MAX_DAGS = 5  # DAGs in a summary
 DRY_RUN = "DRY RUN: "
+NEXT_RUN = "the next run tries again"
 
 _GONE = (Outcome.DELETED, Outcome.WOULD_DELETE)
 
@@ -288,6 +289,7 @@ def failures(results: Iterable[Result]) -> list[KpoCleanupError]:
     for result in results:
         if result.error:
             what = "may or may not have been deleted" if result.outcome is Outcome.UNKNOWN else "not deleted"
+            what += f": {NOT_LISTED}" if result.detail == NOT_LISTED else ""
             workload, error = result.verdict.workload, result.error
             by_cause[(what, *_common_to(error, workload.namespace))].append((workload, error))
     errors = []
@@ -299,7 +301,8 @@ def failures(results: Iterable[Result]) -> list[KpoCleanupError]:
         summary = f"{count(alike, noun)}{place} {what}"
         example = str(workload) if len(alike) == 1 else f"such as {workload}"
         cause = f"{_cause(error)} ({example})"
-        errors.append(KpoCleanupError(**{**error.fields, "summary": summary, "cause": cause}))
+        remedy = "; ".join(filter(None, [error.remedy, NEXT_RUN if error.is_retryable else ""]))
+        errors.append(KpoCleanupError(**{**error.fields, "summary": summary, "cause": cause, "remedy": remedy}))
     return errors
 
 

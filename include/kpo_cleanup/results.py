@@ -10,6 +10,8 @@ from .constants import Outcome
 from .errors import KpoCleanupError
 from .verdict import Verdict
 
+NOT_LISTED = "no deletion was sent, because the second listing failed"
+
 
 @dataclass(frozen=True)
 class Result:

@@ -100,6 +100,7 @@ class Cleanup:
             ti: Any = get_current_context()["ti"]
             will_retry = error.is_retryable and ti.try_number <= ti.max_tries
             lines = [self._consequence(will_retry), *report.error_lines(error)]
+            lines += [report.NEXT_RUN] if error.is_retryable and not will_retry else []
             failure = (AirflowException if error.is_retryable else AirflowFailException)("\n".join(lines))
         raise failure
 

@@ -26,7 +26,7 @@ from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, DELETE_TIMEOU
 from include.kpo_cleanup.kube.workloads import KubeClient
 from include.kpo_cleanup.reap import MAX_TERMINATION
 from include.kpo_cleanup.report import failures
-from include.kpo_cleanup.results import Result
+from include.kpo_cleanup.results import NOT_LISTED, Result
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.task_instance import Record
 from include.kpo_cleanup.termination import raise_on_sigterm
@@ -67,6 +67,7 @@ def test_nothing_is_deleted_if_the_second_listing_fails_and_the_result_names_the
     source.before_fetch = lambda: server.proxy.spoil(SECOND_LISTING, case.fault)  # which is after the first listing
     results = clean_up(api, namespace, source)
     assert outcomes(results) == {"zombie": Outcome.FAILED}
+    assert results["zombie"].detail == NOT_LISTED
     assert set(server.pods(namespace)) == {"zombie"}
     assert says_pattern(case.says, namespace=namespace).search(message_of(results["zombie"]))
 

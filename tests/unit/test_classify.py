@@ -1017,7 +1017,14 @@ class TestEvidence:
                 id="an unmatched pod that is kept has the setting that keeps it",
             ),
             pytest.param(
-                {},
+                {"created": NOW - DAY},
+                NO_TI,
+                {"delete_unmatched_pods": True},
+                Evidence(Rule.NO_TASK_INSTANCE, NOW, policy=Policy(False, "delete_unmatched_pods", True)),
+                id="an unmatched pod that is too young has the setting that will delete it",
+            ),
+            pytest.param(
+                {"created": NOW - DAY - 1},
                 NO_TI,
                 {"delete_unmatched_pods": True},
                 Evidence(Rule.NO_TASK_INSTANCE, NOW),

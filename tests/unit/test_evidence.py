@@ -275,7 +275,8 @@ class TestWarnings:
                 PodWarning(
                     Reason.UNMATCHED,
                     "",
-                    "if no other Airflow uses these namespaces, delete_unmatched_pods=True deletes such pods",
+                    "if no other Airflow uses these namespaces, delete_unmatched_pods=True deletes such pods, "
+                    "running ones after a day",
                 ),
                 id="an unmatched pod has a warning with the setting that deletes it",
             ),
@@ -360,6 +361,19 @@ class TestWarnings:
     def test_a_pod_whose_record_is_unreadable_has_a_warning_with_the_problem_of_the_record(self) -> None:
         verdict = classify_pod(make_pod(), FINISHED, record=Record(problem="its XCom pod_name is pickled"))
         assert warning_of(verdict) == PodWarning(Reason.UNRESOLVED, "its XCom pod_name is pickled")
+
+    @pytest.mark.parametrize(
+        ("pod", "phrase"),
+        [
+            pytest.param({}, "kept until it is a day old, because base may be running", id="its base may be running"),
+            pytest.param({"containers": ()}, "kept until it is older than settle_seconds", id="nothing runs in it"),
+        ],
+    )
+    def test_an_unmatched_pod_that_is_only_too_young_says_until_when_it_is_kept_if(
+        self, pod: dict[str, Any], phrase: str
+    ) -> None:
+        assert phrase in phrases(classify_pod(make_pod(created=NOW, **pod), NO_TI, delete_unmatched_pods=True))
+        assert phrase not in phrases(classify_pod(make_pod(created=NOW, **pod), NO_TI, delete_unmatched_pods=False))
 
     def test_an_unmatched_pod_that_is_only_too_young_has_no_warning(self) -> None:
         verdict = classify_pod(make_pod(created=NOW), NO_TI, delete_unmatched_pods=True)

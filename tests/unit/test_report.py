@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.kpo_cleanup.constants import Outcome, Reason
-from include.kpo_cleanup.errors import HIDDEN, KpoCleanupError, SettingError, SettingsError
+from include.kpo_cleanup.errors import HIDDEN, KpoCleanupError, RetryableApiError, SettingError, SettingsError
 from include.kpo_cleanup.identity import to_label_value
 from include.kpo_cleanup.report import (
     MAX_DAGS,
@@ -34,7 +34,7 @@ from include.kpo_cleanup.report import (
     warning_lines,
     zombie_lines,
 )
-from include.kpo_cleanup.results import Result
+from include.kpo_cleanup.results import NOT_LISTED, Result
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import RawIds
 from include.kpo_cleanup.text import LINE, wrap
@@ -547,6 +547,19 @@ class TestReaping:
         rules = [KpoCleanupError("deleting", cause="403 Forbidden", remedy=f"allow {kind}s") for kind in ("Job", "Pod")]
         found = failures([make_result(Outcome.FAILED, error=rule) for rule in rules])
         assert [error.remedy for error in found] == ["allow Jobs", "allow Pods"]
+
+    def test_a_failure_that_may_pass_says_that_the_next_run_tries_again(self) -> None:
+        outage = RetryableApiError("deleting the pod", cause="connection refused", remedy="check the network")
+        (error,) = failures([make_result(Outcome.FAILED, error=outage)])
+        assert error.remedy == "check the network; the next run tries again"
+
+    def test_pods_that_could_not_be_listed_again_say_so_and_that_nothing_was_sent(self) -> None:
+        outage = RetryableApiError("listing pods in namespace 'airflow'", cause="500 Internal Server Error")
+        results = [make_result(Outcome.FAILED, NOT_LISTED, outage), make_result(Outcome.FAILED, error=outage)]
+        assert [error.summary for error in failures(results)] == [
+            f"1 pod not deleted: {NOT_LISTED}",
+            "1 pod not deleted",
+        ]
 
     def test_pods_that_may_have_been_deleted_are_a_failure_of_their_own(self) -> None:
         results = [make_result(outcome, error=FORBIDDEN) for outcome in (Outcome.FAILED, Outcome.UNKNOWN)]
