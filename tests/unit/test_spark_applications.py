@@ -86,6 +86,11 @@ class TestParsing:
     def test_a_retry_adopts_a_driver_only_if_it_has_not_failed(self, phase: str) -> None:
         assert SPARK.is_adoptable(SPARK.parse(item(), [driver_pod(phase=phase)])) is (phase == "Running")
 
+    def test_a_driver_that_is_being_deleted_is_not_adopted(self) -> None:
+        app = SPARK.parse(item(), [driver_pod(deletion_deadline=NOW)])
+        assert (app.phase, app.phase_reason) == ("Unknown", "the driver is being deleted")
+        assert not SPARK.is_adoptable(app)
+
     def test_a_checked_driver_is_not_adopted(self) -> None:
         app = SPARK.parse(item(), [driver_pod(already_checked=True)])
         assert app.already_checked

@@ -35,6 +35,8 @@ class SparkApplicationKind(WorkloadKind):
         name, message = printable(state.get("state") or "NEW"), printable(state.get("errorMessage") or "")
         if name in _TERMINAL:
             fields.update(phase=_TERMINAL[name], phase_reason="", phase_message=message)
+        elif any(pod.deletion_deadline is not None for pod in pods):  # so no retry adopts it
+            fields.update(phase="Unknown", phase_reason="the driver is being deleted")
         elif fields["phase"] in _TERMINAL.values():  # the Spark operator may be about to start the driver again
             fields.update(phase="Unknown", phase_reason=name, phase_message=message, containers=())
         named = self.recorded_name(fields["namespace"], fields["name"])
