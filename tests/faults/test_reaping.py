@@ -22,7 +22,7 @@ from kubernetes.client import AdmissionregistrationV1Api
 from kubernetes.config import new_client_from_config_dict
 
 from include.kpo_cleanup.constants import Outcome, Reason
-from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, DELETE_TIMEOUT
+from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, DELETE_TIMEOUT, LOG_TIMEOUT
 from include.kpo_cleanup.kube.workloads import KubeClient
 from include.kpo_cleanup.reap import MAX_TERMINATION
 from include.kpo_cleanup.report import failures
@@ -184,6 +184,22 @@ def test_a_zombie_is_deleted_although_the_response_to_the_request_of_its_log(
     start(server, namespace)
     server.proxy.spoil(LOG, fault)
     assert outcomes(clean_up(api, namespace, source_of(FAILED_ONCE), last_log_lines=2)) == {"zombie": Outcome.DELETED}
+
+
+def test_the_logs_of_a_batch_delay_it_by_no_more_than_their_timeout_together(
+    server: Server, api: KubeClient, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"zombie-{number:02d}" for number in range(CONCURRENT_DELETES + 5)]
+    for name in names:
+        create(server, namespace, name, FAILED_ONCE)
+        server.start(namespace, name)
+    server.proxy.spoil("/log\\?", proxy.silent)
+    start = time.monotonic()
+    results = clean_up(api, namespace, source_of(FAILED_ONCE), last_log_lines=2)
+    assert outcomes(results) == dict.fromkeys(names, Outcome.DELETED)
+    assert time.monotonic() - start < 2 * LOG_TIMEOUT + 5  # one after the other, they would take 30 s
+    slow = f"reading the log of a pod: no response within {LOG_TIMEOUT} s; its last lines are not saved"
+    assert caplog.messages.count(slow) == 1
 
 
 @pytest.mark.parametrize("does_respond", [True, False], ids=["responds in time", "does not respond"])

@@ -29,7 +29,7 @@ from include.kpo_cleanup.errors import (
     UnexpectedResponse,
 )
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
-from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, LOG_TIMEOUT, DeleteResult, Listing
+from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, DeleteResult, Listing
 from include.kpo_cleanup.reap import (
     BATCH,
     ENDED,
@@ -348,25 +348,20 @@ class TestDeletingZombies:
         run(zombies, Recording(zombie.workload for zombie in zombies), **settings)
         assert requested == []
 
-    def test_a_log_that_cannot_be_read_neither_delays_nor_prevents_the_deletion_and_each_cause_is_one_warning(
+    def test_logs_that_cannot_be_read_do_not_prevent_the_deletion_and_each_cause_is_one_warning(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        zombies, is_over, too_late = make_zombies(CONCURRENT_DELETES + 5), threading.Event(), []
+        zombies = make_zombies(CONCURRENT_DELETES + 5)
 
         class Unreadable(FakeCluster):
             def read_log(self, pod: Workload, lines: int) -> list[str]:
-                if pod.name > "z0002" and not is_over.wait(60):
-                    too_late.append(pod.name)
                 raise Forbidden("reading the log of a pod", cause="403 Forbidden", remedy="allow verb 'get'")
 
         cluster = Unreadable(zombie.workload for zombie in zombies)
         results = run(zombies, cluster, last_log_lines=2, retry_policy=replace(NO_DELAY))
-        is_over.set()
         assert set(outcomes(results).values()) == {"deleted"}
-        assert too_late == []
         assert caplog.messages == [
-            "reading the log of a pod: 403 Forbidden; allow verb 'get'; its last lines are not saved",
-            f"reading the log of a pod: no response within {LOG_TIMEOUT} s; its last lines are not saved",
+            "reading the log of a pod: 403 Forbidden; allow verb 'get'; its last lines are not saved"
         ]
 
     def test_slow_logs_delay_all_batches_together_by_little_more_than_half_a_minute(self) -> None:
