@@ -455,6 +455,7 @@ class Airflow(Life, RuleBasedStateMachine):
             cause = says_pattern(case.says.partition(": ")[2].partition(";")[0]).pattern
             cause = cause.replace("PodList", "(Job|SparkApplication)")
             self.explained_by(f"(?s)(reading a|deleting the) (Job|SparkApplication): ({cause}|skipped)")
+            self.explained_by(f"(?s)none of [0-9]+ namespaces could be listed: .*({cause}|skipped)")
             if case.does is Does.RUN_FAILS:  # a pod is read by a selector as well
                 self.explained_by("400 Bad Request; server message: unable to parse requirement")
 
