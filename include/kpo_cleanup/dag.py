@@ -25,10 +25,10 @@ Finds pods, Jobs and SparkApplications that are still in the cluster although th
 
 #### How to read a run
 
-- **reap green**: {green}. Its log has a line for each.
+- **reap green**: {green}. The end of its log counts the outcomes.
 - **reap skipped**: there was nothing to delete; if there were no pods, only *list_pods* ran.
-- **reap red**: something could not be listed or deleted. Everything else was processed, unless *max_delete_percent*
-  stopped it. The log shows cause and remedy.
+- **reap red**: something could not be listed or deleted. The rest was processed, or is left for the next run. The log
+  shows cause and remedy.
 - **reap orange** (*upstream_failed*): an earlier task failed, and nothing was deleted. The log of that task shows why.
 - **classify** lists each zombie with the evidence, and counts the pods that are kept.
 
@@ -56,11 +56,11 @@ time: the log of *classify* shows what would be deleted.""",
 )
 _DELETES = (
     "Deletes zombie KubernetesPodOperator pods: immediately when it is unpaused, then on its schedule.",
-    """**Unpausing starts deleting immediately**, then on the schedule. To see what would be deleted first, leave it
-paused and trigger a DAG that fixes *dry_run*, such as *kpo_cleanup_dry_run*. **Pause it to prevent further runs.** To
+    """**Unpausing starts deleting immediately**, then on the schedule. For a preview, leave it paused
+and trigger *kpo_cleanup_dry_run*, or another DAG whose file sets *dry_run*. **Pause it to prevent further runs.** To
 also stop a *reap* that is running, mark its run as failed.""",
     "Remove zombie KubernetesPodOperator pods",
-    "pods were deleted, or would be in a dry run",
+    "the zombies were processed; in a dry run, nothing was deleted",
 )
 
 

@@ -1057,7 +1057,11 @@ def render() -> str:
     """Return the content of docs/faults.md."""
     sections: list[tuple[str, str, list[str]]] = [
         ("Settings and connections", _SETUP_INTRODUCTION, _table(SETUP_CASES)),
-        ("Reaching the API server", "As for the listing, below.", _table(CONNECTION_CASES)),
+        (
+            "Reaching the API server",
+            "These make the listing fail; what follows is in the next section.",
+            _table(CONNECTION_CASES),
+        ),
         ("Listing pods (`list_pods`)", _LIST_INTRODUCTION, _table(LIST_CASES)),
         ("Deleting pods (`reap`)", _DELETE_INTRODUCTION, _table(DELETE_CASES)),
         ("Querying Airflow (`fetch_active_tis`, `reap`)", _SOURCE_INTRODUCTION, _table(SOURCE_CASES)),
