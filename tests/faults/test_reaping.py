@@ -195,7 +195,7 @@ def test_the_logs_of_a_batch_delay_it_by_no_more_than_their_timeout_together(
         server.start(namespace, name)
     server.proxy.spoil("/log\\?", proxy.silent)
     start = time.monotonic()
-    results = clean_up(api, namespace, source_of(FAILED_ONCE), last_log_lines=2)
+    results = clean_up(api, namespace, source_of(FAILED_ONCE), replace(QUICK), last_log_lines=2)
     assert outcomes(results) == dict.fromkeys(names, Outcome.DELETED)
     assert time.monotonic() - start < 2 * LOG_TIMEOUT + 5  # one after the other, they would take 30 s
     slow = f"reading the log of a pod: no response within {LOG_TIMEOUT} s; its last lines are not saved"
