@@ -160,7 +160,7 @@ class TestLogOfClassify:
             pytest.param(r"\d+ orphaned zombies?: base is still running, but its operator is gone", id="diagnosis"),
             pytest.param("advice: .*", id="advice for a diagnosis"),
             pytest.param("kept 1 stalled pod: istio-proxy keeps the task waiting", id="warning"),
-            pytest.param("make it a native sidecar, or .*", id="remedy of the warning"),
+            pytest.param("stop it, or mark the task as failed; .*", id="remedy of the warning"),
             pytest.param("if no other Airflow uses these namespaces, .*", id="condition of delete_unmatched_pods"),
             pytest.param(f"{ZOMBIES} zombies of 15 pods: .*", id="summary"),
         ],
