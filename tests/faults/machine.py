@@ -453,7 +453,7 @@ class Airflow(Life, RuleBasedStateMachine):
             self.causes.append(says_pattern(case.says, namespace="…", pod="…"))
             # That of a request for a Job or an application says the same, apart from its kind and the rule to add.
             cause = says_pattern(case.says.partition(": ")[2].partition(";")[0]).pattern
-            cause = cause.replace("PodList", "(Job|SparkApplication)")
+            cause = cause.replace("PodList", "(PodList|Job|SparkApplication)").replace(r"a\ Pod\ or", r"a\ \w+\ or")
             self.explained_by(f"(?s)(reading a|deleting the) (Job|SparkApplication): ({cause}|skipped)")
             self.explained_by(f"(?s)none of [0-9]+ namespaces could be listed: .*({cause}|skipped)")
             if case.does is Does.RUN_FAILS:  # a pod is read by a selector as well
