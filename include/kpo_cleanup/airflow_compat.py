@@ -44,7 +44,7 @@ try:
 except ImportError:
     from airflow.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
 
-# The names of Airflow that other modules import from here.
+# Airflow's own names, which other modules import from here.
 __all__ = [
     "AIRFLOW_VERSION",
     "DAG",

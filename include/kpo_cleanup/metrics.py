@@ -64,11 +64,11 @@ def _max_age(zombies: Iterable[Verdict], now: int) -> int:
 
 def _by_tags(zombies: Sequence[Verdict]) -> Iterator[tuple[dict[str, str], list[Verdict]]]:
     """Group zombies by DAG, reason and kind, each group with its tags."""
-    named = {dag_id for dag_id, _ in Counter(map(_dag_id, zombies)).most_common(MAX_DAGS)}
+    dag_ids = [_dag_id(zombie) for zombie in zombies]
+    named = {dag_id for dag_id, _ in Counter(dag_ids).most_common(MAX_DAGS)}
     groups: dict[tuple[str, str, str], list[Verdict]] = defaultdict(list)
-    for zombie in zombies:
-        dag_id = _dag_id(zombie) if _dag_id(zombie) in named else OTHER
-        groups[dag_id, zombie.reason.value, zombie.workload.kind.lower()].append(zombie)
+    for dag_id, zombie in zip(dag_ids, zombies):
+        groups[dag_id if dag_id in named else OTHER, zombie.reason.value, zombie.workload.kind.lower()].append(zombie)
     for (workload_dag_id, reason, kind), alike in groups.items():
         yield {"pod_dag_id": workload_dag_id, "reason": reason, "kind": kind}, alike
 
