@@ -69,11 +69,6 @@ def with_plain_tasks(keys: Iterable[TaskInstanceKey]) -> set[TaskInstanceKey]:
     return {plain for key in keys for plain in (key, key._replace(map_index=UNMAPPED))}
 
 
-def keys_needing_records(snapshot: Snapshot) -> set[TaskInstanceKey]:
-    """Return the task instances whose record could change a verdict."""
-    return record_keys(snapshot, uncertain_workloads(snapshot))
-
-
 def uncertain_workloads(snapshot: Snapshot) -> list[Workload]:
     """Return the pods whose verdict a record, a try or an end could change, now or later; the oldest first.
 
@@ -89,6 +84,7 @@ def uncertain_workloads(snapshot: Snapshot) -> list[Workload]:
         if v.is_zombie
         or v.eligible_at is not None
         or v.rule in (Rule.NOT_RECORDED, Rule.ADOPTABLE, Rule.UNDATED, Rule.MAY_BE_DETACHED)
+        or (v.rule is Rule.SETTLING and kind_of(v.workload).may_detach)  # only its record can make it eligible
         or (v.workload.already_checked and v.reason in (Reason.ACTIVE, Reason.STALLED))  # superseded at a later try
     )
     return sorted((verdict.workload for verdict in uncertain), key=sort_key)

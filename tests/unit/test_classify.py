@@ -17,8 +17,8 @@ from include.kpo_cleanup.classify import (
     classify,
     find_successors,
     incomplete_keys,
-    keys_needing_records,
     possible_successors,
+    record_keys,
     uncertain_workloads,
     with_plain_tasks,
 )
@@ -1320,6 +1320,10 @@ class TestCompleted:
         assert_zombie(classify_pod(long_ago, TaskInstance("failed"), ttl_seconds_after_finished=DAY), Reason.COMPLETED)
 
 
+def keys_needing_records(snapshot: Snapshot) -> set[TaskInstanceKey]:
+    return record_keys(snapshot, uncertain_workloads(snapshot))
+
+
 def keys_to_complete(snapshot: Snapshot) -> list[TaskInstanceKey]:
     return incomplete_keys(snapshot.task_instances, uncertain_workloads(snapshot))
 
@@ -1342,6 +1346,9 @@ class TestTaskSdk:
         [
             pytest.param("failed", {}, {}, True, id="of a zombie"),
             pytest.param("failed", {"containers": (ended(since=NOW),)}, {}, True, id="of a settling pod"),
+            pytest.param(
+                "failed", {"kind": "Job", "containers": (ended(since=NOW),)}, {}, True, id="of a settling Job"
+            ),
             pytest.param("success", {"phase": "Succeeded", "containers": ()}, {}, True, id="that dates a pod"),
             pytest.param(
                 "failed", {"phase": "Failed"}, {"delete_unmatched_pods": True}, True, id="of an unmatched pod"
@@ -1397,6 +1404,7 @@ class TestRecord:
         [
             pytest.param(FINISHED, {}, True, id="the record of a zombie is needed"),
             pytest.param(make_ti(ended=NOW), {}, True, id="the record of a settling pod is needed"),
+            pytest.param(make_ti(ended=NOW), {"kind": "Job"}, True, id="the record of a settling Job is needed"),
             pytest.param(FINISHED, {"phase": "Succeeded"}, True, id="the record of a completed zombie is needed"),
             pytest.param(SECOND_TRY, {"already_checked": True}, True, id="the record of a superseded pod is needed"),
             pytest.param(
