@@ -24,6 +24,10 @@ BENCH_PACKAGES = $(shell sed '/^\#/d' bench/requirements.txt)
 # These tests spend half of their time waiting. Each process has its own Airflow, servers and ports.
 PARALLEL := -n 3 --dist loadfile
 
+# Container images often set this variable. Each of the hundreds of Airflow processes would then spend ten seconds on
+# compiling the same modules.
+unexport PYTHONDONTWRITEBYTECODE
+
 # A tier runs on both generations of Airflow, or only on the one that AIRFLOW=3 or AIRFLOW=2 selects.
 GENERATIONS = $(or $(AIRFLOW),3 2)
 
@@ -70,12 +74,10 @@ cluster:
 check: lint types
 	@HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-default} $(MAKE) --no-print-directory unit ARGS=--cov
 
-# Few examples of each property; `make check` has more. Bytecode is stored in .work/ even if the environment sets
-# PYTHONDONTWRITEBYTECODE, because otherwise compiling takes a third of the time.
+# Few examples of each property; `make check` has more.
 unit:
-	@python=$$(scripts/unit-env $(DATE)) && HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-quick} PYTHONDONTWRITEBYTECODE= \
-		PYTHONPYCACHEPREFIX="$(CURDIR)/.work/bytecode" $$python -m pytest -n 2 $(or $(call given,T,"$(T)"),tests/unit) \
-		$(call given,K,-k "$(K)") $(call given,ARGS,$(ARGS))
+	@python=$$(scripts/unit-env $(DATE)) && HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-quick} \
+		$$python -m pytest -n 2 $(or $(call given,T,"$(T)"),tests/unit) $(call given,K,-k "$(K)") $(call given,ARGS,$(ARGS))
 
 test: unit test-servers $(GENERATIONS:%=test-airflow-%)
 
