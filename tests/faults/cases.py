@@ -23,6 +23,7 @@ import pytest
 from aiohttp import web
 from sqlalchemy import column, create_engine, insert, table, text
 
+from include.kpo_cleanup import tasks, xcom
 from include.kpo_cleanup.config import read_settings
 from include.kpo_cleanup.constants import Reason
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
@@ -66,6 +67,7 @@ class Does(StrEnum):
     LIST_GIVES_UP = "Skips the namespace at once."
     LIST_RESTARTS = f"Restarts the listing up to {MAX_RESTARTS} times, then skips the namespace."
     RUN_FAILS = "`list_pods` fails without a retry. Nothing is deleted."
+    TASK_FAILS = "The task fails before its first request. Nothing is deleted."
     REAP_STOPS = "`reap` fails before its first deletion."
     DELETE_RETRIES = f"Makes {POLICY.attempts} attempts, then the pod is `failed`."
     DELETE_FAILS = "The pod is `failed` at once."
@@ -893,6 +895,13 @@ def _source_of_type(conn_type: str) -> Any:
         return source.fetch([TaskInstanceKey("orders", "extract", "run_1")])
 
 
+def _pull_a_missing_xcom() -> Any:
+    with pytest.MonkeyPatch.context() as airflow:
+        ti = SimpleNamespace(xcom_pull=lambda task_ids: None)
+        airflow.setattr(tasks, "get_current_context", lambda: {"ti": ti})
+        return tasks.pull_return_values("list_pods")
+
+
 _NO_CLIENT = "connection 'gpu' provides no Kubernetes client: "
 SETUP_CASES = [
     SetupCase(
@@ -936,9 +945,26 @@ SETUP_CASES = [
         "Check the zombies in the log of `classify`. If they may go, trigger one run with `max_delete_percent=100`.",
         lambda: find_surge([], 15, 20, Settings(max_delete_percent=50)),
     ),
+    SetupCase(
+        "missing-xcom",
+        "the XCom of an earlier task is missing",
+        Does.TASK_FAILS,
+        "this run has no XCom of list_pods: a later run or an XCom cleanup deleted it; clear list_pods and …",
+        "Trigger a new run. After clearing a task of an old run, nothing is lost: later runs do its work.",
+        _pull_a_missing_xcom,
+    ),
+    SetupCase(
+        "other-version",
+        "kpo_cleanup was upgraded during the run",
+        Does.TASK_FAILS,
+        "the XCom of list_pods was written by kpo_cleanup 0.2.0, but this is …",
+        "Nothing: the next run succeeds.",
+        partial(xcom.load_listing, {"version": "0.2.0"}),
+    ),
 ]
 _SETUP_INTRODUCTION = """Most are final: Airflow does not retry the task. In the message of a run, an invalid setting is
-followed by its remedy."""
+followed by its remedy. Before Airflow 2.9, MySQL and MariaDB store at most 64 KB per XCom: a task with a longer result
+fails with `the XCom with … is too long`, and the message says what to narrow."""
 
 
 _OWNER = {"apiVersion": "batch/v1", "kind": "Job", "name": "nightly", "uid": "7f0b2c1e-5f1c-4c3e-9d53-9a1b2c3d4e5f"}
@@ -1056,7 +1082,7 @@ def _table(cases: Iterable[Case | ConnectionCase | SourceCase | SetupCase]) -> l
 def render() -> str:
     """Return the content of docs/faults.md."""
     sections: list[tuple[str, str, list[str]]] = [
-        ("Settings and connections", _SETUP_INTRODUCTION, _table(SETUP_CASES)),
+        ("Settings, connections and XComs", _SETUP_INTRODUCTION, _table(SETUP_CASES)),
         (
             "Reaching the API server",
             "These make the listing fail; what follows is in the next section.",
