@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -104,7 +105,8 @@ def _kill_all(folder: Path, sessions: set[int]) -> None:
         if not processes:
             return
         for process in processes:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # it has ended since
+                process.kill()
         psutil.wait_procs(processes, timeout=1)
 
 
@@ -116,7 +118,7 @@ def _is_child_process(process: psutil.Process, folder: Path, sessions: set[int])
             and process.status() != psutil.STATUS_ZOMBIE
             and Path(process.cwd()).is_relative_to(folder)
         )
-    except (psutil.Error, ProcessLookupError, PermissionError):
+    except (psutil.Error, OSError):  # while a process ends, psutil passes on that its files are missing
         return False
 
 
