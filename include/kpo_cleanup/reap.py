@@ -68,11 +68,11 @@ BATCH = 100  # maximum number of pods that share one snapshot
 MAX_QUERY_FAILURES = 10  # consecutive failures of single-pod queries before the source is considered dead
 MAX_QUERY_SECONDS = 60  # the same, by the total seconds of at least three such failures
 MAX_SNAPSHOT_AGE = 5.0  # seconds; nothing is deleted on older evidence
-MAX_FAILURES = 5  # consecutive failures before a namespace comes last and is only probed, at random
-MAX_NAMESPACES = 5  # namespaces with the same failure before one failure is enough in any other
-MAX_PROBES = 30  # pods of a failing namespace to try before the rest is left: only some of them may fail
+MAX_FAILURES = 5  # consecutive failures before a namespace comes last and only random pods of it are tried
+MAX_NAMESPACES = 5  # namespaces with the same failure before a single failure counts as MAX_FAILURES elsewhere
+MAX_PROBES = 30  # pods to try in a failing namespace before the others are left: perhaps only some fail
 MAX_TERMINATION = 2  # seconds to wait for responses after SIGTERM: Airflow 3 kills the task after 5
-MAX_SILENT = 2 * CONCURRENT_DELETES  # consecutive pods without a response before the run ends; half of them random
+MAX_SILENT = 2 * CONCURRENT_DELETES  # consecutive pods without a response to any attempt before the run ends
 MAX_LOG_SECONDS = 30  # seconds for the logs of all batches: a hanging kubelet must not delay every small batch
 MAX_CONFLICTS = 4  # rereads of a pod or its successor before the pod is given up
 
