@@ -37,14 +37,15 @@ GENERATIONS = $(or $(AIRFLOW),3 2)
 help:
 	@echo "Everyday"
 	@echo "  make check          lint, types, and unit with the test coverage of include/: before every commit"
-	@echo "  make unit           the tests that need neither Airflow nor a server (T=path K=expression ARGS=--lf)"
+	@echo "  make unit           the tests that need neither Airflow nor a server"
 	@echo "  make test           all tests on Airflow $(AIRFLOW_2) and $(AIRFLOW_3) that need no external server"
 	@echo "  make lint types format"
 	@echo "  make demo           watch zombie pods being deleted while live ones stay (KEEP=1 leaves the UI running;"
 	@echo "                      KUBECONFIG=… NAMESPACE=… uses your own cluster)"
 	@echo "  make cluster        run the embedded cluster for kubectl"
 	@echo "  make clean          remove .work/ and dist/"
-	@echo "Tiers (those 'on both' run on one Airflow with AIRFLOW=2 or AIRFLOW=3)"
+	@echo "Tiers (those 'on both' run on one Airflow with AIRFLOW=2 or AIRFLOW=3; T=path K=expression ARGS=--lf select tests"
+	@echo "of unit, test-servers, test-airflow-3, test-airflow-2 and any tier but test-matrix)"
 	@echo "  make test-matrix    the DAG's tests on every supported Airflow (ROWS=… selects rows)"
 	@echo "  make test-cluster   the tests against a real kube-apiserver (built with Go the first time)"
 	@echo "  make test-rest      the REST API as source, with real API servers of the oldest and the newest Airflow 3"
@@ -63,6 +64,9 @@ help:
 # Only values on make's command line count, so that an exported KUBECONFIG does not run the demo on a real cluster.
 given = $(if $(filter command line,$(origin $(1))),$(2))
 
+# The tests that T, K and ARGS select, or else all tests of a tier.
+selected = $(or $(call given,T,"$(T)"),$(1)) $(call given,K,-k "$(K)") $(call given,ARGS,$(ARGS))
+
 demo:
 	@python=$$($(ENV_3)) && exec $$python -m demo $(call given,KEEP,--keep) \
 		$(call given,KUBECONFIG,--kubeconfig "$(KUBECONFIG)") $(call given,NAMESPACE,--namespace "$(NAMESPACE)")
@@ -77,51 +81,53 @@ check: lint types
 # Few examples of each property; `make check` has more.
 unit:
 	@python=$$(scripts/unit-env $(DATE)) && HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-quick} \
-		$$python -m pytest -n 2 $(or $(call given,T,"$(T)"),tests/unit) $(call given,K,-k "$(K)") $(call given,ARGS,$(ARGS))
+		$$python -m pytest -n 2 $(call selected,tests/unit)
 
 test: unit test-servers $(GENERATIONS:%=test-airflow-%)
 
 # The tests of the embedded cluster and of network faults do not depend on Airflow, so one Airflow is enough.
 test-servers:
 	@python=$$($(ENV_3)) && echo "Tests of servers and faults on Airflow $(AIRFLOW_3)" && \
-		$$python -m pytest $(PARALLEL) tests --ignore tests/unit --ignore tests/airflow --ignore tests/dag
+		$$python -m pytest $(PARALLEL) $(call selected,tests --ignore tests/unit --ignore tests/airflow --ignore tests/dag)
 
 TESTS_3 := tests/airflow tests/dag
 TESTS_2 := $(TESTS_3) tests/test_metrics.py tests/faults/test_operator_histories.py
 test-airflow-%:
-	@python=$$($(ENV_$*)) && echo "Tests on Airflow $(AIRFLOW_$*)" && $$python -m pytest $(PARALLEL) $(TESTS_$*)
+	@python=$$($(ENV_$*)) && echo "Tests on Airflow $(AIRFLOW_$*)" && \
+		$$python -m pytest $(PARALLEL) $(call selected,$(TESTS_$*))
 
 test-matrix:
 	@python3 -m tests.matrix $(ROWS)
 
 test-cluster:
 	@python=$$($(ENV_3)) && $$python -m tests.control_plane --controller-manager && \
-		$$python -m pytest $(PARALLEL) tests -m cluster
+		$$python -m pytest $(PARALLEL) $(call selected,tests) -m cluster
 
 test-rest: test-rest-3 test-rest-3_0
 test-rest-%:
 	@python=$$($(ENV_REST_$*)) && echo "REST API of Airflow $(subst _,.,$*)" && \
-		$$python -m pytest $(PARALLEL) tests/rest -m rest
+		$$python -m pytest $(PARALLEL) $(call selected,tests/rest) -m rest
 
 test-real: $(GENERATIONS:%=test-real-%)
 test-real-%:
 	@scripts/debian-packages '/usr/lib/postgresql/*/bin/initdb=postgresql' mariadbd=mariadb-server \
 		mariadb_config=libmariadb-dev promtool=prometheus
 	@python=$$($(ENV_REAL_$*)) && echo "Real runs on Airflow $(AIRFLOW_$*)" && \
-		$$python -m pytest $(PARALLEL) tests/real -m real
+		$$python -m pytest $(PARALLEL) $(call selected,tests/real) -m real
 
 test-install: $(GENERATIONS:%=test-install-%)
 test-install-%:
 	@scripts/debian-packages git=git
 	@python=$$($(ENV_$*)) && echo "Installing on Airflow $(AIRFLOW_$*)" && \
-		$$python -m pytest $(PARALLEL) tests/install -m install
+		$$python -m pytest $(PARALLEL) $(call selected,tests/install) -m install
 
 # The tests take screenshots.
 test-ui: $(GENERATIONS:%=test-ui-%)
 	@echo "The screenshots are in .work/screenshots/"
 test-ui-%:
 	@scripts/debian-packages chromium=chromium
-	@python=$$($(ENV_$*)) && echo "The UI of Airflow $(AIRFLOW_$*)" && $$python -m pytest tests/ui -m ui
+	@python=$$($(ENV_$*)) && echo "The UI of Airflow $(AIRFLOW_$*)" && \
+		$$python -m pytest $(call selected,tests/ui) -m ui
 
 pictures: test-ui-3
 	@cp .work/screenshots/$(AIRFLOW_3)/pictures/*.png docs/images/

@@ -78,7 +78,7 @@ def _start(terminal: Terminal, stack: ExitStack, options: argparse.Namespace) ->
         terminal.info(f"using your own cluster ({kubeconfig}), only namespace {name}")
         # The namespace may contain other KPO pods, which the cleanup must not select.
         cleanup_options = {"label_selector": dag_selector(DAG_ID)}
-        # It may not have a Spark operator.
+        # Not every cluster has a Spark operator.
         tasks, variables = [task for task in TASKS if not task.needs_spark_operator], {}
     else:
         cluster = stack.enter_context(EmbeddedCluster([NAMESPACE], speed=1, controllers=True, spark_operator=True))

@@ -99,7 +99,7 @@ class Container:
 def phase(policy: str, inits: list[Container], containers: list[Container], *, ended: bool) -> str:
     """Return the pod's phase, as the kubelet's `getPhase` does.
 
-    `ended` means that no container is restarted, whatever the policy.
+    If `ended` is true, no container will be restarted, whatever the restart policy is.
     """
     if any(c.exit_code for c in inits) and (policy == "Never" or ended):
         return "Failed"
@@ -114,7 +114,7 @@ def phase(policy: str, inits: list[Container], containers: list[Container], *, e
 
 
 def conditions(phase: str, inits: list[Container], containers: list[Container], before: Json) -> list[Json]:
-    """Return the pod's conditions. A condition that has not changed since the status `before` keeps its time."""
+    """Return the pod's conditions. One that is the same in `before`, the previous status, keeps its transition time."""
     unready = [c.name for c in containers if not c.running]
     reason = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}.get(phase, "ContainersNotReady")
     not_ready = {"reason": reason, "message": f"containers with unready status: [{' '.join(unready)}]"}

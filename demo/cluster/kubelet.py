@@ -112,14 +112,14 @@ class Kubelet(BackgroundServer):
         await self._client.request("PATCH", f"/api/v1/nodes/{self._name}/status", {"status": status})
 
     async def _watch_pods(self) -> None:
-        async for kind, found in self._client.follow("/api/v1/pods"):
-            if kind == "LISTED":
+        async for event, found in self._client.follow("/api/v1/pods"):
+            if event == "LISTED":
                 present = {pod["metadata"]["uid"] for pod in found["items"]}
                 for uid in self._workers.keys() - present:
                     self._workers.pop(uid).abort()
                 for pod in found["items"]:
                     self._observe(pod)
-            elif kind == "DELETED":
+            elif event == "DELETED":
                 if worker := self._workers.pop(found["metadata"]["uid"], None):
                     worker.abort()
             else:
@@ -139,7 +139,7 @@ class Kubelet(BackgroundServer):
         self._workers[uid].observe(pod)
 
     async def _bind(self, pod: Json) -> None:
-        """Bind a pod to this node. The server refuses a pod that has been bound or deleted, as intended."""
+        """Bind a pod to this node. The server may reject the binding, because the pod has been bound or deleted."""
         name, namespace, uid = (pod["metadata"][key] for key in ("name", "namespace", "uid"))
         target = {"apiVersion": "v1", "kind": "Node", "name": self._name}
         binding = {"metadata": {"name": name, "uid": uid}, "target": target}

@@ -60,13 +60,13 @@ class SparkOperator(BackgroundServer):
         await self._client.close()
 
     async def _follow_applications(self) -> None:
-        async for kind, found in self._client.follow(f"{_APPLICATIONS}/{SPARK_APPLICATIONS.plural}"):
-            for app in found["items"] if kind == "LISTED" else [found]:
+        async for event, found in self._client.follow(f"{_APPLICATIONS}/{SPARK_APPLICATIONS.plural}"):
+            for app in found["items"] if event == "LISTED" else [found]:
                 self._enqueue(app["metadata"]["namespace"], app["metadata"]["name"])
 
     async def _follow_drivers(self) -> None:
-        async for kind, found in self._client.follow("/api/v1/pods", "spark-role=driver"):
-            for pod in found["items"] if kind == "LISTED" else [found]:
+        async for event, found in self._client.follow("/api/v1/pods", "spark-role=driver"):
+            for pod in found["items"] if event == "LISTED" else [found]:
                 for owner in pod["metadata"].get("ownerReferences") or []:
                     self._enqueue(pod["metadata"]["namespace"], owner["name"])
 

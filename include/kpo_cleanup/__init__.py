@@ -1,6 +1,6 @@
 """Find and delete zombies: pods of the KubernetesPodOperator whose task instance no longer needs them.
 
-The modules, in the order in which a run uses them:
+The modules, by layer, and within a layer about in the order in which a run uses them:
 
 ``dag``                            build a DAG of four tasks from settings
 ``tasks``                          the four tasks
@@ -51,10 +51,11 @@ The modules, in the order in which a run uses them:
 ``diagnosis``                      why a zombie was left behind, and what prevents the next one
 ``surge``                          refuse to delete an implausible share of the pods
 ``reap``                           verify again, delete, account for every pod
-``termination``                    end it early on SIGTERM
-``results``                        the results of that
-``xcom_retention``                 delete the inputs of an earlier run
+``termination``                    end ``reap`` early on SIGTERM
+``results``                        what ``reap`` did with each zombie
+
 ``xcom``                           what passes between the tasks
+``xcom_retention``                 delete what passed between the tasks of an earlier run
 ``report``                         what people read in the log
 ``metrics``                        what goes to Airflow's metrics, for alerts
 """

@@ -27,10 +27,10 @@ def with_records(
 ) -> Snapshot:
     """Return the snapshot with records, tries and ends, oldest pods first, for as many zombies as this run may delete.
 
-    In the second half of the time, the rounds are random: otherwise, if the records of very many old pods keep them,
-    every run would read these again, and no run the records of younger zombies.
+    In the second half of the time, rounds are chosen at random. Otherwise, if there are very many old pods that their
+    records keep, every run would spend its time on them and never reach younger zombies.
 
-    The pods of other rounds are left to later runs: a record that was not read must not count as none.
+    Pods whose round was not reached are left for later runs, because their records may keep them.
     """
     workloads, started, elapsed = uncertain_workloads(snapshot), monotonic(), 0.0
     records: dict[TaskInstanceKey, Record] = {}
@@ -40,7 +40,7 @@ def with_records(
         part = workloads[start : start + round_size]
         records.update(read_records(snapshot, part, source))
         task_instances = source.complete(snapshot.task_instances, incomplete_keys(snapshot.task_instances, part))
-        # Each remaining round ends where the next one starts.
+        # The start and the end of each remaining round. The end of the last one may be missing.
         unread = [sort_key(first) for left in starts for first in workloads[left : left + round_size + 1 : round_size]]
         snapshot = replace(snapshot, task_instances=task_instances, records=records, unread=unread)
         if sum(verdict.is_zombie for verdict in classify(snapshot)) >= snapshot.settings.max_deletes:

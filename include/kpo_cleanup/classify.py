@@ -36,8 +36,8 @@ class Snapshot:
     :param workloads: all that were listed, including those that are not classified.
     :param now: epoch seconds; classification uses no other clock.
     :param records: no entry where the operator left none.
-    :param unread: the ``sort_key`` of the first pod whose record was not read, of the next one whose record was read,
-        and so on in turn; empty if all were read.
+    :param unread: ranges of pods, sorted by ``sort_key``, whose records were not read. The keys alternate: a range
+        starts at each key with an even index, and ends before the next key. Empty if all records were read.
     """
 
     workloads: Sequence[Workload]
@@ -72,7 +72,8 @@ def with_plain_tasks(keys: Iterable[TaskInstanceKey]) -> set[TaskInstanceKey]:
 def uncertain_workloads(snapshot: Snapshot) -> list[Workload]:
     """Return the pods whose verdict a record, a try or an end could change, now or later; the oldest first.
 
-    With ``delete_unmatched_pods``, these can make a zombie of a completed pod that the policies would keep.
+    With ``delete_unmatched_pods``, they include completed pods that ``delete_completed_pods`` and
+    ``delete_pods_on_failure`` keep: a record can show that such a pod is unmatched, and then it is deleted.
     """
     settings = snapshot.settings
     if settings.delete_unmatched_pods:
@@ -134,7 +135,7 @@ class Classifier:
         return verdict._replace(eligible_at=None)
 
     def _awaits_record(self, workload: Workload) -> bool:
-        """Return whether nobody has read the record that could keep this pod."""
+        """Return whether this pod has a task instance whose record, which could keep the pod, was not read."""
         is_unread = bisect_right(self._snapshot.unread, sort_key(workload)) % 2 == 1
         return is_unread and workload.key in self._snapshot.task_instances.found
 
@@ -339,9 +340,9 @@ def find_successors(workloads: Iterable[Workload], task_instances: TaskInstances
 
 
 def possible_successors(workloads: Iterable[Workload]) -> list[Workload]:
-    """Return the pods that can be a successor or a label mismatch: of those that differ in neither, only the youngest.
+    """Return the pods that can change the verdict on another pod: as its successor, or as one whose labels differ.
 
-    The others of a task instance, of which there may be thousands, change no verdict but their own.
+    Of the pods with the same try and the same ``adoption_key``, of which there may be thousands, this is the youngest.
     """
     youngest: dict[Hashable, Workload] = {}
     for workload in workloads:
@@ -415,7 +416,7 @@ def _has_running_sidecars(workload: Workload, settings: Settings, now: int) -> b
 
 
 def _hanging_rule(workload: Workload, settings: Settings, now: int) -> Rule:
-    """Return the rule by which a task hangs on a pod that cannot move any more, or that of any active pod."""
+    """Return the rule for a pod on which its task is waiting in vain, or ``Rule.ACTIVE`` for any other active pod."""
     if workload.deletion_deadline is not None:
         return Rule.OVERDUE  # the deadline has passed, or the pod would be terminating
     if _has_running_sidecars(workload, settings, now):
@@ -438,7 +439,7 @@ def _unadopted_rule(workload: Workload, ti: TaskInstance, settings: Settings, no
 
 
 def _completed_policy(workload: Workload, ended: int | None, settings: Settings, now: int) -> Policy:
-    """Return the setting that decides about a completed one, which uses no compute and may be needed for debugging."""
+    """Return the setting that decides about a completed pod, which uses no compute and may be needed for debugging."""
     ttl = settings.ttl_seconds_after_finished
     is_expired = ttl is not None and ended is not None and now - ended > ttl
     if is_expired or not kind_of(workload).has_completion_options:

@@ -253,7 +253,7 @@ def _until_old_enough(pod: Workload) -> str:
 
 
 def _is_ordinary(pod: Workload) -> bool:
-    """Return whether its main container is running or has succeeded, so that neither image nor node is to blame."""
+    """Return whether its main container is running or has succeeded, so neither image nor node is to blame."""
     main = pod.main
     is_well = main is not None and not main.restarts and (main.state == "running" or main.exit_code == 0)
     return is_well and not pod.phase_reason and pod.deletion_deadline is None

@@ -50,7 +50,7 @@ def send_results(dag_id: str, results: Sequence[Result], settings: Settings, now
     """Send the number of zombies of each outcome, what was deleted by DAG, and the age of the oldest that stays."""
     counts = Counter(result.outcome for result in results)
     oldest = _max_age((result.verdict for result in results if result.outcome in _STAYS), now)
-    # Each outcome: a server sees an increase only of a counter that it already knows.
+    # Each outcome, even with 0, because a monitoring system misses the first increase of a counter that is new to it.
     add_to_counters({f"outcome.{outcome.value}": counts[outcome] for outcome in Outcome}, {"dag_id": dag_id})
     if not settings.dry_run:
         set_gauges({"oldest_zombie_seconds": oldest}, {"dag_id": dag_id})

@@ -68,11 +68,11 @@ BATCH = 100  # maximum number of pods that share one snapshot
 MAX_QUERY_FAILURES = 10  # consecutive failures of single-pod queries before the source is considered dead
 MAX_QUERY_SECONDS = 60  # the same, by the total seconds of at least three such failures
 MAX_SNAPSHOT_AGE = 5.0  # seconds; nothing is deleted on older evidence
-MAX_FAILURES = 5  # consecutive failures before a namespace comes last and is only probed, at random
-MAX_NAMESPACES = 5  # namespaces with the same failure before one failure is enough in any other
-MAX_PROBES = 30  # pods of a failing namespace to try before the rest is left: only some of them may fail
+MAX_FAILURES = 5  # consecutive failures before a namespace comes last and only random pods of it are tried
+MAX_NAMESPACES = 5  # namespaces with the same failure before a single failure counts as MAX_FAILURES elsewhere
+MAX_PROBES = 30  # pods to try in a failing namespace before the others are left: perhaps only some fail
 MAX_TERMINATION = 2  # seconds to wait for responses after SIGTERM: Airflow 3 kills the task after 5
-MAX_SILENT = 2 * CONCURRENT_DELETES  # consecutive pods without a response before the run ends; half of them random
+MAX_SILENT = 2 * CONCURRENT_DELETES  # consecutive pods without a response to any attempt before the run ends
 MAX_LOG_SECONDS = 30  # seconds for the logs of all batches: a hanging kubelet must not delay every small batch
 MAX_CONFLICTS = 4  # rereads of a pod or its successor before the pod is given up
 
@@ -86,7 +86,7 @@ _Steps = Generator[_Request, Any, T]  # receives the response to each request, o
 
 
 @dataclass
-class _Candidate:
+class _Target:
     """A pod that may be deleted, and what was tried so far. Times are of the monotonic clock."""
 
     verdict: Verdict  # the latest
@@ -127,7 +127,7 @@ class _Snapshot:
     """
 
     taken_at: float
-    batch: Sequence[_Candidate]
+    batch: Sequence[_Target]
     task_instances: TaskInstances
     records: Mapping[TaskInstanceKey, Record]
     classifiers: dict[TaskInstanceKey, Classifier]
@@ -205,77 +205,77 @@ class _Reaper:
 
     def run(self, zombies: Sequence[Verdict], namespaces: Collection[str]) -> list[Result]:
         """Account for every zombie, in their order."""
-        candidates = [_Candidate(zombie) for zombie in zombies]
+        targets = [_Target(zombie) for zombie in zombies]
         self._noun = common_noun(zombie.workload for zombie in zombies)
-        for candidate in candidates:
-            self._check_scope(candidate, namespaces)
+        for target in targets:
+            self._check_scope(target, namespaces)
         try:
-            self._list_again(_pending(candidates))
-            why_left = self._delete_in_batches(candidates)
-            for candidate in _pending(candidates):
-                why = why_left or self._why_left(candidate)
-                outcome = Outcome.FAILED if candidate.lost else Outcome.LEFT_FOR_NEXT_RUN
-                self._settle(candidate, outcome, why, candidate.lost)
-            self._resolve_lost(_lost(candidates))
+            self._list_again(_pending(targets))
+            why_left = self._delete_in_batches(targets)
+            for target in _pending(targets):
+                why = why_left or self._why_left(target)
+                outcome = Outcome.FAILED if target.lost else Outcome.LEFT_FOR_NEXT_RUN
+                self._conclude(target, outcome, why, target.lost)
+            self._resolve_lost(_lost(targets))
         except Terminated:
-            self._end_early(candidates, TERMINATED)
+            self._end_early(targets, TERMINATED)
         except CallerNotRunning:
-            self._end_early(candidates, ENDED)
-        results = [candidate.result for candidate in candidates if candidate.result]
+            self._end_early(targets, ENDED)
+        results = [target.result for target in targets if target.result]
         self._log_results([result for result in results if result.outcome in _NOT_DELETED])
         return results
 
-    def _end_early(self, candidates: list[_Candidate], why: KpoCleanupError) -> None:
-        """Settle everything without another request: the task may have been marked as failed to stop the deletions."""
+    def _end_early(self, targets: list[_Target], why: KpoCleanupError) -> None:
+        """Give every pod a result without another request: the task may have been marked as failed to stop it."""
         log.warning("%s", why)
-        for candidate in _pending(candidates):
-            self._settle(candidate, Outcome.LEFT_FOR_NEXT_RUN, why.summary, why)
-        for candidate in _lost(candidates):
-            self._settle(candidate, Outcome.UNKNOWN, f"the {candidate.workload.noun} was not read", candidate.lost)
+        for target in _pending(targets):
+            self._conclude(target, Outcome.LEFT_FOR_NEXT_RUN, why.summary, why)
+        for target in _lost(targets):
+            self._conclude(target, Outcome.UNKNOWN, f"the {target.workload.noun} was not read", target.lost)
 
-    def _check_scope(self, candidate: _Candidate, namespaces: Collection[str]) -> None:
-        namespace = candidate.workload.namespace
+    def _check_scope(self, target: _Target, namespaces: Collection[str]) -> None:
+        namespace = target.workload.namespace
         in_scope = namespace in namespaces or ALL_NAMESPACES in namespaces
         if not in_scope or namespace in self._settings.excluded():
             summary = f"refusing to delete: namespace {namespace!r} is not in this run's scope"
             error = KpoCleanupError(summary, remedy="check whether the XCom of classify was modified")
-            self._settle(candidate, Outcome.FAILED, error=error)
+            self._conclude(target, Outcome.FAILED, error=error)
 
-    def _list_again(self, candidates: list[_Candidate]) -> None:
-        namespaces = sorted({candidate.workload.namespace for candidate in candidates})
+    def _list_again(self, targets: list[_Target]) -> None:
+        namespaces = sorted({target.workload.namespace for target in targets})
         if not namespaces:
             return
-        log.info("%s to verify in %s", count(candidates, "zombie"), count(namespaces, "namespace"))
+        log.info("%s to verify in %s", count(targets, "zombie"), count(namespaces, "namespace"))
         self._listed_at = self._monotonic()  # all pages show the cluster as it was at the first one
-        uids, keys = ({getattr(c.workload, name) for c in candidates} for name in ("uid", "key"))
+        uids, keys = ({getattr(c.workload, name) for c in targets} for name in ("uid", "key"))
         try:
             listing = self._cluster.list_workloads(
                 namespaces,
                 self._settings.label_selector,
                 must_exist=False,  # the pods of a namespace that was deleted are gone
                 keep=lambda workload: workload.uid in uids or workload.key in keys,
-                known=[candidate.workload for candidate in candidates],
+                known=[target.workload for target in targets],
             )
         except Exception as error:  # whatever it is, there must be a report
             listing = Listing(errors_by_namespace=dict.fromkeys(namespaces, _to_error(error)))
         for workload in listing.workloads:
             self._workloads[workload.key][workload.uid] = self._by_name[workload.record_name] = workload
         by_uid = {(workload.namespace, workload.uid): workload for workload in listing.workloads}
-        for candidate in candidates:
-            namespace = candidate.workload.namespace
-            listed = by_uid.get((namespace, candidate.workload.uid))
+        for target in targets:
+            namespace = target.workload.namespace
+            listed = by_uid.get((namespace, target.workload.uid))
             if listed is not None:
-                candidate.verdict = candidate.verdict._replace(workload=listed)
-            elif namespace in listing.errors_by_namespace or candidate.workload.uid in listing.unread:
-                why = listing.errors_by_namespace.get(namespace) or listing.unread[candidate.workload.uid]
-                self._settle(candidate, Outcome.FAILED, NOT_LISTED, why)
+                target.verdict = target.verdict._replace(workload=listed)
+            elif namespace in listing.errors_by_namespace or target.workload.uid in listing.unread:
+                why = listing.errors_by_namespace.get(namespace) or listing.unread[target.workload.uid]
+                self._conclude(target, Outcome.FAILED, NOT_LISTED, why)
             else:
-                self._settle(candidate, Outcome.ALREADY_GONE, f"the {candidate.workload.noun} is no longer listed")
+                self._conclude(target, Outcome.ALREADY_GONE, f"the {target.workload.noun} is no longer listed")
 
-    def _delete_in_batches(self, candidates: list[_Candidate]) -> str:
-        """Delete batch by batch, and return why all pending candidates are left, if they have one reason."""
+    def _delete_in_batches(self, targets: list[_Target]) -> str:
+        """Delete batch by batch, and return why all pending targets are left, if they have one reason."""
         with _threads() as pool:
-            pending = candidates
+            pending = targets
             while pending := _pending(pending):
                 if self._given_up >= MAX_SILENT:
                     return NO_RESPONSE
@@ -291,11 +291,11 @@ class _Reaper:
                     )
                 if not batch:
                     waiting = [
-                        candidate
-                        for candidate in chain(self._healthy(pending), self._probes(pending))
-                        if candidate.is_counted or room > 0
+                        target
+                        for target in chain(self._healthy(pending), self._probes(pending))
+                        if target.is_counted or room > 0
                     ]
-                    if not waiting and self._release_lost(candidates):
+                    if not waiting and self._release_lost(targets):
                         continue
                     if not waiting:
                         return ""
@@ -317,13 +317,13 @@ class _Reaper:
                 if self._monotonic() - now < MAX_SNAPSHOT_AGE / 4:
                     self._size = min(2 * self._size, self._batch_size)
                 self._silent = 0
-                _run(pool, (self._process(candidate, snapshot, is_probing) for candidate in batch))
+                _run(pool, (self._process(target, snapshot, is_probing) for target in batch))
                 if self._unlogged:
                     self._log_results()
                     self._log_progress(pending)
         return ""
 
-    def _read_logs(self, batch: Iterable[_Candidate]) -> None:
+    def _read_logs(self, batch: Iterable[_Target]) -> None:
         """Log the last lines of what the pods of a batch have logged, before the snapshot, which must be fresh.
 
         A log that cannot be read in time is left out, because it must not delay the deletion.
@@ -338,81 +338,81 @@ class _Reaper:
             for request in wait(requests, LOG_TIMEOUT).not_done:
                 request.cancel()
         self._log_seconds += self._monotonic() - started
-        for request, candidate in requests.items():
-            candidate.log = ()
+        for request, target in requests.items():
+            target.log = ()
             error = request.exception() if request.done() and not request.cancelled() else SLOW_LOG
             if error is None:
-                candidate.log = tuple(request.result())
-                for line in log_lines(candidate.workload, candidate.log) if candidate.log else ():
+                target.log = tuple(request.result())
+                for line in log_lines(target.workload, target.log) if target.log else ():
                     log.info("%s", line)
             elif not isinstance(error, NotFound):
                 self._retry_policy.warn_once(_to_error(error), "its last lines are not saved")
 
-    def _healthy(self, pending: Iterable[_Candidate]) -> Iterable[_Candidate]:
-        """Return the candidates in namespaces without trouble."""
-        healthy = (candidate for candidate in pending if not self._is_in_trouble(candidate))
+    def _healthy(self, pending: Iterable[_Target]) -> Iterable[_Target]:
+        """Return the targets in namespaces where deletions do not keep failing."""
+        healthy = (target for target in pending if not self._is_in_trouble(target))
         if max(self._namespaces_with.values(), default=0) < MAX_NAMESPACES:
             return healthy
-        return sorted(healthy, key=lambda candidate: candidate.rank)  # so that few of one namespace are tried at once
+        return sorted(healthy, key=lambda target: target.rank)  # so that few of one namespace are tried at once
 
-    def _probes(self, pending: Iterable[_Candidate]) -> list[_Candidate]:
-        """Return the candidates that probe namespaces in trouble: the untried first, at random."""
-        probes: list[_Candidate] = []
+    def _probes(self, pending: Iterable[_Target]) -> list[_Target]:
+        """Return the targets that probe namespaces where deletions keep failing: the untried first, at random."""
+        probes: list[_Target] = []
         untried: Counter[str] = Counter()
-        for candidate in sorted(filter(self._is_in_trouble, pending), key=lambda c: (c.attempts, c.rank)):
-            namespace = candidate.workload.namespace
+        for target in sorted(filter(self._is_in_trouble, pending), key=lambda c: (c.attempts, c.rank)):
+            namespace = target.workload.namespace
             trouble = self._troubles[namespace]
-            if candidate.attempts or len(trouble.probed) + untried[namespace] < trouble.max_probes:
-                untried[namespace] += not candidate.attempts
-                probes.append(candidate)
+            if target.attempts or len(trouble.probed) + untried[namespace] < trouble.max_probes:
+                untried[namespace] += not target.attempts
+                probes.append(target)
         return probes
 
-    def _by_dag(self, candidates: Iterable[_Candidate]) -> Iterable[_Candidate]:
-        """Order candidates so that a small batch is about few DAGs, and those whose queries failed come last.
+    def _by_dag(self, targets: Iterable[_Target]) -> Iterable[_Target]:
+        """Order targets so that a small batch is about few DAGs, and those whose queries failed come last.
 
         Once queries fail, the order of the DAGs is random, so that no run begins with the failures of the last one.
         """
         if self._size == self._batch_size and not self._failed_dags:
-            return candidates
+            return targets
         order: Mapping[str, float] = self._dag_ranks
         if not self._failed_dags:
-            candidates = list(candidates)
-            order = {dag_id: n for n, dag_id in enumerate(dict.fromkeys(c.workload.dag_id for c in candidates))}
-        return sorted(candidates, key=lambda c: (self._failed_dags[c.workload.dag_id], order[c.workload.dag_id]))
+            targets = list(targets)
+            order = {dag_id: n for n, dag_id in enumerate(dict.fromkeys(c.workload.dag_id for c in targets))}
+        return sorted(targets, key=lambda c: (self._failed_dags[c.workload.dag_id], order[c.workload.dag_id]))
 
-    def _record_failed_query(self, batch: list[_Candidate], error: KpoCleanupError, seconds: float) -> None:
+    def _record_failed_query(self, batch: list[_Target], error: KpoCleanupError, seconds: float) -> None:
         """Shrink the next batches, because a slow source can answer a smaller query and one pod may be the cause."""
-        if len({candidate.workload.key for candidate in batch}) > 1:
+        if len({target.workload.key for target in batch}) > 1:
             self._retry_policy.warn_once(error, "querying fewer task instances at a time")
             self._size = len(batch) // 2 if isinstance(error, TooSlow) else 1
             return
         self._failed_queries.append(seconds)
         self._failed_dags[batch[0].workload.dag_id] += 1
-        for candidate in batch:
-            self._settle(candidate, Outcome.FAILED, error=error)
+        for target in batch:
+            self._conclude(target, Outcome.FAILED, error=error)
 
     def _source_is_dead(self) -> bool:
         failures, seconds = len(self._failed_queries), sum(self._failed_queries)
         return failures >= MAX_QUERY_FAILURES or (failures >= 3 and seconds > MAX_QUERY_SECONDS)
 
-    def _is_in_trouble(self, candidate: _Candidate) -> bool:
-        trouble = self._troubles.get(candidate.workload.namespace)
+    def _is_in_trouble(self, target: _Target) -> bool:
+        trouble = self._troubles.get(target.workload.namespace)
         if trouble is None:
             return False
         is_widespread = self._namespaces_with[trouble.error.signature] >= MAX_NAMESPACES
         return trouble.in_a_row >= (1 if is_widespread else MAX_FAILURES)
 
-    def _why_left(self, candidate: _Candidate) -> str:
+    def _why_left(self, target: _Target) -> str:
         if self._counted < self._settings.max_deletes:
-            return f"deletions in its namespace fail: {self._troubles[candidate.workload.namespace].error.cause}"
+            return f"deletions in its namespace fail: {self._troubles[target.workload.namespace].error.cause}"
         return f"max_deletes={self._settings.max_deletes} was reached"
 
-    def _take_snapshot(self, batch: Sequence[_Candidate]) -> _Snapshot:
+    def _take_snapshot(self, batch: Sequence[_Target]) -> _Snapshot:
         """Query Airflow for task instances, and for the records that matter: a retry may have another pod.
 
         :raises TooSlow: if the answer is too old by the time it arrives.
         """
-        keys = {candidate.workload.key for candidate in batch}
+        keys = {target.workload.key for target in batch}
         queried, taken_at = sorted(with_plain_tasks(keys)), self._monotonic()
         task_instances = self._source.fetch(queried)
         records: Mapping[TaskInstanceKey, Record] = {}
@@ -423,7 +423,7 @@ class _Reaper:
             if self._monotonic() - taken_at > MAX_SNAPSHOT_AGE / 5:
                 taken_at = self._monotonic()
                 task_instances = self._source.fetch(queried)
-        if incomplete_keys(task_instances, [candidate.workload for candidate in batch]):
+        if incomplete_keys(task_instances, [target.workload for target in batch]):
             uncertain = uncertain_workloads(self._combine(batch, task_instances, {}))
             task_instances = self._source.complete(task_instances, incomplete_keys(task_instances, uncertain))
         classifier = Classifier(self._combine(batch, task_instances, records))
@@ -437,15 +437,15 @@ class _Reaper:
         return snapshot
 
     def _combine(
-        self, batch: Sequence[_Candidate], task_instances: TaskInstances, records: Mapping[TaskInstanceKey, Record]
+        self, batch: Sequence[_Target], task_instances: TaskInstances, records: Mapping[TaskInstanceKey, Record]
     ) -> Snapshot:
         """Return a snapshot of these pods and of those that can change their verdicts, as they were last read."""
         workloads: dict[str, Workload] = {}
-        for candidate in batch:
-            of_task = self._workloads[candidate.workload.key]
-            if candidate.workload.uid in of_task:
-                workloads[candidate.workload.uid] = of_task[candidate.workload.uid]
-        for key in {candidate.workload.key for candidate in batch}:
+        for target in batch:
+            of_task = self._workloads[target.workload.key]
+            if target.workload.uid in of_task:
+                workloads[target.workload.uid] = of_task[target.workload.uid]
+        for key in {target.workload.key for target in batch}:
             if key not in self._successors:
                 self._successors[key] = possible_successors(self._workloads[key].values())
             workloads.update({workload.uid: workload for workload in self._successors[key]})
@@ -459,41 +459,41 @@ class _Reaper:
     def _has_expired(self, snapshot: _Snapshot) -> bool:
         return self._monotonic() - snapshot.taken_at > MAX_SNAPSHOT_AGE
 
-    def _process(self, candidate: _Candidate, snapshot: _Snapshot, is_probing: bool) -> _Steps[None]:
-        if self._is_in_trouble(candidate):
+    def _process(self, target: _Target, snapshot: _Snapshot, is_probing: bool) -> _Steps[None]:
+        if self._is_in_trouble(target):
             if not is_probing:
                 return
-            self._troubles[candidate.workload.namespace].probed.add(candidate.workload.uid)
+            self._troubles[target.workload.namespace].probed.add(target.workload.uid)
         try:
-            yield from self._verify_and_delete(candidate, snapshot)
+            yield from self._verify_and_delete(target, snapshot)
         except Exception as exception:  # whatever it is, there must be a report
             error = _to_error(exception)
-            candidate.lost = error if candidate.lost is IN_FLIGHT else candidate.lost
-            self._settle(candidate, Outcome.FAILED, error=error)
+            target.lost = error if target.lost is IN_FLIGHT else target.lost
+            self._conclude(target, Outcome.FAILED, error=error)
 
-    def _verify_and_delete(self, candidate: _Candidate, snapshot: _Snapshot) -> _Steps[None]:
+    def _verify_and_delete(self, target: _Target, snapshot: _Snapshot) -> _Steps[None]:
         """Reclassify the pod and delete it if it is still a zombie. Leave it pending if the snapshot has expired."""
-        key = candidate.workload.key
+        key = target.workload.key
         while self._is_responding() and not self._has_expired(snapshot):
-            verdict, earlier = snapshot.classifiers[key].classify(candidate.workload), candidate.verdict
+            verdict, earlier = snapshot.classifiers[key].classify(target.workload), target.verdict
             verdict = verdict._replace(link=earlier.link if verdict.raw_ids == earlier.raw_ids else "")
             successor = self._stale_successor(verdict, snapshot.classifiers[key])
             if successor is not None:
                 yield from self._read_again(successor)
             elif not verdict.is_zombie:
-                candidate.verdict = verdict
-                self._settle(candidate, Outcome.SPARED)
+                target.verdict = verdict
+                self._conclude(target, Outcome.SPARED)
                 return
             else:
-                candidate.verdict = verdict
-                has_changed = yield from self._delete(candidate)
+                target.verdict = verdict
+                has_changed = yield from self._delete(target)
                 if not has_changed:
                     return
-            candidate.conflicts += 1
-            if candidate.conflicts > MAX_CONFLICTS:
-                what = f"the {candidate.workload.noun} or its successor"
+            target.conflicts += 1
+            if target.conflicts > MAX_CONFLICTS:
+                what = f"the {target.workload.noun} or its successor"
                 raise KubernetesError(f"{what} was read {MAX_CONFLICTS} times and keeps changing")
-            if candidate.workload.key != key:
+            if target.workload.key != key:
                 return  # the snapshot may not cover that task instance
             alike = [other for other in snapshot.batch if other.workload.key == key]
             changed = self._combine(alike, snapshot.task_instances, snapshot.records)
@@ -525,117 +525,115 @@ class _Reaper:
                 self._successors[workload.key] = possible_successors([*self._successors[workload.key], workload])
         return workload
 
-    def _delete(self, candidate: _Candidate) -> _Steps[bool]:
+    def _delete(self, target: _Target) -> _Steps[bool]:
         """Delete a zombie, and return whether it has changed and must be classified again instead."""
         if self._settings.dry_run:
-            self._count(candidate)
-            grace_period = self._expected_grace_period(candidate.verdict)
+            self._count(target)
+            grace_period = self._expected_grace_period(target.verdict)
             deadline = int(self._clock()) + grace_period if grace_period else None
-            self._settle(candidate, Outcome.WOULD_DELETE, deadline=deadline)
+            self._conclude(target, Outcome.WOULD_DELETE, deadline=deadline)
             return False
-        if not candidate.attempts:
-            candidate.first_attempt = self._monotonic()
-        lost, candidate.lost = candidate.lost, IN_FLIGHT
+        if not target.attempts:
+            target.first_attempt = self._monotonic()
+        lost, target.lost = target.lost, IN_FLIGHT
         try:
-            accepted = yield partial(self._cluster.delete, candidate.workload, self._grace_period(candidate.verdict))
+            accepted = yield partial(self._cluster.delete, target.workload, self._grace_period(target.verdict))
         except Conflict as conflict:
-            candidate.lost = lost
-            return (yield from self._resolve_conflict(candidate, conflict))
+            target.lost = lost
+            return (yield from self._resolve_conflict(target, conflict))
         except NotFound:
-            self._settle_gone(candidate)
+            self._conclude_gone(target)
         except KubernetesError as error:
-            candidate.lost = error if error.outcome_unknown else lost
-            self._record_failure(candidate, error)
+            target.lost = error if error.outcome_unknown else lost
+            self._record_failure(target, error)
             return False
         else:
-            self._count(candidate)
-            self._settle_accepted(candidate, accepted)
+            self._count(target)
+            self._conclude_accepted(target, accepted)
         self._silent = self._given_up = 0
-        self._troubles.pop(candidate.workload.namespace, None)
+        self._troubles.pop(target.workload.namespace, None)
         return False
 
-    def _resolve_conflict(self, candidate: _Candidate, conflict: Conflict) -> _Steps[bool]:
+    def _resolve_conflict(self, target: _Target, conflict: Conflict) -> _Steps[bool]:
         """Read the pod after a 409, and return whether it has changed and must be classified again."""
-        old = candidate.workload
+        old = target.workload
         workload = yield from self._read_again(old)
-        if workload is None or (workload.uid != old.uid and candidate.is_counted):
-            self._settle_gone(candidate)
+        if workload is None or (workload.uid != old.uid and target.is_counted):
+            self._conclude_gone(target)
         elif workload.uid != old.uid:
-            self._settle(candidate, Outcome.SPARED, f"another {old.noun} has its name now")
+            self._conclude(target, Outcome.SPARED, f"another {old.noun} has its name now")
         elif workload.resource_version == old.resource_version:
-            self._settle(candidate, Outcome.FAILED, error=conflict)  # refused for another reason
+            self._conclude(target, Outcome.FAILED, error=conflict)  # refused for another reason
         else:
-            candidate.verdict = candidate.verdict._replace(workload=workload)
+            target.verdict = target.verdict._replace(workload=workload)
             return True
         return False
 
-    def _record_failure(self, candidate: _Candidate, error: KubernetesError) -> None:
-        """Take in a deletion that failed: schedule another attempt, or settle it."""
+    def _record_failure(self, target: _Target, error: KubernetesError) -> None:
+        """Process a failed deletion: schedule another attempt, or record the failure."""
         if error.outcome_unknown:
-            self._count(candidate)
+            self._count(target)
             self._lost_at = self._monotonic()
         if error.is_retryable:
             now = self._monotonic()
-            candidate.attempts += 1
+            target.attempts += 1
             self._silent = 0 if error.has_response else self._silent + 1
-            self._record_trouble(candidate, error)
-            delay = self._retry_policy.next_delay(error, candidate.attempts, now - candidate.first_attempt)
+            self._record_trouble(target, error)
+            delay = self._retry_policy.next_delay(error, target.attempts, now - target.first_attempt)
             if delay is not None:
-                candidate.not_before = now + delay
+                target.not_before = now + delay
                 self._retry_policy.warn_once(error, "retrying")
                 return
             self._given_up = 0 if error.has_response else self._given_up + 1
         else:
             self._silent = self._given_up = 0
             if isinstance(error, AdmissionDenied):  # it concerns only this pod
-                self._troubles.pop(candidate.workload.namespace, None)
+                self._troubles.pop(target.workload.namespace, None)
             else:
-                self._record_trouble(candidate, error)
-        self._settle(candidate, Outcome.FAILED, error=error)
+                self._record_trouble(target, error)
+        self._conclude(target, Outcome.FAILED, error=error)
 
-    def _record_trouble(self, candidate: _Candidate, error: KubernetesError) -> None:
-        trouble = self._troubles.setdefault(candidate.workload.namespace, _Trouble(error))
+    def _record_trouble(self, target: _Target, error: KubernetesError) -> None:
+        trouble = self._troubles.setdefault(target.workload.namespace, _Trouble(error))
         trouble.error = error
         trouble.in_a_row += 1
         trouble.may_pass |= error.is_retryable and error.has_response
         if trouble.in_a_row == MAX_FAILURES:
             self._namespaces_with[error.signature] += 1
 
-    def _resolve_lost(self, candidates: list[_Candidate]) -> None:
+    def _resolve_lost(self, targets: list[_Target]) -> None:
         """Find out what became of pods whose deletion may have been carried out although its response was lost."""
-        if not candidates:
+        if not targets:
             return
         time.sleep(max(0.0, self._lost_at + self._delete_timeout - self._monotonic()))
         self._silent = 0
         with _threads() as pool:
-            _run(pool, map(self._read_lost, candidates))
+            _run(pool, map(self._read_lost, targets))
 
-    def _release_lost(self, candidates: list[_Candidate]) -> bool:
+    def _release_lost(self, targets: list[_Target]) -> bool:
         """Find out which deletions that count were not carried out, so that untried pods can take their places."""
         before = self._counted
-        self._resolve_lost(_lost(candidates))
+        self._resolve_lost(_lost(targets))
         return self._counted < before
 
-    def _read_lost(self, candidate: _Candidate) -> _Steps[None]:
+    def _read_lost(self, target: _Target) -> _Steps[None]:
         """Read a pod, and keep its result only if its deletion was not carried out."""
-        before = candidate.workload
+        before = target.workload
         try:
             if self._silent:
                 raise KubernetesError("not read", cause=NO_RESPONSE)
             workload = yield from self._read_again(before)
         except Exception as error:
             self._silent += not getattr(error, "has_response", True)
-            self._settle(candidate, Outcome.UNKNOWN, f"the {before.noun} could not be read: {error}", candidate.lost)
+            self._conclude(target, Outcome.UNKNOWN, f"the {before.noun} could not be read: {error}", target.lost)
             return
-        was_overdue = candidate.verdict.is_zombie and before.deletion_deadline is not None
+        was_overdue = target.verdict.is_zombie and before.deletion_deadline is not None
         if workload is None or workload.uid != before.uid:
-            self._settle_gone(candidate)
+            self._conclude_gone(target)
         elif workload.deletion_deadline is not None and not was_overdue:
-            self._settle_accepted(
-                candidate, DeleteResult.from_accepted(workload.finalizers, workload.deletion_deadline)
-            )
-        elif candidate.result:
-            candidate.lost, candidate.is_counted = None, False
+            self._conclude_accepted(target, DeleteResult.from_accepted(workload.finalizers, workload.deletion_deadline))
+        elif target.result:
+            target.lost, target.is_counted = None, False
             self._counted -= 1
 
     def _grace_period(self, verdict: Verdict) -> int:
@@ -655,33 +653,33 @@ class _Reaper:
         requested = self._grace_period(verdict)
         return workload.grace_period if requested < 0 else requested
 
-    def _count(self, candidate: _Candidate) -> None:
-        self._counted += not candidate.is_counted
-        candidate.is_counted = True
+    def _count(self, target: _Target) -> None:
+        self._counted += not target.is_counted
+        target.is_counted = True
 
-    def _settle_gone(self, candidate: _Candidate) -> None:
-        """Settle a pod that does not exist: an earlier attempt whose response was lost may have deleted it."""
-        if candidate.is_counted:
-            self._settle(candidate, Outcome.DELETED)
+    def _conclude_gone(self, target: _Target) -> None:
+        """Record the result of a pod that no longer exists: an attempt whose response was lost may have deleted it."""
+        if target.is_counted:
+            self._conclude(target, Outcome.DELETED)
         else:
-            self._settle(candidate, Outcome.ALREADY_GONE, f"the {candidate.workload.noun} no longer exists")
+            self._conclude(target, Outcome.ALREADY_GONE, f"the {target.workload.noun} no longer exists")
 
-    def _settle_accepted(self, candidate: _Candidate, accepted: DeleteResult) -> None:
-        self._settle(candidate, accepted.outcome, accepted.detail, deadline=accepted.deadline)
+    def _conclude_accepted(self, target: _Target, accepted: DeleteResult) -> None:
+        self._conclude(target, accepted.outcome, accepted.detail, deadline=accepted.deadline)
 
-    def _settle(
+    def _conclude(
         self,
-        candidate: _Candidate,
+        target: _Target,
         outcome: Outcome,
         detail: str = "",
         error: KpoCleanupError | None = None,
         deadline: int | None = None,
     ) -> None:
         """Record a result. One that says that a pod was deleted, or may have been, is logged after the batch."""
-        candidate.result = Result(candidate.verdict, outcome, detail, error, deadline, candidate.log or ())
+        target.result = Result(target.verdict, outcome, detail, error, deadline, target.log or ())
         self._deleted += outcome is Outcome.DELETED
         if outcome not in _NOT_DELETED:
-            self._unlogged.append(candidate.result)
+            self._unlogged.append(target.result)
 
     def _log_results(self, others: Iterable[Result] = ()) -> None:
         """Log the latest results by outcome: if the worker is killed, the log still shows what was done.
@@ -696,9 +694,9 @@ class _Reaper:
             for line in () if outcome in _NOT_LOGGED else result_lines(results):
                 log.log(_LEVELS.get(outcome, logging.INFO), "%s", line)
 
-    def _log_progress(self, candidates: list[_Candidate]) -> None:
-        pending, room = _pending(candidates), self._settings.max_deletes - self._counted
-        to_go = min(len(pending), room + sum(candidate.is_counted for candidate in pending))
+    def _log_progress(self, targets: list[_Target]) -> None:
+        pending, room = _pending(targets), self._settings.max_deletes - self._counted
+        to_go = min(len(pending), room + sum(target.is_counted for target in pending))
         if to_go > 0 and not self._settings.dry_run:
             log.info("%s deleted so far, %s to go", pluralize(self._deleted, self._noun), f"{to_go:,}")
 
@@ -749,25 +747,25 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=False)
 
 
-def _lost(candidates: Iterable[_Candidate]) -> list[_Candidate]:
+def _lost(targets: Iterable[_Target]) -> list[_Target]:
     """Return those that may have been deleted although no response confirms it."""
-    return [c for c in candidates if c.lost and c.result and c.result.outcome in _NOT_DELETED]
+    return [c for c in targets if c.lost and c.result and c.result.outcome in _NOT_DELETED]
 
 
-def _pending(candidates: Iterable[_Candidate]) -> list[_Candidate]:
-    return [candidate for candidate in candidates if candidate.result is None]
+def _pending(targets: Iterable[_Target]) -> list[_Target]:
+    return [target for target in targets if target.result is None]
 
 
-def _next_batch(pending: Iterable[_Candidate], size: int, room: int, now: float) -> list[_Candidate]:
-    """Return the next candidates that are due: those that count already, and as many others as there is room for."""
-    batch: list[_Candidate] = []
-    for candidate in pending:
+def _next_batch(pending: Iterable[_Target], size: int, room: int, now: float) -> list[_Target]:
+    """Return the next targets that are due: those that count already, and as many others as there is room for."""
+    batch: list[_Target] = []
+    for target in pending:
         if len(batch) == size:
             break
-        if candidate.not_before > now or not (candidate.is_counted or room > 0):
+        if target.not_before > now or not (target.is_counted or room > 0):
             continue
-        room -= not candidate.is_counted
-        batch.append(candidate)
+        room -= not target.is_counted
+        batch.append(target)
     return batch
 
 

@@ -146,9 +146,10 @@ def kept_lines(verdicts: Iterable[Verdict]) -> Iterator[str]:
 
 
 def due_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
-    """Return when the first and the last of the pods that are only kept for now will be deleted."""
+    """Return, for each reason, when the first and the last of the pods that are only kept for now will be deleted."""
     lines = []
-    for reason, hint in ((Reason.SETTLING, "settle_seconds=0 deletes them now"), (Reason.TERMINATING, "")):
+    for reason in Reason:
+        hint = "settle_seconds=0 deletes them now" if reason is Reason.SETTLING else ""
         due = [v.eligible_at for v in verdicts if v.reason is reason and v.eligible_at is not None]
         if due:
             first, last = (_time(time, now) for time in (min(due), max(due)))

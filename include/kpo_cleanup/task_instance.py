@@ -13,7 +13,7 @@ from .identity import TaskInstanceKey
 class TaskInstance(NamedTuple):
     """A task instance as a source reports it; fields that the source does not know are None."""
 
-    state: str | None  # None is a state too: that of a task instance that was just cleared
+    state: str | None  # None is a state as well: the task instance was just cleared
     try_number: int | None = None
     ended: int | None = None  # epoch seconds
     operator: str | None = None  # the class name, for display only: it proves nothing about a pod
@@ -33,7 +33,7 @@ class RawIds(NamedTuple):
 
 
 class CallerTaskInstance(NamedTuple):
-    """The cleanup's own task instance: a source that does not show it running is another Airflow's, or stale."""
+    """The cleanup's own task instance. A source that does not show it as running is stale or of another Airflow."""
 
     dag_id: str
     task_id: str
@@ -55,13 +55,13 @@ class TaskInstances:
     found: Mapping[TaskInstanceKey, TaskInstance] = field(default_factory=dict)
     unresolved: Mapping[TaskInstanceKey, str] = field(default_factory=dict)
     raw_ids: Mapping[TaskInstanceKey, tuple[RawIds, ...]] = field(default_factory=dict)  # the ids behind the keys
-    try_number_may_lag: bool = False  # whether one that was marked failed while deferred may have a try number too low
+    try_number_may_lag: bool = False  # whether try numbers may be one too low: of those marked failed while deferred
 
     @classmethod
     def from_found(
         cls, found: Iterable[Found], unresolved: Mapping[TaskInstanceKey, str], *, try_number_may_lag: bool = False
     ) -> TaskInstances:
-        """Combine what a source found: ids with the same label value share a key, and rows may come twice."""
+        """Combine what a source found. Several task instances may share a key, and one may be found twice."""
         task_instances: dict[TaskInstanceKey, TaskInstance] = {}
         raw_ids: dict[TaskInstanceKey, tuple[RawIds, ...]] = {}
         for key, ids, ti in found:
@@ -74,12 +74,12 @@ class TaskInstances:
 
 
 class RecordKeys(NamedTuple):
-    """The XComs in which an operator records its workload."""
+    """The keys of the XComs in which an operator records its workload."""
 
     name: str
     namespace: str
-    result: str = ""  # the object as its operator last saw it: without a status if the operator did not wait for it
-    prefix: str = ""  # prefix of workload names in a ``Record``; same as in ``str(workload)``
+    result: str = ""  # of the object as the operator last saw it, which has no status if the operator did not wait
+    prefix: str = ""  # of the names in a ``Record``, such as "Job "; the same as in ``str(workload)``
 
     @property
     def xcoms(self) -> list[str]:
@@ -94,11 +94,11 @@ POD_RECORD = RecordKeys("pod_name", "pod_namespace")
 class Record:
     """The workloads that the operator recorded for a task instance in its XComs, such as ``pod_name``."""
 
-    workloads: frozenset[str] = frozenset()  # namespace/name, or only the name if no namespace was recorded
+    workloads: frozenset[str] = frozenset()  # prefix and namespace/name, or without the namespace if none was recorded
     problem: str = ""  # why the record could not be read
     is_detached: bool = False  # whether the operator ended without waiting for its workload
 
 
 def prefer_active(one: TaskInstance, other: TaskInstance) -> TaskInstance:
-    """Return the one of two task instances with the same key that decides: the active one, else the last to end."""
+    """Return which of two task instances with the same key counts: an active one, else the one that ended last."""
     return max(one, other, key=lambda ti: (ti.is_active, ti.ended or 0))

@@ -34,8 +34,8 @@ def raise_on_sigterm() -> Iterator[None]:
 def without_sigterm() -> Iterator[None]:
     """Postpone SIGTERM to the end of the block, which must be short.
 
-    Each request to Airflow 3's supervisor needs it. The SDK takes whatever response comes next, so that the response to
-    an interrupted request would be taken for that to the next one, which stores the report.
+    Each request to Airflow 3's supervisor needs it. The SDK takes whatever response comes next: it would take the
+    response to an interrupted request for the response to the next one, which stores the report.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

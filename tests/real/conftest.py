@@ -1,7 +1,7 @@
 """A real Airflow with PostgreSQL and LocalExecutor on the embedded cluster, and the evidence of its runs.
 
 These tests are about real schedulers, workers and databases, for which the embedded cluster is sufficient:
-`tests/contract` verifies that it behaves like a real kube-apiserver, and `tests/dag` that both yield the same results.
+`tests/contract` verifies that it behaves like a real kube-apiserver, and `tests/dag` runs on either with equal results.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Witness:
     def _describe(self, name: str) -> Deletion | None:
         pods = self._core.list_namespaced_pod("airflow").items
         labels = next((pod.metadata.labels for pod in pods if pod.metadata.name == name), None)
-        if labels is None:  # the operator was faster
+        if labels is None:  # the operator has deleted the pod in the meantime
             return None
         [ti] = [
             ti

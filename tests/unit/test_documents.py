@@ -37,7 +37,7 @@ def _default(name: str) -> str:
 
 
 def test_the_labels_of_the_cluster_are_those_of_the_code() -> None:
-    listed = document("docs/concepts.md").partition("those that start with ")[2].partition(". A pod that")[0]
+    listed = document("docs/concepts.md").partition("those that start with ")[2].partition("\n\n")[0]
     assert tuple(re.findall(r"`(\S+)`", listed)) == CLUSTER_LABEL_PREFIXES
 
 

@@ -317,12 +317,15 @@ class TestDue:
     )
     def test_the_log_shows_when_the_pods_that_are_kept_for_now_will_be_deleted(self, due: list[int], when: str) -> None:
         settling = [kept(Rule.SETTLING)._replace(eligible_at=time) for time in due]
-        terminating = [verdict._replace(reason=Reason.TERMINATING) for verdict in settling]
-        assert due_lines([*settling, kept(Rule.SETTLING), *terminating], NOW) == [
+        assert due_lines([*settling, kept(Rule.SETTLING)], NOW) == [
             f"{len(due)} settling: due {when}; a later run deletes them",
             "    settle_seconds=0 deletes them now",
-            f"{len(due)} terminating: due {when}; a later run deletes them",
         ]
+
+    @pytest.mark.parametrize("rule", [rule for rule in Rule if rule is not Rule.SETTLING])
+    def test_pods_that_are_kept_for_now_are_mentioned_whatever_the_reason(self, rule: Rule) -> None:
+        lines = due_lines([kept(rule)._replace(eligible_at=NOW)], NOW)
+        assert lines == [f"1 {rule.reason.value}: due after 12:00:00 UTC; a later run deletes them"]
 
     def test_pods_that_are_never_eligible_are_not_mentioned(self) -> None:
         assert due_lines([kept(Rule.SETTLING), kept(), make_verdict()], NOW) == []

@@ -1,7 +1,7 @@
 """One request to the Kubernetes API, and its errors.
 
 The provider's own helpers are not used for requests: its ``delete_pod`` sends no preconditions, and it retries after
-409. After a failed precondition that is the opposite of what is wanted.
+409, although a pod that fails a precondition has changed and must not be deleted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _STATUS_ERRORS = {400: BadRequest, 403: Forbidden, 404: NotFound, 409: Conflict, 410: Expired}
 
-# How the API server words a denial by admission. The authorizer's begins with the user: "… is forbidden: User …".
+# Matches the message of a denial by admission control, but not one by the authorizer: "… is forbidden: User …".
 _DENIED = re.compile(
     r"""(?:[a-z.]+ "[^"]*" is forbidden: (?!User ")|(?=admission webhook "))"""
     r"""(?P<by>admission webhook "[^"]*"|ValidatingAdmissionPolicy '[^']*')?"""
@@ -43,9 +43,9 @@ _FAILED_WEBHOOK = re.compile(
     r"""failed calling (?P<admission>webhook "[^"]{1,253}")|(?P<conversion>conversion webhook for [\w./-]{1,253})"""
 )
 
-# urllib3 puts its own object before the reason why there is no connection.
+# The representation of its connection pool, which urllib3 prefixes to the reason of an error.
 _CLIENT_PREFIX = re.compile(r"^\w+\(host=.*?\): (Failed to establish a new connection: \[Errno \d+\] )?")
-# What to do if there is no answer, by a part of the reason; with the name of the connection filled in.
+# Remedies if there is no response, by a substring of the reason. {connection} stands for Airflow's connection.
 _OUTAGES = {
     "refused": "check that the API server is running, or correct the host of {connection}",
     "resolve": "check that DNS works, or correct the host of {connection}",
@@ -96,10 +96,10 @@ def send(
 ) -> dict[str, Any]:
     """Send one request, and return the JSON object of the response.
 
-    :param operation: of which errors say that it failed, such as ``listing pods``.
+    :param operation: what errors report as failed, such as ``listing pods``.
     :param call: a method of the Kubernetes client.
     :param conn_id: the connection of that client, which errors name.
-    :param decode: raises ValueError for what is not JSON.
+    :param decode: decodes the body, and raises ValueError if it is not JSON.
     :raises ApiStatusError: if the API server refuses the request.
     :raises UnexpectedResponse: if something other than an API server responds.
     :raises RetryableApiError: if there is no response, or one that asks to retry later.
@@ -149,13 +149,13 @@ def _to_outage(operation: str, conn_id: str, error: Any) -> RetryableApiError:
 def _to_api_error(operation: str, error: Any) -> KubernetesError:
     """Convert an exception of the client to an error of this package, with the server's own message."""
     content = None
-    with suppress(TypeError, ValueError):  # not from the API server; the message shows what it is
+    with suppress(TypeError, ValueError):  # the body is not JSON, so it is not the API server's
         content = json.loads(error.body)
     status: dict[str, Any] = content if isinstance(content, dict) else {}
     message = str(status.get("message") or "") or printable(error.body or "")
     cause = f"{error.status} {error.reason}"
     denial = _DENIED.match(message) if status.get("kind") == "Status" else None
-    if denial:  # first, because a webhook may choose any status, such as that of an object that is gone
+    if denial:  # checked before the status, because a webhook may deny a request with any status, even 404
         by = denial["by"] or "the admission plugin"
         return AdmissionDenied(operation, cause=f"{cause}, by {by}", denied_by=by, server_message=message)
     if error.status == 429 or error.status >= 500 or error.status == 0:

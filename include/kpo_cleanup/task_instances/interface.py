@@ -21,7 +21,7 @@ class TaskInstanceSource(Protocol):
         because the query for its DAG failed.
 
         :raises TaskInstanceSourceError: if the query failed for every DAG, or if the source does not show the cleanup's
-            own task instance running, so that its answers are another Airflow's or stale.
+            own task instance as running, which means that its answers are stale or of another Airflow.
         """
 
     def complete(self, task_instances: TaskInstances, keys: Collection[TaskInstanceKey]) -> TaskInstances:

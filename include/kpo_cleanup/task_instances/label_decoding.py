@@ -19,13 +19,13 @@ _RANDOM = string.ascii_letters + string.digits  # the characters of the random s
 
 @lru_cache(maxsize=CACHE_SIZE)
 def may_be_hashed(label: str) -> bool:
-    """Return whether the raw id may differ from this label value; a raw id can end like a hash as well."""
+    """Return whether the raw id may differ from this label value, which ends like a hash; so can a raw id itself."""
     return _HASHED.fullmatch(label) is not None
 
 
 @lru_cache(maxsize=CACHE_SIZE)
 def rebuild_run_id(label: str) -> str | None:
-    """Return the run_id behind a hashed label if its text determines it and its hash confirms it, else None."""
+    """Return the run_id behind a hashed label if it can be rebuilt from the label's text and matches its hash."""
     if not may_be_hashed(label):
         return None
     match = _FLATTENED_TIME.fullmatch(label[: -HASH_LENGTH - 1])

@@ -282,7 +282,7 @@ def _read_pages(
         while len(rows) < total:
             page, new_total = read(max(len(rows) - 1, 0))
             if new_total != total or len(page) < 2 or identity(page[0]) != identity(rows[-1]):
-                break  # a row was added or removed before this page, so that rows may have moved past it
+                break  # a row was added or removed before this page, so rows may have moved past it
             rows += page[1:]
         else:
             return rows

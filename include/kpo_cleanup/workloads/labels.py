@@ -17,7 +17,8 @@ KPO_LABEL = "kubernetes_pod_operator"
 SPARK_LABEL = "spark_kubernetes_operator"
 ID_LABELS = ("dag_id", "task_id", "run_id")
 CHECKED_LABEL = "already_checked"  # find_pod skips pods that carry it
-# The operators write these as well, but find_pod does not search by them, or the task instance key contains them.
+# Labels of the operators that do not distinguish the pods of a task instance: find_pod does not search by them, or they
+# are in its key.
 NOT_SEARCHED_BY = frozenset(
     {
         *ID_LABELS,
@@ -54,7 +55,7 @@ def task_fields(labels: Mapping[str, Any], marker: str = KPO_LABEL) -> dict[str,
     try_number, map_index = _label_number(labels, "try_number"), _label_number(labels, "map_index")
     problem = _label_problem(labels, marker, {"try_number": try_number, "map_index": map_index})
     return {
-        # Thousands of pods share these values, so that each is kept once.
+        # Kept once, because thousands of pods share these values.
         "dag_id": shared(labels.get("dag_id") or ""),
         "task_id": shared(labels.get("task_id") or ""),
         "run_id": shared(labels.get("run_id") or ""),
@@ -70,7 +71,7 @@ def protection(*sources: Mapping[str, Any]) -> str:
     """Return the annotation or label that protects an object, as key=value; empty if there is none."""
     for keys in sources:
         value = keys.get(PROTECT_KEY)
-        # Somebody who wrote "yes" or nothing meant it, so that anything but "false" protects the object.
+        # Anything but "false" protects the object, because somebody who set "yes", or no value, wants to keep it.
         if value is not None and str(value).strip().lower() != "false":
             return printable(f"{PROTECT_KEY}={value}")
     return ""
@@ -107,7 +108,7 @@ def _is_searched_by(label: str) -> bool:
 def _searched_labels(labels: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     searched = sorted((printable(name), printable(value)) for name, value in labels.items() if _is_searched_by(name))
     kept, others = searched[:MAX_ITEMS], searched[MAX_ITEMS:]
-    if others:  # a digest is equal or differs like the labels themselves
+    if others:  # the digests of two pods are equal if their other labels are
         kept.append((pluralize(len(others), "other label"), hashlib.sha256(repr(others).encode()).hexdigest()))
     return _share(tuple(kept))
 

@@ -55,7 +55,7 @@ def controller_of(metadata: Mapping[str, Any]) -> Owner | None:
 
 
 def shared(value: Any) -> str:
-    """Return a value as a text that many workloads share, once for all of them."""
+    """Return a value as a string that is kept once, because many workloads share it."""
     return _share_text(str(value))
 
 
