@@ -878,6 +878,14 @@ REST_CASES = [
 ]
 
 
+def _no_default_connection() -> Any:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", raising=False)
+        environment.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+        environment.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", "/no")
+        return KubeClient("kubernetes_default").list_workloads(["airflow"])
+
+
 def _connection(**extra: str) -> Any:
     """Use the connection `gpu`, after storing it if it has an extra."""
     with pytest.MonkeyPatch.context() as environment:
@@ -910,6 +918,15 @@ SETUP_CASES = [
         f"{_NO_CLIENT}…; create connection 'gpu', or correct kubernetes_conn_id",
         "Create the connection, or correct `kubernetes_conn_id`.",
         _connection,
+    ),
+    SetupCase(
+        "no-default-connection",
+        "a worker outside the cluster has no connection `kubernetes_default`",
+        Does.RUN_FAILS,
+        "connection 'kubernetes_default' provides no Kubernetes client: it does not exist, and …; "
+        "create connection 'kubernetes_default', with kube_config_path or kube_config",
+        "[Create the connection](installation.md#an-airflow-outside-the-cluster).",
+        _no_default_connection,
     ),
     SetupCase(
         "no-kubeconfig",
