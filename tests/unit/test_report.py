@@ -37,7 +37,7 @@ from include.kpo_cleanup.report import (
 from include.kpo_cleanup.results import NOT_LISTED, Result
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import RawIds
-from include.kpo_cleanup.text import LINE, wrap
+from include.kpo_cleanup.text import LINE, pluralize, wrap
 from include.kpo_cleanup.verdict import Evidence, Policy, Rule, Verdict
 from include.kpo_cleanup.workloads.workload import Container
 from tests.unit.builders import DAY, HOUR, NOW, make_pod, make_ti, make_verdict
@@ -318,11 +318,18 @@ class TestDue:
     def test_the_log_shows_when_the_pods_that_are_kept_for_now_will_be_deleted(self, due: list[int], when: str) -> None:
         settling = [kept(Rule.SETTLING)._replace(eligible_at=time) for time in due]
         terminating = [verdict._replace(reason=Reason.TERMINATING) for verdict in settling]
-        assert due_lines([*settling, kept(Rule.SETTLING), *terminating], NOW) == [
-            f"{len(due)} settling: due {when}; a later run deletes them",
-            "    settle_seconds=0 deletes them now",
-            f"{len(due)} terminating: due {when}; a later run deletes them",
+        assert due_lines([*settling, *terminating], NOW) == [
+            f"{pluralize(len(due), 'settling pod')}: due for deletion {when}",
+            "    left for a later run; settle_seconds=0 deletes now",
+            f"{pluralize(len(due), 'terminating pod')}: overdue {when}",
+            "    a later run deletes what still exists then",
         ]
+
+    def test_settling_pods_that_are_kept_after_that_are_not_counted_as_due(self) -> None:
+        due = kept(Rule.SETTLING)._replace(eligible_at=NOW + 61)
+        assert due_lines([due, kept(Rule.SETTLING)], NOW)[0] == (
+            "1 of 2 settling pods: due for deletion after 12:01:01 UTC"
+        )
 
     def test_pods_that_are_never_eligible_are_not_mentioned(self) -> None:
         assert due_lines([kept(Rule.SETTLING), kept(), make_verdict()], NOW) == []
