@@ -24,6 +24,7 @@ Forward = Callable[[], Awaitable[web.StreamResponse]]
 Fault = Callable[[web.Request, Forward], Awaitable[web.StreamResponse]]
 Upstream = Callable[[web.Request], Future[web.StreamResponse]]
 
+CLIENT_CLOSED_REQUEST = 499  # what proxies record; nobody receives it
 _HOP_BY_HOP = {"connection", "content-length", "content-encoding", "host", "transfer-encoding"}
 
 
@@ -117,7 +118,7 @@ class FaultProxy:
 
         async def forward() -> web.StreamResponse:
             if is_gone(request):  # a server cancels a request whose client has disconnected
-                return web.Response()
+                return web.Response(status=CLIENT_CLOSED_REQUEST)
             if callable(self._upstream):
                 return await asyncio.wrap_future(self._upstream(request))
             headers = {k: v for k, v in request.headers.items() if k.lower() not in _HOP_BY_HOP}

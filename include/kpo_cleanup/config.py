@@ -54,7 +54,7 @@ class ResolvedSettings:
         changed = [f"{text} ({self.origins[name]})" for name, text in shown.items() if name in self.origins]
         defaults = [text for name, text in shown.items() if name not in self.origins]
         first = f"kpo_cleanup {version} on Airflow {AIRFLOW_VERSION}, settings on this worker:"
-        return [*fill([first, *(changed or ["no changes"])]), *fill(["defaults:", *defaults])]
+        return [*fill([first, *(changed or ["no options set"])]), *fill(["defaults:", *defaults])]
 
     def add_error(self, name: str, value: Any, origin: str, remedy: str) -> None:
         """Record a rejected value. It is hidden if it does not belong to an option."""

@@ -148,13 +148,20 @@ def kept_lines(verdicts: Iterable[Verdict]) -> Iterator[str]:
 def due_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
     """Return, for each reason, when the first and the last of the pods that are only kept for now will be deleted."""
     lines = []
+    texts = {
+        Reason.SETTLING: ("due for deletion", "left for a later run; settle_seconds=0 deletes now"),
+        Reason.TERMINATING: ("overdue", "a later run deletes what still exists then"),
+    }
     for reason in Reason:
-        hint = "settle_seconds=0 deletes them now" if reason is Reason.SETTLING else ""
-        due = [v.eligible_at for v in verdicts if v.reason is reason and v.eligible_at is not None]
+        expected, hint = texts.get(reason, ("due for deletion", "left for a later run"))
+        alike = [verdict for verdict in verdicts if verdict.reason is reason]
+        due = [verdict.eligible_at for verdict in alike if verdict.eligible_at is not None]
         if due:
             first, last = (_time(time, now) for time in (min(due), max(due)))
             when = f"after {last}" if first == last else f"between {first} and {last}"
-            lines += [*wrap(f"{len(due):,} {reason.value}: due {when}; a later run deletes them"), *wrap(hint, INDENT)]
+            some = f"{len(due):,} of " if len(due) < len(alike) else ""
+            lines += wrap(f"{some}{count(alike, f'{reason.value} {_noun(alike)}')}: {expected} {when}")
+            lines += wrap(hint, INDENT)
     return lines
 
 

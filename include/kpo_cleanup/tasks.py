@@ -109,8 +109,8 @@ class Cleanup:
 
         It leads to the error, which Airflow may show in the same line.
         """
-        where = "without a report" if self._resolve().settings.dry_run else "before deleting anything"
-        return f"stopped {where}{' and will be retried' if will_retry else ''}:"
+        stopped = "dry run stopped" if self._resolve().settings.dry_run else "stopped before deleting anything"
+        return f"{stopped}{' and will be retried' if will_retry else ''}:"
 
     def list_pods(self) -> dict[str, Any]:
         """List the pods, before the task instances are queried: a pod created in between would look like a zombie.

@@ -377,4 +377,4 @@ class TestDescription:
         assert all(len(line) <= 100 for line in lines)
 
     def test_the_log_shows_that_no_value_was_set(self) -> None:
-        assert read_settings({}).describe("1.2.3")[0].endswith("settings on this worker: no changes")
+        assert read_settings({}).describe("1.2.3")[0].endswith("settings on this worker: no options set")

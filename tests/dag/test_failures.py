@@ -334,7 +334,7 @@ def test_a_temporary_error_is_retried_until_it_passes(
         (
             {},
             {"settle_second": 60, "dry_run": True},
-            ["AirflowFailException: stopped without a report: 1 invalid setting", "did you mean settle_seconds?"],
+            ["AirflowFailException: dry run stopped: 1 invalid setting", "did you mean settle_seconds?"],
         ),
         ({"AIRFLOW__KPO_CLEANUP__LABEL_SELECTOR": "a in ("}, {}, ["label_selector='a in (' was rejected"]),
         (

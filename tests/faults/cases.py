@@ -23,7 +23,7 @@ import pytest
 from aiohttp import web
 from sqlalchemy import column, create_engine, insert, table, text
 
-from include.kpo_cleanup import tasks, xcom
+from include.kpo_cleanup import xcom
 from include.kpo_cleanup.config import read_settings
 from include.kpo_cleanup.constants import Reason
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
@@ -49,6 +49,7 @@ from include.kpo_cleanup.task_instances.rest_api import RestApi
 from include.kpo_cleanup.task_instances.sdk_queries import SdkQueries
 from include.kpo_cleanup.task_instances.sql import TASK_INSTANCE, SqlSource, metadata_connection
 from include.kpo_cleanup.task_instances.task_sdk import TaskSdkSource
+from include.kpo_cleanup.tasks import pull_return_values
 from include.kpo_cleanup.workloads.labels import PROTECT_KEY
 from tests import proxy
 from tests.proxy import Fault
@@ -880,6 +881,14 @@ REST_CASES = [
 ]
 
 
+def _no_default_connection() -> Any:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", raising=False)
+        environment.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+        environment.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", "/no")
+        return KubeClient("kubernetes_default").list_workloads(["airflow"])
+
+
 def _connection(**extra: str) -> Any:
     """Use the connection `gpu`, after storing it if it has an extra."""
     with pytest.MonkeyPatch.context() as environment:
@@ -896,10 +905,11 @@ def _source_of_type(conn_type: str) -> Any:
 
 
 def _pull_a_missing_xcom() -> Any:
-    with pytest.MonkeyPatch.context() as airflow:
-        ti = SimpleNamespace(xcom_pull=lambda task_ids: None)
-        airflow.setattr(tasks, "get_current_context", lambda: {"ti": ti})
-        return tasks.pull_return_values("list_pods")
+    from airflow.sdk.execution_time.context import set_current_context  # Airflow 2 has none, and needs this module
+
+    context: Any = {"ti": SimpleNamespace(xcom_pull=lambda task_ids: None)}
+    with set_current_context(context):
+        return pull_return_values("list_pods")
 
 
 _NO_CLIENT = "connection 'gpu' provides no Kubernetes client: "
@@ -919,6 +929,15 @@ SETUP_CASES = [
         f"{_NO_CLIENT}…; create connection 'gpu', or correct kubernetes_conn_id",
         "Create the connection, or correct `kubernetes_conn_id`.",
         _connection,
+    ),
+    SetupCase(
+        "no-default-connection",
+        "a worker outside the cluster has no connection `kubernetes_default`",
+        Does.RUN_FAILS,
+        "connection 'kubernetes_default' provides no Kubernetes client: it does not exist, and …; "
+        "create connection 'kubernetes_default', with kube_config_path or kube_config",
+        "[Create the connection](installation.md#an-airflow-outside-the-cluster).",
+        _no_default_connection,
     ),
     SetupCase(
         "no-kubeconfig",

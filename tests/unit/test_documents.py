@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,14 @@ def test_every_document_is_reached_from_the_readme() -> None:
 def test_the_quick_start_installs_as_the_guide_does() -> None:
     guide = block("docs/installation.md", "Ways to install", paragraph="Plain Airflow")
     assert block("README.md", "Quick start", paragraph="1. Install") == guide
+
+
+def test_the_quick_start_installs_into_an_airflow_that_has_no_dags_folder_and_no_variable_yet(tmp_path: Path) -> None:
+    script = block("README.md", "Quick start", paragraph="1. Install")
+    subprocess.run(["sh", "-euc", script], cwd=REPO, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}, check=True)
+    dags = tmp_path / "airflow" / "dags"
+    assert (dags / "kpo_cleanup.py").exists()
+    assert (dags / "include" / "kpo_cleanup" / "dag.py").exists()
 
 
 @pytest.mark.parametrize(

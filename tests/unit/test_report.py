@@ -37,7 +37,7 @@ from include.kpo_cleanup.report import (
 from include.kpo_cleanup.results import NOT_LISTED, Result
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.task_instance import RawIds
-from include.kpo_cleanup.text import LINE, wrap
+from include.kpo_cleanup.text import LINE, pluralize, wrap
 from include.kpo_cleanup.verdict import Evidence, Policy, Rule, Verdict
 from include.kpo_cleanup.workloads.workload import Container
 from tests.unit.builders import DAY, HOUR, NOW, make_pod, make_ti, make_verdict
@@ -317,15 +317,27 @@ class TestDue:
     )
     def test_the_log_shows_when_the_pods_that_are_kept_for_now_will_be_deleted(self, due: list[int], when: str) -> None:
         settling = [kept(Rule.SETTLING)._replace(eligible_at=time) for time in due]
-        assert due_lines([*settling, kept(Rule.SETTLING)], NOW) == [
-            f"{len(due)} settling: due {when}; a later run deletes them",
-            "    settle_seconds=0 deletes them now",
+        terminating = [verdict._replace(reason=Reason.TERMINATING) for verdict in settling]
+        assert due_lines([*settling, *terminating], NOW) == [
+            f"{pluralize(len(due), 'terminating pod')}: overdue {when}",
+            "    a later run deletes what still exists then",
+            f"{pluralize(len(due), 'settling pod')}: due for deletion {when}",
+            "    left for a later run; settle_seconds=0 deletes now",
         ]
 
-    @pytest.mark.parametrize("rule", [rule for rule in Rule if rule is not Rule.SETTLING])
+    def test_settling_pods_that_are_kept_after_that_are_not_counted_as_due(self) -> None:
+        due = kept(Rule.SETTLING)._replace(eligible_at=NOW + 61)
+        assert due_lines([due, kept(Rule.SETTLING)], NOW)[0] == (
+            "1 of 2 settling pods: due for deletion after 12:01:01 UTC"
+        )
+
+    @pytest.mark.parametrize("rule", [r for r in Rule if r.reason not in (Reason.SETTLING, Reason.TERMINATING)])
     def test_pods_that_are_kept_for_now_are_mentioned_whatever_the_reason(self, rule: Rule) -> None:
         lines = due_lines([kept(rule)._replace(eligible_at=NOW)], NOW)
-        assert lines == [f"1 {rule.reason.value}: due after 12:00:00 UTC; a later run deletes them"]
+        assert lines == [
+            f"1 {rule.reason.value} pod: due for deletion after 12:00:00 UTC",
+            "    left for a later run",
+        ]
 
     def test_pods_that_are_never_eligible_are_not_mentioned(self) -> None:
         assert due_lines([kept(Rule.SETTLING), kept(), make_verdict()], NOW) == []

@@ -69,18 +69,24 @@ def connect(conn_id: str, concurrency: int) -> tuple[CoreV1Api, str | None]:
     from yaml import YAMLError
 
     path = KUBE_CONFIG_DEFAULT_LOCATION
+    exists = True
     try:
         hook = KubernetesHook(conn_id=conn_id)
         connection = hook.get_connection(conn_id)
         if connection.conn_type not in (None, "", "kubernetes"):
             raise ConfigException(f"its type is {connection.conn_type!r}, not 'kubernetes'")
         path = connection.extra_dejson.get("kube_config_path") or path
+        # The hook replaces a missing default connection by an empty one.
+        exists = bool(connection.conn_type or connection.extra_dejson)
         core, namespace = hook.core_v1_client, hook.get_namespace()
     except Exception as error:  # the hook, its connection and its kube config can raise anything
         cause = safe_message(error, YAMLError)
         remedy = "check the connection (in_cluster, kube_config_path or kube_config) or correct kubernetes_conn_id"
         if isinstance(error, AirflowNotFoundException):
             remedy = f"create connection {conn_id!r}, or correct kubernetes_conn_id"
+        elif "No configuration found" in cause and not exists:
+            cause = f"it does not exist, and this worker has neither a service account nor a kubeconfig at {path!r}"
+            remedy = f"create connection {conn_id!r}, with kube_config_path or kube_config"
         elif "No configuration found" in cause:
             cause = f"there is no kubeconfig at {path!r} on this worker"
         problem = KubernetesError(f"connection {conn_id!r} provides no Kubernetes client", cause=cause, remedy=remedy)
