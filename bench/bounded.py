@@ -75,5 +75,5 @@ def _zombie(pod: Pod, number: int) -> Workload:
         phase="Running",
         containers=(Container("base", "running", pod.created),),
         try_number=1,
-        **pod.key._asdict(),
+        key=pod.key,
     )

@@ -20,19 +20,20 @@ from .constants import Reason
 from .diagnosis import diagnose
 from .errors import KpoCleanupError
 from .evidence import phrases
-from .identity import TaskInstanceKey, to_label_value
+from .identity import UNMAPPED, TaskInstanceKey, make_key
 from .kube.interface import Listing
 from .task_instance import RawIds, Record, TaskInstance, TaskInstances
 from .text import printable
 from .verdict import Verdict, count_reasons
-from .workloads.workload import IDS, POD, Container, Links, Owner, Workload, common_noun
+from .workloads.workload import POD, Container, Links, Owner, Workload, common_noun
 
 MAX_KEPT = 200  # kept pods in the XCom of classify, where they are only for people
 
 _LEVELS = ("namespace", "dag_id", "task_id", "run_id")  # levels of the tree, so that each id is written once
 _COLUMNS = ("name", "uid", "created", "phase", "try_number", "labels", "requests", "image", "node", "containers")
 _SHARED = ("labels", "requests", "image", "node")  # few distinct values: a row refers to them by number
-_LEFT_OUT = ("resource_version",)  # would soon be outdated; reap lists the pods again
+# The key is in the levels, and its map index in the row; the version would soon be outdated: reap lists the pods again.
+_LEFT_OUT = ("key", "resource_version")
 # All other fields are written by name, and only if they differ from their default.
 _DEFAULTS = {f.name: f.default for f in fields(Workload) if f.name not in (*_LEVELS, *_COLUMNS, *_LEFT_OUT)}
 
@@ -71,6 +72,8 @@ def _dump_rows(workloads: Sequence[Workload], shared: Mapping[str, dict[Any, int
         values["containers"] = [_dump_container(container, workload.created) for container in workload.containers]
         row = list(values.values())
         others = {name: value for name, default in _DEFAULTS.items() if (value := getattr(workload, name)) != default}
+        if workload.map_index != UNMAPPED:
+            others["map_index"] = workload.map_index
         runs[workload.task_id].setdefault(workload.run_id, []).append([*row, others] if others else row)
     return _to_json(runs)
 
@@ -106,6 +109,8 @@ def _load_errors(data: Mapping[str, Mapping[str, str]]) -> dict[str, KpoCleanupE
 
 def _load_workload(values: dict[str, Any], shared: Mapping[str, list[Any]]) -> Workload:
     values.update(values.pop("others", {}))
+    dag_id, task_id, run_id, map_index = (values.pop(name, UNMAPPED) for name in TaskInstanceKey._fields)
+    values["key"] = TaskInstanceKey(dag_id, task_id, run_id, map_index)
     values.update({name: shared[name][values[name]] for name in _SHARED})
     values["phase"] = intern(values["phase"])  # thousands of pods share a few texts
     values["containers"] = tuple(_load_container(each, values["created"]) for each in values["containers"])
@@ -262,8 +267,10 @@ def _load_zombie(row: Mapping[str, Any]) -> Verdict:
     kind = row.get("kind", POD)
     namespace, _, name = row["pod" if kind == POD else "name"].partition("/")
     raw_ids = RawIds(*(row[name] for name in RawIds._fields))
-    ids = {**{name: row[name] for name in IDS}, **dict(zip(RawIds._fields, map(to_label_value, raw_ids)))}
-    workload = Workload(namespace, name, row["uid"], row["created"], phase="", kind=kind, **ids)
+    key = make_key(*raw_ids, row["map_index"])
+    workload = Workload(
+        namespace, name, row["uid"], row["created"], phase="", key=key, try_number=row["try_number"], kind=kind
+    )
     verdict = Verdict(workload, True, Reason(row["reason"]), tuple(row["evidence"]))
     return verdict._replace(raw_ids=raw_ids, link=row["link"]) if "link" in row else verdict
 

@@ -34,12 +34,12 @@ def make_pod(**overrides: Any) -> Workload:
         "uid": f"00000000-0000-4000-8000-{number:012d}",
         "created": NOW - 2 * HOUR + MINUTE * (try_number - 1 if try_number < 60 else 0),
         "phase": "Running",
-        "dag_id": "orders",
-        "task_id": "extract",
-        "run_id": "run_1",
+        "key": TaskInstanceKey("orders", "extract", "run_1"),
         "try_number": 1,
         "containers": (Container("base", "running", NOW - 2 * HOUR),),
     }
+    ids = {name: overrides.pop(name) for name in TaskInstanceKey._fields if name in overrides}
+    values["key"] = values["key"]._replace(**ids)
     return Workload(**{**values, **overrides})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -83,10 +84,7 @@ class TestARealisticPod:
             resource_version="4711",
             created=NOW - 2 * HOUR,
             phase="Running",
-            dag_id="orders",
-            task_id="load.extract",
-            run_id="scheduled__2024-01-01T0000000000-abcdef012",
-            map_index=3,
+            key=TaskInstanceKey("orders", "load.extract", "scheduled__2024-01-01T0000000000-abcdef012", 3),
             try_number=2,
             labels=(("team", "sales"),),
             already_checked=True,
@@ -673,3 +671,14 @@ class TestAnyJson:
     def test_absurd_labels_are_a_label_problem_and_no_error(self, labels: dict[str, Any]) -> None:
         pod = from_labels(**labels)
         assert pod.label_problem or (pod.dag_id and pod.task_id and pod.run_id)
+
+
+def test_a_workload_takes_less_than_a_kilobyte_of_memory() -> None:
+    """With more attributes than Python stores compactly, it would take two, and 50,000 workloads 70 MB more."""
+    tracemalloc.start()
+    try:
+        workloads = [make_pod() for _ in range(1_000)]
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held / len(workloads) < 1_000

@@ -484,7 +484,11 @@ class TestListingAgain:
             pytest.param({"phase": "Failed"}, Reason.COMPLETED, id="it has failed, and failed pods are kept"),
             pytest.param({"deletion_deadline": NOW + 30}, Reason.TERMINATING, id="it is being deleted"),
             pytest.param({"label_problem": "label x is missing"}, Reason.BAD_LABELS, id="it has lost a label"),
-            pytest.param({"task_id": "other"}, Reason.UNMATCHED, id="its labels name another task"),
+            pytest.param(
+                {"key": TaskInstanceKey("orders", "other", "run_1")},
+                Reason.UNMATCHED,
+                id="its labels name another task",
+            ),
         ],
     )
     def test_a_pod_is_spared_when(self, changes: dict[str, Any], reason: Reason) -> None:
@@ -583,12 +587,12 @@ class TestConflicts:
     def test_the_task_instance_is_queried_when_the_pod_was_relabelled_to_another_one(self) -> None:
         zombies = make_zombies(1)
         cluster = cluster_of(zombies)
-        running = replace(zombies[0].workload, task_id="other").key
+        running = zombies[0].workload.key._replace(task_id="other")
         source = FakeSource({zombies[0].workload.key: FINISHED, running: RUNNING})
 
         def relabel(pod: Workload) -> None:
             if pod.task_id != "other":
-                cluster.change(pod, task_id="other")
+                cluster.change(pod, key=running)
 
         cluster.before_deletion = relabel
         results = run(zombies, cluster, source, delete_unmatched_pods=True)

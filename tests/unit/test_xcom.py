@@ -52,6 +52,7 @@ CONTAINERS = st.builds(
 OWNERS = st.builds(Owner, TEXT, NAMES, TEXT, TEXT)
 RAW_IDS = st.builds(RawIds, TEXT, TEXT, TEXT)
 KEYS = st.builds(TaskInstanceKey, TEXT, TEXT, TEXT, st.integers(UNMAPPED, 2**31 - 1))
+MAP_INDEXES = st.integers(UNMAPPED, 2**31 - 1)
 POD_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "namespace": st.sampled_from(["one", "two"]),
     "name": NAMES,
@@ -59,10 +60,7 @@ POD_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "created": TIMES,
     "resource_version": st.just(""),
     "phase": st.sampled_from(["Pending", "Running", "Succeeded", "Failed", "Unknown"]),
-    "dag_id": st.sampled_from(["", "a", "b"]) | TEXT,
-    "task_id": st.sampled_from(["", "a", "b"]) | TEXT,
-    "run_id": st.sampled_from(["", "a", "b"]) | TEXT,
-    "map_index": st.integers(UNMAPPED, 2**31 - 1),
+    "key": st.builds(TaskInstanceKey, *[st.sampled_from(["", "a", "b"]) | TEXT] * 3, MAP_INDEXES),
     "try_number": st.integers(0, 2**31 - 1),
     "labels": st.dictionaries(NAMES, TEXT, max_size=2).map(lambda labels: tuple(sorted(labels.items()))),
     "label_problem": TEXT,
@@ -84,8 +82,8 @@ POD_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "links": st.builds(Links, st.none() | OWNERS, st.none() | OWNERS, TEXT, TEXT, st.integers(0, 9)),
 }
 PODS = st.builds(Workload, **POD_FIELDS)
-IDS = dict.fromkeys(("dag_id", "task_id", "run_id"), st.text("aB1", max_size=12))
-LABELLED_PODS = st.builds(Workload, **{**POD_FIELDS, **IDS})  # with ids that are label values
+KEYS = st.builds(TaskInstanceKey, *[st.text("aB1", max_size=12)] * 3, MAP_INDEXES)
+LABELLED_PODS = st.builds(Workload, **{**POD_FIELDS, "key": KEYS})  # with ids that are label values
 TIS = st.builds(
     TaskInstance,
     st.none() | st.sampled_from(["success", "running"]),

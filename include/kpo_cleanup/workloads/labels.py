@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from ..identity import UNMAPPED
+from ..identity import UNMAPPED, TaskInstanceKey
 from ..text import pluralize, printable
 from .parse import MAX_ITEMS, shared
 
@@ -53,13 +53,10 @@ def task_fields(labels: Mapping[str, Any], marker: str = KPO_LABEL) -> dict[str,
     :param marker: the label that its operator sets to ``True``.
     """
     try_number, map_index = _label_number(labels, "try_number"), _label_number(labels, "map_index")
+    dag_id, task_id, run_id = (shared(labels.get(name) or "") for name in ID_LABELS)  # thousands of pods share these
     problem = _label_problem(labels, marker, {"try_number": try_number, "map_index": map_index})
     return {
-        # Kept once, because thousands of pods share these values.
-        "dag_id": shared(labels.get("dag_id") or ""),
-        "task_id": shared(labels.get("task_id") or ""),
-        "run_id": shared(labels.get("run_id") or ""),
-        "map_index": UNMAPPED if map_index is None else map_index,
+        "key": TaskInstanceKey(dag_id, task_id, run_id, UNMAPPED if map_index is None else map_index),
         "try_number": try_number or 0,
         "labels": _searched_labels(labels),
         "label_problem": printable(problem),
