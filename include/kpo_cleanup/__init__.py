@@ -51,6 +51,15 @@ The modules, in the order in which a run uses them:
 ``diagnosis``                      why a zombie was left behind, and what prevents the next one
 ``surge``                          refuse to delete an implausible share of the pods
 ``reap``                           verify again, delete, account for every pod
+``reap.reaper``                    one run: list again, delete in batches, settle the rest
+``reap.candidate``                 a pod that may be deleted, and what was tried so far
+``reap.schedule``                  which candidates come next, by what has failed so far
+``reap.pod_logs``                  save the last log lines of a pod
+``reap.known``                     the workloads as they were last read
+``reap.snapshot``                  query Airflow about a batch, and classify its pods
+``reap.deleter``                   verify and delete one pod: conflicts, retries, lost responses
+``reap.steps``                     do this for many pods at once, with requests in threads
+``reap.ledger``                    a result for every pod, and the log of them
 ``termination``                    end it early on SIGTERM
 ``results``                        the results of that
 ``xcom_retention``                 delete the inputs of an earlier run

@@ -1,0 +1,48 @@
+"""A pod that may be deleted, and what was tried so far."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ..constants import Outcome
+from ..errors import KpoCleanupError
+from ..results import Result
+from ..verdict import Verdict
+from ..workloads.workload import Workload
+
+NOT_DELETED = (Outcome.FAILED, Outcome.SPARED, Outcome.LEFT_FOR_NEXT_RUN)
+
+
+@dataclass
+class Candidate:
+    """A pod that may be deleted, and what was tried so far. Times are of the monotonic clock.
+
+    ``Schedule`` sets ``is_counted``, ``PodLogs`` sets ``log``, ``Ledger`` sets ``result``, and ``Deleter`` the rest.
+    """
+
+    verdict: Verdict  # the latest
+    attempts: int = 0  # failed attempts, of which another may succeed
+    first_attempt: float = 0.0
+    not_before: float = 0.0
+    conflicts: int = 0
+    is_counted: bool = False  # whether it counts towards max_deletes: it was deleted, or may have been
+    lost: KpoCleanupError | None = None  # error of the latest attempt that may have been carried out nevertheless
+    log: tuple[str, ...] | None = None  # the last lines; None if they were not requested
+    result: Result | None = None
+    rank: float = field(default_factory=random.random)  # order among probes: each run probes other pods
+
+    @property
+    def workload(self) -> Workload:
+        return self.verdict.workload
+
+
+def pending_among(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Return those without a result."""
+    return [candidate for candidate in candidates if candidate.result is None]
+
+
+def lost_among(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Return those that may have been deleted although no response confirms it."""
+    return [c for c in candidates if c.lost and c.result and c.result.outcome in NOT_DELETED]
