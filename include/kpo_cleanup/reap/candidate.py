@@ -19,7 +19,8 @@ NOT_DELETED = (Outcome.FAILED, Outcome.SPARED, Outcome.LEFT_FOR_NEXT_RUN)
 class Candidate:
     """A pod that may be deleted, and what was tried so far. Times are of the monotonic clock.
 
-    ``Schedule`` sets ``is_counted``, ``PodLogs`` sets ``log``, ``Ledger`` sets ``result``, and ``Deleter`` the rest.
+    ``Schedule`` sets ``is_counted``, ``PodLogs`` sets ``log``, and ``Ledger`` sets ``result``. ``Deleter`` sets the
+    rest, after the second listing has updated the verdict.
     """
 
     verdict: Verdict  # the latest

@@ -35,7 +35,10 @@ class _Trouble:
 
 
 class Schedule:
-    """The health of the namespaces, of the API server and of the source, and the room that ``max_deletes`` leaves."""
+    """Selects the batches of one run.
+
+    Owns the health of the namespaces, of the API server and of the source, and what counts towards ``max_deletes``.
+    """
 
     def __init__(self, max_deletes: int, batch_size: int) -> None:
         self._max_deletes, self._batch_size = max_deletes, batch_size
