@@ -51,6 +51,15 @@ The modules, by layer, and within a layer about in the order in which a run uses
 ``diagnosis``                      why a zombie was left behind, and what prevents the next one
 ``surge``                          refuse to delete an implausible share of the pods
 ``reap``                           verify again, delete, account for every pod
+``reap.reaper``                    one run: list again, delete in batches, say what is left
+``reap.target``                    a pod that may be deleted, and what was tried so far
+``reap.schedule``                  which targets come next, by what has failed so far
+``reap.pod_logs``                  save the last log lines of a pod
+``reap.known``                     the workloads as they were last read
+``reap.snapshot``                  query Airflow about a batch, and classify its pods
+``reap.deleter``                   verify and delete one pod: conflicts, retries, lost responses
+``reap.steps``                     do this for many pods at once, with requests in threads
+``reap.ledger``                    a result for every pod, and the log of them
 ``termination``                    end ``reap`` early on SIGTERM
 ``results``                        what ``reap`` did with each zombie
 

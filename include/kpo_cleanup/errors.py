@@ -63,6 +63,11 @@ class KpoCleanupError(Exception):
         return "; ".join(filter(None, [what, self.remedy, server]))
 
 
+def to_error(error: BaseException) -> KpoCleanupError:
+    """Return an error of this package as it is, and any other exception with its type."""
+    return error if isinstance(error, KpoCleanupError) else KpoCleanupError(f"{type(error).__name__}: {error}")
+
+
 HIDDEN = object()  # replaces the value of anything that is not an option: it may be a secret
 
 

@@ -29,7 +29,7 @@ from include.kpo_cleanup.constants import Reason
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, DELETE_TIMEOUT
 from include.kpo_cleanup.kube.workloads import MAX_RESTARTS, KubeClient
-from include.kpo_cleanup.reap import (
+from include.kpo_cleanup.reap.schedule import (
     BATCH,
     MAX_FAILURES,
     MAX_NAMESPACES,
@@ -37,8 +37,8 @@ from include.kpo_cleanup.reap import (
     MAX_QUERY_FAILURES,
     MAX_QUERY_SECONDS,
     MAX_SILENT,
-    MAX_SNAPSHOT_AGE,
 )
+from include.kpo_cleanup.reap.snapshot import MAX_SNAPSHOT_AGE
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.surge import find_surge

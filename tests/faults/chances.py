@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from include.kpo_cleanup.identity import UNMAPPED, to_label_value
-from include.kpo_cleanup.reap import MAX_SNAPSHOT_AGE
+from include.kpo_cleanup.reap.snapshot import MAX_SNAPSHOT_AGE
 from tests.faults.cases import DELETE_CASES, LIST_CASES, Case, Does
 from tests.faults.objects import APPLICATION, JOB, POD, Json
 

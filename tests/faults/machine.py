@@ -25,7 +25,9 @@ from include.kpo_cleanup.errors import KpoCleanupError
 from include.kpo_cleanup.identity import UNMAPPED
 from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES
 from include.kpo_cleanup.kube.workloads import KubeClient
-from include.kpo_cleanup.reap import BATCH, MAX_SNAPSHOT_AGE, reap
+from include.kpo_cleanup.reap import reap
+from include.kpo_cleanup.reap.schedule import BATCH
+from include.kpo_cleanup.reap.snapshot import MAX_SNAPSHOT_AGE
 from include.kpo_cleanup.report import failures
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.retry import RetryPolicy

@@ -20,7 +20,8 @@ from aiohttp import web
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.errors import KpoCleanupError, KubernetesError, SettingsError
 from include.kpo_cleanup.kube.workloads import MAX_RESTARTS, MAX_SILENT_NAMESPACES, KubeClient
-from include.kpo_cleanup.reap import MAX_CONFLICTS, reap
+from include.kpo_cleanup.reap import reap
+from include.kpo_cleanup.reap.deleter import MAX_CONFLICTS
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings

@@ -24,7 +24,7 @@ from kubernetes.config import new_client_from_config_dict
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, DELETE_TIMEOUT, LOG_TIMEOUT
 from include.kpo_cleanup.kube.workloads import KubeClient
-from include.kpo_cleanup.reap import MAX_TERMINATION
+from include.kpo_cleanup.reap.steps import MAX_TERMINATION
 from include.kpo_cleanup.report import failures
 from include.kpo_cleanup.results import NOT_LISTED, Result
 from include.kpo_cleanup.retry import RetryPolicy

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from include.kpo_cleanup.kube.interface import DELETE_TIMEOUT
-from include.kpo_cleanup.reap import MAX_SNAPSHOT_AGE
+from include.kpo_cleanup.reap.snapshot import MAX_SNAPSHOT_AGE
 from tests import proxy
 from tests.faults import objects, rules
 from tests.faults.objects import Json

@@ -25,6 +25,7 @@ def modules_in(package: Path) -> dict[str, Path]:
 
 MODULES = modules_in(PACKAGE)
 FOLDERS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+REAP = {module for module in MODULES if module.partition(".")[0] == "reap"}  # a folder only because it is large
 WORKLOADS = {module for module in MODULES if module.startswith("workloads.")}
 VALUES = {"constants", "errors", "identity", "task_instance", "text", *WORKLOADS}
 INTERFACES = {
@@ -92,8 +93,9 @@ def only_nonempty(names_by_module: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def folder_of(module: str) -> str | None:
+    """Return the folder with its own import rules in which a module is, or None."""
     folder = module.partition(".")[0]
-    return folder if folder in FOLDERS else None
+    return folder if folder in FOLDERS and module not in REAP else None
 
 
 class TestImports:
@@ -126,8 +128,18 @@ class TestImports:
         }
         assert only_nonempty(implementations) == {}
 
-    def test_only_the_tasks_import_the_module_with_the_thread_pool(self) -> None:
-        assert {module for module in MODULES if "reap" in own_imports_of(module)} == {"tasks"}
+    def test_only_the_tasks_import_what_deletes(self) -> None:
+        assert {module for module in MODULES.keys() - REAP if own_imports_of(module) & REAP} == {"tasks"}
+        assert own_imports_of("tasks") & REAP == {"reap"}
+
+    def test_only_the_modules_that_send_requests_side_by_side_import_threads(self) -> None:
+        assert importers_of("concurrent", "threading") & REAP == {"reap.pod_logs", "reap.steps"}
+
+    def test_what_decides_on_the_next_pods_and_on_verdicts_imports_nothing_that_sends_a_request(self) -> None:
+        senders = {"reap.deleter", "reap.pod_logs", "reap.reaper", "reap.snapshot", "reap.steps", "retry"}
+        for module in ("reap.target", "reap.known", "reap.schedule"):
+            assert all_own_imports_of(module) & senders == set()
+            assert roots_of(module) & {"time", "logging"} == set()
 
     def test_a_pure_module_imports_only_the_standard_library_and_pure_modules(self) -> None:
         others = {module: roots_of(module) - sys.stdlib_module_names - {NAME} for module in PURE}
@@ -135,8 +147,8 @@ class TestImports:
         assert only_nonempty({module: own_imports_of(module) - PURE for module in PURE}) == {}
 
     @pytest.mark.parametrize("module", ["metrics", "report", "xcom"])
-    def test_a_module_that_presents_results_does_not_import_the_one_with_the_threads(self, module: str) -> None:
-        assert "reap" not in all_own_imports_of(module)
+    def test_a_module_that_presents_results_does_not_import_what_deletes(self, module: str) -> None:
+        assert all_own_imports_of(module) & REAP == set()
 
     def test_classification_does_not_import_what_renders_it(self) -> None:
         assert all_own_imports_of("classify") & {"evidence", "diagnosis", "report"} == set()

@@ -30,21 +30,12 @@ from include.kpo_cleanup.errors import (
 )
 from include.kpo_cleanup.identity import UNMAPPED, TaskInstanceKey
 from include.kpo_cleanup.kube.interface import CONCURRENT_DELETES, DeleteResult, Listing
-from include.kpo_cleanup.reap import (
-    BATCH,
-    ENDED,
-    MAX_CONFLICTS,
-    MAX_FAILURES,
-    MAX_LOG_SECONDS,
-    MAX_PROBES,
-    MAX_QUERY_FAILURES,
-    MAX_SILENT,
-    MAX_SNAPSHOT_AGE,
-    NO_ANSWERS,
-    NO_RESPONSE,
-    OUT_OF_TIME,
-    reap,
-)
+from include.kpo_cleanup.reap import reap
+from include.kpo_cleanup.reap.deleter import MAX_CONFLICTS, NO_RESPONSE
+from include.kpo_cleanup.reap.pod_logs import MAX_LOG_SECONDS
+from include.kpo_cleanup.reap.reaper import ENDED, NO_ANSWERS, OUT_OF_TIME
+from include.kpo_cleanup.reap.schedule import BATCH, MAX_FAILURES, MAX_PROBES, MAX_QUERY_FAILURES, MAX_SILENT
+from include.kpo_cleanup.reap.snapshot import MAX_SNAPSHOT_AGE
 from include.kpo_cleanup.results import Result, count_outcomes
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings

@@ -1,0 +1,71 @@
+"""What became of the targets, and the log of it."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable
+
+from ..constants import Outcome
+from ..errors import KpoCleanupError
+from ..kube.interface import DeleteResult
+from ..report import result_lines
+from ..results import Result
+from ..text import pluralize
+from .target import NOT_DELETED, Target
+
+log = logging.getLogger(__name__)
+
+_LEVELS = {Outcome.FAILED: logging.ERROR, Outcome.UNKNOWN: logging.ERROR, Outcome.SPARED: logging.WARNING}
+_NOT_LOGGED = (Outcome.WOULD_DELETE, Outcome.LEFT_FOR_NEXT_RUN)  # the report lists these
+
+
+class Ledger:
+    """Records a result for each target; counts and logs what was deleted.
+
+    :param noun: common noun for all targets.
+    """
+
+    def __init__(self, noun: str) -> None:
+        self._noun, self._deleted = noun, 0
+        self.unlogged: list[Result] = []
+
+    def conclude(
+        self,
+        target: Target,
+        outcome: Outcome,
+        detail: str = "",
+        error: KpoCleanupError | None = None,
+        deadline: int | None = None,
+    ) -> None:
+        """Record a result. One that says that a pod was deleted, or may have been, is logged after the batch."""
+        target.result = Result(target.verdict, outcome, detail, error, deadline, target.log or ())
+        self._deleted += outcome is Outcome.DELETED
+        if outcome not in NOT_DELETED:
+            self.unlogged.append(target.result)
+
+    def conclude_gone(self, target: Target) -> None:
+        """Record the result of a pod that no longer exists: an attempt whose response was lost may have deleted it."""
+        if target.is_counted:
+            self.conclude(target, Outcome.DELETED)
+        else:
+            self.conclude(target, Outcome.ALREADY_GONE, f"the {target.workload.noun} no longer exists")
+
+    def conclude_accepted(self, target: Target, accepted: DeleteResult) -> None:
+        self.conclude(target, accepted.outcome, accepted.detail, deadline=accepted.deadline)
+
+    def log_results(self, others: Iterable[Result] = ()) -> None:
+        """Log the latest results by outcome: if the worker is killed, the log still shows what was done.
+
+        :param others: final results, which would be scattered over many batches.
+        """
+        by_outcome: dict[Outcome, list[Result]] = defaultdict(list)
+        for result in (*self.unlogged, *others):
+            by_outcome[result.outcome].append(result)
+        self.unlogged.clear()
+        for outcome, results in by_outcome.items():
+            for line in () if outcome in _NOT_LOGGED else result_lines(results):
+                log.log(_LEVELS.get(outcome, logging.INFO), "%s", line)
+
+    def log_progress(self, to_go: int) -> None:
+        log.info("%s deleted so far, %s to go", pluralize(self._deleted, self._noun), f"{to_go:,}")
