@@ -954,6 +954,25 @@ class TestMaxDeletes:
         }
         assert cluster.deleted == {"z0000", "z0001", "z0002"}
 
+    def test_a_deletion_that_failed_with_any_exception_counts_until_the_pod_was_read(self) -> None:
+        zombies = make_zombies(3)
+        cluster = cluster_of(zombies)
+        attempts: list[str] = []
+        read_after: list[list[str]] = []
+
+        def fail(pod: Workload) -> None:
+            attempts.append(pod.name)
+            raise ValueError("odd")
+
+        def get(workload: Workload, *_: object, **__: object) -> Workload | None:
+            read_after.append([*attempts])
+            return read(workload)
+
+        cluster.before_deletion, read = fail, cluster.get
+        cluster.get = get  # type: ignore[method-assign]
+        run(zombies, cluster, max_deletes=1)
+        assert read_after[:2] == [["z0000"], ["z0000", "z0001"]]
+
     def test_a_spared_pod_does_not_count(self) -> None:
         zombies = make_zombies(4)
         cluster = cluster_of(zombies)

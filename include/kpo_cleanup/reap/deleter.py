@@ -59,7 +59,9 @@ class Deleter:
             yield from self._verify_and_delete(target, snapshot)
         except Exception as exception:  # whatever it is, there must be a report
             error = to_error(exception)
-            target.lost = error if target.lost is IN_FLIGHT else target.lost
+            if target.lost is IN_FLIGHT:
+                target.lost = error
+                self._schedule.count(target)
             self._ledger.conclude(target, Outcome.FAILED, error=error)
 
     def _verify_and_delete(self, target: Target, snapshot: BatchSnapshot) -> Steps[None]:
