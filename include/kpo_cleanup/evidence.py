@@ -52,7 +52,7 @@ _DECISIVE: dict[Rule, Callable[[Workload, Any], str]] = {
 }
 _STATES_DO_NOT_MATTER = (Rule.BAD_LABELS, Rule.PROTECTED, Rule.OWNED, Rule.NOT_RESOLVED)
 _REMEDIES = {  # remedies by the rule that causes the warning
-    Rule.BAD_LABELS: "",
+    Rule.BAD_LABELS: "if nobody needs such pods, delete them",
     Rule.HELD_BY_FINALIZERS: "repair the controller that sets this finalizer, or remove the finalizer",
     Rule.NOT_RESOLVED: "",
     Rule.RECORD_UNREADABLE: "",

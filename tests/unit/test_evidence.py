@@ -256,7 +256,7 @@ class TestWarnings:
             pytest.param(
                 {"label_problem": "label dag_id is missing"},
                 NO_TI,
-                PodWarning(Reason.BAD_LABELS, "label dag_id is missing"),
+                PodWarning(Reason.BAD_LABELS, "label dag_id is missing", "if nobody needs such pods, delete them"),
                 id="a badly labelled pod has a warning",
             ),
             pytest.param(

@@ -296,7 +296,7 @@ class TestWarnings:
 
     def test_a_warning_about_malformed_labels_claims_no_id_that_they_do_not_have(self) -> None:
         pod = make_pod(run_id="", try_number=0, label_problem="label try_number is 'one'")
-        (_, *lines) = warning_lines(
+        (_, _, *lines) = warning_lines(
             [make_verdict(workload=pod, is_zombie=False, evidence=Evidence(Rule.BAD_LABELS, NOW))]
         )
         assert lines == [f"    {pod.dag_id}.{pod.task_id} try ? of run ?", f"        {pod}"]
