@@ -306,9 +306,8 @@ def failures(results: Iterable[Result]) -> list[KpoCleanupError]:
         namespaces = len({workload.namespace for workload, _ in alike})
         place = f" in {namespaces:,} namespaces" if namespaces > 1 else ""
         noun = common_noun(workload for workload, _ in alike)
-        summary = f"{count(alike, noun)}{place} {what}"
         example = str(workload) if len(alike) == 1 else f"such as {workload}"
-        cause = f"{_cause(error)} ({example})"
+        summary, cause = f"{count(alike, noun)}{place} ({example}) {what}", _cause(error)
         remedy = "; ".join(filter(None, [error.remedy, NEXT_RUN if error.is_retryable else ""]))
         errors.append(KpoCleanupError(**{**error.fields, "summary": summary, "cause": cause, "remedy": remedy}))
     return errors
@@ -323,9 +322,9 @@ def unlisted(errors_by_namespace: Mapping[str, KpoCleanupError]) -> list[KpoClea
     for namespaces in by_cause.values():
         error = errors_by_namespace[namespaces[0]]
         if len(namespaces) > 1:
-            summary = f"listing pods in {len(namespaces):,} namespaces"
-            cause = f"{_cause(error)} (such as {', '.join(map(printable, namespaces[:MAX_NAMES]))})"
-            error = KpoCleanupError(**{**error.fields, "summary": summary, "cause": cause})
+            examples = ", ".join(map(printable, namespaces[:MAX_NAMES]))
+            summary = f"listing pods in {len(namespaces):,} namespaces (such as {examples})"
+            error = KpoCleanupError(**{**error.fields, "summary": summary, "cause": _cause(error)})
         errors.append(error)
     return errors
 
@@ -343,7 +342,7 @@ def failure_lines(summary: Sequence[str], errors: Sequence[KpoCleanupError], unt
     :param untried: the number of zombies that are left for the next run.
     """
     left = len(errors) - MAX_PROBLEMS
-    rest = f"{pluralize(untried, 'zombie')} left for the next run" if untried else "everything else was done"
+    rest = f"{pluralize(untried, 'zombie')} left for the next run" if untried else "everything else was processed"
     return [
         f"{count(errors, 'problem')}; {rest}",
         *(line for error in errors[:MAX_PROBLEMS] for line in error_lines(error, bullet="- ")),

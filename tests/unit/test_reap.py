@@ -1188,13 +1188,13 @@ class TestRefusals:
         counts = count_outcomes(results)
         assert counts["failed"] == len(cluster.deletions) < MAX_FAILURES + 2 * CONCURRENT_DELETES
         assert counts["left_for_next_run"] == 60 - counts["failed"]
-        assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {"deletions in its namespace fail: 403 Forbidden"}
+        assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {"deletions in the same namespace fail: 403 Forbidden"}
 
     def test_what_is_left_in_the_namespace_has_the_latest_cause(self) -> None:
         zombies = make_zombies(60)
         responses = {**{zombie.workload.name: FORBIDDEN for zombie in zombies}, "z0000": WEBHOOK_DOWN}
         results = run(zombies, cluster_of(zombies, responses), retry_policy=ONE_ATTEMPT)
-        assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {"deletions in its namespace fail: 403 Forbidden"}
+        assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {"deletions in the same namespace fail: 403 Forbidden"}
 
     def test_refusals_that_alternate_with_deletions_do_not_stop_their_namespace(self) -> None:
         zombies = make_zombies(6 * CONCURRENT_DELETES)
@@ -1291,7 +1291,7 @@ class TestANamespaceInWhichDeletionsFail:
         assert counts["deleted"] == len(healthy)
         assert MAX_PROBES <= counts["failed"] < MAX_FAILURES + CONCURRENT_DELETES + MAX_PROBES
         assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {
-            "deletions in its namespace fail: 500 Internal Server Error"
+            "deletions in the same namespace fail: 500 Internal Server Error"
         }
 
     def test_the_others_go_first(self) -> None:

@@ -533,9 +533,9 @@ class TestReaping:
         errors = {"pod-1": FORBIDDEN, "pod-2": internal, "pod-3": FORBIDDEN, "pod-4": odd}
         results = [make_result(Outcome.FAILED, error=error, name=name) for name, error in errors.items()]
         assert [error.fields for error in failures([make_result(Outcome.DELETED), *results])] == [
-            {**FORBIDDEN.fields, "summary": "2 pods not deleted", "cause": "403 Forbidden (such as airflow/pod-1)"},
-            {"summary": "1 pod not deleted", "cause": "500 Internal Server Error (airflow/pod-2)"},
-            {"summary": "1 pod not deleted", "cause": "ValueError: odd (airflow/pod-4)"},
+            {**FORBIDDEN.fields, "summary": "2 pods (such as airflow/pod-1) not deleted"},
+            {"summary": "1 pod (airflow/pod-2) not deleted", "cause": "500 Internal Server Error"},
+            {"summary": "1 pod (airflow/pod-4) not deleted", "cause": "ValueError: odd"},
         ]
 
     def test_a_cause_is_one_failure_although_its_numbers_and_the_namespaces_in_its_remedy_differ(self) -> None:
@@ -552,8 +552,8 @@ class TestReaping:
         ]
         assert [error.fields for error in failures(results)] == [
             {
-                "summary": "2,000 pods in 3 namespaces not deleted",
-                "cause": "0 bytes read (such as team-0/pod-0)",
+                "summary": "2,000 pods in 3 namespaces (such as team-0/pod-0) not deleted",
+                "cause": "0 bytes read",
                 "remedy": "allow it in 'team-0'",
             }
         ]
@@ -570,15 +570,18 @@ class TestReaping:
 
     def test_pods_that_could_not_be_listed_again_say_so_and_that_nothing_was_sent(self) -> None:
         outage = RetryableApiError("listing pods in namespace 'airflow'", cause="500 Internal Server Error")
-        results = [make_result(Outcome.FAILED, NOT_LISTED, outage), make_result(Outcome.FAILED, error=outage)]
+        results = [
+            make_result(Outcome.FAILED, NOT_LISTED, outage, name="a"),
+            make_result(Outcome.FAILED, error=outage, name="b"),
+        ]
         assert [error.summary for error in failures(results)] == [
-            f"1 pod not deleted: {NOT_LISTED}",
-            "1 pod not deleted",
+            f"1 pod (airflow/a) not deleted: {NOT_LISTED}",
+            "1 pod (airflow/b) not deleted",
         ]
 
     def test_pods_that_may_have_been_deleted_are_a_failure_of_their_own(self) -> None:
-        results = [make_result(outcome, error=FORBIDDEN) for outcome in (Outcome.FAILED, Outcome.UNKNOWN)]
-        summaries = ["1 pod not deleted", "1 pod may or may not have been deleted"]
+        results = [make_result(outcome, error=FORBIDDEN, name="a") for outcome in (Outcome.FAILED, Outcome.UNKNOWN)]
+        summaries = ["1 pod (airflow/a) not deleted", "1 pod (airflow/a) may or may not have been deleted"]
         assert [error.summary for error in failures(results)] == summaries
 
     def test_a_completed_pod_frees_nothing_because_it_had_nothing_reserved(self) -> None:
@@ -660,8 +663,8 @@ class TestUnlistedNamespaces:
         }
         assert [error.fields for error in unlisted({**forbidden, "x": missing})] == [
             {
-                "summary": "listing pods in 2 namespaces",
-                "cause": "403 Forbidden (such as a, b)",
+                "summary": "listing pods in 2 namespaces (such as a, b)",
+                "cause": "403 Forbidden",
                 "remedy": "allow 'a'",
             },
             missing.fields,
@@ -690,7 +693,7 @@ def test_a_summary_has_a_line_for_each_topic() -> None:
 def test_a_failed_run_ends_with_each_error_and_its_remedy_and_the_summary() -> None:
     errors = [KpoCleanupError("a", cause="403", remedy="allow it"), KpoCleanupError("b")]
     assert failure_lines(["deleted 1 of 2 zombies", "failed=1"], errors) == [
-        "2 problems; everything else was done",
+        "2 problems; everything else was processed",
         "- a: 403",
         "    allow it",
         "- b",

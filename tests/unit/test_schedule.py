@@ -103,7 +103,7 @@ class TestNamespaces:
             pending = [target for target in pending if target not in batch]
         assert probed == most
         assert schedule.next_due(pending) is None
-        assert schedule.why_left(pending[0]) == f"deletions in its namespace fail: {error.cause}"
+        assert schedule.why_left(pending[0]) == f"deletions in the same namespace fail: {error.cause}"
 
     def test_the_rest_of_a_batch_is_not_tried_once_its_namespace_fails_unless_it_probes(self) -> None:
         targets, schedule = make_targets(MAX_FAILURES + 1), Schedule(ALL, BATCH)

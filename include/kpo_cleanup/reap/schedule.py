@@ -146,7 +146,7 @@ class Schedule:
     def why_left(self, target: Target) -> str:
         """Return why a target was not tried."""
         if self.room > 0:
-            return f"deletions in its namespace fail: {self._troubles[target.workload.namespace].error.cause}"
+            return f"deletions in the same namespace fail: {self._troubles[target.workload.namespace].error.cause}"
         return f"max_deletes={self._max_deletes} was reached"
 
     def _first_due(self, targets: Iterable[Target], size: int, now: float) -> list[Target]:
