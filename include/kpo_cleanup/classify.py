@@ -123,7 +123,7 @@ class Classifier:
         return self._successors.get(workload.uid)
 
     def classify(self, workload: Workload) -> Verdict:
-        """Classify one pod by the first rule that applies. What is not known keeps the pod."""
+        """Classify one pod by the first rule that applies. When in doubt, the pod is kept."""
         verdict = self._classify_at(workload, self._snapshot.now)
         raw_ids = self._snapshot.task_instances.raw_ids.get(workload.key, ())
         if len(raw_ids) == 1:

@@ -94,8 +94,8 @@ class Settings:
     )
     ttl_seconds_after_finished: int | None = _seconds(
         None,
-        "Seconds after the end of a task instance and its workload until this is deleted, even if it was kept on "
-        "purpose; empty = never.",
+        "Seconds from the end of a task instance and its workload until the workload is deleted, even if it was kept "
+        "on purpose; empty = never.",
         section=COMPLETED_PODS,
     )
     last_log_lines: int = _option(
