@@ -182,7 +182,7 @@ def _remedy_for_stalled(pod: Workload, evidence: Evidence) -> str:
     timeout = [] if is_deferred else ["set an execution_timeout"]
     prevention = ", or ".join([*advice_on_sidecars(pod.running_sidecars), *timeout])
     them = "it" if len(pod.running_sidecars) == 1 else "them"
-    return f"stop {them}, or mark the task as failed; for good: {prevention}"
+    return f"stop {them}, or mark the task as failed; permanent fix: {prevention}"
 
 
 def _named(record: Record) -> str:

@@ -101,7 +101,7 @@ class TestListing:
     def test_a_pod_whose_job_is(
         self, server: Server, client: KubeClient, namespace: str, controlled: bool, recreated: bool
     ) -> None:
-        """It is judged as an ordinary pod."""
+        """It is classified as an ordinary pod."""
         job = create_job(server, namespace, "job", FAILED_ONCE, pods=0)
         create_pod(server, namespace, "left", job, controlled=controlled)
         delete_job(server, namespace, "job")

@@ -96,7 +96,7 @@ def names(server: Server, namespace: str) -> list[str]:
     return sorted(item["metadata"]["name"] for item in server.call("GET", widgets(namespace))["items"])
 
 
-def test_it_is_listed_in_place_of_its_pods_judged_and_deleted(
+def test_it_is_listed_in_place_of_its_pods_classified_and_deleted(
     server: Server, of_all_kinds: KubeClient, namespace: str
 ) -> None:
     create(server, namespace, "zombie", FAILED_ONCE)

@@ -305,7 +305,7 @@ class TestPodsWithoutTheirJob:
             pytest.param(NO_TI, None, "unmatched", id="there is no task instance"),
         ],
     )
-    def test_a_pod_whose_job_is_gone_is_judged_as_an_ordinary_pod(
+    def test_a_pod_whose_job_is_gone_is_classified_as_an_ordinary_pod(
         self, ti: TaskInstance | None, record: Record | None, expected: str
     ) -> None:
         verdict = classify_pod(left_by("job-load-x"), ti, record=record)
@@ -326,7 +326,7 @@ class TestPodsWithoutTheirJob:
         assert phrases(verdict) == ("controlled by Job/job-load-x, which could not be read: 403 Forbidden",)
 
 
-def test_jobs_and_pods_of_one_task_are_judged_on_their_own() -> None:
+def test_a_job_and_a_pod_of_one_task_are_classified_separately() -> None:
     job, pod = make_job(), make_pod(labels=(("a", "b"),), try_number=2)
     task_instances = answer({job.key: IN_TRY_2})
     verdicts = classify(Snapshot([job, pod], task_instances, Settings(), NOW, {job.key: Record(frozenset({str(pod)}))}))

@@ -221,8 +221,8 @@ def test_the_end_of_the_log_shows_which_kept_pods_need_attention_and_what_to_do(
     verdicts = [kept(Rule.NOT_RESOLVED, "it is pickled"), stalled, stalled, kept()]
     assert classification_lines(verdicts, "nothing") == [
         "kept: unresolved=1 stalled=2 active=1",
-        "    2 stalled: proxy keeps the task waiting; stop it, or mark the task as failed; for good: make",
-        "        it a native sidecar, or set an execution_timeout",
+        "    2 stalled: proxy keeps the task waiting; stop it, or mark the task as failed; permanent fix:",
+        "        make it a native sidecar, or set an execution_timeout",
         "    1 unresolved: it is pickled",
         "nothing",
     ]
@@ -237,8 +237,8 @@ def test_the_last_ten_lines_of_the_log_have_the_summary_and_the_warnings_about_t
     assert len(lines) == 10
     assert lines[-5].endswith("pickled i…")
     assert lines[-4:] == [
-        "    2 stalled: y keeps the task waiting; stop it, or mark the task as failed; for good: make it",
-        "        a native sidecar, or set an execution_timeout",
+        "    2 stalled: y keeps the task waiting; stop it, or mark the task as failed; permanent fix:",
+        "        make it a native sidecar, or set an execution_timeout",
         "    and 1 more warning above",
         "2 zombies of 5 pods",
     ]
@@ -268,13 +268,13 @@ class TestWarnings:
         states = "task instance running (try 1); base exited 0 60 min ago, {} running 24 h"
         assert warning_lines([stalled("x", "a"), stalled("y", "b"), stalled("x", "c")]) == [
             "kept 2 stalled pods: x keeps the task waiting",
-            "    stop it, or mark the task as failed; for good: make it a native sidecar, or set an",
+            "    stop it, or mark the task as failed; permanent fix: make it a native sidecar, or set an",
             "        execution_timeout",
             "    orders.extract try 1 of run run_1",
             f"        [3] airflow/a: {states.format('x')}",
             f"        [3] airflow/c: {states.format('x')}",
             "kept 1 stalled pod: y keeps the task waiting",
-            "    stop it, or mark the task as failed; for good: make it a native sidecar, or set an",
+            "    stop it, or mark the task as failed; permanent fix: make it a native sidecar, or set an",
             "        execution_timeout",
             "    orders.extract try 1 of run run_1",
             f"        [3] airflow/b: {states.format('y')}",
