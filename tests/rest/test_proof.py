@@ -196,7 +196,7 @@ class TestMisleadingAnswers:
             pytest.param(NOT_FOUND, "404 Not Found", id="another 404 than Airflow's"),
             pytest.param(
                 faults.answer(200, '{"key": "x"}', "application/json"),
-                "the REST API returned an unexpected object of ['key']",
+                "the REST API returned an unexpected object with keys ['key']",
                 id="no XCom",
             ),
         ],
