@@ -850,7 +850,8 @@ REST_CASES = [
             (
                 "other-json",
                 "JSON of another kind",
-                "reading a list of task_instances from Airflow's API: unexpected object with keys ['login'] (KeyError); …",
+                "reading a list of task_instances from Airflow's API: unexpected object with keys ['login'] "
+                "(KeyError); …",
                 _CORRECT_HOST,
                 _json({"login": "https://sso.example.org"}),
             ),

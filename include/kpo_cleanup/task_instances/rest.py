@@ -257,7 +257,7 @@ class RestSource(TaskInstanceSource):
 
 
 def _split(wanted: list[_Wanted], pieces: int) -> list[list[_Wanted]]:
-    """Split a query by DAG, or by run if it has only one DAG, or else by task; return no parts if it cannot be split."""
+    """Split a query by DAG, or by run if it has only one DAG, or else by task; return [] if it cannot be split."""
     for field in _Wanted._fields:
         values = sorted({getattr(each, field) for each in wanted})
         if len(values) > 1:
