@@ -1,4 +1,4 @@
-"""Compare the documentation with the code, as far as that needs an Airflow."""
+"""Compare the documentation with the code, where that needs Airflow."""
 
 from __future__ import annotations
 

@@ -134,8 +134,8 @@ def _add_tasks(cleanup: Cleanup, only_reports: bool, read_only_args: Mapping[str
     A task pulls the XComs that it needs when it runs. If they were arguments, the graph would draw an edge for each.
 
     :param only_reports: whether nothing is ever deleted.
-    :param read_only_args: of the tasks that only read, which may be retried. What reap leaves undone is left to the
-        next run, which reads everything again.
+    :param read_only_args: arguments of the tasks that only read, which may be retried. What reap leaves undone is left
+        to the next run, which reads everything again.
     """
     # The return values are for the next task and the XCom page; in the log each would be a wall of text.
     plain = {"multiple_outputs": False, "show_return_value_in_logs": False}

@@ -178,16 +178,17 @@ def error_lines(error: KpoCleanupError, indent: str = "", bullet: str = "") -> l
 
 def result_lines(results: Iterable[Result]) -> list[str]:
     """List results by outcome and cause, and then by task and run, with the evidence for each pod."""
-    by_cause: dict[tuple[Outcome, str, str], list[Result]] = defaultdict(list)
+    by_cause: dict[tuple[Outcome, str, bool, str], list[Result]] = defaultdict(list)
     for result in results:
-        now = "" if result.verdict.is_zombie else "now "
-        cause = _cause(result.error) or result.detail
-        by_cause[result.outcome, f"{now}{result.verdict.reason.value}", without_numbers(cause)].append(result)
+        verdict, cause = result.verdict, _cause(result.error) or result.detail
+        by_cause[result.outcome, verdict.reason.value, verdict.is_zombie, without_numbers(cause)].append(result)
     lines = []
-    for (outcome, reason, _), alike in by_cause.items():
+    for (outcome, reason, is_zombie, _), alike in by_cause.items():
         first = alike[0]
         verdicts = [result.verdict for result in alike]
-        lines += wrap(f"{outcome.value}: {count(alike, f'{reason} {_noun(verdicts)}')}")
+        noun = _noun(verdicts)
+        pods = count(alike, f"{reason} {noun}") if is_zombie else f"{count(alike, noun)}, now {reason}"
+        lines += wrap(f"{outcome.value}: {pods}")
         lines += wrap(first.detail, INDENT)
         lines += wrap(_cause(first.error), INDENT)
         lines += wrap(_deadline(alike), INDENT)
@@ -212,7 +213,7 @@ def reap_summary(
 
     :param workloads: the number of workloads that were listed.
     :param candidates: the number of those whose record was not read, because there are enough zombies without them.
-    :param noun: what people call all of the workloads.
+    :param noun: common noun for the workloads.
     """
     outcomes = count_outcomes(results)
     done = outcomes.pop((Outcome.WOULD_DELETE if settings.dry_run else Outcome.DELETED).value, 0)
@@ -239,7 +240,7 @@ def _noun(verdicts: Iterable[Verdict]) -> str:
 
 
 def _and_pods(workload: Workload) -> str:
-    """Render such as `` and its 3 pods``; empty for a pod."""
+    """Render a phrase such as `` and its 3 pods``; empty for a pod."""
     return f" and its {pluralize(workload.links.pods, 'pod')}" if workload.links.pods else ""
 
 
@@ -415,7 +416,7 @@ def _first_dags(texts: Sequence[str]) -> list[str]:
 
 
 def _by_dag(verdicts: Iterable[Verdict]) -> str:
-    """Render such as ``orders 6, sales 2``."""
+    """Render a phrase such as ``orders 6, sales 2``."""
     return _counts(Counter(verdict.dag_id for verdict in verdicts))
 
 

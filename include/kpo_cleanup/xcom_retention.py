@@ -23,7 +23,7 @@ def delete_previous_inputs(context: Any) -> None:
     A run that is in progress or has failed keeps them, because its tasks may be cleared. So does a run that a user
     triggered, because the user may want to inspect it. Deleting them is optional, so a failure is only logged.
 
-    :param context: of the running task.
+    :param context: the context of the running task.
     """
     run_id = None
     try:

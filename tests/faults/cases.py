@@ -962,7 +962,8 @@ SETUP_CASES = [
         "too many pods are zombies",
         Does.REAP_STOPS,
         "no pods are deleted: 15 of 20 pods are zombies, more than max_delete_percent=50: …; check the zombies …",
-        "Check the zombies in the log of `classify`. If they may go, trigger one run with `max_delete_percent=100`.",
+        "Check the zombies in the log of `classify`. If they may be deleted, trigger one run with "
+        "`max_delete_percent=100`.",
         lambda: find_surge([], 15, 20, Settings(max_delete_percent=50)),
     ),
     SetupCase(

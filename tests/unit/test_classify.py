@@ -666,7 +666,7 @@ class TestSuperseded:
             pods[index].uid: 4 for index in (0, 1, 3)
         }
 
-    def test_a_pod_of_the_same_try_is_no_successor(self) -> None:
+    def test_a_pod_of_the_same_try_is_not_a_successor(self) -> None:
         assert find_successors([make_pod(try_number=2), make_pod(try_number=2)], TaskInstances()) == {}
 
     def test_a_pod_with_a_newer_one_is_orphaned_if_its_task_instance_has_finished(self) -> None:

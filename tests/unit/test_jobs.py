@@ -148,7 +148,7 @@ class TestParsing:
     def test_a_protected_pod_protects_its_job(self) -> None:
         assert parse(item(), make_pod(protected_by="kpo-cleanup/protect=1"), make_pod()).protected_by
 
-    def test_what_is_no_job_is_an_error(self) -> None:
+    def test_an_object_that_is_not_a_job_is_an_error(self) -> None:
         with pytest.raises(ValueError, match="lacks namespace, name, uid or creationTimestamp"):
             parse({"metadata": {}}, make_pod())
 

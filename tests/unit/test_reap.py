@@ -675,7 +675,7 @@ class TestQueryingTaskInstancesAgain:
         assert cluster.deleted == {zombie.workload.name for zombie in zombies[:BATCH]}
         assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {NO_ANSWERS}
 
-    def test_nothing_is_deleted_any_more_once_the_task_of_reap_was_marked_as_failed(self) -> None:
+    def test_nothing_more_is_deleted_once_the_task_of_reap_was_marked_as_failed(self) -> None:
         class Marked(FakeSource):
             def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
                 if self.queries:
@@ -1236,7 +1236,7 @@ class TestAnApiServerThatDoesNotRespond:
         run(zombies, cluster, source, namespaces=namespaces)
         assert CONCURRENT_DELETES <= len(by_query[1]) < 2 * CONCURRENT_DELETES
 
-    def test_the_run_goes_on_if_only_some_pods_get_no_response(self) -> None:
+    def test_the_run_continues_if_only_some_pods_get_no_response(self) -> None:
         zombies = make_zombies(2 * BATCH)
         silent = zombies[1:CONCURRENT_DELETES]
         cluster = cluster_of(zombies, {zombie.workload.name: LOST for zombie in silent})
@@ -1250,7 +1250,7 @@ class TestAnApiServerThatDoesNotRespond:
             pytest.param(lambda _name: DENIED, id="denied"),
         ],
     )
-    def test_the_run_goes_on_without_a_new_query_if_other_pods_are_in_between(
+    def test_the_run_continues_without_a_new_query_if_other_pods_are_in_between(
         self, respond: Callable[[str], Response]
     ) -> None:
         zombies = make_zombies(2 * BATCH)
@@ -1263,7 +1263,7 @@ class TestAnApiServerThatDoesNotRespond:
         assert len(source.queries) == 2
 
     @pytest.mark.parametrize("response", [pytest.param(WEBHOOK_DOWN, id="500"), pytest.param(TOO_MANY, id="429")])
-    def test_the_run_goes_on_without_a_new_query_if_errors_are_in_between(self, response: Response) -> None:
+    def test_the_run_continues_without_a_new_query_if_errors_are_in_between(self, response: Response) -> None:
         pods = [make_pod(name=f"p{n}", namespace=f"n{n}", map_index=n, created=NOW - DAY + n) for n in range(BATCH)]
         responses = {pod.name: LOST if n % 3 == 0 else response for n, pod in enumerate(pods)}
         zombies = zombies_of(*pods)

@@ -77,7 +77,7 @@ def test_a_task_instance_stays_as_it_is_before_airflow_3_2() -> None:
 
 
 @pytest.mark.parametrize("status", [None, 500, 503])
-def test_an_outage_is_no_refusal(status: int | None) -> None:
+def test_an_outage_is_not_a_refusal(status: int | None) -> None:
     def fail(dag_id: str, run_id: str) -> Any:
         raise Refusal(status)
 
@@ -100,7 +100,7 @@ def test_the_logical_date_of_a_run_is_requested_once() -> None:
     [
         pytest.param("failed", "failed", FAILED, id="too many have its state"),
         pytest.param("failed", "success", COMPLETE, id="the others have another state"),
-        pytest.param(None, "success", TaskInstance(None), id="it was cleared, so that the state is no filter"),
+        pytest.param(None, "success", TaskInstance(None), id="it was cleared, so that the query cannot filter by its state"),
     ],
 )
 def test_a_long_history_is_not_loaded_by_an_api_server_that_loads_all_of_it(

@@ -22,7 +22,7 @@ MAX_LOG_SECONDS = 30  # seconds for the logs of all batches: a hanging kubelet m
 class PodLogs:
     """Reads and logs last lines, as long as all requests together take little time.
 
-    :param lines: of each pod; 0 reads none.
+    :param lines: the number of lines per pod; 0 reads none.
     """
 
     def __init__(self, cluster: Cluster, lines: int, monotonic: Callable[[], float], retry_policy: RetryPolicy) -> None:

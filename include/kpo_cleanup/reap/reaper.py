@@ -52,12 +52,12 @@ def reap(
 
     Only their namespaces, names and uids are used: the pods are listed and classified again.
 
-    :param namespaces: of this run; nothing is deleted in any other.
+    :param namespaces: the namespaces of this run; nothing is deleted in any other.
     :param clock: returns epoch seconds, to classify by.
     :param monotonic: returns seconds, to measure the age of a snapshot by.
     :param batch_size: pods that share one snapshot.
     :param delete_timeout: seconds after which a deletion without a response is no longer carried out.
-    :param max_seconds: after which nothing more is sent, except for requests that are under way and the last reads.
+    :param max_seconds: seconds after which nothing more is sent, except for requests in progress and the last reads.
     """
     policy = retry_policy or RetryPolicy()
     noun = common_noun(zombie.workload for zombie in zombies)
