@@ -100,7 +100,9 @@ def test_the_logical_date_of_a_run_is_requested_once() -> None:
     [
         pytest.param("failed", "failed", FAILED, id="too many have its state"),
         pytest.param("failed", "success", COMPLETE, id="the others have another state"),
-        pytest.param(None, "success", TaskInstance(None), id="it was cleared, so that the query cannot filter by its state"),
+        pytest.param(
+            None, "success", TaskInstance(None), id="it was cleared, so that the query cannot filter by its state"
+        ),
     ],
 )
 def test_a_long_history_is_not_loaded_by_an_api_server_that_loads_all_of_it(
