@@ -275,7 +275,7 @@ def _record_of(obj: Json, task: Task) -> Record:
 
 
 def _may_be_used_by_plain_task(obj: Json, tasks: Mapping[TaskInstanceKey, Task]) -> bool:
-    """Return whether a task that is no longer mapped has recorded the pod of one of its map indexes, or may still do so."""
+    """Return whether a task that is no longer mapped has recorded the pod of a map index, or may still do so."""
     key = make_key(obj)
     plain = key and key.map_index != UNMAPPED and tasks.get(key._replace(map_index=UNMAPPED))
     if not plain or plain.is_finished:

@@ -140,9 +140,9 @@ class TestParsing:
             item({"labels": {"kpo-cleanup/protect": "true"}}),
             item(template={"annotations": {"kpo-cleanup/protect": "true"}}),
         ],
-        ids=["annotation", "label", "template"],
+        ids=["annotation", "label", "pod template"],
     )
-    def test_the_protection_of_a_job_counts(self, job: dict[str, Any]) -> None:
+    def test_a_job_is_protected_by_its(self, job: dict[str, Any]) -> None:
         assert parse(job, make_pod()).protected_by == "kpo-cleanup/protect=true"
 
     def test_a_protected_pod_protects_its_job(self) -> None:

@@ -44,7 +44,7 @@ def test_the_class_of_the_operator_is_kept() -> None:
         pytest.param(ROW._replace(map_index=0), id="mapped"),
     ],
 )
-def test_there_is_no_answer_if_the_task_instance_was_meanwhile(now: Row) -> None:
+def test_there_is_no_answer_if_in_the_meantime_the_task_instance_was(now: Row) -> None:
     rows = [now, Row("orders", "b", "run_1", UNMAPPED, "failed")]
     with pytest.raises(LookupError):
         complete(TaskSdk(rows, {"before": MIDNIGHT - MICROSECOND, "run_1": MIDNIGHT}))
