@@ -112,7 +112,10 @@ def _pods_by_run(verdicts: Sequence[Verdict], limit: int = MAX_PODS, known: str 
 
 
 def _pod_lines(workload: Workload, evidence: str, is_repetition: bool) -> list[str]:
-    """Render one pod with its evidence; refer to that of the pod above if it is as long and differs only in numbers."""
+    """Render one pod with its evidence.
+
+    Refer to the evidence of the pod above if that differs only in numbers and takes several lines.
+    """
     index = "" if workload.map_index == UNMAPPED else f"[{workload.map_index}] "
     name = f"{index}{workload}{_and_pods(workload)}"
     first, *others = evidence.split("; ")
@@ -166,7 +169,7 @@ def due_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
 
 
 def error_lines(error: KpoCleanupError, indent: str = "", bullet: str = "") -> list[str]:
-    """Render an error: what failed and why, with the remedy and the server's message in lines of their own below."""
+    """Render an error: what failed and why, with the remedy and the server's message on separate lines below."""
     lines = wrap(f"{bullet}{error.summary}: {error.cause}" if error.cause else f"{bullet}{error.summary}", indent)
     if isinstance(error, SettingsError):
         for setting in error.errors:
@@ -249,7 +252,7 @@ def _more_candidates(number: int) -> str:
 
 
 def reap_lines(results: Sequence[Result], settings: Settings) -> list[str]:
-    """List what the lines of the single pods do not show: what each DAG's pods had requested, and what is left."""
+    """List what the lines about individual pods do not show: what each DAG's pods had requested, and what is left."""
     lines = result_lines(r for r in results if r.outcome is Outcome.WOULD_DELETE)
     verb = "would free" if settings.dry_run else "freed"
     by_dag = {dag_id: _amounts(_freed(of_dag)) for dag_id, of_dag in _group_by_dag(results).items()}
@@ -332,12 +335,12 @@ def unlisted(errors_by_namespace: Mapping[str, KpoCleanupError]) -> list[KpoClea
 
 
 def _common_to(error: KpoCleanupError, namespace: str) -> tuple[str, str]:
-    """Return the cause and the remedy of an error, without what differs where both are the same."""
+    """Return the cause and the remedy of an error, without the numbers and the namespace, which may differ."""
     return without_numbers(_cause(error)), error.remedy.replace(repr(namespace), "")
 
 
 def failure_lines(summary: Sequence[str], errors: Sequence[KpoCleanupError], untried: int = 0) -> list[str]:
-    """Render the end of a failed run. It is short, because Airflow shows it in one piece; the report has all of it.
+    """Render the end of a failed run. It is short, because Airflow shows it as one message; the report has all errors.
 
     Airflow puts the name of the exception before the first line.
 
@@ -354,7 +357,7 @@ def failure_lines(summary: Sequence[str], errors: Sequence[KpoCleanupError], unt
 
 
 def summary_lines(topics: Sequence[str]) -> list[str]:
-    """Render several topics, each in a line of its own, and all but the first one indented."""
+    """Render several topics, each on a line of its own, and all but the first one indented."""
     head, *others = topics
     return [*wrap(head), *(line for topic in others for line in wrap(topic, INDENT))]
 
@@ -380,7 +383,7 @@ def _utc(seconds: int) -> datetime:
 
 
 def _freed(results: Iterable[Result]) -> dict[str, float]:
-    """Add up, by resource name, the requests of the pods that are gone, or would be, and not within a grace period."""
+    """Add up the requests of the pods that are gone, or would be, by resource name; a grace period excludes a pod."""
     totals: dict[str, float] = defaultdict(float)
     for result in results:
         if result.outcome in _GONE and result.deadline is None:
