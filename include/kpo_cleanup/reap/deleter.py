@@ -30,7 +30,7 @@ MAX_CONFLICTS = 4  # rereads of a pod or its successor before the pod is given u
 
 
 class Deleter:
-    """Decides on individual pods: deletes, rereads and retries. Owns what was tried, and the responses that were lost."""
+    """Deletes, rereads and retries individual pods. Owns what was tried, and the responses that were lost."""
 
     def __init__(
         self,
