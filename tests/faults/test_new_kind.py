@@ -69,7 +69,7 @@ def _registered(server: Server) -> Iterator[None]:
 
 @pytest.fixture
 def of_all_kinds(api: KubeClient) -> KubeClient:
-    """Return a client for all kinds that uses the connection of the other one."""
+    """Return a client for all kinds that uses the same connection as `api`."""
     return KubeClient(CONN_ID, QUICK, kinds=KINDS.values())
 
 

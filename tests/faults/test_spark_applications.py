@@ -95,7 +95,7 @@ class TestApplications:
         # No garbage collector runs here, which would delete the pods.
         assert len(server.pods(namespace)) == 4
 
-    def test_the_last_lines_of_its_driver_are_saved(self, server: Server, client: KubeClient, namespace: str) -> None:
+    def test_the_last_lines_of_the_driver_are_saved(self, server: Server, client: KubeClient, namespace: str) -> None:
         create_application(server, namespace, "app", FAILED_ONCE)
         server.start(namespace, "app-driver")
         server.proxy.spoil("/pods/app-driver/log", proxy.answer(200, "one\ntwo\n", "text/plain"))

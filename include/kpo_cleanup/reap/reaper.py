@@ -24,7 +24,7 @@ from .ledger import Ledger
 from .pod_logs import PodLogs
 from .schedule import BATCH, Schedule
 from .snapshot import MAX_SNAPSHOT_AGE, BatchSnapshot, take_snapshot
-from .steps import run_side_by_side, worker_threads
+from .steps import run_concurrently, worker_threads
 from .target import NOT_DELETED, Target, lost_among, pending_among
 
 log = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ class _Reaper:
                     snapshot = self._take_snapshot(batch)
                     if snapshot is not None:
                         steps = (self._deleter.process(target, snapshot, is_probing) for target in batch)
-                        run_side_by_side(pool, steps)
+                        run_concurrently(pool, steps)
                         self._log_batch(pending)
                 elif (due_at := self._schedule.next_due(pending)) is not None:
                     time.sleep(max(0.0, due_at - self._monotonic()))
