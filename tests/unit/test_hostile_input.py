@@ -183,7 +183,7 @@ def test_two_pods_that_differ_in_the_last_of_many_labels_are_not_each_others_suc
 
 def test_a_pod_with_an_id_that_kubernetes_would_reject_has_a_label_problem() -> None:
     assert parse_pod(make_item(labels={"dag_id": "orders\n"})).label_problem == (
-        r"label dag_id='orders\n' is not a label value of Kubernetes"
+        r"label dag_id='orders\n' is not a valid Kubernetes label value"
     )
 
 
