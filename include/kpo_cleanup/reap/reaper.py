@@ -29,7 +29,7 @@ from .target import NOT_DELETED, Target, lost_among, pending_among
 
 log = logging.getLogger(__name__)
 
-OUT_OF_TIME = "the time of the run was over"
+OUT_OF_TIME = "the run had no time left"
 NO_ANSWERS = "their task instances could not be queried"
 TERMINATED = KpoCleanupError("reap received SIGTERM, because it was marked as failed or its worker is shutting down")
 ENDED = KpoCleanupError("reap ended early, because it was marked as failed or cleared, or its run was deleted")
@@ -68,7 +68,7 @@ def reap(
 
 
 class _Reaper:
-    """Leads the targets of one run to their results."""
+    """Processes the targets of one run until each has a result."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class _Reaper:
         self._is_verified = False  # whether the source has shown this task as running
 
     def run(self, targets: Sequence[Target], namespaces: Collection[str]) -> list[Result]:
-        """Account for every target, in their order."""
+        """Return a result for every target, in order."""
         for target in targets:
             self._check_scope(target, namespaces)
         try:
@@ -111,7 +111,7 @@ class _Reaper:
         return results
 
     def _end_early(self, targets: Sequence[Target], why: KpoCleanupError) -> None:
-        """Give every pod a result without another request: the task may have been marked as failed to stop it."""
+        """Conclude all pods without another request: the task may have been marked as failed to stop it."""
         log.warning("%s", why)
         for target in pending_among(targets):
             self._ledger.conclude(target, Outcome.LEFT_FOR_NEXT_RUN, why.summary, why)
@@ -185,7 +185,7 @@ class _Reaper:
         return ""
 
     def _take_snapshot(self, batch: Sequence[Target]) -> BatchSnapshot | None:
-        """Return a snapshot of a batch. If the query fails, smaller batches follow, or the error is that of its pods.
+        """Return a snapshot of a batch. If the query fails, smaller batches follow, or the pods fail with its error.
 
         :raises CallerNotRunning: if this task has been running, but no longer is.
         """
@@ -213,7 +213,7 @@ class _Reaper:
         return self._schedule.room > room
 
     def _log_batch(self, targets: Sequence[Target]) -> None:
-        """Log what was done, and how far the run is."""
+        """Log what was done, and how many deletions remain."""
         if not self._ledger.unlogged:
             return
         self._ledger.log_results()
