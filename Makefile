@@ -1,4 +1,4 @@
-# Each target installs its packages into .work/, which `make clean` removes. It needs Python 3.11 or 3.12.
+# Each target installs its packages into .work/, which `make clean` removes. All targets need Python 3.11 or 3.12.
 AIRFLOW_2 := 2.11.2
 AIRFLOW_3 := 3.3.2
 DATE := $(shell sed -n 's/^NEWEST = "\(.*\)"$$/\1/p' tests/matrix.py)
@@ -21,7 +21,7 @@ ENV_REST_3_0 = ENV_SUFFIX=-rest scripts/airflow-env 3.0.6 2025-09-15 $(FAB)
 # The benchmarks' packages, in separate environments.
 BENCH_PACKAGES = $(shell sed '/^\#/d' bench/requirements.txt)
 
-# These tests spend half of their time waiting. Each process has its own Airflow, servers and ports.
+# Except the unit tests, tests spend half of their time waiting. Each process has its own Airflow, servers and ports.
 PARALLEL := -n 3 --dist loadfile
 
 # Container images often set this variable. Each of the hundreds of Airflow processes would then spend ten seconds on
@@ -44,8 +44,9 @@ help:
 	@echo "                      KUBECONFIG=… NAMESPACE=… uses your own cluster)"
 	@echo "  make cluster        run the embedded cluster for kubectl"
 	@echo "  make clean          remove .work/ and dist/"
-	@echo "Tiers (those 'on both' run on one Airflow with AIRFLOW=2 or AIRFLOW=3; T=path K=expression ARGS=--lf select tests"
-	@echo "of unit, test-servers, test-airflow-3, test-airflow-2 and any tier but test-matrix)"
+	@echo "Tiers ('on both': Airflow 2 and 3, or the one that AIRFLOW=2 or AIRFLOW=3 selects)"
+	@echo "  T=path K=expression ARGS=--lf select tests, also of unit, test-servers, test-airflow-3 and test-airflow-2, but"
+	@echo "  not of test-matrix"
 	@echo "  make test-matrix    the DAG's tests on every supported Airflow (ROWS=… selects rows)"
 	@echo "  make test-cluster   the tests against a real kube-apiserver (built with Go the first time)"
 	@echo "  make test-rest      the REST API as source, with real API servers of the oldest and the newest Airflow 3"
@@ -78,7 +79,7 @@ cluster:
 check: lint types
 	@HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-default} $(MAKE) --no-print-directory unit ARGS=--cov
 
-# Few examples of each property; `make check` has more.
+# Property tests run with few examples here, and with more in `make check`.
 unit:
 	@python=$$(scripts/unit-env $(DATE)) && HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-quick} \
 		$$python -m pytest -n 2 $(call selected,tests/unit)
@@ -121,7 +122,7 @@ test-install-%:
 	@python=$$($(ENV_$*)) && echo "Installing on Airflow $(AIRFLOW_$*)" && \
 		$$python -m pytest $(PARALLEL) $(call selected,tests/install) -m install
 
-# The tests take screenshots.
+# The tests take screenshots, which `make pictures` copies into the documentation.
 test-ui: $(GENERATIONS:%=test-ui-%)
 	@echo "The screenshots are in .work/screenshots/"
 test-ui-%:

@@ -46,7 +46,7 @@ class InMemoryCluster:
 def fetch_and_reap(source: TaskInstanceSource, zombies: int) -> Iterator[tuple[str, float]]:
     """Run the two tasks that query a source, and yield the name and the seconds of each.
 
-    :raises RuntimeError: if it is not MAX_DELETES pods that were deleted.
+    :raises RuntimeError: if the number of deleted pods is not MAX_DELETES.
     """
     pods = [_zombie(pod, number) for number, pod in enumerate(pods_of_finished_runs(zombies))]
     settings = Settings(namespaces=NAMESPACE, max_deletes=MAX_DELETES, settle_seconds=0)

@@ -85,7 +85,7 @@ class RealAirflow:
         return run_id
 
     def count_workers(self, dag_id: str, run_id: str) -> int:
-        """Return how many tasks of a run were executed, each of which is a pod with the KubernetesExecutor."""
+        """Return how many tasks of a run were executed; with the KubernetesExecutor, each needs a worker pod."""
         return list(self._states(dag_id, run_id).values()).count("success")
 
     def _states(self, dag_id: str, run_id: str) -> dict[str, str | None]:
@@ -101,7 +101,7 @@ class RealAirflow:
     def check_zombies(self, dag_id: str, run_id: str, expected: int) -> None:
         """Check how many zombies a cleanup run found.
 
-        :raises RuntimeError: if it is another number than `expected`.
+        :raises RuntimeError: if the number is not `expected`.
         """
         where = "dag_id = :dag_id AND run_id = :run_id AND task_id = 'classify' AND key = 'return_value'"
         ((value,),) = self.records.query(f"SELECT value FROM xcom WHERE {where}", dag_id=dag_id, run_id=run_id)

@@ -1,4 +1,4 @@
-"""The time from SIGTERM, in the middle of `reap`, to its last deletion and to its results."""
+"""The time from a SIGTERM in the middle of `reap` to the last deletion, and to the results of `reap`."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def _requests(bench: Bench, engine: Engine, size: int) -> Figure:
     options["AIRFLOW__KUBERNETES_EXECUTOR__CONFIG_FILE"] = str(kubeconfig)
     arguments = SimpleNamespace(namespace=namespace, min_pending_minutes=30, min_completed_minutes=0, verbose=False)
     with patch.dict(os.environ, options):
-        # Without what records the command in Airflow's database.
+        # Unwrapped, because a decorator records the command in Airflow's database.
         theirs = cluster.traffic_of(lambda: unwrap(cleanup_pods)(arguments))
     ours = cluster.traffic_of(lambda: _run_tasks(namespace, size))
     ours_text, theirs_text = (f"{requests:,.0f} requests, {mebibytes(size)}" for requests, size in (ours, theirs))
@@ -213,7 +213,7 @@ def _insert(engine: Engine, numbers: range, state_of: Callable[[int], str]) -> N
 
 
 def _insert_records(engine: Engine, namespace: str, numbers: range) -> None:
-    """Replace all XComs by the records of these pods."""
+    """Replace all XComs with the records of these pods."""
     statement = text(
         "INSERT INTO xcom (dag_run_id, dag_id, task_id, run_id, map_index, key, value, timestamp) "
         "SELECT id, dag_id, :task_id, run_id, -1, :key, to_jsonb(CAST(:value AS text)), now() FROM dag_run "

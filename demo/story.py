@@ -61,7 +61,7 @@ class Story:
 
     def start_tasks(self) -> None:
         self._terminal.step("run tasks that create pods (DAG kpo_zombies)")
-        # As a scheduled run has it: without a logical date, the Task SDK returns neither tries nor ends.
+        # With a logical date, like a scheduled run: without one, the Task SDK returns neither tries nor ends.
         self.run_id = self._airflow.healthy_api().trigger(DAG_ID, {}, datetime.now(UTC))
         self._terminal.table([(title(task), task.pod_description) for task in self._tasks], ("task", "its pod"))
         self._wait("all pods are in the state described above", self._pods_are_ready, PODS_TIMEOUT)
@@ -105,7 +105,7 @@ class Story:
         retried = next(task for task in self._tasks if task.expected_try > 1)
         [pod] = [pod for pod in self._pods() if retried.matches(pod)]
         self._wait(f"try 2 adopts the pod of try 1, {pod.name}", lambda: self._is_adopted(pod), TASKS_TIMEOUT)
-        self._wait(f"the failed tasks have been over for {SETTLE_SECONDS} s", self._zombies_have_settled, TASKS_TIMEOUT)
+        self._wait(f"the failed tasks ended at least {SETTLE_SECONDS} s ago", self._zombies_have_settled, TASKS_TIMEOUT)
 
     def dry_run_with_zombies(self) -> None:
         self._terminal.step("run kpo_cleanup_dry_run again, now that there are zombies")

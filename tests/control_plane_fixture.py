@@ -45,7 +45,7 @@ def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
 
 @pytest.fixture(scope="session")
 def controller_manager(control_plane: ControlPlane, pytestconfig: pytest.Config) -> ControllerManager:
-    """Return what runs kube-controller-manager in a `with` block; it also acts on the objects of other tests."""
+    """Return a context manager for kube-controller-manager, which also acts on the objects of other tests."""
     from tests.control_plane import find_or_build_controller_manager
 
     binary = _found(pytestconfig, find_or_build_controller_manager)

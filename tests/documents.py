@@ -38,7 +38,7 @@ def exported_variables(name: str, heading: str) -> dict[str, str]:
 
 
 def documented_metrics() -> dict[str, tuple[str, set[str]]]:
-    """Return the metrics of the table, with their types and tags: those of a family one by one."""
+    """Return the metrics in the table with their types and tags; a family is expanded into its members."""
     families = {"reason": [reason.value for reason in Reason], "outcome": [outcome.value for outcome in Outcome]}
     table = section("docs/operating.md", "Metrics")
     documented = {}

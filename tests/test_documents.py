@@ -1,4 +1,4 @@
-"""Compare the documentation with the code, as far as that needs an Airflow."""
+"""Compare the documentation with the code, where that needs Airflow."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_picture_of_the_demo_has_each_task_with_its_state_and_what_becomes_o
 
 
 @pytest.mark.parametrize(("name", "heading", "number", "dag_ids"), EXAMPLES)
-def test_the_examples_of_dag_files_make_dags_that_airflow_finds(
+def test_the_examples_of_dag_files_define_dags_that_airflow_finds(
     name: str, heading: str, number: int, dag_ids: set[str], tmp_path: Path
 ) -> None:
     example = re.findall(r"^```python\n(.*?)```", section(name, heading), re.M | re.S)[number]
@@ -58,7 +58,7 @@ def test_the_tables_that_need_select_are_named() -> None:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPO)))
-def test_every_airflow_command_is_one_that_its_command_line_accepts(path: Path) -> None:
+def test_airflow_accepts_every_documented_command(path: Path) -> None:
     blocks = "".join(re.findall(r"^```sh\n(.*?)```", path.read_text(), re.M | re.S)).replace("\\\n", "")
     for command in re.findall(r"^airflow (.+)$", re.sub(r"\$\(.*?\)", "2026-11-24", blocks), re.M):
         get_parser().parse_args(shlex.split(command))

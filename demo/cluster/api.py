@@ -39,7 +39,7 @@ class Api:
     async def _dispatch(self, request: web.Request, target: Target) -> web.StreamResponse:
         resource, store = target.resource, self.store
         if target.subresource != "exec":
-            await request.read()  # the last await, so that the response describes the store as it is when sent
+            await request.read()  # no later await suspends, so that the response describes the store as it is when sent
         if "dryRun" in request.query:
             raise bad_request("dry runs are not simulated")
         match request.method, bool(target.name), target.subresource:

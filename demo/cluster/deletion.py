@@ -89,9 +89,9 @@ def _check(resource: Resource, metadata: Json, options: Json) -> None:
 
 
 def _finalizers(metadata: Json, options: Json, default_propagation: str) -> list[str]:
-    """Return the object's finalizers, with the garbage collector's as the propagation policy requires.
+    """Return the object's finalizers, including that of the garbage collector if the propagation policy requires it.
 
-    Without a policy, an earlier DELETE's finalizer stays.
+    Without a policy, the finalizer of an earlier DELETE is kept.
     """
     present = metadata.get("finalizers") or []
     chosen = next((one for one in present if one in (ORPHAN, FOREGROUND)), _FINALIZER_OF[default_propagation])

@@ -16,7 +16,7 @@ from .store import Change, Store, StoredObject
 
 Query = Mapping[str, str]
 
-_DEFAULT_WATCH = 1800  # seconds; the API server takes 30 to 60 minutes
+_DEFAULT_WATCH = 1800  # seconds; a real API server picks a random time from 30 to 60 minutes
 _EXPIRED_PAGE = (
     "The provided continue parameter is too old to display a consistent list result. You can start a "
     "new list without the continue parameter, or use the continue token in this response to retrieve "
@@ -73,7 +73,8 @@ def page(store: Store, target: Target, query: Query) -> bytes:
                 metadata |= {} if selection.has_selectors else {"remainingItemCount": rest}
                 store.keep_snapshot(resource, items, version)
             break
-    # In lists, only custom resources have a kind and an API version, and always a continue token.
+    # In a list of custom resources, unlike other lists, each item has a kind and an API version, and there is always a
+    # continue token.
     custom = target.resource.custom
     metadata = {"continue": "", **metadata} if custom else metadata
     head = {"kind": f"{target.resource.kind}List", "apiVersion": target.resource.api_version, "metadata": metadata}

@@ -83,7 +83,7 @@ def without_finalizer(obj: Json, finalizer: str) -> Json:
 
 
 def with_metadata(obj: Json, **fields: Any) -> Json:
-    """Return an object with other values in its metadata; empty values remove a field."""
+    """Return an object with these fields of its metadata changed; an empty value removes a field."""
     metadata = {**obj["metadata"], **fields}
     return {**obj, "metadata": {key: value for key, value in metadata.items() if key not in fields or value}}
 

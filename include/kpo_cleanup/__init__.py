@@ -53,7 +53,7 @@ The modules, by layer, and within a layer about in the order in which a run uses
 ``reap``                           verify again, delete, account for every pod
 ``reap.reaper``                    one run: list again, delete in batches, say what is left
 ``reap.target``                    a pod that may be deleted, and what was tried so far
-``reap.schedule``                  which targets come next, by what has failed so far
+``reap.schedule``                  select the next targets, depending on what has failed so far
 ``reap.pod_logs``                  save the last log lines of a pod
 ``reap.known``                     the workloads as they were last read
 ``reap.snapshot``                  query Airflow about a batch, and classify its pods

@@ -168,7 +168,7 @@ def remove_xcom(dag_id: str, task_id: str, run_id: str) -> None:
 def skip_tasks(context: Any, return_value: Mapping[str, Any], *task_ids: str) -> None:
     """Set later tasks of this run to skipped, as a short circuit does.
 
-    :param return_value: of the current task, which Airflow 3 ends here with an exception.
+    :param return_value: the return value of the current task, which Airflow 3 ends here with an exception.
     """
     if not IS_AIRFLOW_3:
         for task_id in task_ids:

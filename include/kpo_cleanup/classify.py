@@ -35,7 +35,7 @@ class Snapshot:
 
     :param workloads: all that were listed, including those that are not classified.
     :param now: epoch seconds; classification uses no other clock.
-    :param records: no entry where the operator left none.
+    :param records: the operators' records; a key without one is missing.
     :param unread: ranges of pods, sorted by ``sort_key``, whose records were not read. The keys alternate: a range
         starts at each key with an even index, and ends before the next key. Empty if all records were read.
     """
@@ -109,7 +109,7 @@ def incomplete_keys(task_instances: TaskInstances, workloads: Iterable[Workload]
 
 
 class Classifier:
-    """Classifies single pods of one snapshot."""
+    """Classifies individual pods of one snapshot."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -123,7 +123,7 @@ class Classifier:
         return self._successors.get(workload.uid)
 
     def classify(self, workload: Workload) -> Verdict:
-        """Classify one pod by the first rule that applies. What is not known keeps the pod."""
+        """Classify one pod by the first rule that applies. When in doubt, the pod is kept."""
         verdict = self._classify_at(workload, self._snapshot.now)
         raw_ids = self._snapshot.task_instances.raw_ids.get(workload.key, ())
         if len(raw_ids) == 1:
@@ -253,7 +253,7 @@ class Classifier:
         return None if successor is None else Rule.NOT_RECORDED
 
     def _ownership_mismatch(self, workload: Workload, ti: TaskInstance, record: Record) -> Rule | None:
-        """Return the rule by which the pod is not proved to belong to the task instance.
+        """Return the rule by which the pod may not belong to the task instance, or None if it does.
 
         Another Airflow with the same DAG and run creates pods with the same labels. So does ``airflow tasks test``.
         """
@@ -289,7 +289,8 @@ def locate_records(
     """Return the records with the namespaces of the pods that they name.
 
     A record names a pod by its namespace only if a pod of that name exists there. On Cloud Composer 3 every pod runs in
-    ``composer-user-workloads``, whatever namespace its operator requested and recorded. Names end in random characters.
+    ``composer-user-workloads``, whatever namespace its operator requested and recorded. A pod of the same name in
+    another namespace is the recorded one, because names end in random characters.
     """
     places: dict[tuple[str, str], set[str]] = defaultdict(set)
     for workload in workloads if records else ():
@@ -308,7 +309,7 @@ def locate_records(
 
 
 def _without_namespace(recorded: str) -> tuple[str, str]:
-    """Return the kind and the name in the name of a record, which may be without a namespace."""
+    """Return the kind and the name of a recorded workload without its namespace, which may be missing."""
     kind, _, place = recorded.rpartition(" ")
     return kind, place.rpartition("/")[2]
 
@@ -418,7 +419,7 @@ def _has_running_sidecars(workload: Workload, settings: Settings, now: int) -> b
 def _hanging_rule(workload: Workload, settings: Settings, now: int) -> Rule:
     """Return the rule for a pod on which its task is waiting in vain, or ``Rule.ACTIVE`` for any other active pod."""
     if workload.deletion_deadline is not None:
-        return Rule.OVERDUE  # the deadline has passed, or the pod would be terminating
+        return Rule.OVERDUE  # before the deadline, the rule for terminating pods applies
     if _has_running_sidecars(workload, settings, now):
         return Rule.STALLED
     if workload.finished_at is not None and now - workload.finished_at > STALE_AFTER:

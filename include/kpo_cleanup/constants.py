@@ -35,7 +35,7 @@ class Outcome(str, Enum):
     SPARED = "spared"  # the second classification or a precondition showed that it is in use
     FAILED = "failed"  # it could not be deleted
     UNKNOWN = "unknown"  # the response to the deletion was lost, and the pod could not be read afterwards
-    LEFT_FOR_NEXT_RUN = "left_for_next_run"  # max_deletes was reached, or a server does not do its part
+    LEFT_FOR_NEXT_RUN = "left_for_next_run"  # max_deletes was reached, or a server fails or does not respond
     WOULD_DELETE = "would_delete"
 
 

@@ -35,7 +35,7 @@ Finds pods, Jobs and SparkApplications that are still in the cluster although th
 #### What is never touched
 
 - a pod that a live task uses; a retry may have adopted the pod of an earlier try
-- a pod of a controller that is not cleaned up itself
+- a pod of a ReplicaSet or another controller, except for Jobs and SparkApplications, which are cleaned up themselves
 - a Job whose operator did not wait for it
 - a pod with the annotation or label *kpo-cleanup/protect*, with any value but *false*
 - a pod that is unknown to this Airflow, unless *delete_unmatched_pods* is on
@@ -67,14 +67,14 @@ also stop a *reap* that is running, mark its run as failed.""",
 def cleanup_dag(dag_id: str, settings: Mapping[str, Any] | None = None, **dag_arguments: Any) -> DAG:
     """Build a DAG that finds zombie pods and deletes them.
 
-    Call it in your own DAG file to have several, for several clusters or teams::
+    Call it in DAG files of your own to build several DAGs, such as one for each cluster or team::
 
         # Airflow reads only files that contain the words "airflow" and "dag".
         from include.kpo_cleanup.dag import cleanup_dag
 
         cleanup_dag("kpo_cleanup_gpu", settings={"kubernetes_conn_id": "gpu", "namespaces": "ml"}, schedule="@hourly")
 
-    Invalid settings raise no error here, which would make the DAG disappear: they fail each of its runs.
+    Invalid settings raise no error here, because that would make the DAG disappear. Instead, every run fails.
 
     :param settings: options that are fixed for this DAG. Neither its params nor a run's conf can change them. All
         others come from Airflow's config section ``kpo_cleanup``.
@@ -87,7 +87,7 @@ def cleanup_dag(dag_id: str, settings: Mapping[str, Any] | None = None, **dag_ar
     if settings is not None and not isinstance(settings, Mapping):
         remedy = 'pass a dict of options, such as settings={"namespaces": "team-a"}'
         mistakes.append(SettingError("settings", HIDDEN, DAG_FILE, remedy))
-    if "schedule" in dag_arguments:  # moved, so that an invalid one fails the runs as well
+    if "schedule" in dag_arguments:  # moved to the settings, so that an invalid one fails the runs as well
         schedule = dag_arguments.pop("schedule")
         if fixed.setdefault("schedule", schedule) != schedule:
             remedy = f"remove it from settings, because the argument schedule={schedule!r} sets it as well"
@@ -134,8 +134,8 @@ def _add_tasks(cleanup: Cleanup, only_reports: bool, read_only_args: Mapping[str
     A task pulls the XComs that it needs when it runs. If they were arguments, the graph would draw an edge for each.
 
     :param only_reports: whether nothing is ever deleted.
-    :param read_only_args: of the tasks that only read, which may be retried. What reap leaves undone is left to the
-        next run, which reads everything again.
+    :param read_only_args: arguments of the tasks that only read, which may be retried. What reap leaves undone is left
+        to the next run, which reads everything again.
     """
     # The return values are for the next task and the XCom page; in the log each would be a wall of text.
     plain = {"multiple_outputs": False, "show_return_value_in_logs": False}

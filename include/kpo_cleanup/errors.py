@@ -24,7 +24,8 @@ def safe_message(error: Any, *quoting: type[Exception]) -> str:
 
 def without_credentials(text: object, limit: int = MAX_PHRASE) -> str:
     """Return a text as :func:`~.text.printable` does, with the credentials of its URLs masked."""
-    # Masked before it is cut off, because the end of a password would be missing; bounded, because the text is not.
+    # Masked before it is cut off: a URL that ends within the password would not be recognized. Bounded before that,
+    # because the text may be very long.
     return printable(_CREDENTIALS.sub("***@", str(text)[: 4 * MAX_PHRASE]), limit)
 
 
@@ -64,7 +65,7 @@ class KpoCleanupError(Exception):
 
 
 def to_error(error: BaseException) -> KpoCleanupError:
-    """Return an error of this package as it is, and any other exception with its type."""
+    """Return an error of this package as it is, and wrap any other exception in one that names its type."""
     return error if isinstance(error, KpoCleanupError) else KpoCleanupError(f"{type(error).__name__}: {error}")
 
 
@@ -113,11 +114,11 @@ class TaskInstanceSourceError(KpoCleanupError):
 
 
 class SourceUnusable(TaskInstanceSourceError):
-    """No answer of the source counts: it is another Airflow's or stale, or it rejects the credentials."""
+    """The source cannot be used: its answers are another Airflow's or stale, or it rejects the credentials."""
 
 
 class CallerNotRunning(SourceUnusable):
-    """The source does not show the cleanup's own task as running: it is stale, or the task was ended meanwhile."""
+    """The source does not show the cleanup's own task as running: it is stale, or the task has ended by now."""
 
 
 class TooSlow(TaskInstanceSourceError):
@@ -171,7 +172,7 @@ class Forbidden(ApiStatusError):
 
 
 class AdmissionDenied(ApiStatusError):
-    """An admission webhook, policy or plugin denied the request, with a status of its choice: this object may stay."""
+    """An admission webhook, policy or plugin denied the request, with any status. It concerns only this object."""
 
     def __init__(self, summary: str, *, denied_by: str, **fields: str) -> None:
         remedy = f"exempt the cleanup from {denied_by}, or annotate the pod with kpo-cleanup/protect to keep it"

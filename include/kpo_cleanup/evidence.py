@@ -131,7 +131,7 @@ def ago(then: int, now: int) -> str:
 
 
 def task_instance_state(ti: TaskInstance, now: int) -> str:
-    """Render such as ``task instance failed (try 1) 12 min ago`` or ``task instance running (try 2)``."""
+    """Render a phrase such as ``task instance failed (try 1) 12 min ago`` or ``task instance running (try 2)``."""
     state = ti.state or "cleared"
     try_number = f" (try {ti.try_number})" if ti.try_number is not None else ""
     since = f" {ago(ti.ended, now)}" if ti.ended is not None and not ti.is_active else ""
@@ -139,7 +139,7 @@ def task_instance_state(ti: TaskInstance, now: int) -> str:
 
 
 def container_states(pod: Workload, now: int) -> str:
-    """Render such as ``base exited 0 2 h ago, airflow-xcom-sidecar running 2 h``."""
+    """Render a phrase such as ``base exited 0 2 h ago, airflow-xcom-sidecar running 2 h``."""
     parts = []
     for container in pod.containers:
         name = f"init container {container.name}" if container.is_init else container.name
@@ -161,7 +161,10 @@ def container_states(pod: Workload, now: int) -> str:
 
 
 def deletion(pod: Workload, now: int) -> str:
-    """Render such as ``being deleted, deadline 5 min ago, finalizers example.com/backup``; empty if neither applies."""
+    """Render a phrase such as ``being deleted, deadline 5 min ago, finalizers example.com/backup``.
+
+    It is empty if the pod is not being deleted and has no finalizers.
+    """
     parts = []
     if pod.deletion_deadline is not None:
         is_late = now > pod.deletion_deadline
@@ -182,11 +185,11 @@ def _remedy_for_stalled(pod: Workload, evidence: Evidence) -> str:
     timeout = [] if is_deferred else ["set an execution_timeout"]
     prevention = ", or ".join([*advice_on_sidecars(pod.running_sidecars), *timeout])
     them = "it" if len(pod.running_sidecars) == 1 else "them"
-    return f"stop {them}, or mark the task as failed; for good: {prevention}"
+    return f"stop {them}, or mark the task as failed; permanent fix: {prevention}"
 
 
 def _named(record: Record) -> str:
-    """Render such as ``pod airflow/extract-1`` or ``Job airflow/job-load-1``."""
+    """Render a phrase such as ``pod airflow/extract-1`` or ``Job airflow/job-load-1``."""
     return ", ".join(name if " " in name else f"pod {name}" for name in sorted(record.workloads))
 
 
@@ -260,13 +263,13 @@ def _is_ordinary(pod: Workload) -> bool:
 
 
 def _phase(pod: Workload, message: str = "") -> str:
-    """Render such as ``pod Failed (Evicted: The node was low on resource: memory.)``."""
+    """Render a phrase such as ``pod Failed (Evicted: The node was low on resource: memory.)``."""
     why = ": ".join(filter(None, [pod.phase_reason, message]))
     return f"{pod.noun} {pod.phase} ({why})" if why else f"{pod.noun} {pod.phase}"
 
 
 def _restarts(container: Container) -> str:
-    """Render such as ``, 208 restarts (OOMKilled)``; empty if it was never restarted."""
+    """Render a phrase such as ``, 208 restarts (OOMKilled)``; empty if it was never restarted."""
     if not container.restarts:
         return ""
     return f", {pluralize(container.restarts, 'restart')}" + (f" ({container.last_end})" if container.last_end else "")

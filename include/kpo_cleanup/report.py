@@ -112,7 +112,10 @@ def _pods_by_run(verdicts: Sequence[Verdict], limit: int = MAX_PODS, known: str 
 
 
 def _pod_lines(workload: Workload, evidence: str, is_repetition: bool) -> list[str]:
-    """Render one pod with its evidence; refer to that of the pod above if it is as long and differs only in numbers."""
+    """Render one pod with its evidence.
+
+    Refer to the evidence of the pod above if that differs only in numbers and takes several lines.
+    """
     index = "" if workload.map_index == UNMAPPED else f"[{workload.map_index}] "
     name = f"{index}{workload}{_and_pods(workload)}"
     first, *others = evidence.split("; ")
@@ -166,7 +169,7 @@ def due_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
 
 
 def error_lines(error: KpoCleanupError, indent: str = "", bullet: str = "") -> list[str]:
-    """Render an error: what failed and why, with the remedy and the server's message in lines of their own below."""
+    """Render an error: what failed and why, with the remedy and the server's message on separate lines below."""
     lines = wrap(f"{bullet}{error.summary}: {error.cause}" if error.cause else f"{bullet}{error.summary}", indent)
     if isinstance(error, SettingsError):
         for setting in error.errors:
@@ -178,16 +181,17 @@ def error_lines(error: KpoCleanupError, indent: str = "", bullet: str = "") -> l
 
 def result_lines(results: Iterable[Result]) -> list[str]:
     """List results by outcome and cause, and then by task and run, with the evidence for each pod."""
-    by_cause: dict[tuple[Outcome, str, str], list[Result]] = defaultdict(list)
+    by_cause: dict[tuple[Outcome, str, bool, str], list[Result]] = defaultdict(list)
     for result in results:
-        now = "" if result.verdict.is_zombie else "now "
-        cause = _cause(result.error) or result.detail
-        by_cause[result.outcome, f"{now}{result.verdict.reason.value}", without_numbers(cause)].append(result)
+        verdict, cause = result.verdict, _cause(result.error) or result.detail
+        by_cause[result.outcome, verdict.reason.value, verdict.is_zombie, without_numbers(cause)].append(result)
     lines = []
-    for (outcome, reason, _), alike in by_cause.items():
+    for (outcome, reason, is_zombie, _), alike in by_cause.items():
         first = alike[0]
         verdicts = [result.verdict for result in alike]
-        lines += wrap(f"{outcome.value}: {count(alike, f'{reason} {_noun(verdicts)}')}")
+        noun = _noun(verdicts)
+        pods = count(alike, f"{reason} {noun}") if is_zombie else f"{count(alike, noun)}, now {reason}"
+        lines += wrap(f"{outcome.value}: {pods}")
         lines += wrap(first.detail, INDENT)
         lines += wrap(_cause(first.error), INDENT)
         lines += wrap(_deadline(alike), INDENT)
@@ -212,7 +216,7 @@ def reap_summary(
 
     :param workloads: the number of workloads that were listed.
     :param candidates: the number of those whose record was not read, because there are enough zombies without them.
-    :param noun: what people call all of the workloads.
+    :param noun: common noun for the workloads.
     """
     outcomes = count_outcomes(results)
     done = outcomes.pop((Outcome.WOULD_DELETE if settings.dry_run else Outcome.DELETED).value, 0)
@@ -239,7 +243,7 @@ def _noun(verdicts: Iterable[Verdict]) -> str:
 
 
 def _and_pods(workload: Workload) -> str:
-    """Render such as `` and its 3 pods``; empty for a pod."""
+    """Render a phrase such as `` and its 3 pods``; empty for a pod."""
     return f" and its {pluralize(workload.links.pods, 'pod')}" if workload.links.pods else ""
 
 
@@ -248,7 +252,7 @@ def _more_candidates(number: int) -> str:
 
 
 def reap_lines(results: Sequence[Result], settings: Settings) -> list[str]:
-    """List what the lines of the single pods do not show: what each DAG's pods had requested, and what is left."""
+    """List what the lines about individual pods do not show: what each DAG's pods had requested, and what is left."""
     lines = result_lines(r for r in results if r.outcome is Outcome.WOULD_DELETE)
     verb = "would free" if settings.dry_run else "freed"
     by_dag = {dag_id: _amounts(_freed(of_dag)) for dag_id, of_dag in _group_by_dag(results).items()}
@@ -330,12 +334,12 @@ def unlisted(errors_by_namespace: Mapping[str, KpoCleanupError]) -> list[KpoClea
 
 
 def _common_to(error: KpoCleanupError, namespace: str) -> tuple[str, str]:
-    """Return the cause and the remedy of an error, without what differs where both are the same."""
+    """Return the cause and the remedy of an error, without the numbers and the namespace, which may differ."""
     return without_numbers(_cause(error)), error.remedy.replace(repr(namespace), "")
 
 
 def failure_lines(summary: Sequence[str], errors: Sequence[KpoCleanupError], untried: int = 0) -> list[str]:
-    """Render the end of a failed run. It is short, because Airflow shows it in one piece; the report has all of it.
+    """Render the end of a failed run. It is short, because Airflow shows it as one message; the report has all errors.
 
     Airflow puts the name of the exception before the first line.
 
@@ -352,7 +356,7 @@ def failure_lines(summary: Sequence[str], errors: Sequence[KpoCleanupError], unt
 
 
 def summary_lines(topics: Sequence[str]) -> list[str]:
-    """Render several topics, each in a line of its own, and all but the first one indented."""
+    """Render several topics, each on a line of its own, and all but the first one indented."""
     head, *others = topics
     return [*wrap(head), *(line for topic in others for line in wrap(topic, INDENT))]
 
@@ -378,7 +382,7 @@ def _utc(seconds: int) -> datetime:
 
 
 def _freed(results: Iterable[Result]) -> dict[str, float]:
-    """Add up, by resource name, the requests of the pods that are gone, or would be, and not within a grace period."""
+    """Add up the requests of the pods that are gone, or would be, by resource name; a grace period excludes a pod."""
     totals: dict[str, float] = defaultdict(float)
     for result in results:
         if result.outcome in _GONE and result.deadline is None:
@@ -414,7 +418,7 @@ def _first_dags(texts: Sequence[str]) -> list[str]:
 
 
 def _by_dag(verdicts: Iterable[Verdict]) -> str:
-    """Render such as ``orders 6, sales 2``."""
+    """Render a phrase such as ``orders 6, sales 2``."""
     return _counts(Counter(verdict.dag_id for verdict in verdicts))
 
 

@@ -55,8 +55,8 @@ class RetryPolicy:
     def next_delay(self, error: KpoCleanupError, attempts: int, elapsed: float) -> float | None:
         """Return how long to wait before the next attempt, or None if there must not be one.
 
-        :param attempts: that have failed so far.
-        :param elapsed: the time since the first one.
+        :param attempts: the number of attempts that have failed so far.
+        :param elapsed: the time since the start of the first attempt.
         """
         if not error.is_retryable or attempts >= self.attempts:
             return None

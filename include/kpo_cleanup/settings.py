@@ -35,9 +35,10 @@ class Scope(Enum):
 def _option(default: Any, meaning: str, scope: Scope = Scope.RUN, **more: Any) -> Any:
     """Declare an option.
 
-    :param more: ``minimum`` and ``maximum`` of a number; ``pattern`` of a string; ``allowed``, as errors say it;
-        ``is_list`` if a DAG file may set a list of strings; ``matters_if_set`` if it matters whether the default was
-        set explicitly; ``section`` of the trigger form; ``follows``, the option of Airflow that is the default.
+    :param more: ``minimum`` and ``maximum`` of a number; ``pattern`` of a string; ``allowed``, the allowed values in
+        words, for errors; ``is_list`` if a DAG file may set a list of strings; ``matters_if_set`` if it matters whether
+        the default was set explicitly; ``section`` of the trigger form; ``follows``, the Airflow option whose value is
+        the default.
     """
     return field(default=default, metadata={"meaning": meaning, "scope": scope, **more})
 
@@ -94,13 +95,13 @@ class Settings:
     )
     ttl_seconds_after_finished: int | None = _seconds(
         None,
-        "Seconds after the end of a task instance and its workload until this is deleted, even if it was kept on "
-        "purpose; empty = never.",
+        "Seconds from the end of a task instance and its workload until the workload is deleted, even if it was kept "
+        "on purpose; empty = never.",
         section=COMPLETED_PODS,
     )
     last_log_lines: int = _option(
-        0,  # it needs another permission, and the log of a pod may contain what its readers must not see
-        "Last log lines of a zombie to save.",
+        0,  # it needs another permission, and the log of a pod may contain what readers of this DAG's log must not see
+        "Number of lines to save from the end of each zombie's log.",
         Scope.DEPLOYMENT,
         minimum=0,
         maximum=100,
@@ -176,7 +177,7 @@ def is_run_param(name: str) -> bool:
 
 
 def parse(name: str, value: Any) -> Any:
-    """Parse the value of an option: a string of a config file, or a typed value of the trigger form or a DAG file.
+    """Parse the value of an option: a string from a config file, or a typed value from the trigger form or a DAG file.
 
     :raises ValueError: with the values that are allowed.
     """
@@ -187,7 +188,7 @@ def parse(name: str, value: Any) -> Any:
 def json_schema(name: str) -> dict[str, Any]:
     """Return the schema of an option for Airflow's ``Param``: type, bounds, description and section of the form."""
     option = OPTIONS[name]
-    allowed = f" Allowed: {option.metadata['allowed']}." if "allowed" in option.metadata else ""  # not a regex
+    allowed = f" Allowed: {option.metadata['allowed']}." if "allowed" in option.metadata else ""
     schema = {
         "type": _JSON_TYPES[str(option.type)],
         "description": option.metadata["meaning"].replace("`", "") + allowed,  # the form does not render Markdown

@@ -18,9 +18,9 @@ def find_surge(
 ) -> KpoCleanupError | None:
     """Return why this run must not delete anything, or None.
 
-    :param candidates: pods that are zombies unless a record, which was not read, says otherwise.
+    :param candidates: the number of pods that are zombies unless their records, which were not read, say otherwise.
     :param workloads: the number of workloads that were found.
-    :param noun: what people call all of them.
+    :param noun: common noun for the workloads.
     """
     limit, number = settings.max_delete_percent, len(zombies) + candidates
     if limit is None or workloads < MIN_PODS or 100 * number <= limit * workloads:
@@ -33,5 +33,6 @@ def find_surge(
         f"no {noun}s are deleted: {number:,} of {pluralize(workloads, noun)} are zombies, more than "
         f"max_delete_percent={limit}",
         cause=", ".join(shown),
-        remedy="check the zombies in the log of classify; if they may go, trigger one run with max_delete_percent=100",
+        remedy="check the zombies in the log of classify; if they may be deleted, trigger one run with "
+        "max_delete_percent=100",
     )

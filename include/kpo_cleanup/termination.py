@@ -15,13 +15,13 @@ class Terminated(BaseException):
 
 @contextmanager
 def raise_on_sigterm() -> Iterator[None]:
-    """Raise :class:`Terminated` in the main thread on the first SIGTERM, and ignore others.
+    """Raise :class:`Terminated` in the main thread on the first SIGTERM, and ignore later ones.
 
     Airflow's own handlers are not sufficient: that of Airflow 2 raises different exceptions, depending on the version,
     and that of Airflow 3 lets the task continue until SIGKILL, 5 seconds later.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # such as in a test of a user; only the main thread may set a handler
+        yield  # only the main thread may set a handler, but a user's test may call this in another one
         return
     previous = signal.signal(signal.SIGTERM, _raise)
     try:

@@ -6,8 +6,8 @@ import re
 import textwrap
 from collections.abc import Iterable, Sized
 
-# Characters of a message that the log view shows on a screen of 1400 pixels; it does not wrap longer ones. In Airflow 3
-# a message has room for 100, the text of an exception for 97.
+# Characters of a message that the log view shows on a screen of 1400 pixels; it does not wrap longer ones. Airflow 3
+# shows 100 characters of a message, and 97 of the text of an exception.
 LINE = 96
 INDENT = " " * 4
 MAX_VALUE = 320  # characters of one value: more than any name in Kubernetes has
@@ -16,12 +16,12 @@ _BEFORE_COUNT = re.compile(r" (?=[0-9][0-9,]*(?:,|;|$))", re.MULTILINE)  # as in
 
 
 def count(things: Sized, noun: str) -> str:
-    """Return such as ``1 pod`` or ``2 pods``."""
+    """Return a phrase such as ``1 pod`` or ``2 pods``."""
     return pluralize(len(things), noun)
 
 
 def pluralize(number: int, noun: str) -> str:
-    """Return such as ``1 pod`` or ``1,200 pods``."""
+    """Return a phrase such as ``1 pod`` or ``1,200 pods``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
@@ -39,7 +39,7 @@ def printable(value: object, limit: int = MAX_VALUE) -> str:
 
 
 def without_numbers(text: str) -> str:
-    """Return what messages of the same cause have in common: their numbers differ, such as times or bytes."""
+    """Replace the numbers, such as times or sizes, by which messages of the same cause differ."""
     return re.sub("[0-9]+", "0", text)
 
 

@@ -124,7 +124,7 @@ def _load_workload(values: dict[str, Any], shared: Mapping[str, list[Any]]) -> W
 
 
 def _dump_container(container: Container, created: int) -> list[Any]:
-    """Return its fields in their order, without trailing defaults."""
+    """Return the fields of a container in order, without trailing defaults."""
     fields = list(_shift(container, -created))
     while fields and fields[-1] == Container._field_defaults.get(Container._fields[len(fields) - 1]):
         fields.pop()
@@ -235,7 +235,7 @@ def dump_classification(
 
 
 def load_classification(data: Mapping[str, Any]) -> Classification:
-    """Return what :func:`dump_classification` wrote: of each zombie its name, its task instance and why it is one.
+    """Return what :func:`dump_classification` wrote: the name, the task instance and the evidence of each zombie.
 
     :raises KpoCleanupError: if the format is not the one that this version writes.
     """

@@ -1,4 +1,4 @@
-"""Deletion of XComs that an earlier run left behind: its listing and its task instances.
+"""Deletion of XComs that an earlier run left behind: its list of pods and its answers from Airflow.
 
 They are nearly everything that a run leaves in the metadata database. The verdicts and the report stay.
 """
@@ -13,17 +13,17 @@ from .text import printable, wrap
 
 log = logging.getLogger(__name__)
 
-# The listing first: a task of that run that is cleared later fails because the listing is missing.
+# The listing first, so that even if only one is deleted, a task of that run that is cleared later fails without it.
 _TASKS = ("list_pods", "fetch_active_tis")
 
 
 def delete_previous_inputs(context: Any) -> None:
-    """Delete the listing and the task instances of the last scheduled run that succeeded.
+    """Delete the XComs of `list_pods` and `fetch_active_tis` of the last scheduled run that succeeded.
 
     A run that is in progress or has failed keeps them, because its tasks may be cleared. So does a run that a user
-    triggered in order to look into it. Deleting them is optional, so a failure is only logged.
+    triggered, because the user may want to inspect it. Deleting them is optional, so a failure is only logged.
 
-    :param context: of the running task.
+    :param context: the context of the running task.
     """
     run_id = None
     try:
@@ -34,5 +34,5 @@ def delete_previous_inputs(context: Any) -> None:
     except Exception as error:  # any class: the API server, the database or a custom XCom backend raises it
         which = f"earlier run {run_id}" if run_id else "the earlier run"
         problem = printable(error) or type(error).__name__
-        for line in wrap(f"The listing and task instances of {which} were not deleted: {problem}"):
+        for line in wrap(f"The XComs of {' and '.join(_TASKS)} of {which} were not deleted: {problem}"):
             log.warning("%s", line)

@@ -53,7 +53,7 @@ class TestParams:
         assert list(params) == RUN_PARAMS
         assert (params["settle_seconds"], params["max_deletes"]) == (5, 500)
 
-    def test_a_param_of_the_dag_file_that_is_no_option_is_the_authors(self) -> None:
+    def test_a_param_of_the_dag_file_that_is_not_an_option_belongs_to_its_author(self) -> None:
         assert params_of(cleanup_dag("a", params={"ticket": "OPS-1"}))["ticket"] == "OPS-1"
 
     @pytest.mark.parametrize("value", [-1, "soon", 31_536_001])

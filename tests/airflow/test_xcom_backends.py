@@ -151,7 +151,7 @@ def test_a_record_has_a_problem_with_the_reason_if_its_backend_is_down(
 
 
 @pytest.mark.parametrize("value", [["load-x1"], {"a": 1}, 5, 1.5, True])
-def test_a_record_has_a_problem_if_its_value_is_no_text(
+def test_a_record_has_a_problem_if_its_value_is_not_text(
     read: Read, use_backend: Callable[[type], None], value: Any
 ) -> None:
     use_backend(Vault)

@@ -79,7 +79,7 @@ def widgets(namespace: Namespace) -> Widgets:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-def test_a_resource_that_is_not_defined_is_not_found_and_the_response_is_no_status(
+def test_a_resource_that_is_not_defined_is_not_found_and_the_response_is_not_a_status(
     namespace: Namespace, method: str
 ) -> None:
     server, path = namespace.server, Widgets(namespace).path

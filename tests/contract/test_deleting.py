@@ -142,7 +142,7 @@ def test_a_uid_precondition_protects_a_new_pod_of_the_same_name(namespace: Names
     assert namespace.get_pod("p")["metadata"]["uid"] == second
 
 
-def test_a_delete_with_a_precondition_of_a_missing_pod_is_not_found(namespace: Namespace) -> None:
+def test_deleting_a_missing_pod_with_a_precondition_is_not_found(namespace: Namespace) -> None:
     assert (
         namespace.request_error("DELETE", f"{namespace.pods}/p", {"preconditions": {"uid": "other"}})["reason"]
         == "NotFound"

@@ -67,7 +67,7 @@ def test_a_pod_of_the_default_scheduler_is_bound_and_run(namespace: Namespace) -
     assert {"Scheduled", "Pulled", "Created", "Started"} <= {event.reason for event in about}
 
 
-def test_a_running_pod_has_the_status_and_the_conditions_of_one(namespace: Namespace) -> None:
+def test_a_running_pod_meets_all_conditions_and_reports_its_node_and_its_start(namespace: Namespace) -> None:
     namespace.run_pod("p", container("c", "sleep infinity"))
     found = namespace.wait_for_phase("p", "Running")
     status = found["status"]["containerStatuses"][0]
@@ -138,7 +138,7 @@ def test_a_deleted_pod_ends_on_sigterm_or_at_the_end_of_its_grace_period(
     assert (taken < grace - 2) is exits_early
 
 
-def test_a_terminating_pod_is_running_and_reports_which_containers_have_ended(namespace: Namespace) -> None:
+def test_a_terminating_pod_stays_in_phase_running_and_reports_which_containers_have_ended(namespace: Namespace) -> None:
     namespace.run_pod(
         "p",
         container("polite", EXITS_ON_SIGTERM),

@@ -74,7 +74,7 @@ def test_pages_with_a_selector_have_no_remaining_count_and_may_end_empty(namespa
     assert "continue" not in last["metadata"]
 
 
-def test_an_expired_token_is_refused_with_one_for_an_inconsistent_rest(namespace: Namespace) -> None:
+def test_an_expired_token_is_refused_with_a_new_one_for_an_inconsistent_rest_of_the_list(namespace: Namespace) -> None:
     for name in "abc":
         namespace.create_pod(name)
     token = namespace.call("GET", namespace.pods, limit=1)["metadata"]["continue"]

@@ -237,7 +237,7 @@ def set_run(dag_run: DagRun, run_type: str, state: str) -> None:
 
 @contextmanager
 def deletion_of_xcoms_failing(dag_run: DagRun) -> Iterator[None]:
-    """Make the database fail when the XComs of a run are deleted."""
+    """Let the database fail when the XComs of a run are deleted."""
     refuse = f"""CREATE TRIGGER keep BEFORE DELETE ON xcom WHEN OLD.run_id = '{dag_run.run_id}'
         BEGIN SELECT RAISE(ABORT, 'deletion is disabled'); END"""
     with closing(sqlite3.connect(HOME / "airflow.db", timeout=60)) as database:

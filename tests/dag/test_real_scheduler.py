@@ -1,4 +1,4 @@
-"""Runs by a real scheduler: only there does Airflow 3 deny tasks access to the ORM, and must Airflow 2 allow it.
+"""Runs under a real scheduler. Only there does Airflow 3 deny tasks access to the ORM, which Airflow 2 must allow.
 
 The dry run and the start of the schedule follow the README.
 """
@@ -226,7 +226,7 @@ class TestTriesAndEndsFromTheTaskSdk:
             database.execute(
                 f"UPDATE task_instance SET end_date = datetime(end_date, '-1 minute') {of_task}", (second, "a_1", -1)
             )
-            # It was created again after its task instance had ended.
+            # The pods of these two were created again above, after their task instances had ended.
             database.execute(f"UPDATE task_instance SET end_date = CURRENT_TIMESTAMP {of_task}", (second, "a", 1))
             database.execute(f"UPDATE task_instance SET end_date = CURRENT_TIMESTAMP {of_task}", (third, "a_1", -1))
             database.execute(f"UPDATE task_instance SET state = 'deferred' {of_task}", (third, "a", 1))
@@ -241,7 +241,7 @@ class TestTriesAndEndsFromTheTaskSdk:
             pod_of(first, "a[1]"): "its worker died, and it was marked as success",
             pod_of(first, "a_1"): "its task was removed from the DAG",
             pod_of(second, "a[0]"): "a later try's pod, which had another label, is gone",
-            pod_of(second, "a[1]"): "it is pending for ever",
+            pod_of(second, "a[1]"): "it stays pending forever",
             pod_of(second, "a_1"): "it was created after the end of its task instance",
             pod_of(third, "a[0]"): "it was marked as failed while it was cleared, and keeps its old end",
             pod_of(third, "a[1]"): "it was marked as failed while it was deferred",
@@ -290,7 +290,7 @@ def create_zombies(airflow: Airflow, folder: Path, core: client.CoreV1Api, numbe
 def test_a_reap_that_is_marked_as_failed_deletes_nothing_more_and_reports_what_it_has_done(
     airflow: Airflow, folder: Path, core: client.CoreV1Api, proxy: FaultProxy, statsd: StatsdServer
 ) -> None:
-    """The supervisor learns it from its next heartbeat, sends SIGTERM, and would kill the task 5 seconds later."""
+    """The supervisor learns of it with its next heartbeat, sends SIGTERM, and would kill the task 5 seconds later."""
     names = create_zombies(airflow, folder, core, 5 * CONCURRENT_DELETES)
     number_of_quick_deletions = 2 * CONCURRENT_DELETES
     deletions, is_waiting = itertools.count(), threading.Event()

@@ -34,7 +34,7 @@ def _digest(_proxy: FaultProxy) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def _cleanups(core: client.CoreV1Api, _proxy: FaultProxy) -> None:
-    """Run the cleanup once last month and four times this week; the last two runs fail and delete nothing."""
+    """Run the cleanup once last month and four times this week; the third of these fails, the last finds nothing."""
     with closing(sqlite3.connect(HOME / "airflow.db", timeout=60)) as database, database:
         database.execute("DELETE FROM xcom WHERE dag_id = 'kpo_cleanup'")  # of other tests
     move_to_last_month(clean_up(core, "sales"))

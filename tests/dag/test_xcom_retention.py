@@ -77,4 +77,5 @@ def test_a_failed_deletion_of_xcoms_is_a_warning_in_the_log(
         clean_up("manual")
     assert airflow_runs.tasks_with_result(runs["newest"]) == {"classify"} | INPUTS
     warnings = " ".join(record.getMessage().strip() for record in caplog.records if record.levelname == "WARNING")
-    assert f"The listing and task instances of earlier run {runs['newest'].run_id} were not deleted: " in warnings
+    expected = f"The XComs of list_pods and fetch_active_tis of earlier run {runs['newest'].run_id} were not deleted: "
+    assert expected in warnings

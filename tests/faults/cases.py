@@ -76,7 +76,7 @@ class Does(StrEnum):
     DELETED = "The pod is `deleted`. The run succeeds."
     FETCH_FAILS = "`fetch_active_tis` fails. Nothing is deleted."
     FETCH_RETRIES = f"Tries up to {POLICY.attempts} times. Then `fetch_active_tis` fails. Nothing is deleted."
-    FETCH_GIVES_UP = "`fetch_active_tis` fails at once and has no retry. Nothing is deleted."
+    FETCH_GIVES_UP = "`fetch_active_tis` fails at once and is not retried. Nothing is deleted."
 
 
 @dataclass(frozen=True)
@@ -554,10 +554,10 @@ CONNECTION_CASES = [
 class NoXComs:
     """XComs of operators that pushed none."""
 
-    def get_all(self, **_question: Any) -> None:
+    def get_all(self, **_query: Any) -> None:
         return None
 
-    def get_one(self, **_question: Any) -> None:
+    def get_one(self, **_query: Any) -> None:
         return None
 
 
@@ -568,7 +568,7 @@ class Broken(Exception):
     """Something that went wrong in Airflow."""
 
 
-# The task instance of the cleanup that asks.
+# The caller: the cleanup's own task instance.
 OWN = CallerTaskInstance("kpo_cleanup", "fetch_active_tis", "run_1", UNMAPPED, "0197f0a2-5b1c-7d3e-8f90-a1b2c3d4e5f6")
 
 
@@ -577,12 +577,12 @@ def _sdk(get_task_states: Callable[..., Any]) -> TaskInstanceSource:
     return TaskSdkSource(queries, NO_XCOMS, OWN, "the Task SDK", [Path(__file__).parent])
 
 
-def _sdk_raises(*_ids: object, **_question: object) -> Any:
+def _sdk_raises(*_ids: object, **_query: object) -> Any:
     raise Broken("API_SERVER_ERROR: 500")
 
 
 def _sql(*own_rows: tuple[str, str]) -> TaskInstanceSource:
-    """Make a metadata connection to a database with this state and id of our own task instance."""
+    """Return a source whose database has the caller's task instance with these states and ids."""
 
     @contextmanager
     def connect() -> Any:
@@ -602,7 +602,7 @@ def _empty() -> AbstractContextManager[Any]:
 
 
 def _replica() -> AbstractContextManager[Any]:
-    """Connect to a PostgreSQL server that reports to be a replica."""
+    """Connect to a PostgreSQL server that reports that it is a replica."""
     yes = SimpleNamespace(scalar=lambda: True)
     return nullcontext(SimpleNamespace(dialect=SimpleNamespace(name="postgresql"), execute=lambda _statement: yes))
 
@@ -739,7 +739,7 @@ def _cut_off(cut: Fault) -> Fault:
     return fault
 
 
-# Faults of the REST API as a source, in the question for task instances: most of its requests are such.
+# Faults of the REST API as a source, injected into the query for task instances, which most of its requests are.
 REST_CASES = [
     *(
         Case(name, wrong, Does.FETCH_RETRIES, says, to_do, fault)
@@ -832,7 +832,7 @@ REST_CASES = [
                 "the user may not read task instances",
                 f"{_REST}403 Forbidden; allow the user of connection 'airflow_api' to read DAGs, DAG runs, task "
                 "instances and XComs; server message: Forbidden",
-                "Give the user's role these rights.",
+                "Grant these permissions to the user's role.",
                 _detail(403, "Forbidden"),
             ),
             (
@@ -850,7 +850,8 @@ REST_CASES = [
             (
                 "other-json",
                 "JSON of another kind",
-                "reading a list of task_instances from Airflow's API: unexpected object of ['login'] (KeyError); …",
+                "reading a list of task_instances from Airflow's API: unexpected object with keys ['login'] "
+                "(KeyError); …",
                 _CORRECT_HOST,
                 _json({"login": "https://sso.example.org"}),
             ),
@@ -873,7 +874,7 @@ REST_CASES = [
                 "old-answer",
                 "a response is stale",
                 f"{_REST_REJECTED} 'queued' there instead of 'running'",
-                "Put no cache before Airflow's API server, and no replica behind it.",
+                "Use no cache in front of Airflow's API server, and no replica behind it.",
                 _own("queued", OWN.id),
             ),
         )
@@ -905,7 +906,9 @@ def _source_of_type(conn_type: str) -> Any:
 
 
 def _pull_a_missing_xcom() -> Any:
-    from airflow.sdk.execution_time.context import set_current_context  # Airflow 2 has none, and needs this module
+    from airflow.sdk.execution_time.context import (
+        set_current_context,
+    )  # Airflow 2 imports this module, but has no Task SDK
 
     context: Any = {"ti": SimpleNamespace(xcom_pull=lambda task_ids: None)}
     with set_current_context(context):
@@ -961,7 +964,8 @@ SETUP_CASES = [
         "too many pods are zombies",
         Does.REAP_STOPS,
         "no pods are deleted: 15 of 20 pods are zombies, more than max_delete_percent=50: …; check the zombies …",
-        "Check the zombies in the log of `classify`. If they may go, trigger one run with `max_delete_percent=100`.",
+        "Check the zombies in the log of `classify`. If they may be deleted, trigger one run with "
+        "`max_delete_percent=100`.",
         lambda: find_surge([], 15, 20, Settings(max_delete_percent=50)),
     ),
     SetupCase(
@@ -969,7 +973,7 @@ SETUP_CASES = [
         "the XCom of an earlier task is missing",
         Does.TASK_FAILS,
         "this run has no XCom of list_pods: a later run or an XCom cleanup deleted it; clear list_pods and …",
-        "Trigger a new run. After clearing a task of an old run, nothing is lost: later runs do its work.",
+        "Trigger a new run. If you cleared a task of an old run, nothing is lost: later runs have done its work.",
         _pull_a_missing_xcom,
     ),
     SetupCase(
@@ -1064,7 +1068,7 @@ _LIST_INTRODUCTION = """A namespace that cannot be listed is skipped. The zombie
 
 A namespace that does not exist is reported as
 `namespace 'airflow' does not exist; correct namespaces or the connection's namespace`. Without the permission to read
-Namespaces, it is reported as 403, or is like one without pods."""
+Namespaces, it is reported as 403, or looks like one without pods."""
 _DELETE_INTRODUCTION = f"""The other pods are deleted nevertheless. Then `reap` fails with the reasons for its `failed`
 pods, and the next run tries again. If the response to a deletion was lost, `reap` reads the pod at the end of the run,
 at least {DELETE_TIMEOUT} s later: it is `deleted` if it is gone, and `unknown` if it cannot be read.
@@ -1072,9 +1076,9 @@ at least {DELETE_TIMEOUT} s later: it is `deleted` if it is gone, and `unknown` 
 After {MAX_SILENT} pods in a row without any response, the run deletes no more: the other pods are
 `left_for_next_run`. After {MAX_FAILURES} failed attempts in a row in one namespace, the run first deletes the pods of
 the other namespaces. Then it tries some pods of this one, chosen at random: {MAX_PROBES}, or {CONCURRENT_DELETES} if
-deletions are rejected. If all of these fail, its other pods are `left_for_next_run`. A rejection by an
-admission webhook or policy applies to a single pod, and does not count. If {MAX_NAMESPACES} namespaces have
-the same failure, one attempt is enough in another.
+deletions are rejected. If all of these fail, its other pods are `left_for_next_run`. A rejection by an admission
+webhook or policy applies to a single pod, and does not count. Once {MAX_NAMESPACES} namespaces have failed for the same
+cause, one failed attempt is enough in each of the others.
 `reap` begins no deletion after 80 % of its `execution_timeout`, or once its run is marked as failed: the other pods are
 `left_for_next_run`, and the task stays failed. [How to stop a run](operating.md#stop-it-now)."""
 _SOURCE_INTRODUCTION = f"""A missing response never counts as "no task instances". Airflow retries `fetch_active_tis`
@@ -1083,8 +1087,8 @@ up to {BATCH} pods at a time. If a query fails or takes too long, it queries few
 `failed` if its query fails as well. After {MAX_QUERY_FAILURES} such failures in a row (3 if they took more than
 {MAX_QUERY_SECONDS} s), the others are `left_for_next_run`. Pods that were deleted before are not affected: their
 deletions were verified."""
-_POD_INTRODUCTION = """The reason for a pod with odd labels, if it runs and its task instance failed long ago. Only
-`orphaned` pods are deleted."""
+_POD_INTRODUCTION = """The reason that `classify` assigns to a pod with odd labels that is still running although its
+task instance failed long ago. Only `orphaned` pods are deleted."""
 
 
 def _row(cells: Iterable[str]) -> str:
@@ -1105,7 +1109,7 @@ def render() -> str:
         ("Settings, connections and XComs", _SETUP_INTRODUCTION, _table(SETUP_CASES)),
         (
             "Reaching the API server",
-            "These make the listing fail; what follows is in the next section.",
+            "These make the listing fail; the next section describes the consequences.",
             _table(CONNECTION_CASES),
         ),
         ("Listing pods (`list_pods`)", _LIST_INTRODUCTION, _table(LIST_CASES)),

@@ -66,7 +66,7 @@ stories = st.one_of(
     st.tuples(st.sampled_from(WAITS), st.sampled_from(TRIES)),
     st.tuples(st.sampled_from(ENDS), st.just("cleared"), st.just("tries again")),
     st.tuples(st.sampled_from(ENDS), st.sampled_from(RUN_ENDS)),
-    # Two pods, of which nobody may adopt the later one any more.
+    # Two pods, the later of which can no longer be adopted.
     st.tuples(st.just("up_for_retry"), st.just("tries again and dies unrecorded"), st.just("its pod is being deleted")),
     st.tuples(*map(st.just, ("up_for_retry", "tries again and dies unrecorded", "failed, keep", "cleared"))),
     st.tuples(st.sampled_from(SECOND), st.sampled_from(["up_for_retry", *ENDS]), st.just("tries again")),
@@ -96,9 +96,9 @@ events = st.one_of(
 REVIVALS = ("cleared", "tries again")
 ESCAPES = (*OBJECT_MOVES, "leaves the selection", "loses the operator's label")
 escapes = st.tuples(st.just("zombie"), ANY_NUMBER, st.sampled_from([*REVIVALS, *REVIVALS, *ESCAPES]))
-# Of the workload that is being deleted.
+# What happens to the workload that is being deleted.
 revivals = st.tuples(st.just("zombie"), st.just(1), st.sampled_from([*REVIVALS, "is protected"]))
-# Interruptions of reap: before which of its requests or deletions, what happens, and for how many seconds it waits.
+# Interruptions of reap: the request or deletion that they precede, what happens, and how many seconds reap then waits.
 Interruption = tuple[tuple[str, int], Event, float]
 waits = st.sampled_from([0, 1, 4, MAX_SNAPSHOT_AGE + 1, 40])
 interruptions = st.one_of(

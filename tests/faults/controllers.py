@@ -22,13 +22,13 @@ STATES = {"running": "RUNNING", "sidecar": "COMPLETED", "Succeeded": "COMPLETED"
 class Controllers:
     """What runs Jobs and SparkApplications in a server that only stores them.
 
-    :param clock: returns the time by which conditions are dated.
+    :param clock: returns the time to date conditions with.
     """
 
     def __init__(self, server: Server, clock: Callable[[], float]) -> None:
         self._server, self._clock = server, clock
         self._numbers = count(1)
-        self.kinds = {POD}  # that exist, besides which nothing is listed
+        self.kinds = {POD}  # kinds that exist so far; no others have to be listed
 
     def create(self, of_kind: str, namespace: str, name: str, labels: dict[str, str], pods: int = 1) -> Json:
         """Create a Job or a SparkApplication whose pods have these labels, and start it."""

@@ -36,7 +36,7 @@ def set_up(kind: type[Airflow]) -> Iterator[None]:
 
     def time_passes(seconds: float) -> None:
         nonlocal now, elapsed
-        with lock:  # each request may pass time in a thread of its own
+        with lock:  # each request may advance the clock in a thread of its own
             now, elapsed = now + seconds, elapsed + seconds
 
     def monotonic() -> float:

@@ -44,7 +44,7 @@ def create_pod(server: Server, namespace: str, name: str, job: Mapping[str, Any]
 
 
 def delete_job(server: Server, namespace: str, name: str) -> None:
-    """Delete a Job, and leave its pods to the garbage collector, which there is none of."""
+    """Delete a Job without its pods, because no garbage collector runs."""
     server.call("DELETE", f"{jobs(namespace)}/{name}", {"propagationPolicy": "Background"})
 
 

@@ -23,7 +23,7 @@ class Detached(Exception):
 
 
 class Hook(KubernetesHook):  # type: ignore[misc]
-    """The connection of all operators, which detaches from an operator that would wait."""
+    """The hook that all operators share. It detaches from an operator that would wait."""
 
     def wait_until_job_complete(self, *_: Any, **__: Any) -> None:
         raise Detached
@@ -33,7 +33,7 @@ class Process:
     """An operator in its worker, until it waits."""
 
     log = logging.getLogger(__name__)  # Airflow 3 would print its many messages
-    dies: str  # when, as in ``Life.start_try``
+    dies: str  # when the worker dies, as in ``Life.start_try``
     pushed: dict[str, Any]  # its XComs
     started: Callable[[str], object]  # called with the name of what it has created, as a controller notices it
 
@@ -80,7 +80,7 @@ class JobProcess(Process, KubernetesJobOperator):  # type: ignore[misc]
         self.execute(context)
 
     def create_job(self, job_request_obj: Any) -> Any:
-        """Create the Job, whose pods are there at once."""
+        """Create the Job and its pods."""
         job = super().create_job(job_request_obj)
         self.started(job.metadata.name)
         return job
@@ -95,14 +95,14 @@ class SparkProcess(Process, SparkKubernetesOperator):  # type: ignore[misc]
 
 
 class SparkApi(CustomObjectsApi):  # type: ignore[misc]
-    """The client with which an operator creates an application, whose driver is there at once."""
+    """The client with which an operator creates an application; its driver is created immediately."""
 
     def __init__(self, api_client: Any, started: Callable[[str], object]) -> None:
         super().__init__(api_client)
         self._started = started
 
     def create_namespaced_custom_object(self, *args: Any, **more: Any) -> Json:
-        """Create it and start it."""
+        """Create the application and its driver."""
         created: Json = super().create_namespaced_custom_object(*args, **more)
         self._started(created["metadata"]["name"])
         return created

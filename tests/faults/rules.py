@@ -95,7 +95,7 @@ def in_use(found: Collection[Json], tasks: Iterable[Task]) -> set[str]:
 
 
 def _pods_in_use(place: Collection[Json], task: Task) -> set[str]:
-    """Return the latest pod that ``find_pod`` finds. If that is being deleted, it is the one before it as well."""
+    """Return the latest pod that ``find_pod`` finds, and if it is being deleted, the latest one that is not."""
     used = set()
     for operator in task.operators:
         matching = matching_pods(place, task, operator)
@@ -116,7 +116,7 @@ def _jobs_in_use(place: Collection[Json], task: Task) -> set[str]:
 
 
 def _applications_in_use(place: Collection[Json], task: Task) -> set[str]:
-    """Return the application whose driver a retry adopts, unless it can as well adopt the one that is recorded."""
+    """Return the application whose driver a retry adopts, unless it could adopt the recorded driver instead."""
     driver = find_driver(place, task, task.operators[0])
     if driver is None or _is_of_unrecorded_map_index(driver, task):
         return set()
@@ -143,7 +143,7 @@ def zombies(found: Collection[Json], source: MemorySource, settings: Settings, n
 
 
 def must_be_deleted(found: Collection[Json], source: MemorySource, settings: Settings, now: int) -> set[str]:
-    """Return the uids of the workloads that are really dead, and that the settings delete if all of them are ours.
+    """Return the uids of the dead workloads that the settings delete, provided that all belong to this Airflow.
 
     It ignores tries, end times and records of pods, with one exception: an unreadable record keeps an unchecked pod.
     """
@@ -160,7 +160,7 @@ def _must_be_deleted(obj: Json, source: MemorySource, settings: Settings, now: i
     if kind(obj) != POD:
         return bool(task and _is_dead(obj, task, long_ago))
     if is_working(obj) and created(obj) >= now - DAY:
-        return False  # it goes at once if it is orphaned, and after a day if it is unmatched
+        return False  # deleted immediately if it is orphaned, but only after a day if it is unmatched
     if task is None:
         return created(obj) < long_ago
     is_readable = already_checked(obj) or not (task.record and task.record.problem)
@@ -169,7 +169,7 @@ def _must_be_deleted(obj: Json, source: MemorySource, settings: Settings, now: i
 
 
 def _is_dead(owner: Json, task: Task, long_ago: int) -> bool:
-    """Return whether a Job or an application is the recorded one of a task that failed while its operator waited."""
+    """Return whether a Job or an application is named by the record of a task that failed while waiting for it."""
     has_failed = task.is_finished and task.state != "success" and task.waits
     is_its_own = record_name(owner) in (task.record or Record()).workloads and try_of(owner) <= task.try_number
     ended = objects.last_activity(owner) if task.ended is None else task.ended
@@ -179,7 +179,7 @@ def _is_dead(owner: Json, task: Task, long_ago: int) -> bool:
 def agrees(outcome: Outcome, obj: Json | None, was_deleted: bool, settings: Settings) -> bool:
     """Return whether an outcome is true.
 
-    :param obj: as it is after the run.
+    :param obj: the object after the run, or None if it no longer exists.
     :param was_deleted: whether the API server has carried out a deletion of this run.
     """
     match outcome:
@@ -226,7 +226,7 @@ def _is_zombie(obj: Json, all_selected: Collection[Json], source: MemorySource, 
     if not task.is_finished:
         if kind(obj) == JOB or is_named or record.problem:
             return False
-        if not _is_through_with(obj, task, record, all_selected, source.knows_all):
+        if not _is_superseded(obj, task, record, all_selected, source.knows_all):
             return False
         over_since = objects.finished_at(obj)
     else:
@@ -275,7 +275,7 @@ def _record_of(obj: Json, task: Task) -> Record:
 
 
 def _may_be_used_by_plain_task(obj: Json, tasks: Mapping[TaskInstanceKey, Task]) -> bool:
-    """Return whether a task that is no longer mapped has recorded the pod of one of its map indexes, or may yet."""
+    """Return whether a task that is no longer mapped has recorded the pod of a map index, or may still do so."""
     key = make_key(obj)
     plain = key and key.map_index != UNMAPPED and tasks.get(key._replace(map_index=UNMAPPED))
     if not plain or plain.is_finished:
@@ -286,7 +286,7 @@ def _may_be_used_by_plain_task(obj: Json, tasks: Mapping[TaskInstanceKey, Task])
     return kind(obj) != JOB and (record == Record() or bool(record.problem))
 
 
-def _is_through_with(obj: Json, task: Task, record: Record, all_selected: Collection[Json], knows_all: bool) -> bool:
+def _is_superseded(obj: Json, task: Task, record: Record, all_selected: Collection[Json], knows_all: bool) -> bool:
     """Return whether the operator of a live task instance uses a later workload."""
     if knows_all and already_checked(obj) and task.try_number > try_of(obj):
         return True
@@ -325,7 +325,7 @@ def try_of(obj: Json) -> int:
 
 
 def record_name(obj: Json) -> str:
-    """Return the name by which the record of its operator names a workload, or the Job that a pod has lost."""
+    """Return the name of a workload in its operator's record; for a pod whose Job is gone, the name of that Job."""
     if kind(obj) == APPLICATION:
         return f"{name(obj)}-driver"
     job = name(obj) if kind(obj) == JOB else obj["metadata"]["labels"].get(JOB_NAME)

@@ -20,7 +20,7 @@ from tests.faults.world import MemorySource, Task
 # The delays are short enough for a test, and the timeouts long enough for a busy machine.
 QUICK = RetryPolicy(connect_timeout=2, read_timeout=1, initial_backoff=0.02, max_backoff=1)
 
-# It ends after its pods were created, whenever that is. No test here waits for anything to settle.
+# Its end is in the future, so that no pod is younger. No test here waits for anything to settle.
 FAILED_ONCE = Task("", "orders", "over", "run_1", state="failed", ended=2**31)
 IN_TRY_2 = Task("", "orders", "live", "run_1", state="running", try_number=2)
 
@@ -45,7 +45,7 @@ def clean_up(
 ) -> dict[str, Result]:
     """Classify all pods and reap; return the results by pod name.
 
-    :param seconds: by which the clock of the cleanup is fast.
+    :param seconds: how far the clock of the cleanup is ahead.
     """
     settings = Settings(namespaces=namespace, settle_seconds=0, **options)
     listed = api.list_workloads([namespace], settings.label_selector).workloads

@@ -36,7 +36,7 @@ class Server:
     def call(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
         """Send one request, which must succeed.
 
-        :param path: of the core API, or from the root if it starts with a slash.
+        :param path: the path within the core API, or from the root if it starts with a slash.
         """
         data = None if body is None else json.dumps(body)
         root = self.url if path.startswith("/") else f"{self.url}/api/v1/"

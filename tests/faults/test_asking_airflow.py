@@ -192,7 +192,11 @@ def test_each_fault_of_the_rest_api_has_its_documented_message(case: Case) -> No
         pytest.param({"port": 8080}, "is 'http://airflow'", id="the port has a field of its own"),
         pytest.param({"host": "http://me:hush@airflow"}, "is a URL with credentials", id="its host has credentials"),
         pytest.param({"password": None}, "connection 'x' has no usable password", id="it has no password"),
-        pytest.param({"password": "hush\nhush"}, "connection 'x' has no usable password", id="its token is no header"),
+        pytest.param(
+            {"password": "hush\nhush"},
+            "connection 'x' has no usable password",
+            id="its token cannot be sent in a header",
+        ),
     ],
 )
 def test_a_connection_to_the_rest_api_is_rejected_without_its_secrets_if(parts: dict[str, Any], problem: str) -> None:

@@ -30,7 +30,7 @@ SUCCEEDED = Task("", "orders", "done", "run_1", state="success", ended=2**31)
 
 @pytest.fixture
 def client(api: KubeClient) -> KubeClient:
-    """Return a client for pods and Jobs that uses the connection of the other one."""
+    """Return a client for pods and Jobs that uses the same connection as `api`."""
     return KubeClient(CONN_ID, QUICK, PAGE_SIZE, [KINDS["Pod"], KINDS["Job"]])
 
 
@@ -80,7 +80,7 @@ class TestListing:
             f"2 workloads in namespace {namespace!r}",
         ]
 
-    def test_without_the_kind_its_pods_are_owned_and_nothing_is_read(
+    def test_the_pods_of_a_job_are_owned_and_no_job_is_read_if_jobs_are_not_cleaned_up(
         self, server: Server, api: KubeClient, namespace: str
     ) -> None:
         create_job(server, namespace, "job", FAILED_ONCE)
@@ -88,7 +88,7 @@ class TestListing:
         assert (str(pod), pod.is_owned) == (f"{namespace}/job-0", True)
         assert count_reads(server) == 0
 
-    def test_without_the_kind_of_pods_only_jobs_are_listed(
+    def test_only_jobs_are_listed_if_pods_are_not_cleaned_up(
         self, server: Server, api: KubeClient, namespace: str
     ) -> None:
         create_job(server, namespace, "job", FAILED_ONCE)
@@ -98,10 +98,9 @@ class TestListing:
 
     @pytest.mark.parametrize("controlled", [True, False], ids=["not yet collected", "orphaned"])
     @pytest.mark.parametrize("recreated", [False, True], ids=["gone", "replaced"])
-    def test_a_pod_whose_job_is(
+    def test_a_pod_is_deleted_like_an_ordinary_one_if_its_job_is(
         self, server: Server, client: KubeClient, namespace: str, controlled: bool, recreated: bool
     ) -> None:
-        """It is judged as an ordinary pod."""
         job = create_job(server, namespace, "job", FAILED_ONCE, pods=0)
         create_pod(server, namespace, "left", job, controlled=controlled)
         delete_job(server, namespace, "job")
@@ -194,7 +193,7 @@ class TestDeleting:
         results = clean_up(client, namespace, source_of(failed, IN_TRY_2, SUCCEEDED))
         assert outcomes(results) == {"zombie": Outcome.DELETED}
         assert results["zombie"].detail == "the garbage collector deletes its 2 pods"
-        # By default, the API server would keep it until a garbage collector has orphaned its pods.
+        # By default, the API server would keep the deleted Job until a garbage collector has orphaned its pods.
         assert names_of_jobs(server, namespace) == {"live", "detached", "protected"}
 
     def test_a_job_whose_operator_did_not_wait_for_it_stays(
@@ -231,7 +230,7 @@ class TestDeleting:
         assert isinstance(error, AdmissionDenied)
         assert "ValidatingAdmissionPolicy 'keep'" in error.cause
 
-    def test_the_last_lines_of_its_running_pod_are_saved(
+    def test_the_last_lines_of_a_running_pod_of_the_job_are_saved(
         self, server: Server, client: KubeClient, namespace: str
     ) -> None:
         create_job(server, namespace, "job", FAILED_ONCE, pods=3)
@@ -241,7 +240,7 @@ class TestDeleting:
         (result,) = clean_up(client, namespace, source, last_log_lines=2).values()
         assert (result.outcome, result.log) == (Outcome.DELETED, ("one", "two"))
 
-    def test_a_deletion_whose_response_was_lost_is_found_out(
+    def test_a_deletion_that_was_carried_out_is_detected_although_its_response_was_lost(
         self, server: Server, client: KubeClient, namespace: str
     ) -> None:
         create_job(server, namespace, "job", FAILED_ONCE)
@@ -280,7 +279,7 @@ class TestDeleting:
 
 
 class TestBetweenTheListings:
-    """What happens between the listing of ``list_pods`` and that of ``reap``, which begins with the third request."""
+    """The cluster changes between the listing of ``list_pods`` and that of ``reap``."""
 
     def reap_after(self, client: KubeClient, server: Server, namespace: str, change: Callable[[], object]) -> Result:
         """Change the cluster right before ``reap`` lists again."""

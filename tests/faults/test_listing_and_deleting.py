@@ -247,7 +247,7 @@ class TestListing:
     def test_a_cache_that_returns_the_same_page_again_and_again_is_an_error(
         self, server: Server, api: KubeClient, full_namespace: str
     ) -> None:
-        """Act like a cache that ignores the continue token."""
+        """Simulate a cache that ignores the continue token."""
         path = f"namespaces/{full_namespace}/pods?limit={PAGE_SIZE}"
         page = server.call("GET", path)
         server.proxy.spoil(SECOND_PAGE, proxy.answer(200, json.dumps(page), "application/json"), times=200)

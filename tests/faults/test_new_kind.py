@@ -69,7 +69,7 @@ def _registered(server: Server) -> Iterator[None]:
 
 @pytest.fixture
 def of_all_kinds(api: KubeClient) -> KubeClient:
-    """Return a client for all kinds that uses the connection of the other one."""
+    """Return a client for all kinds that uses the same connection as `api`."""
     return KubeClient(CONN_ID, QUICK, kinds=KINDS.values())
 
 
@@ -96,7 +96,7 @@ def names(server: Server, namespace: str) -> list[str]:
     return sorted(item["metadata"]["name"] for item in server.call("GET", widgets(namespace))["items"])
 
 
-def test_it_is_listed_in_place_of_its_pods_judged_and_deleted(
+def test_it_is_listed_in_place_of_its_pods_classified_and_deleted(
     server: Server, of_all_kinds: KubeClient, namespace: str
 ) -> None:
     create(server, namespace, "zombie", FAILED_ONCE)

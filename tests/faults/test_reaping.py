@@ -107,7 +107,7 @@ def test_a_pod_with_a_grace_period_is_terminating_until_a_later_run_finds_it_ove
 # With a short timeout, a busy machine loses responses, and then both cleanups may have deleted a pod.
 @pytest.mark.parametrize("retry_policy", [replace(QUICK, read_timeout=30)], ids=["patient"])
 def test_of_two_cleanups_at_once_none_fails_and_no_pod_is_counted_twice(server: Server, namespace: str) -> None:
-    """Check it with two that have listed the pods before either of them deletes one."""
+    """Let both list the pods before either of them deletes one."""
     names = {f"zombie-{number:02d}" for number in range(4 * CONCURRENT_DELETES)}
     for name in names:
         create(server, namespace, name, FAILED_ONCE)
@@ -206,7 +206,7 @@ def test_the_logs_of_a_batch_delay_it_by_no_more_than_their_timeout_together(
 def test_after_sigterm_nothing_more_is_sent_and_every_zombie_has_a_result_if_the_api_server(
     server: Server, api: KubeClient, namespace: str, does_respond: bool
 ) -> None:
-    """Check it with deletions that are carried out, and a signal while their responses are awaited."""
+    """Send the signal while the responses of deletions that are carried out are awaited."""
     names = [f"zombie-{number:02d}" for number in range(3 * CONCURRENT_DELETES)]
     for name in names:
         create(server, namespace, name, FAILED_ONCE)
@@ -341,7 +341,7 @@ def test_a_webhook_that_is_down_is_named_with_the_remedy(
 def test_the_real_api_server_drops_a_deletion_that_waits_for_a_webhook(
     control_plane: ControlPlane, real_server: Server, connect: Connect
 ) -> None:
-    """Check it with a webhook that does not answer for 20 seconds and is ignored then."""
+    """Simulate a webhook that does not answer for 20 seconds and is then ignored."""
     real_server.proxy.heal()
     namespace = real_server.create_namespace()
     create(real_server, namespace, "zombie", FAILED_ONCE)

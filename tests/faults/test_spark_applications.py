@@ -31,7 +31,7 @@ def _defined(server: Server) -> None:
 
 @pytest.fixture
 def client(api: KubeClient) -> KubeClient:
-    """Return a client for all kinds that uses the connection of the other one."""
+    """Return a client for all kinds that uses the same connection as `api`."""
     return KubeClient(CONN_ID, QUICK, PAGE_SIZE, KINDS.values())
 
 
@@ -49,9 +49,9 @@ def create_driver(server: Server, namespace: str, name: str, task: Task, uid: st
     """Create the driver and an executor of an application, like the Spark operator."""
     owner = {"apiVersion": API, "kind": "SparkApplication", "name": name, "uid": uid, "controller": True}
     driver = server.create_pod(namespace, f"{name}-driver", labels_of(task, "driver"), ownerReferences=[owner])
-    of_executor = {"apiVersion": "v1", "kind": "Pod", "name": f"{name}-driver", "uid": driver["metadata"]["uid"]}
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": f"{name}-driver", "uid": driver["metadata"]["uid"]}
     server.create_pod(
-        namespace, f"{name}-exec-1", labels_of(task, "executor"), ownerReferences=[{**of_executor, "controller": True}]
+        namespace, f"{name}-exec-1", labels_of(task, "executor"), ownerReferences=[{**owner, "controller": True}]
     )
 
 
@@ -92,10 +92,10 @@ class TestApplications:
         results = clean_up(client, namespace, source_of(FAILED_ONCE, IN_TRY_2))
         assert outcomes(results) == {"zombie": Outcome.DELETED}
         assert names(server, namespace) == {"live"}
-        # The garbage collector, which there is none of here, deletes the pods.
+        # No garbage collector runs here, which would delete the pods.
         assert len(server.pods(namespace)) == 4
 
-    def test_the_last_lines_of_its_driver_are_saved(self, server: Server, client: KubeClient, namespace: str) -> None:
+    def test_the_last_lines_of_the_driver_are_saved(self, server: Server, client: KubeClient, namespace: str) -> None:
         create_application(server, namespace, "app", FAILED_ONCE)
         server.start(namespace, "app-driver")
         server.proxy.spoil("/pods/app-driver/log", proxy.answer(200, "one\ntwo\n", "text/plain"))
@@ -146,7 +146,9 @@ class TestApplications:
         assert "10 in a row could not be read" in str([*again.unread.values()][-1])
 
 
-def test_drivers_that_may_not_be_listed_change_nothing_else(server: Server, client: KubeClient, namespace: str) -> None:
+def test_a_forbidden_listing_of_drivers_affects_nothing_else(
+    server: Server, client: KubeClient, namespace: str
+) -> None:
     server.create_pod(namespace, "plain", {**FAILED_ONCE.labels, "try_number": "1"})
     server.proxy.spoil(LIST_DRIVERS, proxy.forbidden("list", namespace))
     listing = client.list_workloads([namespace])

@@ -61,7 +61,7 @@ def test_the_wheel_requires_what_requirements_txt_lists(distributions: Distribut
 
 def test_identical_trees_produce_identical_files(tmp_path: Path, distributions: Distributions) -> None:
     clone = copy_repository(tmp_path / "clone")
-    (clone / ".work").symlink_to(REPO / ".work")  # with uv
+    (clone / ".work").symlink_to(REPO / ".work")  # which contains uv
     for path in [
         *(clone / "include").rglob("*.*"),
         clone / "LICENSE",

@@ -1,4 +1,4 @@
-"""Airflow's records, read from PostgreSQL directly."""
+"""The rows of Airflow's own tables, read from PostgreSQL directly."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Run:
 
 
 class Records:
-    """A reader of the records; each call is a transaction of its own."""
+    """A reader of Airflow's tables; each call is a transaction of its own."""
 
     def __init__(self, url: str) -> None:
         self._engine = create_engine(url, poolclass=NullPool)

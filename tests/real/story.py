@@ -155,8 +155,8 @@ class Story:
             body = {"dag_run_id": self._run_id, "task_ids": [name], "only_failed": False, "dry_run": False}
             self._airflow.api.request("POST", "/dags/lively/clearTaskInstances", json=body)
         else:
-            # The REST API of 2.11 does not set the state of a running task, so that the worker's next heartbeat undoes
-            # the rest. The UI and the command line do.
+            # The REST API of 2.11 does not change the state of a running task, so the worker's next heartbeat would
+            # undo the rest. The UI and the command line change it.
             self._airflow.run("tasks", "clear", "--yes", "--task-regex", f"^{name}$", "lively")
 
     def _kill_worker(self, name: str) -> None:

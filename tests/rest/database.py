@@ -76,7 +76,7 @@ class Database:
         self._insert("xcom", [{**ids, "dag_run_id": run[0][0], "key": key, "value": json.dumps(value)}])
 
     def retry(self, row: Row) -> None:
-        """Give a task instance a new try, which changes its `id`."""
+        """Start a new try of a task instance, which changes its `id`."""
         self.execute(
             f"UPDATE task_instance SET id = '{self._new_id()}', try_number = try_number + 1 "
             "WHERE dag_id = ? AND task_id = ? AND run_id = ? AND map_index = ?",

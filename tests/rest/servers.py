@@ -16,8 +16,8 @@ from demo.terminal import Terminal
 from tests.conftest import REPO
 from tests.rest.database import Database
 
-PATH = "/air/flow"  # of the simple one, as behind a proxy for several servers
-PASSWORD = "a password of nobody else"
+PATH = "/air/flow"  # of the server with the simple auth manager, as if it shared a host name with other servers
+PASSWORD = "used by these tests only"
 FAB: Config = {"core": {"auth_manager": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"}}
 START_TIMEOUT = 120  # seconds
 DAG_FILE = "from airflow.sdk import DAG\n\nDAG('orders', schedule=None)\n"
@@ -40,9 +40,9 @@ def running(folder: Path) -> Iterator[Servers]:
     (folder / "dags").mkdir()
     (folder / "dags" / "orders.py").write_text(DAG_FILE)
     (folder / "passwords.json").write_text(json.dumps({USER: PASSWORD}))
-    below: Config = {"api": {"base_url": simple + PATH, "port": simple.rpartition(":")[2]}}
+    with_path: Config = {"api": {"base_url": simple + PATH, "port": simple.rpartition(":")[2]}}
     environments = {
-        "simple": environment(folder, simple, None, below),
+        "simple": environment(folder, simple, None, with_path),
         "fab": {**environment(folder, fab, None, FAB), "PYTHONPATH": str(REPO)},
     }
     try:

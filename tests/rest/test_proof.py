@@ -44,7 +44,7 @@ def token_of(url: str, user: str, password: str) -> str:
 
 
 def render_with_variables(error: BaseException) -> str:
-    """Render a traceback with the variables of all frames, as some consoles do, but without that of the test."""
+    """Render a traceback with the variables of all frames, as some consoles do, except for the frame of the test."""
     assert error.__traceback__
     console = Console(file=StringIO(), width=1000)
     console.print(
@@ -177,9 +177,9 @@ class TestMisleadingAnswers:
     @pytest.mark.parametrize(
         "fault",
         [
-            pytest.param(NOT_FOUND, id="another 404 than Airflow's"),
+            pytest.param(NOT_FOUND, id="a 404 that is not Airflow's"),
             pytest.param(faults.answer(200, '{"dag_id": "other"}', "application/json"), id="another DAG"),
-            pytest.param(faults.answer(200, "{}", "application/json"), id="no DAG"),
+            pytest.param(faults.answer(200, "{}", "application/json"), id="not a DAG"),
         ],
     )
     def test_a_task_instance_is_not_absent_if_the_answer_about_its_dag_is(
@@ -193,11 +193,11 @@ class TestMisleadingAnswers:
     @pytest.mark.parametrize(
         ("fault", "cause"),
         [
-            pytest.param(NOT_FOUND, "404 Not Found", id="another 404 than Airflow's"),
+            pytest.param(NOT_FOUND, "404 Not Found", id="a 404 that is not Airflow's"),
             pytest.param(
                 faults.answer(200, '{"key": "x"}', "application/json"),
-                "the REST API returned an unexpected object of ['key']",
-                id="no XCom",
+                "the REST API returned an unexpected object with keys ['key']",
+                id="not an XCom",
             ),
         ],
     )
@@ -210,7 +210,7 @@ class TestMisleadingAnswers:
         record = source.read_records(source.fetch([MINE.key]), [MINE.key])[MINE.key]
         assert record.problem.startswith(f"its XCom pod_name cannot be read: {cause}")
 
-    def test_the_pages_of_a_mapped_task_are_rejected_if_the_caller_is_over_by_then(
+    def test_the_pages_of_a_mapped_task_are_rejected_if_the_caller_has_ended_by_then(
         self, connect: Connect, database: Database, proxy: FaultProxy
     ) -> None:
         rows = [MINE._replace(run_id="run_1", map_index=index) for index in range(6)]
@@ -370,7 +370,9 @@ class TestToken:
         ("status", "message"),
         [
             pytest.param(401, "Token Expired", id="has expired"),
-            pytest.param(403, "Invalid JWT token", id="was signed with the secret of before a restart"),
+            pytest.param(
+                403, "Invalid JWT token", id="was signed with the secret that the server used before a restart"
+            ),
         ],
     )
     def test_a_token_from_a_login_is_renewed_if_it(

@@ -9,7 +9,7 @@ PERMISSIONS = ["DAG Runs", "Task Instances", "XComs"]
 USERS = {
     "reads_all": ["DAGs", *PERMISSIONS],
     "reads_two": ["DAG:orders", "DAG:kpo_cleanup", *PERMISSIONS],
-    # The label value of the DAG "commandes_à_faire", and the id of another one.
+    # This is the label value of the DAG "commandes_à_faire", and at the same time the id of another DAG.
     "reads_namesake": ["DAG:commandes__faire-040595da3", "DAG:kpo_cleanup", *PERMISSIONS],
     "reads_no_xcoms": ["DAGs", "DAG Runs", "Task Instances"],
     "reads_no_runs": ["DAGs", "Task Instances", "XComs"],

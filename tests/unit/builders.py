@@ -78,7 +78,7 @@ def classify_pod(
 ) -> Verdict:
     """Return the verdict on one pod, among others of the same listing.
 
-    :param record: by default, that of an active task instance names the last of the others.
+    :param record: the operator's record; by default, that of an active task instance names the last of the others.
     """
     if record is None and others and ti is not None and ti.is_active:
         record = Record(frozenset({str(others[-1])}))

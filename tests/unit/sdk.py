@@ -1,4 +1,4 @@
-"""The ``ti`` of a running task, as Airflow's Task SDK and API server answer it; ``tests/dag`` has the real ones."""
+"""The ``ti`` of a running task, with simulated answers of the API server; ``tests/dag`` uses the real one."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ class TestImports:
         assert {module for module in MODULES.keys() - REAP if own_imports_of(module) & REAP} == {"tasks"}
         assert own_imports_of("tasks") & REAP == {"reap"}
 
-    def test_only_the_modules_that_send_requests_side_by_side_import_threads(self) -> None:
+    def test_only_the_modules_that_send_requests_concurrently_import_threads(self) -> None:
         assert importers_of("concurrent", "threading") & REAP == {"reap.pod_logs", "reap.steps"}
 
     def test_what_decides_on_the_next_pods_and_on_verdicts_imports_nothing_that_sends_a_request(self) -> None:

@@ -1,4 +1,4 @@
-"""Reading records: of the oldest candidates only, and never taking a record that was not read for none."""
+"""Reading records: only those of the oldest candidates; a record that was not read never counts as missing."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_more_records_are_read_if_the_limit_is_higher() -> None:
     assert len(source.records_read) == len(set(source.records_read)) == len(zombies(snapshot)) == 2 * ROUND
 
 
-def test_pods_that_their_records_keep_do_not_keep_the_others() -> None:
+def test_pods_that_are_kept_because_of_their_records_do_not_hide_younger_zombies() -> None:
     pods = make_pods(4 * ROUND)
     kept = pods[2 * ROUND :]
     source = FakeSource({}, records={pod.key: ANOTHER for pod in kept})

@@ -557,14 +557,14 @@ class TestSuperseded:
         assert phrases(verdict)[0].startswith("not shown to be replaced by newer of try 2")
 
     @pytest.mark.parametrize("try_number", [None, 2, 3])
-    def test_only_a_try_that_the_task_instance_has_had_supersedes_if_tries_are_known(
+    def test_a_pod_of_a_try_that_has_not_begun_does_not_supersede_if_tries_are_known(
         self, try_number: int | None
     ) -> None:
         ti = ACTIVE._replace(try_number=try_number)
         assert_zombie(classify_pod(make_pod(), ti, make_pod(try_number=2)), Reason.SUPERSEDED)
         assert_kept(classify_pod(make_pod(), ACTIVE, make_pod(try_number=2)), Reason.ACTIVE)
 
-    def test_the_successor_is_of_the_latest_try_that_the_task_instance_has_had(self) -> None:
+    def test_the_successor_is_of_no_later_try_than_the_task_instance(self) -> None:
         pods = [make_pod(try_number=number) for number in (1, 2, 3)]
         assert find_successors(pods, answer({pods[0].key: SECOND_TRY})) == {pods[0].uid: pods[1]}
 
@@ -598,11 +598,11 @@ class TestSuperseded:
             pytest.param({"already_checked": True}, id="is checked"),
             pytest.param(
                 {"try_number": 3, "labels": make_pod().labels},
-                id="has the same labels, but a try that the TI has not had",
+                id="has the same labels and a later try than the TI",
             ),
         ],
     )
-    def test_a_pod_with_other_labels_is_not_named_if_it(self, changes: dict[str, Any]) -> None:
+    def test_a_pod_is_not_named_as_one_with_other_labels_if_it(self, changes: dict[str, Any]) -> None:
         other = make_pod(**{"labels": (("sha", "b"),), "try_number": 2, **changes})
         verdict = classify_pod(make_pod(created=NOW - 2 * HOUR, already_checked=True), ACTIVE, other)
         assert verdict.evidence == Evidence(Rule.ACTIVE, NOW, ACTIVE)
@@ -666,7 +666,7 @@ class TestSuperseded:
             pods[index].uid: 4 for index in (0, 1, 3)
         }
 
-    def test_a_pod_of_the_same_try_is_no_successor(self) -> None:
+    def test_a_pod_of_the_same_try_is_not_a_successor(self) -> None:
         assert find_successors([make_pod(try_number=2), make_pod(try_number=2)], TaskInstances()) == {}
 
     def test_a_pod_with_a_newer_one_is_orphaned_if_its_task_instance_has_finished(self) -> None:
@@ -800,7 +800,9 @@ class TestRecordedNamespace:
             pytest.param("elsewhere", True, id="the namespace that was recorded has no pod of that name"),
         ],
     )
-    def test_it_decides_between_pods_of_one_name_only_if(self, namespace: str, is_zombie: bool) -> None:
+    def test_the_recorded_namespace_decides_between_pods_of_one_name_only_if(
+        self, namespace: str, is_zombie: bool
+    ) -> None:
         pod, sibling = make_pod(name="load"), make_pod(name="load", namespace="requested")
         record = Record(frozenset({f"{namespace}/load"}))
         assert classify_pod(pod, FINISHED, sibling, record=record).is_zombie is is_zombie
@@ -821,12 +823,12 @@ class TestStalled:
             pytest.param(
                 (ended(since=NOW - SETTLE - 1), running("sidecar")),
                 True,
-                id="the main container ended just long enough ago",
+                id="the main container ended more than settle_seconds ago",
             ),
             pytest.param(
                 (ended(since=NOW - SETTLE), running("sidecar")),
                 False,
-                id="the main container ended just not long enough ago",
+                id="the main container ended exactly settle_seconds ago",
             ),
             pytest.param(
                 (ended(since=NOW + HOUR), running("sidecar")), False, id="the main container ended in the future"
@@ -867,7 +869,7 @@ class TestStalled:
         assert_kept(classify_pod(pod, ACTIVE), Reason.STALLED)
 
 
-class TestTaskOnAPodThatCannotMove:
+class TestTaskThatIsStuckOnItsPod:
     @pytest.mark.parametrize("state", ["running", "deferred", "restarting"])
     @pytest.mark.parametrize(
         ("pod", "rule"),
@@ -917,7 +919,7 @@ class TestTaskOnAPodThatCannotMove:
             ),
         ],
     )
-    def test_a_task_that_is_attached_hangs_on_a_pod_that_cannot_move(
+    def test_the_rule_shows_whether_a_task_that_is_attached_is_stuck_on_its_pod(
         self, pod: dict[str, Any], rule: Rule, state: str
     ) -> None:
         verdict = classify_pod(make_pod(**pod), ACTIVE._replace(state=state))
@@ -926,7 +928,7 @@ class TestTaskOnAPodThatCannotMove:
     @pytest.mark.parametrize(
         "pod", [{"deletion_deadline": NOW - DAY}, {"phase": "Pending", "created": NOW - 2 * DAY, "containers": ()}]
     )
-    def test_a_task_that_is_not_attached_does_not_hang_on_its_pod(self, pod: dict[str, Any]) -> None:
+    def test_a_task_that_is_not_attached_is_not_stuck_on_its_pod(self, pod: dict[str, Any]) -> None:
         verdict = classify_pod(make_pod(**pod), ACTIVE._replace(state="up_for_retry"))
         assert (verdict.rule, verdict.is_zombie) == (Rule.ACTIVE, False)
 
@@ -973,7 +975,7 @@ class TestTaskWithoutItsPod:
             ),
         ],
     )
-    def test_a_pod_that_ended_long_before_its_running_task_is_distinguished(
+    def test_the_rule_shows_whether_a_pod_ended_long_ago_although_its_task_is_running(
         self, ti: TaskInstance, pod: dict[str, Any], rule: Rule
     ) -> None:
         verdict = classify_pod(make_pod(**{"phase": "Succeeded", **pod}), ti)
@@ -1279,7 +1281,7 @@ class TestCompleted:
         assert (verdict.reason, verdict.is_zombie) == (Reason.COMPLETED, is_deleted)
 
     @pytest.mark.parametrize(("phase", "checked", "completed", "on_failure", "ttl", "is_deleted"), POLICIES)
-    def test_a_completed_pod_is_deleted_by_any_policy_once_its_ttl_has_passed(
+    def test_a_completed_pod_is_deleted_once_its_ttl_has_passed_whatever_the_other_policies(
         self, phase: str, checked: bool, completed: bool, on_failure: bool, ttl: int | None, is_deleted: bool
     ) -> None:
         policies: dict[str, Any] = {"delete_completed_pods": completed, "delete_pods_on_failure": on_failure}
@@ -1386,7 +1388,7 @@ class TestTaskSdk:
         snapshot = Snapshot(pods, answer({pods[0].key: TaskInstance("running")}), Settings(), NOW)
         assert keys_to_complete(snapshot) == [pods[0].key]
 
-    def test_those_of_the_oldest_pods_are_requested_first(self) -> None:
+    def test_the_tries_and_ends_of_the_oldest_pods_are_requested_first(self) -> None:
         pods = [make_pod(task_id=name, created=NOW - age * DAY) for name, age in (("a", 1), ("b", 3), ("c", 2))]
         found = {pod.key: TaskInstance("failed") for pod in pods}
         keys = keys_to_complete(Snapshot(pods, answer(found), Settings(), NOW))
@@ -1451,7 +1453,7 @@ class TestOrderOfVerdicts:
         verdicts = classify_all(pods, answer({pods[0].key: FINISHED}), Settings(), NOW)
         assert list(count_reasons(verdicts).items()) == [("protected", 1), ("owned", 1), ("orphaned", 2)]
 
-    def test_no_pods_have_no_verdicts(self) -> None:
+    def test_there_are_no_verdicts_without_pods(self) -> None:
         assert classify_all([], TaskInstances(), Settings(), NOW) == []
         assert count_reasons([]) == {}
 
@@ -1546,7 +1548,7 @@ class TestInvariants:
     """Invariants over random clusters."""
 
     @given(PODS, ANSWERS, RECORDS, SETTINGS, NOWS)
-    def test_a_record_makes_no_zombie_but_a_superseded_or_unmatched_one_and_saves_the_pods_that_it_names(
+    def test_a_record_makes_no_zombie_but_a_superseded_or_unmatched_one_and_keeps_the_pods_that_it_names(
         self,
         pods: list[Workload],
         answers: TaskInstances,
@@ -1712,7 +1714,7 @@ class TestInvariants:
             assert later[verdict.workload.uid].is_zombie or not verdict.is_zombie
 
     @given(PODS, ANSWERS, SETTINGS, NOWS)
-    def test_a_pod_has_the_same_verdict_among_the_possible_successors_only(
+    def test_a_pod_has_the_same_verdict_if_only_the_possible_successors_are_known(
         self, pods: list[Workload], answers: TaskInstances, settings: Settings, now: int
     ) -> None:
         records = {pod.key: Record(frozenset({str(pod)})) for pod in pods if pod.try_number > 1}

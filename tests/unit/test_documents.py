@@ -1,4 +1,4 @@
-"""Compare the documentation with the code, as far as that needs no Airflow."""
+"""Compare the documentation with the code, where that needs no Airflow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.documents import DOCUMENTS, block, document, section
 from tests.matrix import ROWS
 
 
-def test_the_settings_table_is_that_of_the_code() -> None:
+def test_the_settings_table_matches_the_code() -> None:
     options = section("README.md", "Configuration")
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \| a (\w+) \| (.+) \|$", options, re.M)
     in_code = [
@@ -37,28 +37,28 @@ def _default(name: str) -> str:
     return f"Airflow's `{follows}` ({default})" if follows else default
 
 
-def test_the_labels_of_the_cluster_are_those_of_the_code() -> None:
+def test_the_listed_labels_of_the_cluster_match_the_code() -> None:
     listed = document("docs/concepts.md").partition("those that start with ")[2].partition("\n\n")[0]
     assert tuple(re.findall(r"`(\S+)`", listed)) == CLUSTER_LABEL_PREFIXES
 
 
-def test_the_verdict_table_has_the_reasons_in_the_order_of_the_rules() -> None:
+def test_the_table_of_verdicts_lists_the_reasons_in_the_order_of_the_rules() -> None:
     listed = re.findall(r"^\| `(\w+)` \|", section("docs/concepts.md", "Classification"), re.M)
-    assert listed.count("unmatched") == 2  # without a task instance, and with one that is not shown to be its
+    assert listed.count("unmatched") == 2  # without a task instance, and with one that may not have created the pod
     reasons = [reason.value for reason in Reason]
     assert list(dict.fromkeys(listed)) == reasons, "edit the table in docs/concepts.md, section Classification"
 
 
-def test_the_permissions_are_those_of_the_manifest() -> None:
+def test_the_listed_permissions_match_the_manifest() -> None:
     listed = set(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", section("docs/installation.md", "Permissions"), re.M))
     documents = yaml.safe_load_all((REPO / "manifests/rbac.yaml").read_text())
     rules = next(document["rules"] for document in documents if document["kind"] == "Role")
     assert listed == {(verb, resource) for rule in rules for verb in rule["verbs"] for resource in rule["resources"]}
 
 
-def test_the_releases_are_those_of_the_matrix() -> None:
+def test_the_supported_releases_match_the_matrix() -> None:
     versions = section("docs/installation.md", "Supported versions")
-    # The other columns are what a run of the matrix found; it compares them itself.
+    # `make test-matrix` checks the other columns.
     assert re.findall(r"^\| (\d+\.\S+) \|", versions, re.M) == [row.airflow for row in ROWS]
 
 
@@ -72,12 +72,12 @@ def test_every_link_leads_to_a_file_and_a_heading_that_exist(path: Path) -> None
 
 
 def anchors(path: Path) -> set[str]:
-    """Return the anchors that GitHub makes of a document's headings."""
+    """Return the anchors that GitHub generates for a document's headings."""
     headings = re.findall(r"^#+ (.+)$", path.read_text(), re.M)
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
-MAX_WORDS = 545  # besides tables: a new option does not have to displace anything else
+MAX_WORDS = 545  # not counting tables, so that a new option does not have to displace anything else
 
 
 def test_the_readme_is_short() -> None:
@@ -85,7 +85,7 @@ def test_the_readme_is_short() -> None:
     assert words <= MAX_WORDS, f"README.md has {words} words without tables, limit {MAX_WORDS}: shorten it"
 
 
-def test_every_document_is_reached_from_the_readme() -> None:
+def test_the_readme_links_to_every_document() -> None:
     linked = {target.partition("#")[0] for target in re.findall(r"\]\((docs/[^)]+)\)", document("README.md"))}
     assert {str(path.relative_to(REPO)) for path in DOCUMENTS} - linked <= {
         "README.md",
@@ -98,7 +98,7 @@ def test_the_quick_start_installs_as_the_guide_does() -> None:
     assert block("README.md", "Quick start", paragraph="1. Install") == guide
 
 
-def test_the_quick_start_installs_into_an_airflow_that_has_no_dags_folder_and_no_variable_yet(tmp_path: Path) -> None:
+def test_the_quick_start_works_without_a_dags_folder_and_without_the_variable_airflow_home(tmp_path: Path) -> None:
     script = block("README.md", "Quick start", paragraph="1. Install")
     subprocess.run(["sh", "-euc", script], cwd=REPO, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}, check=True)
     dags = tmp_path / "airflow" / "dags"

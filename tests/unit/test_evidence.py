@@ -286,8 +286,8 @@ class TestWarnings:
                 PodWarning(
                     Reason.STALLED,
                     "proxy and logs keep the task waiting",
-                    "stop them, or mark the task as failed; for good: make proxy and logs native sidecars, "
-                    "or set an execution_timeout",
+                    "stop them, or mark the task as failed; permanent fix: make proxy and logs native "
+                    "sidecars, or set an execution_timeout",
                 ),
                 id="a stalled pod has a warning that names the sidecars",
             ),
@@ -337,8 +337,8 @@ class TestWarnings:
                 PodWarning(
                     Reason.STALLED,
                     "proxy and airflow-xcom-sidecar keep the task waiting",
-                    "stop them, or mark the task as failed; for good: make proxy a native sidecar, or upgrade "
-                    "the operator's provider, because only the operator ends airflow-xcom-sidecar",
+                    "stop them, or mark the task as failed; permanent fix: make proxy a native sidecar, or "
+                    "upgrade the operator's provider, because only the operator ends airflow-xcom-sidecar",
                 ),
                 id="a stalled pod of a deferred task has a warning without an execution_timeout",
             ),

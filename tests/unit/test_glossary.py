@@ -20,7 +20,7 @@ def table(heading: str) -> list[tuple[str, str]]:
     return list(rows[1:])
 
 
-def test_the_reasons_are_those_of_the_rules_with_what_each_rule_requires() -> None:
+def test_the_table_of_reasons_matches_the_rules_in_the_code() -> None:
     rules = [(rule.reason.value, rule.applies_when) for rule in Rule]
     assert table("Reasons") == rules, "docs/glossary.md, section Reasons, differs from Rule in verdict.py"
 

@@ -28,7 +28,7 @@ from tests.unit.builders import FINISHED, HOUR, NOW, make_item, make_ti, timesta
 CREATED = ("metadata", "creationTimestamp")
 CONTROL = "\x1b[2K\x1b[31m\r\n[2026-11-24] ERROR deleted\u202e\u2066\u200b\x85\u2028\x00\x9b\ud800\U000e0041"
 LONG = 256 * 1024
-MAX_XCOM = 30_000  # bytes of a pod in all XComs together, each of whose fields is as long as it can be
+MAX_XCOM = 30_000  # bytes of one pod in all XComs together, even if each of its fields has the maximum length
 
 END = {"exitCode": 137, "reason": "OOMKilled", "finishedAt": timestamp(NOW - HOUR)}
 ITEM = make_item(
@@ -73,7 +73,7 @@ ITEM = make_item(
         ],
     },
 )
-# Without what would keep the pod by an earlier rule, so that every rule renders a hostile pod.
+# What is removed so that no earlier rule keeps the pod: every rule has to render a hostile pod.
 WITHOUT = {
     "the annotation": [("metadata", "annotations")],
     "its owners": [("metadata", "annotations"), ("metadata", "ownerReferences")],
@@ -183,7 +183,7 @@ def test_two_pods_that_differ_in_the_last_of_many_labels_are_not_each_others_suc
 
 def test_a_pod_with_an_id_that_kubernetes_would_reject_has_a_label_problem() -> None:
     assert parse_pod(make_item(labels={"dag_id": "orders\n"})).label_problem == (
-        r"label dag_id='orders\n' is not a label value of Kubernetes"
+        r"label dag_id='orders\n' is not a valid Kubernetes label value"
     )
 
 

@@ -140,15 +140,15 @@ class TestParsing:
             item({"labels": {"kpo-cleanup/protect": "true"}}),
             item(template={"annotations": {"kpo-cleanup/protect": "true"}}),
         ],
-        ids=["annotation", "label", "template"],
+        ids=["annotation", "label", "pod template"],
     )
-    def test_the_protection_of_a_job_counts(self, job: dict[str, Any]) -> None:
+    def test_a_job_is_protected_by_its(self, job: dict[str, Any]) -> None:
         assert parse(job, make_pod()).protected_by == "kpo-cleanup/protect=true"
 
     def test_a_protected_pod_protects_its_job(self) -> None:
         assert parse(item(), make_pod(protected_by="kpo-cleanup/protect=1"), make_pod()).protected_by
 
-    def test_what_is_no_job_is_an_error(self) -> None:
+    def test_an_object_that_is_not_a_job_is_an_error(self) -> None:
         with pytest.raises(ValueError, match="lacks namespace, name, uid or creationTimestamp"):
             parse({"metadata": {}}, make_pod())
 
@@ -305,7 +305,7 @@ class TestPodsWithoutTheirJob:
             pytest.param(NO_TI, None, "unmatched", id="there is no task instance"),
         ],
     )
-    def test_a_pod_whose_job_is_gone_is_judged_as_an_ordinary_pod(
+    def test_a_pod_whose_job_is_gone_is_classified_as_an_ordinary_pod(
         self, ti: TaskInstance | None, record: Record | None, expected: str
     ) -> None:
         verdict = classify_pod(left_by("job-load-x"), ti, record=record)
@@ -326,7 +326,7 @@ class TestPodsWithoutTheirJob:
         assert phrases(verdict) == ("controlled by Job/job-load-x, which could not be read: 403 Forbidden",)
 
 
-def test_jobs_and_pods_of_one_task_are_judged_on_their_own() -> None:
+def test_a_job_and_a_pod_of_one_task_are_classified_separately() -> None:
     job, pod = make_job(), make_pod(labels=(("a", "b"),), try_number=2)
     task_instances = answer({job.key: IN_TRY_2})
     verdicts = classify(Snapshot([job, pod], task_instances, Settings(), NOW, {job.key: Record(frozenset({str(pod)}))}))

@@ -132,7 +132,7 @@ class TestItemsThatAreNotPods:
             from_metadata(creationTimestamp=value)
 
     @pytest.mark.parametrize("metadata", [None, [], "pod", 5], ids=repr)
-    def test_an_item_whose_metadata_is_no_object_is_rejected(self, metadata: Any) -> None:
+    def test_an_item_whose_metadata_is_not_an_object_is_rejected(self, metadata: Any) -> None:
         with pytest.raises(ValueError, match="an item lacks"):
             parse_pod({**make_item(), "metadata": metadata})
 
@@ -179,12 +179,12 @@ class TestLabelProblems:
         assert from_labels(map_index="").label_problem == "label map_index='' is not a number that Airflow writes"
 
     @pytest.mark.parametrize("value", ["0", "1", "10", "2147483647"])
-    def test_a_number_that_airflow_writes_is_no_label_problem(self, value: str) -> None:
+    def test_a_number_that_airflow_writes_is_not_a_label_problem(self, value: str) -> None:
         pod = from_labels(try_number=value, map_index=value)
         assert (pod.label_problem, pod.try_number, pod.map_index) == ("", int(value), int(value))
 
     @pytest.mark.parametrize("labels", ["dag_id=orders", 5, ["dag_id"], True])
-    def test_a_pod_whose_labels_are_no_object_has_a_label_problem(self, labels: Any) -> None:
+    def test_a_pod_whose_labels_are_not_an_object_has_a_label_problem(self, labels: Any) -> None:
         assert parse_pod(make_item(labels=labels)).label_problem
 
     def test_a_pod_has_a_label_problem_without_labels(self) -> None:
@@ -239,7 +239,7 @@ class TestController:
             pytest.param(
                 [{**JOB, "controller": "yes"}],
                 Owner("Job", "nightly", "1", "batch/v1"),
-                id="a Job whose controller field is no boolean",
+                id="a Job whose controller field is not a boolean",
             ),
             pytest.param([{"kind": "ConfigMap", "name": "x"}], None, id="an owner that is not a controller"),
             pytest.param(
@@ -302,7 +302,7 @@ class TestContainers:
             pytest.param({"reason": "OOMKilled", "exitCode": 137}, 208, "OOMKilled", id="its last end has a reason"),
             pytest.param({"reason": "Error", "exitCode": 3}, 1, "exit code 3", id="its last end has an exit code"),
             pytest.param(None, 1, "", id="its last end is unknown"),
-            pytest.param({"exitCode": "3"}, 1, "", id="its last exit code is no number"),
+            pytest.param({"exitCode": "3"}, 1, "", id="its last exit code is not a number"),
         ],
     )
     def test_the_restarts_of_a_container_are_parsed(self, last: Any, restarts: int, last_end: str) -> None:

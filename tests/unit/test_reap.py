@@ -327,7 +327,9 @@ class TestDeletingZombies:
         lines = ["last log lines of airflow/old:", "    | line 0 of old", "    | line 1 of old", "deleting old"]
         assert [message for message in caplog.messages if message in lines] == lines
 
-    @pytest.mark.parametrize("settings", [{}, {"last_log_lines": 2, "dry_run": True}], ids=["by default", "a dry run"])
+    @pytest.mark.parametrize(
+        "settings", [{}, {"last_log_lines": 2, "dry_run": True}], ids=["by default", "in a dry run"]
+    )
     def test_no_log_is_requested(self, settings: dict[str, Any]) -> None:
         zombies, requested = make_zombies(2), list[str]()
 
@@ -637,7 +639,7 @@ class TestQueryingTaskInstancesAgain:
         assert the_spared(run(zombies, source=source)).reason is Reason.UNMATCHED
 
     def test_a_pod_is_deleted_if_the_record_names_that_of_a_later_try_although_no_retry_adopts_it(self) -> None:
-        """Check it with a source that does not know the try, so that the newer pod shows that it is a later one."""
+        """Use a source that does not know the try, so that only the newer pod shows that it is a later one."""
         old, new = make_pod(name="old"), make_pod(name="new", try_number=2, already_checked=True)
         ti, records = TaskInstance("failed"), {old.key: Record(frozenset({str(new)}))}
         zombies = [zombie for zombie in zombies_of(old, new, ti=ti, records=records) if zombie.workload is old]
@@ -675,7 +677,7 @@ class TestQueryingTaskInstancesAgain:
         assert cluster.deleted == {zombie.workload.name for zombie in zombies[:BATCH]}
         assert details(results, Outcome.LEFT_FOR_NEXT_RUN) == {NO_ANSWERS}
 
-    def test_nothing_is_deleted_any_more_once_the_task_of_reap_was_marked_as_failed(self) -> None:
+    def test_nothing_more_is_deleted_once_the_task_of_reap_was_marked_as_failed(self) -> None:
         class Marked(FakeSource):
             def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
                 if self.queries:
@@ -688,7 +690,7 @@ class TestQueryingTaskInstancesAgain:
         assert count_outcomes(results) == {"deleted": BATCH, "left_for_next_run": BATCH}
         assert errors(results) == {ENDED.summary}
 
-    def test_it_ends_the_run_sooner_if_each_query_takes_long(self) -> None:
+    def test_a_source_that_does_not_answer_ends_the_run_sooner_if_each_query_takes_long(self) -> None:
         seconds = itertools.count(step=25)
 
         class Silent(FakeSource):
@@ -701,8 +703,8 @@ class TestQueryingTaskInstancesAgain:
         assert count_outcomes(results) == {"failed": 3, "left_for_next_run": 2 * BATCH - 3}
         assert [len(keys) - 1 for keys in source.queries] == [BATCH, 1, 1, 1]  # without the plain task
 
-    def test_a_slow_source_is_asked_about_fewer_pods_at_a_time(self) -> None:
-        """Check it with 60 ms for each task instance."""
+    def test_a_slow_source_is_queried_for_fewer_pods_at_a_time(self) -> None:
+        """Simulate 60 ms for each task instance."""
         seconds = [0.0]
 
         class Slow(FakeSource):
@@ -713,10 +715,10 @@ class TestQueryingTaskInstancesAgain:
         zombies = make_zombies(2 * BATCH)
         source = Slow({zombie.workload.key: FINISHED for zombie in zombies})
         assert count_outcomes(run(zombies, source=source, monotonic=lambda: seconds[0])) == {"deleted": 2 * BATCH}
-        # Without the plain task, and each twice, because it is asked again after the records.
+        # Without the plain task. Each query is sent twice, because it is repeated after the records.
         assert [len(keys) - 1 for keys in source.queries] == [100] * 2 + [50] * 8
 
-    def test_a_source_that_was_slow_once_is_soon_asked_about_as_many_pods_as_before(self) -> None:
+    def test_a_source_that_was_slow_once_is_soon_queried_for_as_many_pods_as_before(self) -> None:
         seconds = [0.0]
 
         class SlowOnce(FakeSource):
@@ -846,7 +848,7 @@ class TestSupersededPods:
     def test_the_newer_pod_is_read_again_if_the_listing_is_old_and(
         self, seconds: float, changes: dict[str, Any], outcome: str
     ) -> None:
-        """Check it with a slow listing, which shows the cluster as it was at its first page."""
+        """Simulate a slow listing, which shows the cluster as it was at its first page."""
         times = itertools.chain([START], itertools.repeat(START + seconds))
 
         class Slow(FakeCluster):
@@ -860,8 +862,8 @@ class TestSupersededPods:
         source = FakeSource({self.OLD.key: self.TRY_2}, records=self.RECORDS)
         assert outcomes(run(zombies, cluster, source, monotonic=lambda: next(times))) == {"old": outcome}
 
-    def test_all_pods_with_the_same_newer_pod_are_spared_once_one_of_them_has_shown_that_it_is_going(self) -> None:
-        """Check it with more of them than are deleted at once: the last ones do not read the newer pod again."""
+    def test_all_pods_with_the_same_newer_pod_are_spared_once_it_is_known_to_be_terminating(self) -> None:
+        """Use more pods than are deleted at once, so that the last ones do not read the newer pod again."""
         count = 2 * CONCURRENT_DELETES
         older = [make_pod(name=f"old-{n}", created=NOW - DAY + n) for n in range(count)]
         zombies = zombies_of(*older, self.NEW, ti=self.TRY_2, records=self.RECORDS)
@@ -895,7 +897,7 @@ class TestSupersededPods:
 
 
 class TestMaxDeletes:
-    def test_the_oldest_pods_go_first_whatever_their_dags(self) -> None:
+    def test_the_oldest_pods_are_deleted_first_whatever_their_dags(self) -> None:
         dags = ["first", "second", "first", "second"]
         pods = [make_pod(name=f"p{n}", dag_id=dag, created=NOW - 9 * HOUR + n) for n, dag in enumerate(dags)]
         results = outcomes(run(zombies_of(*pods), max_deletes=2))
@@ -930,7 +932,7 @@ class TestMaxDeletes:
         assert count_outcomes(run(zombies, cluster, max_deletes=2)) == {outcome_of(accepted): 2, "left_for_next_run": 1}
 
     def test_a_deletion_whose_response_was_lost_counts(self) -> None:
-        """Act like a gateway that answers 502 after each deletion."""
+        """Simulate a gateway that answers 502 after each deletion."""
         zombies = make_zombies(20)
         cluster = cluster_of(zombies, {zombie.workload.name: [LOST, GONE] for zombie in zombies})
         results = run(zombies, cluster, max_deletes=2)
@@ -980,13 +982,13 @@ class TestMaxDeletes:
         assert cluster.deleted == {"z0002", "z0003"}
 
     @pytest.mark.parametrize("limit", [1, BATCH - 1, BATCH, BATCH + 1])
-    def test_no_more_pods_are_deleted(self, limit: int) -> None:
+    def test_no_more_pods_are_deleted_than_max_deletes(self, limit: int) -> None:
         zombies = make_zombies(2 * BATCH)
         cluster = cluster_of(zombies)
         assert count_outcomes(run(zombies, cluster, max_deletes=limit))["deleted"] == limit
         assert len(cluster.deletions) == limit
 
-    def test_nothing_is_left_when_there_are_exactly_that_many_zombies(self) -> None:
+    def test_nothing_is_left_if_there_are_exactly_max_deletes_zombies(self) -> None:
         assert count_outcomes(run(make_zombies(3), max_deletes=3)) == {"deleted": 3}
 
 
@@ -1077,7 +1079,7 @@ class TestRetries:
         ("left", "outcome"),
         [*CARRIED_OUT, pytest.param({}, "spared", id="has not changed")],
     )
-    def test_after_a_lost_response_and_a_restarted_task_the_pod_is_read_and_found_that_it(
+    def test_after_a_lost_response_and_a_restart_of_the_task_reading_the_pod_shows_that_it(
         self, left: dict[str, Any] | None, outcome: str
     ) -> None:
         zombies = make_zombies(1)
@@ -1098,7 +1100,7 @@ class TestRetries:
         ("left", "outcome"),
         [*CARRIED_OUT, pytest.param({}, "failed", id="has not changed")],
     )
-    def test_after_the_last_attempt_whose_response_was_lost_the_pod_is_read_and_found_that_it(
+    def test_after_the_last_attempt_whose_response_was_lost_reading_the_pod_shows_that_it(
         self, left: dict[str, Any] | None, outcome: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         zombies = make_zombies(1)
@@ -1236,7 +1238,7 @@ class TestAnApiServerThatDoesNotRespond:
         run(zombies, cluster, source, namespaces=namespaces)
         assert CONCURRENT_DELETES <= len(by_query[1]) < 2 * CONCURRENT_DELETES
 
-    def test_the_run_goes_on_if_only_some_pods_get_no_response(self) -> None:
+    def test_the_run_continues_if_only_some_pods_get_no_response(self) -> None:
         zombies = make_zombies(2 * BATCH)
         silent = zombies[1:CONCURRENT_DELETES]
         cluster = cluster_of(zombies, {zombie.workload.name: LOST for zombie in silent})
@@ -1250,7 +1252,7 @@ class TestAnApiServerThatDoesNotRespond:
             pytest.param(lambda _name: DENIED, id="denied"),
         ],
     )
-    def test_the_run_goes_on_without_a_new_query_if_other_pods_are_in_between(
+    def test_the_run_continues_without_a_new_query_if_other_pods_are_in_between(
         self, respond: Callable[[str], Response]
     ) -> None:
         zombies = make_zombies(2 * BATCH)
@@ -1263,7 +1265,7 @@ class TestAnApiServerThatDoesNotRespond:
         assert len(source.queries) == 2
 
     @pytest.mark.parametrize("response", [pytest.param(WEBHOOK_DOWN, id="500"), pytest.param(TOO_MANY, id="429")])
-    def test_the_run_goes_on_without_a_new_query_if_errors_are_in_between(self, response: Response) -> None:
+    def test_the_run_continues_without_a_new_query_if_errors_are_in_between(self, response: Response) -> None:
         pods = [make_pod(name=f"p{n}", namespace=f"n{n}", map_index=n, created=NOW - DAY + n) for n in range(BATCH)]
         responses = {pod.name: LOST if n % 3 == 0 else response for n, pod in enumerate(pods)}
         zombies = zombies_of(*pods)
@@ -1294,7 +1296,7 @@ class TestANamespaceInWhichDeletionsFail:
             "deletions in the same namespace fail: 500 Internal Server Error"
         }
 
-    def test_the_others_go_first(self) -> None:
+    def test_the_pods_of_other_namespaces_are_deleted_first(self) -> None:
         failing = [make_pod(name=f"f{n:03d}", map_index=n, created=NOW - DAY + n) for n in range(BATCH)]
         healthy = [make_pod(name=f"h{n:03d}", namespace="other", map_index=n) for n in range(BATCH)]
         zombies = zombies_of(*failing, *healthy)
@@ -1319,10 +1321,10 @@ class TestStarvation:
         "response", [DENIED, FORBIDDEN, WEBHOOK_DOWN, GARBLED, LOST], ids=lambda error: error.cause
     )
     @pytest.mark.parametrize("max_deletes", [1, 5, 500])
-    def test_all_pods_behind_failing_ones_go_within_a_few_runs(
+    def test_all_pods_behind_failing_ones_are_deleted_within_a_few_runs(
         self, response: KpoCleanupError, max_deletes: int
     ) -> None:
-        """Check it with 20 pods in front of 5 others in their namespace."""
+        """Put 20 failing pods in front of 5 others in the same namespace."""
         zombies = make_zombies(25)
         failing = {zombie.workload.name for zombie in zombies[:20]}
         cluster = cluster_of(zombies, dict.fromkeys(failing, response))
@@ -1334,7 +1336,7 @@ class TestStarvation:
             assert runs <= 20 + 5 // max_deletes
         assert {pod.name for pod in cluster.workloads.values()} == failing
 
-    def test_pods_behind_those_of_dags_whose_queries_fail_go_within_a_few_runs(self) -> None:
+    def test_pods_behind_those_of_dags_whose_queries_fail_are_deleted_within_a_few_runs(self) -> None:
         class Partial(FakeSource):
             def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
                 if any(key.dag_id.startswith("broken") for key in keys):

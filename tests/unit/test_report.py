@@ -221,8 +221,8 @@ def test_the_end_of_the_log_shows_which_kept_pods_need_attention_and_what_to_do(
     verdicts = [kept(Rule.NOT_RESOLVED, "it is pickled"), stalled, stalled, kept()]
     assert classification_lines(verdicts, "nothing") == [
         "kept: unresolved=1 stalled=2 active=1",
-        "    2 stalled: proxy keeps the task waiting; stop it, or mark the task as failed; for good: make",
-        "        it a native sidecar, or set an execution_timeout",
+        "    2 stalled: proxy keeps the task waiting; stop it, or mark the task as failed; permanent fix:",
+        "        make it a native sidecar, or set an execution_timeout",
         "    1 unresolved: it is pickled",
         "nothing",
     ]
@@ -237,8 +237,8 @@ def test_the_last_ten_lines_of_the_log_have_the_summary_and_the_warnings_about_t
     assert len(lines) == 10
     assert lines[-5].endswith("pickled i…")
     assert lines[-4:] == [
-        "    2 stalled: y keeps the task waiting; stop it, or mark the task as failed; for good: make it",
-        "        a native sidecar, or set an execution_timeout",
+        "    2 stalled: y keeps the task waiting; stop it, or mark the task as failed; permanent fix:",
+        "        make it a native sidecar, or set an execution_timeout",
         "    and 1 more warning above",
         "2 zombies of 5 pods",
     ]
@@ -268,13 +268,13 @@ class TestWarnings:
         states = "task instance running (try 1); base exited 0 60 min ago, {} running 24 h"
         assert warning_lines([stalled("x", "a"), stalled("y", "b"), stalled("x", "c")]) == [
             "kept 2 stalled pods: x keeps the task waiting",
-            "    stop it, or mark the task as failed; for good: make it a native sidecar, or set an",
+            "    stop it, or mark the task as failed; permanent fix: make it a native sidecar, or set an",
             "        execution_timeout",
             "    orders.extract try 1 of run run_1",
             f"        [3] airflow/a: {states.format('x')}",
             f"        [3] airflow/c: {states.format('x')}",
             "kept 1 stalled pod: y keeps the task waiting",
-            "    stop it, or mark the task as failed; for good: make it a native sidecar, or set an",
+            "    stop it, or mark the task as failed; permanent fix: make it a native sidecar, or set an",
             "        execution_timeout",
             "    orders.extract try 1 of run run_1",
             f"        [3] airflow/b: {states.format('y')}",
@@ -325,7 +325,7 @@ class TestDue:
             "    left for a later run; settle_seconds=0 deletes now",
         ]
 
-    def test_settling_pods_that_are_kept_after_that_are_not_counted_as_due(self) -> None:
+    def test_settling_pods_that_stay_kept_once_they_have_settled_are_not_counted_as_due(self) -> None:
         due = kept(Rule.SETTLING)._replace(eligible_at=NOW + 61)
         assert due_lines([due, kept(Rule.SETTLING)], NOW)[0] == (
             "1 of 2 settling pods: due for deletion after 12:01:01 UTC"
@@ -344,7 +344,7 @@ class TestDue:
 
 
 class TestErrors:
-    def test_an_error_has_its_remedy_and_the_message_of_the_server_in_lines_of_their_own(self) -> None:
+    def test_an_error_has_its_remedy_and_the_message_of_the_server_on_separate_lines(self) -> None:
         assert error_lines(FORBIDDEN) == [
             "deleting the pod: 403 Forbidden",
             "    allow verb 'delete'",
@@ -358,7 +358,7 @@ class TestErrors:
         error = KpoCleanupError("reading", server_message="no such table\n[SQL: SELECT 1]")
         assert error_lines(error) == ["reading", "    server message: no such table [SQL: SELECT 1]"]
 
-    def test_the_value_of_what_is_not_an_option_is_hidden_in_the_log(self) -> None:
+    def test_the_value_of_an_unknown_option_is_hidden_in_the_log(self) -> None:
         error = SettingError("dryrun", HIDDEN, "the DAG file", "did you mean dry_run?")
         assert error_lines(SettingsError("1 invalid setting", errors=[error])) == [
             "1 invalid setting",
@@ -403,7 +403,7 @@ class TestResults:
         assert (len(lines), len(lines[2]), lines[2][-1]) == (3, LINE, "…")
         assert reap_report([result], "")["zombies"][0]["log"] == [*result.log]
 
-    def test_a_held_pod_has_the_note(self) -> None:
+    def test_a_pod_that_a_finalizer_holds_is_logged_with_the_finalizer(self) -> None:
         assert result_lines([make_result(Outcome.AWAITING_FINALIZER, "held by a/b")])[1] == "    held by a/b"
 
     @pytest.mark.parametrize(
@@ -421,14 +421,14 @@ class TestResults:
         assert reap_report([result], "")["zombies"][0]["deadline"] == "2027-01-15 08:00:30 UTC"
         assert reap_report([result], "")["freed"] == {}
 
-    def test_a_spared_pod_has_the_rule_that_keeps_it_now(self) -> None:
+    def test_a_spared_pod_is_logged_with_the_reason_that_keeps_it_now(self) -> None:
         assert result_lines([Result(kept(name="a"), Outcome.SPARED)]) == [
-            "spared: 1 now active pod",
+            "spared: 1 pod, now active",
             TASK,
             "        airflow/a: task instance running (try 1); base running 2 h",
         ]
 
-    def test_a_pod_that_was_not_classified_again_has_what_classify_rendered(self) -> None:
+    def test_a_pod_that_was_not_classified_again_is_logged_with_the_evidence_of_classify(self) -> None:
         gone = make_verdict(workload=make_pod(name="a"), evidence=("task instance failed", "base running 2 h"))
         assert result_lines([Result(gone, Outcome.ALREADY_GONE)])[1:] == [
             TASK,
@@ -558,12 +558,12 @@ class TestReaping:
             }
         ]
 
-    def test_workloads_that_need_different_rules_are_failures_of_their_own(self) -> None:
+    def test_workloads_that_need_different_rules_are_separate_failures(self) -> None:
         rules = [KpoCleanupError("deleting", cause="403 Forbidden", remedy=f"allow {kind}s") for kind in ("Job", "Pod")]
         found = failures([make_result(Outcome.FAILED, error=rule) for rule in rules])
         assert [error.remedy for error in found] == ["allow Jobs", "allow Pods"]
 
-    def test_a_failure_that_may_pass_says_that_the_next_run_tries_again(self) -> None:
+    def test_a_transient_failure_says_that_the_next_run_tries_again(self) -> None:
         outage = RetryableApiError("deleting the pod", cause="connection refused", remedy="check the network")
         (error,) = failures([make_result(Outcome.FAILED, error=outage)])
         assert error.remedy == "check the network; the next run tries again"
@@ -579,7 +579,7 @@ class TestReaping:
             "1 pod (airflow/b) not deleted",
         ]
 
-    def test_pods_that_may_have_been_deleted_are_a_failure_of_their_own(self) -> None:
+    def test_pods_that_may_have_been_deleted_are_a_separate_failure(self) -> None:
         results = [make_result(outcome, error=FORBIDDEN, name="a") for outcome in (Outcome.FAILED, Outcome.UNKNOWN)]
         summaries = ["1 pod (airflow/a) not deleted", "1 pod (airflow/a) may or may not have been deleted"]
         assert [error.summary for error in failures(results)] == summaries
@@ -670,7 +670,7 @@ class TestUnlistedNamespaces:
             missing.fields,
         ]
 
-    def test_kinds_that_could_not_be_read_are_errors_of_their_own_because_each_needs_its_own_rule(self) -> None:
+    def test_kinds_that_could_not_be_read_are_separate_errors_because_each_needs_its_own_rule(self) -> None:
         errors = {
             kind: KpoCleanupError(f"reading a {kind}", cause="403 Forbidden", remedy=f"allow verb 'get' on {kind}s")
             for kind in ("Job", "SparkApplication")
@@ -681,7 +681,7 @@ class TestUnlistedNamespaces:
         assert unlisted({"a": FORBIDDEN}) == [FORBIDDEN]
 
 
-def test_a_candidate_is_no_kept_pod() -> None:
+def test_a_candidate_does_not_count_as_kept() -> None:
     assert classification_lines(CANDIDATES, "summary") == ["kept: none", "summary"]
     assert list(kept_lines(CANDIDATES)) == []
 

@@ -1,4 +1,4 @@
-"""Which pods come next, by what has failed so far; `test_reap.py` tests the same with requests."""
+"""How the next pods are selected, depending on what has failed so far; `test_reap.py` tests the same with requests."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TestMaxDeletes:
         assert schedule.next_due([second]) is None
         assert schedule.why_left(second) == "max_deletes=1 was reached"
 
-    def test_a_deletion_that_was_not_carried_out_gives_its_room_back(self) -> None:
+    def test_a_pod_whose_deletion_was_not_carried_out_no_longer_counts(self) -> None:
         first, second = make_targets(2)
         schedule = Schedule(1, BATCH)
         schedule.count(first)
@@ -73,7 +73,7 @@ def test_a_pod_is_tried_again_when_its_delay_is_over() -> None:
 
 
 class TestNamespaces:
-    """The next pods of a namespace are left to probes, or not."""
+    """Namespaces whose next pods are only probed."""
 
     @pytest.mark.parametrize(
         ("error", "failures", "is_probing", "size"),
@@ -83,7 +83,9 @@ class TestNamespaces:
             (DENIED, 2 * MAX_FAILURES, False, BATCH),
         ],
     )
-    def test_after_failures(self, error: KubernetesError, failures: int, is_probing: bool, size: int) -> None:
+    def test_a_namespace_is_only_probed_after_several_failures_other_than_denials(
+        self, error: KubernetesError, failures: int, is_probing: bool, size: int
+    ) -> None:
         targets, schedule = make_targets(2 * BATCH), Schedule(ALL, BATCH)
         fail(schedule, targets[:failures], error)
         batch, probing = schedule.next_batch(targets[failures:], NOW)
@@ -146,7 +148,9 @@ class TestTheApiServer:
             (MAX_SILENT, False, True),
         ],
     )
-    def test_after_pods_without_a_response(self, silent: int, is_responding: bool, is_dead: bool) -> None:
+    def test_the_api_server_counts_as_dead_after_many_pods_without_a_response(
+        self, silent: int, is_responding: bool, is_dead: bool
+    ) -> None:
         schedule = Schedule(ALL, BATCH)
         fail(schedule, make_targets(silent), LOST)
         assert (schedule.is_responding, schedule.is_api_server_dead) == (is_responding, is_dead)
@@ -189,7 +193,7 @@ class TestTheSource:
             (SLOW, ["fast", "fast"], BATCH),
         ],
     )
-    def test_the_next_batch_after_a_failed_query_and_others(
+    def test_the_size_of_the_next_batch_depends_on_the_last_queries(
         self, error: KpoCleanupError, queries: list[str], size: int
     ) -> None:
         targets, schedule = make_targets(2 * BATCH), Schedule(ALL, BATCH)

@@ -1,4 +1,4 @@
-"""The try and the end of a task instance from the Task SDK; ``tests/dag/test_sdk_queries.py`` has the real one."""
+"""The try and the end of a task instance from a simulated Task SDK; ``tests/dag/`` has the tests of the real one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_class_of_the_operator_is_kept() -> None:
         pytest.param(ROW._replace(map_index=0), id="mapped"),
     ],
 )
-def test_there_is_no_answer_if_the_task_instance_was_meanwhile(now: Row) -> None:
+def test_there_is_no_answer_if_in_the_meantime_the_task_instance_was(now: Row) -> None:
     rows = [now, Row("orders", "b", "run_1", UNMAPPED, "failed")]
     with pytest.raises(LookupError):
         complete(TaskSdk(rows, {"before": MIDNIGHT - MICROSECOND, "run_1": MIDNIGHT}))
@@ -77,7 +77,7 @@ def test_a_task_instance_stays_as_it_is_before_airflow_3_2() -> None:
 
 
 @pytest.mark.parametrize("status", [None, 500, 503])
-def test_an_outage_is_no_refusal(status: int | None) -> None:
+def test_an_outage_is_raised_and_does_not_count_as_a_missing_run(status: int | None) -> None:
     def fail(dag_id: str, run_id: str) -> Any:
         raise Refusal(status)
 
@@ -100,7 +100,9 @@ def test_the_logical_date_of_a_run_is_requested_once() -> None:
     [
         pytest.param("failed", "failed", FAILED, id="too many have its state"),
         pytest.param("failed", "success", COMPLETE, id="the others have another state"),
-        pytest.param(None, "success", TaskInstance(None), id="it was cleared, so that the state is no filter"),
+        pytest.param(
+            None, "success", TaskInstance(None), id="it was cleared, so that the query cannot filter by its state"
+        ),
     ],
 )
 def test_a_long_history_is_not_loaded_by_an_api_server_that_loads_all_of_it(
@@ -112,7 +114,7 @@ def test_a_long_history_is_not_loaded_by_an_api_server_that_loads_all_of_it(
     assert complete(sdk, ti=TaskInstance(state)).try_number == 2
 
 
-def test_the_history_of_a_map_index_is_its_own() -> None:
+def test_only_the_history_of_the_same_map_index_counts() -> None:
     mapped = ROW._replace(map_index=3)
     sdk = TaskSdk([*[ROW._replace(run_id=str(number)) for number in range(MAX_HISTORY)], mapped], {"run_1": MIDNIGHT})
     assert SdkQueries(sdk, sdk.dag_run, reads_history=True).with_try_and_end(IDS, 3, FAILED) == COMPLETE

@@ -183,7 +183,7 @@ class TestFetch:
         found, ids = TaskInstance("success"), RawIds(*existing[:3])
         expected = TaskInstances({existing.key: found}, {}, {existing.key: (ids,)})
         assert source.fetch([existing.key, absent.key]) == expected
-        (tmp_path / "dag.py").unlink()  # which is searched once
+        (tmp_path / "dag.py").unlink()  # the files are searched only once
         assert source.fetch([existing.key, absent.key]) == expected
 
     @pytest.mark.parametrize("dag_id", ["commandes_à_faire", "d" * 250])
@@ -566,7 +566,7 @@ class TestRecords:
             pytest.param(
                 pair(row(), "Twelve_chars"),
                 "its XCom pod_name is not a valid Kubernetes name: 'Twelve_chars'",
-                id="its value is no name and short",
+                id="its value is short and not a name",
             ),
             pytest.param(
                 pair(row(), ["a"]), "its XCom pod_name is a list, not a Kubernetes name", id="its value is a list"
@@ -601,26 +601,26 @@ class TestRecords:
         ):
             source.read_records(source.fetch([row().key]), [row().key])
 
-    def test_the_query_goes_on_if_other_requests_succeed_in_between(self) -> None:
-        def is_slow() -> Exception:
+    def test_the_query_continues_if_other_requests_succeed_in_between(self) -> None:
+        def time_out() -> Exception:
             time.sleep(0.02)
             return TimeoutError("no answer")
 
         rows = [row(dag_id=f"dag_{number:02d}") for number in range(40)]
-        xcoms = XComs(*(xcom for n, each in enumerate(rows) for xcom in pair(each, "load-x1" if n % 2 else is_slow)))
+        xcoms = XComs(*(xcom for n, each in enumerate(rows) for xcom in pair(each, "load-x1" if n % 2 else time_out)))
         source = source_of(api_server([CALLER_ROW, *rows], Random(0)), xcoms, max_failing_seconds=0.3)
         keys = [each.key for each in rows]
         records = source.read_records(source.fetch(keys), keys)
         assert [bool(records[key].problem) for key in keys] == [True, False] * 20
 
-    def test_a_dag_whose_requests_have_failed_for_long_is_not_asked_any_more(self) -> None:
+    def test_a_dag_whose_requests_have_failed_for_too_long_is_no_longer_queried(self) -> None:
         rows = [row("a"), row("b"), row(dag_id="other")]
 
-        def is_slow() -> Exception:
+        def time_out() -> Exception:
             time.sleep(0.02)
             return TimeoutError("no answer")
 
-        xcoms = XComs(*pair(rows[0], is_slow), *pair(rows[1], is_slow), *pair(rows[2], "load-x1"))
+        xcoms = XComs(*pair(rows[0], time_out), *pair(rows[1], time_out), *pair(rows[2], "load-x1"))
         source = source_of(api_server([CALLER_ROW, *rows], Random(0)), xcoms, max_failing_seconds=0.1)
         keys = [each.key for each in rows]
         records = source.read_records(source.fetch(keys), keys)

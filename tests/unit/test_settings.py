@@ -169,7 +169,7 @@ INVALID = [
     ],
     ids=repr,
 )
-def test_the_kinds_are_those_that_are_named_in_their_own_order(value: Any, names: list[str]) -> None:
+def test_the_list_of_kinds_has_the_named_ones_in_the_order_of_the_registry(value: Any, names: list[str]) -> None:
     assert [kind.api_kind for kind in make_settings(kinds=value).kind_list()] == names
 
 

@@ -1,4 +1,4 @@
-"""SparkApplications: what is parsed of them, and the verdicts on them."""
+"""SparkApplications: how they are parsed and classified."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def driver_pod(**overrides: Any) -> Workload:
 
 
 class TestParsing:
-    def test_an_application_has_the_labels_of_its_driver_and_describes_it(self) -> None:
+    def test_an_application_has_the_labels_the_containers_and_the_node_of_its_driver(self) -> None:
         driver = driver_pod(requests=(("cpu", 1.0),), node="worker-1")
         app = SPARK.parse(item(), [driver])
         assert (str(app), app.key, app.try_number) == ("SparkApplication airflow/app-1", make_pod().key, 1)
@@ -70,7 +70,9 @@ class TestParsing:
         assert app.controller is None
 
     @pytest.mark.parametrize(("state", "phase"), [("COMPLETED", "Succeeded"), ("FAILED", "Failed")])
-    def test_a_finished_application_has_its_end(self, state: str, phase: str) -> None:
+    def test_a_finished_application_has_the_phase_the_message_and_the_time_of_its_end(
+        self, state: str, phase: str
+    ) -> None:
         app = SPARK.parse(item(state), [driver_pod(phase=phase)])
         assert (app.phase, app.is_completed, app.phase_message) == (phase, True, "why")
         assert app.finished_at == NOW - HOUR
@@ -96,7 +98,7 @@ class TestParsing:
         assert app.already_checked
         assert not SPARK.is_adoptable(app)
 
-    def test_the_owner_of_an_application_counts(self) -> None:
+    def test_the_controller_of_an_application_is_read_from_its_metadata(self) -> None:
         owner = {"kind": "ScheduledSparkApplication", "name": "s", "uid": "1", "controller": True}
         app = SPARK.parse(item(metadata={"ownerReferences": [owner]}), [driver_pod()])
         assert app.controller is not None
@@ -108,12 +110,12 @@ class TestParsing:
             item(metadata={"annotations": {"kpo-cleanup/protect": "true"}}),
             item(annotations={"kpo-cleanup/protect": "true"}),
         ],
-        ids=["of the application", "of the driver"],
+        ids=["the application", "the driver"],
     )
-    def test_the_protection_counts(self, app: dict[str, Any]) -> None:
+    def test_an_application_is_protected_by_an_annotation_of(self, app: dict[str, Any]) -> None:
         assert SPARK.parse(app, [driver_pod()]).protected_by == "kpo-cleanup/protect=true"
 
-    def test_a_driver_with_a_sidecar_has_its_main_container(self) -> None:
+    def test_the_main_container_of_a_driver_with_a_sidecar_is_that_of_spark(self) -> None:
         names = ({"name": "proxy"}, {"name": "spark-kubernetes-driver", "image": "spark:3.5"})
         driver = parse_pod(make_item(labels=LABELS, spec={"containers": [*names]}), SPARK.marker)
         assert (driver.main_container, driver.image) == ("spark-kubernetes-driver", "spark:3.5")
@@ -173,6 +175,8 @@ class TestVerdicts:
             pytest.param({"already_checked": True}, ANOTHER, "active", id="has finished with the one that it recorded"),
         ],
     )
-    def test_an_older_application_of_a_task_that(self, newer: dict[str, Any], record: Record, expected: str) -> None:
+    def test_the_verdict_on_an_older_application_of_a_task_that(
+        self, newer: dict[str, Any], record: Record, expected: str
+    ) -> None:
         other = make_application("app-2", try_number=2, **newer)
         assert reason_of(classify_pod(make_application(), IN_TRY_2, other, record=record)) == expected

@@ -39,13 +39,13 @@ def test_a_run_must_not_delete_with(number: int, candidates: int, pods: int) -> 
     assert find_surge(zombies(number), candidates, pods, Settings(max_delete_percent=50))
 
 
-def test_the_error_has_the_numbers_the_reasons_and_how_to_let_it_pass_once() -> None:
+def test_the_error_has_the_numbers_the_reasons_and_how_to_allow_one_run() -> None:
     many = [*zombies(12), *zombies(3, Reason.SUPERSEDED)]
     error = find_surge(many, 1_000, 1_100, Settings(max_delete_percent=20))
     assert error is not None
     assert error.fields == {
         "summary": "no pods are deleted: 1,015 of 1,100 pods are zombies, more than max_delete_percent=20",
         "cause": "12 orphaned, 3 superseded, 1,000 more candidates",
-        "remedy": "check the zombies in the log of classify; if they may go, trigger one run with "
+        "remedy": "check the zombies in the log of classify; if they may be deleted, trigger one run with "
         "max_delete_percent=100",
     }

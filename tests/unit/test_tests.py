@@ -54,16 +54,16 @@ def violations(tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.Import):
             bound |= {alias.asname or alias.name for alias in node.names if is_ours(alias.name)}
 
-    def is_of_ours(node: ast.expr) -> bool:
+    def refers_to_ours(node: ast.expr) -> bool:
         text = ast.literal_eval(node) if isinstance(node, ast.Constant) else ast.unparse(node)
         return is_ours(str(text)) or str(text).partition(".")[0] in bound
 
     for node in nodes:
-        if isinstance(node, ast.Attribute) and is_private(node.attr) and is_of_ours(node.value):
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and refers_to_ours(node.value):
             yield f"line {node.lineno} uses {ast.unparse(node)}"
-        elif isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load) and is_of_ours(node.value):
+        elif isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load) and refers_to_ours(node.value):
             yield f"line {node.lineno} changes {ast.unparse(node)}"
-        elif isinstance(node, ast.Call) and is_patch(node) and any(map(is_of_ours, node.args[:1])):
+        elif isinstance(node, ast.Call) and is_patch(node) and any(map(refers_to_ours, node.args[:1])):
             yield f"line {node.lineno} patches {ast.unparse(node.args[0])}"
 
 

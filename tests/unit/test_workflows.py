@@ -1,4 +1,4 @@
-"""GitHub's workflows run what `.ci/run` runs, by targets that the Makefile has."""
+"""GitHub's workflows run the same targets as `.ci/run`, and call only targets that exist in the Makefile."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def test_ci_has_the_steps_of_the_local_run() -> None:
 
 
 @pytest.mark.parametrize("workflow", CALLERS)
-def test_a_workflow_calls_targets_that_the_makefile_has(workflow: str) -> None:
+def test_a_workflow_calls_only_targets_that_exist_in_the_makefile(workflow: str) -> None:
     calls = [*calls_in(workflow)]
     assert calls
     for call in calls:
         subprocess.run(["make", "--dry-run", *call], cwd=REPO, check=True, capture_output=True)
 
 
-def test_all_workflows_are_known_here() -> None:
+def test_the_calls_of_every_workflow_are_tested() -> None:
     assert {path.stem for path in WORKFLOWS.glob("*.yml")} == {"make", *CALLERS}

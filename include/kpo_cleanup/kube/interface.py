@@ -76,7 +76,7 @@ class Cluster(Protocol):
     def get(self, workload: Workload, label_selector: str) -> Workload | None:
         """Read the workload that has this kind, namespace and name now, or return None if there is none.
 
-        :param label_selector: of the listing. A pod that no longer matches it has a ``label_problem``.
+        :param label_selector: the selector of the listing. A pod that no longer matches it has a ``label_problem``.
         :raises KubernetesError: if it could not be read.
         """
 

@@ -64,7 +64,7 @@ class KubeClient:
     """The workloads of one cluster, reached through an Airflow connection; see :class:`~.interface.Cluster`.
 
     :param page_size: pods per request of a listing.
-    :param kinds: those that are listed; the others are not even read.
+    :param kinds: the kinds to list; other kinds are not even read.
     """
 
     def __init__(

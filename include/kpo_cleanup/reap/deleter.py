@@ -1,4 +1,4 @@
-"""Verify a pod and delete it, as steps that run side by side with those of other pods."""
+"""Verify a pod and delete it, as steps that run concurrently with those of other pods."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .known import KnownWorkloads
 from .ledger import Ledger
 from .schedule import Schedule
 from .snapshot import MAX_SNAPSHOT_AGE, BatchSnapshot
-from .steps import Steps, run_side_by_side, worker_threads
+from .steps import Steps, run_concurrently, worker_threads
 from .target import Target
 
 NO_RESPONSE = "the API server does not respond"
@@ -30,7 +30,7 @@ MAX_CONFLICTS = 4  # rereads of a pod or its successor before the pod is given u
 
 
 class Deleter:
-    """Decides on single pods: deletes, rereads and retries. Owns what was tried, and the responses that were lost."""
+    """Deletes, rereads and retries individual pods. Owns what was tried, and the responses that were lost."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class Deleter:
         time.sleep(max(0.0, self._lost_at + self._delete_timeout - self._monotonic()))
         self._is_unreadable = False
         with worker_threads() as pool:
-            run_side_by_side(pool, map(self._read_lost, targets))
+            run_concurrently(pool, map(self._read_lost, targets))
 
     def _read_lost(self, target: Target) -> Steps[None]:
         """Read a pod, and keep its result only if its deletion was not carried out."""

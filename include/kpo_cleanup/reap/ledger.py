@@ -1,4 +1,4 @@
-"""What became of the targets, and the log of it."""
+"""Record and log the outcome of each target."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Ledger:
         error: KpoCleanupError | None = None,
         deadline: int | None = None,
     ) -> None:
-        """Record a result. One that says that a pod was deleted, or may have been, is logged after the batch."""
+        """Record a result. If the pod was deleted, or may have been, the result is logged after the batch."""
         target.result = Result(target.verdict, outcome, detail, error, deadline, target.log or ())
         self._deleted += outcome is Outcome.DELETED
         if outcome not in NOT_DELETED:
             self.unlogged.append(target.result)
 
     def conclude_gone(self, target: Target) -> None:
-        """Record the result of a pod that no longer exists: an attempt whose response was lost may have deleted it."""
+        """Record that a pod no longer exists. If the response to an attempt was lost, it counts as deleted."""
         if target.is_counted:
             self.conclude(target, Outcome.DELETED)
         else:
@@ -55,9 +55,9 @@ class Ledger:
         self.conclude(target, accepted.outcome, accepted.detail, deadline=accepted.deadline)
 
     def log_results(self, others: Iterable[Result] = ()) -> None:
-        """Log the latest results by outcome: if the worker is killed, the log still shows what was done.
+        """Log the results since the last call, by outcome, so that the log of a killed worker shows what was done.
 
-        :param others: final results, which would be scattered over many batches.
+        :param others: results to log only at the end, because the batches would scatter them.
         """
         by_outcome: dict[Outcome, list[Result]] = defaultdict(list)
         for result in (*self.unlogged, *others):

@@ -22,7 +22,7 @@ MAX_LOG_SECONDS = 30  # seconds for the logs of all batches: a hanging kubelet m
 class PodLogs:
     """Reads and logs last lines, as long as all requests together take little time.
 
-    :param lines: of each pod; 0 reads none.
+    :param lines: the number of lines per pod; 0 reads none.
     """
 
     def __init__(self, cluster: Cluster, lines: int, monotonic: Callable[[], float], retry_policy: RetryPolicy) -> None:
@@ -30,7 +30,7 @@ class PodLogs:
         self._seconds = 0.0  # total duration of the requests
 
     def read(self, batch: Iterable[Target]) -> None:
-        """Log the last lines of what the pods of a batch have logged, before the snapshot, which must be fresh.
+        """Log the last lines of the logs of a batch's pods. Call it before the snapshot is taken, which must be fresh.
 
         A log that cannot be read in time is left out, because it must not delay the deletion.
         """

@@ -24,12 +24,12 @@ from .ledger import Ledger
 from .pod_logs import PodLogs
 from .schedule import BATCH, Schedule
 from .snapshot import MAX_SNAPSHOT_AGE, BatchSnapshot, take_snapshot
-from .steps import run_side_by_side, worker_threads
+from .steps import run_concurrently, worker_threads
 from .target import NOT_DELETED, Target, lost_among, pending_among
 
 log = logging.getLogger(__name__)
 
-OUT_OF_TIME = "the time of the run was over"
+OUT_OF_TIME = "the run had no time left"
 NO_ANSWERS = "their task instances could not be queried"
 TERMINATED = KpoCleanupError("reap received SIGTERM, because it was marked as failed or its worker is shutting down")
 ENDED = KpoCleanupError("reap ended early, because it was marked as failed or cleared, or its run was deleted")
@@ -52,12 +52,12 @@ def reap(
 
     Only their namespaces, names and uids are used: the pods are listed and classified again.
 
-    :param namespaces: of this run; nothing is deleted in any other.
+    :param namespaces: the namespaces of this run; nothing is deleted in any other.
     :param clock: returns epoch seconds, to classify by.
     :param monotonic: returns seconds, to measure the age of a snapshot by.
     :param batch_size: pods that share one snapshot.
     :param delete_timeout: seconds after which a deletion without a response is no longer carried out.
-    :param max_seconds: after which nothing more is sent, except for requests that are under way and the last reads.
+    :param max_seconds: seconds after which nothing more is sent, except for requests in progress and the last reads.
     """
     policy = retry_policy or RetryPolicy()
     noun = common_noun(zombie.workload for zombie in zombies)
@@ -68,7 +68,7 @@ def reap(
 
 
 class _Reaper:
-    """Leads the targets of one run to their results."""
+    """Processes the targets of one run until each has a result."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class _Reaper:
         self._is_verified = False  # whether the source has shown this task as running
 
     def run(self, targets: Sequence[Target], namespaces: Collection[str]) -> list[Result]:
-        """Account for every target, in their order."""
+        """Return a result for every target, in order."""
         for target in targets:
             self._check_scope(target, namespaces)
         try:
@@ -111,7 +111,7 @@ class _Reaper:
         return results
 
     def _end_early(self, targets: Sequence[Target], why: KpoCleanupError) -> None:
-        """Give every pod a result without another request: the task may have been marked as failed to stop it."""
+        """Conclude all pods without another request: the task may have been marked as failed to stop it."""
         log.warning("%s", why)
         for target in pending_among(targets):
             self._ledger.conclude(target, Outcome.LEFT_FOR_NEXT_RUN, why.summary, why)
@@ -176,7 +176,7 @@ class _Reaper:
                     snapshot = self._take_snapshot(batch)
                     if snapshot is not None:
                         steps = (self._deleter.process(target, snapshot, is_probing) for target in batch)
-                        run_side_by_side(pool, steps)
+                        run_concurrently(pool, steps)
                         self._log_batch(pending)
                 elif (due_at := self._schedule.next_due(pending)) is not None:
                     time.sleep(max(0.0, due_at - self._monotonic()))
@@ -185,7 +185,7 @@ class _Reaper:
         return ""
 
     def _take_snapshot(self, batch: Sequence[Target]) -> BatchSnapshot | None:
-        """Return a snapshot of a batch. If the query fails, smaller batches follow, or the error is that of its pods.
+        """Return a snapshot of a batch. If the query fails, smaller batches follow, or the pods fail with its error.
 
         :raises CallerNotRunning: if this task has been running, but no longer is.
         """
@@ -213,7 +213,7 @@ class _Reaper:
         return self._schedule.room > room
 
     def _log_batch(self, targets: Sequence[Target]) -> None:
-        """Log what was done, and how far the run is."""
+        """Log what was done, and how many deletions remain."""
         if not self._ledger.unlogged:
             return
         self._ledger.log_results()

@@ -1,4 +1,4 @@
-"""Which targets come next, by what has failed so far: pure logic, without requests, threads or clocks."""
+"""Select the next targets, depending on what has failed so far: pure logic, without requests, threads or clocks."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Schedule:
         target.is_counted = True
 
     def release(self, target: Target) -> None:
-        """Give back the room of a pod whose deletion was not carried out after all."""
+        """Stop counting a pod whose deletion was not carried out after all."""
         self._counted -= 1
         target.is_counted = False
 
@@ -106,7 +106,7 @@ class Schedule:
         self._troubles.pop(target.workload.namespace, None)
 
     def record_failure(self, target: Target, error: KubernetesError, is_final: bool) -> None:
-        """Take in a deletion that failed.
+        """Record a deletion that failed.
 
         :param is_final: whether there is no other attempt.
         """
@@ -125,7 +125,7 @@ class Schedule:
             self._namespaces_with[error.signature] += 1
 
     def record_query(self, was_fast: bool) -> None:
-        """Take in a query that was answered: the source works, and what did not respond may be tried again."""
+        """Record a query that was answered: the source works, and what did not respond may be tried again."""
         self._failed_queries.clear()
         self._silent = 0
         if was_fast:

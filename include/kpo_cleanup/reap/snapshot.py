@@ -22,7 +22,7 @@ class BatchSnapshot:
     """What Airflow knows about the task instances of a batch, and how their pods are classified.
 
     :param taken_at: when Airflow was queried, by the monotonic clock.
-    :param classifiers: by task instance, because that of one whose pods have changed is made again.
+    :param classifiers: one for each task instance, because it is replaced if a pod of the task instance has changed.
     """
 
     taken_at: float
@@ -36,7 +36,7 @@ class BatchSnapshot:
         return now - self.taken_at > MAX_SNAPSHOT_AGE
 
     def refresh(self, key: TaskInstanceKey) -> None:
-        """Classify the pods of a task instance by what has been read of them since."""
+        """Replace the classifier of a task instance whose pods have been read again."""
         alike = [target.workload for target in self.batch if target.workload.key == key]
         self.classifiers[key] = Classifier(self.known.combine(alike, self.task_instances, self.records))
 
@@ -44,7 +44,7 @@ class BatchSnapshot:
 def take_snapshot(
     batch: Sequence[Target], known: KnownWorkloads, source: TaskInstanceSource, monotonic: Callable[[], float]
 ) -> BatchSnapshot:
-    """Query Airflow for task instances, and for the records that matter: a retry may have another pod.
+    """Query Airflow for task instances, and for the records that matter: a retry may use another pod.
 
     :raises TooSlow: if the answer is too old by the time it arrives.
     """

@@ -1,4 +1,4 @@
-"""Run generators side by side in the main thread, and send each request that they yield from a worker thread."""
+"""Run generators concurrently in the main thread, and send each request that they yield from a worker thread."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def worker_threads() -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=False)
 
 
-def run_side_by_side(pool: ThreadPoolExecutor, processes: Iterable[Steps[None]]) -> None:
-    """Run all generators to their ends, of which a few at a time wait for a response."""
+def run_concurrently(pool: ThreadPoolExecutor, processes: Iterable[Steps[None]]) -> None:
+    """Run all generators to their ends; at most ``CONCURRENT_DELETES`` of them wait for a response at a time."""
     waiting = iter(processes)
     running: dict[Future[Any], Steps[None]] = {}
     responses: SimpleQueue[Future[Any]] = SimpleQueue()

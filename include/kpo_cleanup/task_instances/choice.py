@@ -26,7 +26,7 @@ def choose_source(airflow_conn_id: str, running_task_instance: Any) -> TaskInsta
     """Return the source for this Airflow, and log which one it is and why.
 
     :param airflow_conn_id: the setting of that name.
-    :param running_task_instance: that of the calling task, which the source uses to verify its answers.
+    :param running_task_instance: the task instance of the calling task, which the source uses to verify its answers.
     """
     ti = running_task_instance
     caller = CallerTaskInstance(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, str(ti.id) if IS_AIRFLOW_3 else None)

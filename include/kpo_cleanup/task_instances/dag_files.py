@@ -23,7 +23,7 @@ def find_dag_ids(folders: Iterable[Path], labels: Collection[str], max_seconds: 
     The hash in a label proves that a word is the dag_id. An id that code composes, such as ``f"orders_{team}"``,
     does not occur literally in a file and is not found.
 
-    :param max_seconds: after which no further file is read.
+    :param max_seconds: seconds after which no further file is read.
     """
     found: dict[str, str] = {}
     for word in _words(folders, time.monotonic() + max_seconds):

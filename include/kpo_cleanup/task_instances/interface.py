@@ -17,8 +17,8 @@ class TaskInstanceSource(Protocol):
     def fetch(self, keys: Collection[TaskInstanceKey]) -> TaskInstances:
         """Return the task instances of these keys.
 
-        For each key the result shows its task instance, that there is none, or why that cannot be determined, such as
-        because the query for its DAG failed.
+        For each key, the result has the task instance, or shows that there is none, or has the reason why that cannot
+        be determined, for example because the query for its DAG failed.
 
         :raises TaskInstanceSourceError: if the query failed for every DAG, or if the source does not show the cleanup's
             own task instance as running, which means that its answers are stale or of another Airflow.

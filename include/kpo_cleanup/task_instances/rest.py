@@ -143,7 +143,8 @@ class RestSource(TaskInstanceSource):
     def _query_all(self, wanted: Collection[_Wanted]) -> tuple[list[_Row], list[_Wanted]]:
         """Query task instances; split a query until its answer is complete.
 
-        :returns: the rows of these and of other combinations; and those of which the API does not return all rows.
+        :returns: the rows, including those of combinations that were not requested; and the queries whose answers
+            remain incomplete.
         """
         rows: list[_Row] = []
         incomplete: list[_Wanted] = []
@@ -228,7 +229,7 @@ class RestSource(TaskInstanceSource):
             return "the user of the REST API may not read its DAG"
         if answer.get("dag_id") != dag_id:
             raise TaskInstanceSourceError(
-                f"reading DAG {dag_id!r} from Airflow's API", cause=f"unexpected object of {sorted(answer)}"
+                f"reading DAG {dag_id!r} from Airflow's API", cause=f"unexpected object with keys {sorted(answer)}"
             )
         return ""
 
@@ -251,12 +252,12 @@ class RestSource(TaskInstanceSource):
                 return _MISSING
             raise
         if "value" not in answer:
-            raise ValueError(f"the REST API returned an unexpected object of {sorted(answer)}")
+            raise ValueError(f"the REST API returned an unexpected object with keys {sorted(answer)}")
         return decode_json(deserialize_xcom(answer))
 
 
 def _split(wanted: list[_Wanted], pieces: int) -> list[list[_Wanted]]:
-    """Split a query by DAG, or by run if it has only one DAG, or else by task; return no part if it has one of each."""
+    """Split a query by DAG, or by run if it has only one DAG, or else by task; return [] if it cannot be split."""
     for field in _Wanted._fields:
         values = sorted({getattr(each, field) for each in wanted})
         if len(values) > 1:
@@ -297,7 +298,7 @@ def _parse_list(answer: Mapping[str, Any], name: str, parse: Callable[[Any], _It
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise TaskInstanceSourceError(
             f"reading a list of {name} from Airflow's API",
-            cause=f"unexpected object of {sorted(answer)} ({type(error).__name__})",
+            cause=f"unexpected object with keys {sorted(answer)} ({type(error).__name__})",
             remedy="if the connection's host is correct, report this as a bug: this Airflow may be too new",
         ) from error
 

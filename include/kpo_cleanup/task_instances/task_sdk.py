@@ -68,7 +68,7 @@ class TaskSdkSource(TaskInstanceSource):
     A run whose raw id equals the label value of another run of the same DAG hides that run.
 
     :param caller: the cleanup's own task instance, to verify that the answers are this Airflow's and current.
-    :param dag_folders: those of the DAG files on the worker's disk.
+    :param dag_folders: folders on the worker's disk that contain DAG files.
     """
 
     def __init__(
@@ -254,8 +254,8 @@ class TaskSdkSource(TaskInstanceSource):
     def _get_xcom(self, values: Any, ids: RawIds, name: str, map_index: int) -> list[Any]:
         """Return the one value of a task instance, or an empty list.
 
-        :param values: those of all map indexes. They do not show their index, because those without a value are left
-            out.
+        :param values: the values of all map indexes. They cannot be assigned to map indexes, because indexes without a
+            value are left out.
         """
         if not values or isinstance(values, Unreadable):
             return [values] if values else []

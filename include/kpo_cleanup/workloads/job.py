@@ -62,7 +62,7 @@ def _progress(spec: Mapping[str, Any], status: Mapping[str, Any], pods: Sequence
 
 
 def _manager(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> Owner | None:
-    """Return what manages the Job besides its operator, if anything does. A queue of Kueue does not."""
+    """Return what manages the Job besides its operator, or None. A Kueue queue does not count as a manager."""
     controller = controller_of(metadata)
     if controller is not None:
         return controller

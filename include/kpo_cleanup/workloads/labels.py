@@ -17,8 +17,8 @@ KPO_LABEL = "kubernetes_pod_operator"
 SPARK_LABEL = "spark_kubernetes_operator"
 ID_LABELS = ("dag_id", "task_id", "run_id")
 CHECKED_LABEL = "already_checked"  # find_pod skips pods that carry it
-# Labels of the operators that do not distinguish the pods of a task instance: find_pod does not search by them, or they
-# are in its key.
+# Labels of the operators that do not distinguish the pods of a task instance: find_pod does not search by them, or the
+# key of the task instance contains them.
 NOT_SEARCHED_BY = frozenset(
     {
         *ID_LABELS,
@@ -89,7 +89,7 @@ def _label_problem(labels: Mapping[str, Any], marker: str, numbers: Mapping[str,
         if not labels.get(name):
             return f"label {name} is missing"
         if printable(labels[name]) != str(labels[name]):
-            return f"label {name}={labels[name]!r} is not a label value of Kubernetes"
+            return f"label {name}={labels[name]!r} is not a valid Kubernetes label value"
     for name, number in numbers.items():
         if name in labels and number is None:
             return f"label {name}={labels[name]!r} is not a number that Airflow writes"

@@ -19,7 +19,7 @@ _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
 def identity(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a workload that identify its object, and how far its deletion is.
+    """Return the fields of a workload that identify its object, and those that show whether it is being deleted.
 
     :raises ValueError: if the object has no name, namespace, uid or creation time.
     """
@@ -40,7 +40,7 @@ def identity(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def finalizers_of(metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the finalizers, as far as they are not too many."""
+    """Return the first ``MAX_ITEMS`` finalizers, and how many others there are."""
     finalizers = [*(metadata.get("finalizers") or ())]
     others = len(finalizers) - MAX_ITEMS
     return (*map(printable, finalizers[:MAX_ITEMS]), *([f"{others:,} others"] if others > 0 else []))
@@ -70,7 +70,7 @@ def mapping(value: Any) -> Mapping[str, Any]:
 
 
 def epoch(timestamp: Any) -> int | None:
-    """Return a time in epoch seconds, or None if it is not one of the Kubernetes API."""
+    """Return a time in epoch seconds, or None if it does not have the format of the Kubernetes API."""
     if not isinstance(timestamp, str) or not _TIME.fullmatch(timestamp):
         return None
     try:  # strptime() is ten times slower, and a pod has several times

@@ -29,7 +29,7 @@ class SparkApplicationKind(WorkloadKind):
     def parse(self, item: Mapping[str, Any], pods: Sequence[Workload]) -> Workload:
         """See :class:`WorkloadKind`."""
         metadata, spec, status = mapping(item.get("metadata")), mapping(item.get("spec")), mapping(item.get("status"))
-        driver = mapping(spec.get("driver"))  # has the labels of its pods
+        driver = mapping(spec.get("driver"))  # its labels are those of the driver's pod
         fields = {**identity(metadata), **task_fields(mapping(driver.get("labels")), self.marker), **pod_fields(pods)}
         state = mapping(status.get("applicationState"))
         name, message = printable(state.get("state") or "NEW"), printable(state.get("errorMessage") or "")

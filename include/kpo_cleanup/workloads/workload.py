@@ -108,7 +108,7 @@ class Workload:
 
     @property
     def noun(self) -> str:
-        """Return what people call its kind."""
+        """Return the common noun for its kind, such as ``pod``."""
         return "pod" if self.kind == POD else self.kind
 
     @property
@@ -197,6 +197,6 @@ class Workload:
 
 
 def common_noun(workloads: Iterable[Workload]) -> str:
-    """Return what people call all of these workloads, which may be of different kinds."""
+    """Return the common noun for all of these workloads, which may be of different kinds."""
     nouns = {workload.noun for workload in workloads}
     return "workload" if len(nouns) > 1 else next(iter(nouns), "pod")

@@ -22,7 +22,7 @@ class Records(dict[str, Any]):
 
 
 def connect(namespace: Namespace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the connection `kubernetes_default` lead to the server of a namespace."""
+    """Point the connection `kubernetes_default` to the server of a namespace."""
     path = folder / "kubeconfig.json"
     path.write_text(json.dumps(namespace.server.kubeconfig))
     connection = {"conn_type": "kubernetes", "extra": {"kube_config_path": str(path), "namespace": namespace.name}}
