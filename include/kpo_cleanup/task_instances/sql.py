@@ -1,4 +1,4 @@
-"""Read task instances with SQL: from Airflow 2's session, or from the metadata database by an Airflow connection."""
+"""Read task instances with SQL: from Airflow 2's session, or through an Airflow connection to the metadata database."""
 
 from __future__ import annotations
 
