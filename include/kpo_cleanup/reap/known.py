@@ -13,7 +13,7 @@ from ..workloads.workload import Workload
 
 
 class KnownWorkloads:
-    """The latest state of every workload that can change a verdict, and when it was read by the monotonic clock."""
+    """The latest state of every workload that can change a verdict, and when it was read (monotonic clock)."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
         self._settings, self._clock = settings, clock
