@@ -49,7 +49,7 @@ help:
 	@echo "  not of test-matrix"
 	@echo "  make test-matrix    the DAG's tests on every supported Airflow (ROWS=… selects rows)"
 	@echo "  make test-cluster   the tests against a real kube-apiserver (built with Go the first time)"
-	@echo "  make test-rest      the REST API as source, with real API servers of the oldest and the newest Airflow 3"
+	@echo "  make test-rest      the REST API as the source, with real API servers of the oldest and the newest Airflow 3"
 	@echo "                      (test-rest-3: the newest only)"
 	@echo "  make test-real      a real Airflow with PostgreSQL, killed workers and a restart; MariaDB; on both"
 	@echo "  make test-install   install the DAG in each documented way, and run it; on both"

@@ -52,7 +52,7 @@ class Pod:
 
 
 def pods_of_finished_runs(count: int) -> list[Pod]:
-    """Return so many pods of the latest finished runs."""
+    """Return this many pods of the latest finished runs."""
     every = (
         Pod(
             make_key(dag_id, task_id, _run_id(run), map_index),

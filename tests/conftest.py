@@ -45,7 +45,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(params=["msgspec", "json"])
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Decode pages with msgspec, or with json as if msgspec is not installed."""
+    """Decode pages with msgspec, or with json as if msgspec were not installed."""
     if request.param == "msgspec":
         pytest.importorskip("msgspec")
     else:

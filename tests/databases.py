@@ -40,7 +40,7 @@ class Database:
 def postgresql(settings: Sequence[str] = (), is_standby: bool = False) -> Iterator[Database]:
     """Run a PostgreSQL server.
 
-    :param settings: additional ones, as ``name=value``.
+    :param settings: additional settings, as ``name=value``.
     :param is_standby: whether it rejects writes and waits for a primary that does not exist.
     """
     programs = Path(_find("initdb", "/usr/lib/postgresql")).parent
@@ -72,7 +72,7 @@ def postgresql(settings: Sequence[str] = (), is_standby: bool = False) -> Iterat
 def mariadb(settings: Sequence[str] = ()) -> Iterator[Database]:
     """Run a MariaDB server.
 
-    :param settings: additional ones, as ``--name=value``.
+    :param settings: additional settings, as ``--name=value``.
     """
     server = Path(_find("mariadbd", "/usr/sbin"))
     with ExitStack() as stack:
@@ -112,7 +112,7 @@ def _find(program: str, folder: str) -> str:
 
 @contextmanager
 def _folder(owner: str) -> Iterator[Path]:
-    """Create a folder that the server may write to: its package's user, because servers refuse to run as root."""
+    """Create a folder that belongs to the user of the server's package, because servers refuse to run as root."""
     with tempfile.TemporaryDirectory(prefix=f"kpo-cleanup-{owner}-") as name:
         if os.geteuid() == 0:
             shutil.chown(name, owner, owner)

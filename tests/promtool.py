@@ -16,7 +16,7 @@ RULES_FILE = REPO / "docs" / "prometheus-rules.yaml"
 def has_result(folder: Path, expression: str, series: Mapping[str, Sequence[float | None]], minutes: int) -> bool:
     """Return whether an expression has a result after these minutes, while the shipped rules are evaluated.
 
-    :param series: by name and labels, with a value for every 15 minutes; None is a missing one.
+    :param series: the input series by name and labels, each with a value for every 15 minutes, or None if missing.
     """
     test = {
         "interval": "1m",

@@ -211,7 +211,7 @@ class TestMetrics:
 
 
 class TestAlerts:
-    def test_are_those_that_the_document_explains(self) -> None:
+    def test_the_alerts_are_those_that_the_document_explains(self) -> None:
         explained = re.findall(r"^### (KpoCleanup\w+)$", section("docs/operating.md", "When an alert fires"), re.M)
         assert explained == [rule["alert"] for rule in RULES]
 
@@ -224,7 +224,7 @@ class TestAlerts:
         linked = re.findall(rf"runbook_url: {re.escape(address)}/docs/operating\.md#(\w+)$", copy, re.M)
         assert linked == [rule["alert"].lower() for rule in RULES]
 
-    def test_the_alert_about_zombies_that_stay_names_each_outcome_with_which_they_do(
+    def test_the_alert_about_zombies_that_stay_names_each_outcome_with_which_they_stay(
         self, tagged: list[Sample]
     ) -> None:
         outcomes = {outcome.value for outcome in Outcome}

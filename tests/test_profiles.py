@@ -29,7 +29,7 @@ def run_pytest(*arguments: str, **variables: str) -> str:
     return done.stdout
 
 
-def test_faults_alone_run_the_histories_of_the_profile_and_report_them_from_a_worker_process() -> None:
+def test_random_histories_run_as_often_as_the_profile_sets_and_a_worker_process_reports_their_number() -> None:
     output = run_pytest("-n", "1", "tests/faults/test_random_faults.py", HYPOTHESIS_PROFILE="brief")
     assert "\n2 random histories ran with the profile 'brief'\n" in output
 

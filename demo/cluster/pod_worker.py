@@ -43,7 +43,7 @@ class PodWorker:
         self._policy: str = spec["restartPolicy"]
         self._ip = f"10.244.{number // 250 % 250}.{number % 250 + 2}"
         self._started = timestamp()
-        self._terminating = False  # then no container is started
+        self._terminating = False  # once it is true, no container is started
         self._deadline = float("inf")  # end of the grace period, in the loop's time
         self._reported: Json = {}
         self._reporting = asyncio.Lock()

@@ -52,7 +52,7 @@ The modules, by layer, and within a layer about in the order in which a run uses
 ``surge``                          refuse to delete an implausible share of the pods
 ``reap``                           verify again, delete, account for every pod
 ``reap.reaper``                    one run: list again, delete in batches, say what is left
-``reap.target``                    a pod that may be deleted, and what was tried so far
+``reap.target``                    a pod that may be deleted, and what has been tried so far
 ``reap.schedule``                  select the next targets, depending on what has failed so far
 ``reap.pod_logs``                  save the last log lines of a pod
 ``reap.known``                     the workloads as they were last read

@@ -1,4 +1,4 @@
-"""The metrics of a run, which go to Airflow's metrics for alerts and graphs.
+"""The metrics of a run, which are sent with Airflow's own metrics, for alerts and graphs.
 
 All are tagged with the id of the cleanup's own DAG, so that teams and clusters can be distinguished. Only counters are
 tagged with the DAGs of the pods: once all pods of a DAG are gone, no later run knows of it, and its gauge would keep

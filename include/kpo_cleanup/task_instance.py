@@ -49,13 +49,13 @@ Found = tuple[TaskInstanceKey, RawIds, TaskInstance]  # what a source found for 
 class TaskInstances:
     """What a source found for the requested keys, and why it cannot resolve the others.
 
-    A key in neither mapping has no task instance.
+    A key that is neither found nor unresolved has no task instance.
     """
 
     found: Mapping[TaskInstanceKey, TaskInstance] = field(default_factory=dict)
     unresolved: Mapping[TaskInstanceKey, str] = field(default_factory=dict)
     raw_ids: Mapping[TaskInstanceKey, tuple[RawIds, ...]] = field(default_factory=dict)  # the ids behind the keys
-    try_number_may_lag: bool = False  # whether try numbers may be one too low: of those marked failed while deferred
+    try_number_may_lag: bool = False  # whether the try number is one too low if it was marked failed while deferred
 
     @classmethod
     def from_found(
@@ -78,7 +78,7 @@ class RecordKeys(NamedTuple):
 
     name: str
     namespace: str
-    result: str = ""  # of the object as the operator last saw it, which has no status if the operator did not wait
+    result: str = ""  # holds the object as the operator last saw it: without a status if the operator did not wait
     prefix: str = ""  # of the names in a ``Record``, such as "Job "; the same as in ``str(workload)``
 
     @property

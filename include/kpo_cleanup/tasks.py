@@ -105,9 +105,9 @@ class Cleanup:
         raise failure
 
     def _consequence(self, will_retry: bool) -> str:
-        """Return what an error means for this run, in a line that is short because Airflow puts a name before it.
+        """Return what an error means for this run, in a short line because Airflow puts the exception's name before it.
 
-        It leads to the error, which Airflow may show in the same line.
+        It introduces the error, which Airflow may show on the same line.
         """
         stopped = "dry run stopped" if self._resolve().settings.dry_run else "stopped before deleting anything"
         return f"{stopped}{' and will be retried' if will_retry else ''}:"
@@ -252,7 +252,7 @@ def _reap(zombies: Sequence[Verdict], settings: Settings, ti: Any) -> list[Resul
     source = choose_source(settings.airflow_conn_id, ti)
     namespaces = settings.namespace_list() or [cluster.own_namespace()]
     timeout = ti.task.execution_timeout
-    # It must have reported when Airflow's timeout ends the task.
+    # It must have reported before Airflow's timeout ends the task.
     max_seconds = math.inf if timeout is None else 0.8 * float(timeout.total_seconds())
     with raise_on_sigterm():
         return reap(zombies, cluster, source, settings, namespaces, max_seconds=max_seconds)
@@ -263,7 +263,7 @@ def _client(settings: Settings) -> KubeClient:
 
 
 def _with_errors_of_kinds(listing: Listing, *, is_explicit: bool) -> Listing:
-    """Return the listing with errors about whole kinds if those were asked for explicitly; otherwise only warn."""
+    """Return the listing with errors about whole kinds if the kinds were set explicitly; otherwise only warn."""
     if is_explicit:
         return replace(listing, errors_by_namespace={**listing.errors_by_namespace, **listing.errors_by_kind})
     for kind, error in listing.errors_by_kind.items():

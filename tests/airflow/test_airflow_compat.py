@@ -54,7 +54,7 @@ def test_a_long_xcom_is_rejected_only_on_mysql_before_airflow_2_9_if(
 
 
 @pytest.mark.skipif(not IS_AIRFLOW_3, reason="Airflow 2 has no DAG bundles")
-def test_the_dag_files_of_a_worker_are_those_of_its_own_bundle_of_local_bundles_and_of_downloaded_ones(
+def test_a_worker_reads_the_dag_files_of_its_own_bundle_of_local_bundles_and_of_downloaded_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     git = {"name": "git", "classpath": "airflow.providers.git.bundles.git.GitDagBundle", "kwargs": {"subdir": "dags"}}

@@ -95,7 +95,7 @@ class TestPrecedence:
         }
 
     @pytest.mark.usefixtures("config_file")
-    def test_the_conf_takes_precedence_over_the_params_and_these_over_the_config(self) -> None:
+    def test_the_conf_takes_precedence_over_the_params_and_the_params_over_the_config(self) -> None:
         assert changed(read_settings({}, {"settle_seconds": 70, "max_deletes": 7}, {"settle_seconds": 80})) == {
             "settle_seconds": (80, RUN_CONF),
             "max_deletes": (7, DAG_PARAMS),
@@ -330,7 +330,7 @@ class TestErrors:
             "a run must not set a param that resembles an option",
         ],
     )
-    def test_params_that_the_dag_file_declares(
+    def test_params_that_the_dag_file_declares_follow_the_rule_that(
         self, params: dict[str, Any], run_conf: dict[str, Any], error: SettingError | None
     ) -> None:
         resolved = read_settings({}, params, run_conf, own_params={"ticket", "dryrun"})

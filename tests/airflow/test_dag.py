@@ -111,7 +111,7 @@ class TestSchedule:
         assert "Deletes zombie" in str(dag.description)
 
     @pytest.mark.parametrize("schedule", [5, object(), ["@daily"]], ids=["a number", "an object", "a list of strings"])
-    def test_the_runs_fail_and_the_dag_remains_if_the_schedule_is(self, schedule: Any) -> None:
+    def test_the_dag_remains_and_its_documentation_shows_the_error_if_the_schedule_is(self, schedule: Any) -> None:
         dag = cleanup_dag("a", schedule=schedule)
         assert schedule_of(dag) == "*/15 * * * *"
         assert "set it to a cron expression of five fields such as */15 * * * *, a preset" in str(dag.doc_md)
@@ -145,7 +145,7 @@ class TestMistakes:
             "the settings are a string",
             "two schedules differ",
             "one of two schedules is None",
-            "namespaces are excluded from none",
+            "namespaces are excluded although none are set",
         ],
     )
     def test_the_dag_remains_and_its_documentation_shows_the_error_if(
@@ -191,7 +191,7 @@ class TestArguments:
 
 
 class TestTasks:
-    def test_each_task_is_downstream_of_the_one_before_only(self) -> None:
+    def test_each_task_is_directly_downstream_of_only_the_one_before_it(self) -> None:
         after = {task.task_id: task.downstream_task_ids for task in cleanup_dag("a").tasks}
         assert after == {
             "list_pods": {"fetch_active_tis"},

@@ -351,14 +351,14 @@ class TestFailingDags:
         return SqlSource(connect, CALLER, "test").fetch([each.key for each in self.ROWS])
 
     @pytest.mark.parametrize("failing", ["a", "b", "c"])
-    def test_the_keys_of_one_are_unresolved_with_the_reason(self, database: Database, failing: str) -> None:
+    def test_the_keys_of_a_failing_dag_are_unresolved_with_the_reason(self, database: Database, failing: str) -> None:
         answer = self.fetch(database, failing)
         [unresolved] = [each.key for each in self.ROWS if each.dag_id == failing]
         assert set(answer.found) == set(answer.raw_ids) == {each.key for each in self.ROWS} - {unresolved}
         assert set(answer.unresolved) == {unresolved}
         assert "its DAG could not be queried: (builtins.Exception) statement timeout" in answer.unresolved[unresolved]
 
-    def test_the_query_fails_if_all_of_them_fail(self, database: Database) -> None:
+    def test_the_query_fails_if_it_fails_for_all_dags(self, database: Database) -> None:
         with pytest.raises(TaskInstanceSourceError, match="statement timeout"):
             self.fetch(database, "a", "b", "c")
 
@@ -589,7 +589,7 @@ class TestRecords:
             pytest.param(driver_error(2013, "lost"), False, id="a MySQL driver after a lost connection"),
         ],
     )
-    def test_only_a_missing_privilege_for_xcoms_is_a_problem_of_each_record_with_the_error_of(
+    def test_only_a_missing_privilege_for_xcoms_is_a_problem_of_each_record_as_reported_by(
         self, database: Database, raised: Exception, is_denied: bool
     ) -> None:
         database.fill([row()])

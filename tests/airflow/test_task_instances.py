@@ -17,11 +17,11 @@ KEY = TaskInstanceKey("orders", "extract", "run_1")
 OTHER = TaskInstanceKey("orders", "extract", "run_1", 0)
 RAW = RawIds("orders", "extract", "run_1")
 RUNNING, CLEARED = TaskInstance("running"), TaskInstance(None)
-FAILED, FAILED_LATER = TaskInstance("failed", ended=NOW - 10), TaskInstance("success", ended=NOW)
+FAILED, SUCCEEDED_LATER = TaskInstance("failed", ended=NOW - 10), TaskInstance("success", ended=NOW)
 
 
 def combine(task_instances: Iterable[TaskInstance]) -> TaskInstance:
-    """Return the one that decides of those that share a key."""
+    """Return the task instance that decides among those that share a key."""
     return TaskInstances.from_found([(KEY, RAW, ti) for ti in task_instances], {}).found[KEY]
 
 
@@ -39,9 +39,9 @@ def test_every_other_state_of_this_airflow_is_active() -> None:
     ("winner", "other"),
     [
         pytest.param(RUNNING, FAILED, id="it is active and the other has finished"),
-        pytest.param(CLEARED, FAILED_LATER, id="it was cleared and the other has finished"),
-        pytest.param(TaskInstance("running", ended=1), FAILED_LATER, id="it is active and has an earlier end"),
-        pytest.param(FAILED_LATER, FAILED, id="both have finished and it ended later"),
+        pytest.param(CLEARED, SUCCEEDED_LATER, id="it was cleared and the other has finished"),
+        pytest.param(TaskInstance("running", ended=1), SUCCEEDED_LATER, id="it is active and has an earlier end"),
+        pytest.param(SUCCEEDED_LATER, FAILED, id="both have finished and it ended later"),
         pytest.param(FAILED, TaskInstance("failed"), id="both have finished and only its end is known"),
     ],
 )
@@ -51,7 +51,7 @@ def test_a_task_instance_decides_in_either_order_if(winner: TaskInstance, other:
 
 
 def test_the_active_task_instance_decides_in_every_order_of_three() -> None:
-    for order in itertools.permutations([FAILED, RUNNING, FAILED_LATER]):
+    for order in itertools.permutations([FAILED, RUNNING, SUCCEEDED_LATER]):
         assert combine(order) == RUNNING
 
 

@@ -58,7 +58,7 @@ class Vault(BaseXCom):  # type: ignore[misc]
 
 
 class SealedVault(Vault):
-    """The same, while its server does not answer."""
+    """The same backend, while its server does not answer."""
 
     @staticmethod
     def deserialize_value(result: Any) -> Any:

@@ -19,7 +19,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         return
     control_plane = request.getfixturevalue("control_plane")
     trust = context_of(control_plane.kubeconfig)
-    # Its own node: other tests may run one on the same server.
+    # A node of its own, because other tests may run a node on the same server.
     with Kubelet(control_plane.url, ssl_context=trust, speed=SPEED, node_name="contract-node"):
         yield Server(control_plane.kubeconfig, "contract-node", control_plane.compact)
 

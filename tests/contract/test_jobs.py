@@ -1,4 +1,4 @@
-"""Jobs without controllers: what the API server makes of them."""
+"""Jobs without controllers: how the API server completes, validates and deletes them."""
 
 from __future__ import annotations
 

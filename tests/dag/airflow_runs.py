@@ -120,7 +120,7 @@ def run(
     variables = {f"AIRFLOW__KPO_CLEANUP__{name.upper()}": str(value) for name, value in (config or {}).items()}
     with patch.dict(os.environ, variables):
         dag = load(dag_id)
-        if dag_id.startswith("kpo_cleanup"):  # the other DAGs set no delay
+        if dag_id.startswith("kpo_cleanup"):  # the delay of the other DAGs is 0 already
             for task in dag.tasks:
                 task.retry_delay = timedelta(0)
         if before:
@@ -237,7 +237,7 @@ def set_run(dag_run: DagRun, run_type: str, state: str) -> None:
 
 @contextmanager
 def deletion_of_xcoms_failing(dag_run: DagRun) -> Iterator[None]:
-    """Let the database fail when the XComs of a run are deleted."""
+    """Make the database fail when the XComs of a run are deleted."""
     refuse = f"""CREATE TRIGGER keep BEFORE DELETE ON xcom WHEN OLD.run_id = '{dag_run.run_id}'
         BEGIN SELECT RAISE(ABORT, 'deletion is disabled'); END"""
     with closing(sqlite3.connect(HOME / "airflow.db", timeout=60)) as database:

@@ -65,7 +65,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 
 def create_namespaces(kubeconfig: dict[str, Any]) -> None:
-    """Create the namespaces of the tests, as far as they do not exist."""
+    """Create the namespaces of the tests that do not exist yet."""
     core = client.CoreV1Api(config.new_client_from_config_dict(kubeconfig))
     for namespace in set(NAMESPACES) - {item.metadata.name for item in core.list_namespace().items}:
         core.create_namespace({"metadata": {"name": namespace}})
@@ -78,7 +78,7 @@ def core(cluster: Cluster) -> client.CoreV1Api:
 
 @contextmanager
 def connection_to(url: str, user: dict[str, Any], file: str = "kubeconfig.json") -> Iterator[None]:
-    """Let the connection ``kubernetes_default`` lead to this URL, with this user of a kubeconfig."""
+    """Point the connection ``kubernetes_default`` to this URL, with this user of a kubeconfig."""
     path = HOME / file
     kubeconfig = {
         "apiVersion": "v1",

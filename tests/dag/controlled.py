@@ -20,7 +20,7 @@ from include.kpo_cleanup.airflow_compat import DAG
 DEFAULTS: dict[str, Any] = {"namespace": "airflow", "retries": 0, "retry_delay": timedelta(0)}
 FOREVER: dict[str, Any] = {"image": "busybox", "cmds": ["sleep"], "arguments": ["infinity"]}
 WAITING: dict[str, Any] = {**FOREVER, "wait_until_job_complete": True}
-# Long enough for the operator to find the pod: in provider 10.8, it would create another one, which is no Job's.
+# Long enough for the operator to find the pod: in provider 10.8, it would create another one, outside the Job.
 BRIEFLY: dict[str, Any] = {"image": "busybox", "cmds": ["sleep"], "arguments": ["20"]}
 
 

@@ -69,7 +69,7 @@ def replace(core: client.CoreV1Api, pod: Any) -> None:
 
 @contextmanager
 def database_down_for(statement: str) -> Iterator[None]:
-    """Let the statements that match a pattern fail, as if the connection to the database was lost."""
+    """Make the statements that match a pattern fail, as if the connection to the database had been lost."""
 
     def fail(_conn: Any, _cursor: Any, sql: str, *_: Any) -> None:
         if re.search(statement, sql, re.DOTALL):

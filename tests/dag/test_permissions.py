@@ -221,7 +221,7 @@ def test_without_a_verb_on_jobs_a_job_is_kept_and_the_log_names_the_verb(
     log_output: Callable[[], str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level("INFO")  # of the notice; an exception is in the output
+    caplog.set_level("INFO")  # the level of the notice; an exception is in the output
     grants.grant(without(manifest(file), verb, "jobs"))
     assert clean_up(namespaces).state == state
     rule = f"allow verb '{verb}' on resource 'jobs' of API group 'batch'"

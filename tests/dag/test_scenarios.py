@@ -86,7 +86,7 @@ def runs(core: client.CoreV1Api, _proxy: FaultProxy) -> dict[str, DagRun]:
     create(core, "checked", {**labels_of("workload", "checked", run_id), "already_checked": "True"})
     create(core, "staging", labels_of("staging", "task", run_id), scheduler=NO_SCHEDULER)
     create(core, "unlabeled", {"kubernetes_pod_operator": "True", "app": "web"})
-    # Not checked, and with a label that a mesh writes: another one than that of the pod of try 2.
+    # Not checked, and with a label that a mesh writes, which the pod of try 2 does not have.
     labels = {"already_checked": None, "service.istio.io/canonical-revision": "v1"}
     name = pods_by_role(core)["workload.replaced#1"].metadata.name
     core.patch_namespaced_pod(name, "airflow", {"metadata": {"labels": labels}})
@@ -106,7 +106,7 @@ def pods(core: client.CoreV1Api, runs: dict[str, DagRun]) -> Iterator[Pods]:
     before = pods_by_role(core)
     yield before
     restore(core, before.values())
-    # Past ttl_seconds_after_finished=0, and at most the allowed clock skew before the pods were created.
+    # Longer ago than ttl_seconds_after_finished=0, but no longer before the pods' creation than clocks may differ.
     airflow_runs.set_end_date(*runs, ago=timedelta(seconds=2))
     wait_until(lambda: _are_settled(pods_by_role(core)))
 
@@ -159,7 +159,7 @@ def test_pods_of_tasks_that_have_just_finished_are_settling_and_reap_is_skipped(
         assert reasons == {
             "superseded": 1,
             "orphaned": len(zombies) - 2,
-        }  # the other one's main container just ended
+        }  # the main container of the other one has just ended
         return
     run = airflow_runs.run("kpo_cleanup", config=source, settle_seconds=3600)
     reasons = airflow_runs.result(run, "classify")["zombies_by_reason"]

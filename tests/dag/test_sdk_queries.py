@@ -1,6 +1,6 @@
 """Tries and ends from the real Task SDK, compared with the database: SDK, protocol and API server are Airflow's own.
 
-The scheduler is not, because these are runs of ``airflow dags test``.
+There is no scheduler, because these are runs of ``airflow dags test``.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def answers(runs: Runs) -> Answers:
             try:
                 ids = RawIds(DAG_ID, task_id, run.run_id)
                 return queries.with_try_and_end(ids, map_index, TaskInstance(state))
-            except Exception as error:  # which a test expects or not
+            except Exception as error:  # some tests expect it
                 return error
 
         returned.append(
@@ -103,11 +103,11 @@ def answers(runs: Runs) -> Answers:
     return returned[0]
 
 
-def test_states_are_those_of_the_database(runs: Runs, answers: Answers) -> None:
+def test_states_match_the_database(runs: Runs, answers: Answers) -> None:
     assert answers.states == {runs.dated.run_id: {"a_0": "failed", "a_1": None}}
 
 
-def test_tries_and_ends_are_those_of_the_database_from_airflow_3_2_on(runs: Runs, answers: Answers) -> None:
+def test_tries_and_ends_match_the_database_from_airflow_3_2_on(runs: Runs, answers: Answers) -> None:
     expected = [task_instance_in_database(task_id, runs.dated.run_id, map_index) for task_id, map_index in PLACES]
     assert [(ti.state, ti.try_number) for ti in expected] == [("failed", 2), (None, 2), ("deferred", 1)]
     if not KNOWS_TRIES:
@@ -121,6 +121,6 @@ def test_the_task_instance_of_a_run_without_a_logical_date_stays_as_it_is(answer
 
 @pytest.mark.skipif(not KNOWS_TRIES, reason="before Airflow 3.2, the SDK returns states only")
 @pytest.mark.parametrize("how", ["had another state", "has another map index", "is mapped", "does not exist"])
-def test_no_other_is_returned_for_a_task_instance_that(runs: Runs, answers: Answers, how: str) -> None:
-    assert task_instance_in_database("a_1", runs.earlier.run_id, UNMAPPED).state == "failed"  # a mistaken answer
+def test_no_other_task_instance_is_returned_for_one_that(runs: Runs, answers: Answers, how: str) -> None:
+    assert task_instance_in_database("a_1", runs.earlier.run_id, UNMAPPED).state == "failed"  # would be a wrong answer
     assert isinstance(answers.changed[how], LookupError)

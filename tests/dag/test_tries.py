@@ -1,4 +1,4 @@
-"""The try of a task instance that the source reads from the database after each step of scheduler and worker.
+"""The try of a task instance that the source reads from the database after each step of the scheduler and the worker.
 
 The meaning of the column ``try_number`` changed with Airflow 2.10; the verdicts must not differ. For Airflow 3,
 `tests/real` covers this, because no worker can run in this process.

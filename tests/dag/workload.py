@@ -63,7 +63,7 @@ FOREVER: dict[str, Any] = {"cmds": ["sleep"], "arguments": ["infinity"]}
 
 
 def with_sidecar(base: str) -> k8s.V1Pod:
-    """Build the pod of the user's report: a base container that ends and a sidecar that does not."""
+    """Build the pod of a typical zombie: a base container that ends and a sidecar that does not."""
     containers = [
         k8s.V1Container(name=name, image="busybox", command=["sh", "-c"], args=[command])
         for name, command in (("base", base), ("sidecar", "sleep infinity"))
@@ -131,7 +131,7 @@ def busy() -> None:
 
 
 def reproduction() -> None:
-    """Define the pods of the user's report, whose sidecar outlives a killed worker, and healthy pods."""
+    """Define typical zombies, whose sidecars outlive a killed worker, and healthy pods."""
     Abandoned(task_id="zombie", full_pod_spec=with_sidecar("sleep 1"))
     KubernetesPodOperator(task_id="healthy", cmds=["true"])
     KubernetesPodOperator(task_id="kept", cmds=["true"], on_finish_action="keep_pod")

@@ -1,4 +1,4 @@
-"""The API server of a test, embedded or real, and a retry policy for which a test can wait."""
+"""The API server of a test, embedded or real, and a retry policy with delays that a test can wait for."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def page_size() -> int:
 
 @pytest.fixture
 def connect(monkeypatch: pytest.MonkeyPatch, retry_policy: RetryPolicy, page_size: int) -> Connect:
-    """Return a function that connects the client to a cluster by an Airflow connection."""
+    """Return a function that connects the client to a cluster through an Airflow connection."""
 
     def make(cluster: Mapping[str, Any]) -> KubeClient:
         monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(connection(cluster)))

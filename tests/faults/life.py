@@ -69,7 +69,7 @@ class Life:
         self.tasks[task.key] = task
         self.uses(task, operators[0], self.create(task, operators[0], name=f"{task_id}-{next(self.numbers)}"))
         operators[0].uses = None
-        task.ended = int(self.clock()) + 300  # later than a pod that an API server ahead of time has dated
+        task.ended = int(self.clock()) + 300  # later than the pod's creation by the clock of any API server
 
     def create(self, task: Task, operator: Operator, name: str = "") -> Json:
         """Create the workload of an operator, as of its current try."""
@@ -94,7 +94,7 @@ class Life:
             self.controllers.delete(obj)
 
     def replace(self, old: Json) -> None:
-        """Replace a workload by one of the same name, or the pod of a Job or an application as its controller does."""
+        """Replace a workload with one of the same name; a pod of a Job or an application as its controller does it."""
         if "finalizers" in old["metadata"]:
             return
         self.delete(old)
@@ -235,7 +235,7 @@ class Life:
         """Attach the operator to its workload, and push its XComs unless it dies first.
 
         An operator that does not wait for its Job ends right after that. Its worker does not die in these milliseconds,
-        because nothing would show then that an earlier Job was left running on purpose.
+        because then nothing would show that an earlier Job was left running on purpose.
         """
         operator.uses = uid(workload)
         if dies != "unrecorded":
@@ -284,9 +284,9 @@ class Life:
             task.state = None if move == "cleared" else move
 
     def become_plain(self, task: Task, how: str) -> None:
-        """Replace a mapped task by a plain one in a newer version of its DAG, which Airflow schedules in the same run.
+        """Replace a mapped task with a plain one of a newer version of its DAG, scheduled in the same run.
 
-        Its operator adopts the pod of a map index: it searches by a subset of its labels.
+        Its operator adopts a pod that has a map index, because it searches by a subset of the pod's labels.
         """
         plain = replace(
             task,
@@ -379,7 +379,7 @@ class Life:
                     self.finish(workload, "Succeeded" if task.state == "success" else "Failed")
 
     def kill(self, task: Task, workload: Json) -> None:
-        """Delete a workload as ``on_kill`` does. That of old providers orphans the pods of a Job."""
+        """Delete a workload as ``on_kill`` does. The ``on_kill`` of old providers orphans the pods of a Job."""
         if kind(workload) == POD:
             self.delete_gracefully(workload)
         else:

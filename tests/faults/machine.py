@@ -63,11 +63,11 @@ from tests.faults.world import DAG_FAILS, LAGGING, SOURCE_DOWN, TALLY, MemorySou
 
 BYPASS = "bypass"  # the id of a connection without faults
 PAGE_SIZE = 4
-MAX_DELETES = 5  # of a run while a trouble lasts: fewer than the zombies that it blocks
+MAX_DELETES = 5  # max_deletes of a run while a trouble lasts: fewer than the zombies that the trouble blocks
 BRIEF = RetryPolicy(connect_timeout=2, read_timeout=0.25, attempts=3, initial_backoff=0.004, max_backoff=0.02)
 PATIENT = replace(BRIEF, connect_timeout=60, read_timeout=60)  # only a busy machine would cause a timeout
 MAX_TICK = BRIEF.max_backoff  # seconds by which the clock advances at once, however busy the machine is
-CROWD = CONCURRENT_DELETES + 2  # more zombies than may be refused or fail before something else is tried
+CROWD = CONCURRENT_DELETES + 2  # more zombies than a run tries in vain before it tries others
 
 
 class Airflow(Life, RuleBasedStateMachine):
@@ -228,7 +228,7 @@ class Airflow(Life, RuleBasedStateMachine):
         held = {uid for uid in deletable if before[uid]["metadata"].get("finalizers")}
         # What a webhook prevents counts towards max_deletes, because the response does not show that it was prevented.
         max_deletes = MAX_DELETES if self.troubles and not any("webhook" in one for one in self.troubles) else 500
-        # Time passes during these runs, so that they may delete what is not a zombie yet.
+        # Time passes during these runs, so they may also delete workloads that are not zombies yet.
         later = rules.zombies(before.values(), self.source, self.settings, now + 2 * DAY)
         expected_deletions = deletable | {uid for uid in later if not self.is_blocked(before[uid])}
         results: dict[str, Result] = {}
@@ -367,14 +367,14 @@ class Airflow(Life, RuleBasedStateMachine):
         self.next_step = "end"
 
     def must_be_kept(self) -> set[str]:
-        """Return what must not be deleted: the workloads of our Airflow, and of another that has other labels."""
+        """Return the workloads that must not be deleted: in use by our Airflow, or by another that has other labels."""
         tasks = [*self.tasks.values()] if self.neighbour != "alike" else []
         return rules.in_use(self.objects(), [*tasks, *(t for t in self.their_tasks.values() if self.is_apart(t))])
 
     def is_apart(self, theirs: Task) -> bool:
         """Return whether labels distinguish a live task instance of the other Airflow from ours.
 
-        Without a selector, they do so only if ours is live as well, because nobody knows its labels otherwise.
+        Without a selector, they do so only if ours is live as well, because otherwise nobody knows the labels of ours.
         """
         ours = self.tasks.get(theirs.key)
         return self.neighbour == "selected" or (
@@ -453,7 +453,7 @@ class Airflow(Life, RuleBasedStateMachine):
         else:
             self.server.proxy.spoil(where, proxy.too_late(case.fault) if carried_out else case.fault, times)
             self.causes.append(says_pattern(case.says, namespace="…", pod="…"))
-            # That of a request for a Job or an application says the same, apart from its kind and the rule to add.
+            # The error of a request for a Job or an application says the same, apart from the kind and the rule to add.
             cause = says_pattern(case.says.partition(": ")[2].partition(";")[0]).pattern
             cause = cause.replace("PodList", "(PodList|Job|SparkApplication)").replace(r"a\ Pod\ or", r"a\ \w+\ or")
             self.explained_by(f"(?s)(reading a|deleting the) (Job|SparkApplication): ({cause}|skipped)")

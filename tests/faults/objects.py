@@ -126,9 +126,9 @@ def is_selected(obj: Json, settings: Settings) -> bool:
 
 
 def workloads(found: Collection[Json], settings: Settings) -> list[Json]:
-    """Return the workloads that the cleanup selects: pods, and in place of their pods Jobs and applications.
+    """Return the workloads that the cleanup selects: pods, and Jobs and applications in place of their pods.
 
-    These have the phase and the containers of their main pod.
+    The latter have the phase and the containers of their main pod.
     """
     by_uid = {uid(obj): obj for obj in found}
     pods_of: dict[str, list[Json]] = defaultdict(list)
@@ -143,7 +143,7 @@ def workloads(found: Collection[Json], settings: Settings) -> list[Json]:
 
 
 def _with_owner_by_label(pod: Json, by_uid: dict[str, Json]) -> Json:
-    """Return a pod with the Job that its labels name as its controller, if that exists."""
+    """Return a pod with a reference to the Job that its labels name as its controller, if that Job exists."""
     job = by_uid.get(pod["metadata"]["labels"].get(JOB_UID, ""))
     if job is None:
         return pod
@@ -151,7 +151,7 @@ def _with_owner_by_label(pod: Json, by_uid: dict[str, Json]) -> Json:
 
 
 def _with_pods(owner: Json, pods: Collection[Json]) -> Json:
-    """Return a Job or an application as its pods make it look."""
+    """Return a Job or an application with what its pods contribute: labels, annotations and status."""
     main = max(pods, key=lambda pod: (is_working(pod), not is_completed(pod), created(pod)))
     metadata, status = owner["metadata"], dict(main["status"])
     if any(map(is_protected, pods)):

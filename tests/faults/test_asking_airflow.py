@@ -150,7 +150,7 @@ class TestASourceThatFails:
         assert sorted(server.pods(namespace)) == pods
 
     @pytest.mark.parametrize("query", range(1, QUERIES))
-    def test_a_pod_whose_query_fails_alone_is_not_deleted_and_others_are_asked_about_again(
+    def test_a_pod_whose_query_fails_alone_is_not_deleted_and_others_are_queried_again(
         self, server: Server, api: KubeClient, namespace: str, pods: list[str], make: Any, message: str, query: int
     ) -> None:
         results = clean_up(api, namespace, make(fails_on=query))
@@ -186,7 +186,7 @@ def test_each_fault_of_the_rest_api_has_its_documented_message(case: Case) -> No
     ("parts", "problem"),
     [
         pytest.param({"host": None}, "the host of connection 'x' is None", id="it has no host"),
-        pytest.param({"host": "airflow"}, "the host of connection 'x' is 'airflow'", id="its host is no URL"),
+        pytest.param({"host": "airflow"}, "the host of connection 'x' is 'airflow'", id="its host is not a URL"),
         pytest.param({"host": "ftp://airflow"}, "is 'ftp://airflow'", id="its host is of another protocol"),
         pytest.param({"host": "http://airflow:y"}, "is 'http://airflow:y'", id="its host has no valid port"),
         pytest.param({"port": 8080}, "is 'http://airflow'", id="the port has a field of its own"),

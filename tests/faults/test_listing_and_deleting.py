@@ -58,7 +58,7 @@ def by_id(case: Case | ConnectionCase) -> str:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Fail the test if it takes longer."""
+    """Fail the test if the block takes longer."""
     start = time.monotonic()
     yield
     assert time.monotonic() - start < seconds
@@ -155,7 +155,7 @@ class TestListing:
         with within(BOUND), pytest.raises(error) as caught:
             api.list_workloads([full_namespace])
         assert says_pattern(case.says, namespace=full_namespace).search(str(caught.value))
-        assert "none of" not in str(caught.value)  # as for several namespaces
+        assert "none of" not in str(caught.value)  # the message for several namespaces
         attempts = {Does.LIST_RETRIES: QUICK.attempts, Does.LIST_RESTARTS: MAX_RESTARTS + 1}
         assert count_requests(server, SECOND_PAGE) == attempts.get(case.does, 1)
 
@@ -409,7 +409,7 @@ class TestPreconditions:
         assert (result.outcome, result.verdict.reason) == (Outcome.SPARED, Reason.COMPLETED)
 
     @pytest.mark.parametrize(("times", "outcome"), [(MAX_CONFLICTS, Outcome.DELETED), (None, Outcome.FAILED)])
-    def test_a_pod_whose_status_keeps_changing_is_deleted_after_some_reads_or_fails(
+    def test_a_pod_whose_status_keeps_changing_is_deleted_after_some_reads_or_its_outcome_is_failed(
         self, server: Server, api: KubeClient, namespace_with_zombie: str, times: int | None, outcome: Outcome
     ) -> None:
         numbers = itertools.count()
@@ -439,7 +439,7 @@ class TestPreconditions:
         assert result.outcome is Outcome.ALREADY_GONE
 
 
-def test_a_silent_api_server_is_given_up_after_a_few_namespaces(
+def test_the_listing_ends_after_a_few_namespaces_if_the_api_server_is_silent(
     server: Server, api: KubeClient, namespace: str, retry_policy: RetryPolicy
 ) -> None:
     others = [f"other-{number}" for number in range(20)]
@@ -452,7 +452,7 @@ def test_a_silent_api_server_is_given_up_after_a_few_namespaces(
     assert len(server.proxy.requests) == MAX_SILENT_NAMESPACES * retry_policy.attempts
 
 
-def test_an_api_server_that_responds_in_between_is_not_given_up(server: Server, api: KubeClient) -> None:
+def test_the_listing_continues_if_the_api_server_responds_in_between(server: Server, api: KubeClient) -> None:
     namespaces = [server.create_namespace() for _ in range(2 * MAX_SILENT_NAMESPACES + 2)]
     failing = namespaces[::2]
     for namespace in failing:
@@ -478,7 +478,7 @@ class TestConnecting:
             pytest.param("", "default", "the default of Kubernetes", id="the default of Kubernetes"),
         ],
     )
-    def test_without_namespaces_the_one_is_listed_in_which_operators_start_pods_which_is(
+    def test_without_namespaces_the_namespace_in_which_operators_start_pods_is_listed_which_is(
         self, server: Server, monkeypatch: pytest.MonkeyPatch, configured: str, listed: str, origin: str
     ) -> None:
         to_the_proxy = connection({"server": server.proxy.url}, configured)

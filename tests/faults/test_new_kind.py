@@ -1,4 +1,4 @@
-"""A kind of workload that the package does not know, in one class and one line of the registry."""
+"""A kind of workload that the package does not know, added by one class and one line of the registry."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_the_error_names_the_rule_that_permits_it(
     assert rule in error.remedy
 
 
-def test_a_retry_may_not_adopt_it_so_a_newer_one_never_replaces_it(
+def test_a_newer_one_never_replaces_it_because_a_retry_might_not_adopt_it(
     server: Server, of_all_kinds: KubeClient, namespace: str
 ) -> None:
     create(server, namespace, "first", IN_TRY_2)

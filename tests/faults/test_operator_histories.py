@@ -1,4 +1,4 @@
-"""The same random histories with the operators of the installed provider, which create, find and delete the workloads.
+"""The random histories again, with the operators of the installed provider, which create, find and delete workloads.
 
 ``python -m tests.faults.explore --machine operator`` runs many more of them.
 """
@@ -80,7 +80,7 @@ class RealAirflow(Airflow):
         self.controllers.start(created)
 
     def attach(self, task: Task, operator: Operator, process: Any) -> None:
-        """Note which workload the operator uses, and how it goes on."""
+        """Note which workload the operator uses, and how its task continues."""
         found = process.job if task.kind == JOB else process.pod
         name = found.metadata.name.removesuffix("-driver") if found else ""
         workload = self.at(task, name) if name else None

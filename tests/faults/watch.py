@@ -26,14 +26,14 @@ TIMED_OUT = proxy.status(504, "Timeout", "request did not complete within the al
 
 
 class Watch:
-    """A rule before all faults while ``reap`` runs, which interrupts it and records what is really deleted."""
+    """A rule of the proxy that precedes all faults: it interrupts ``reap`` and records what is really deleted."""
 
     def __init__(self, machine: Airflow) -> None:
         self._machine, self._lock = machine, threading.Lock()
         self._requests, self._deletions = itertools.count(), itertools.count()
         self._in_use = dict.fromkeys(machine.must_be_kept(), -ALWAYS)  # since when, by uid
         all_tasks = [*machine.tasks.values(), *machine.their_tasks.values()]
-        self.excused = rules.in_use(machine.objects(), all_tasks) - self._in_use.keys()  # nothing distinguishes them
+        self.excused = rules.in_use(machine.objects(), all_tasks) - self._in_use.keys()  # they look like zombies
         self.deletions: set[str] = set()  # uids
         self.late: set[str] = set()  # deleted although the client no longer waited: the machine was busy
         self.vanished: set[str] = set()  # deleted by somebody else
@@ -95,9 +95,9 @@ class Watch:
         return objects.uid(found) == wanted and rules.is_exempt(found, machine.settings, int(machine.clock()))
 
     def _interrupt(self, wanted: str) -> tuple[float, float]:
-        """Let happen what does so right before this request.
+        """Carry out the interruptions that are due right before this request.
 
-        :param wanted: the uid of the pod that it deletes; half of what happens to zombies happens to that one.
+        :param wanted: the uid of the pod that it deletes; half of the incidents of zombies happen to that pod.
         :return: for how many seconds the request waits, and for how many of them that pod is in use.
         """
         waited = waited_in_use = 0.0

@@ -92,7 +92,7 @@ class MemorySource(TaskInstanceSource):
 
     def __init__(self, tasks: dict[TaskInstanceKey, Task], knows_all: bool = True, states_first: bool = False) -> None:
         self.tasks, self.knows_all, self._states_first = tasks, knows_all, states_first
-        self.caller = 0  # the number of the step in which the cleanup is
+        self.caller = 0  # the number of the cleanup's current step
         self.before_fetch: Callable[[], object] = lambda: None
         self.wait: Callable[[float], object] = lambda _: None
         self.unresolved_dag = self.failing_dag = self.slow_dag = ""
@@ -100,7 +100,7 @@ class MemorySource(TaskInstanceSource):
         self._fails: tuple[int, Callable[[], None]] | None = None
 
     def fail_after(self, queries: int, fail: Callable[[], None]) -> None:
-        """Call `fail` in each query after so many more queries."""
+        """Call `fail` in every query after this number of further queries."""
         self._fails = queries, fail
 
     def lag(self) -> None:
@@ -109,7 +109,7 @@ class MemorySource(TaskInstanceSource):
 
     @property
     def is_trusted(self) -> bool:
-        """Return whether it lags since this step only, so that its answers still have the caller's task instance."""
+        """Return whether it has lagged only since this step, so that its answers still contain the caller."""
         return self._past is not None and self._past[0] == self.caller
 
     def heal(self) -> None:

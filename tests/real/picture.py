@@ -1,6 +1,6 @@
 """`python -m tests.real.picture`: draw docs/images/dashboard.png from the dashboard's queries, after real runs.
 
-It needs matplotlib, and so the environment of `make bench`.
+It needs matplotlib, and therefore the environment of `make bench`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.real.dashboard import BROKEN, CLEANUP, EVERY_CLEANUP, PANELS, Monitor
 from tests.real.monitoring import Monitoring
 
 FILE = REPO / "docs" / "images" / "dashboard.png"
-DAGS = ("orders", "sales")  # in every round, and in every second one
+DAGS = ("orders", "sales")  # the first runs in every round, and the second in every other one
 ROUNDS = 9
 COLUMNS = 2
 Series = dict[str, dict[float, float]]  # the values over time by legend

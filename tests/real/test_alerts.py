@@ -50,7 +50,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("alert", "series", "hours", "fires"), CASES)
-def test_an_alert_fires_or_not_if(tmp_path: Path, alert: str, series: Series, hours: float, fires: bool) -> None:
+def test_whether_an_alert_fires_if(tmp_path: Path, alert: str, series: Series, hours: float, fires: bool) -> None:
     firing = f'ALERTS{{alertname="{alert}",alertstate="firing"}}'
     assert has_result(tmp_path, firing, series, int(hours * 60)) is fires
 

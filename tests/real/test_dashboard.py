@@ -27,7 +27,7 @@ FAILED = f'airflow_dagrun_duration_failed_count{{dag_id="{BROKEN}"}}'
 
 @pytest.fixture(scope="module")
 def monitoring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitoring]:
-    """Return Prometheus after two rounds of cleanups: it sees no increase of a series that has just appeared."""
+    """Return Prometheus after two rounds of cleanups, because it sees no increase when a series first appears."""
     with ExitStack() as stack:
         airflow = MonitoredAirflow(stack, tmp_path_factory.mktemp("airflow"))
         for number in (1, 2):

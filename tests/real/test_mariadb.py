@@ -82,7 +82,7 @@ def _connected(database: Database, user: str = "airflow") -> Iterator[Connection
 
 
 def _insert(connection: Connection, table: str, **values: Any) -> None:
-    """Insert a row into those of these columns that this Airflow has."""
+    """Insert a row, leaving out columns that this Airflow does not have."""
     existing = {row[0] for row in connection.execute(text(f"SHOW COLUMNS FROM {table}"))}
     names = [name for name in values if name in existing]
     columns = ", ".join(f"`{name}`" for name in names)

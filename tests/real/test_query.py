@@ -32,7 +32,7 @@ from tests.unit.worlds import World, assert_correct_answer, worlds
 pytestmark = pytest.mark.real
 
 ROWS = 25_000
-# As the query plans of both show it.
+# How the query plans of the two servers show a scan of a whole table.
 WHOLE_TABLE = ["Seq Scan on task_instance", "task_instance ALL", "Seq Scan on xcom", "xcom ALL"]
 SERVERS = {"PostgreSQL": databases.postgresql, "MariaDB": databases.mariadb}
 

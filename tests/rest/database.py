@@ -49,7 +49,7 @@ class Database:
         self._path = path
 
     def fill(self, rows: Iterable[Row], **columns: Any) -> None:
-        """Replace the content by these task instances, their DAGs and runs, and the caller."""
+        """Replace the content with these task instances, their DAGs and runs, and the caller."""
         rows = [CALLER, *rows]
         runs = {run: number for number, run in enumerate(sorted({(row.dag_id, row.run_id) for row in rows}), 1)}
         self.execute(*(f"DELETE FROM {table}" for table in ("xcom", "task_instance", "dag_run", "dag", "log")))

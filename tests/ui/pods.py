@@ -61,7 +61,7 @@ def kept(runs: Mapping[str, list[str]]) -> Iterator[Json]:
     """Yield pods that are kept, each for a different reason."""
     [hourly], nightly = runs[RETRYING_DAG], runs["nightly_orders"][0]
     retry = make_pod(RETRYING_DAG, "ingest_clickstream", hourly, HOUR, sidecar="", try_number=2)
-    retry["metadata"]["name"] = "ingest-clickstream-retry"  # which the workload records
+    retry["metadata"]["name"] = "ingest-clickstream-retry"  # the name in the record of this task instance
     yield retry
     yield make_pod(RETRYING_DAG, "publish_metrics", hourly, 2 * HOUR, exit_code=0, sidecar="istio-proxy")
     yield make_pod("nightly_orders", "export_report", "manual__of_another_airflow", 7 * HOUR)

@@ -20,7 +20,7 @@ LONG = "orders_of_all_customers_" * 4
         pytest.param("a.py", f'with DAG("{LONG}"): ...', LONG, id="a text"),
         pytest.param("a.py", "with DAG('commandes_à_faire', schedule=None): ...", "commandes_à_faire", id="an accent"),
         pytest.param("deep/er/a.py", f"@dag()\ndef {LONG}():\n    ...", LONG, id="a function in a folder"),
-        pytest.param("a.py", 'DAG(dag_id="_private_")', "_private_", id="an underscore at its ends"),
+        pytest.param("a.py", 'DAG(dag_id="_private_")', "_private_", id="an underscore at both ends"),
         pytest.param("dags.yaml", f"{LONG}:\n  schedule: daily\n", LONG, id="a key of YAML"),
         pytest.param("dags.json", f'{{"dag_id": "{LONG}.v2"}}', f"{LONG}.v2", id="JSON, and a dot"),
     ],
@@ -40,7 +40,7 @@ def test_a_dag_id_is_found_in(tmp_path: Path, name: str, text: str, dag_id: str)
         pytest.param("a.py", f'DAG("{to_label_value(LONG)}")', id="of which only the label is written"),
         pytest.param("a.md", f"`{LONG}`", id="in a file of another kind"),
         pytest.param(".git/a.py", f'DAG("{LONG}")', id="in a hidden folder"),
-        pytest.param("a.py", f'DAG("{LONG}")\n' + "#" * MAX_BYTES, id="in a file that nobody wrote by hand"),
+        pytest.param("a.py", f'DAG("{LONG}")\n' + "#" * MAX_BYTES, id="in a file that is too long"),
     ],
 )
 def test_no_dag_id_is_found(tmp_path: Path, name: str, text: str) -> None:
@@ -69,7 +69,7 @@ def test_dag_ids_are_found_in_all_folders(tmp_path: Path) -> None:
 def test_the_search_ends_once_all_dag_ids_are_found(tmp_path: Path) -> None:
     def folders() -> Iterator[Path]:
         yield tmp_path
-        pytest.fail("another folder is searched for nothing")
+        pytest.fail("another folder is searched in vain")
 
     (tmp_path / "a.py").write_text(f'DAG("{LONG}")')
     assert find_dag_ids(folders(), {to_label_value(LONG)}) == {to_label_value(LONG): LONG}

@@ -193,7 +193,7 @@ class TestVerdicts:
             pytest.param(FINISHED, {"deletion_deadline": NOW}, None, "terminating", id="it is being deleted"),
         ],
     )
-    def test_the_verdict_on_a_job(
+    def test_a_job_has_the_expected_verdict_if(
         self, ti: TaskInstance | None, job: dict[str, Any], record: Record | None, expected: str
     ) -> None:
         assert reason_of(classify_pod(make_job(**job), ti, record=record)) == expected
@@ -221,7 +221,7 @@ class TestVerdicts:
         record = Record(frozenset({str(newer)}))
         assert reason_of(classify_pod(make_job(), IN_TRY_2, newer, record=record)) == "active"
 
-    def test_a_pod_of_that_name_is_not_what_the_record_of_a_job_names(self) -> None:
+    def test_a_pod_with_the_name_of_a_job_does_not_match_the_record_of_the_job(self) -> None:
         pod = make_pod(name="job-load-x", try_number=1)
         assert reason_of(classify_pod(pod, FINISHED, record=NAMED)) == "unmatched"
 
@@ -240,7 +240,7 @@ class TestVerdicts:
         assert warning.problem == "of try 1, but try 2 is running and may be waiting for its pods"
 
     @pytest.mark.parametrize("ti", [RUNNING, IN_TRY_2._replace(state="queued"), RUNNING._replace(try_number=None)])
-    def test_the_job_of_the_same_or_an_unknown_try_causes_none(self, ti: TaskInstance) -> None:
+    def test_the_job_of_the_same_or_an_unknown_try_causes_no_warning(self, ti: TaskInstance) -> None:
         assert warning_of(classify_pod(make_job(), ti)) is None
 
     def test_a_task_that_waits_for_a_sidecar_of_its_job_is_stalled(self) -> None:

@@ -149,7 +149,7 @@ class TestVerdicts:
             pytest.param(FINISHED, {"controller": Owner("S", "s", "1", "")}, None, "owned", id="it is owned"),
         ],
     )
-    def test_the_verdict_on_an_application(
+    def test_an_application_has_the_expected_verdict_if(
         self, ti: TaskInstance | None, app: dict[str, Any], record: Record | None, expected: str
     ) -> None:
         assert reason_of(classify_pod(make_application(**app), ti, record=record)) == expected
@@ -175,7 +175,7 @@ class TestVerdicts:
             pytest.param({"already_checked": True}, ANOTHER, "active", id="has finished with the one that it recorded"),
         ],
     )
-    def test_the_verdict_on_an_older_application_of_a_task_that(
+    def test_an_older_application_has_the_expected_verdict_if_its_task(
         self, newer: dict[str, Any], record: Record, expected: str
     ) -> None:
         other = make_application("app-2", try_number=2, **newer)

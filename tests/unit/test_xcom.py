@@ -1,4 +1,4 @@
-"""The data between the tasks: JSON loses nothing, and ten thousand pods fit."""
+"""The data between the tasks: JSON loses nothing, and a listing of a thousand pods is small."""
 
 from __future__ import annotations
 
@@ -51,7 +51,6 @@ CONTAINERS = st.builds(
 )
 OWNERS = st.builds(Owner, TEXT, NAMES, TEXT, TEXT)
 RAW_IDS = st.builds(RawIds, TEXT, TEXT, TEXT)
-KEYS = st.builds(TaskInstanceKey, TEXT, TEXT, TEXT, st.integers(UNMAPPED, 2**31 - 1))
 MAP_INDEXES = st.integers(UNMAPPED, 2**31 - 1)
 POD_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "namespace": st.sampled_from(["one", "two"]),
@@ -194,7 +193,7 @@ class TestTaskInstances:
         )
         assert load_task_instances(through_json(dump_task_instances(before))) == (before, {})
 
-    def test_only_raw_ids_that_differ_from_their_labels_are_written_once(self) -> None:
+    def test_a_raw_id_is_written_only_if_it_differs_from_its_label_and_only_once(self) -> None:
         raw_run = "scheduled__2026-11-24T00:00:00+00:00"
         keys = [TaskInstanceKey("orders", "load", to_label_value(raw_run), index) for index in range(9)]
         raw_ids = dict.fromkeys(keys, (RawIds("orders", "load", raw_run),))
@@ -325,7 +324,12 @@ class TestZombies:
     @pytest.mark.parametrize(
         "change",
         [{"zombies": None}, {"zombies": [{}]}, {"unlisted": {"x": {"odd": "field"}}}, {"unlisted": 1}],
-        ids=["zombies is no list", "a zombie has no name", "an error has an unknown field", "the errors are a number"],
+        ids=[
+            "zombies is not a list",
+            "a zombie has no name",
+            "an error has an unknown field",
+            "the errors are a number",
+        ],
     )
     def test_a_classification_that_was_modified_is_rejected(self, change: dict[str, Any]) -> None:
         with pytest.raises(KpoCleanupError, match=r"the XCom of classify cannot be read: \w+Error: "):

@@ -131,7 +131,7 @@ def assert_correct_answer(world: World, answer: TaskInstances, is_task_sdk: bool
     """Check that no active task instance is reported as finished or absent, and that none is invented.
 
     :param is_task_sdk: whether the source does not know hashed dag_ids, and takes a run whose raw id equals the label
-        for the right one, unless the label itself contains the run.
+        for the right one, unless the run_id can be rebuilt from the label.
     """
     by_key: dict[TaskInstanceKey, list[Row]] = defaultdict(list)
     for row in world.rows:

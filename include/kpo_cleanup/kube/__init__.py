@@ -1,1 +1,1 @@
-"""The Kubernetes API: ``interface`` is what the rest of the package uses, ``workloads`` implements it."""
+"""The Kubernetes API: ``interface`` is what the rest of the package uses, and ``workloads`` implements it."""

@@ -43,7 +43,7 @@ _FAILED_WEBHOOK = re.compile(
     r"""failed calling (?P<admission>webhook "[^"]{1,253}")|(?P<conversion>conversion webhook for [\w./-]{1,253})"""
 )
 
-# The representation of its connection pool, which urllib3 prefixes to the reason of an error.
+# urllib3 puts the representation of the connection pool before the reason of an error.
 _CLIENT_PREFIX = re.compile(r"^\w+\(host=.*?\): (Failed to establish a new connection: \[Errno \d+\] )?")
 # Remedies if there is no response, by a substring of the reason. {connection} stands for Airflow's connection.
 _OUTAGES = {
@@ -76,7 +76,7 @@ def connect(conn_id: str, concurrency: int) -> tuple[CoreV1Api, str | None]:
         if connection.conn_type not in (None, "", "kubernetes"):
             raise ConfigException(f"its type is {connection.conn_type!r}, not 'kubernetes'")
         path = connection.extra_dejson.get("kube_config_path") or path
-        # The hook replaces a missing default connection by an empty one.
+        # The hook replaces a missing default connection with an empty one.
         exists = bool(connection.conn_type or connection.extra_dejson)
         core, namespace = hook.core_v1_client, hook.get_namespace()
     except Exception as error:  # the hook, its connection and its kube config can raise anything
@@ -108,7 +108,7 @@ def send(
     :param decode: decodes the body, and raises ValueError if it is not JSON.
     :raises ApiStatusError: if the API server refuses the request.
     :raises UnexpectedResponse: if something other than an API server responds.
-    :raises RetryableApiError: if there is no response, or one that asks to retry later.
+    :raises RetryableApiError: if there is no response, or one that is not JSON or asks to retry later.
     """
     from kubernetes.client.rest import ApiException
     from urllib3.exceptions import HTTPError

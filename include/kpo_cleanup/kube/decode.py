@@ -1,7 +1,7 @@
 """Decode the JSON of a response: only the fields that are read.
 
 With msgspec, on which Airflow 3 depends, the others are skipped. Most of a pod is not needed, above all its
-``managedFields``, and skipping it is much faster than building Python objects of it.
+``managedFields``, and skipping it is much faster than building Python objects from it.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class Cluster(Protocol):
         :param namespaces: empty for the one in which the operator starts its pods.
         :param label_selector: narrows the listing.
         :param excluded: namespaces to leave out when all are listed.
-        :param must_exist: whether a missing namespace is an error, and not an empty one.
+        :param must_exist: whether a missing namespace is an error; otherwise it counts as empty.
         :param keep: returns whether a pod is wanted, so that a large cluster does not fill the memory.
         :param known: workloads to read although none of their pods may be left.
         :raises KubernetesError: if no namespace could be listed.

@@ -44,7 +44,7 @@ PAGE_SIZE = 500  # pods per request, as in kubectl: about 2 MB of JSON
 MAX_RESTARTS = 3  # restarts of a listing whose continue token expired
 PROGRESS_EVERY = 10  # pages per line of the log
 MAX_SILENT_NAMESPACES = 2  # consecutive namespaces without a response before the others are skipped
-MAX_NAMES = 5  # namespaces with the same error that it names
+MAX_NAMES = 5  # namespaces with the same cause that an error names
 SKIPPED = "skipped because the API server does not respond"
 MAX_UNREADABLE = CONCURRENT_DELETES  # consecutive failures to read owners of a kind before the others are skipped
 MAX_LOG_BYTES = 64 * 1024  # bytes of the log of one pod
@@ -218,7 +218,7 @@ class KubeClient:
     ) -> Iterator[tuple[_Reference, Mapping[str, Any] | KubernetesError | None]]:
         """Yield the objects; None for one that is gone or replaced, and the error for one that could not be read.
 
-        What is forbidden, or fails again and again, is not requested for the others of its kind. The other kinds are
+        If reading one is forbidden, or keeps failing, the others of its kind are not requested. The other kinds are
         read nevertheless: the conversion webhook of a custom resource may be down.
         """
         forbidden: dict[tuple[str, str], KubernetesError] = {}  # by kind and namespace
@@ -260,7 +260,7 @@ class KubeClient:
         return item
 
     def get(self, workload: Workload, label_selector: str) -> Workload | None:
-        """See :class:`~.interface.Cluster`. It lists pods, so that no further permission is needed."""
+        """See :class:`~.interface.Cluster`. A pod is read by listing it, so that no further permission is needed."""
         kind = kind_of(workload)
         if workload.kind != POD:
             item = self._read(_Reference(kind, workload.namespace, workload.name, workload.uid))

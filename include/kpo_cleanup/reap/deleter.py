@@ -26,7 +26,7 @@ NO_RESPONSE = "the API server does not respond"
 IN_FLIGHT: KpoCleanupError = KubernetesError(
     "waiting for a deletion", cause="reap was terminated before the response arrived"
 )
-MAX_CONFLICTS = 4  # rereads of a pod or its successor before the pod is given up
+MAX_CONFLICTS = 4  # rereads of a pod or its successor before the pod is abandoned
 
 
 class Deleter:
@@ -49,7 +49,7 @@ class Deleter:
         self._retry_policy, self._delete_timeout = retry_policy, delete_timeout
         self._known, self._schedule, self._ledger = known, schedule, ledger
         self._lost_at = 0.0  # monotonic time when a response was last lost
-        self._is_unreadable = False  # whether reading one of the pods whose responses were lost had no response
+        self._is_unreadable = False  # whether the API server did not respond when one of these pods was read
 
     def process(self, target: Target, snapshot: BatchSnapshot, is_probing: bool) -> Steps[None]:
         """Conclude a target, or leave it pending: for another attempt, or for another snapshot."""

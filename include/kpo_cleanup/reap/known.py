@@ -13,7 +13,7 @@ from ..workloads.workload import Workload
 
 
 class KnownWorkloads:
-    """The latest state of every workload that can change a verdict, and when it was read by the monotonic clock."""
+    """The latest state of every workload that can change a verdict, and when it was read (monotonic clock)."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
         self._settings, self._clock = settings, clock
@@ -28,7 +28,7 @@ class KnownWorkloads:
             self._by_key[workload.key][workload.uid] = self._by_name[workload.record_name] = workload
 
     def replace(self, old: Workload, workload: Workload | None, read_at: float) -> None:
-        """Replace a workload by the one that has its name now, if there is one."""
+        """Replace a workload with the one that has its name now, if there is one."""
         self._by_key[old.key].pop(old.uid, None)
         self._by_name.pop(old.record_name, None)
         if any(each.uid == old.uid for each in self._successors.get(old.key, ())):

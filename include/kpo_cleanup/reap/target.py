@@ -1,4 +1,4 @@
-"""A pod that may be deleted, and what was tried so far."""
+"""A pod that may be deleted, and what has been tried so far."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ NOT_DELETED = (Outcome.FAILED, Outcome.SPARED, Outcome.LEFT_FOR_NEXT_RUN)
 
 @dataclass
 class Target:
-    """A pod that may be deleted, and what was tried so far. Times are of the monotonic clock.
+    """A pod that may be deleted, and what has been tried so far. Times are of the monotonic clock.
 
     ``Schedule`` sets ``is_counted``, ``PodLogs`` sets ``log``, and ``Ledger`` sets ``result``. ``Deleter`` sets the
     rest, after the second listing has updated the verdict.
     """
 
     verdict: Verdict  # the latest
-    attempts: int = 0  # failed attempts, of which another may succeed
+    attempts: int = 0  # failed attempts after which another one may succeed
     first_attempt: float = 0.0
     not_before: float = 0.0
     conflicts: int = 0

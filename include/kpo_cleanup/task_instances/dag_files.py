@@ -35,14 +35,14 @@ def find_dag_ids(folders: Iterable[Path], labels: Collection[str], max_seconds: 
 
 
 def _words(folders: Iterable[Path], deadline: float) -> Iterator[str]:
-    """List the words that do not fit into a label."""
+    """Yield the words that do not fit into a label."""
     for path in chain.from_iterable(map(_files, folders)):
         if time.monotonic() > deadline:
             return
         try:
             text = path.read_text(encoding="utf-8", errors="replace") if path.stat().st_size <= MAX_BYTES else ""
         except OSError:
-            continue  # a newer version of the DAGs may have replaced it meanwhile
+            continue  # a newer version of the DAGs may have replaced it in the meantime
         yield from filter(_is_hashed, set(_WORD.findall(text)))
 
 

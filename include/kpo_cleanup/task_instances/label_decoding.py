@@ -19,7 +19,7 @@ _RANDOM = string.ascii_letters + string.digits  # the characters of the random s
 
 @lru_cache(maxsize=CACHE_SIZE)
 def may_be_hashed(label: str) -> bool:
-    """Return whether the raw id may differ from this label value, which ends like a hash; so can a raw id itself."""
+    """Return whether this label value ends like a hash: then the raw id may differ, or end like that itself."""
     return _HASHED.fullmatch(label) is not None
 
 

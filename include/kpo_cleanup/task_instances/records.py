@@ -15,7 +15,7 @@ from ..task_instance import Record, RecordKeys
 from ..text import printable
 
 MAX_REASON = 200  # characters of the reason why a record cannot be read
-# Seconds that failing requests may take in a row; each of them is retried. One DAG may take a sixth of them.
+# Seconds that failing requests may take in a row; each of them is retried. One DAG may take a sixth of this time.
 MAX_FAILING_SECONDS = 60.0
 
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")  # name of a pod or a namespace

@@ -1,4 +1,4 @@
-"""Read task instances with SQL: from Airflow 2's session, or from the metadata database by an Airflow connection."""
+"""Read task instances with SQL: from Airflow 2's session, or through an Airflow connection to the metadata database."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ TABLES = (TASK_INSTANCE, DAG_RUN, XCOM)
 class SqlSource(TaskInstanceSource):
     """A source that reads all task instances with one batch query, restricted to the runs of the pods.
 
-    The query names runs and tasks: a backfill of thousands of runs is not read for the pods of a few. A hashed label
-    hides no run, because all runs of its DAG are compared with it.
+    The query names runs and tasks, so that a backfill of thousands of runs is not read for the pods of a few of them. A
+    hashed label hides no run, because all runs of its DAG are compared with it.
 
     :param caller: the cleanup's own task instance, to verify that the database is this Airflow's and current.
     """
@@ -237,7 +237,7 @@ def _find_runs(connection: Connection, labels: set[tuple[str, str]]) -> list[tup
         return [dag_id for (dag_id,) in connection.execute(select(DAG_RUN.c.dag_id).distinct())]
 
     def list_runs(dag_ids: list[str]) -> Any:
-        log.debug("Reading the run_ids of %s DAGs whose pods have hashed ones", len(dag_ids))
+        log.debug("Reading the run_ids of %s DAGs, because run_ids of their pods are hashed", len(dag_ids))
         return connection.execute(select(*DAG_RUN.c).where(DAG_RUN.c.dag_id.in_(dag_ids)))
 
     return find_runs(labels, list_dag_ids, list_runs)

@@ -177,8 +177,8 @@ class TaskSdkSource(TaskInstanceSource):
         for key, task_id in wanted:
             groups[layers[task_id]].append((key, task_id))
         for _, group in sorted(groups.items()):
-            # Neighbors share an id in the URL: sort by the kind of id that has fewer, so that each of the others is
-            # written once.
+            # Neighbors share an id in the URL: sort by the kind of id that has more values, so that each of these is
+            # written only once.
             if len({key.run_id for key, _ in group}) > len({task_id for _, task_id in group}):
                 group.sort(key=lambda pair: pair[0].run_id)
             for part in _split(group, lambda pair: {pair[1], *self._runs_of(dag_id, pair[0])}):
@@ -219,7 +219,7 @@ class TaskSdkSource(TaskInstanceSource):
                         self._task_ids[dag_id, to_label_value(task_id)].add(task_id)
 
     def _search_runs(self, dag_id: str, keys: list[TaskInstanceKey]) -> dict[TaskInstanceKey, str]:
-        """Find the raw run_ids behind hashed labels among the runs of their tasks, and return why others cannot be."""
+        """Find the raw run_ids behind hashed labels among the runs of their tasks; return why keys are unresolved."""
         counts: dict[frozenset[str], int] = {}
         unresolved = {}
         for key in keys:

@@ -42,7 +42,7 @@ class WorkloadKind:
     def parse(self, item: Mapping[str, Any], pods: Sequence[Workload]) -> Workload:
         """Parse an object that controls these pods.
 
-        :raises ValueError: if it is not an object.
+        :raises ValueError: if it is not an object of the Kubernetes API.
         """
         raise NotImplementedError
 
@@ -63,7 +63,7 @@ class WorkloadKind:
         return ",".join([f"{self.marker}=True", *self.more_selectors])
 
     def recorded_name(self, namespace: str, name: str) -> str:
-        """Return by which name its operator's record names an object."""
+        """Return the name of an object in its operator's record."""
         return f"{self.record_keys.prefix}{namespace}/{name}"
 
     def is_adoptable(self, workload: Workload) -> bool:

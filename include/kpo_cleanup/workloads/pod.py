@@ -230,7 +230,7 @@ def _sums(quantities: tuple[tuple[str, str], ...]) -> dict[str, float]:
 def parse_quantity(text: str) -> float:
     """Return the number that a quantity of Kubernetes stands for, such as 0.5 for ``500m``.
 
-    :raises ValueError: if it is none.
+    :raises ValueError: if the text is not a quantity.
     """
     found = _QUANTITY.fullmatch(text)
     if not found:

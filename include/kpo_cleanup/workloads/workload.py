@@ -67,7 +67,7 @@ NO_LINKS = Links()
 class Workload:
     """One workload. Times are epoch seconds; ids are label values as the operator wrote them.
 
-    What describes a pod describes the main pod of any other workload, except for its requests: those are of all pods.
+    If it is not a pod, the fields that describe a pod describe its main pod, except for the requests: the sum of all.
     Python keeps 50,000 workloads in a quarter of the memory as long as they have no more than 29 attributes.
     """
 
@@ -144,7 +144,7 @@ class Workload:
 
     @property
     def adoption_key(self) -> tuple[str, str, TaskInstanceKey, tuple[tuple[str, str], ...]]:
-        """Return what the operator's ``find_pod`` searches by: workloads that differ in it never replace each other.
+        """Return the key by which ``find_pod`` searches: workloads whose keys differ never replace each other.
 
         It searches by the operator's own labels, a subset of the pod's; nothing on a pod shows which ones they are.
         """

@@ -19,7 +19,7 @@ def reference(owner: Json, **fields: Any) -> Json:
 
 
 def create_dependent(namespace: Namespace, name: str, *owners: Json, **metadata: Any) -> Json:
-    """Create a pod with owner references that no scheduler binds."""
+    """Create a pod that has these owners, and that no scheduler binds."""
     return namespace.create_pod(name, metadata={"ownerReferences": list(owners), **metadata})
 
 

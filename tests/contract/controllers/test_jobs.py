@@ -91,7 +91,7 @@ def test_a_job_completes_when_enough_pods_have_succeeded(namespace: Namespace) -
     assert not any("finalizers" in pod["metadata"] for pod in pods_of(namespace))
 
 
-def test_a_job_without_completions_completes_after_the_first_success(namespace: Namespace) -> None:
+def test_a_job_without_completions_completes_when_all_its_pods_have_ended_after_a_success(namespace: Namespace) -> None:
     create(namespace, job("j", parallelism=2))
     found = wait_for_job(namespace, "Complete")
     assert found["status"]["succeeded"] == len(pods_of(namespace)) == 2

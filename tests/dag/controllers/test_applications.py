@@ -79,7 +79,7 @@ def test_a_dry_run_finds_the_applications_that_nobody_waits_for(
     assert not [line for line in proxy.requests if not line.startswith("GET ")]
 
 
-def test_a_run_deletes_them_with_their_drivers_and_executors_and_no_other_application(
+def test_a_run_deletes_only_these_applications_with_their_drivers_and_executors(
     run: DagRun, proxy: FaultProxy, applications: Applications, log_text: Callable[[], str]
 ) -> None:
     name = applications.names()["abandoned#1"]

@@ -97,7 +97,7 @@ def test_a_dry_run_finds_the_jobs_that_nobody_waits_for(
     assert not [line for line in proxy.requests if not line.startswith("GET ")]
 
 
-def test_a_run_deletes_them_with_their_pods_and_no_other_job(
+def test_a_run_deletes_only_the_jobs_that_nobody_waits_for_with_their_pods(
     run: DagRun, proxy: FaultProxy, jobs: Jobs, log_text: Callable[[], str]
 ) -> None:
     name = jobs.names()["waiting#1"]

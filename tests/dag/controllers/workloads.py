@@ -53,7 +53,7 @@ class Workloads:
         return self._run
 
     def clear(self) -> None:
-        """Delete the objects and all pods. The tests of another kind need this as well: objects would restart pods."""
+        """Delete the objects and all pods, also for the tests of another kind: the objects would create pods again."""
         self.delete()
         self._core.delete_collection_namespaced_pod("airflow", grace_period_seconds=0)
         wait_until(lambda: not self.names() and not self.pods(), MAX_WAIT)
