@@ -125,6 +125,7 @@ def zombies(airflow: Airflow, folder: Path, core: client.CoreV1Api, _proxy: Faul
     airflow.api.pause("collisions", False)
     work = trigger(airflow, "collisions")
     assert states(airflow, "collisions", work) == {("a", 0, "failed"), ("a", 1, "failed"), ("a_1", -1, "failed")}
+    assert set(pods_by_role(core)) == ALL_PODS, "a task failed before it had its pod"
     # The scheduler does not change this state.
     sql = "UPDATE task_instance SET state = 'deferred' WHERE run_id = ? AND task_id = 'a' AND map_index = 1"
     with closing(sqlite3.connect(folder / "airflow.db", timeout=60)) as database, database:
