@@ -1,7 +1,7 @@
 """A simulated Spark operator: it starts the drivers of SparkApplications and tracks their state.
 
-Like the kubelet, it is a client of any API server, embedded or real. In reality, the
-driver starts the executors itself; here, the operator starts them.
+Like the kubelet, it is a client of any API server, embedded or real. In reality, the driver
+starts the executors itself; here, the operator starts them.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ class SparkOperator(BackgroundServer):
         self._url, self._ssl, self._speed = url, ssl_context, speed
         self._pending: dict[tuple[str, str], None] = {}  # namespaces and names, to be reconciled
         self._wake_up = asyncio.Event()
-        self._submitted: dict[
-            str, float
-        ] = {}  # submission times of the event loop's clock, by the uid of the application
+        self._submitted: dict[str, float] = {}  # when, by the event loop's clock, for each uid of an application
         self._tasks: list[asyncio.Task[None]] = []
         self._client: ApiClient
 

@@ -25,6 +25,8 @@ MAX_CLOCK_SKEW = 5  # seconds that a pod may be younger than its task instance's
 UNMATCHED_WORKING_AGE = 24 * 3600
 STALE_AFTER = 24 * 3600  # seconds before a task that is running without its pod causes a warning
 NO_RECORD = Record()
+# Rules that keep a pod only until more is known about it.
+_UNCERTAIN_RULES = (Rule.NOT_RECORDED, Rule.ADOPTABLE, Rule.UNDATED, Rule.MAY_BE_DETACHED)
 SortKey = tuple[int, str, str, str]
 WAITS_ON_ITS_POD = frozenset({"running", "deferred", "restarting"})  # states in which an operator is attached
 
@@ -78,17 +80,8 @@ def uncertain_workloads(snapshot: Snapshot) -> list[Workload]:
     settings = snapshot.settings
     if settings.delete_unmatched_pods:
         settings = replace(settings, delete_completed_pods=True, delete_pods_on_failure=True)
-    verdicts = map(Classifier(replace(snapshot, records={}, settings=settings)).classify, snapshot.workloads)
-    uncertain = (
-        v
-        for v in verdicts
-        if v.is_zombie
-        or v.eligible_at is not None
-        or v.rule in (Rule.NOT_RECORDED, Rule.ADOPTABLE, Rule.UNDATED, Rule.MAY_BE_DETACHED)
-        or (v.rule is Rule.SETTLING and kind_of(v.workload).may_detach)  # only its record can make it eligible
-        or (v.workload.already_checked and v.reason in (Reason.ACTIVE, Reason.STALLED))  # superseded at a later try
-    )
-    return sorted((verdict.workload for verdict in uncertain), key=sort_key)
+    classifier = Classifier(replace(snapshot, records={}, settings=settings))
+    return sorted(filter(classifier.is_uncertain, snapshot.workloads), key=sort_key)
 
 
 def record_keys(snapshot: Snapshot, workloads: Iterable[Workload]) -> set[TaskInstanceKey]:
@@ -133,6 +126,15 @@ class Classifier:
         if verdict.eligible_at is None or self._classify_at(workload, verdict.eligible_at).is_zombie:
             return verdict
         return verdict._replace(eligible_at=None)
+
+    def is_uncertain(self, workload: Workload) -> bool:
+        """Return whether a record, a try or an end could change the verdict on this pod, now or once it is due."""
+        verdict = self._classify_at(workload, self._snapshot.now)
+        if verdict.eligible_at is not None:
+            verdict = self._classify_at(workload, verdict.eligible_at)
+        if workload.already_checked and verdict.reason in (Reason.ACTIVE, Reason.STALLED):
+            return True  # it is superseded at a later try
+        return verdict.is_zombie or verdict.rule in _UNCERTAIN_RULES
 
     def _awaits_record(self, workload: Workload) -> bool:
         """Return whether this pod has a task instance whose record, which could keep the pod, was not read."""

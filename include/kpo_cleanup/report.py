@@ -148,16 +148,21 @@ def kept_lines(verdicts: Iterable[Verdict]) -> Iterator[str]:
             yield from wrap(f"kept {verdict.workload}, {verdict.reason.value}: {'; '.join(phrases(verdict))}")
 
 
+_DUE = {  # what is due, and what happens then
+    Reason.SETTLING: ("due for deletion", "left for a later run; settle_seconds=0 deletes now"),
+    Reason.TERMINATING: ("overdue", "a later run deletes what still exists then"),
+}
+
+
 def due_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
-    """Return, for each reason, when the first and the last of the pods that are only kept for now will be deleted."""
+    """Render, for each reason, when the pods that are kept only temporarily are due: the first and the last of them."""
+    by_reason: dict[Reason, list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        by_reason[verdict.reason].append(verdict)
     lines = []
-    texts = {
-        Reason.SETTLING: ("due for deletion", "left for a later run; settle_seconds=0 deletes now"),
-        Reason.TERMINATING: ("overdue", "a later run deletes what still exists then"),
-    }
-    for reason in Reason:
-        expected, hint = texts.get(reason, ("due for deletion", "left for a later run"))
-        alike = [verdict for verdict in verdicts if verdict.reason is reason]
+    for reason in filter(by_reason.__contains__, Reason):
+        alike = by_reason[reason]
+        expected, hint = _DUE.get(reason, ("due for deletion", "left for a later run"))
         due = [verdict.eligible_at for verdict in alike if verdict.eligible_at is not None]
         if due:
             first, last = (_time(time, now) for time in (min(due), max(due)))

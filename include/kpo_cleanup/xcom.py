@@ -32,7 +32,7 @@ MAX_KEPT = 200  # kept pods in the XCom of classify, where they are only for peo
 _LEVELS = ("namespace", "dag_id", "task_id", "run_id")  # levels of the tree, so that each id is written once
 _COLUMNS = ("name", "uid", "created", "phase", "try_number", "labels", "requests", "image", "node", "containers")
 _SHARED = ("labels", "requests", "image", "node")  # few distinct values: a row refers to them by number
-# The key is in the levels, and its map index in the row; the version would soon be outdated: reap lists the pods again.
+# The levels and the row contain the key. The version would soon be outdated: reap lists the pods again.
 _LEFT_OUT = ("key", "resource_version")
 # All other fields are written by name, and only if they differ from their default.
 _DEFAULTS = {f.name: f.default for f in fields(Workload) if f.name not in (*_LEVELS, *_COLUMNS, *_LEFT_OUT)}
@@ -109,8 +109,8 @@ def _load_errors(data: Mapping[str, Mapping[str, str]]) -> dict[str, KpoCleanupE
 
 def _load_workload(values: dict[str, Any], shared: Mapping[str, list[Any]]) -> Workload:
     values.update(values.pop("others", {}))
-    dag_id, task_id, run_id, map_index = (values.pop(name, UNMAPPED) for name in TaskInstanceKey._fields)
-    values["key"] = TaskInstanceKey(dag_id, task_id, run_id, map_index)
+    dag_id, task_id, run_id = (values.pop(level) for level in _LEVELS[1:])
+    values["key"] = TaskInstanceKey(dag_id, task_id, run_id, values.pop("map_index", UNMAPPED))
     values.update({name: shared[name][values[name]] for name in _SHARED})
     values["phase"] = intern(values["phase"])  # thousands of pods share a few texts
     values["containers"] = tuple(_load_container(each, values["created"]) for each in values["containers"])

@@ -1408,6 +1408,12 @@ class TestRecord:
             pytest.param(FINISHED, {}, True, id="the record of a zombie is needed"),
             pytest.param(make_ti(ended=NOW), {}, True, id="the record of a settling pod is needed"),
             pytest.param(make_ti(ended=NOW), {"kind": "Job"}, True, id="the record of a settling Job is needed"),
+            pytest.param(
+                FINISHED,
+                {"kind": "Job", "deletion_deadline": NOW},
+                True,
+                id="the record of a Job that is being deleted is needed",
+            ),
             pytest.param(FINISHED, {"phase": "Succeeded"}, True, id="the record of a completed zombie is needed"),
             pytest.param(SECOND_TRY, {"already_checked": True}, True, id="the record of a superseded pod is needed"),
             pytest.param(

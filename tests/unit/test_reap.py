@@ -200,6 +200,7 @@ def run(
     retry_policy: RetryPolicy = NO_DELAY,
     max_seconds: float = math.inf,
     batch_size: int = BATCH,
+    delete_timeout: float = 0,
     **settings: Any,
 ) -> list[Result]:
     """Reap, and check that every zombie has one result, in their order, and that what failed has an error."""
@@ -214,7 +215,7 @@ def run(
         monotonic,
         retry_policy,
         batch_size,
-        delete_timeout=0,
+        delete_timeout,
         max_seconds=max_seconds,
     )
     assert [result.verdict.workload.name for result in results] == [zombie.workload.name for zombie in zombies]
@@ -974,6 +975,25 @@ class TestMaxDeletes:
         cluster.get = get  # type: ignore[method-assign]
         run(zombies, cluster, max_deletes=1)
         assert read_after[:2] == [["z0000"], ["z0000", "z0001"]]
+
+    def test_a_pod_whose_deletion_failed_with_any_exception_is_read_once_it_cannot_be_carried_out_any_more(
+        self,
+    ) -> None:
+        zombies, times = make_zombies(1), list[float]()
+        cluster = cluster_of(zombies)
+
+        def fail(_: Workload) -> None:
+            times.append(time.monotonic())
+            raise ValueError("odd")
+
+        def get(workload: Workload, *_: object, **__: object) -> Workload | None:
+            times.append(time.monotonic())
+            return read(workload)
+
+        cluster.before_deletion, read = fail, cluster.get
+        cluster.get = get  # type: ignore[method-assign]
+        run(zombies, cluster, monotonic=time.monotonic, delete_timeout=0.05)
+        assert times[1] - times[0] >= 0.05
 
     def test_a_spared_pod_does_not_count(self) -> None:
         zombies = make_zombies(4)

@@ -49,7 +49,7 @@ class Deleter:
         self._retry_policy, self._delete_timeout = retry_policy, delete_timeout
         self._known, self._schedule, self._ledger = known, schedule, ledger
         self._lost_at = 0.0  # monotonic time when a response was last lost
-        self._is_unreadable = False  # whether the API server did not respond when one of these pods was read
+        self._is_unreadable = False  # whether a pod whose response was lost could not be read, for want of a response
 
     def process(self, target: Target, snapshot: BatchSnapshot, is_probing: bool) -> Steps[None]:
         """Conclude a target, or leave it pending: for another attempt, or for another snapshot."""
@@ -60,8 +60,7 @@ class Deleter:
         except Exception as exception:  # whatever it is, there must be a report
             error = to_error(exception)
             if target.lost is IN_FLIGHT:
-                target.lost = error
-                self._schedule.count(target)
+                self._record_lost(target, error)
             self._ledger.conclude(target, Outcome.FAILED, error=error)
 
     def _verify_and_delete(self, target: Target, snapshot: BatchSnapshot) -> Steps[None]:
@@ -126,7 +125,7 @@ class Deleter:
         except NotFound:
             self._ledger.conclude_gone(target)
         except KubernetesError as error:
-            target.lost = error if error.outcome_unknown else lost
+            target.lost = lost
             self._record_failure(target, error)
             return False
         else:
@@ -154,8 +153,7 @@ class Deleter:
         """Process a failed deletion: schedule another attempt, or record the failure."""
         now, delay = self._monotonic(), None
         if error.outcome_unknown:
-            self._schedule.count(target)
-            self._lost_at = now
+            self._record_lost(target, error)
         if error.is_retryable:
             target.attempts += 1
             delay = self._retry_policy.next_delay(error, target.attempts, now - target.first_attempt)
@@ -165,6 +163,11 @@ class Deleter:
         else:
             target.not_before = now + delay
             self._retry_policy.warn_once(error, "retrying")
+
+    def _record_lost(self, target: Target, error: KpoCleanupError) -> None:
+        """Record that a deletion may have been carried out, or may still be, although it failed."""
+        target.lost, self._lost_at = error, self._monotonic()
+        self._schedule.count(target)
 
     def resolve_lost(self, targets: Sequence[Target]) -> None:
         """Find out what became of pods whose deletion may have been carried out although its response was lost."""

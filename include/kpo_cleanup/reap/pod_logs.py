@@ -10,6 +10,7 @@ from ..errors import KpoCleanupError, NotFound, to_error
 from ..kube.interface import LOG_TIMEOUT, Cluster
 from ..report import log_lines
 from ..retry import RetryPolicy
+from ..workloads.workload import Workload
 from .steps import worker_threads
 from .target import Target
 
@@ -34,12 +35,12 @@ class PodLogs:
 
         A log that cannot be read in time is left out, because it must not delay the deletion.
         """
-        unread = [c for c in batch if self._lines and c.log is None and c.workload.main and c.workload.main.has_run]
+        unread = [each for each in batch if self._lines and each.log is None and _has_run(each.workload)]
         if not unread or self._seconds > MAX_LOG_SECONDS:
             return
         started = self._monotonic()
         with worker_threads() as pool:
-            requests = {pool.submit(self._cluster.read_log, c.workload, self._lines): c for c in unread}
+            requests = {pool.submit(self._cluster.read_log, each.workload, self._lines): each for each in unread}
             for request in wait(requests, LOG_TIMEOUT).not_done:
                 request.cancel()
         self._seconds += self._monotonic() - started
@@ -52,3 +53,7 @@ class PodLogs:
                     log.info("%s", line)
             elif not isinstance(error, NotFound):
                 self._retry_policy.warn_once(to_error(error), "its last lines are not saved")
+
+
+def _has_run(workload: Workload) -> bool:
+    return workload.main is not None and workload.main.has_run

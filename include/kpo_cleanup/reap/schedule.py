@@ -81,7 +81,7 @@ class Schedule:
     def next_due(self, pending: Sequence[Target]) -> float | None:
         """Return when the next target is due, or None if no further one can be tried."""
         waiting = (*self._healthy(pending), *self._probes(pending))
-        return min((c.not_before for c in waiting if c.is_counted or self.room > 0), default=None)
+        return min((each.not_before for each in waiting if each.is_counted or self.room > 0), default=None)
 
     def begin(self, target: Target, is_probing: bool) -> bool:
         """Return whether to try a target of the batch: its namespace may have run into trouble since."""
@@ -180,7 +180,7 @@ class Schedule:
         """Return the targets that probe namespaces where deletions keep failing: the untried first, at random."""
         probes: list[Target] = []
         untried: Counter[str] = Counter()
-        for target in sorted(filter(self._is_in_trouble, pending), key=lambda c: (c.attempts, c.rank)):
+        for target in sorted(filter(self._is_in_trouble, pending), key=lambda target: (target.attempts, target.rank)):
             namespace = target.workload.namespace
             trouble = self._troubles[namespace]
             if target.attempts or len(trouble.probed) + untried[namespace] < trouble.max_probes:
@@ -198,5 +198,10 @@ class Schedule:
         order: Mapping[str, float] = self._dag_ranks
         if not self._failed_dags:
             targets = list(targets)
-            order = {dag_id: n for n, dag_id in enumerate(dict.fromkeys(c.workload.dag_id for c in targets))}
-        return sorted(targets, key=lambda c: (self._failed_dags[c.workload.dag_id], order[c.workload.dag_id]))
+            order = {dag_id: n for n, dag_id in enumerate(dict.fromkeys(target.workload.dag_id for target in targets))}
+
+        def rank(target: Target) -> tuple[int, float]:
+            dag_id = target.workload.dag_id
+            return self._failed_dags[dag_id], order[dag_id]
+
+        return sorted(targets, key=rank)

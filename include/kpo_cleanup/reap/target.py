@@ -46,4 +46,4 @@ def pending_among(targets: Iterable[Target]) -> list[Target]:
 
 def lost_among(targets: Iterable[Target]) -> list[Target]:
     """Return those that may have been deleted although no response confirms it."""
-    return [c for c in targets if c.lost and c.result and c.result.outcome in NOT_DELETED]
+    return [each for each in targets if each.lost and each.result and each.result.outcome in NOT_DELETED]
