@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from demo.airflow_settings import IS_AIRFLOW_3, USER, Config, environment, free_port
+from demo.database import copy_or_migrate
 from demo.processes import Child, start
 from demo.rest import AirflowApi
 from demo.terminal import Terminal
@@ -53,6 +54,7 @@ class Airflow:
         self.api = AirflowApi(self.url, USER, self.password)
         self.dags = folder / "dags"
         self._folder = folder
+        self._database_url = database_url
         self._children: dict[str, Child] = {}
         extra = {"kube_config_path": str(kubeconfig), "namespace": namespace}
         self._environment = {
@@ -74,8 +76,10 @@ class Airflow:
     def start(self, terminal: Terminal, dag_ids: Collection[str]) -> None:
         """Start all components and wait until the API responds, each has sent a heartbeat, and the DAGs are parsed."""
         (self._folder / "tmp").mkdir(exist_ok=True)
-        migration = self._start_command("db", "migrate")
-        terminal.wait_for("the metadata database is migrated", migration.has_finished, START_TIMEOUT, log=migration.log)
+        if self._database_url:
+            self._migrate(terminal)
+        else:
+            copy_or_migrate(self._folder / "airflow.db", partial(self._migrate, terminal))
         self._create_user()
         terminal.info(f"starting {', '.join(COMPONENTS)}")
         for name in COMPONENTS:
@@ -122,6 +126,10 @@ class Airflow:
 
     def _start_command(self, *arguments: str) -> Child:
         return start("-".join(arguments[:2]), ("airflow", *arguments), self._folder, self._environment)
+
+    def _migrate(self, terminal: Terminal) -> None:
+        migration = self._start_command("db", "migrate")
+        terminal.wait_for("the metadata database is migrated", migration.has_finished, START_TIMEOUT, log=migration.log)
 
     def _create_user(self) -> None:
         if IS_AIRFLOW_3:

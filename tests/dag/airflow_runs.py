@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
+from demo.database import copy_or_migrate
 from tests.conftest import HOME, REPO, TEST_DAGS
 
 try:
@@ -74,7 +75,7 @@ def prepare() -> None:
     TEST_DAGS.mkdir()
     for file in ("workload.py", "own_dags.py", "controlled.py"):
         shutil.copy(REPO / "tests" / "dag" / file, TEST_DAGS)
-    _command("db", "migrate")
+    copy_or_migrate(HOME / "airflow.db", lambda: _command("db", "migrate"))
     with closing(sqlite3.connect(HOME / "airflow.db")) as database:
         # Readers must not block the other processes of a real Airflow.
         database.execute("PRAGMA journal_mode=WAL")

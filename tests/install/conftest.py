@@ -14,6 +14,7 @@ from kubernetes import client, config
 from demo.airflow import Airflow
 from demo.airflow_settings import Config
 from demo.cluster import EmbeddedCluster
+from demo.database import copy_or_migrate
 from demo.processes import end_processes_of
 from tests.conftest import HOME
 from tests.dag.pods import NO_SCHEDULER, create, labels_of
@@ -72,8 +73,9 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
 @pytest.fixture(scope="session")
 def database() -> Path:
     """Create one metadata database for all tests to copy, because a migration takes longer than a run."""
-    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True, timeout=300)
-    return HOME / "airflow.db"
+    command, path = [sys.executable, "-m", "airflow", "db", "migrate"], HOME / "airflow.db"
+    copy_or_migrate(path, lambda: subprocess.run(command, check=True, capture_output=True, timeout=300))
+    return path
 
 
 @pytest.fixture
