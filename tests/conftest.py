@@ -38,6 +38,11 @@ os.environ.update(
 pytest_plugins = ["tests.control_plane_fixture", "tests.profiles"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Test the files that take minutes first. If one of them began last, other processes would wait for it."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def pytest_collection_finish() -> None:
     """Exempt modules and collected tests from garbage collection, which would traverse them again and again."""
     gc.freeze()

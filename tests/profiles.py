@@ -11,7 +11,7 @@ import random
 
 import pytest
 
-EXAMPLES = {"default": 25, "more": 60, "thorough": 500, "brief": 2, "quick": 8}
+EXAMPLES = {"default": 25, "more": 40, "thorough": 500, "brief": 2, "quick": 8}
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
 if PROFILE == "thorough":
     # In the environment, so that the worker processes of pytest-xdist use the same seed.

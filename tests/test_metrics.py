@@ -19,6 +19,8 @@ from tests.dag.pods import wait_until
 from tests.documents import block, section
 from tests.statsd import Sample, StatsdServer
 
+pytestmark = pytest.mark.long
+
 SEND = """
 from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE, add_to_counters
 from include.kpo_cleanup.constants import Outcome, Reason
@@ -104,7 +106,9 @@ def sent(*, tags: bool) -> list[Sample]:
             "AIRFLOW__METRICS__STATSD_PORT": str(statsd.port),
             "AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED": str(tags),
         }
-        subprocess.run([sys.executable, "-c", SEND], env=environment, check=True, capture_output=True, timeout=120)
+        command = [sys.executable, "-c", SEND]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
         wait_until(lambda: any(sample.name == "airflow.kpo_cleanup.end" for sample in statsd.samples))
         return statsd.samples
 

@@ -27,6 +27,8 @@ from tests.dag import airflow_runs
 from tests.dag.pods import create, labels_of, wait_until
 from tests.proxy import FaultProxy, first, forbidden, status
 
+pytestmark = pytest.mark.long
+
 NAMESPACE = "other"  # the pods of the scenarios are in another one
 DELETE = f"DELETE /api/v1/namespaces/{NAMESPACE}/pods/"
 

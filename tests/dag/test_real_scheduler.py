@@ -35,6 +35,8 @@ from tests.documents import block, documented_metrics, exported_variables, secti
 from tests.proxy import FaultProxy, Forward, silent
 from tests.statsd import Sample, StatsdServer
 
+pytestmark = pytest.mark.long
+
 TERMINAL = Terminal(0)
 DRY_RUN = "kpo_cleanup_dry_run"
 CONTINUOUS = "kpo_cleanup_continuous"

@@ -19,6 +19,8 @@ from tests.dag import airflow_runs, workload
 from tests.dag.pods import NO_SCHEDULER, Pods, create, labels_of, pods_by_role, restore, role, wait_until
 from tests.proxy import FaultProxy
 
+pytestmark = pytest.mark.long
+
 LONG = to_label_value(workload.LONG)
 
 # States that task instances get after the run, which all of them finish.

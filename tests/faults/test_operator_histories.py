@@ -28,6 +28,8 @@ from tests.faults.objects import APPLICATION, JOB, PATHS, Json, is_completed, is
 from tests.faults.processes import Detached, Hook, process_of
 from tests.faults.world import Operator, Task
 
+pytestmark = pytest.mark.long
+
 HISTORIES = settings().max_examples // 2  # ``explore`` runs many more
 HAS_STORE = tuple(int(part) for part in airflow.__version__.split(".")[:2]) >= (3, 3)
 

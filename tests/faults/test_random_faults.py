@@ -13,6 +13,8 @@ from hypothesis import settings
 from tests.faults.histories import run_histories, set_up
 from tests.faults.machine import Airflow
 
+pytestmark = pytest.mark.long
+
 HISTORIES = settings().max_examples  # ``explore`` runs many more
 
 
