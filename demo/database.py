@@ -1,8 +1,8 @@
-"""A migrated SQLite database for each Airflow of the demo and the tests, which takes 10 s of CPU time only once."""
+"""The SQLite databases of the Airflows that the demo and the tests start; migrating one takes 10 s of CPU time."""
 
 from __future__ import annotations
 
-import os
+import fcntl
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,15 +10,16 @@ from pathlib import Path
 
 
 def copy_or_migrate(path: Path, migrate: Callable[[], object]) -> None:
-    """Create a metadata database at `path`: a copy of the one that was migrated first in this Python environment.
+    """Create a metadata database at `path`, by copying the first one of this Python environment if there is one.
 
-    :param migrate: runs `airflow db migrate` for that path.
+    :param migrate: a function that runs `airflow db migrate` for `path`.
     """
     first = Path(sys.prefix) / "airflow.db"
-    if first.exists():
+    with first.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other processes of the same tests wait for the migration
+        if not first.exists():
+            migrate()
+            incomplete = first.with_suffix(".incomplete")
+            shutil.copy(path, incomplete)
+            incomplete.rename(first)
         shutil.copy(first, path)
-        return
-    migrate()
-    incomplete = first.with_suffix(f".{os.getpid()}")
-    shutil.copy(path, incomplete)
-    incomplete.replace(first)
