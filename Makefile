@@ -107,10 +107,11 @@ control-plane:
 test-cluster: control-plane
 	@python=$$($(ENV_3)) && $$python -m pytest $(PARALLEL) $(call selected,tests) -m cluster
 
+# In one process, because starting the API servers takes longer than the tests.
 test-rest: test-rest-3 test-rest-3_0
 test-rest-%:
 	@python=$$($(ENV_REST_$*)) && echo "REST API of Airflow $(subst _,.,$*)" && \
-		$$python -m pytest $(PARALLEL) $(call selected,tests/rest) -m rest
+		$$python -m pytest $(call selected,tests/rest) -m rest
 
 test-real: $(GENERATIONS:%=test-real-%)
 test-real-%:
