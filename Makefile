@@ -22,7 +22,8 @@ ENV_REST_3_0 = ENV_SUFFIX=-rest scripts/airflow-env 3.0.6 2025-09-15 $(FAB)
 BENCH_PACKAGES = $(shell sed '/^\#/d' bench/requirements.txt)
 
 # Except the unit tests, tests spend half of their time waiting. Each process has its own Airflow, servers and ports.
-PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
+PROCESSES ?= 3
+PARALLEL = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # Container images often set this variable. Each of the hundreds of Airflow processes would then spend ten seconds on
 # compiling the same modules.
