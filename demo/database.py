@@ -6,6 +6,7 @@ import fcntl
 import shutil
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 
@@ -14,9 +15,9 @@ def copy_or_migrate(path: Path, migrate: Callable[[], object]) -> None:
 
     :param migrate: a function that runs `airflow db migrate` for `path`.
     """
-    first = Path(sys.prefix) / "airflow.db"
+    first = Path(sys.prefix) / f"airflow-{version('apache-airflow')}.db"
     with first.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # other processes of the same tests wait for the migration
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the other test processes wait for the migration
         if not first.exists():
             migrate()
             incomplete = first.with_suffix(".incomplete")

@@ -39,7 +39,7 @@ pytest_plugins = ["tests.control_plane_fixture", "tests.profiles"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Test the files that take minutes first. If one of them began last, other processes would wait for it."""
+    """Run the files that take minutes first: one that began last would run alone at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 

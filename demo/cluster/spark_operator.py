@@ -41,7 +41,7 @@ class SparkOperator(BackgroundServer):
         self._url, self._ssl, self._speed = url, ssl_context, speed
         self._pending: dict[tuple[str, str], None] = {}  # namespaces and names, to be reconciled
         self._wake_up = asyncio.Event()
-        self._submitted: dict[str, float] = {}  # when, by the event loop's clock, for each uid of an application
+        self._submitted: dict[str, float] = {}  # time of submission on the event loop's clock, by uid
         self._tasks: list[asyncio.Task[None]] = []
         self._client: ApiClient
 

@@ -49,7 +49,7 @@ class Deleter:
         self._retry_policy, self._delete_timeout = retry_policy, delete_timeout
         self._known, self._schedule, self._ledger = known, schedule, ledger
         self._lost_at = 0.0  # monotonic time when a response was last lost
-        self._is_unreadable = False  # whether a pod whose response was lost could not be read, for want of a response
+        self._is_unreadable = False  # whether reading a pod after a lost response got no response either
 
     def process(self, target: Target, snapshot: BatchSnapshot, is_probing: bool) -> Steps[None]:
         """Conclude a target, or leave it pending: for another attempt, or for another snapshot."""
