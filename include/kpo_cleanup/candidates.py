@@ -27,24 +27,26 @@ def with_records(
 ) -> Snapshot:
     """Return the snapshot with records, tries and ends, oldest pods first, for as many zombies as this run may delete.
 
-    In the second half of the time, rounds are chosen at random. Otherwise, if there are very many old pods that their
-    records keep, every run would spend its time on them and never reach younger zombies.
+    Old pods must not keep every run from reaching younger zombies, so the last round, and those in the second half of
+    the time, are chosen at random: very many old pods may be kept by their records, or refused by the API server.
 
     Pods whose round was not reached are left for later runs, because their records may keep them.
     """
     workloads, started, elapsed = uncertain_workloads(snapshot), monotonic(), 0.0
     records: dict[TaskInstanceKey, Record] = {}
     starts = list(range(0, len(workloads), round_size))  # starts of the remaining rounds
+    is_last = False
     while starts and elapsed <= MAX_SECONDS:
-        start = starts.pop(0 if elapsed <= MAX_SECONDS / 2 else random.randrange(len(starts)))
+        start = starts.pop(random.randrange(len(starts)) if is_last or elapsed > MAX_SECONDS / 2 else 0)
         part = workloads[start : start + round_size]
         records.update(read_records(snapshot, part, source))
         task_instances = source.complete(snapshot.task_instances, incomplete_keys(snapshot.task_instances, part))
         # The start and the end of each remaining round. The end of the last one may be missing.
         unread = [sort_key(first) for left in starts for first in workloads[left : left + round_size + 1 : round_size]]
         snapshot = replace(snapshot, task_instances=task_instances, records=records, unread=unread)
-        if sum(verdict.is_zombie for verdict in classify(snapshot)) >= snapshot.settings.max_deletes:
+        if is_last:
             break
+        is_last = sum(verdict.is_zombie for verdict in classify(snapshot)) >= snapshot.settings.max_deletes
         elapsed = monotonic() - started
     return snapshot
 

@@ -137,8 +137,10 @@ def _apply_config(resolved: ResolvedSettings) -> None:
             resolved.add_error(variable, value, "the environment", _remedy_for_variable(variable))
     # Only the file: getsection() adds the environment, strips suffixes and converts values.
     in_file = conf.options(CONFIG_SECTION) if conf.has_section(CONFIG_SECTION) else []
-    for name in [*OPTIONS, *(name for name in in_file if name not in OPTIONS)]:
-        is_variable = _VARIABLES.get(name, "") in os.environ
+    for name in (name for name in in_file if name not in OPTIONS):
+        resolved.apply(name, HIDDEN, _FILE)  # without reading it: an error could quote a value that may be secret
+    for name in OPTIONS:
+        is_variable = _VARIABLES[name] in os.environ
         if is_variable or name in in_file:
             origin = _VARIABLES[name] if is_variable else _FILE
             try:

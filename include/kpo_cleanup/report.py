@@ -326,7 +326,8 @@ def unlisted(errors_by_namespace: Mapping[str, KpoCleanupError]) -> list[KpoClea
     """Return why namespaces could not be listed: one error for each cause, however many namespaces have it."""
     by_cause: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for namespace, error in errors_by_namespace.items():
-        by_cause[_common_to(error, namespace)].append(namespace)
+        what = error.summary.replace(repr(namespace), "")  # an error about a kind of workload names no namespace
+        by_cause[(what, *_common_to(error, namespace))].append(namespace)
     errors = []
     for namespaces in by_cause.values():
         error = errors_by_namespace[namespaces[0]]

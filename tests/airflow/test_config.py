@@ -251,6 +251,14 @@ class TestErrors:
         assert (error.option, error.value, error.origin) == ("label_selector", "5%", FILE)
         assert error.remedy.startswith("write %% for % (it cannot be read: '%' must be followed by '%' or '('")
 
+    @pytest.mark.usefixtures("config_file")
+    @pytest.mark.parametrize("value", ["canary-7f3a%", "canary-7f3a%(x)s"])
+    def test_a_value_of_something_else_that_the_config_parser_cannot_read_is_hidden(self, value: str) -> None:
+        conf.read_string(f"[kpo_cleanup]\napi_token = {value}\n")
+        errors = read_settings({}).errors
+        assert [error.option for error in errors] == ["api_token"]
+        assert "canary" not in str(errors)
+
     @pytest.mark.parametrize(
         ("fixed", "params", "run_conf", "error"),
         [

@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
@@ -19,7 +19,7 @@ from aiohttp import web
 
 from include.kpo_cleanup.constants import Outcome, Reason
 from include.kpo_cleanup.errors import KpoCleanupError, KubernetesError, SettingsError
-from include.kpo_cleanup.kube.workloads import MAX_RESTARTS, MAX_SILENT_NAMESPACES, KubeClient
+from include.kpo_cleanup.kube.workloads import MAX_FAILING_NAMESPACES, MAX_RESTARTS, KubeClient
 from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.reap.deleter import MAX_CONFLICTS
 from include.kpo_cleanup.results import Result
@@ -449,15 +449,30 @@ def test_the_listing_ends_after_a_few_namespaces_if_the_api_server_is_silent(
         pytest.raises(KubernetesError, match=r"none of 21 namespaces could be listed: .*read timed out"),
     ):
         api.list_workloads([namespace, *others])
-    assert len(server.proxy.requests) == MAX_SILENT_NAMESPACES * retry_policy.attempts
+    assert len(server.proxy.requests) == MAX_FAILING_NAMESPACES * retry_policy.attempts
 
 
 def test_the_listing_continues_if_the_api_server_responds_in_between(server: Server, api: KubeClient) -> None:
-    namespaces = [server.create_namespace() for _ in range(2 * MAX_SILENT_NAMESPACES + 2)]
-    failing = namespaces[::2]
-    for namespace in failing:
+    namespaces = [server.create_namespace() for _ in range(3)]
+    for namespace in namespaces[:2]:
         server.proxy.spoil(f"GET /api/v1/namespaces/{namespace}/", proxy.reset)
-    assert list(api.list_workloads(namespaces).errors_by_namespace) == failing
+    assert sorted(api.list_workloads(namespaces).errors_by_namespace) == sorted(namespaces[:2])
+
+
+def test_namespaces_that_always_fail_do_not_keep_the_others_from_being_listed_in_some_run(
+    server: Server, api: KubeClient
+) -> None:
+    namespaces = [server.create_namespace() for _ in range(MAX_FAILING_NAMESPACES + 1)]
+    for namespace in namespaces[:-1]:
+        server.proxy.spoil(f"GET /api/v1/namespaces/{namespace}/", proxy.answer(504, "Gateway Timeout"))
+
+    def is_last_listed() -> bool:
+        with suppress(KubernetesError):
+            errors = api.list_workloads(namespaces).errors_by_namespace
+            return namespaces[-1] not in errors
+        return False
+
+    assert any(is_last_listed() for _run in range(20))
 
 
 class TestConnecting:

@@ -44,36 +44,48 @@ def candidates(snapshot: Snapshot) -> list[Workload]:
 
 
 @pytest.mark.parametrize("limit", [1, ROUND])
-def test_only_the_records_of_the_oldest_pods_are_read_if_they_are_enough(limit: int) -> None:
+def test_only_the_records_of_the_oldest_pods_and_of_one_more_round_are_read_if_they_are_enough(limit: int) -> None:
     pods, source = make_pods(4 * ROUND), FakeSource({})
     snapshot = read_rounds(snapshot_of(pods, max_deletes=limit), source)
     oldest_first = pods[::-1]
-    assert set(source.records_read) == {pod.key for pod in oldest_first[:ROUND]}
-    assert zombies(snapshot) == oldest_first[:ROUND]
-    assert candidates(snapshot) == oldest_first[ROUND:]
+    assert {*source.records_read[:ROUND]} == {pod.key for pod in oldest_first[:ROUND]}
+    assert {pod.key for pod in zombies(snapshot)} == {*source.records_read}
+    assert len(zombies(snapshot)) == 2 * ROUND
+    assert candidates(snapshot) == [pod for pod in oldest_first if pod not in zombies(snapshot)]
 
 
-def test_only_the_tries_and_ends_of_the_oldest_pods_are_read_if_they_are_enough() -> None:
-    pods = make_pods(2 * ROUND)
+def test_a_zombie_behind_more_zombies_than_a_run_reads_is_found_within_some_runs() -> None:
+    pods = make_pods(5 * ROUND)
+
+    def is_found() -> bool:
+        return pods[0] in zombies(read_rounds(snapshot_of(pods, max_deletes=1), FakeSource({})))
+
+    assert any(is_found() for _run in range(100))
+
+
+def test_only_the_tries_and_ends_of_the_oldest_pods_and_of_one_more_round_are_read_if_they_are_enough() -> None:
+    pods = make_pods(3 * ROUND)
     states = answer({pod.key: TaskInstance(FINISHED.state) for pod in pods})
     source = StatesFirst({pod.key: FINISHED for pod in pods})
     snapshot = read_rounds(Snapshot(pods, states, Settings(max_deletes=1), NOW), source)
     complete = {key for key, ti in snapshot.task_instances.found.items() if ti == FINISHED}
-    assert complete == {pod.key for pod in pods[ROUND:]}
+    assert len(complete) == 2 * ROUND
+    assert complete > {pod.key for pod in pods[2 * ROUND :]}
 
 
 def test_more_records_are_read_if_the_limit_is_higher() -> None:
     pods, source = make_pods(4 * ROUND), FakeSource({})
     snapshot = read_rounds(snapshot_of(pods, max_deletes=ROUND + 1), source)
-    assert len(source.records_read) == len(set(source.records_read)) == len(zombies(snapshot)) == 2 * ROUND
+    assert len(source.records_read) == len(set(source.records_read)) == len(zombies(snapshot)) == 3 * ROUND
 
 
 def test_pods_that_are_kept_because_of_their_records_do_not_hide_younger_zombies() -> None:
-    pods = make_pods(4 * ROUND)
-    kept = pods[2 * ROUND :]
+    pods = make_pods(5 * ROUND)
+    kept = pods[3 * ROUND :]
     source = FakeSource({}, records={pod.key: ANOTHER for pod in kept})
     snapshot = read_rounds(snapshot_of(pods, max_deletes=1), source)
-    assert zombies(snapshot) == pods[2 * ROUND - 1 : ROUND - 1 : -1]
+    assert zombies(snapshot)[:ROUND] == pods[3 * ROUND - 1 : 2 * ROUND - 1 : -1]
+    assert len(zombies(snapshot)) == 2 * ROUND
     assert len(candidates(snapshot)) == ROUND
 
 
@@ -135,7 +147,7 @@ def test_a_pod_that_another_task_instance_has_adopted_is_kept_if_it_is_among_the
 
 
 def test_a_candidate_keeps_its_reason() -> None:
-    pods = make_pods(2 * ROUND)
+    pods = make_pods(3 * ROUND)
     snapshot = read_rounds(snapshot_of(pods, max_deletes=1), FakeSource({}))
     assert {verdict.reason for verdict in classify(snapshot)} == {Reason.ORPHANED}
     assert snapshot.unread == [tuple(key) for key in json.loads(json.dumps(snapshot.unread))]

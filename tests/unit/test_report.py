@@ -670,9 +670,12 @@ class TestUnlistedNamespaces:
             missing.fields,
         ]
 
-    def test_kinds_that_could_not_be_read_are_separate_errors_because_each_needs_its_own_rule(self) -> None:
+    @pytest.mark.parametrize(
+        "remedy", ["", "allow verb 'get' on {}s"], ids=["the same remedy", "each needs its own rule"]
+    )
+    def test_kinds_that_could_not_be_read_are_separate_errors_and_no_namespaces(self, remedy: str) -> None:
         errors = {
-            kind: KpoCleanupError(f"reading a {kind}", cause="403 Forbidden", remedy=f"allow verb 'get' on {kind}s")
+            kind: KpoCleanupError(f"reading a {kind}", cause="403 Forbidden", remedy=remedy.format(kind))
             for kind in ("Job", "SparkApplication")
         }
         assert unlisted(errors) == [*errors.values()]

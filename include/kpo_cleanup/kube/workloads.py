@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,9 +44,9 @@ log = logging.getLogger(__name__)
 PAGE_SIZE = 500  # pods per request, as in kubectl: about 2 MB of JSON
 MAX_RESTARTS = 3  # restarts of a listing whose continue token expired
 PROGRESS_EVERY = 10  # pages per line of the log
-MAX_SILENT_NAMESPACES = 2  # consecutive namespaces without a response before the others are skipped
+MAX_FAILING_NAMESPACES = 5  # consecutive namespaces that keep failing before the others are skipped
 MAX_NAMES = 5  # namespaces with the same cause that an error names
-SKIPPED = "skipped because the API server does not respond"
+SKIPPED = f"skipped because {MAX_FAILING_NAMESPACES} namespaces in a row could not be listed"
 MAX_UNREADABLE = CONCURRENT_DELETES  # consecutive failures to read owners of a kind before the others are skipped
 MAX_LOG_BYTES = 64 * 1024  # bytes of the log of one pod
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -114,8 +115,9 @@ class KubeClient:
     ) -> Listing:
         """See :class:`~.interface.Cluster`.
 
-        Once the API server has not responded for several namespaces in a row, the others are skipped, because each
-        would take minutes.
+        Once several namespaces in a row could not be listed although the requests were retried, the others are
+        skipped, because each may take minutes. After the first failure, the order is random, so that no run ends with
+        the same ones.
         """
         namespaces = namespaces or [self.own_namespace()]
         list_pods = partial(self._list_pods, label_selector=label_selector, excluded=excluded, keep=keep)
@@ -148,14 +150,16 @@ class KubeClient:
         keep: Callable[[Workload], bool] | None,
         must_exist: bool,
     ) -> tuple[list[Workload], dict[str, KubernetesError]]:
-        """List the pods through which a kind is found; return them, and the errors by namespace."""
+        """List the pods through which a kind is found; return them, and the errors by namespace, causes first."""
         pods: list[Workload] = []
         errors: dict[str, KubernetesError] = {}
-        silent = 0
-        for namespace in namespaces:
+        remaining, in_a_row = [*namespaces], 0
+        while remaining:
+            namespace = remaining.pop(random.randrange(len(remaining)) if errors else 0)
+            if in_a_row == MAX_FAILING_NAMESPACES:
+                errors[namespace] = RetryableApiError(_listing(namespace), cause=SKIPPED)
+                continue
             try:
-                if silent == MAX_SILENT_NAMESPACES:
-                    raise RetryableApiError(_listing(namespace), cause=SKIPPED)
                 terms = _selector(kind, label_selector), _excluding(namespace, excluded)
                 found = self._list_namespace(namespace, *terms, marker=kind.marker, keep=keep)
                 if must_exist and not found and namespace != ALL_NAMESPACES:
@@ -168,11 +172,12 @@ class KubeClient:
                 ) from error
             except KubernetesError as error:
                 errors[namespace] = error
-                silent += isinstance(error, RetryableApiError) and silent < MAX_SILENT_NAMESPACES
+                in_a_row = in_a_row + 1 if error.is_retryable else 0
             else:
                 pods.extend(found)
-                silent = 0
-        return pods, errors
+                in_a_row = 0
+        failed = sorted(filter(errors.get, namespaces), key=lambda namespace: errors[namespace].cause == SKIPPED)
+        return pods, {namespace: errors[namespace] for namespace in failed}
 
     def _read_owners(
         self, pods: Iterable[Workload], known: Iterable[Workload]
