@@ -101,9 +101,10 @@ test-airflow-%:
 test-matrix:
 	@python3 -m tests.matrix $(ROWS)
 
-# Building takes minutes the first time.
+# Building takes minutes the first time. An empty CONTROLLER_MANAGER leaves out kube-controller-manager.
+CONTROLLER_MANAGER ?= --controller-manager
 control-plane:
-	@python=$$($(ENV_3)) && $$python -m tests.control_plane --controller-manager
+	@python=$$($(ENV_3)) && $$python -m tests.control_plane $(CONTROLLER_MANAGER)
 
 test-cluster: control-plane
 	@python=$$($(ENV_3)) && $$python -m pytest $(PARALLEL) $(call selected,tests) -m cluster
