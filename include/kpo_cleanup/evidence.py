@@ -62,6 +62,7 @@ _REMEDIES = {  # remedies by the rule that causes the warning
     Rule.OUTLIVES_SUCCESS: "find out what it is still doing; if nothing, delete it",
     Rule.NOT_STARTED: "see the events of the pod; if it cannot start, mark the task as failed",
 }
+_ABOUT_A_TASK = (Rule.STALLED, Rule.ENDED_LONG_AGO, Rule.OVERDUE, Rule.NOT_STARTED)
 _IF_ALONE = (
     "if no other Airflow uses these namespaces, delete_unmatched_pods=True deletes such pods, running ones after a day"
 )
@@ -113,6 +114,8 @@ def warning_of(verdict: Verdict) -> PodWarning | None:
         remedy = _REMEDIES[evidence.rule]
     else:
         return None
+    if evidence.other and evidence.rule in _ABOUT_A_TASK:  # its labels differ, so perhaps nobody waits for this one
+        remedy = f"check first whether the task is using its newer {evidence.other.noun} instead; {remedy}"
     problem = printable(_DECISIVE[evidence.rule](verdict.workload, evidence), MAX_PHRASE)
     return PodWarning(verdict.reason, problem, remedy)
 

@@ -354,6 +354,14 @@ class TestWarnings:
     ) -> None:
         assert warning_of(classify_pod(make_pod(**pod), ti)) == warning
 
+    def test_the_remedy_does_not_end_a_task_that_is_using_a_newer_pod_with_other_labels(self) -> None:
+        older = make_pod(containers=(BASE_ENDED, PROXY), labels=(("env", "a"),))
+        newer = make_pod(name="newer", try_number=2, labels=(("env", "b"),))
+        alone, beside = warning_of(classify_pod(older, SECOND_TRY)), warning_of(classify_pod(older, SECOND_TRY, newer))
+        assert alone
+        assert beside
+        assert beside.remedy == f"check first whether the task is using its newer pod instead; {alone.remedy}"
+
     def test_an_unresolved_pod_has_a_warning_with_the_problem_of_the_source(self) -> None:
         verdict = classify_pod(make_pod(), NO_TI, unresolved=True)
         assert warning_of(verdict) == PodWarning(Reason.UNRESOLVED, "the source does not know")
