@@ -62,7 +62,8 @@ _REMEDIES = {  # remedies by the rule that causes the warning
     Rule.OUTLIVES_SUCCESS: "find out what it is still doing; if nothing, delete it",
     Rule.NOT_STARTED: "see the events of the pod; if it cannot start, mark the task as failed",
 }
-_ABOUT_A_TASK = (Rule.STALLED, Rule.ENDED_LONG_AGO, Rule.OVERDUE, Rule.NOT_STARTED)
+# Rules for a pod on which its task seems to be waiting in vain.
+_HANGING = (Rule.STALLED, Rule.ENDED_LONG_AGO, Rule.OVERDUE, Rule.NOT_STARTED)
 _IF_ALONE = (
     "if no other Airflow uses these namespaces, delete_unmatched_pods=True deletes such pods, running ones after a day"
 )
@@ -114,7 +115,7 @@ def warning_of(verdict: Verdict) -> PodWarning | None:
         remedy = _REMEDIES[evidence.rule]
     else:
         return None
-    if evidence.other and evidence.rule in _ABOUT_A_TASK:  # its labels differ, so perhaps nobody waits for this one
+    if evidence.other and evidence.rule in _HANGING:  # its labels differ, so perhaps nobody waits for this one
         remedy = f"check first whether the task is using its newer {evidence.other.noun} instead; {remedy}"
     problem = printable(_DECISIVE[evidence.rule](verdict.workload, evidence), MAX_PHRASE)
     return PodWarning(verdict.reason, problem, remedy)

@@ -155,7 +155,7 @@ _DUE = {  # what is due, and what happens then
 
 
 def due_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
-    """Return, for each reason, a line with the times at which the first and the last pod kept for now are due."""
+    """Return a line for each reason: when the first and the last of the pods that are kept for now will be deleted."""
     by_reason: dict[Reason, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
         by_reason[verdict.reason].append(verdict)
