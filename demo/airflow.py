@@ -52,8 +52,8 @@ class Airflow:
         self.password = secrets.token_hex(6)  # hex, because a leading dash would be parsed as an option
         self.url = f"http://127.0.0.1:{free_port()}"
         self.api = AirflowApi(self.url, USER, self.password)
+        self.folder = folder
         self.dags = folder / "dags"
-        self._folder = folder
         self._database_url = database_url
         self._children: dict[str, Child] = {}
         extra = {"kube_config_path": str(kubeconfig), "namespace": namespace}
@@ -75,11 +75,11 @@ class Airflow:
 
     def start(self, terminal: Terminal, dag_ids: Collection[str]) -> None:
         """Start all components and wait until the API responds, each has sent a heartbeat, and the DAGs are parsed."""
-        (self._folder / "tmp").mkdir(exist_ok=True)
+        (self.folder / "tmp").mkdir(exist_ok=True)
         if self._database_url:
             self._migrate(terminal)
         else:
-            copy_or_migrate(self._folder / "airflow.db", partial(self._migrate, terminal))
+            copy_or_migrate(self.folder / "airflow.db", partial(self._migrate, terminal))
         self._create_user()
         terminal.info(f"starting {', '.join(COMPONENTS)}")
         for name in COMPONENTS:
@@ -125,7 +125,7 @@ class Airflow:
         return self._children["scheduler"].pid
 
     def _start_command(self, *arguments: str) -> Child:
-        return start("-".join(arguments[:2]), ("airflow", *arguments), self._folder, self._environment)
+        return start("-".join(arguments[:2]), ("airflow", *arguments), self.folder, self._environment)
 
     def _migrate(self, terminal: Terminal) -> None:
         migration = self._start_command("db", "migrate")
@@ -133,13 +133,13 @@ class Airflow:
 
     def _create_user(self) -> None:
         if IS_AIRFLOW_3:
-            (self._folder / "passwords.json").write_text(json.dumps({USER: self.password}))
+            (self.folder / "passwords.json").write_text(json.dumps({USER: self.password}))
             return
         user = ("--username", USER, "--role", "Admin", "--email", "admin@example.com")
         self.run("users", "create", *user, "--firstname", USER, "--lastname", USER, "--password", self.password)
 
     def _start_component(self, name: str) -> None:
-        self._children[name] = start(name, ("airflow", *COMPONENTS[name]), self._folder, self._environment)
+        self._children[name] = start(name, ("airflow", *COMPONENTS[name]), self.folder, self._environment)
 
     def _wait_for_component(self, name: str, terminal: Terminal) -> None:
         terminal.wait_for(f"{name} is up", partial(self._is_up, name), START_TIMEOUT, log=self.log(name))

@@ -24,7 +24,7 @@ FIRST_DRY_RUNS = "test_a_first_dry_run_deletes_nothing"
 FAILURES = "tests/dag/test_failures.py"
 OLDEST = ("2.7.3", "3.0.6")
 PACKAGES = ("apache-airflow", "apache-airflow-providers-cncf-kubernetes", "kubernetes")
-TAIL = 40  # lines to print of a failed row's log
+TAIL = 200  # lines to print of the log of a row with a failed or retried test
 # The date of the newest dependencies; the Makefile uses it for all environments.
 NEWEST = "2026-11-20"
 
@@ -108,7 +108,7 @@ def _test(row: Row, python: str) -> bool:
         done = subprocess.run(command, cwd=REPO, stdout=output, stderr=output, check=False)
     lines = log.read_text(errors="replace").splitlines()
     print(f"{row.name}: {lines[-1].strip('= ')} ({time.monotonic() - started:.0f} s)", flush=True)
-    if done.returncode:
+    if done.returncode or "rerun" in lines[-1]:
         print("\n".join(f"    {line}" for line in lines[-TAIL:]), f"    complete log: {log}", sep="\n", flush=True)
     return done.returncode == 0
 

@@ -46,18 +46,13 @@ LABEL_SELECTOR = re.findall(r'`label_selector="(.+?)"`', section(*SHARING))[0]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("airflow")
-
-
-@pytest.fixture(scope="module")
 def statsd() -> Iterator[StatsdServer]:
     with StatsdServer() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def airflow(folder: Path, statsd: StatsdServer, _proxy: FaultProxy) -> Iterator[Airflow]:
+def airflow(tmp_path_factory: pytest.TempPathFactory, statsd: StatsdServer, _proxy: FaultProxy) -> Iterator[Airflow]:
     """Start a separate Airflow, because this scheduler must not process the runs of other tests.
 
     It labels its pods and selects only these, as described in docs/protecting.md. It sends metrics
@@ -68,6 +63,7 @@ def airflow(folder: Path, statsd: StatsdServer, _proxy: FaultProxy) -> Iterator[
         "kpo_cleanup": {"settle_seconds": 0, "label_selector": LABEL_SELECTOR},
         "metrics": {"statsd_host": "127.0.0.1", "statsd_port": statsd.port},
     }
+    folder = tmp_path_factory.mktemp("airflow")  # a retry needs a new one
     (folder / "config").mkdir()
     (folder / "config" / "airflow_local_settings.py").write_text(block(*SHARING, "python"))
     shutil.copy(REPO / "tests" / "dag" / "elsewhere.py", folder / "config")
@@ -80,6 +76,11 @@ def airflow(folder: Path, statsd: StatsdServer, _proxy: FaultProxy) -> Iterator[
         yield airflow
     finally:
         end_processes_of(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(airflow: Airflow) -> Path:
+    return airflow.folder
 
 
 def trigger(airflow: Airflow, dag_id: str, **conf: object) -> str:
