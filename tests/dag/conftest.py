@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from kubernetes import client, config
 
-from demo.airflow_settings import IS_AIRFLOW_3, USER, environment, free_port
+from demo.airflow_settings import IS_AIRFLOW_3, USER, Config, environment, free_port
 from demo.cluster import EmbeddedCluster, Kubelet
 from demo.processes import end_processes_of, start
 from demo.rest import AirflowApi
@@ -116,7 +116,10 @@ def airflow_api(_database: None, tmp_path_factory: pytest.TempPathFactory) -> It
     (folder / "passwords.json").write_text(json.dumps({USER: "secret"}))
     url = f"http://127.0.0.1:{free_port()}"
     airflow_runs.register_dags()
-    variables = environment(folder, url, f"sqlite:///{HOME}/airflow.db", {})
+    # Airflow 3.0 fails requests about DAGs whose bundle is not configured.
+    bundles = os.environ["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"]
+    config: Config = {"dag_processor": {"dag_bundle_config_list": bundles}}
+    variables = environment(folder, url, f"sqlite:///{HOME}/airflow.db", config)
     try:
         start("api-server", ("airflow", "api-server"), folder, variables)
         api = AirflowApi(url, USER, "secret")

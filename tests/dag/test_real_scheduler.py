@@ -151,6 +151,11 @@ ALL_SUCCEEDED = {(task, -1, "success") for task in ("list_pods", "fetch_active_t
 @pytest.mark.timeout(900)  # in the oldest releases, each task imports Airflow again
 @pytest.mark.usefixtures("zombies", "proxy")
 class TestFirstRun:
+    @pytest.fixture(scope="class", autouse=True)
+    def _pause_at_the_end(self, airflow: Airflow) -> Iterator[None]:
+        yield
+        airflow.api.pause("kpo_cleanup", True)  # otherwise its next scheduled run deletes the pods of another test
+
     @pytest.mark.parametrize(
         "start",
         [
