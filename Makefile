@@ -142,8 +142,8 @@ pictures: test-ui-3
 	@scripts/debian-packages promtool=prometheus
 	@python=$$(ENV_SUFFIX=-bench $(ENV_3) $(BENCH_PACKAGES)) && $$python -m tests.real.picture
 
-# Property tests use random seeds, and failed tests are not retried. SEED=… repeats a run. All tiers run, even if one
-# fails.
+# Property tests use random seeds, and failed tests are not retried. SEED=… repeats a run. If a tier fails, the other
+# tiers still run, but not `explore` and `demo`.
 test-thorough: check
 	@HYPOTHESIS_PROFILE=thorough REQUIRE_CLUSTER=1 $(MAKE) --keep-going --no-print-directory \
 		test test-matrix test-cluster test-rest test-real test-install test-ui

@@ -1,4 +1,4 @@
-"""This tree compared with release 0.2.0. They take turns, and each runs its own benchmarks."""
+"""Compare this checkout with release 0.2.0. They take turns, and each runs its own benchmarks."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def measure(bench: Bench) -> Iterator[Figure]:
             turns = [(_run(bench, REPO, our_row), _run(bench, release, their_row)) for _ in range(TURNS)]
             our_number, their_number = (median(map(_number, texts)) for texts in zip(*turns, strict=True))
             ratio, texts = our_number / their_number, turns[-1]
-            yield Figure(our_row.start, baseline, "as above", *texts, ratio=ratio, target=at_most(1.1))
+            yield Figure(
+                our_row.start, baseline, f"as in part {our_row.part}", *texts, ratio=ratio, target=at_most(1.1)
+            )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Our `reap` and that of another tree, in two processes that take turns."""
+"""Time our `reap` against that of another checkout, in two processes that take turns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORKER = Path("bench", "reap_worker.py")
 
 
 def take_turns(bench: Bench, tree: Path, script: Path, turns: int) -> tuple[float, float]:
-    """Reap 1,000 zombies per turn, and return the median seconds of our turns and of those of another tree.
+    """Reap 1,000 zombies per turn, and return the median seconds of our turns and of those of another checkout.
 
     :param tree: contains the other `include/`.
     :param script: reaps with the other tree; its input and output are those of `reap_worker.py`.
@@ -58,4 +58,4 @@ def _reap(worker: subprocess.Popen[str], request: str) -> float:
     for line in worker.stdout:
         if line.startswith("took "):  # other lines are Airflow's own output
             return float(line.split()[1])
-    raise RuntimeError(f"the worker exited with status {worker.wait()}; its output is above")
+    raise RuntimeError(f"the worker exited with status {worker.wait()}; its errors are above")

@@ -1076,9 +1076,9 @@ at least {DELETE_TIMEOUT} s later: it is `deleted` if it is gone, and `unknown` 
 After {MAX_SILENT} pods in a row without any response, the run deletes no more: the other pods are
 `left_for_next_run`. After {MAX_FAILURES} failed attempts in a row in one namespace, the run first deletes the pods of
 the other namespaces. Then it tries some pods of this one, chosen at random: {MAX_PROBES}, or {CONCURRENT_DELETES} if
-deletions are rejected. If all of these fail, its other pods are `left_for_next_run`. A rejection by an admission
-webhook or policy applies to a single pod, and does not count. Once {MAX_NAMESPACES} namespaces have failed for the same
-cause, one failed attempt is enough in each of the others.
+deletions are rejected or get no response. If all of these fail, its other pods are `left_for_next_run`. A rejection by
+an admission webhook or policy applies to a single pod, and does not count. Once {MAX_NAMESPACES} namespaces have failed
+for the same cause, one failed attempt is enough in each of the others.
 `reap` begins no deletion after 80 % of its `execution_timeout`, or once its run is marked as failed: the other pods are
 `left_for_next_run`, and the task stays failed. [How to stop a run](operating.md#stop-it-now)."""
 _SOURCE_INTRODUCTION = f"""A missing response never counts as "no task instances". Airflow retries `fetch_active_tis`

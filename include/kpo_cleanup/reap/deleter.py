@@ -26,7 +26,7 @@ NO_RESPONSE = "the API server does not respond"
 IN_FLIGHT: KpoCleanupError = KubernetesError(
     "waiting for a deletion", cause="reap was terminated before the response arrived"
 )
-MAX_CONFLICTS = 4  # rereads of a pod or its successor before the pod is abandoned
+MAX_CONFLICTS = 4  # rereads of a pod or its successor, after which the next one that shows a change fails the pod
 
 
 class Deleter:
@@ -84,7 +84,7 @@ class Deleter:
             target.conflicts += 1
             if target.conflicts > MAX_CONFLICTS:
                 what = f"the {target.workload.noun} or its successor"
-                raise KubernetesError(f"{what} was read {MAX_CONFLICTS} times and keeps changing")
+                raise KubernetesError(f"{what} was read {target.conflicts} times and keeps changing")
             if target.workload.key != key:
                 return  # the snapshot may not cover that task instance
             snapshot.refresh(key)
