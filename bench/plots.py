@@ -1,4 +1,4 @@
-"""Draw plots of cost over size; panels that name the same file share one picture."""
+"""Draw plots of cost against size; panels that name the same file share one picture."""
 
 from __future__ import annotations
 

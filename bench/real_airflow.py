@@ -29,7 +29,7 @@ TIMEOUT = 1800  # seconds; the machine may be busy
 def run_on_empty_databases(bench: Bench, module: str, *arguments: int) -> Iterator[dict[str, Any]]:
     """Run a bench module with each installed Airflow and an empty database; yield the JSON objects it prints.
 
-    The URL of the database is passed to the module in front of `arguments`.
+    The URL of the database is passed as the first argument.
     """
     for python, database in installed_airflows(bench):
         all_arguments = [database.url("psycopg2"), *map(str, arguments)]

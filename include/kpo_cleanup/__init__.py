@@ -1,6 +1,6 @@
 """Find and delete zombies: pods of the KubernetesPodOperator whose task instance no longer needs them.
 
-The modules, by layer, and within a layer about in the order in which a run uses them:
+The modules, by layer, and within each layer roughly in the order in which a run uses them:
 
 ``dag``                            build a DAG of four tasks from settings
 ``tasks``                          the four tasks
@@ -51,7 +51,7 @@ The modules, by layer, and within a layer about in the order in which a run uses
 ``diagnosis``                      why a zombie was left behind, and what prevents the next one
 ``surge``                          refuse to delete an implausible share of the pods
 ``reap``                           verify again, delete, account for every pod
-``reap.reaper``                    one run: list again, delete in batches, say what is left
+``reap.reaper``                    one run: list again, delete in batches, report what is left
 ``reap.target``                    a pod that may be deleted, and what has been tried so far
 ``reap.schedule``                  select the next targets, depending on what has failed so far
 ``reap.pod_logs``                  save the last log lines of a pod

@@ -37,7 +37,7 @@ class Snapshot:
 
     :param workloads: all that were listed, including those that are not classified.
     :param now: epoch seconds; classification uses no other clock.
-    :param records: the operators' records; a key without one is missing.
+    :param records: the operators' records; keys without a record are absent.
     :param unread: ranges of pods, sorted by ``sort_key``, whose records were not read. The keys alternate: a range
         starts at each key with an even index, and ends before the next key. Empty if all records were read.
     """
@@ -133,7 +133,7 @@ class Classifier:
         if verdict.eligible_at is not None:
             verdict = self._classify_at(workload, verdict.eligible_at)
         if workload.already_checked and verdict.reason in (Reason.ACTIVE, Reason.STALLED):
-            return True  # it is superseded at a later try
+            return True  # it is superseded if its task instance turns out to be at a later try
         return verdict.is_zombie or verdict.rule in _UNCERTAIN_RULES
 
     def _awaits_record(self, workload: Workload) -> bool:
@@ -419,7 +419,7 @@ def _has_running_sidecars(workload: Workload, settings: Settings, now: int) -> b
 
 
 def _hanging_rule(workload: Workload, settings: Settings, now: int) -> Rule:
-    """Return the rule for a pod on which its task is waiting in vain, or ``Rule.ACTIVE`` for any other active pod."""
+    """Return the rule for a pod for which its task is waiting in vain, or ``Rule.ACTIVE`` for any other active pod."""
     if workload.deletion_deadline is not None:
         return Rule.OVERDUE  # before the deadline, the rule for terminating pods applies
     if _has_running_sidecars(workload, settings, now):

@@ -90,7 +90,7 @@ class TestVerification:
 
 
 class TestPermissions:
-    """Users of the server with FAB, whose names describe what they may read."""
+    """Users of the server with the FAB auth manager, whose names describe what they may read."""
 
     def fetch(self, connect: Connect, servers: Servers, user: str, *rows: Row) -> TaskInstances:
         return connect(servers.fab, user, user).fetch([row.key for row in rows])
@@ -261,7 +261,7 @@ class TestFailingDags:
         with pytest.raises(TaskInstanceSourceError, match="500 Internal Server Error"):
             connect(proxy.url + PATH).fetch([row.key for row in self.ROWS])
 
-    def test_the_query_fails_if_the_caller_can_no_longer_be_queried(
+    def test_the_query_fails_if_the_caller_cannot_be_queried(
         self, connect: Connect, database: Database, proxy: FaultProxy
     ) -> None:
         database.fill(self.ROWS)
@@ -283,7 +283,7 @@ class TestFailingDags:
         assert records[keys[0]] == Record(frozenset({"airflow/dag-0-x7"}))
         assert records[keys[2]] == Record(frozenset({"airflow/dag-2-x7"}))
 
-    def test_a_rejected_token_fails_the_reading_of_records(
+    def test_reading_records_fails_if_the_token_is_rejected(
         self, connect: Connect, database: Database, servers: Servers, proxy: FaultProxy
     ) -> None:
         database.fill([MINE])

@@ -1,4 +1,4 @@
-"""Compare the documentation with the code, where that needs no Airflow."""
+"""Check the documentation against the code, as far as this does not require Airflow."""
 
 from __future__ import annotations
 

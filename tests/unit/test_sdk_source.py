@@ -162,7 +162,7 @@ class TestFetch:
         assert {key: ti.state for key, ti in answer.found.items()} == {each.key: each.state for each in rows}
 
     @pytest.mark.parametrize("states", [("running", "success"), ("success", "running")])
-    def test_the_active_one_decides_if_two_ids_have_the_same_label_value(self, states: tuple[str, str]) -> None:
+    def test_the_active_task_instance_counts_if_two_share_a_key(self, states: tuple[str, str]) -> None:
         rows = [row(ODD_ID, state=states[0]), row(to_label_value(ODD_ID), state=states[1])]
         answer, _ = fetch(rows, rows[0].key)
         assert answer.found == {rows[0].key: TaskInstance("running")}
@@ -284,7 +284,7 @@ class TestRequests:
         answer, _ = fetch([*hidden, *others], *(each.key for each in hidden))
         assert set(answer.found) == {each.key for each in hidden}
 
-    def test_hashed_tasks_are_searched_in_one_run(self) -> None:
+    def test_hashed_task_ids_are_searched_for_in_one_run_only(self) -> None:
         rows = [
             row(task_id, map_index, run_id=run)
             for task_id, map_index in ((ODD_ID, 3), (LONG_ID, UNMAPPED))
@@ -299,7 +299,7 @@ class TestRequests:
         _, requests = fetch([row(run_id=run_id)], row(run_id=run_id).key)
         assert requests == [{"dag_id": "orders", "task_ids": ["a"], "run_ids": [run_id]}]
 
-    def test_all_runs_are_requested_only_for_the_tasks_that_were_not_found(self) -> None:
+    def test_all_runs_are_requested_only_for_tasks_whose_hashed_run_was_not_found(self) -> None:
         found, hidden, plain = row(run_id="deploy-1a2b3c4d5"), row("b", run_id="my run!"), row("c")
         answer, requests = fetch([found, hidden], found.key, hidden.key, plain.key)
         assert set(answer.found) == {found.key, hidden.key}
@@ -328,7 +328,7 @@ class TestRequests:
         ("task_id", "run_id"),
         [
             pytest.param("task_{0:04d}_" + "t" * 40, "run_{1:04d}", id="the ids have an ordinary length"),
-            pytest.param("task_{0:04d}_" + "t" * 40, SCHEDULED, id="all tasks are of one run"),
+            pytest.param("task_{0:04d}_" + "t" * 40, SCHEDULED, id="all tasks belong to one run"),
             pytest.param("t{0:04d}" + "é日" * 120, SCHEDULED, id="the task_ids are long and percent-encoded"),
             pytest.param("t{0:04d}" + "t" * 245, "my run! {1}", id="the task_ids are long and the run_ids are hashed"),
         ],
@@ -593,7 +593,7 @@ class TestRecords:
         assert records[keys[0]].problem
         assert records[keys[1]] == Record(frozenset({"airflow/load-x1"}))
 
-    def test_the_query_fails_if_failing_requests_take_too_long_in_total(self) -> None:
+    def test_the_query_fails_if_requests_fail_in_a_row_for_too_long(self) -> None:
         xcoms = XComs(*pair(row(), TimeoutError("no answer")))
         source = source_of(api_server([CALLER_ROW, row()], Random(0)), xcoms, max_failing_seconds=0)
         with pytest.raises(
@@ -601,7 +601,7 @@ class TestRecords:
         ):
             source.read_records(source.fetch([row().key]), [row().key])
 
-    def test_the_query_continues_if_other_requests_succeed_in_between(self) -> None:
+    def test_a_success_resets_the_time_that_requests_have_been_failing(self) -> None:
         def time_out() -> Exception:
             time.sleep(0.02)
             return TimeoutError("no answer")
@@ -697,7 +697,7 @@ class TestComplete:
 
 @pytest.mark.parametrize("query", ["states", "records", "tries and ends"])
 def test_a_request_is_completed_before_sigterm_takes_effect_during_a_query_for(query: str) -> None:
-    """The supervisor's response to an interrupted request would be taken for the response to the next one."""
+    """The supervisor's response to an interrupted request would be mistaken for the response to the next request."""
     completed = list[str]()
 
     def with_sigterm(name: str, request: Callable[..., Any]) -> Callable[..., Any]:

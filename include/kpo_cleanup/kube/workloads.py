@@ -116,8 +116,8 @@ class KubeClient:
         """See :class:`~.interface.Cluster`.
 
         Once several namespaces in a row could not be listed although the requests were retried, the others are
-        skipped, because each may take minutes. After the first failure, the order is random, so that no run ends with
-        the same ones.
+        skipped, because each may take minutes. After the first failure, the order is random, so that each run skips
+        different ones.
         """
         namespaces = namespaces or [self.own_namespace()]
         list_pods = partial(self._list_pods, label_selector=label_selector, excluded=excluded, keep=keep)

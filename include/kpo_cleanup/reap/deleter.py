@@ -30,7 +30,7 @@ MAX_CONFLICTS = 4  # rereads of a pod or its successor, after which the next one
 
 
 class Deleter:
-    """Deletes, rereads and retries individual pods. Owns what was tried, and the responses that were lost."""
+    """Deletes, rereads and retries individual pods. Owns the attempts and the lost responses."""
 
     def __init__(
         self,

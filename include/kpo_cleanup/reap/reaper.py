@@ -159,7 +159,7 @@ class _Reaper:
                 self._ledger.conclude(target, Outcome.ALREADY_GONE, detail)
 
     def _delete_in_batches(self, targets: Sequence[Target]) -> str:
-        """Delete batch by batch, and return why all pending targets are left, if they have one reason."""
+        """Delete batch by batch, and return why all pending targets are left, if they share a reason."""
         with worker_threads() as pool:
             pending = targets
             while pending := pending_among(pending):
