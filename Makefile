@@ -142,14 +142,14 @@ pictures: test-ui-3
 	@scripts/debian-packages promtool=prometheus
 	@python=$$(ENV_SUFFIX=-bench $(ENV_3) $(BENCH_PACKAGES)) && $$python -m tests.real.picture
 
-# Property tests use random seeds, and failed tests are not retried. SEED=… repeats a run. If a tier fails, the other
-# tiers still run, but not `explore` and `demo`.
+# Property tests use random seeds, and failed tests are not retried. SEED=… repeats a run. All tiers run, even if
+# one fails.
 test-thorough: check
 	@HYPOTHESIS_PROFILE=thorough REQUIRE_CLUSTER=1 $(MAKE) --keep-going --no-print-directory \
-		test test-matrix test-cluster test-rest test-real test-install test-ui
-	@$(MAKE) --no-print-directory explore HISTORIES=2000
-	@$(MAKE) --no-print-directory explore HISTORIES=2000 MACHINE=operator
-	@$(MAKE) --no-print-directory demo
+		test test-matrix test-cluster test-rest test-real test-install test-ui \
+		thorough-histories-faults thorough-histories-operator demo
+thorough-histories-%:
+	@$(MAKE) --no-print-directory explore HISTORIES=2000 MACHINE=$*
 
 explore:
 	@python=$$($(ENV_$(or $(AIRFLOW),3))) && exec $$python -m tests.faults.explore $(if $(MACHINE),--machine $(MACHINE)) \

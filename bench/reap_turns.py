@@ -19,12 +19,12 @@ WORKER = Path("bench", "reap_worker.py")
 
 
 def take_turns(bench: Bench, tree: Path, script: Path, turns: int) -> tuple[float, float]:
-    """Reap 1,000 zombies per turn, and return the median seconds of our turns and of those of another checkout.
+    """Reap ``SLICE`` zombies per turn, and return the median seconds of our turns and of those of another checkout.
 
     :param tree: contains the other `include/`.
     :param script: reaps with the other tree; its input and output are those of `reap_worker.py`.
     """
-    cluster, namespace = bench.cluster, namespace_of(900_001)  # workers inherit the cluster's connection
+    cluster, namespace = bench.cluster, namespace_of(900_001)  # before the workers, which inherit its connection
     with _worker(tree, script) as theirs, _worker(REPO, REPO / WORKER) as ours:
         workers = {"theirs": theirs, "ours": ours}
         times: dict[str, list[float]] = {name: [] for name in workers}

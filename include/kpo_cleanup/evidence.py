@@ -62,7 +62,7 @@ _REMEDIES = {  # remedies by the rule that causes the warning
     Rule.OUTLIVES_SUCCESS: "find out what it is still doing; if nothing, delete it",
     Rule.NOT_STARTED: "see the events of the pod; if it cannot start, mark the task as failed",
 }
-# Rules for a pod on which its task seems to be waiting in vain.
+# Rules for a pod for which its task seems to be waiting in vain.
 _HANGING = (Rule.STALLED, Rule.ENDED_LONG_AGO, Rule.OVERDUE, Rule.NOT_STARTED)
 _IF_ALONE = (
     "if no other Airflow uses these namespaces, delete_unmatched_pods=True deletes such pods, running ones after a day"
@@ -115,7 +115,7 @@ def warning_of(verdict: Verdict) -> PodWarning | None:
         remedy = _REMEDIES[evidence.rule]
     else:
         return None
-    if evidence.other and evidence.rule in _HANGING:  # its labels differ, so perhaps nobody waits for this one
+    if evidence.other and evidence.rule in _HANGING:  # its labels differ, but the task may be using it
         remedy = f"check first whether the task is using its newer {evidence.other.noun} instead; {remedy}"
     problem = printable(_DECISIVE[evidence.rule](verdict.workload, evidence), MAX_PHRASE)
     return PodWarning(verdict.reason, problem, remedy)

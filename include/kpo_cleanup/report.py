@@ -148,14 +148,14 @@ def kept_lines(verdicts: Iterable[Verdict]) -> Iterator[str]:
             yield from wrap(f"kept {verdict.workload}, {verdict.reason.value}: {'; '.join(phrases(verdict))}")
 
 
-_DUE = {  # what is due, and what happens then
+_DUE = {  # what the times mean, and the hint below them
     Reason.SETTLING: ("due for deletion", "left for a later run; settle_seconds=0 deletes now"),
     Reason.TERMINATING: ("overdue", "a later run deletes what still exists then"),
 }
 
 
 def due_lines(verdicts: Sequence[Verdict], now: int) -> list[str]:
-    """Return a line for each reason: when the first and the last of the pods that are kept for now will be deleted."""
+    """Return, for each reason, when the first and the last of the pods that are kept for now are due, and a hint."""
     by_reason: dict[Reason, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
         by_reason[verdict.reason].append(verdict)

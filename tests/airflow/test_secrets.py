@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from include.kpo_cleanup.airflow_compat import BaseHook
+from include.kpo_cleanup.airflow_compat import AIRFLOW_RELEASE, BaseHook
 from include.kpo_cleanup.errors import KpoCleanupError
 from include.kpo_cleanup.kube.workloads import KubeClient
 from include.kpo_cleanup.retry import RetryPolicy
@@ -109,8 +109,8 @@ class TestASecret:
     def test_of_a_database_connection_is_in_no_error(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, form: str, field: str, conn_type: str
     ) -> None:
-        if (conn_type, field) == ("sqlite", "host"):
-            pytest.skip("it is the path of a file, which SQLite's errors may quote")
+        if (conn_type, field, AIRFLOW_RELEASE) == ("sqlite", "host", (2, 9)):
+            pytest.skip("it is the path of a file, and becomes a URI there, which SQLite quotes")
         monkeypatch.chdir(tmp_path)  # where SQLite creates its file
         url = f"//admin:{form}@127.0.0.1" if field == "host" else form
         value = json.dumps({"token": form, "key": {"secret": form}}) if field == "extra" else url

@@ -90,7 +90,7 @@ class TestVerification:
 
 
 class TestPermissions:
-    """Users of the server with the FAB auth manager, whose names describe what they may read."""
+    """Users of the server with the FAB auth manager; their names describe what they may read."""
 
     def fetch(self, connect: Connect, servers: Servers, user: str, *rows: Row) -> TaskInstances:
         return connect(servers.fab, user, user).fetch([row.key for row in rows])

@@ -601,7 +601,7 @@ class TestRecords:
         ):
             source.read_records(source.fetch([row().key]), [row().key])
 
-    def test_a_success_resets_the_time_that_requests_have_been_failing(self) -> None:
+    def test_a_success_resets_the_time_for_which_requests_have_been_failing(self) -> None:
         def time_out() -> Exception:
             time.sleep(0.02)
             return TimeoutError("no answer")

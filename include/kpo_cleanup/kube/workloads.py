@@ -116,7 +116,7 @@ class KubeClient:
         """See :class:`~.interface.Cluster`.
 
         Once several namespaces in a row could not be listed although the requests were retried, the others are
-        skipped, because each may take minutes. After the first failure, the order is random, so that each run skips
+        skipped, because each may take minutes. After the first failure, the order is random, so that runs skip
         different ones.
         """
         namespaces = namespaces or [self.own_namespace()]

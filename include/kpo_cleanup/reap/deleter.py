@@ -26,7 +26,7 @@ NO_RESPONSE = "the API server does not respond"
 IN_FLIGHT: KpoCleanupError = KubernetesError(
     "waiting for a deletion", cause="reap was terminated before the response arrived"
 )
-MAX_CONFLICTS = 4  # rereads of a pod or its successor, after which the next one that shows a change fails the pod
+MAX_CONFLICTS = 4  # rereads of a pod or its successor; the pod fails if there is another one
 
 
 class Deleter:

@@ -67,7 +67,7 @@ NO_LINKS = Links()
 class Workload:
     """One workload. Times are epoch seconds; ids are label values as the operator wrote them.
 
-    For other kinds, the fields of a pod are those of the main pod; `requests` is the sum of the listed pods.
+    For other kinds, the fields of a pod are those of the main pod; `requests` is what the listed pods hold in total.
     Python keeps 50,000 workloads in a quarter of the memory as long as they have no more than 29 attributes.
     """
 
