@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from bench.context import Bench
-from bench.reap_turns import REPO, SLICE, WORKER, take_turns
+from bench.reap_turns import REPO, WORKER, ZOMBIES_PER_TURN, take_turns
 from bench.results import Figure, at_most, seconds
 from tests.control_plane.binaries import find_or_build
 
@@ -24,10 +24,10 @@ REAP_TURNS = 10
 
 
 class Row(NamedTuple):
-    """A row of a page: the part that measures it, and how the measurement's name starts."""
+    """A row of a page: the part that measures it, and the prefix of the measurement's name."""
 
     part: str
-    start: str
+    prefix: str
 
 
 # In this tree and in the release, whose parts and measurements had other names.
@@ -48,7 +48,10 @@ def measure(bench: Bench) -> Iterator[Figure]:
     baseline = f"0.2.0 ({RELEASE})"
     with _release() as release:
         bench.progress(f"reaping with this tree and with 0.2.0, {REAP_TURNS} turns")
-        measurement, size = "reap, including the second listing", f"{REAP_TURNS * SLICE:,} zombies, {SLICE:,} per turn"
+        measurement, size = (
+            "reap, including the second listing",
+            f"{REAP_TURNS * ZOMBIES_PER_TURN:,} zombies, {ZOMBIES_PER_TURN:,} per turn",
+        )
         ours, theirs = take_turns(bench, release, release / WORKER, REAP_TURNS)
         yield Figure(measurement, baseline, size, seconds(ours), seconds(theirs), ours / theirs, at_most(1.1))
         for our_row, their_row in PAIRS:
@@ -57,7 +60,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
             our_number, their_number = (median(map(_number, texts)) for texts in zip(*turns, strict=True))
             ratio, texts = our_number / their_number, turns[-1]
             yield Figure(
-                our_row.start, baseline, f"as in part {our_row.part}", *texts, ratio=ratio, target=at_most(1.1)
+                our_row.prefix, baseline, f"as in part {our_row.part}", *texts, ratio=ratio, target=at_most(1.1)
             )
 
 
@@ -86,9 +89,9 @@ def _run(bench: Bench, tree: Path, row: Row) -> str:
         subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.DEVNULL, check=True)
         page = (Path(folder) / "README.md").read_text()
     for line in page.splitlines():
-        if line.startswith(f"| {row.start}"):
+        if line.startswith(f"| {row.prefix}"):
             return line.split("|")[4].strip()
-    raise RuntimeError(f"{row.part} has measured nothing that starts with {row.start!r}:\n{page}")
+    raise RuntimeError(f"{row.part} has measured nothing that starts with {row.prefix!r}:\n{page}")
 
 
 def _number(text: str) -> float:

@@ -91,7 +91,7 @@ class RealAirflow:
     def _states(self, dag_id: str, run_id: str) -> dict[str, str | None]:
         return {ti.task_id: ti.state for ti in self.records.task_instances(dag_id) if ti.run_id == run_id}
 
-    def clean_up(self, dag_id: str) -> str:
+    def run_cleanup(self, dag_id: str) -> str:
         """Create all zombies, run a cleanup DAG that must find them, and return its run_id."""
         self.put_zombies()
         run_id = self.run(dag_id)

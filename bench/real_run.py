@@ -39,7 +39,7 @@ def _measure_here(database_url: str, repetitions: int) -> None:
         airflow = RealAirflow(stack, database_url, PODS, ZOMBIES)
         rounds = []
         for _ in range(1 + repetitions):
-            ours, idle = airflow.clean_up(OURS), airflow.run(IDLE)
+            ours, idle = airflow.run_cleanup(OURS), airflow.run(IDLE)
             rounds.append((_duration(airflow, OURS, ours), _duration(airflow, IDLE, idle)))
         quiet = airflow.count_workers(OURS, airflow.run(OURS))
     # The first round is a warm-up.

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.context import Bench
-from bench.reap_turns import REPO, SLICE, WORKER, take_turns
+from bench.reap_turns import REPO, WORKER, ZOMBIES_PER_TURN, take_turns
 from bench.results import Figure, at_most, seconds
 
 BASELINE = "c55831c"  # the last commit whose `reap` queried Airflow only once and did not list the pods again
@@ -17,14 +17,14 @@ ZOMBIES = 5_000
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
-    turns = max(1, min(ZOMBIES, bench.pods[-1]) // SLICE)
-    size = f"{turns * SLICE:,} zombies"
+    turns = max(1, min(ZOMBIES, bench.pods[-1]) // ZOMBIES_PER_TURN)
+    size = f"{turns * ZOMBIES_PER_TURN:,} zombies"
     bench.progress(f"reaping {size} without and with verification")
     with _checkout(BASELINE) as tree:
         ours, theirs = take_turns(bench, tree, REPO / WORKER, turns)
     measurement = "reap with verification, including the second listing"
     without = f"without verification (commit {BASELINE})"
-    size = f"{size}, {SLICE:,} per turn"
+    size = f"{size}, {ZOMBIES_PER_TURN:,} per turn"
     yield Figure(measurement, without, size, seconds(ours), seconds(theirs), ours / theirs, at_most(1.3))
 
 

@@ -13,13 +13,13 @@ from statistics import median
 from bench.cluster import CONN_ID, namespace_of
 from bench.context import Bench
 
-SLICE = 1_000
+ZOMBIES_PER_TURN = 1_000
 REPO = Path(__file__).parent.parent
 WORKER = Path("bench", "reap_worker.py")
 
 
 def take_turns(bench: Bench, tree: Path, script: Path, turns: int) -> tuple[float, float]:
-    """Reap ``SLICE`` zombies per turn, and return the median seconds of our turns and of those of another checkout.
+    """Let this checkout and another one reap in turns, and return the median seconds of our turns and of theirs.
 
     :param tree: contains the other `include/`.
     :param script: reaps with the other tree; its input and output are those of `reap_worker.py`.
@@ -31,8 +31,8 @@ def take_turns(bench: Bench, tree: Path, script: Path, turns: int) -> tuple[floa
         for round_ in range(1 + turns):
             # The order alternates, so that each goes first in every other round.
             for name, worker in sorted(workers.items(), reverse=bool(round_ % 2)):
-                cluster.put(namespace, range(SLICE), is_zombie=True)
-                took = _reap(worker, f"{namespace} {SLICE}")
+                cluster.put(namespace, range(ZOMBIES_PER_TURN), is_zombie=True)
+                took = _reap(worker, f"{namespace} {ZOMBIES_PER_TURN}")
                 if round_:  # the first round includes imports and connections
                     times[name].append(took)
     return median(times["ours"]), median(times["theirs"])

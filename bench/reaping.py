@@ -24,15 +24,15 @@ from include.kpo_cleanup.reap import reap
 from include.kpo_cleanup.settings import Settings
 from include.kpo_cleanup.workloads.workload import Workload
 
-ZOMBIES, SLICE = 5_000, 1_000  # the methods take turns, one slice at a time
+ZOMBIES, ZOMBIES_PER_TURN = 5_000, 1_000  # the methods take turns
 PANELS = {place: Panel("reap", f"Deleting zombies, API server {place}", "pods", "seconds") for place in LATENCIES}
 OURS, ONE_BY_ONE, TYPED = "kpo_cleanup", "the same calls one after the other", "one after the other, as cleanup-pods"
 
 
 def measure(bench: Bench) -> Iterator[Figure | Point]:
     cluster, api = bench.cluster, KubeClient(CONN_ID)
-    slices = max(1, min(ZOMBIES, bench.pods[-1]) // SLICE)
-    size, rejected_before = f"{slices * SLICE:,} zombies", _rejected_requests(cluster)
+    turns = max(1, min(ZOMBIES, bench.pods[-1]) // ZOMBIES_PER_TURN)
+    size, rejected_before = f"{turns * ZOMBIES_PER_TURN:,} zombies", _rejected_requests(cluster)
     methods: dict[str, Callable[[Sequence[Workload], Settings], object]] = {
         OURS: partial(_reap, api),
         ONE_BY_ONE: partial(_delete_one_by_one, api),
@@ -41,18 +41,18 @@ def measure(bench: Bench) -> Iterator[Figure | Point]:
     for place, latency in LATENCIES.items():
         bench.progress(f"deleting {size} with {len(methods)} methods, API server {place}")
         took, cpu_time = dict.fromkeys(methods, 0.0), 0.0
-        for number in range(slices):
+        for number in range(turns):
             for name, delete_all in methods.items():
                 namespace = namespace_of(900_000)
-                cluster.put(namespace, range(SLICE), is_zombie=True)
-                settings = Settings(namespaces=namespace, max_deletes=SLICE, settle_seconds=0)
+                cluster.put(namespace, range(ZOMBIES_PER_TURN), is_zombie=True)
+                settings = Settings(namespaces=namespace, max_deletes=ZOMBIES_PER_TURN, settle_seconds=0)
                 pods = api.list_workloads(settings.namespace_list(), settings.label_selector).workloads
                 cpu_before = cpu_seconds()
                 with added_latency(latency):
                     took[name] += stopwatch(partial(delete_all, pods, settings))
                 if name == OURS:
                     cpu_time += cpu_seconds() - cpu_before
-                yield Point(PANELS[place], name, (number + 1) * SLICE, took[name])
+                yield Point(PANELS[place], name, (number + 1) * ZOMBIES_PER_TURN, took[name])
                 if remaining := api.list_workloads(settings.namespace_list(), settings.label_selector).workloads:
                     raise RuntimeError(f"{name} left {len(remaining)} pods behind")
         measurement, ours = f"reap, {CONCURRENT_DELETES} workers, API server {place}", took[OURS]

@@ -38,7 +38,7 @@ def _measure_here(database_url: str, size: int) -> None:
     with ExitStack() as stack:
         airflow = RealAirflow(stack, database_url, size, ZOMBIES)
         airflow.run(IDLE)
-        airflow.clean_up(MEASURED)
+        airflow.run_cleanup(MEASURED)
         lines = (airflow.folder / "peaks").read_text().splitlines()
     peaks = {(dag_id, task_id): kilobytes * 1024 / 1e6 for dag_id, task_id, kilobytes in map(json.loads, lines)}
     idle = max(peak for (dag_id, _), peak in peaks.items() if dag_id == IDLE)

@@ -20,7 +20,7 @@ LOGS = REPO / ".work" / "matrix"
 TESTS = ["tests/airflow", "tests/dag", "tests/test_metrics.py"]
 # These need a real scheduler, which takes long; `make test` runs them on Airflow 2 and 3.
 FIRST_DRY_RUNS = "test_a_first_dry_run_deletes_nothing"
-# The longest part, so it runs on the oldest release of each generation only; `make test` runs it on the newest ones.
+# The longest part of a row, so the releases between the oldest and the newest of a generation leave it out.
 FAILURES = "tests/dag/test_failures.py"
 OLDEST = ("2.7.3", "3.0.6")
 PACKAGES = ("apache-airflow", "apache-airflow-providers-cncf-kubernetes", "kubernetes")
@@ -69,9 +69,7 @@ def main(releases: list[str]) -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     pythons = {row: _environment(row) for row in rows}  # not in parallel: they share a download cache
     tested = [row for row in rows if releases or row.date != NEWEST]
-    tested.sort(
-        key=lambda row: row.airflow not in OLDEST
-    )  # the longest rows first, so that they do not run alone at the end
+    tested.sort(key=lambda row: row.airflow not in OLDEST)  # the longest first: they would end last
     with ThreadPoolExecutor((os.cpu_count() or 1) + 1) as pool:
         passed = list(pool.map(lambda row: _test(row, pythons[row]), tested))
     lines = [_table_line(python) for python in pythons.values()]

@@ -25,7 +25,9 @@ def with_records(
     monotonic: Callable[[], float] = time.monotonic,
     round_size: int = ROUND,
 ) -> Snapshot:
-    """Return the snapshot with records, tries and ends, oldest pods first, for as many zombies as this run may delete.
+    """Return the snapshot with records, try numbers and end times of the oldest pods.
+
+    It stops when there are as many zombies as this run may delete.
 
     Old pods must not keep every run from reaching younger zombies, so the last round, and those in the second half of
     the time, are chosen at random: very many old pods may be kept by their records, or refused by the API server.

@@ -255,7 +255,7 @@ class Classifier:
         return None if successor is None else Rule.NOT_RECORDED
 
     def _ownership_mismatch(self, workload: Workload, ti: TaskInstance, record: Record) -> Rule | None:
-        """Return the rule by which the pod may not belong to the task instance, or None if it does.
+        """Return the rule by which the pod may belong to another task instance, or None if it is this one's.
 
         Another Airflow with the same DAG and run creates pods with the same labels. So does ``airflow tasks test``.
         """
@@ -343,7 +343,7 @@ def find_successors(workloads: Iterable[Workload], task_instances: TaskInstances
 
 
 def possible_successors(workloads: Iterable[Workload]) -> list[Workload]:
-    """Return the pods that can change the verdict on another pod: as its successor, or as one whose labels differ.
+    """Return the pods that can change the verdict on another pod: as its successor, or because their labels differ.
 
     Of the pods with the same try and the same ``adoption_key``, of which there may be thousands, this is the youngest.
     """

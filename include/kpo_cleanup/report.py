@@ -149,8 +149,8 @@ def kept_lines(verdicts: Iterable[Verdict]) -> Iterator[str]:
 
 
 _DUE = {  # what the times mean, and the hint below them
-    Reason.SETTLING: ("due for deletion", "left for a later run; settle_seconds=0 deletes now"),
-    Reason.TERMINATING: ("overdue", "a later run deletes what still exists then"),
+    Reason.SETTLING: ("due for deletion", "left for a later run, or for one with settle_seconds=0"),
+    Reason.TERMINATING: ("due for another deletion", "a later run deletes what still exists then"),
 }
 
 
@@ -388,7 +388,7 @@ def _utc(seconds: int) -> datetime:
 
 
 def _freed(results: Iterable[Result]) -> dict[str, float]:
-    """Add up the requests of the pods that are gone, or would be, by resource name; a grace period excludes a pod."""
+    """Add up the requests of the pods that are gone, or would be, by resource, without those within a grace period."""
     totals: dict[str, float] = defaultdict(float)
     for result in results:
         if result.outcome in _GONE and result.deadline is None:

@@ -17,7 +17,7 @@ NOT_LISTED = "no deletion was sent, because the second listing failed"
 class Result:
     """The outcome of one zombie.
 
-    :param verdict: the latest one. It no longer calls a spared pod a zombie, unless the detail says why it was spared.
+    :param verdict: the latest. That of a spared pod is no longer a zombie's, unless the detail says why it was spared.
     :param detail: a short note, such as the finalizers that hold the pod.
     :param error: why the outcome is ``failed`` or ``unknown``, or ``left_for_next_run`` after a termination.
     :param deadline: epoch seconds by which the pod ends, if it has a grace period, or would end in a dry run.

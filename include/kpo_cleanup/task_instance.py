@@ -55,7 +55,7 @@ class TaskInstances:
     found: Mapping[TaskInstanceKey, TaskInstance] = field(default_factory=dict)
     unresolved: Mapping[TaskInstanceKey, str] = field(default_factory=dict)
     raw_ids: Mapping[TaskInstanceKey, tuple[RawIds, ...]] = field(default_factory=dict)  # the ids behind the keys
-    try_number_may_lag: bool = False  # whether the try number is one too low if it was marked failed while deferred
+    try_number_may_lag: bool = False  # whether it is too low by 1 if marked failed while deferred
 
     @classmethod
     def from_found(

@@ -252,7 +252,7 @@ def _reap(zombies: Sequence[Verdict], settings: Settings, ti: Any) -> list[Resul
     source = choose_source(settings.airflow_conn_id, ti)
     namespaces = settings.namespace_list() or [cluster.own_namespace()]
     timeout = ti.task.execution_timeout
-    # It must have reported before Airflow's timeout ends the task.
+    # The rest of the time is for the report, before Airflow's timeout ends the task.
     max_seconds = math.inf if timeout is None else 0.8 * float(timeout.total_seconds())
     with raise_on_sigterm():
         return reap(zombies, cluster, source, settings, namespaces, max_seconds=max_seconds)

@@ -13,7 +13,7 @@ from .text import printable, wrap
 
 log = logging.getLogger(__name__)
 
-# The listing first, so that even if only one is deleted, a task of that run that is cleared later fails without it.
+# The listing comes first: even if nothing else is deleted, a task of that run that is cleared later fails without it.
 _TASKS = ("list_pods", "fetch_active_tis")
 
 

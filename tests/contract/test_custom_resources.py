@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 from tests.contract.namespace import MERGE, STRATEGIC, Json, Namespace, names_in
 
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-APPROVAL = "api-approved.kubernetes.io"
 NOT_FOUND = "404 page not found\n"
 
 
@@ -45,8 +45,10 @@ class Widgets:
 
     def define(self) -> None:
         self.namespace.call("POST", DEFINITIONS, self.definition)
-        while self.status_code("GET") != 200:  # a real server serves the resource after a moment
-            pass
+        end = time.monotonic() + 20
+        while (code := self.status_code("GET")) != 200:  # a real server serves the resource after a moment
+            assert time.monotonic() < end, f"{self.path} still returns {code}"
+            time.sleep(0.02)
 
     def status_code(self, method: str, body: Json | None = None) -> int:
         server = self.namespace.server
@@ -111,9 +113,12 @@ def test_a_definition_whose_name_is_not_that_of_its_resource_is_refused(namespac
 
 def test_a_definition_is_established(widgets: Widgets) -> None:
     path = f"{DEFINITIONS}/widgets.{widgets.group}"
-    found = widgets.namespace.wait_for(path, lambda found: len(found["status"].get("conditions") or []) >= 2)
-    holding = {one["type"] for one in found["status"]["conditions"] if one["status"] == "True"}
-    assert {"NamesAccepted", "Established"} <= holding
+
+    def is_established(found: Json) -> bool:
+        holding = {one["type"] for one in found["status"].get("conditions") or () if one["status"] == "True"}
+        return {"NamesAccepted", "Established"} <= holding
+
+    assert widgets.namespace.wait_for(path, is_established)
 
 
 def test_discovery_returns_a_defined_resource(widgets: Widgets) -> None:

@@ -23,9 +23,9 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", section("docs/configuration.md", "
 
 @pytest.fixture(scope="module")
 def _example(_proxy: FaultProxy) -> Iterator[None]:
-    (file,) = [example for example in EXAMPLES if "Notifier" in example]
+    (code,) = [example for example in EXAMPLES if "Notifier" in example]
     path = TEST_DAGS / "teams.py"
-    path.write_text(file)
+    path.write_text(code)
     yield
     path.unlink()
 

@@ -98,7 +98,7 @@ def test_a_connection_to_another_database_fails_the_run(
 
 
 @only_airflow_3
-def test_reap_fails_if_the_connection_leads_to_another_database_by_then(
+def test_reap_fails_if_the_connection_now_leads_to_another_database(
     core: client.CoreV1Api, zombies: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def redirect(_: Any) -> None:

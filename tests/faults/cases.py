@@ -1009,7 +1009,9 @@ POD_CASES = [
     PodCase("no-such-dag", "a DAG that this Airflow does not know", Reason.UNMATCHED, {"dag_id": "elsewhere"}),
     PodCase("case-matters", "an id that differs in upper and lower case", Reason.UNMATCHED, {"dag_id": "Orders"}),
     PodCase("63-characters", "an id of 63 characters", Reason.ORPHANED, {"task_id": "t" * 63}),
-    PodCase("like-a-hash", "an id that ends like a hash", Reason.ORPHANED, {"dag_id": "orders-0123456ab"}),
+    PodCase(
+        "like-a-hash", "an id that ends with what looks like a hash", Reason.ORPHANED, {"dag_id": "orders-0123456ab"}
+    ),
     PodCase("checked", "checked off by its operator, but still running", Reason.ORPHANED, {"already_checked": "True"}),
     PodCase("checked-odd", "label `already_checked` is `maybe`", Reason.ORPHANED, {"already_checked": "maybe"}),
     *(

@@ -40,7 +40,7 @@ DEFAULT_RUN_IDS = [
 
 LABELS_OF_OTHER_IDS = [
     pytest.param("run_1", id="the label is the raw id"),
-    pytest.param("run-0123456ab", id="the raw id ends like a hash"),
+    pytest.param("run-0123456ab", id="the raw id ends with what looks like a hash"),
     pytest.param(to_label_value("my run"), id="a custom id was hashed"),
     pytest.param(to_label_value("r" * 250), id="a custom id was truncated"),
     pytest.param(to_label_value("manual__2026-11-24"), id="there is a date without a time"),

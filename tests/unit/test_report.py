@@ -319,10 +319,10 @@ class TestDue:
         settling = [kept(Rule.SETTLING)._replace(eligible_at=time) for time in due]
         terminating = [verdict._replace(reason=Reason.TERMINATING) for verdict in settling]
         assert due_lines([*settling, *terminating], NOW) == [
-            f"{pluralize(len(due), 'terminating pod')}: overdue {when}",
+            f"{pluralize(len(due), 'terminating pod')}: due for another deletion {when}",
             "    a later run deletes what still exists then",
             f"{pluralize(len(due), 'settling pod')}: due for deletion {when}",
-            "    left for a later run; settle_seconds=0 deletes now",
+            "    left for a later run, or for one with settle_seconds=0",
         ]
 
     def test_settling_pods_that_stay_kept_once_they_have_settled_are_not_counted_as_due(self) -> None:

@@ -116,17 +116,17 @@ class TestFetch:
     @pytest.mark.parametrize(
         "found",
         [
-            pytest.param(row(), id="its run_id is a default one"),
+            pytest.param(row(), id="its run_id has Airflow's default format"),
             pytest.param(row(run_id="run_1"), id="its run_id is a valid label value"),
-            pytest.param(row(run_id="my run!"), id="its run_id is a custom one that is hashed"),
-            pytest.param(row(run_id="run-0123456ab"), id="its run_id ends like a hash"),
+            pytest.param(row(run_id="my run!"), id="its run_id is custom and hashed in the label"),
+            pytest.param(row(run_id="run-0123456ab"), id="its run_id ends with what looks like a hash"),
             pytest.param(row(run_id=to_label_value(SCHEDULED)), id="its run_id equals the label value of another one"),
             pytest.param(row(task_id=ODD_ID), id="its task_id is hashed"),
             pytest.param(row(task_id=LONG_ID), id="its task_id is truncated"),
             pytest.param(row(task_id=LONG_ID, map_index=7), id="it is mapped and its task_id is truncated"),
             pytest.param(row(task_id=ODD_ID, run_id="my run!"), id="its task_id and its run_id are hashed"),
-            pytest.param(row(task_id="a-0123456ab"), id="its task_id ends like a hash"),
-            pytest.param(row(dag_id="orders-0123456ab"), id="its dag_id ends like a hash"),
+            pytest.param(row(task_id="a-0123456ab"), id="its task_id ends with what looks like a hash"),
+            pytest.param(row(dag_id="orders-0123456ab"), id="its dag_id ends with what looks like a hash"),
             pytest.param(row(map_index=0), id="it is the first of a mapped task"),
             pytest.param(row(map_index=4_711), id="it has a high map index"),
             pytest.param(row(state=None), id="it was cleared"),
@@ -145,15 +145,15 @@ class TestFetch:
         [
             pytest.param(
                 [row("a", 1, "running"), row("a_1", UNMAPPED, "success")],
-                id="one is mapped and the other's task_id ends like its map index",
+                id="one is mapped and the other's task_id ends with the same number",
             ),
             pytest.param(
                 [row("a", 1, "queued"), row("a_1", state="failed"), row("a_1", 2, None), row("a_1_2", state="success")],
-                id="a task_id ends like two map indexes",
+                id="a task_id ends with what looks like two map indexes",
             ),
             pytest.param(
                 [row(ODD_ID, 1, "running"), row(f"{ODD_ID}_1", UNMAPPED, "success")],
-                id="their task_ids are hashed and one ends like a map index",
+                id="their task_ids are hashed and one ends with what looks like a map index",
             ),
         ],
     )
@@ -196,9 +196,9 @@ class TestFetch:
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         (tmp_path / "dag.py").write_text(f'DAG("{"f" * 70}")')
-        as_it_is = row(dag_id="orders-0123456ab")
+        unhashed = row(dag_id="orders-0123456ab")
         unknown = [row(dag_id=f"{number}{'d' * 70}") for number in range(12)]
-        found = [row(dag_id="f" * 70), as_it_is, row()]
+        found = [row(dag_id="f" * 70), unhashed, row()]
         sdk = StatesOnly([CALLER_ROW, *unknown, *found])
         source = TaskSdkSource(SdkQueries(sdk, no_run), XComs(), CALLER, "test", [tmp_path])
         keys = [each.key for each in (*unknown, *found)]
@@ -218,7 +218,7 @@ class TestFetch:
         assert "\\x1b0000-0123456ab" in caplog.text
         assert caplog.messages[-1].endswith(" and 3 more")
 
-    def test_a_key_without_task_instance_is_unresolved_if_its_dag_id_ends_like_a_hash(self) -> None:
+    def test_a_key_without_task_instance_is_unresolved_if_its_dag_id_may_be_hashed(self) -> None:
         key = make_key("orders-0123456ab", "a", SCHEDULED, UNMAPPED)
         assert list(fetch([row()], key)[0].unresolved) == [key]
 
@@ -237,7 +237,7 @@ class TestRequests:
     def test_nothing_is_requested_if_there_are_no_keys(self) -> None:
         assert fetch([row()]) == (TaskInstances(), [])
 
-    def test_one_request_per_dag_is_sent_if_the_run_ids_are_default_ones(self) -> None:
+    def test_one_request_per_dag_is_sent_if_the_run_ids_have_the_default_format(self) -> None:
         rows = [
             row(f"task{task}", map_index, dag_id=f"dag{dag}", run_id=f"scheduled__2026-11-{day:02d}T00:00:00+00:00")
             for dag in range(3)
@@ -249,7 +249,7 @@ class TestRequests:
         assert len(answer.found) == len(rows)
         assert [request["dag_id"] for request in requests] == ["dag0", "dag1", "dag2"]
 
-    def test_the_rebuilt_run_id_and_the_task_are_requested_if_the_run_id_is_a_default_one(self) -> None:
+    def test_the_rebuilt_run_id_and_the_task_are_requested_if_the_run_id_has_the_default_format(self) -> None:
         _, requests = fetch([row()], row().key)
         assert requests == [
             {"dag_id": "orders", "task_ids": ["a"], "run_ids": sorted([SCHEDULED, to_label_value(SCHEDULED)])}
@@ -264,13 +264,13 @@ class TestRequests:
             (["a"], sorted([to_label_value("my run!"), "my run!"])),
         ]
 
-    @pytest.mark.parametrize("task_id", ["a", ODD_ID], ids=["of its task", "of all tasks, if the task_id is hashed"])
-    def test_a_hashed_run_is_not_searched_among_too_many_task_instances(self, task_id: str) -> None:
+    @pytest.mark.parametrize("task_id", ["a", ODD_ID], ids=["plain task_id", "hashed task_id"])
+    def test_a_hashed_run_id_is_not_searched_for_among_too_many_task_instances(self, task_id: str) -> None:
         hidden = row(task_id, run_id="my run!")
         others = [row(task_id, run_id=str(number)) for number in range(MAX_SEARCHED)]
         answer, requests = fetch([hidden, *others], hidden.key)
         why = (
-            "the run_id behind its label would have to be searched among more than 5,000 task instances (set "
+            "the run_id behind its label would have to be searched for among more than 5,000 task instances (set "
             "airflow_conn_id)"
         )
         assert answer == TaskInstances({}, {hidden.key: why})
@@ -278,7 +278,7 @@ class TestRequests:
         answer, _ = fetch([hidden, *others[1:]], hidden.key)
         assert answer.found
 
-    def test_a_hashed_run_that_one_task_has_found_is_found_for_tasks_with_more_task_instances(self) -> None:
+    def test_a_hashed_run_id_that_is_found_for_one_task_is_known_for_tasks_with_too_many_task_instances(self) -> None:
         hidden = [row("a", run_id="my run!"), row("b", run_id="my run!")]
         others = [row("b", run_id=str(number)) for number in range(MAX_SEARCHED)]
         answer, _ = fetch([*hidden, *others], *(each.key for each in hidden))
@@ -299,7 +299,7 @@ class TestRequests:
         _, requests = fetch([row(run_id=run_id)], row(run_id=run_id).key)
         assert requests == [{"dag_id": "orders", "task_ids": ["a"], "run_ids": [run_id]}]
 
-    def test_all_runs_are_requested_only_for_tasks_whose_hashed_run_was_not_found(self) -> None:
+    def test_all_runs_are_requested_only_for_tasks_whose_hashed_run_id_was_not_found(self) -> None:
         found, hidden, plain = row(run_id="deploy-1a2b3c4d5"), row("b", run_id="my run!"), row("c")
         answer, requests = fetch([found, hidden], found.key, hidden.key, plain.key)
         assert set(answer.found) == {found.key, hidden.key}
@@ -343,7 +343,7 @@ class TestRequests:
             assert sum(len(f"&{name}={quote_plus(value)}") for name, value in ids) <= MAX_QUERY
 
     @pytest.mark.parametrize(
-        ("kind", "end", "runs", "tasks", "expected"),
+        ("run_type", "suffix", "runs", "tasks", "expected"),
         [
             pytest.param("scheduled", "", 50, 1, 1, id="many scheduled runs have a pod each"),
             pytest.param("manual", "_AbCdEfGh", 50, 1, 1, id="many manual runs have a pod each"),
@@ -353,9 +353,11 @@ class TestRequests:
             pytest.param("scheduled", "", 2, 400, 2, id="there are more tasks than fit into one URL"),
         ],
     )
-    def test_few_requests_per_dag_are_sent_if(self, kind: str, end: str, runs: int, tasks: int, expected: int) -> None:
+    def test_few_requests_per_dag_are_sent_if(
+        self, run_type: str, suffix: str, runs: int, tasks: int, expected: int
+    ) -> None:
         rows = [
-            row(f"transform_{task:03d}", run_id=f"{kind}__2026-11-24T00:00:00.{run:06d}+00:00{end}")
+            row(f"transform_{task:03d}", run_id=f"{run_type}__2026-11-24T00:00:00.{run:06d}+00:00{suffix}")
             for run in range(1, runs + 1)
             for task in range(tasks)
         ]
@@ -368,7 +370,7 @@ class TestRequests:
         _, requests = fetch(rows, *(each.key for each in rows))
         assert len(requests) == 2
 
-    def test_hashed_runs_are_found_in_a_long_history_within_a_second(self) -> None:
+    def test_hashed_run_ids_are_found_in_a_long_history_within_a_second(self) -> None:
         # These run_ids of Airflow 3 are truncated in a label.
         def run_id(number: int) -> str:
             return f"asset_materialization__2026-11-24T02:13:14.{number:06d}+00:00_AbCdEfGh"
@@ -430,7 +432,7 @@ class TestFailingDags:
         return source_of(get_task_states).fetch([each.key for each in self.ROWS])
 
     @pytest.mark.parametrize("failing", ["a", "b", "c"])
-    def test_the_keys_of_one_are_unresolved_with_the_reason(self, failing: str) -> None:
+    def test_the_keys_of_a_failing_dag_are_unresolved_with_the_reason(self, failing: str) -> None:
         answer = self.fetch(failing)
         [unresolved] = [each.key for each in self.ROWS if each.dag_id == failing]
         assert set(answer.found) == set(answer.raw_ids) == {each.key for each in self.ROWS} - {unresolved}
@@ -438,7 +440,7 @@ class TestFailingDags:
         assert answer.unresolved[unresolved].startswith("its DAG could not be queried: too slow !!!")
         assert len(answer.unresolved[unresolved]) < 250
 
-    def test_the_query_fails_if_all_of_them_fail(self) -> None:
+    def test_the_query_fails_if_the_requests_for_all_dags_fail(self) -> None:
         with pytest.raises(TaskInstanceSourceError, match="the Task SDK could not read task states"):
             self.fetch("a", "b", "c")
 
@@ -446,7 +448,7 @@ class TestFailingDags:
         with pytest.raises(TaskInstanceSourceError, match=r"could not read task states for \{'dag_id': 'cleanup'"):
             self.fetch("a", CALLER.dag_id)
 
-    def test_the_query_fails_if_the_caller_is_finished_by_then(self) -> None:
+    def test_the_query_fails_if_the_caller_has_finished_in_the_meantime(self) -> None:
         callers = iter(["running", "failed"])
 
         def get_task_states(**request: Any) -> Any:
@@ -495,7 +497,7 @@ def read_record(xcoms: XComs, *rows: Row) -> Record | None:
     return source.read_records(source.fetch([key]), [key]).get(key)
 
 
-def pair(row: Row, name: Any, namespace: Any = "airflow") -> list[tuple[Row, str, Any]]:
+def pod_xcoms(row: Row, name: Any, namespace: Any = "airflow") -> list[tuple[Row, str, Any]]:
     return [(row, "pod_name", name), (row, "pod_namespace", namespace)]
 
 
@@ -510,7 +512,7 @@ class TestRecords:
     )
     def test_a_record_is_read_if_the_task_instance(self, ids: dict[str, Any]) -> None:
         existing, other = row(state="failed", **ids), row("b")
-        xcoms = XComs(*pair(existing, "load-x1"), *pair(other, "load-x2"))
+        xcoms = XComs(*pod_xcoms(existing, "load-x1"), *pod_xcoms(other, "load-x2"))
         assert read_record(xcoms, existing) == Record(frozenset({"airflow/load-x1"}))
         assert not xcoms.misses
 
@@ -523,7 +525,7 @@ class TestRecords:
 
     def test_the_record_of_a_mapped_task_instance_is_never_that_of_another_map_index(self) -> None:
         rows = [row(map_index=index) for index in range(4)]
-        xcoms = XComs(*pair(rows[0], "pod-0"), *pair(rows[2], "pod-2"))
+        xcoms = XComs(*pod_xcoms(rows[0], "pod-0"), *pod_xcoms(rows[2], "pod-2"))
         source = source_of(api_server([CALLER_ROW, *rows], Random(0)), xcoms)
         keys = [each.key for each in rows]
         assert source.read_records(source.fetch(keys), keys) == {
@@ -533,18 +535,18 @@ class TestRecords:
 
     def test_the_only_record_of_a_mapped_task_is_that_of_one_map_index(self) -> None:
         rows = [row(map_index=index) for index in range(2)]
-        xcoms = XComs(*pair(rows[0], "pod-0"))
+        xcoms = XComs(*pod_xcoms(rows[0], "pod-0"))
         source, keys = source_of(api_server([CALLER_ROW, *rows], Random(0)), xcoms), [each.key for each in rows]
         assert source.read_records(source.fetch(keys), keys) == {keys[0]: Record(frozenset({"airflow/pod-0"}))}
 
     def test_the_record_of_a_job_is_read_from_its_own_xcoms(self) -> None:
         pushed = {"job_name": "job-x1", "job_namespace": "airflow", "job": {"status": None}}
-        xcoms = XComs(*pair(row(), "load-x1"), *((row(), name, value) for name, value in pushed.items()))
+        xcoms = XComs(*pod_xcoms(row(), "load-x1"), *((row(), name, value) for name, value in pushed.items()))
         source = source_of(api_server([CALLER_ROW, row()], Random(0)), xcoms)
         records = source.read_records(source.fetch([row().key]), [row().key], KINDS["Job"].record_keys)
         assert records == {row().key: Record(frozenset({"Job airflow/job-x1"}), is_detached=True)}
 
-    def test_the_absence_of_records_is_requested_once_for_all_map_indexes(self) -> None:
+    def test_missing_records_cost_one_request_per_xcom_key_for_all_map_indexes(self) -> None:
         rows = [row(map_index=index) for index in range(50)]
         xcoms = XComs()
         source = source_of(api_server([CALLER_ROW, *rows], Random(0)), xcoms)
@@ -559,20 +561,20 @@ class TestRecords:
                 [(row(), "pod_namespace", "a")], "its XCom pod_name is missing", id="the XCom with the name is missing"
             ),
             pytest.param(
-                pair(row(), "s3://xcoms/token=SECRET"),
+                pod_xcoms(row(), "s3://xcoms/token=SECRET"),
                 "its XCom pod_name is not a valid Kubernetes name: 's3://xcoms/t…'",
                 id="a custom backend stored a reference",
             ),
             pytest.param(
-                pair(row(), "Twelve_chars"),
+                pod_xcoms(row(), "Twelve_chars"),
                 "its XCom pod_name is not a valid Kubernetes name: 'Twelve_chars'",
                 id="its value is short and not a name",
             ),
             pytest.param(
-                pair(row(), ["a"]), "its XCom pod_name is a list, not a Kubernetes name", id="its value is a list"
+                pod_xcoms(row(), ["a"]), "its XCom pod_name is a list, not a Kubernetes name", id="its value is a list"
             ),
             pytest.param(
-                pair(row(), PermissionError("access\n denied")),
+                pod_xcoms(row(), PermissionError("access\n denied")),
                 "its XCom pod_name cannot be read: access denied",
                 id="a custom backend denies access",
             ),
@@ -586,7 +588,7 @@ class TestRecords:
 
     def test_other_records_are_read_if_one_cannot_be_read(self) -> None:
         rows = [row("a"), row("b")]
-        xcoms = XComs(*pair(rows[0], PermissionError("access denied")), *pair(rows[1], "load-x1"))
+        xcoms = XComs(*pod_xcoms(rows[0], PermissionError("access denied")), *pod_xcoms(rows[1], "load-x1"))
         source = source_of(api_server([CALLER_ROW, *rows], Random(0)), xcoms)
         keys = [each.key for each in rows]
         records = source.read_records(source.fetch(keys), keys)
@@ -594,7 +596,7 @@ class TestRecords:
         assert records[keys[1]] == Record(frozenset({"airflow/load-x1"}))
 
     def test_the_query_fails_if_requests_fail_in_a_row_for_too_long(self) -> None:
-        xcoms = XComs(*pair(row(), TimeoutError("no answer")))
+        xcoms = XComs(*pod_xcoms(row(), TimeoutError("no answer")))
         source = source_of(api_server([CALLER_ROW, row()], Random(0)), xcoms, max_failing_seconds=0)
         with pytest.raises(
             TaskInstanceSourceError, match=r"the Task SDK has failed to answer for .* s: no answer; see"
@@ -607,7 +609,9 @@ class TestRecords:
             return TimeoutError("no answer")
 
         rows = [row(dag_id=f"dag_{number:02d}") for number in range(40)]
-        xcoms = XComs(*(xcom for n, each in enumerate(rows) for xcom in pair(each, "load-x1" if n % 2 else time_out)))
+        xcoms = XComs(
+            *(xcom for n, row in enumerate(rows) for xcom in pod_xcoms(row, "load-x1" if n % 2 else time_out))
+        )
         source = source_of(api_server([CALLER_ROW, *rows], Random(0)), xcoms, max_failing_seconds=0.3)
         keys = [each.key for each in rows]
         records = source.read_records(source.fetch(keys), keys)
@@ -620,7 +624,7 @@ class TestRecords:
             time.sleep(0.02)
             return TimeoutError("no answer")
 
-        xcoms = XComs(*pair(rows[0], time_out), *pair(rows[1], time_out), *pair(rows[2], "load-x1"))
+        xcoms = XComs(*pod_xcoms(rows[0], time_out), *pod_xcoms(rows[1], time_out), *pod_xcoms(rows[2], "load-x1"))
         source = source_of(api_server([CALLER_ROW, *rows], Random(0)), xcoms, max_failing_seconds=0.1)
         keys = [each.key for each in rows]
         records = source.read_records(source.fetch(keys), keys)
@@ -632,7 +636,7 @@ class TestRecords:
 
     def test_a_record_has_the_pods_of_all_task_instances_that_share_a_key(self) -> None:
         odd, label = row(ODD_ID), row(to_label_value(ODD_ID))
-        xcoms = XComs(*pair(odd, "odd"), *pair(label, "label", "other"))
+        xcoms = XComs(*pod_xcoms(odd, "odd"), *pod_xcoms(label, "label", "other"))
         assert read_record(xcoms, odd, label) == Record(frozenset({"airflow/odd", "other/label"}))
 
 
@@ -644,7 +648,7 @@ def source_with_tries(sdk: TaskSdk) -> TaskSdkSource:
 
 
 @given(worlds())
-def test_tries_and_ends_are_never_those_of_another_task_instance(world: World) -> None:
+def test_try_numbers_and_end_times_are_never_those_of_another_task_instance(world: World) -> None:
     rows = [
         row._replace(try_number=number, end_date=NOON + timedelta(seconds=number))
         for number, row in enumerate(world.rows)
@@ -695,7 +699,7 @@ class TestComplete:
             source.complete(source.fetch([row().key]), [row().key])
 
 
-@pytest.mark.parametrize("query", ["states", "records", "tries and ends"])
+@pytest.mark.parametrize("query", ["states", "records", "try numbers and end times"])
 def test_a_request_is_completed_before_sigterm_takes_effect_during_a_query_for(query: str) -> None:
     """The supervisor's response to an interrupted request would be mistaken for the response to the next request."""
     completed = list[str]()
@@ -712,7 +716,7 @@ def test_a_request_is_completed_before_sigterm_takes_effect_during_a_query_for(q
     sdk, xcoms = TaskSdk([CALLER_ROW, row(state="failed")], {SCHEDULED: NOON}), XComs()
     sdk.get_task_states = with_sigterm("states", sdk.get_task_states)  # type: ignore[method-assign]
     xcoms.get_all = with_sigterm("records", xcoms.get_all)  # type: ignore[method-assign]
-    queries = SdkQueries(sdk, with_sigterm("tries and ends", sdk.dag_run))
+    queries = SdkQueries(sdk, with_sigterm("try numbers and end times", sdk.dag_run))
     source, keys = TaskSdkSource(queries, xcoms, CALLER, "test", NO_DAGS), [row().key]
 
     def send_all() -> None:

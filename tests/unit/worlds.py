@@ -62,11 +62,11 @@ RUN_IDS = [
 
 # The ways in which a row differs from a plain one, whose labels are its ids.
 HOSTILE_IDS = [
-    pytest.param({}, id="the run_id is a default one"),
+    pytest.param({}, id="the run_id has the default format"),
     pytest.param({"run_id": "run_1"}, id="the run_id is its own label"),
     pytest.param({"run_id": "my run!"}, id="the run_id is a custom one with a hashed label"),
     pytest.param({"run_id": "r" * 250}, id="the run_id has 250 characters"),
-    pytest.param({"run_id": "run-0123456ab"}, id="the run_id ends like a hash"),
+    pytest.param({"run_id": "run-0123456ab"}, id="the run_id ends with what looks like a hash"),
     pytest.param({"run_id": to_label_value(SCHEDULED)}, id="the run_id equals a hashed label"),
     pytest.param({"task_id": ODD_ID}, id="the label of the task_id is hashed"),
     pytest.param({"task_id": LONG_ID, "map_index": 3}, id="the task is mapped and the label of its task_id is cut"),
@@ -74,7 +74,7 @@ HOSTILE_IDS = [
     pytest.param(
         {"dag_id": "d" * 250, "task_id": "t" * 250, "run_id": "r" * 250}, id="all ids have their maximum length"
     ),
-    pytest.param({"dag_id": "orders-0123456ab"}, id="the dag_id ends like a hash"),
+    pytest.param({"dag_id": "orders-0123456ab"}, id="the dag_id ends with what looks like a hash"),
 ]
 
 PLAIN_DAG_IDS = ["orders", "orders-0123456ab"]

@@ -52,7 +52,7 @@ class Deleter:
         self._is_unreadable = False  # whether reading a pod after a lost response got no response either
 
     def process(self, target: Target, snapshot: BatchSnapshot, is_probing: bool) -> Steps[None]:
-        """Conclude a target, or leave it pending: for another attempt, or for another snapshot."""
+        """Record the result of a target, or leave it pending: for another attempt, or for another snapshot."""
         if not self._schedule.begin(target, is_probing):
             return
         try:
@@ -61,7 +61,7 @@ class Deleter:
             error = to_error(exception)
             if target.lost is IN_FLIGHT:
                 self._record_lost(target, error)
-            self._ledger.conclude(target, Outcome.FAILED, error=error)
+            self._ledger.record(target, Outcome.FAILED, error=error)
 
     def _verify_and_delete(self, target: Target, snapshot: BatchSnapshot) -> Steps[None]:
         """Reclassify the pod and delete it if it is still a zombie. Leave it pending if the snapshot has expired."""
@@ -74,7 +74,7 @@ class Deleter:
                 yield from self._read_again(successor)
             elif not verdict.is_zombie:
                 target.verdict = verdict
-                self._ledger.conclude(target, Outcome.SPARED)
+                self._ledger.record(target, Outcome.SPARED)
                 return
             else:
                 target.verdict = verdict
@@ -112,7 +112,7 @@ class Deleter:
             self._schedule.count(target)
             grace_period = self._expected_grace_period(target.verdict)
             deadline = int(self._clock()) + grace_period if grace_period else None
-            self._ledger.conclude(target, Outcome.WOULD_DELETE, deadline=deadline)
+            self._ledger.record(target, Outcome.WOULD_DELETE, deadline=deadline)
             return False
         if not target.attempts:
             target.first_attempt = self._monotonic()
@@ -123,14 +123,14 @@ class Deleter:
             target.lost = lost
             return (yield from self._resolve_conflict(target, conflict))
         except NotFound:
-            self._ledger.conclude_gone(target)
+            self._ledger.record_gone(target)
         except KubernetesError as error:
             target.lost = lost
             self._record_failure(target, error)
             return False
         else:
             self._schedule.count(target)
-            self._ledger.conclude_accepted(target, accepted)
+            self._ledger.record_accepted(target, accepted)
         self._schedule.record_success(target)
         return False
 
@@ -139,11 +139,11 @@ class Deleter:
         old = target.workload
         workload = yield from self._read_again(old)
         if workload is None or (workload.uid != old.uid and target.is_counted):
-            self._ledger.conclude_gone(target)
+            self._ledger.record_gone(target)
         elif workload.uid != old.uid:
-            self._ledger.conclude(target, Outcome.SPARED, f"another {old.noun} has its name now")
+            self._ledger.record(target, Outcome.SPARED, f"another {old.noun} has its name now")
         elif workload.resource_version == old.resource_version:
-            self._ledger.conclude(target, Outcome.FAILED, error=conflict)  # refused for another reason
+            self._ledger.record(target, Outcome.FAILED, error=conflict)  # refused for another reason
         else:
             target.verdict = target.verdict._replace(workload=workload)
             return True
@@ -159,7 +159,7 @@ class Deleter:
             delay = self._retry_policy.next_delay(error, target.attempts, now - target.first_attempt)
         self._schedule.record_failure(target, error, is_final=delay is None)
         if delay is None:
-            self._ledger.conclude(target, Outcome.FAILED, error=error)
+            self._ledger.record(target, Outcome.FAILED, error=error)
         else:
             target.not_before = now + delay
             self._retry_policy.warn_once(error, "retrying")
@@ -187,13 +187,13 @@ class Deleter:
             workload = yield from self._read_again(before)
         except Exception as error:
             self._is_unreadable |= not getattr(error, "has_response", True)
-            self._ledger.conclude(target, Outcome.UNKNOWN, f"the {before.noun} could not be read: {error}", target.lost)
+            self._ledger.record(target, Outcome.UNKNOWN, f"the {before.noun} could not be read: {error}", target.lost)
             return
         was_overdue = target.verdict.is_zombie and before.deletion_deadline is not None
         if workload is None or workload.uid != before.uid:
-            self._ledger.conclude_gone(target)
+            self._ledger.record_gone(target)
         elif workload.deletion_deadline is not None and not was_overdue:
-            self._ledger.conclude_accepted(
+            self._ledger.record_accepted(
                 target, DeleteResult.from_accepted(workload.finalizers, workload.deletion_deadline)
             )
         elif target.result:

@@ -30,7 +30,7 @@ class Ledger:
         self._noun, self._deleted = noun, 0
         self.unlogged: list[Result] = []
 
-    def conclude(
+    def record(
         self,
         target: Target,
         outcome: Outcome,
@@ -44,15 +44,15 @@ class Ledger:
         if outcome not in NOT_DELETED:
             self.unlogged.append(target.result)
 
-    def conclude_gone(self, target: Target) -> None:
+    def record_gone(self, target: Target) -> None:
         """Record that a pod no longer exists. If the response to an attempt was lost, it counts as deleted."""
         if target.is_counted:
-            self.conclude(target, Outcome.DELETED)
+            self.record(target, Outcome.DELETED)
         else:
-            self.conclude(target, Outcome.ALREADY_GONE, f"the {target.workload.noun} no longer exists")
+            self.record(target, Outcome.ALREADY_GONE, f"the {target.workload.noun} no longer exists")
 
-    def conclude_accepted(self, target: Target, accepted: DeleteResult) -> None:
-        self.conclude(target, accepted.outcome, accepted.detail, deadline=accepted.deadline)
+    def record_accepted(self, target: Target, accepted: DeleteResult) -> None:
+        self.record(target, accepted.outcome, accepted.detail, deadline=accepted.deadline)
 
     def log_results(self, others: Iterable[Result] = ()) -> None:
         """Log the results since the last call, by outcome, so that the log of a killed worker shows what was done.

@@ -100,7 +100,7 @@ class _Reaper:
             for target in pending_among(targets):
                 why = why_left or self._schedule.why_left(target)
                 outcome = Outcome.FAILED if target.lost else Outcome.LEFT_FOR_NEXT_RUN
-                self._ledger.conclude(target, outcome, why, target.lost)
+                self._ledger.record(target, outcome, why, target.lost)
             self._deleter.resolve_lost(lost_among(targets))
         except Terminated:
             self._end_early(targets, TERMINATED)
@@ -111,13 +111,13 @@ class _Reaper:
         return results
 
     def _end_early(self, targets: Sequence[Target], why: KpoCleanupError) -> None:
-        """Conclude all pods without another request: the task may have been marked as failed to stop it."""
+        """Record a result for all pods without another request: the task may have been marked as failed to stop it."""
         log.warning("%s", why)
         for target in pending_among(targets):
-            self._ledger.conclude(target, Outcome.LEFT_FOR_NEXT_RUN, why.summary, why)
+            self._ledger.record(target, Outcome.LEFT_FOR_NEXT_RUN, why.summary, why)
         for target in lost_among(targets):
             detail = f"the {target.workload.noun} was not read"
-            self._ledger.conclude(target, Outcome.UNKNOWN, detail, target.lost)
+            self._ledger.record(target, Outcome.UNKNOWN, detail, target.lost)
 
     def _check_scope(self, target: Target, namespaces: Collection[str]) -> None:
         namespace = target.workload.namespace
@@ -125,7 +125,7 @@ class _Reaper:
         if not in_scope or namespace in self._settings.excluded():
             summary = f"refusing to delete: namespace {namespace!r} is not in this run's scope"
             error = KpoCleanupError(summary, remedy="check whether the XCom of classify was modified")
-            self._ledger.conclude(target, Outcome.FAILED, error=error)
+            self._ledger.record(target, Outcome.FAILED, error=error)
 
     def _list_again(self, targets: Sequence[Target]) -> None:
         namespaces = sorted({target.workload.namespace for target in targets})
@@ -153,10 +153,10 @@ class _Reaper:
                 target.verdict = target.verdict._replace(workload=listed)
             elif namespace in listing.errors_by_namespace or target.workload.uid in listing.unread:
                 why = listing.errors_by_namespace.get(namespace) or listing.unread[target.workload.uid]
-                self._ledger.conclude(target, Outcome.FAILED, NOT_LISTED, why)
+                self._ledger.record(target, Outcome.FAILED, NOT_LISTED, why)
             else:
                 detail = f"the {target.workload.noun} is no longer listed"
-                self._ledger.conclude(target, Outcome.ALREADY_GONE, detail)
+                self._ledger.record(target, Outcome.ALREADY_GONE, detail)
 
     def _delete_in_batches(self, targets: Sequence[Target]) -> str:
         """Delete batch by batch, and return why all pending targets are left, if they share a reason."""
@@ -200,7 +200,7 @@ class _Reaper:
                 self._retry_policy.warn_once(error, "querying fewer task instances at a time")
             else:
                 for target in batch:
-                    self._ledger.conclude(target, Outcome.FAILED, error=error)
+                    self._ledger.record(target, Outcome.FAILED, error=error)
             return None
         self._is_verified = True
         self._schedule.record_query(was_fast=self._monotonic() - started < MAX_SNAPSHOT_AGE / 4)

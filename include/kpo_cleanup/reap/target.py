@@ -23,7 +23,7 @@ class Target:
     rest, after the second listing has updated the verdict.
     """
 
-    verdict: Verdict  # the latest
+    verdict: Verdict  # from the latest snapshot
     attempts: int = 0  # failed attempts after which another one may succeed
     first_attempt: float = 0.0
     not_before: float = 0.0

@@ -19,7 +19,7 @@ _RANDOM = string.ascii_letters + string.digits  # the characters of the random s
 
 @lru_cache(maxsize=CACHE_SIZE)
 def may_be_hashed(label: str) -> bool:
-    """Return whether this label value ends like a hash: then the raw id may differ, or end like that itself."""
+    """Return whether this label value ends with what looks like a hash, so that the raw id may differ from it."""
     return _HASHED.fullmatch(label) is not None
 
 

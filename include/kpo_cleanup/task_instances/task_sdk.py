@@ -62,7 +62,7 @@ class TaskSdkSource(TaskInstanceSource):
 
     Requests need raw ids. A label that does not end like a hash is the raw id. Any other is requested as it is, because
     a raw id can end like a hash as well, and with the raw ids that it may stand for. A hashed default run_id is rebuilt
-    from its text. Any other run_id is searched among the runs of its task, unless they are too many, and a task_id
+    from its text. Any other run_id is searched for among the runs of its task, unless there are too many, and a task_id
     among the tasks of its run. A dag_id is searched in the DAG files on the worker's disk.
 
     A run whose raw id equals the label value of another run of the same DAG hides that run.
@@ -235,7 +235,7 @@ class TaskSdkSource(TaskInstanceSource):
                         self._run_ids[dag_id, to_label_value(run_id)].add(run_id)
             if counts[task_ids] > MAX_SEARCHED:
                 unresolved[key] = (
-                    "the run_id behind its label would have to be searched among more than "
+                    "the run_id behind its label would have to be searched for among more than "
                     f"{MAX_SEARCHED:,} task instances (set airflow_conn_id)"
                 )
         return unresolved

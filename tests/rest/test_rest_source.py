@@ -27,12 +27,13 @@ from tests.unit.worlds import ODD_ID, SCHEDULED, Row
 
 pytestmark = pytest.mark.rest
 
-MINE = Row("orders", "a", SCHEDULED, UNMAPPED, "running")
-SECRET_DAG = Row("invoices", "a", SCHEDULED, UNMAPPED, "running")  # of a DAG that only some users may read
-HASHED_DAG = Row("commandes_à_faire", "a", SCHEDULED, UNMAPPED, "running")
-LABEL_DAG = HASHED_DAG._replace(dag_id=to_label_value(HASHED_DAG.dag_id), task_id="b")
-GONE_DAG = Row("gone", "a", SCHEDULED, UNMAPPED, "running")
-NOT_FOUND = faults.answer(404, "<h1>Not Found</h1>")  # of a gateway
+ORDERS_TI = Row("orders", "a", SCHEDULED, UNMAPPED, "running")
+INVOICES_TI = Row("invoices", "a", SCHEDULED, UNMAPPED, "running")  # only some users may read its DAG
+HASHED_DAG_TI = Row("commandes_à_faire", "a", SCHEDULED, UNMAPPED, "running")
+# Its dag_id is the label value of the other's dag_id.
+LABEL_DAG_TI = HASHED_DAG_TI._replace(dag_id=to_label_value(HASHED_DAG_TI.dag_id), task_id="b")
+GONE_DAG_TI = Row("gone", "a", SCHEDULED, UNMAPPED, "running")
+NOT_FOUND = faults.answer(404, "<h1>Not Found</h1>")  # from a gateway, not from Airflow
 BATCH = r"POST .*/taskInstances/list$"
 
 
@@ -68,18 +69,18 @@ class TestVerification:
             pytest.param(
                 "UPDATE task_instance SET state = 'queued' WHERE dag_id = 'kpo_cleanup'",
                 "is 'queued' there instead of 'running'",
-                id="has the state of a moment ago",
+                id="has an outdated state",
             ),
         ],
     )
     def test_answers_are_rejected_if_the_calling_task_instance(
         self, connect: Connect, database: Database, change: str, wrong: str
     ) -> None:
-        database.fill([MINE])
+        database.fill([ORDERS_TI])
         source = connect()
         database.execute(change)
         with pytest.raises(TaskInstanceSourceError, match="the answers of test were rejected") as caught:
-            source.fetch([MINE.key])
+            source.fetch([ORDERS_TI.key])
         run = re.escape(repr(CALLER.run_id))
         assert re.fullmatch(f"this task, kpo_cleanup.fetch_active_tis of run {run}, {wrong}", caught.value.cause)
         assert "read DAG 'kpo_cleanup'" in caught.value.remedy
@@ -98,43 +99,43 @@ class TestPermissions:
     def test_every_key_is_resolved_if_the_user_may_read_all_dags(
         self, connect: Connect, servers: Servers, database: Database
     ) -> None:
-        database.fill([MINE, SECRET_DAG, HASHED_DAG])
-        answer = self.fetch(connect, servers, "reads_all", MINE, SECRET_DAG, HASHED_DAG, GONE_DAG)
-        assert set(answer.found) == {MINE.key, SECRET_DAG.key, HASHED_DAG.key}
+        database.fill([ORDERS_TI, INVOICES_TI, HASHED_DAG_TI])
+        answer = self.fetch(connect, servers, "reads_all", ORDERS_TI, INVOICES_TI, HASHED_DAG_TI, GONE_DAG_TI)
+        assert set(answer.found) == {ORDERS_TI.key, INVOICES_TI.key, HASHED_DAG_TI.key}
         assert not answer.unresolved
 
     @pytest.mark.skipif(AIRFLOW_RELEASE < (3, 1), reason="Airflow 3.0 rejects the batch query of such a user")
     def test_keys_of_other_dags_are_unresolved_if_the_user_may_read_two_dags(
         self, connect: Connect, servers: Servers, database: Database
     ) -> None:
-        readable = MINE._replace(task_id=ODD_ID)
-        database.fill([readable, SECRET_DAG, HASHED_DAG])
-        answer = self.fetch(connect, servers, "reads_two", MINE, readable, SECRET_DAG, HASHED_DAG, GONE_DAG)
+        readable = ORDERS_TI._replace(task_id=ODD_ID)
+        database.fill([readable, INVOICES_TI, HASHED_DAG_TI])
+        answer = self.fetch(connect, servers, "reads_two", ORDERS_TI, readable, INVOICES_TI, HASHED_DAG_TI, GONE_DAG_TI)
         assert set(answer.found) == {readable.key}
         assert answer.unresolved == {
-            SECRET_DAG.key: "the user of the REST API may not read its DAG",
-            GONE_DAG.key: "the user of the REST API may not read its DAG",
-            HASHED_DAG.key: "the user of the REST API may not read all DAGs, and its dag_id is hashed",
+            INVOICES_TI.key: "the user of the REST API may not read its DAG",
+            GONE_DAG_TI.key: "the user of the REST API may not read its DAG",
+            HASHED_DAG_TI.key: "the user of the REST API may not read all DAGs, and its dag_id is hashed",
         }
 
     @pytest.mark.skipif(AIRFLOW_RELEASE < (3, 1), reason="Airflow 3.0 rejects the batch query of such a user")
-    def test_a_key_is_unresolved_if_the_user_may_only_read_a_dag_whose_id_is_the_label_of_the_right_one(
+    def test_a_key_is_unresolved_if_the_user_may_read_only_the_dag_whose_id_equals_its_label(
         self, connect: Connect, servers: Servers, database: Database
     ) -> None:
-        database.fill([HASHED_DAG, LABEL_DAG])
-        answer = self.fetch(connect, servers, "reads_namesake", HASHED_DAG, LABEL_DAG)
-        assert set(answer.found) == {LABEL_DAG.key}
-        assert set(answer.unresolved) == {HASHED_DAG.key}
+        database.fill([HASHED_DAG_TI, LABEL_DAG_TI])
+        answer = self.fetch(connect, servers, "reads_namesake", HASHED_DAG_TI, LABEL_DAG_TI)
+        assert set(answer.found) == {LABEL_DAG_TI.key}
+        assert set(answer.unresolved) == {HASHED_DAG_TI.key}
 
     @pytest.mark.skipif(AIRFLOW_RELEASE < (3, 1), reason="Airflow 3.0 rejects the batch query of such a user")
-    @pytest.mark.parametrize("exists", [True, False], ids=["it exists", "it does not exist"])
-    def test_a_task_instance_is_absent_if_its_readable_dag_has_none_and(
+    @pytest.mark.parametrize("exists", [True, False], ids=["the DAG exists", "the DAG does not exist"])
+    def test_a_task_instance_that_does_not_exist_is_absent_if_the_user_may_read_its_dag_and(
         self, connect: Connect, servers: Servers, database: Database, exists: bool
     ) -> None:
         database.fill([])
         if exists:
             database.add_dags("orders")
-        assert self.fetch(connect, servers, "reads_two", MINE) == TaskInstances()
+        assert self.fetch(connect, servers, "reads_two", ORDERS_TI) == TaskInstances()
 
     @pytest.mark.parametrize(
         "user",
@@ -151,21 +152,21 @@ class TestPermissions:
     def test_a_missing_permission_is_an_error_that_names_what_to_allow(
         self, connect: Connect, servers: Servers, database: Database, user: str
     ) -> None:
-        database.fill([MINE])
+        database.fill([ORDERS_TI])
         with pytest.raises(
             TaskInstanceSourceError,
             match=r"POST .*/taskInstances/list\): 403 Forbidden; "
             "allow the user of connection 'airflow_api' to read DAGs, DAG runs, task instances and XComs; "
             "server message: Forbidden",
         ):
-            self.fetch(connect, servers, user, MINE)
+            self.fetch(connect, servers, user, ORDERS_TI)
 
     def test_a_record_has_a_problem_if_the_user_may_not_read_xcoms(
         self, connect: Connect, servers: Servers, database: Database
     ) -> None:
-        database.fill([MINE])
+        database.fill([ORDERS_TI])
         source = connect(servers.fab, "reads_no_xcoms", "reads_no_xcoms")
-        record = source.read_records(source.fetch([MINE.key]), [MINE.key])[MINE.key]
+        record = source.read_records(source.fetch([ORDERS_TI.key]), [ORDERS_TI.key])[ORDERS_TI.key]
         assert record.workloads == frozenset()
         assert "403 Forbidden" in record.problem
         assert "to read DAGs, DAG runs, task instances and XComs" in record.problem
@@ -186,9 +187,9 @@ class TestMisleadingAnswers:
         self, connect: Connect, database: Database, proxy: FaultProxy, fault: faults.Fault
     ) -> None:
         database.fill([])
-        proxy.spoil(f"GET .*/dags/{GONE_DAG.dag_id}$", fault)
+        proxy.spoil(f"GET .*/dags/{GONE_DAG_TI.dag_id}$", fault)
         with pytest.raises(TaskInstanceSourceError):
-            connect(proxy.url + PATH).fetch([GONE_DAG.key])
+            connect(proxy.url + PATH).fetch([GONE_DAG_TI.key])
 
     @pytest.mark.parametrize(
         ("fault", "cause"),
@@ -204,16 +205,16 @@ class TestMisleadingAnswers:
     def test_a_record_has_a_problem_if_the_answer_about_its_xcom_is(
         self, connect: Connect, database: Database, proxy: FaultProxy, fault: faults.Fault, cause: str
     ) -> None:
-        database.fill([MINE])
+        database.fill([ORDERS_TI])
         proxy.spoil("/xcomEntries/", fault)
         source = connect(proxy.url + PATH)
-        record = source.read_records(source.fetch([MINE.key]), [MINE.key])[MINE.key]
+        record = source.read_records(source.fetch([ORDERS_TI.key]), [ORDERS_TI.key])[ORDERS_TI.key]
         assert record.problem.startswith(f"its XCom pod_name cannot be read: {cause}")
 
-    def test_the_pages_of_a_mapped_task_are_rejected_if_the_caller_has_ended_by_then(
+    def test_the_pages_of_a_mapped_task_are_rejected_if_the_caller_has_ended_in_the_meantime(
         self, connect: Connect, database: Database, proxy: FaultProxy
     ) -> None:
-        rows = [MINE._replace(run_id="run_1", map_index=index) for index in range(6)]
+        rows = [ORDERS_TI._replace(run_id="run_1", map_index=index) for index in range(6)]
         database.fill(rows)
 
         def limit(answer: dict[str, Any]) -> None:
@@ -222,7 +223,7 @@ class TestMisleadingAnswers:
         def end_caller() -> None:
             database.execute("UPDATE task_instance SET state = 'failed' WHERE dag_id = 'kpo_cleanup'")
 
-        # The query for all, the first page, and the second page.
+        # The query for all keys and that for the first page are limited; before the second page, the caller ends.
         proxy.spoil(BATCH, faults.edited(limit), times=2)
         proxy.spoil(BATCH, faults.first(end_caller), times=1)
         with pytest.raises(TaskInstanceSourceError, match="the answers of test were rejected"):
@@ -232,7 +233,7 @@ class TestMisleadingAnswers:
 class TestFailingDags:
     """Three DAGs, and Airflow fails on requests that contain the id of one of them."""
 
-    ROWS: ClassVar = [MINE._replace(dag_id=f"dag_{number}") for number in range(3)]
+    ROWS: ClassVar = [ORDERS_TI._replace(dag_id=f"dag_{number}") for number in range(3)]
 
     def failing_for(self, *dag_ids: str, status: int = 500) -> faults.Fault:
         async def fault(request: Any, forward: Any) -> Any:
@@ -244,7 +245,7 @@ class TestFailingDags:
 
     @pytest.mark.parametrize("status", [500, 403])
     @pytest.mark.parametrize("number", range(3))
-    def test_the_keys_of_one_are_unresolved_with_the_reason(
+    def test_the_keys_of_a_failing_dag_are_unresolved_with_the_reason(
         self, connect: Connect, database: Database, proxy: FaultProxy, number: int, status: int
     ) -> None:
         database.fill(self.ROWS)
@@ -255,7 +256,9 @@ class TestFailingDags:
         assert set(answer.unresolved) == {failing.key}
         assert answer.unresolved[failing.key].startswith(f"its DAG could not be queried: {status} ")
 
-    def test_the_query_fails_if_all_of_them_fail(self, connect: Connect, database: Database, proxy: FaultProxy) -> None:
+    def test_the_query_fails_if_the_requests_for_all_dags_fail(
+        self, connect: Connect, database: Database, proxy: FaultProxy
+    ) -> None:
         database.fill(self.ROWS)
         proxy.spoil(BATCH, self.failing_for(*(row.dag_id for row in self.ROWS)))
         with pytest.raises(TaskInstanceSourceError, match="500 Internal Server Error"):
@@ -268,9 +271,11 @@ class TestFailingDags:
         proxy.spoil(BATCH, self.failing_for(CALLER.dag_id))
         with pytest.raises(TaskInstanceSourceError, match="500 Internal Server Error"):
             connect(proxy.url + PATH).fetch([row.key for row in self.ROWS])
-        assert len(proxy.requests) == 1 + 2 * QUICK.attempts  # the token, all of them, and the caller
+        assert len(proxy.requests) == 1 + 2 * QUICK.attempts  # for the token, for all keys, and for the caller
 
-    def test_the_records_of_one_have_a_problem(self, connect: Connect, database: Database, proxy: FaultProxy) -> None:
+    def test_the_records_of_a_failing_dag_have_a_problem(
+        self, connect: Connect, database: Database, proxy: FaultProxy
+    ) -> None:
         database.fill(self.ROWS)
         for row in self.ROWS:
             database.add_xcom(row, "pod_name", f"{row.dag_id}-x7".replace("_", "-"))
@@ -286,12 +291,12 @@ class TestFailingDags:
     def test_reading_records_fails_if_the_token_is_rejected(
         self, connect: Connect, database: Database, servers: Servers, proxy: FaultProxy
     ) -> None:
-        database.fill([MINE])
+        database.fill([ORDERS_TI])
         source = connect(proxy.url + PATH, None, token_of(servers.simple, USER, PASSWORD))
-        task_instances = source.fetch([MINE.key])
+        task_instances = source.fetch([ORDERS_TI.key])
         proxy.spoil("/xcomEntries/", faults.answer(401, '{"detail": "Token Expired"}', "application/json"))
         with pytest.raises(TaskInstanceSourceError, match="renew the token of connection"):
-            source.read_records(task_instances, [MINE.key])
+            source.read_records(task_instances, [ORDERS_TI.key])
 
 
 class TestRecords:
@@ -308,30 +313,30 @@ class TestRecords:
     def test_a_record_is_read_if_the_task_instance(
         self, connect: Connect, database: Database, ids: dict[str, Any]
     ) -> None:
-        row = MINE._replace(**ids)
-        database.fill([row, MINE._replace(task_id="other")])
+        row = ORDERS_TI._replace(**ids)
+        database.fill([row, ORDERS_TI._replace(task_id="other")])
         database.add_xcom(row, "pod_name", "load-x7")
         database.add_xcom(row, "pod_namespace", "airflow")
-        database.add_xcom(MINE._replace(task_id="other"), "pod_name", "other-y8")
+        database.add_xcom(ORDERS_TI._replace(task_id="other"), "pod_name", "other-y8")
         source = connect()
         assert source.read_records(source.fetch([row.key]), [row.key]) == {
             row.key: Record(frozenset({"airflow/load-x7"}))
         }
 
     def test_a_record_may_have_no_namespace(self, connect: Connect, database: Database) -> None:
-        database.fill([MINE])
-        database.add_xcom(MINE, "pod_name", "load-x7")
+        database.fill([ORDERS_TI])
+        database.add_xcom(ORDERS_TI, "pod_name", "load-x7")
         source = connect()
-        records = source.read_records(source.fetch([MINE.key]), [MINE.key])
-        assert records == {MINE.key: Record(frozenset({"load-x7"}))}
+        records = source.read_records(source.fetch([ORDERS_TI.key]), [ORDERS_TI.key])
+        assert records == {ORDERS_TI.key: Record(frozenset({"load-x7"}))}
 
     def test_a_record_that_was_encoded_twice_is_decoded(self, connect: Connect, database: Database) -> None:
-        database.fill([MINE])
-        database.add_xcom(MINE, "pod_name", '"load-x7"')
-        database.add_xcom(MINE, "pod_namespace", '"airflow"')
+        database.fill([ORDERS_TI])
+        database.add_xcom(ORDERS_TI, "pod_name", '"load-x7"')
+        database.add_xcom(ORDERS_TI, "pod_namespace", '"airflow"')
         source = connect()
-        records = source.read_records(source.fetch([MINE.key]), [MINE.key])
-        assert records == {MINE.key: Record(frozenset({"airflow/load-x7"}))}
+        records = source.read_records(source.fetch([ORDERS_TI.key]), [ORDERS_TI.key])
+        assert records == {ORDERS_TI.key: Record(frozenset({"airflow/load-x7"}))}
 
     @pytest.mark.parametrize(
         "xcoms",
@@ -345,26 +350,26 @@ class TestRecords:
         ],
     )
     def test_a_record_has_a_problem_if(self, connect: Connect, database: Database, xcoms: dict[str, Any]) -> None:
-        database.fill([MINE])
+        database.fill([ORDERS_TI])
         for key, value in xcoms.items():
-            database.add_xcom(MINE, key, value)
+            database.add_xcom(ORDERS_TI, key, value)
         source = connect()
-        record = source.read_records(source.fetch([MINE.key]), [MINE.key])[MINE.key]
+        record = source.read_records(source.fetch([ORDERS_TI.key]), [ORDERS_TI.key])[ORDERS_TI.key]
         assert record.workloads == frozenset()
         assert "XCom" in record.problem
 
     def test_there_is_no_record_without_xcoms(self, connect: Connect, database: Database) -> None:
-        database.fill([MINE])
+        database.fill([ORDERS_TI])
         source = connect()
-        assert source.read_records(source.fetch([MINE.key]), [MINE.key]) == {}
+        assert source.read_records(source.fetch([ORDERS_TI.key]), [ORDERS_TI.key]) == {}
 
 
 class TestToken:
     def test_a_token_without_a_login_is_accepted(self, connect: Connect, servers: Servers, database: Database) -> None:
-        database.fill([MINE])
+        database.fill([ORDERS_TI])
         for login in (None, ""):
             token = token_of(servers.simple, USER, PASSWORD)
-            assert MINE.key in connect(login=login, password=f"{token}\n").fetch([MINE.key]).found
+            assert ORDERS_TI.key in connect(login=login, password=f"{token}\n").fetch([ORDERS_TI.key]).found
 
     @pytest.mark.parametrize(
         ("status", "message"),
@@ -378,11 +383,11 @@ class TestToken:
     def test_a_token_from_a_login_is_renewed_if_it(
         self, connect: Connect, database: Database, proxy: FaultProxy, status: int, message: str
     ) -> None:
-        database.fill([MINE])
+        database.fill([ORDERS_TI])
         source = connect(proxy.url + PATH)
-        source.fetch([MINE.key])
+        source.fetch([ORDERS_TI.key])
         proxy.spoil(BATCH, faults.answer(status, json.dumps({"detail": message}), "application/json"), times=1)
-        assert MINE.key in source.fetch([MINE.key]).found
+        assert ORDERS_TI.key in source.fetch([ORDERS_TI.key]).found
         assert sum("/auth/token" in line for line in proxy.requests) == 2
 
     @pytest.mark.parametrize(
@@ -407,19 +412,19 @@ class TestToken:
     def test_the_error_names_the_connection_if(
         self, connect: Connect, database: Database, login: str | None, password: str, message: str
     ) -> None:
-        database.fill([MINE])
+        database.fill([ORDERS_TI])
         with pytest.raises(TaskInstanceSourceError, match=message):
-            connect(login=login, password=password).fetch([MINE.key])
+            connect(login=login, password=password).fetch([ORDERS_TI.key])
 
     def test_the_error_names_the_connection_if_a_token_without_a_login_expires(
         self, connect: Connect, database: Database, servers: Servers, proxy: FaultProxy
     ) -> None:
-        database.fill([MINE])
+        database.fill([ORDERS_TI])
         source = connect(proxy.url + PATH, None, token_of(servers.simple, USER, PASSWORD))
-        source.fetch([MINE.key])
+        source.fetch([ORDERS_TI.key])
         proxy.spoil(BATCH, faults.answer(401, '{"detail": "Token Expired"}', "application/json"))
         with pytest.raises(TaskInstanceSourceError, match="renew the token of connection"):
-            source.fetch([MINE.key])
+            source.fetch([ORDERS_TI.key])
 
     @pytest.mark.parametrize("status", [200, 401, 403, 418, 429, 500, None])
     @pytest.mark.parametrize("has_login", [True, False])
@@ -433,7 +438,7 @@ class TestToken:
         status: int | None,
         has_login: bool,
     ) -> None:
-        database.fill([MINE])
+        database.fill([ORDERS_TI])
         token = token_of(servers.simple, USER, PASSWORD)
         created: list[str] = []
         proxy.spoil("POST .*/auth/token", faults.edited(lambda answer: created.append(answer["access_token"])))
@@ -445,7 +450,7 @@ class TestToken:
         proxy.spoil(BATCH, repeat_secrets if status else faults.reset)
         source = connect(proxy.url + PATH, *((USER, PASSWORD) if has_login else (None, token)))
         with caplog.at_level(logging.DEBUG), pytest.raises(TaskInstanceSourceError) as caught:
-            source.fetch([MINE.key])
+            source.fetch([ORDERS_TI.key])
         shown = caplog.text + "".join(traceback.format_exception(caught.value))
         if not status:
             shown += render_with_variables(caught.value)
@@ -458,7 +463,7 @@ class TestAddress:
     def test_a_wrong_path_is_an_error_that_names_the_host(
         self, connect: Connect, database: Database, servers: Servers
     ) -> None:
-        database.fill([MINE])
+        database.fill([ORDERS_TI])
         wrong = servers.simple.removesuffix(PATH) + "/elsewhere"
         for login, password in ((USER, PASSWORD), (None, token_of(servers.simple, USER, PASSWORD))):
             with pytest.raises(
@@ -466,8 +471,8 @@ class TestAddress:
                 match=r"POST .*/elsewhere/.*\): 405 Method Not Allowed; correct the connection's host: "
                 "it must be the base URL of Airflow's API server, with its path",
             ):
-                connect(wrong, login, password).fetch([MINE.key])
+                connect(wrong, login, password).fetch([ORDERS_TI.key])
 
     def test_a_trailing_slash_is_ignored(self, connect: Connect, database: Database, servers: Servers) -> None:
-        database.fill([MINE])
-        assert MINE.key in connect(servers.simple + "/").fetch([MINE.key]).found
+        database.fill([ORDERS_TI])
+        assert ORDERS_TI.key in connect(servers.simple + "/").fetch([ORDERS_TI.key]).found
