@@ -21,7 +21,7 @@ ENV_REST_3_0 = ENV_SUFFIX=-rest scripts/airflow-env 3.0.6 2025-09-15 $(FAB)
 # The benchmarks' packages, in separate environments.
 BENCH_PACKAGES = $(shell sed '/^\#/d' bench/requirements.txt)
 
-# Except the unit tests, tests spend half of their time waiting. Each process has its own Airflow, servers and ports.
+# All tests but the unit tests spend half of their time waiting. Each process has its own Airflow, servers and ports.
 PROCESSES ?= 3
 PARALLEL = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 

@@ -13,6 +13,7 @@ import gc
 import logging
 import random
 import time
+import warnings
 
 import tests.conftest  # noqa: F401  creates a temporary Airflow home before Airflow is imported
 from tests.faults.histories import run_histories, set_up
@@ -32,6 +33,7 @@ def main() -> None:
     kind = machine_of(given.machine)
     first_seed = random.SystemRandom().getrandbits(32) if given.seed is None else given.seed
     logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")  # the provider's, for each task of each history
     start = time.monotonic()
     with set_up(kind):
         gc.freeze()  # otherwise, traversing Airflow's modules in collections takes a tenth of the CPU time
