@@ -64,9 +64,14 @@ class Controllers:
         labels = objects.labelled(owner)["metadata"]["labels"]
         return self._create_pod(owner, f"{owner['metadata']['name']}-{next(self._numbers)}", labels)
 
+    def has_driver(self, namespace: str, app_name: str) -> bool:
+        """Return whether a pod has the name of the application's driver."""
+        path = f"{objects.PATHS[POD].format(namespace)}/{_driver_name(app_name)}"
+        return objects.find_at(self._server, path) is not None
+
     def _start_driver(self, app: Json) -> Json:
         labels, app_name = app["spec"]["driver"].get("labels", {}), app["metadata"]["name"]
-        driver = self._create_pod(app, f"{app_name}-driver", {**labels, "spark-role": "driver"}, DRIVER)
+        driver = self._create_pod(app, _driver_name(app_name), {**labels, "spark-role": "driver"}, DRIVER)
         of_executor = {label: value for label, value in labels.items() if label != MARKERS[POD]}
         executor = f"{app_name}-exec-{next(self._numbers)}"
         self._create_pod(driver, executor, {**of_executor, "spark-role": "executor"}, "executor")
@@ -121,6 +126,10 @@ class Controllers:
 
     def _patch(self, obj: Json, **metadata: object) -> None:
         self._server.call("PATCH", path_of(obj), {"metadata": metadata}, MERGE)
+
+
+def _driver_name(app_name: str) -> str:
+    return f"{app_name}-driver"
 
 
 def _awaited(owner: Json) -> list[str]:

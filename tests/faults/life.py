@@ -106,6 +106,8 @@ class Life:
             new = self.controllers.start_pod(owner)
         elif kind(old) != POD and key not in self.tasks:
             return  # nobody would create it
+        elif kind(old) == APPLICATION and self.controllers.has_driver(namespace, name):
+            return  # a driver that has another controller now keeps the new application from starting its own
         else:
             if key in self.tasks:  # its operator creates a workload of the current try
                 labels["try_number"] = str(self.tasks[key].try_number)

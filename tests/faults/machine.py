@@ -334,6 +334,10 @@ class Airflow(Life, RuleBasedStateMachine):
             )
             self.server.proxy.wait_until_idle()
         self.source.failing_dag = ""
+        # On a busy machine an attempt may time out, and the next one finds that the new pod was replaced as well.
+        if new := {*self.replaced.values()} - self.replaced.keys() - watch.vanished:
+            # Before garbage collection, which deletes the new pod of a Job with the Job.
+            assert new <= self.by_uid().keys(), "a new pod with the same name was deleted"
         if watch.deletions:
             self.controllers.collect_garbage(self.namespaces)
         after = self.by_uid()
@@ -345,9 +349,6 @@ class Airflow(Life, RuleBasedStateMachine):
         in_time = watch.deletions - watch.late
         assert len(in_time) <= self.settings.max_deletes, "more than max_deletes may have been deleted"
         assert not (watch.was_sent and self.settings.dry_run)
-        # On a busy machine an attempt may time out, and the next one finds that the new pod was replaced as well.
-        new = {*self.replaced.values()} - self.replaced.keys() - watch.vanished
-        assert new <= after.keys(), "a new pod with the same name was deleted"
         TALLY["terminated"] += watch.is_terminated.is_set()
         assert [r.verdict.workload.uid for r in results] == [v.workload.uid for v in zombies]
         for result in results:
