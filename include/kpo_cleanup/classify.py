@@ -168,7 +168,10 @@ class Classifier:
         return self._classify_active(workload, ti, now) if ti.is_active else self._classify_finished(workload, ti, now)
 
     def _adoptable_by_plain_task(self, workload: Workload, now: int) -> Evidence | None:
-        """Return why the operator of a task that is no longer mapped may adopt this pod of a map index, or None."""
+        """Return why an operator of a task that is no longer mapped may use this pod of a map index, or None.
+
+        A record that names another pod proves nothing if that pod's labels differ: a task may have several operators.
+        """
         task_instances, key = self._snapshot.task_instances, workload.key._replace(map_index=UNMAPPED)
         if key == workload.key:
             return None
@@ -177,10 +180,15 @@ class Classifier:
         plain = task_instances.found.get(key)
         if plain is None or not plain.is_active:
             return None
-        record, ti = self._snapshot.records.get(key), task_instances.found.get(workload.key)
-        if record is None:
-            return Evidence(Rule.ADOPTABLE, now, ti)
-        return Evidence(Rule.RECORD_UNREADABLE, now, ti, problem=record.problem) if record.problem else None
+        record, ti = self._records.get(key, NO_RECORD), task_instances.found.get(workload.key)
+        if record.problem:
+            return Evidence(Rule.RECORD_UNREADABLE, now, ti, problem=record.problem)
+        used = [self._workloads_by_name[name] for name in record.workloads if name in self._workloads_by_name]
+        uses_another = any(
+            (other.kind, other.namespace, other.labels) == (workload.kind, workload.namespace, workload.labels)
+            for other in used
+        )
+        return None if uses_another else Evidence(Rule.ADOPTABLE, now, ti)
 
     def _classify_active(self, workload: Workload, ti: TaskInstance, now: int) -> Verdict:
         settings, record = self._snapshot.settings, self._records.get(workload.key, NO_RECORD)

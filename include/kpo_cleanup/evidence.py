@@ -36,7 +36,9 @@ _DECISIVE: dict[Rule, Callable[[Workload, Any], str]] = {
         f"not shown to be replaced by {e.other.name} of try {e.other.try_number}, which the operator has not recorded"
     ),
     Rule.USED_BY_ANOTHER: lambda *_: "its task, which is no longer mapped, has adopted it",
-    Rule.ADOPTABLE: lambda *_: "its task, which is no longer mapped, may adopt it: it has not recorded a pod yet",
+    Rule.ADOPTABLE: lambda *_: (
+        "its task, which is no longer mapped, may use it: no other pod with its labels is recorded"
+    ),
     Rule.UNDATED: lambda pod, _: f"{_phase(pod)}, kept because nothing shows when it ended",
     Rule.ENDED_LONG_AGO: lambda pod, e: f"{_still(e)}, but the {pod.noun} ended more than a day ago",
     Rule.OVERDUE: lambda pod, e: f"{_still(e)}, but the deadline of the {pod.noun}'s deletion has passed",

@@ -35,7 +35,7 @@ class Rule(Enum):
     STALLED = Reason.STALLED, "its task is waiting for a sidecar, although the main container has ended"
     NOT_RECORDED = Reason.ACTIVE, "there is a newer pod, but the operator's record does not name it"
     USED_BY_ANOTHER = Reason.ACTIVE, "the record of another active task instance of its task names it"
-    ADOPTABLE = Reason.ACTIVE, "its task is no longer mapped; it is active, and may adopt a pod of a map index"
+    ADOPTABLE = Reason.ACTIVE, "its task is no longer mapped; it is active, and may use a pod of a map index"
     LEFT_OVER = Reason.ACTIVE, "only sidecars are running, but a retry may adopt it"
     ENDED_LONG_AGO = Reason.ACTIVE, "its task is waiting for it, although it ended more than a day ago"
     OVERDUE = Reason.ACTIVE, "its task is waiting for it, although its deletion deadline has passed"

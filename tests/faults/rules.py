@@ -147,14 +147,17 @@ def must_be_deleted(found: Collection[Json], source: MemorySource, settings: Set
 
     It ignores tries, end times and records of pods, with one exception: an unreadable record keeps an unchecked pod.
     """
-    return {uid(obj) for obj in workloads(found, settings) if _must_be_deleted(obj, source, settings, now)}
+    selected = workloads(found, settings)
+    return {uid(obj) for obj in selected if _must_be_deleted(obj, selected, source, settings, now)}
 
 
-def _must_be_deleted(obj: Json, source: MemorySource, settings: Settings, now: int) -> bool:
+def _must_be_deleted(
+    obj: Json, all_selected: Collection[Json], source: MemorySource, settings: Settings, now: int
+) -> bool:
     key = make_key(obj)
     if key is None or is_exempt(obj, settings, now) or is_completed(obj):
         return False
-    if key.dag_id == source.unresolved_dag or _may_be_used_by_plain_task(obj, source.tasks):
+    if key.dag_id == source.unresolved_dag or _may_be_used_by_plain_task(obj, all_selected, source.tasks):
         return False
     task, long_ago = source.tasks.get(key), now - max(settings.settle_seconds, 300)
     if kind(obj) != POD:
@@ -211,7 +214,7 @@ def _is_zombie(obj: Json, all_selected: Collection[Json], source: MemorySource, 
     key, try_number = make_key(obj), try_of(obj)
     if key is None or key.dag_id == source.unresolved_dag or is_exempt(obj, settings, now):
         return False
-    if _may_be_used_by_plain_task(obj, source.tasks):
+    if _may_be_used_by_plain_task(obj, all_selected, source.tasks):
         return False
     task, is_pod = source.tasks.get(key), kind(obj) == POD
     unmatched = (
@@ -274,8 +277,13 @@ def _record_of(obj: Json, task: Task) -> Record:
     return (task.record if is_of_job == (task.kind == JOB) else None) or Record()
 
 
-def _may_be_used_by_plain_task(obj: Json, tasks: Mapping[TaskInstanceKey, Task]) -> bool:
-    """Return whether a task that is no longer mapped has recorded the pod of a map index, or may still do so."""
+def _may_be_used_by_plain_task(
+    obj: Json, all_selected: Collection[Json], tasks: Mapping[TaskInstanceKey, Task]
+) -> bool:
+    """Return whether an operator of a task that is no longer mapped may use the pod of a map index.
+
+    If it uses another one with these labels, that one is recorded.
+    """
     key = make_key(obj)
     plain = key and key.map_index != UNMAPPED and tasks.get(key._replace(map_index=UNMAPPED))
     if not plain or plain.is_finished:
@@ -283,7 +291,8 @@ def _may_be_used_by_plain_task(obj: Json, tasks: Mapping[TaskInstanceKey, Task])
     record = _record_of(obj, plain)
     if record_name(obj) in record.workloads:
         return True
-    return kind(obj) != JOB and (record == Record() or bool(record.problem))
+    recorded = [other for other in all_selected if record_name(other) in record.workloads and is_alike(other, obj)]
+    return kind(obj) != JOB and not recorded
 
 
 def _is_superseded(obj: Json, task: Task, record: Record, all_selected: Collection[Json], knows_all: bool) -> bool:
@@ -294,9 +303,7 @@ def _is_superseded(obj: Json, task: Task, record: Record, all_selected: Collecti
         other
         for other in all_selected
         if make_key(other) == task.key
-        and kind(other) == kind(obj)
-        and other["metadata"]["namespace"] == obj["metadata"]["namespace"]
-        and _own_labels(other) == _own_labels(obj)
+        and is_alike(other, obj)
         and try_of(obj) < try_of(other) <= (task.try_number if knows_all else 10**6)
         and other["metadata"]["creationTimestamp"] > obj["metadata"]["creationTimestamp"]
         and not already_checked(other)
@@ -332,6 +339,15 @@ def record_name(obj: Json) -> str:
     if job is None:
         return name(obj)
     return f"{JOB} {job}" if kind(obj) == JOB else f"{JOB} {obj['metadata']['namespace']}/{job}"
+
+
+def is_alike(first: Json, second: Json) -> bool:
+    """Return whether the same operator could use either of two objects, if they belong to one task."""
+    return (
+        kind(first) == kind(second)
+        and first["metadata"]["namespace"] == second["metadata"]["namespace"]
+        and _own_labels(first) == _own_labels(second)
+    )
 
 
 def _own_labels(obj: Json) -> dict[str, str]:

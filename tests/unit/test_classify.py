@@ -765,14 +765,36 @@ class TestPodOfAnotherTaskInstance:
 
     @pytest.mark.parametrize("user", [ACTIVE, FINISHED], ids=["active", "finished"])
     def test_a_pod_is_kept_until_its_plain_task_has_recorded_a_pod_while_that_task_is(self, user: TaskInstance) -> None:
-        pod = make_pod(map_index=0)
+        pod, another = make_pod(map_index=0), make_pod(name="another")
         plain = pod.key._replace(map_index=UNMAPPED)
         snapshot = Snapshot([pod], answer({pod.key: FINISHED, plain: user}), Settings(), NOW)
         assert (plain in keys_needing_records(snapshot)) == user.is_active
         (verdict,) = classify(snapshot)
         assert (verdict.rule is Rule.ADOPTABLE, verdict.is_zombie) == (user.is_active, not user.is_active)
-        (verdict,) = classify(replace(snapshot, records={plain: Record(frozenset({"airflow/another"}))}))
-        assert verdict.is_zombie
+        records = {plain: Record(frozenset({str(another)}))}
+        verdicts = classify(replace(snapshot, workloads=[pod, another], records=records))
+        assert next(each for each in verdicts if each.workload == pod).is_zombie
+
+    @pytest.mark.parametrize(
+        "another",
+        [
+            pytest.param([], id="no longer exists"),
+            pytest.param([make_pod(name="another", labels=(("step", "2"),))], id="is of another operator of the task"),
+            pytest.param(
+                [make_pod(name="another", kind="SparkApplication", labels=(("step", "1"),))], id="is of another kind"
+            ),
+            pytest.param(
+                [make_pod(name="another", namespace="elsewhere", labels=(("step", "1"),))], id="is in another namespace"
+            ),
+        ],
+    )
+    def test_a_pod_is_kept_if_the_pod_that_its_active_plain_task_has_recorded(self, another: list[Workload]) -> None:
+        pod = make_pod(map_index=0, labels=(("step", "1"),))
+        plain = pod.key._replace(map_index=UNMAPPED)
+        record = Record(frozenset(each.record_name for each in another or [make_pod(name="another")]))
+        task_instances = answer({pod.key: FINISHED, plain: ACTIVE})
+        verdicts = classify(Snapshot([pod, *another], task_instances, Settings(), NOW, {plain: record}))
+        assert next(each for each in verdicts if each.workload == pod).rule is Rule.ADOPTABLE
 
     def test_a_pod_is_unresolved_if_its_plain_task_is(self) -> None:
         pod = make_pod(map_index=0)
