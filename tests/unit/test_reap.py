@@ -647,6 +647,13 @@ class TestQueryingTaskInstancesAgain:
         source = FakeSource({old.key: ti}, records=records)
         assert outcomes(run(zombies, FakeCluster([old, new]), source)) == {"old": "deleted"}
 
+    @pytest.mark.parametrize("map_index", [UNMAPPED, 1], ids=["its own", "of another map index"])
+    def test_a_pod_is_deleted_if_its_task_is_no_longer_mapped_and_has_recorded_a_pod(self, map_index: int) -> None:
+        pod, used = make_pod(name="old", map_index=0), make_pod(name="used", map_index=map_index)
+        plain = pod.key._replace(map_index=UNMAPPED)
+        source = FakeSource({pod.key: FINISHED, plain: RUNNING}, records={plain: Record(frozenset({str(used)}))})
+        assert outcomes(run(zombies_of(pod), FakeCluster([pod, used]), source)) == {"old": "deleted"}
+
     def test_the_current_time_decides_whether_a_task_instance_has_settled(self) -> None:
         zombies = make_zombies(1)
         ended_again = FakeSource({zombies[0].workload.key: make_ti(ended=NOW)})

@@ -133,13 +133,15 @@ class _Reaper:
             return
         log.info("%s to verify in %s", count(targets, "zombie"), count(namespaces, "namespace"))
         self._known.listed_at = self._monotonic()  # all pages show the cluster as it was at the first one
-        uids, keys = ({getattr(c.workload, name) for c in targets} for name in ("uid", "key"))
+        uids = {target.workload.uid for target in targets}
+        tasks = {target.workload.key[:3] for target in targets}  # dag_id, task_id and run_id
         try:
             listing = self._cluster.list_workloads(
                 namespaces,
                 self._settings.label_selector,
                 must_exist=False,  # the pods of a namespace that was deleted are gone
-                keep=lambda workload: workload.uid in uids or workload.key in keys,
+                # Those of other map indexes as well: a task that is no longer mapped may have recorded one of them.
+                keep=lambda workload: workload.uid in uids or workload.key[:3] in tasks,
                 known=[target.workload for target in targets],
             )
         except Exception as error:  # whatever it is, there must be a report
