@@ -65,7 +65,7 @@ def _container(name: str, image: str, requests: dict[str, str]) -> dict[str, Any
 
 
 def status(is_zombie: bool) -> dict[str, Any]:
-    """Build the status that the kubelet reports: both containers are running, or only the sidecar of a zombie."""
+    """Build the status that the kubelet reports. In a zombie, only the sidecar is still running."""
     started = (datetime.now(UTC) - timedelta(hours=3)).strftime("%Y-%m-%dT%H:%M:%SZ")
     ended = (datetime.now(UTC) - timedelta(hours=2)).strftime("%Y-%m-%dT%H:%M:%SZ")
     running = {"running": {"startedAt": started}}

@@ -69,7 +69,7 @@ def _diagnose_sidecars(pod: Workload, main: Container) -> Diagnosis:
 
 
 def advice_on_sidecars(names: list[str]) -> list[str]:
-    """Return what keeps these containers from outliving the main one. Users cannot change the operator's own."""
+    """Return how to keep these containers from outliving the main one. Users cannot change the operator's own."""
     others = [name for name in names if name != XCOM_SIDECAR]
     advice = []
     if len(others) == 1:

@@ -12,7 +12,7 @@ from .text import MAX_PHRASE, pluralize, printable
 from .verdict import Evidence, Rule, Verdict
 from .workloads.workload import Container, Workload
 
-# Render what decided; not needed where the states of task instance and containers are sufficient.
+# What decided. A rule needs no entry if the states of the task instance and the containers say enough.
 _DECISIVE: dict[Rule, Callable[[Workload, Any], str]] = {
     Rule.BAD_LABELS: lambda pod, _: pod.label_problem,
     Rule.PROTECTED: lambda pod, _: pod.protected_by,
@@ -89,7 +89,7 @@ class PodWarning(NamedTuple):
 
 
 def phrases(verdict: Verdict) -> tuple[str, ...]:
-    """Render the evidence of a verdict, starting with what decided."""
+    """Render the evidence of a verdict, starting with what decided it."""
     pod, evidence = verdict.workload, verdict.evidence
     if not isinstance(evidence, Evidence):
         return evidence

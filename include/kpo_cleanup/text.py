@@ -39,12 +39,12 @@ def printable(value: object, limit: int = MAX_VALUE) -> str:
 
 
 def without_numbers(text: str) -> str:
-    """Replace the numbers, such as times or sizes, by which messages of the same cause differ."""
+    """Replace all numbers, such as times and sizes, because messages with the same cause differ in them."""
     return re.sub("[0-9]+", "0", text)
 
 
 def wrap(text: str, indent: str = "") -> list[str]:
-    """Break each line of a text where it is too long, but not before a count; indent what follows a break further."""
+    """Break long lines, but not before a count, and indent what follows a break further."""
     wrapper = textwrap.TextWrapper(
         LINE, initial_indent=indent, subsequent_indent=indent + INDENT, break_on_hyphens=False
     )

@@ -18,7 +18,7 @@ from tests.databases import HOST, serve
 from tests.documents import exported_variables
 
 Labels = frozenset[tuple[str, str]]
-SCRAPE_INTERVAL = "1s"  # so that a run takes several scrapes
+SCRAPE_INTERVAL = "1s"  # so that there are several scrapes during a run
 
 
 class Monitoring:

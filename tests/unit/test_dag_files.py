@@ -17,12 +17,19 @@ LONG = "orders_of_all_customers_" * 4
 @pytest.mark.parametrize(
     ("name", "text", "dag_id"),
     [
-        pytest.param("a.py", f'with DAG("{LONG}"): ...', LONG, id="a text"),
-        pytest.param("a.py", "with DAG('commandes_à_faire', schedule=None): ...", "commandes_à_faire", id="an accent"),
-        pytest.param("deep/er/a.py", f"@dag()\ndef {LONG}():\n    ...", LONG, id="a function in a folder"),
-        pytest.param("a.py", 'DAG(dag_id="_private_")', "_private_", id="an underscore at both ends"),
-        pytest.param("dags.yaml", f"{LONG}:\n  schedule: daily\n", LONG, id="a key of YAML"),
-        pytest.param("dags.json", f'{{"dag_id": "{LONG}.v2"}}', f"{LONG}.v2", id="JSON, and a dot"),
+        pytest.param("a.py", f'with DAG("{LONG}"): ...', LONG, id="a string"),
+        pytest.param(
+            "a.py",
+            "with DAG('commandes_à_faire', schedule=None): ...",
+            "commandes_à_faire",
+            id="a string with an accent",
+        ),
+        pytest.param(
+            "deep/er/a.py", f"@dag()\ndef {LONG}():\n    ...", LONG, id="the name of a function in a subfolder"
+        ),
+        pytest.param("a.py", 'DAG(dag_id="_private_")', "_private_", id="a string with an underscore at both ends"),
+        pytest.param("dags.yaml", f"{LONG}:\n  schedule: daily\n", LONG, id="a YAML key"),
+        pytest.param("dags.json", f'{{"dag_id": "{LONG}.v2"}}', f"{LONG}.v2", id="a JSON string with a dot"),
     ],
 )
 def test_a_dag_id_is_found_in(tmp_path: Path, name: str, text: str, dag_id: str) -> None:
@@ -36,14 +43,14 @@ def test_a_dag_id_is_found_in(tmp_path: Path, name: str, text: str, dag_id: str)
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        pytest.param("a.py", f'DAG(f"{LONG[:-1]}{{end}}")', id="of which only a part is written"),
-        pytest.param("a.py", f'DAG("{to_label_value(LONG)}")', id="of which only the label is written"),
-        pytest.param("a.md", f"`{LONG}`", id="in a file of another kind"),
-        pytest.param(".git/a.py", f'DAG("{LONG}")', id="in a hidden folder"),
-        pytest.param("a.py", f'DAG("{LONG}")\n' + "#" * MAX_BYTES, id="in a file that is too long"),
+        pytest.param("a.py", f'DAG(f"{LONG[:-1]}{{end}}")', id="only a part of it is written"),
+        pytest.param("a.py", f'DAG("{to_label_value(LONG)}")', id="only its label is written"),
+        pytest.param("a.md", f"`{LONG}`", id="it is in a file of another kind"),
+        pytest.param(".git/a.py", f'DAG("{LONG}")', id="it is in a hidden folder"),
+        pytest.param("a.py", f'DAG("{LONG}")\n' + "#" * MAX_BYTES, id="it is in a file that is too long"),
     ],
 )
-def test_no_dag_id_is_found(tmp_path: Path, name: str, text: str) -> None:
+def test_a_dag_id_is_not_found_if(tmp_path: Path, name: str, text: str) -> None:
     file = tmp_path / name
     file.parent.mkdir(exist_ok=True)
     file.write_text(text)
