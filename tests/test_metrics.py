@@ -1,4 +1,4 @@
-"""The metrics of a run, received as by a StatsD server. The test of the real scheduler covers whole runs."""
+"""The metrics of a run, as a StatsD server receives them. The test of the real scheduler covers whole runs."""
 
 from __future__ import annotations
 
