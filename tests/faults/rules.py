@@ -335,10 +335,10 @@ def record_name(obj: Json) -> str:
     """Return the name of a workload in its operator's record; for a pod whose Job is gone, the name of that Job."""
     if kind(obj) == APPLICATION:
         return f"{name(obj)}-driver"
-    job = name(obj) if kind(obj) == JOB else obj["metadata"]["labels"].get(JOB_NAME)
-    if job is None:
-        return name(obj)
-    return f"{JOB} {job}" if kind(obj) == JOB else f"{JOB} {obj['metadata']['namespace']}/{job}"
+    if kind(obj) == JOB:
+        return f"{JOB} {name(obj)}"
+    job = obj["metadata"]["labels"].get(JOB_NAME)
+    return name(obj) if job is None or controller_of(obj) else f"{JOB} {obj['metadata']['namespace']}/{job}"
 
 
 def is_alike(first: Json, second: Json) -> bool:
