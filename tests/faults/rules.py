@@ -175,8 +175,10 @@ def _is_dead(owner: Json, task: Task, long_ago: int) -> bool:
     """Return whether a Job or an application is named by the record of a task that failed while waiting for it."""
     has_failed = task.is_finished and task.state != "success" and task.waits
     is_its_own = record_name(owner) in (task.record or Record()).workloads and try_of(owner) <= task.try_number
-    ended = objects.last_activity(owner) if task.ended is None else task.ended
-    return has_failed and is_its_own and created(owner) <= ended < long_ago and uid(owner) not in task.detached
+    last_activity = objects.last_activity(owner)  # by which a source without end times estimates the end
+    ended = last_activity if task.ended is None else task.ended
+    has_settled = created(owner) <= ended and max(ended, last_activity) < long_ago
+    return has_failed and is_its_own and has_settled and uid(owner) not in task.detached
 
 
 def agrees(outcome: Outcome, obj: Json | None, was_deleted: bool, settings: Settings) -> bool:
