@@ -1,4 +1,4 @@
-"""Run bench modules in a process for each Airflow version, because a process can import only one of them."""
+"""Run bench modules in a separate process for each Airflow version: a process can import only one version."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPO = Path(__file__).parent.parent
 
 
 def run_on_migrated_databases(bench: Bench, module: str, *arguments: str) -> Iterator[dict[str, Any]]:
-    """Run a bench module with each installed Airflow and its migrated database; yield the JSON objects it prints."""
+    """Run a bench module with each Airflow, on a freshly migrated database; yield the JSON objects it prints."""
     for python, database in installed_airflows(bench):
         with tempfile.TemporaryDirectory(prefix="kpo-cleanup-bench-") as home:
             environment = {

@@ -19,7 +19,7 @@ from typing import Any
 import requests
 from kubernetes import client, config
 
-from bench.pod_template import MANAGER, ids_of, name_of, pod, status
+from bench.pod_template import FIELD_MANAGER, ids_of, name_of, pod, status
 from include.kpo_cleanup.identity import to_label_value
 from tests.control_plane import ControlPlane
 
@@ -110,7 +110,7 @@ class Cluster:
         """Create one pod through the API, and return a function that builds an etcd entry for a copy of it."""
         home, original = namespace_of(0), int(is_zombie)
         self._ensure_namespace(home)
-        created = self._admin.create_namespaced_pod(home, pod(original), field_manager=MANAGER)
+        created = self._admin.create_namespaced_pod(home, pod(original), field_manager=FIELD_MANAGER)
         self._admin.patch_namespaced_pod_status(
             created.metadata.name, home, {"status": status(is_zombie)}, field_manager="kubelet"
         )

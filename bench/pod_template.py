@@ -1,4 +1,4 @@
-"""A pod as the operator creates it: its labels, two containers with 15 variables each, and the kubelet's status."""
+"""A pod like the operator's, with 15 environment variables per container, and a status like the kubelet's."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from include.kpo_cleanup.identity import to_label_value
 
-VARIABLES = 15  # per container
+ENV_VARS = 15  # per container
 PODS_PER_DAG = 50
-MANAGER = "OpenAPI-Generator"  # the field manager that the API server derives from the Python client's User-Agent
+FIELD_MANAGER = "OpenAPI-Generator"  # which the API server derives from the Python client's User-Agent
 
 
 def name_of(number: int) -> str:
@@ -58,7 +58,7 @@ def _container(name: str, image: str, requests: dict[str, str]) -> dict[str, Any
         "name": name,
         "image": image,
         "command": ["python", "-m", "load"],
-        "env": [{"name": f"V{number:02}", "value": "x"} for number in range(VARIABLES)],
+        "env": [{"name": f"V{number:02}", "value": "x"} for number in range(ENV_VARS)],
         "resources": {"requests": requests},
         "volumeMounts": [{"name": "xcom", "mountPath": "/airflow/xcom"}],
     }

@@ -22,12 +22,12 @@ class Target:
 
 
 def at_least(limit: float, unit: str = "times") -> Target:
-    """Return a lower bound for a speed-up, where ``ratio`` is theirs divided by ours."""
+    """Return a lower bound for a speed-up: the figure's ratio is theirs divided by ours."""
     return Target("at least", limit, unit)
 
 
 def at_most(limit: float, unit: str = "times") -> Target:
-    """Return an upper bound for a cost, where ``ratio`` is ours divided by theirs, or a quantity in ``unit``."""
+    """Return an upper bound for a cost: the figure's ratio is ours divided by theirs, or a quantity in ``unit``."""
     return Target("at most", limit, unit)
 
 
@@ -40,15 +40,15 @@ class Figure:
     size: str  # such as "10,000 pods"
     ours: str  # formatted, such as ``seconds(0.52)``
     theirs: str = ""
-    ratio: float = 0.0  # in the unit of ``target``
+    ratio: float = 0.0  # compared with ``target``; a quantity if the target's unit is not "times"
     target: Target | None = None
 
     def result(self) -> tuple[str, str, str]:
         """Format the ratio, the target, and whether the target is met."""
         if self.target is None:
             return "", "", ""
-        is_met = "yes" if self.target.is_met_by(self.ratio) else "NO"
-        return amount(self.ratio, self.target.unit), str(self.target), is_met
+        met = "yes" if self.target.is_met_by(self.ratio) else "NO"
+        return amount(self.ratio, self.target.unit), str(self.target), met
 
     def __str__(self) -> str:
         baseline = f" compared with {self.baseline}" if self.baseline else ""
@@ -56,8 +56,8 @@ class Figure:
         text = f"{self.measurement}{baseline}, {self.size}: {values}"
         if self.target is None:
             return text
-        ratio, target, is_met = self.result()
-        return f"{text}, {ratio}; target {target}: {is_met}"
+        ratio, target, met = self.result()
+        return f"{text}, {ratio}; target {target}: {met}"
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ from include.kpo_cleanup.termination import raise_on_sigterm
 from include.kpo_cleanup.workloads.workload import Workload
 
 ZOMBIES = 1_000
-DELETED_BEFORE = 250  # in the middle of a batch
+DELETED_BEFORE_SIGTERM = 250  # in the middle of a batch
 GRACE_SECONDS = 5  # after which Airflow 3 sends SIGKILL
 
 
 class TerminatedClient(KubeClient):
-    """A client whose process receives SIGTERM while it deletes."""
+    """A client that sends SIGTERM to its own process after ``DELETED_BEFORE_SIGTERM`` deletions."""
 
     def __init__(self, conn_id: str) -> None:
         super().__init__(conn_id)
@@ -38,7 +38,7 @@ class TerminatedClient(KubeClient):
     def delete(self, workload: Workload, grace_period_seconds: int) -> DeleteResult:
         result = super().delete(workload, grace_period_seconds)
         self.ended.append(time.monotonic())
-        if len(self.ended) == DELETED_BEFORE:
+        if len(self.ended) >= DELETED_BEFORE_SIGTERM and not self.terminated_at:
             self.terminated_at = time.monotonic()
             os.kill(os.getpid(), signal.SIGTERM)
         return result
@@ -55,13 +55,13 @@ def measure(bench: Bench) -> Iterator[Figure]:
             with added_latency(latency):
                 times.append(_terminate(settings))
         last, end = map(median, zip(*times, strict=True))
-        measurement, size = f"from SIGTERM to the last deletion, API server {place}", f"{ZOMBIES:,} zombies"
-        ours = f"{seconds(last)}; results after {seconds(end)}"
+        measurement, size = f"from SIGTERM to the results of `reap`, API server {place}", f"{ZOMBIES:,} zombies"
+        ours = f"{seconds(end)}; last deletion after {seconds(last)}"
         yield Figure(measurement, "SIGKILL", size, ours, seconds(GRACE_SECONDS), end, at_most(GRACE_SECONDS, "s"))
 
 
 def _terminate(settings: Settings) -> tuple[float, float]:
-    """Return the seconds from SIGTERM until the last pod was deleted, and until `reap` has returned."""
+    """Return the seconds from SIGTERM to the response to the last deletion, and to the return of `reap`."""
     client = TerminatedClient(CONN_ID)
     pods = client.list_workloads(settings.namespace_list()).workloads
     source = InMemorySource(pods)

@@ -18,7 +18,7 @@ ROOT = (Path(__file__).parent.parent / ".work" / "demo").resolve()
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Create a folder below `ROOT`, and remove it and its processes at the end."""
+    """Remove abandoned folders and create a new one in `ROOT`; at the end, kill its processes and remove it."""
     ROOT.mkdir(parents=True, exist_ok=True)
     for folder in ROOT.iterdir():
         _remove_if_abandoned(folder)
@@ -33,7 +33,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def _lock(folder: Path) -> IO[str] | None:
-    """Lock a folder until this process exits; return None if another demo holds the lock."""
+    """Lock a folder until the returned file is closed or this process exits; return None if it is already locked."""
     lock = (folder / "lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

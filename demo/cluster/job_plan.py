@@ -67,9 +67,9 @@ def make_plan(job: Json, pods: Sequence[Json], now: str, *, may_create: bool) ->
         steps.release += steps.delete
         steps.create = max(wanted - len(active), 0) if may_create else 0
 
-    left = [pod for pod in active if pod not in steps.delete]
+    remaining = [pod for pod in active if pod not in steps.delete]
     terminating = len(steps.delete) + sum(_is_unfinished(pod) and _is_terminating(pod) for pod in pods)
-    if "FailureTarget" not in conditions and _is_complete(spec, succeeded, len(left) + steps.create):
+    if "FailureTarget" not in conditions and _is_complete(spec, succeeded, len(remaining) + steps.create):
         _set(conditions, "SuccessCriteriaMet", _COMPLETIONS, now)
     if not terminating and "FailureTarget" in conditions:
         _set(conditions, "Failed", _BACKOFF_LIMIT, now)
@@ -79,13 +79,13 @@ def make_plan(job: Json, pods: Sequence[Json], now: str, *, may_create: bool) ->
         "conditions": list(conditions.values()),
         "startTime": started,
         "completionTime": now if "Complete" in conditions else None,
-        "active": len(left) + steps.create,
+        "active": len(remaining) + steps.create,
         "succeeded": succeeded,
         "failed": failed,
     }
     steps.status = {
         **{key: value for key, value in optional.items() if value},
-        "ready": sum(_is_ready(pod) for pod in left),
+        "ready": sum(_is_ready(pod) for pod in remaining),
         "terminating": terminating,
         "uncountedTerminatedPods": {},
     }
@@ -106,12 +106,12 @@ def _wanted(spec: Json, succeeded: int, active: int) -> int:
 
 
 def _is_complete(spec: Json, succeeded: int, active: int) -> bool:
-    """Return whether enough pods have succeeded. Without a number of completions, one is enough."""
+    """Return whether no pod is active and enough have succeeded: one if `completions` is not set."""
     return not active and bool(succeeded >= spec.get("completions", 1))
 
 
 def _too_many_restarts(spec: Json, active: list[Json]) -> bool:
-    """Return whether containers that are restarted in place have exceeded the backoff limit."""
+    """Return whether in-place container restarts have reached the backoff limit, or 1 if the limit is 0."""
     if spec["template"]["spec"]["restartPolicy"] != "OnFailure":
         return False
     restarts = sum(one["restartCount"] for pod in active for one in pod["status"].get("containerStatuses", []))
@@ -126,7 +126,7 @@ def _set(conditions: dict[str, Json], kind: str, why: Json, now: str, *, status:
 
 
 def _progress(pod: Json) -> tuple[bool, bool, bool]:
-    """Sort pods so that surplus pods in early stages are deleted first."""
+    """Return a sort key that puts pods in early stages first, because surplus pods are deleted in this order."""
     return bool(pod["spec"].get("nodeName")), _phase(pod) == "Running", _is_ready(pod)
 
 

@@ -9,7 +9,7 @@ from .pods import spec_problems, with_defaults
 from .resources import Json
 from .strategy import Strategy
 
-# The Job controller does not simulate these; they must not be ignored silently.
+# The simulated Job controller does not support these fields, so they are rejected rather than ignored.
 _NOT_SIMULATED = ("activeDeadlineSeconds", "backoffLimitPerIndex", "podFailurePolicy", "selector", "successPolicy")
 _MUTABLE = ("backoffLimit", "parallelism", "suspend", "ttlSecondsAfterFinished")
 _DEFAULTS: Json = {
@@ -26,7 +26,7 @@ class JobStrategy(Strategy):
 
     def prepare_for_create(self, obj: Json, now: datetime) -> list[Cause]:
         metadata, given = obj["metadata"], obj.get("spec") or {}
-        # With a parallelism but no number of completions, the first success completes the Job.
+        # Given a parallelism but no completions, the Job completes once one pod has succeeded and none is active.
         counts = {"parallelism": 1, **({} if "parallelism" in given else {"completions": 1})}
         template = given.get("template") or {}
         spec = obj["spec"] = {**counts, **_DEFAULTS, **given}
@@ -36,17 +36,17 @@ class JobStrategy(Strategy):
         for field in ("completionMode", "manualSelector", "podReplacementPolicy"):
             if spec[field] != _DEFAULTS[field]:
                 raise bad_request(f"spec.{field} {spec[field]} of Jobs is not simulated")
-        controller, name = metadata["uid"], metadata.get("name", "")
+        uid, name = metadata["uid"], metadata.get("name", "")
         labels = {
             **((template.get("metadata") or {}).get("labels") or {}),
-            "batch.kubernetes.io/controller-uid": controller,
+            "batch.kubernetes.io/controller-uid": uid,
             "batch.kubernetes.io/job-name": name,
-            "controller-uid": controller,
+            "controller-uid": uid,
             "job-name": name,
         }
         # The API server copies the labels of the template to a Job that has none.
         metadata |= {"generation": 1, "labels": metadata.get("labels") or labels}
-        spec["selector"] = {"matchLabels": {"batch.kubernetes.io/controller-uid": controller}}
+        spec["selector"] = {"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}
         spec["template"] = {
             "metadata": {**(template.get("metadata") or {}), "labels": labels},
             "spec": with_defaults(template.get("spec") or {}),
@@ -55,10 +55,10 @@ class JobStrategy(Strategy):
         return _problems(spec)
 
     def validate_update(self, before: Json, after: Json) -> list[Cause]:
-        changed = [field for field in {**before["spec"], **after["spec"]} if field not in _MUTABLE]
+        immutable = [field for field in {**before["spec"], **after["spec"]} if field not in _MUTABLE]
         return [
             Cause.invalid(f"spec.{field}", after["spec"].get(field), "field is immutable")
-            for field in changed
+            for field in immutable
             if after["spec"].get(field) != before["spec"].get(field)
         ] + _problems(after["spec"])
 

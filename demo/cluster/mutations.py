@@ -39,28 +39,28 @@ def create(store: Store, target: Target, body: Json) -> StoredObject:
 
 
 def update(store: Store, target: Target, old: StoredObject, wanted: Json) -> StoredObject:
-    """Update an object or its status, and return the new object."""
+    """Update an object or its status, and return the result: the old object if nothing has changed."""
     resource, before = target.resource, old.object
-    metadata, known = _metadata(target, wanted), before["metadata"]
+    metadata, old_metadata = _metadata(target, wanted), before["metadata"]
     if metadata.get("name") != target.name:
         raise bad_request(
             f"the name of the object ({metadata.get('name') or ''}) does not match the name on the URL ({target.name})"
         )
-    if metadata.get("resourceVersion") not in (None, known["resourceVersion"]):
+    if metadata.get("resourceVersion") not in (None, old_metadata["resourceVersion"]):
         why = "the object has been modified; please apply your changes to the latest version and try again"
         raise conflict(resource.name, target.name, why)
     causes = metadata_problems(metadata)
-    if (uid := metadata.get("uid", known["uid"])) != known["uid"]:
+    if (uid := metadata.get("uid", old_metadata["uid"])) != old_metadata["uid"]:
         causes.append(Cause.invalid("metadata.uid", uid, "field is immutable"))
-    system = {key: known[key] for key in ("resourceVersion", *_SYSTEM_FIELDS) if key in known}
+    system = {key: old_metadata[key] for key in ("resourceVersion", *_SYSTEM_FIELDS) if key in old_metadata}
     after = {**_payload(wanted), "metadata": {**metadata, **system}}
-    # The main path cannot change the status, and the status subresource changes nothing else.
+    # The main resource cannot change the status; the status subresource can change only the status and metadata.
     if target.subresource == "status":
         after = {**before, "metadata": after["metadata"], "status": after.get("status")}
     else:
         after.pop("status", None)
         after |= {"status": before["status"]} if "status" in before else {}
-        if "generation" in known and after.get("spec") != before.get("spec"):
+        if "generation" in old_metadata and after.get("spec") != before.get("spec"):
             after["metadata"]["generation"] += 1
         causes += strategy_of(resource).validate_update(before, after)
     if causes:
@@ -78,8 +78,8 @@ def write(store: Store, resource: Resource, key: str, obj: Json) -> StoredObject
 
 def without_finalizer(obj: Json, finalizer: str) -> Json:
     """Return an object without one of its finalizers."""
-    left = [one for one in obj["metadata"].get("finalizers") or [] if one != finalizer]
-    return with_metadata(obj, finalizers=left)
+    remaining = [one for one in obj["metadata"].get("finalizers") or [] if one != finalizer]
+    return with_metadata(obj, finalizers=remaining)
 
 
 def with_metadata(obj: Json, **fields: Any) -> Json:

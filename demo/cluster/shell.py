@@ -1,7 +1,8 @@
 """The simulation of a container's command in scaled time, with Linux's signal handling for PID 1.
 
 This is not a shell. It supports the few commands below, joined by `;`, `&&` or a newline, and redirection into a file.
-The scripts that the operator and its XCom sidecar run are recognized as a whole. Variables are not expanded.
+The commands that the operator runs in the XCom sidecar are recognized as a whole, and so is the sidecar's loop.
+Variables are not expanded.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ Lines = asyncio.Queue[str | None]
 _KILLED, _INTERRUPTED = 128 + 9, 128 + 2
 _DURATION = re.compile(r"infinity|\d+(\.\d+)?")
 _SHELLS = ("sh", "bash", "/bin/sh", "/bin/bash")
-# The loop of the XCom sidecar, and the usual loop of processes that handle a signal.
+# The XCom sidecar's loop, which is also the usual way for a script to wait for a signal.
 _FOREVER = re.compile(r"while true; *do sleep (\S+); *done")
 # The commands that `PodManager.extract_xcom` runs in the sidecar: read the value, then kill every `sh`.
 _READ_XCOM = re.compile(r"if \[ -s (\S+) \]; then cat \1; else echo (\S+); fi")
@@ -27,7 +28,7 @@ _KILL_SIDECAR = "kill -2 $(pgrep -u $(id -u) -f 'sh')"
 class Process:
     """A process, which starts on construction.
 
-    `files` are the files of the whole pod. `pid1` is PID 1 of the container unless it is this process. `lines`, if
+    `files` are the files of the whole pod. `pid1` is the container's PID 1, or None if this process is it. `lines`, if
     given, are the input of an interactive shell, which is then run instead of `command`.
     """
 
@@ -78,6 +79,7 @@ class Process:
         if script == _KILL_SIDECAR:
             self._pid1.signal("INT")
             self.kill(_INTERRUPTED)  # pgrep also matches this shell itself
+            return _INTERRUPTED
         code = 0
         try:
             for operator, words in _commands(script):

@@ -1,4 +1,4 @@
-"""How the API server treats the objects of a resource, as its `RESTCreateStrategy` and its siblings do."""
+"""How the API server handles the objects of a resource, as Go's `RESTCreateStrategy` and similar interfaces do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Strategy:
 
     # What a DELETE without a propagation policy does to the object's dependents.
     default_propagation = "Background"
-    # Whether a DELETE marks the object first and returns it in any case, even if it is removed immediately.
+    # Whether a DELETE always sets the deletion timestamp first and returns the object, even if it is gone by then.
     is_graceful = False
 
     def prepare_for_create(self, obj: Json, now: datetime) -> list[Cause]:
@@ -30,4 +30,4 @@ class Strategy:
         return None
 
     def after_delete(self, store: Store, obj: Json) -> None:
-        """Clean up after an object was removed."""
+        """Clean up after an object has been removed."""

@@ -1,4 +1,4 @@
-"""Why a zombie was left behind, as its containers show it, and what prevents the next one."""
+"""Diagnose from its containers why a zombie was left behind, and advise how to prevent the next one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def diagnose(pod: Workload) -> Diagnosis:
     if main is not None and main.has_run:
         why = ", ".join(dict.fromkeys(filter(None, [main.reason, main.last_end])))
         advice = "raise its memory limit" if main.last_end == _OUT_OF_MEMORY else "see kubectl logs --previous"
-        return Diagnosis(f"{main.name} keeps ending and is restarted{_in_parentheses(why)}", advice)
+        return Diagnosis(f"{main.name} keeps exiting and being restarted{_in_parentheses(why)}", advice)
     if pod.phase == "Pending" and (main is not None or not any(container.has_run for container in pod.containers)):
         why = _waiting_reason(pod)
         return Diagnosis(f"{main.name if main else 'it'} never started{_in_parentheses(why)}", _advice_on_waiting(why))
@@ -58,18 +58,18 @@ def _diagnose_sidecars(pod: Workload, main: Container) -> Diagnosis:
         return Diagnosis(problem, "; ".join(advice))
     if waiting:
         why = waiting[0].reason
-        return Diagnosis(
-            f"{waiting[0].name} has not started{_in_parentheses(why)}, although {ended}", _advice_on_waiting(why)
-        )
+        waits = "is waiting to be restarted" if waiting[0].has_run else "has not started"
+        problem = f"{waiting[0].name} {waits}{_in_parentheses(why)}, although {ended}"
+        return Diagnosis(problem, _advice_on_waiting(why))
     native = [c.name for c in pod.containers if c.state == "running"]
     if native:
-        problem = f"native sidecar {' and '.join(native)} is still running after {ended}"
-        return Diagnosis(problem, "find out why the kubelet has not stopped it: check its node")
+        what = f"native sidecar {native[0]} is" if len(native) == 1 else f"native sidecars {' and '.join(native)} are"
+        return Diagnosis(f"{what} still running after {ended}", "check the node, whose kubelet should have stopped it")
     return Diagnosis(f"the pod has not completed although {ended}", "check its node")
 
 
 def advice_on_sidecars(names: list[str]) -> list[str]:
-    """Return how to keep these containers from outliving the main one. Users cannot change the operator's own."""
+    """Return how to keep these sidecars from outliving the main container. Users cannot change the XCom sidecar."""
     others = [name for name in names if name != XCOM_SIDECAR]
     advice = []
     if len(others) == 1:
@@ -91,7 +91,7 @@ def _waiting_reason(pod: Workload) -> str:
 
 def _advice_on_waiting(why: str) -> str:
     causes = next((causes for word, causes in _NOT_STARTED.items() if word in why), "")
-    return f"{causes}; the evidence has the cluster's own message" if causes else _SEE_EVENTS
+    return f"{causes}; the evidence has the message from Kubernetes" if causes else _SEE_EVENTS
 
 
 def _in_parentheses(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The evidence of a verdict as short phrases for people, and the warning that it causes."""
+"""Render the evidence of a verdict as short phrases, and derive the warning about a kept pod from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .text import MAX_PHRASE, pluralize, printable
 from .verdict import Evidence, Rule, Verdict
 from .workloads.workload import Container, Workload
 
-# What decided. A rule needs no entry if the states of the task instance and the containers say enough.
+# The phrase for the rule that decided. No entry is needed if the states of task instance and containers suffice.
 _DECISIVE: dict[Rule, Callable[[Workload, Any], str]] = {
     Rule.BAD_LABELS: lambda pod, _: pod.label_problem,
     Rule.PROTECTED: lambda pod, _: pod.protected_by,
@@ -29,24 +29,29 @@ _DECISIVE: dict[Rule, Callable[[Workload, Any], str]] = {
         f"{pod.noun} of try {pod.try_number}, but its task instance ended at try {e.task_instance.try_number}"
     ),
     Rule.RECORD_NAMES_ANOTHER: lambda _, e: f"the operator's record names {_named(e.record)}",
-    Rule.CHECKED: lambda _, e: f"marked already_checked by its operator, which is at try {e.task_instance.try_number}",
+    Rule.CHECKED: lambda _, e: (
+        f"marked already_checked by its operator; its task is at try {e.task_instance.try_number} now"
+    ),
     Rule.STALLED: lambda pod, _: _stalled_by(pod.running_sidecars),
-    Rule.LEFT_OVER: lambda pod, _: f"left over from try {pod.try_number}, which a retry may adopt",
+    Rule.LEFT_OVER: lambda pod, _: f"left over from try {pod.try_number}; a retry may adopt it",
     Rule.NOT_RECORDED: lambda _, e: (
-        f"not shown to be replaced by {e.other.name} of try {e.other.try_number}, which the operator has not recorded"
+        f"may still be in use: {e.other.name} of try {e.other.try_number} is newer, but not in the operator's record"
     ),
     Rule.USED_BY_ANOTHER: lambda *_: "its task, which is no longer mapped, has adopted it",
-    Rule.ADOPTABLE: lambda *_: (
-        "its task, which is no longer mapped, may use it: no other pod with its labels is recorded"
+    Rule.ADOPTABLE: lambda pod, _: (
+        f"its task is no longer mapped and may use it: the record names no other {pod.noun} with its labels"
     ),
     Rule.UNDATED: lambda pod, _: f"{_phase(pod)}, kept because nothing shows when it ended",
     Rule.ENDED_LONG_AGO: lambda pod, e: f"{_still(e)}, but the {pod.noun} ended more than a day ago",
     Rule.OVERDUE: lambda pod, e: f"{_still(e)}, but the deadline of the {pod.noun}'s deletion has passed",
-    Rule.NOT_STARTED: lambda pod, e: f"{_still(e)}, but the {pod.noun} has not started for more than a day{_why(pod)}",
-    Rule.EARLIER_TRY: lambda pod, e: (
-        f"of try {pod.try_number}, but try {e.task_instance.try_number} is running and may be waiting for its pods"
+    Rule.NOT_STARTED: lambda pod, e: (
+        f"{_still(e)}, but the {pod.noun} has not started for more than a day{_why_waiting(pod)}"
     ),
-    Rule.OUTLIVES_SUCCESS: lambda pod, e: f"not finished, although its task succeeded{_since(e)}",
+    Rule.EARLIER_TRY: lambda pod, e: (
+        f"of try {pod.try_number}, but try {e.task_instance.try_number} is active "
+        f"and may be waiting for the pods of this {pod.noun}"
+    ),
+    Rule.OUTLIVES_SUCCESS: lambda pod, e: f"not finished, although its task succeeded{_ended_ago(e)}",
     Rule.DETACHED: lambda pod, e: f"running without its task{_for_how_long(e)}",
     Rule.MAY_BE_DETACHED: lambda pod, e: (
         f"running without its task{_for_how_long(e)}, and no record shows whether its operator waited for it"
@@ -59,12 +64,12 @@ _REMEDIES = {  # remedies by the rule that causes the warning
     Rule.NOT_RESOLVED: "",
     Rule.RECORD_UNREADABLE: "",
     Rule.ENDED_LONG_AGO: "find out what the task is still doing",
-    Rule.OVERDUE: "check whether its node is down; if it is, mark the task as failed or clear it",
-    Rule.EARLIER_TRY: "delete it if the later try has created its own, because both do the same work",
+    Rule.OVERDUE: "check whether its node is down; if so, clear the task or mark it as failed",
+    Rule.EARLIER_TRY: "if the later try has created its own, delete this one: both do the same work",
     Rule.OUTLIVES_SUCCESS: "find out what it is still doing; if nothing, delete it",
     Rule.NOT_STARTED: "see the events of the pod; if it cannot start, mark the task as failed",
 }
-# Rules for a pod for which its task seems to be waiting in vain.
+# Rules for a pod that its task seems to be waiting for in vain.
 _HANGING = (Rule.STALLED, Rule.ENDED_LONG_AGO, Rule.OVERDUE, Rule.NOT_STARTED)
 _IF_ALONE = (
     "if no other Airflow uses these namespaces, delete_unmatched_pods=True deletes such pods, running ones after a day"
@@ -72,19 +77,19 @@ _IF_ALONE = (
 
 
 def task_name(verdict: Verdict) -> tuple[str, str, str]:
-    """Return a pod's task in a run, for people: ``orders.load``, ``try 2``, ``of run scheduled__2026-11-24…``.
+    """Return the parts of a pod's task for display: ``orders.load``, ``try 2``, ``of run scheduled__2026-11-24…``.
 
-    Malformed labels may leave an id empty.
+    An id that malformed labels do not show is ``?``.
     """
     ids = {name: value or "?" for name, value in verdict.ids.items()}
     return f"{ids['dag_id']}.{ids['task_id']}", f"try {ids['try_number']}", f"of run {ids['run_id']}"
 
 
 class PodWarning(NamedTuple):
-    """A reason to check pods although they are kept. It is the same for all pods with the same problem."""
+    """A problem with kept pods that a user should check. Pods with the same problem share one warning."""
 
     reason: Reason
-    problem: str = ""  # empty for unmatched pods: each has its own
+    problem: str = ""  # empty for unmatched pods, so that they share one warning
     remedy: str = ""
 
 
@@ -117,7 +122,7 @@ def warning_of(verdict: Verdict) -> PodWarning | None:
         remedy = _REMEDIES[evidence.rule]
     else:
         return None
-    if evidence.other and evidence.rule in _HANGING:  # its labels differ, but the task may be using it
+    if evidence.other and evidence.rule in _HANGING:  # no successor, because its labels differ
         remedy = f"check first whether the task is using its newer {evidence.other.noun} instead; {remedy}"
     problem = printable(_DECISIVE[evidence.rule](verdict.workload, evidence), MAX_PHRASE)
     return PodWarning(verdict.reason, problem, remedy)
@@ -204,7 +209,7 @@ def _for_how_long(evidence: Any) -> str:
     return "" if ended is None else f" for {duration(evidence.now - ended)}"
 
 
-def _since(evidence: Any) -> str:
+def _ended_ago(evidence: Any) -> str:
     ended = evidence.task_instance.ended
     return "" if ended is None else f" {ago(ended, evidence.now)}"
 
@@ -213,7 +218,7 @@ def _still(evidence: Any) -> str:
     return f"its task is still {evidence.task_instance.state}"
 
 
-def _why(pod: Workload) -> str:
+def _why_waiting(pod: Workload) -> str:
     """Return why a pod has not started, in parentheses."""
     why = next(filter(None, [pod.phase_reason, *(container.reason for container in pod.containers)]), "")
     return f" ({why})" if why else ""
@@ -262,7 +267,7 @@ def _until_old_enough(pod: Workload) -> str:
 
 
 def _is_ordinary(pod: Workload) -> bool:
-    """Return whether its main container is running or has succeeded, so neither image nor node is to blame."""
+    """Return whether the main container is running or succeeded, and nothing suggests a faulty image or node."""
     main = pod.main
     is_well = main is not None and not main.restarts and (main.state == "running" or main.exit_code == 0)
     return is_well and not pod.phase_reason and pod.deletion_deadline is None

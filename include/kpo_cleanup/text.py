@@ -6,12 +6,12 @@ import re
 import textwrap
 from collections.abc import Iterable, Sized
 
-# Characters of a message that the log view shows on a screen of 1400 pixels; it does not wrap longer ones. Airflow 3
-# shows 100 characters of a message, and 97 of the text of an exception.
+# Maximum length of a line: the log view does not wrap longer ones. In a window of 1400 pixels, Airflow 3 shows 100
+# characters of a message, but only 97 of an exception's text.
 LINE = 96
 INDENT = " " * 4
 MAX_VALUE = 320  # characters of one value: more than any name in Kubernetes has
-MAX_PHRASE = 1_000  # characters of a text that consists of several, such as a server's message
+MAX_PHRASE = 1_000  # characters of a longer text, such as a server's message
 _BEFORE_COUNT = re.compile(r" (?=[0-9][0-9,]*(?:,|;|$))", re.MULTILINE)  # as in "orders 6, sales 2"
 
 
@@ -28,7 +28,7 @@ def pluralize(number: int, noun: str) -> str:
 def printable(value: object, limit: int = MAX_VALUE) -> str:
     """Return a value from outside as one line that can be logged and stored: short, and without control characters.
 
-    Whoever may create a pod could otherwise fake lines of the log, or fill it.
+    Otherwise, anyone who can create a pod could forge log lines or flood the log.
     """
     text = str(value)
     if len(text) <= limit and text.isprintable():
@@ -39,12 +39,12 @@ def printable(value: object, limit: int = MAX_VALUE) -> str:
 
 
 def without_numbers(text: str) -> str:
-    """Replace all numbers, such as times and sizes, because messages with the same cause differ in them."""
+    """Replace every number with 0: messages with the same cause may differ in times and sizes."""
     return re.sub("[0-9]+", "0", text)
 
 
 def wrap(text: str, indent: str = "") -> list[str]:
-    """Break long lines, but not before a count, and indent what follows a break further."""
+    """Wrap long lines, but not right before a count. Indent continuation lines by ``INDENT`` more."""
     wrapper = textwrap.TextWrapper(
         LINE, initial_indent=indent, subsequent_indent=indent + INDENT, break_on_hyphens=False
     )
@@ -53,9 +53,10 @@ def wrap(text: str, indent: str = "") -> list[str]:
 
 
 def fill(parts: Iterable[str], indent: str = "", separator: str = "") -> list[str]:
-    """Put as many parts on each line as fit; a part is only broken if it fits on no line.
+    """Put as many parts on each line as fit. Break a part only if it does not fit on a line of its own.
 
-    :param separator: at the end of every part but the last.
+    :param parts: at least one.
+    :param separator: appended to every part but the last.
     """
     lines: list[str] = []
     *others, last = parts

@@ -1,8 +1,8 @@
 """Pods, task instances and verdicts as XComs: compact JSON that people can read.
 
-Airflow 2 shows keys in alphabetical order; they are named so that the long ones come after the summary there as well.
+Airflow 2 shows keys in alphabetical order; those with the longest values are named so that they come after the summary.
 Ids are nested keys, so that each is written once however many pods share it. The rows of a DAG are one string of JSON,
-because Airflow copies return values several times: nested lists would take twice the memory of everything else.
+because Airflow copies return values several times, and nested lists would take twice as much memory as all the rest.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ MAX_KEPT = 200  # kept pods in the XCom of classify, where they are only for peo
 _LEVELS = ("namespace", "dag_id", "task_id", "run_id")  # levels of the tree, so that each id is written once
 _COLUMNS = ("name", "uid", "created", "phase", "try_number", "labels", "requests", "image", "node", "containers")
 _SHARED = ("labels", "requests", "image", "node")  # few distinct values: a row refers to them by number
-# The levels and the row contain the key. The version would soon be outdated: reap lists the pods again.
+# The key is in the levels and the row. resource_version is left out because reap lists the pods again.
 _LEFT_OUT = ("key", "resource_version")
 # All other fields are written by name, and only if they differ from their default.
 _DEFAULTS = {f.name: f.default for f in fields(Workload) if f.name not in (*_LEVELS, *_COLUMNS, *_LEFT_OUT)}
 
 
 def dump_listing(listing: Listing) -> dict[str, Any]:
-    """Return a listing as JSON. ``tree`` has, by namespace and dag_id, the rows of that DAG by task_id and run_id.
+    """Return a listing as JSON. ``tree`` maps namespace and dag_id to a JSON string: rows by task_id and run_id.
 
     The ids are label values.
     """
@@ -56,7 +56,7 @@ def dump_listing(listing: Listing) -> dict[str, Any]:
         "summary": f"{noun}s: {len(listing.workloads)}, in: {printable(', '.join(tree)) or 'no namespace'}",
         "unlisted": _dump_errors(listing.errors_by_namespace),
         "columns": f"{', '.join(_COLUMNS)} ({', '.join(Container._fields)}; times in seconds after created), other",
-        # Sorted after the summary by Airflow 2, so that the summary is at the top of the page.
+        # Named "tables" so that Airflow 2, which sorts keys, shows it after the summary.
         "tables": {name: [each if isinstance(each, str) else dict(each) for each in shared[name]] for name in _SHARED},
         "tree": tree,
         "version": __version__,
@@ -137,7 +137,7 @@ def _load_container(fields: list[Any], created: int) -> Container:
 
 
 def _shift(container: Container, seconds: int) -> Container:
-    """Shift its times: relative to the creation of the pod they are shorter."""
+    """Shift a container's times by some seconds. XComs hold them relative to the pod's creation, which is shorter."""
     started, ended = (None if time is None else time + seconds for time in (container.started, container.ended))
     return container._replace(started=started, ended=ended)
 
@@ -145,7 +145,7 @@ def _shift(container: Container, seconds: int) -> Container:
 def dump_task_instances(
     task_instances: TaskInstances, records: Mapping[TaskInstanceKey, Record] | None = None
 ) -> dict[str, Any]:
-    """Return task instances as JSON: by dag_id, the rows of that DAG by task_id and run_id.
+    """Return task instances as JSON. ``task_instances`` maps dag_id to a JSON string: rows by task_id and run_id.
 
     The ids are label values; ``unhashed`` has the raw ids that differ from them.
     """
@@ -159,7 +159,7 @@ def dump_task_instances(
     unhashed = {label: raw for key, ids in raw_ids for label, raw in zip(key, ids) if label != raw}
     active = sum(ti.is_active for ti in task_instances.found.values())
     return {
-        "summary": f"{active} active and {len(task_instances.found) - active} finished task instances of these pods",
+        "summary": f"{active} active and {len(task_instances.found) - active} finished task instances of the workloads",
         "columns": "map_index, state, try_number, ended, operator",
         "task_instances": {dag_id: _to_json(tasks) for dag_id, tasks in tree.items()},
         "unhashed": unhashed,
@@ -196,17 +196,17 @@ class Classification(NamedTuple):
 
     zombies: list[Verdict]
     errors_by_namespace: dict[str, KpoCleanupError]
-    workloads: int
-    candidates: int
+    workloads: int  # number of listed workloads
+    candidates: int  # number of those that may be zombies, but whose records were not read
     noun: str  # common noun for all of the workloads
 
 
 def dump_classification(
     verdicts: Sequence[Verdict], errors_by_namespace: Mapping[str, KpoCleanupError]
 ) -> dict[str, Any]:
-    """Return the zombies as JSON, in the order in which they are to be deleted, and some of the kept pods for people.
+    """Return the zombies as JSON, in order of deletion, and up to ``MAX_KEPT`` of the kept pods, for display only.
 
-    The pods of active task instances are left out.
+    Pods of active task instances are counted, but not listed.
     """
     zombies = [verdict for verdict in verdicts if verdict.is_zombie]
     kept = [verdict for verdict in verdicts if not (verdict.is_zombie or verdict.awaits_record)]
@@ -235,7 +235,7 @@ def dump_classification(
 
 
 def load_classification(data: Mapping[str, Any]) -> Classification:
-    """Return what :func:`dump_classification` wrote: the name, the task instance and the evidence of each zombie.
+    """Return the part of what :func:`dump_classification` wrote that ``reap`` needs.
 
     :raises KpoCleanupError: if the format is not the one that this version writes.
     """

@@ -34,10 +34,10 @@ def _digest(_proxy: FaultProxy) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def _cleanups(core: client.CoreV1Api, _proxy: FaultProxy) -> None:
-    """Run the cleanup once last month and four times this week; the third of these fails, the last finds nothing."""
+    """Run the cleanup five times, and backdate the first run. The fourth run fails, and the last finds nothing."""
     with closing(sqlite3.connect(HOME / "airflow.db", timeout=60)) as database, database:
-        database.execute("DELETE FROM xcom WHERE dag_id = 'kpo_cleanup'")  # of other tests
-    move_to_last_month(clean_up(core, "sales"))
+        database.execute("DELETE FROM xcom WHERE dag_id = 'kpo_cleanup'")  # left by other tests
+    backdate(clean_up(core, "sales"))
     clean_up(core, "orders", "sales")
     clean_up(core, "orders")
     failed = clean_up(core, "orders", namespaces=f"{NAMESPACE},no-such")
@@ -57,8 +57,8 @@ def clean_up(core: client.CoreV1Api, *dag_ids: str, namespaces: str = NAMESPACE)
     return run
 
 
-def move_to_last_month(run: DagRun) -> None:
-    """Change when a run took place: its run_id and the time of its XComs."""
+def backdate(run: DagRun) -> None:
+    """Move a run to January 2026: its run_id and the time of its XComs."""
     moved = "manual__2026-01-01T00:00:00+00:00"
     with closing(sqlite3.connect(HOME / "airflow.db", timeout=60)) as database, database:
         for table in ("dag_run", "task_instance", "xcom"):

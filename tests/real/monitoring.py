@@ -59,7 +59,7 @@ class Monitoring:
         return {frozenset(one["metric"].items()): float(one["value"][1]) for one in result}
 
     def has_value(self, expression: str, value: float) -> bool:
-        """Return whether the sum of an expression, of which there may be no series yet, has this value."""
+        """Return whether the series of an expression add up to this value. False if there are no series yet."""
         return self.query(f"sum({expression})") == {frozenset(): value}
 
     def query_range(self, expression: str, start: float, end: float, step: float) -> dict[Labels, dict[float, float]]:

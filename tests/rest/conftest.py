@@ -1,4 +1,4 @@
-"""Sources that query a real API server as different users, directly or through a proxy that injects faults."""
+"""Sources that query a real Airflow API server as different users, directly or through a proxy that injects faults."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _proxies(servers: Servers) -> Iterator[dict[str, FaultProxy]]:
 
 @pytest.fixture
 def proxy(servers: Servers, _proxies: dict[str, FaultProxy]) -> FaultProxy:
-    """Return a proxy in front of the simple server, without rules and without recorded requests."""
+    """Return the proxy in front of the server with the simple auth manager, without rules or recorded requests."""
     _proxies[servers.simple].heal()
     return _proxies[servers.simple]
 
@@ -56,7 +56,7 @@ def create_api(conn_id: str, url: str, login: str | None, password: str) -> Rest
 
 @pytest.fixture
 def connect(servers: Servers) -> Connect:
-    """Return a function that creates a source, by default as the administrator of the simple server."""
+    """Return a function that creates a source: by default, as the administrator of the simple auth manager's server."""
 
     def create(url: str = servers.simple, login: str | None = USER, password: str = PASSWORD) -> RestSource:
         caller = CallerTaskInstance(*CALLER[:4], id=servers.database.id_of(CALLER))

@@ -554,7 +554,7 @@ class TestSuperseded:
     def test_a_newer_pod_that_the_operator_has_not_recorded_does_not_supersede(self, record: Record) -> None:
         verdict = classify_pod(make_pod(), SECOND_TRY, make_pod(try_number=2, name="newer"), record=record)
         assert (verdict.rule, verdict.is_zombie) == (Rule.NOT_RECORDED, False)
-        assert phrases(verdict)[0].startswith("not shown to be replaced by newer of try 2")
+        assert phrases(verdict)[0].startswith("may still be in use: newer of try 2 is newer")
 
     @pytest.mark.parametrize("try_number", [None, 2, 3])
     def test_a_pod_of_a_try_that_has_not_begun_does_not_supersede_if_tries_are_known(

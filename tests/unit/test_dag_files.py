@@ -1,4 +1,4 @@
-"""Raw dag_ids among the words of DAG files."""
+"""Find the raw dag_ids behind hashed labels in DAG files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_dag_id_is_found_in(tmp_path: Path, name: str, text: str, dag_id: str)
         pytest.param("a.py", f'DAG("{to_label_value(LONG)}")', id="only its label is written"),
         pytest.param("a.md", f"`{LONG}`", id="it is in a file of another kind"),
         pytest.param(".git/a.py", f'DAG("{LONG}")', id="it is in a hidden folder"),
-        pytest.param("a.py", f'DAG("{LONG}")\n' + "#" * MAX_BYTES, id="it is in a file that is too long"),
+        pytest.param("a.py", f'DAG("{LONG}")\n' + "#" * MAX_BYTES, id="it is in a file that is too large"),
     ],
 )
 def test_a_dag_id_is_not_found_if(tmp_path: Path, name: str, text: str) -> None:
@@ -57,7 +57,7 @@ def test_a_dag_id_is_not_found_if(tmp_path: Path, name: str, text: str) -> None:
     assert find_dag_ids([tmp_path], {to_label_value(LONG)}) == {}
 
 
-def test_files_that_cannot_be_read_do_not_hide_the_others(tmp_path: Path) -> None:
+def test_unreadable_files_and_files_in_another_encoding_do_not_stop_the_search(tmp_path: Path) -> None:
     (tmp_path / "broken.py").symlink_to(tmp_path / "gone")
     (tmp_path / "latin.py").write_bytes(b'DAG("\xe9t\xe9")')
     (tmp_path / "z.py").write_text(f'DAG("{LONG}")')
@@ -76,7 +76,7 @@ def test_dag_ids_are_found_in_all_folders(tmp_path: Path) -> None:
 def test_the_search_ends_once_all_dag_ids_are_found(tmp_path: Path) -> None:
     def folders() -> Iterator[Path]:
         yield tmp_path
-        pytest.fail("another folder is searched in vain")
+        pytest.fail("the search continued although every dag_id had been found")
 
     (tmp_path / "a.py").write_text(f'DAG("{LONG}")')
     assert find_dag_ids(folders(), {to_label_value(LONG)}) == {to_label_value(LONG): LONG}
@@ -86,7 +86,7 @@ def test_a_folder_that_is_missing_has_no_dag_ids(tmp_path: Path) -> None:
     assert find_dag_ids([tmp_path / "gone"], {to_label_value(LONG)}) == {}
 
 
-def test_the_search_ends_in_time(tmp_path: Path) -> None:
+def test_the_search_stops_soon_after_max_seconds(tmp_path: Path) -> None:
     words = "\n".join(f'DAG("é{word}")' for word in range(20_000))
     for number in range(50):
         (tmp_path / f"{number}.py").write_text(words)

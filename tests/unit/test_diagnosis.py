@@ -65,8 +65,20 @@ def running(name: str, is_native: bool = False) -> Container:
         pytest.param(
             {"containers": (ENDED, running("istio-proxy", is_native=True))},
             "native sidecar istio-proxy is still running after base ended",
-            "check its node",
+            "check the node",
             id="the kubelet does not stop a native sidecar",
+        ),
+        pytest.param(
+            {"containers": (ENDED, running("istio-proxy", is_native=True), running("gcsfuse", is_native=True))},
+            "native sidecars istio-proxy and gcsfuse are still running after base ended",
+            "check the node",
+            id="the kubelet stops none of two native sidecars",
+        ),
+        pytest.param(
+            {"containers": (ENDED, Container("proxy", "waiting", reason="CrashLoopBackOff", restarts=3))},
+            "proxy is waiting to be restarted (CrashLoopBackOff), although base ended",
+            "kubectl describe pod",
+            id="a sidecar keeps crashing",
         ),
         pytest.param(
             {"phase": "Pending", "containers": (ENDED, waiting("CreateContainerConfigError", XCOM_SIDECAR))},
@@ -94,13 +106,13 @@ def running(name: str, is_native: bool = False) -> Container:
         ),
         pytest.param(
             {"containers": (waiting("CrashLoopBackOff")._replace(restarts=208, last_end="OOMKilled"),)},
-            "base keeps ending and is restarted (CrashLoopBackOff, OOMKilled)",
+            "base keeps exiting and being restarted (CrashLoopBackOff, OOMKilled)",
             "raise its memory limit",
             id="the main container runs out of memory in a loop",
         ),
         pytest.param(
             {"containers": (waiting("CrashLoopBackOff")._replace(restarts=1, last_end="exit code 1"),)},
-            "base keeps ending and is restarted (CrashLoopBackOff, exit code 1)",
+            "base keeps exiting and being restarted (CrashLoopBackOff, exit code 1)",
             "kubectl logs --previous",
             id="the main container crashes in a loop",
         ),
@@ -125,7 +137,8 @@ def running(name: str, is_native: bool = False) -> Container:
         pytest.param(
             {"phase": "Pending", "containers": (), "phase_reason": "Unschedulable"},
             "it never started (Unschedulable)",
-            "requests, node selectors, taints or volumes may be the cause; the evidence has the cluster's own message",
+            "requests, node selectors, taints or volumes may be the cause; "
+            "the evidence has the message from Kubernetes",
             id="no node can take it, or a volume is not bound",
         ),
         pytest.param(

@@ -130,7 +130,11 @@ class TestPhrases:
             pytest.param(
                 {"already_checked": True},
                 SECOND_TRY,
-                ["marked already_checked by its operator, which is at try 2", "task instance running (try 2)", RUNNING],
+                [
+                    "marked already_checked by its operator; its task is at try 2 now",
+                    "task instance running (try 2)",
+                    RUNNING,
+                ],
                 id="a checked pod has the later try",
             ),
             pytest.param(
@@ -147,7 +151,7 @@ class TestPhrases:
                 {"containers": (BASE_ENDED, PROXY)},
                 ACTIVE._replace(state="up_for_retry"),
                 [
-                    "left over from try 1, which a retry may adopt",
+                    "left over from try 1; a retry may adopt it",
                     "task instance up_for_retry (try 1)",
                     "base exited 0 60 min ago, proxy running 2 h",
                 ],
@@ -317,7 +321,7 @@ class TestWarnings:
                 PodWarning(
                     Reason.ACTIVE,
                     "its task is still running, but the deadline of the pod's deletion has passed",
-                    "check whether its node is down; if it is, mark the task as failed or clear it",
+                    "check whether its node is down; if so, clear the task or mark it as failed",
                 ),
                 id="a pod past its deadline that keeps a task waiting has a warning",
             ),

@@ -237,7 +237,7 @@ class TestVerdicts:
     def test_the_job_of_an_earlier_try_causes_a_warning(self) -> None:
         warning = warning_of(classify_pod(make_job(), IN_TRY_2))
         assert warning is not None
-        assert warning.problem == "of try 1, but try 2 is running and may be waiting for its pods"
+        assert warning.problem == "of try 1, but try 2 is active and may be waiting for the pods of this Job"
 
     @pytest.mark.parametrize("ti", [RUNNING, IN_TRY_2._replace(state="queued"), RUNNING._replace(try_number=None)])
     def test_the_job_of_the_same_or_an_unknown_try_causes_no_warning(self, ti: TaskInstance) -> None:

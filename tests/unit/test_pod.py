@@ -187,7 +187,7 @@ class TestLabelProblems:
     def test_a_pod_whose_labels_are_not_an_object_has_a_label_problem(self, labels: Any) -> None:
         assert parse_pod(make_item(labels=labels)).label_problem
 
-    def test_a_pod_has_a_label_problem_without_labels(self) -> None:
+    def test_a_pod_without_labels_has_a_label_problem(self) -> None:
         item = make_item()
         del item["metadata"]["labels"]
         assert parse_pod(item).label_problem
@@ -210,7 +210,7 @@ class TestProtection:
 
     @pytest.mark.parametrize("value", ["false", "False", " FALSE ", None])
     @pytest.mark.parametrize("place", ["labels", "annotations"])
-    def test_a_pod_is_not_protected_by_the_value_false(self, place: str, value: Any) -> None:
+    def test_a_pod_is_not_protected_by_the_value_false_or_null(self, place: str, value: Any) -> None:
         item = make_item()
         item["metadata"][place][PROTECT_KEY] = value
         assert parse_pod(item).protected_by == ""
@@ -311,7 +311,7 @@ class TestContainers:
         assert (container.restarts, container.last_end, container.has_run) == (restarts, last_end, True)
 
     @pytest.mark.parametrize("restarts", [0, -1, "many", None], ids=repr)
-    def test_a_container_has_no_restarts_without_a_positive_number_of_them(self, restarts: Any) -> None:
+    def test_a_restart_count_that_is_not_a_positive_number_means_no_restarts(self, restarts: Any) -> None:
         waiting = {"name": "base", "restartCount": restarts, "lastState": {"terminated": {"exitCode": 3}}}
         (container,) = parse_pod(make_item(status={"containerStatuses": [waiting]})).containers
         assert (container.restarts, container.last_end, container.has_run) == (0, "", False)
@@ -319,7 +319,7 @@ class TestContainers:
     @pytest.mark.parametrize(
         ("reason", "expected"), [("OOMKilled", "OOMKilled"), ("Completed", ""), ("Error", ""), (None, "")]
     )
-    def test_why_a_container_ended_is_parsed_unless_its_exit_code_says_as_much(
+    def test_the_reason_why_a_container_ended_is_parsed_if_it_adds_to_the_exit_code(
         self, reason: str | None, expected: str
     ) -> None:
         ended = {"name": "base", "state": {"terminated": {"exitCode": 137, "reason": reason}}}
@@ -353,16 +353,14 @@ class TestRequests:
         spec = {"containers": [{"name": "base", "resources": {"requests": requests}} for requests in containers]}
         assert dict(parse_pod(make_item(spec=spec)).requests) == pytest.approx(expected)
 
-    def test_the_requests_include_native_sidecars_the_overhead_and_those_of_the_pod_itself(self) -> None:
+    def test_requests_include_native_sidecars_and_overhead_and_those_of_the_pod_override_its_containers(self) -> None:
         def asking(name: str, **more: Any) -> dict[str, Any]:
             return {"name": name, "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}, **more}
 
         containers = {
             "containers": [asking("base")],
-            "initContainers": [
-                asking("proxy", restartPolicy="Always"),
-                asking("setup"),
-            ],  # setup has ended when the others run
+            # setup does not count: it is not a native sidecar, and ends before base starts.
+            "initContainers": [asking("proxy", restartPolicy="Always"), asking("setup")],
         }
         assert dict(parse_pod(make_item(spec=containers)).requests) == {"cpu": 2, "memory": 2 * 2**30}
         of_pod = {**containers, "resources": {"requests": {"cpu": "4"}}, "overhead": {"cpu": "250m"}}
@@ -469,16 +467,16 @@ def test_a_workload_has_few_enough_attributes_for_python_to_store_their_names_on
 
 
 class TestLabels:
-    def test_the_labels_of_a_pod_are_those_of_its_author_and_not_those_of_the_task_instance_or_its_try(self) -> None:
+    def test_labels_are_those_that_the_author_added_and_not_those_that_identify_the_task_instance_or_try(self) -> None:
         assert from_labels(team="sales", sha="a1", already_checked="True", map_index="3").labels == (
             ("sha", "a1"),
             ("team", "sales"),
         )
 
-    def test_the_operators_label_of_the_parent_dag_is_one_that_find_pod_searches_by(self) -> None:
+    def test_the_label_parent_dag_id_is_kept_because_find_pod_searches_by_it(self) -> None:
         assert from_labels(parent_dag_id="nightly").labels == (("parent_dag_id", "nightly"),)
 
-    def test_a_pod_of_the_spark_operator_has_a_label_problem(self) -> None:
+    def test_a_pod_that_also_has_the_label_of_the_spark_kubernetes_operator_has_a_label_problem(self) -> None:
         problem = from_labels(spark_kubernetes_operator="True").label_problem
         assert problem.endswith("it is a pod of the SparkKubernetesOperator as well")
 
@@ -547,13 +545,13 @@ class TestFinishedAt:
                 [WITHOUT_TIME],
                 {"Ready": NOW - 900, "ContainersReady": NOW - 900, "PodScheduled": NOW},
                 NOW - 900,
-                id="the change of its readiness if its container has no time",
+                id="its last change of readiness if its container has no end time",
             ),
-            pytest.param([ENDED], {"DisruptionTarget": NOW - 600}, NOW - 600, id="the latest of both"),
+            pytest.param([ENDED], {"DisruptionTarget": NOW - 600}, NOW - 600, id="the later of the two"),
             pytest.param([WITHOUT_TIME], {"PodScheduled": NOW - 60}, None, id="unknown if neither shows it"),
         ],
     )
-    def test_the_end_of_a_completed_pod_is_the_latest_that_its_status_shows(
+    def test_a_completed_pod_finished_at_the_latest_time_that_its_status_shows(
         self, containers: list[Any], conditions: dict[str, int], expected: int | None
     ) -> None:
         status = {
@@ -572,7 +570,7 @@ class TestFinishedAt:
 @pytest.mark.parametrize(
     ("phase", "completed"), [("Succeeded", True), ("Failed", True), ("Running", False), ("", False)]
 )
-def test_a_pod_is_completed_in_its_terminal_phases(phase: str, completed: bool) -> None:
+def test_a_pod_is_completed_only_in_a_terminal_phase(phase: str, completed: bool) -> None:
     assert make_pod(phase=phase).is_completed is completed
 
 
@@ -582,19 +580,19 @@ JSON = st.recursive(
 )
 
 
-def absurd(value: Any, random: Any, junk: list[Any]) -> Any:
-    """Return the same JSON with some of its parts replaced by junk."""
+def with_junk(value: Any, random: Any, junk: list[Any]) -> Any:
+    """Return the JSON with some of its parts replaced by junk and some keys removed."""
     if random.random() < 0.06:
         return random.choice(junk)
     if isinstance(value, dict):
-        return {name: absurd(inner, random, junk) for name, inner in value.items() if random.random() > 0.03}
+        return {name: with_junk(inner, random, junk) for name, inner in value.items() if random.random() > 0.03}
     if isinstance(value, list):
-        return [absurd(inner, random, junk) for inner in value]
+        return [with_junk(inner, random, junk) for inner in value]
     return value
 
 
 def parsed(page: Any) -> Any:
-    """Return the page with each item parsed into a pod or an error."""
+    """Return the kind, the continue token and the items of a page, each item parsed into a pod or an error."""
 
     def parse(item: Any) -> Any:
         try:
@@ -631,7 +629,7 @@ class TestDecodingAPage:
     def test_a_page_with_absurd_parts_is_parsed_as_if_everything_was_decoded(
         self, junk: list[Any], random: Any
     ) -> None:
-        body = json.dumps(absurd(self.PAGE, random, junk)).encode()
+        body = json.dumps(with_junk(self.PAGE, random, junk)).encode()
         assert parsed(make_decoder()(body)) == parsed(json.loads(body))
 
     @pytest.mark.usefixtures("decoder")
@@ -659,20 +657,20 @@ class TestAnyJson:
 
     @given(st.lists(JSON, min_size=1, max_size=5), st.randoms(use_true_random=False))
     def test_a_pod_with_absurd_parts_is_parsed_or_rejected(self, junk: list[Any], random: Any) -> None:
-        item = absurd(REALISTIC, random, junk)
+        item = with_junk(REALISTIC, random, junk)
         with suppress(ValueError, TypeError, AttributeError):
             pod = parse_pod(item)
             assert all(isinstance(text, str) for text in (pod.namespace, pod.name, pod.uid, *pod.key[:3]))
             assert pod.label_problem or all(pod.key[:3])
 
     @given(st.dictionaries(st.sampled_from(sorted(REALISTIC["metadata"]["labels"])), SCALARS))
-    def test_absurd_labels_are_a_label_problem_and_not_an_error(self, labels: dict[str, Any]) -> None:
+    def test_absurd_labels_cause_at_most_a_label_problem_and_never_an_error(self, labels: dict[str, Any]) -> None:
         pod = from_labels(**labels)
         assert pod.label_problem or (pod.dag_id and pod.task_id and pod.run_id)
 
 
 def test_a_workload_takes_less_than_a_kilobyte_of_memory() -> None:
-    """With more attributes than Python stores compactly, it would take two, and 50,000 workloads 70 MB more."""
+    """Python stores the attribute names of each object separately if there are too many of them."""
     tracemalloc.start()
     try:
         workloads = [make_pod() for _ in range(1_000)]

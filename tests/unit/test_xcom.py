@@ -209,7 +209,7 @@ class TestTaskInstances:
         keys = [TaskInstanceKey("d", "t", "r", index) for index in range(3)]
         found = {keys[0]: TaskInstance(None), keys[1]: TaskInstance("running"), keys[2]: TaskInstance("failed")}
         summary = dump_task_instances(TaskInstances(found))["summary"]
-        assert summary == "2 active and 1 finished task instances of these pods"
+        assert summary == "2 active and 1 finished task instances of the workloads"
 
     @pytest.mark.parametrize(
         ("ti", "row"),

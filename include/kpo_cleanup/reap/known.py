@@ -1,4 +1,4 @@
-"""What is known of the workloads since the listing."""
+"""The listed workloads, updated with later reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..workloads.workload import Workload
 
 
 class KnownWorkloads:
-    """The latest state of every workload that can change a verdict, and when it was read (monotonic clock)."""
+    """The latest known state of the workloads, and when each was read, by the monotonic clock."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
         self._settings, self._clock = settings, clock
@@ -49,12 +49,12 @@ class KnownWorkloads:
         task_instances: TaskInstances,
         records: Mapping[TaskInstanceKey, Record],
     ) -> Snapshot:
-        """Return a snapshot of these workloads and of those that can change their verdicts, as they were last read."""
+        """Return a snapshot of these workloads, if they still exist, and of all that can change their verdicts."""
         combined: dict[str, Workload] = {}
         for workload in workloads:
-            of_task = self._by_key[workload.key]
-            if workload.uid in of_task:
-                combined[workload.uid] = of_task[workload.uid]
+            siblings = self._by_key[workload.key]
+            if workload.uid in siblings:
+                combined[workload.uid] = siblings[workload.uid]
         for key in {workload.key for workload in workloads}:
             if key not in self._successors:
                 self._successors[key] = possible_successors(self._by_key[key].values())

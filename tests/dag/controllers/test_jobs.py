@@ -126,7 +126,7 @@ def test_the_first_job_is_kept_with_a_warning_while_a_retry_may_wait_for_its_pod
     # The Task SDK returns the tries only of task instances whose workloads might be deleted.
     config = SOURCES.get("metadata_connection", {})
     airflow_runs.run("kpo_cleanup", settle_seconds=0, dry_run=True, config=config)
-    warning = "kept 1 active Job: of try 1, but try 2 is running and may be waiting for its pods"
+    warning = "kept 1 active Job: of try 1, but try 2 is active and may be waiting for the pods of this Job"
     assert warning in log_text()
     assert f"Job airflow/{jobs.names()['retrying#1']}" in log_text()
 
