@@ -48,10 +48,8 @@ def measure(bench: Bench) -> Iterator[Figure]:
     baseline = f"0.2.0 ({RELEASE})"
     with _release() as release:
         bench.progress(f"reaping with this tree and with 0.2.0, {REAP_TURNS} turns")
-        measurement, size = (
-            "reap, including the second listing",
-            f"{REAP_TURNS * ZOMBIES_PER_TURN:,} zombies, {ZOMBIES_PER_TURN:,} per turn",
-        )
+        measurement = "reap, including the second listing"
+        size = f"{REAP_TURNS * ZOMBIES_PER_TURN:,} zombies, {ZOMBIES_PER_TURN:,} per turn"
         ours, theirs = take_turns(bench, release, release / WORKER, REAP_TURNS)
         yield Figure(measurement, baseline, size, seconds(ours), seconds(theirs), ours / theirs, at_most(1.1))
         for our_row, their_row in PAIRS:

@@ -183,10 +183,9 @@ class Classifier:
         record, ti = self._records.get(key, NO_RECORD), task_instances.found.get(workload.key)
         if record.problem:
             return Evidence(Rule.RECORD_UNREADABLE, now, ti, problem=record.problem)
-        used = [self._workloads_by_name[name] for name in record.workloads if name in self._workloads_by_name]
         uses_another = any(
             (other.kind, other.namespace, other.labels) == (workload.kind, workload.namespace, workload.labels)
-            for other in used
+            for other in self._workloads_named_by(record)
         )
         return None if uses_another else Evidence(Rule.ADOPTABLE, now, ti)
 
@@ -275,11 +274,15 @@ class Classifier:
         if not record.workloads or workload.record_name in record.workloads:
             return None
         if ti.try_number is None:
-            named = [self._workloads_by_name[name] for name in record.workloads if name in self._workloads_by_name]
+            named = self._workloads_named_by(record)
             names_another = not any(other.try_number > workload.try_number for other in named)
         else:
             names_another = workload.try_number >= ti.try_number  # later only if the try number may lag
         return Rule.RECORD_NAMES_ANOTHER if names_another else None
+
+    def _workloads_named_by(self, record: Record) -> list[Workload]:
+        """Return the workloads that a record names, without those that are not in the snapshot."""
+        return [self._workloads_by_name[name] for name in record.workloads if name in self._workloads_by_name]
 
     @cached_property
     def _users(self) -> Mapping[str, TaskInstanceKey]:

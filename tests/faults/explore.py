@@ -33,7 +33,7 @@ def main() -> None:
     kind = machine_of(given.machine)
     first_seed = random.SystemRandom().getrandbits(32) if given.seed is None else given.seed
     logging.disable(logging.CRITICAL)
-    warnings.simplefilter("ignore")  # the provider's, for each task of each history
+    warnings.simplefilter("ignore")  # otherwise, the provider warns once for each task of a history
     start = time.monotonic()
     with set_up(kind):
         gc.freeze()  # otherwise, traversing Airflow's modules in collections takes a tenth of the CPU time

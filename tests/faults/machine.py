@@ -32,6 +32,7 @@ from include.kpo_cleanup.report import failures
 from include.kpo_cleanup.results import Result
 from include.kpo_cleanup.retry import RetryPolicy
 from include.kpo_cleanup.settings import Settings
+from include.kpo_cleanup.task_instance import Record
 from include.kpo_cleanup.termination import raise_on_sigterm
 from include.kpo_cleanup.verdict import Rule, Verdict
 from tests import proxy
@@ -242,7 +243,10 @@ class Airflow(Life, RuleBasedStateMachine):
         assert self.troubles or not differing, f"the verdict and the rules differ: {differing}"
         if max_deletes < len(expected_deletions) and not self.source.knows_all:
             # Only the recorded pod of a later try showed that these are of an earlier one, and it has gone first.
-            deletable -= {v.workload.uid for v in self.verdicts if v.rule is Rule.RECORD_NAMES_ANOTHER}
+            gone_names = {rules.record_name(before[uid]) for uid in before.keys() - self.by_uid().keys()}
+            unmatched = [v.workload for v in self.verdicts if v.rule is Rule.RECORD_NAMES_ANOTHER]
+            records = {each.uid: self.tasks[each.key].record or Record() for each in unmatched}
+            deletable -= {uid for uid, record in records.items() if record.workloads & gone_names}
         expected = {uid: Outcome.AWAITING_FINALIZER if uid in held else Outcome.DELETED for uid in deletable}
         done = {uid for uid, result in results.items() if result.outcome is expected.get(uid)}
         assert deletable <= done, f"not deleted: {[results.get(uid) for uid in deletable - done]}; {self.troubles}"

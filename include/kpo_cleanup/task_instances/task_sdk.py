@@ -60,10 +60,10 @@ class XComs(Protocol):
 class TaskSdkSource(TaskInstanceSource):
     """A source that reads all states, and from Airflow 3.2 on the try and the end of single task instances.
 
-    Requests need raw ids. A label that does not end like a hash is the raw id. Any other is requested as it is, because
-    a raw id can end like a hash as well, and with the raw ids that it may stand for. A hashed default run_id is rebuilt
-    from its text. Any other run_id is searched for among the runs of its task, unless there are too many, and a task_id
-    among the tasks of its run. A dag_id is searched in the DAG files on the worker's disk.
+    Requests need raw ids. A label that does not end with what looks like a hash is the raw id. Any other is requested
+    as it is, because it may be a raw id as well, and with the raw ids that it may stand for. A hashed default run_id is
+    rebuilt from its text. Any other run_id is searched for among the runs of its task, unless there are too many, and a
+    task_id among the tasks of its run. A dag_id is searched for in the DAG files on the worker's disk.
 
     A run whose raw id equals the label value of another run of the same DAG hides that run.
 
