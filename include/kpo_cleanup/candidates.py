@@ -27,7 +27,7 @@ def with_records(
 ) -> Snapshot:
     """Return the snapshot with records, try numbers and end times of the oldest pods.
 
-    It stops when there are as many zombies as this run may delete.
+    Reading stops once there are as many zombies as this run may delete.
 
     Old pods must not keep every run from reaching younger zombies, so the last round, and those in the second half of
     the time, are chosen at random: very many old pods may be kept by their records, or refused by the API server.

@@ -39,7 +39,7 @@ _DECISIVE: dict[Rule, Callable[[Workload, Any], str]] = {
     ),
     Rule.USED_BY_ANOTHER: lambda *_: "its task, which is no longer mapped, has adopted it",
     Rule.ADOPTABLE: lambda pod, _: (
-        f"its task is no longer mapped and may use it: the record names no other {pod.noun} with its labels"
+        f"its task is no longer mapped and may use it: no record names another {pod.noun} with its labels"
     ),
     Rule.UNDATED: lambda pod, _: f"{_phase(pod)}, kept because nothing shows when it ended",
     Rule.ENDED_LONG_AGO: lambda pod, e: f"{_still(e)}, but the {pod.noun} ended more than a day ago",

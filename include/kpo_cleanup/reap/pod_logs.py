@@ -31,7 +31,7 @@ class PodLogs:
         self._seconds = 0.0  # total duration of the requests
 
     def read(self, batch: Iterable[Target]) -> None:
-        """Read the last log lines of a batch's pods. Call it before the batch's snapshot is taken, which must be fresh.
+        """Read and log the last lines of a batch's pods. Call it before the snapshot is taken, which must be fresh.
 
         A log that cannot be read in time is left out, because it must not delay the deletion.
         """
